@@ -1,0 +1,1 @@
+//! edgewarden-appraisal

@@ -1,0 +1,20 @@
+//! The names that every part of Edgewarden speaks.
+//!
+//! * [`TrustDomain`], [`SpiffeId`], [`GatewayName`], [`ModuleName`], [`LeafName`]: who
+//! * [`Digest`], [`Generation`], [`Epoch`], [`UnixTime`]: which, and when
+//! * [`Reason`], [`Refusal`]: why not
+//!
+//! Parse-only types: the parser is the only constructor, so a value that exists is valid.
+//! No I/O and no clock but [`UnixTime::now`].
+
+mod digest;
+mod label;
+mod numbers;
+mod refusal;
+mod spiffe_id;
+
+pub use digest::{Digest, DigestError};
+pub use label::{GatewayName, LabelError, LeafName, ModuleName};
+pub use numbers::{Epoch, Generation, UnixTime};
+pub use refusal::{Reason, Refusal};
+pub use spiffe_id::{IdKind, SpiffeId, SpiffeIdError, TrustDomain};

@@ -1,0 +1,126 @@
+use std::fmt;
+
+/// Declares the reason codes once: the variant, its stable text, and what an operator does next.
+macro_rules! reasons {
+    ($($variant:ident $code:literal $next:literal;)*) => {
+        /// Why something was refused. The text form is stable: scripts and alerts match on it.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+        pub enum Reason {
+            $(#[serde(rename = $code)] $variant,)*
+        }
+
+        impl Reason {
+            pub const ALL: &'static [Reason] = &[$(Reason::$variant,)*];
+
+            /// The stable code, `area.reason`.
+            pub fn code(self) -> &'static str {
+                match self { $(Reason::$variant => $code,)* }
+            }
+
+            /// The next step for a person who meets this refusal.
+            pub fn next_step(self) -> &'static str {
+                match self { $(Reason::$variant => $next,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    // Attestation (enrolment and renewal)
+    AttestEkUntrusted "attest.ek_untrusted" "add the TPM vendor's CA to the fleet's vendor roots, if you trust it";
+    AttestEkMismatch "attest.ek_mismatch" "this name belongs to another TPM; an operator must remove that device first";
+    AttestAkAttributes "attest.ak_attributes" "the attestation key is not a restricted signing key of the TPM; update edgewarden on the gateway";
+    AttestActivation "attest.activation" "the TPM that answered is not the one that owns the EK certificate; look for an impostor";
+    AttestNonce "attest.nonce" "start again: the challenge is unknown, used or too old";
+    AttestQuote "attest.quote" "the quote is malformed or its signature is wrong; look for an impostor";
+    AttestPcrSelection "attest.pcr_selection" "the TPM must have the SHA-256 bank on; enable it in the firmware";
+    AttestEventLog "attest.event_log" "the event log does not explain the PCRs; see `edgewarden attest show`";
+    AttestReference "attest.reference" "if the change was meant, accept it as a reference with `edgewarden-fleet reference accept`";
+    AttestCertify "attest.certify" "the gateway CA key is not proven to be in the TPM; join again";
+    AttestCsr "attest.csr" "the request does not carry the certified key and the nonce; join again";
+    AttestRequired "attest.required" "join the fleet first: `edgewarden join`";
+    AttestFailed "attest.failed" "the gateway's verdict is `failed`; see `edgewarden status`";
+    // Enrolment
+    EnrolToken "enrol.token" "make a join token with `edgewarden-fleet token create`";
+    EnrolName "enrol.name" "the token or certificate is for another name; use that name";
+    // Deployments
+    DeploymentSignature "deployment.signature" "sign the deployment with an operator key that the gateway pins";
+    DeploymentRollback "deployment.rollback" "give the deployment a version above the one that runs";
+    DeploymentInvalid "deployment.invalid" "correct the document; `edgewarden-fleet deploy --check` shows the place";
+    DeploymentTarget "deployment.target" "the deployment names another trust domain or gateway";
+    // Images
+    ImageUnsigned "image.unsigned" "sign the image with `edgewarden image sign`";
+    ImageSignature "image.signature" "no signature verifies with the deployment's image keys; sign with one of them";
+    ImageDigestMismatch "image.digest_mismatch" "the signature is for other content: the tag was moved after signing; sign the new digest or deploy the old";
+    ImageRepositoryMismatch "image.repository_mismatch" "the signature was made for another repository; sign in this one";
+    ImageContent "image.content" "the bytes do not match their digest; pull again from a healthy registry";
+    ImageInvalid "image.invalid" "the manifest or its evidence is malformed; build the image again";
+    ImageTooLarge "image.too_large" "the manifest, evidence or layer is over the limit in docs/specification.md";
+    ImageUnavailable "image.unavailable" "the registry did not give the image; check its address and the digest";
+    // Starts and identity
+    StartPermit "start.permit" "a start needs an unused permit for this module; ask identityd to judge the image";
+    CallerUnknown "caller.unknown" "the caller is gone or could not be identified; call from inside the module";
+    CallerNotModule "caller.not_module" "only processes of the module's own container may use its socket";
+    CallerHeader "caller.header" "send the metadata `workload.spiffe.io: true` (SPIFFE Workload Endpoint section 3)";
+    CallerBudget "caller.budget" "this module has too many calls or streams open; close some";
+    IdentityUnavailable "identity.unavailable" "identityd has no issuing certificate yet; see `edgewarden status`";
+    PeerUnauthorized "peer.unauthorized" "this user or certificate may not make this request";
+    // Policy
+    PolicyDenied "policy.denied" "no rule allows it; see `edgewarden policy explain`";
+    PolicyInvalid "policy.invalid" "correct the policy; the last good epoch stays in force";
+    PlaceMismatch "policy.place_mismatch" "the certificate and the place it is used from name different modules";
+    // Messages
+    TopicInvalid "mqtt.topic_invalid" "correct the topic (MQTT 3.1.1 section 4.7)";
+    ClientIdMismatch "mqtt.client_id" "use the last part of the certificate's SPIFFE ID as client identifier";
+    QueueFull "queue.full" "the queue has reached its byte cap; restore the upstream link or raise the cap";
+    // Leaves
+    LeafToken "leaf.token" "allow the leaf on the gateway with `edgewarden leaf allow`";
+    LeafUnknown "leaf.unknown" "declare the leaf in the deployment";
+    // Requests of any kind
+    RequestInvalid "request.invalid" "correct the request";
+    RequestTooLarge "request.too_large" "send less: limits are in docs/specification.md";
+    Busy "service.busy" "try again later";
+    Internal "service.internal" "see the daemon's log";
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.code())
+    }
+}
+
+/// A refusal: which reason, about what, by which rule. The next step comes with the reason.
+///
+/// It is safe to show to the peer: put nothing in it that the peer may not know.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, thiserror::Error)]
+#[error("{reason}: {subject}: {rule}")]
+#[serde(deny_unknown_fields)]
+pub struct Refusal {
+    pub reason: Reason,
+    /// The thing refused, such as a module, an image reference or a topic.
+    pub subject: String,
+    /// The rule that refused it, in plain words.
+    pub rule: String,
+}
+
+impl Refusal {
+    pub fn new(reason: Reason, subject: impl fmt::Display, rule: impl fmt::Display) -> Self {
+        Self { reason, subject: subject.to_string(), rule: rule.to_string() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn codes_are_unique_and_well_formed() {
+        let mut seen = HashSet::new();
+        for reason in Reason::ALL {
+            assert!(seen.insert(reason.code()), "{reason} is there twice");
+            let (area, name) = reason.code().split_once('.').unwrap();
+            assert!(!area.is_empty() && !name.is_empty() && !reason.next_step().is_empty());
+        }
+    }
+}

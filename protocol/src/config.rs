@@ -1,0 +1,215 @@
+//! `config.toml`: read once at start by each daemon; unknown keys are errors.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use edgewarden_names::{GatewayName, TrustDomain};
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("cannot read `{}`", path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("`{}` is not valid: {message}", path.display())]
+    Parse { path: PathBuf, message: String },
+    #[error("`{key}` in `{}` is out of range: {range}", path.display())]
+    Range { path: PathBuf, key: &'static str, range: &'static str },
+}
+
+/// One gateway's configuration.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub gateway: Gateway,
+    pub fleet: Option<Fleet>,
+    pub keystore: Keystore,
+    #[serde(default)]
+    pub attestation: Attestation,
+    #[serde(default)]
+    pub identity: Identity,
+    #[serde(default)]
+    pub runtime: Runtime,
+    #[serde(default)]
+    pub mqtt: Mqtt,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Gateway {
+    pub name: GatewayName,
+    pub trust_domain: TrustDomain,
+    /// What deployments select by.
+    #[serde(default)]
+    pub labels: std::collections::BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fleet {
+    /// `https://host:port`
+    pub url: String,
+    /// The fleet's root certificate (PEM): the only trust anchor of the link.
+    pub root: PathBuf,
+    /// Public keys (PEM, SubjectPublicKeyInfo) of the operators who may sign deployments.
+    pub operator_keys: Vec<PathBuf>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Keystore {
+    /// A TPM 2.0. `device` is a character device such as `/dev/tpmrm0`.
+    Tpm { device: PathBuf },
+    /// A simulated TPM: swtpm's TCP transport, which must be loopback. It gives `identityd` network sockets
+    /// that it otherwise has not, and its keys are in a file.
+    #[serde(rename = "dangerous-simulated-tpm")]
+    DangerousSimulatedTpm { address: SocketAddr },
+    /// Key files encrypted under the passphrase in `passphrase_file`. Not hardware: shown as such everywhere.
+    Software { passphrase_file: PathBuf },
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Attestation {
+    /// The TCG2 event log of this boot.
+    pub event_log: PathBuf,
+}
+
+impl Default for Attestation {
+    fn default() -> Self {
+        Self { event_log: "/sys/kernel/security/tpm0/binary_bios_measurements".into() }
+    }
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Identity {
+    /// Life of a module's certificate, 10 to 3600 seconds. Renewed at half of it.
+    pub svid_lifetime_seconds: u32,
+    /// Life of a leaf device's certificate, 60 seconds to 90 days.
+    pub leaf_lifetime_seconds: u32,
+    /// Life of the issuing CA, born at each start of `identityd`; longer than what it signs.
+    pub issuing_ca_lifetime_seconds: u32,
+}
+
+impl Default for Identity {
+    fn default() -> Self {
+        Self { svid_lifetime_seconds: 3600, leaf_lifetime_seconds: 7 * 86400, issuing_ca_lifetime_seconds: 8 * 86400 }
+    }
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Runtime {
+    /// The OCI runtime to run.
+    pub oci_runtime: PathBuf,
+    /// IPv4 network of the modules, at least a /24. The first address is the gateway's own.
+    pub module_network: String,
+    /// Registries (`host:port`) that are asked in plain HTTP. Content is checked by digest all the same.
+    pub plain_http_registries: Vec<String>,
+}
+
+impl Default for Runtime {
+    fn default() -> Self {
+        Self {
+            oci_runtime: "/usr/sbin/runc".into(),
+            module_network: "10.77.0.0/24".into(),
+            plain_http_registries: Vec::new(),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Mqtt {
+    /// Where leaf devices connect (MQTT 3.1.1 over mutual TLS).
+    pub leaf_listen: SocketAddr,
+    /// Where leaf devices without a certificate enrol (TLS, HTTP).
+    pub leaf_enrol_listen: SocketAddr,
+    /// Where modules connect, on the gateway's own address (the first) in the module network.
+    pub module_port: u16,
+    /// Byte cap of the upstream queue on disk.
+    pub queue_bytes_max: u64,
+}
+
+impl Default for Mqtt {
+    fn default() -> Self {
+        Self {
+            leaf_listen: ([0, 0, 0, 0], 8883).into(),
+            leaf_enrol_listen: ([0, 0, 0, 0], 8884).into(),
+            module_port: 8885,
+            queue_bytes_max: 64 * 1024 * 1024,
+        }
+    }
+}
+
+impl Config {
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.into(), source })?;
+        let config: Self = toml::from_str(&text)
+            .map_err(|error| ConfigError::Parse { path: path.into(), message: error.to_string() })?;
+        config.check(path)?;
+        Ok(config)
+    }
+
+    fn check(&self, path: &Path) -> Result<(), ConfigError> {
+        let range = |key, range| Err(ConfigError::Range { path: path.into(), key, range });
+        let identity = &self.identity;
+        if !(10..=3600).contains(&identity.svid_lifetime_seconds) {
+            return range("identity.svid_lifetime_seconds", "10 to 3600");
+        }
+        if !(60..=90 * 86400).contains(&identity.leaf_lifetime_seconds) {
+            return range("identity.leaf_lifetime_seconds", "60 to 7776000");
+        }
+        let longest_child = identity.svid_lifetime_seconds.max(identity.leaf_lifetime_seconds);
+        if identity.issuing_ca_lifetime_seconds <= longest_child {
+            return range(
+                "identity.issuing_ca_lifetime_seconds",
+                "longer than svid_lifetime_seconds and leaf_lifetime_seconds, which it signs",
+            );
+        }
+        if let Keystore::DangerousSimulatedTpm { address } = &self.keystore
+            && !address.ip().is_loopback()
+        {
+            return range("keystore.address", "a loopback address: a simulated TPM is never reached over a network");
+        }
+        Ok(())
+    }
+}
+
+/// A lifetime from the configuration.
+pub fn seconds(value: u32) -> Duration {
+    Duration::from_secs(value.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "[gateway]\nname = \"gw-1\"\ntrust_domain = \"plant.example\"\n";
+
+    fn load(extra: &str) -> Result<Config, ConfigError> {
+        let config: Config = toml::from_str(&format!("{GOOD}{extra}"))
+            .map_err(|e| ConfigError::Parse { path: "test".into(), message: e.to_string() })?;
+        config.check(Path::new("test")).map(|()| config)
+    }
+
+    #[test]
+    fn a_configuration_is_read_strictly() {
+        let tpm = "[keystore]\nkind = \"tpm\"\ndevice = \"/dev/tpmrm0\"\n";
+        assert!(load(tpm).is_ok());
+        for bad in [
+            "",
+            "[keystore]\nkind = \"none\"\n",
+            "[keystore]\nkind = \"tpm\"\ndevice = \"/dev/tpmrm0\"\nfallback = true\n",
+            "[keystore]\nkind = \"dangerous-simulated-tpm\"\naddress = \"192.0.2.1:2321\"\n",
+            &format!("{tpm}[identity]\nsvid_lifetime_seconds = 3601\n"),
+            &format!("{tpm}[identity]\nissuing_ca_lifetime_seconds = 3600\n"),
+            &format!("{tpm}[mqtt]\nport = 1\n"),
+            &format!("{tpm}[unknown]\n"),
+        ] {
+            assert!(load(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! What the other processes ask of `identityd`, on its control socket, one frame each way ([`crate::frame`]).
+//!
+//! A connection carries any number of requests, one after the other. The caller's user decides what it may ask:
+//! root (`runtimed`, the command line) anything, `ew-gateway` only what [`Request::for_gateway`] says.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use edgewarden_names::{Digest, Epoch, GatewayName, Generation, LeafName, ModuleName, Refusal, SpiffeId, TrustDomain, UnixTime};
+use serde::{Deserialize, Serialize};
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+use crate::Bytes;
+use crate::deployment::{Deployment, ImageReference};
+use crate::enrol::{Challenge, DeviceKeys, Enrolled, Proof, Verdict};
+
+/// Limits of one image's evidence (docs/specification.md).
+pub const MANIFEST_BYTES_MAX: usize = 4 * 1024 * 1024;
+pub const SIGNATURES_MAX: usize = 64;
+pub const SIGNATURE_PAYLOAD_BYTES_MAX: usize = 1024 * 1024;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// → [`Reply::Status`]
+    Status,
+
+    /// → [`Reply::DeviceKeys`]
+    EnrolKeys,
+    /// Answers the fleet's challenge with quote, certification and CSR. → [`Reply::Proof`]
+    EnrolProve(Challenge),
+    /// Takes the fleet's answer into force after checking that it certifies our key under the pinned root. → [`Reply::Done`]
+    EnrolAccept(Box<Enrolled>),
+    /// The fleet refused to renew: an `attest.*` reason fails the verdict and closes issuance. → [`Reply::Done`]
+    EnrolRefused(Refusal),
+
+    /// A signed envelope from the fleet. Checked, stored and put in force. → [`Reply::Deployment`]
+    DeploymentAccept(Bytes),
+    /// The deployment in force. → [`Reply::Deployment`], or [`Reply::Done`] when there is none.
+    Deployment,
+
+    /// → [`Reply::Permit`]
+    ImageJudge(Box<ImageEvidence>),
+    /// Binds the instance's Workload API socket. Spends the permit. → [`Reply::Prepared`]
+    StartPrepare { permit: String },
+    /// The instance's first process exists and has not run yet. → [`Reply::Done`]
+    Started { instance: String, pid: i32, address: Ipv4Addr },
+    /// → [`Reply::Done`]
+    Stopped { instance: String },
+
+    /// What enforcers need; answered when its revision is above `seen`, at the latest after 30 seconds. → [`Reply::Snapshot`]
+    Watch { seen: u64 },
+    /// An enforcer has this epoch in force. → [`Reply::Done`]
+    EpochEnforced { enforcer: Enforcer, epoch: Epoch },
+    /// An enforcer refused something: for the audit log and the report. → [`Reply::Done`]
+    Refused { refusal: Refusal },
+
+    /// → [`Reply::Certificate`]
+    LeafIssue { leaf: LeafName, token: String, csr: Bytes },
+    /// A one-time token that lets a declared leaf enrol. → [`Reply::LeafToken`]
+    LeafAllow { leaf: LeafName, lifetime_seconds: u32 },
+    /// The key under which `gatewayd` encrypts its queue. → [`Reply::StorageKey`]
+    StorageKey,
+
+    /// Gives every live instance of the module (or all, or a reserved name) a new certificate now. → [`Reply::Done`]
+    Rotate { module: Option<ModuleName> },
+    /// A quote for an outside verifier, over `nonce` (at most 32 bytes). → [`Reply::Quote`]
+    AttestQuote { nonce: Bytes },
+    /// The newest entries, oldest first. → [`Reply::Audit`]
+    Audit { last: u32 },
+}
+
+impl Request {
+    /// True for what the user `ew-gateway` may ask.
+    pub fn for_gateway(&self) -> bool {
+        matches!(
+            self,
+            Self::Watch { .. }
+                | Self::EpochEnforced { enforcer: Enforcer::Gatewayd, .. }
+                | Self::Refused { .. }
+                | Self::LeafIssue { .. }
+                | Self::StorageKey
+        )
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Reply {
+    Done,
+    Refused(Refusal),
+    Status(Box<Status>),
+    DeviceKeys(DeviceKeys),
+    Proof(Proof),
+    Deployment(Box<DeploymentInForce>),
+    Permit(Box<StartPermit>),
+    Prepared(Prepared),
+    Snapshot(Box<Snapshot>),
+    Certificate(Certificate),
+    LeafToken { token: String, expires: UnixTime },
+    StorageKey(StorageKey),
+    Quote(Box<ExportedQuote>),
+    Audit(Vec<AuditEntry>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Enforcer {
+    Runtimed,
+    Gatewayd,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Status {
+    pub gateway: GatewayName,
+    pub trust_domain: TrustDomain,
+    /// `tpm (manufacturer)`, `simulated tpm (dangerous)` or `software (hardware: none)`.
+    pub keystore: String,
+    /// True under a setting whose name begins with `dangerous`.
+    pub dangerous: bool,
+    pub verdict: Option<Verdict>,
+    /// End of the gateway CA's certificate.
+    pub gateway_ca_expires: Option<UnixTime>,
+    pub issuing_ca_expires: Option<UnixTime>,
+    pub deployment: Option<(String, u64)>,
+    pub epoch: Option<Epoch>,
+    pub enforced: Vec<(Enforcer, Epoch)>,
+    pub identities: Vec<IdentityStatus>,
+    pub refusals: Vec<(UnixTime, Refusal)>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IdentityStatus {
+    pub id: SpiffeId,
+    pub instance: String,
+    pub expires: Option<UnixTime>,
+    /// How many certificates this instance has had.
+    pub issued: u64,
+    pub streams: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeploymentInForce {
+    pub deployment: Deployment,
+    /// SHA-256 of the envelope.
+    pub envelope: Digest,
+    pub signed_by: String,
+    pub epoch: Epoch,
+}
+
+/// What there is to judge about one image. `runtimed` fetches it; nothing in it is trusted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageEvidence {
+    pub module: ModuleName,
+    pub image: ImageReference,
+    /// The image manifest, the bytes whose SHA-256 is the reference's digest.
+    pub manifest: Bytes,
+    /// The image configuration that the manifest names.
+    pub config: Bytes,
+    /// Signature manifests in cosign's layout (`sha256-<hex>.sig`) with the payload blobs that they name.
+    pub signatures: Vec<SignatureEvidence>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SignatureEvidence {
+    pub manifest: Bytes,
+    pub payloads: Vec<Bytes>,
+}
+
+/// `identityd`'s word that one start of one module may happen. Single use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StartPermit {
+    pub permit: String,
+    pub module: ModuleName,
+    pub generation: Generation,
+    /// `<module>-<generation>`: names the container, its folder and its socket.
+    pub instance: String,
+    pub manifest: Digest,
+    pub config: Digest,
+    /// In the order in which they are applied.
+    pub layers: Vec<Layer>,
+    pub epoch: Epoch,
+    /// The image key that signed.
+    pub signed_by: String,
+    pub expires: UnixTime,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Layer {
+    pub digest: Digest,
+    /// SHA-256 of the uncompressed layer (OCI image-spec, `rootfs.diff_ids`).
+    pub diff_id: Digest,
+    pub size: u64,
+    pub media_type: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Prepared {
+    pub instance: String,
+    /// To be mounted at `/run/edgewarden` in the container.
+    pub workload_folder: PathBuf,
+}
+
+/// The only source of workload identity: which process tree is which module, by whose permit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StartRecord {
+    pub instance: String,
+    pub module: ModuleName,
+    pub generation: Generation,
+    pub manifest: Digest,
+    pub epoch: Epoch,
+    pub pid: i32,
+    /// Field 22 of `/proc/<pid>/stat`, which tells a reused pid from the one that was recorded.
+    pub pid_started: u64,
+    /// The container's path in the hierarchy that counts processes (`pids` on cgroup v1, the unified one on v2).
+    pub cgroup: String,
+    pub address: Ipv4Addr,
+    pub at: UnixTime,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Snapshot {
+    pub revision: u64,
+    pub gateway: GatewayName,
+    pub trust_domain: TrustDomain,
+    pub policy: Option<PolicyInForce>,
+    /// Live start records.
+    pub records: Vec<StartRecord>,
+    /// False when the verdict forbids issuing: enforcers close what depends on it.
+    pub trusted: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyInForce {
+    pub epoch: Epoch,
+    /// `edgewarden_policy::CompiledEpoch` as JSON.
+    pub compiled: Bytes,
+    /// The routes of the deployment that the policy came with.
+    pub routes: Vec<crate::deployment::Route>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Certificate {
+    /// DER, the leaf first, then its issuers without the root.
+    pub chain: Vec<Bytes>,
+    /// The root, DER.
+    pub root: Bytes,
+}
+
+/// 32 bytes.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
+pub struct StorageKey(Vec<u8>);
+
+impl StorageKey {
+    pub fn new(bytes: &[u8; 32]) -> Self {
+        Self(bytes.to_vec())
+    }
+    /// The key, for the one cipher that uses it.
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for StorageKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("StorageKey(..)")
+    }
+}
+
+/// A quote in the files that `tpm2_checkquote` reads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExportedQuote {
+    /// TPMS_ATTEST.
+    pub message: Bytes,
+    /// TPMT_SIGNATURE.
+    pub signature: Bytes,
+    /// PEM, SubjectPublicKeyInfo.
+    pub ak_public: String,
+    /// Index and SHA-256 value, ascending.
+    pub pcrs: Vec<(u8, Bytes)>,
+    pub event_log: Bytes,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuditEntry {
+    pub sequence: u64,
+    pub at: UnixTime,
+    /// What happened, such as `svid.issued`, `image.permitted`, `refused`.
+    pub event: String,
+    pub subject: String,
+    pub detail: String,
+    /// SHA-256 over the previous entry's hash and this entry, hexadecimal.
+    pub hash: String,
+}

@@ -1,0 +1,353 @@
+//! The deployment: what a gateway runs, who may talk to whom, and whose signatures count.
+//!
+//! An operator signs it ([`crate::dsse`], payload type [`PAYLOAD_TYPE`]); the servers that carry it are not trusted
+//! with it. [`Deployment::parse`] is the only way in: a value that exists keeps the limits below.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use edgewarden_names::{Digest, LeafName, ModuleName, Reason, Refusal, TrustDomain};
+use serde::{Deserialize, Serialize};
+
+pub const PAYLOAD_TYPE: &str = "application/vnd.edgewarden.deployment.v1+json";
+
+pub const MODULES_MAX: usize = 64;
+pub const LEAVES_MAX: usize = 1024;
+pub const TOPICS_MAX: usize = 1024;
+pub const IMAGE_KEYS_MAX: usize = 16;
+pub const PORTS_MAX: usize = 32;
+const TEXT_BYTES_MAX: usize = 4096;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Deployment {
+    pub name: String,
+    /// Rises with each change. A gateway never goes back to a lower one.
+    pub version: u64,
+    pub trust_domain: TrustDomain,
+    /// The gateway runs this only when it has all these labels. Empty: every gateway of the trust domain.
+    #[serde(default)]
+    pub selector: BTreeMap<String, String>,
+    /// Whose signatures on images count. One of them suffices.
+    pub image_keys: Vec<ImageKey>,
+    pub modules: Vec<Module>,
+    #[serde(default)]
+    pub leaves: Vec<Leaf>,
+    /// The MQTT topic filters that the policy speaks of.
+    #[serde(default)]
+    pub topics: Vec<Topic>,
+    /// What goes upstream.
+    #[serde(default)]
+    pub routes: Vec<Route>,
+    /// The communication policy: Cedar, in the schema of docs/policy.md.
+    pub policy: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageKey {
+    pub name: String,
+    /// PEM, SubjectPublicKeyInfo, P-256.
+    pub public_key: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Module {
+    pub name: ModuleName,
+    pub image: ImageReference,
+    /// Replaces the image's command when not empty.
+    #[serde(default)]
+    pub args: Vec<String>,
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    #[serde(default = "default_memory")]
+    pub memory_bytes: u64,
+    #[serde(default = "default_pids")]
+    pub pids_max: u32,
+    /// TCP ports that the policy speaks of.
+    #[serde(default)]
+    pub ports: Vec<Port>,
+    #[serde(default)]
+    pub restart: Restart,
+}
+
+fn default_memory() -> u64 {
+    64 * 1024 * 1024
+}
+
+fn default_pids() -> u32 {
+    64
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Port {
+    pub name: String,
+    pub port: u16,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Restart {
+    Never,
+    OnFailure,
+    #[default]
+    Always,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Leaf {
+    pub name: LeafName,
+    #[serde(default)]
+    pub groups: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Topic {
+    /// How the policy calls it: `TopicFilter::"<name>"`. With `{leaf}` in `filter`, one for each leaf, `<name>/<leaf>`.
+    pub name: String,
+    /// An MQTT topic filter; `{leaf}` stands for each leaf's name in turn, who is then its `owner`.
+    pub filter: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// An MQTT topic filter. What is published there goes to `to` when the policy lets the publisher upload there.
+    pub filter: String,
+    /// A cloud endpoint of the policy. `upstream` is the fleet.
+    pub to: String,
+}
+
+/// `registry/repository[:tag]@sha256:…`: the digest decides, the tag is for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ImageReference {
+    registry: String,
+    repository: String,
+    tag: Option<String>,
+    digest: Digest,
+}
+
+impl ImageReference {
+    /// OCI distribution-spec, "Pulling manifests": the grammar of names and tags.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let wrong = |what: &str| Err(format!("`{}` is not an image reference: {what}", text.escape_debug()));
+        if text.len() > 512 {
+            return wrong("it is longer than 512 bytes");
+        }
+        let Some((name, digest)) = text.split_once('@') else {
+            return wrong("it has no digest (`@sha256:…`)");
+        };
+        let digest = Digest::parse(digest).map_err(|error| error.to_string())?;
+        let Some((registry, rest)) = name.split_once('/') else {
+            return wrong("it names no registry");
+        };
+        let (repository, tag) = rest.split_once(':').map_or((rest, None), |(r, t)| (r, Some(t)));
+        let host_ok = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '[' | ']');
+        if registry.is_empty() || !registry.chars().all(host_ok) {
+            return wrong("the registry is `host` or `host:port`");
+        }
+        if !repository.split('/').all(is_path_component) {
+            return wrong("the repository holds only `a-z`, `0-9`, `.`, `_`, `-` and `/`");
+        }
+        let tag_ok = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+        if tag.is_some_and(|tag| tag.is_empty() || tag.len() > 128 || !tag.chars().all(tag_ok)) {
+            return wrong("the tag holds 1 to 128 of `a-z`, `A-Z`, `0-9`, `.`, `-` and `_`");
+        }
+        Ok(Self {
+            registry: registry.into(),
+            repository: repository.into(),
+            tag: tag.map(Into::into),
+            digest,
+        })
+    }
+
+    pub fn registry(&self) -> &str {
+        &self.registry
+    }
+    pub fn repository(&self) -> &str {
+        &self.repository
+    }
+    pub fn tag(&self) -> Option<&str> {
+        self.tag.as_deref()
+    }
+    pub fn digest(&self) -> &Digest {
+        &self.digest
+    }
+    /// `registry/repository`: what a signature must have been made for.
+    pub fn name(&self) -> String {
+        format!("{}/{}", self.registry, self.repository)
+    }
+}
+
+fn is_path_component(component: &str) -> bool {
+    let edge = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    edge(component.bytes().next())
+        && edge(component.bytes().last())
+        && component.bytes().all(|b| edge(Some(b)) || matches!(b, b'.' | b'_' | b'-'))
+}
+
+impl std::fmt::Display for ImageReference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.registry, self.repository)?;
+        if let Some(tag) = &self.tag {
+            write!(f, ":{tag}")?;
+        }
+        write!(f, "@{}", self.digest)
+    }
+}
+
+impl TryFrom<String> for ImageReference {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        Self::parse(&text)
+    }
+}
+
+impl From<ImageReference> for String {
+    fn from(reference: ImageReference) -> Self {
+        reference.to_string()
+    }
+}
+
+impl Deployment {
+    /// Parses the payload of a verified envelope and checks every limit.
+    pub fn parse(payload: &[u8]) -> Result<Self, Refusal> {
+        let deployment: Self = serde_json::from_slice(payload)
+            .map_err(|error| Refusal::new(Reason::DeploymentInvalid, "deployment", error))?;
+        deployment.check().map_err(|rule| Refusal::new(Reason::DeploymentInvalid, &deployment.name, rule))?;
+        Ok(deployment)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        at_most("modules", self.modules.len(), MODULES_MAX)?;
+        at_most("leaves", self.leaves.len(), LEAVES_MAX)?;
+        at_most("topics", self.topics.len(), TOPICS_MAX)?;
+        at_most("routes", self.routes.len(), TOPICS_MAX)?;
+        at_most("image_keys", self.image_keys.len(), IMAGE_KEYS_MAX)?;
+        text("name", &self.name)?;
+        unique("module", self.modules.iter().map(|module| module.name.as_str()))?;
+        unique("leaf", self.leaves.iter().map(|leaf| leaf.name.as_str()))?;
+        unique("topic", self.topics.iter().map(|topic| topic.name.as_str()))?;
+        unique("image key", self.image_keys.iter().map(|key| key.name.as_str()))?;
+        for module in &self.modules {
+            module.check().map_err(|rule| format!("module `{}`: {rule}", module.name))?;
+        }
+        for topic in &self.topics {
+            text("topic name", &topic.name)?;
+            text("topic filter", &topic.filter)?;
+        }
+        for route in &self.routes {
+            text("route filter", &route.filter)?;
+            text("route target", &route.to)?;
+        }
+        Ok(())
+    }
+}
+
+impl Module {
+    fn check(&self) -> Result<(), String> {
+        if self.name.is_reserved() {
+            return Err("the name is reserved for Edgewarden's own processes".into());
+        }
+        at_most("ports", self.ports.len(), PORTS_MAX)?;
+        at_most("args", self.args.len(), 64)?;
+        at_most("env", self.env.len(), 64)?;
+        unique("port", self.ports.iter().map(|port| port.name.as_str()))?;
+        for value in self.args.iter().chain(self.env.values()) {
+            at_most("bytes of an argument or variable", value.len(), TEXT_BYTES_MAX)?;
+            if value.contains('\0') {
+                return Err("an argument or variable holds a NUL byte".into());
+            }
+        }
+        for key in self.env.keys() {
+            text("variable name", key)?;
+            if key.contains('=') {
+                return Err(format!("the variable name `{key}` holds `=`"));
+            }
+        }
+        if !(4 * 1024 * 1024..=1 << 40).contains(&self.memory_bytes) {
+            return Err("`memory_bytes` is out of range: 4 MiB to 1 TiB".into());
+        }
+        if !(1..=32768).contains(&self.pids_max) {
+            return Err("`pids_max` is out of range: 1 to 32768".into());
+        }
+        Ok(())
+    }
+}
+
+fn at_most(what: &str, count: usize, max: usize) -> Result<(), String> {
+    if count > max { Err(format!("{count} {what} are over the limit of {max}")) } else { Ok(()) }
+}
+
+fn text(what: &str, value: &str) -> Result<(), String> {
+    if value.is_empty() || value.len() > TEXT_BYTES_MAX || value.chars().any(char::is_control) {
+        return Err(format!("a {what} is empty, too long or holds control characters"));
+    }
+    Ok(())
+}
+
+fn unique<'a>(what: &str, names: impl Iterator<Item = &'a str>) -> Result<(), String> {
+    let mut seen = BTreeSet::new();
+    for name in names {
+        if !seen.insert(name) {
+            return Err(format!("the {what} `{name}` is there twice"));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn image() -> String {
+        format!("127.0.0.1:5000/clinic/alerts:1@sha256:{}", "ab".repeat(32))
+    }
+
+    fn document() -> serde_json::Value {
+        json!({"name": "glucose", "version": 1, "trust_domain": "plant.example", "image_keys": [],
+               "modules": [{"name": "alerts", "image": image()}], "policy": ""})
+    }
+
+    #[test]
+    fn references() {
+        let reference = ImageReference::parse(&image()).unwrap();
+        assert_eq!(reference.to_string(), image());
+        assert_eq!(reference.name(), "127.0.0.1:5000/clinic/alerts");
+        assert_eq!(reference.tag(), Some("1"));
+        let digest = format!("@sha256:{}", "ab".repeat(32));
+        for bad in ["alerts:1", "reg/alerts:1", "alerts", ""] {
+            assert!(ImageReference::parse(bad).is_err(), "{bad}");
+        }
+        for bad in ["alerts", "/alerts", "reg/", "reg/../etc", "reg/Alerts", "reg/a//b", "reg/a:", "r g/a"] {
+            assert!(ImageReference::parse(&format!("{bad}{digest}")).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_deployment_is_parsed_strictly() {
+        let parse = |value: &serde_json::Value| Deployment::parse(value.to_string().as_bytes());
+        assert_eq!(parse(&document()).unwrap().modules[0].memory_bytes, default_memory());
+        type Change = fn(&mut serde_json::Value);
+        let changes: [(&str, Change); 8] = [
+            ("unknown field", |d| d["extra"] = json!(1)),
+            ("unknown module field", |d| d["modules"][0]["privileged"] = json!(true)),
+            ("reserved name", |d| d["modules"][0]["name"] = json!("identityd")),
+            ("two of one name", |d| d["modules"] = json!([d["modules"][0], d["modules"][0]])),
+            ("no memory", |d| d["modules"][0]["memory_bytes"] = json!(1)),
+            ("no processes", |d| d["modules"][0]["pids_max"] = json!(0)),
+            ("image by tag", |d| d["modules"][0]["image"] = json!("reg/alerts:1")),
+            ("no policy", |d| d["policy"] = json!(null)),
+        ];
+        for (name, change) in changes {
+            let mut bad = document();
+            change(&mut bad);
+            assert_eq!(parse(&bad).unwrap_err().reason, Reason::DeploymentInvalid, "{name}");
+        }
+    }
+}

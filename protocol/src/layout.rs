@@ -1,0 +1,90 @@
+//! Where things lie on a gateway. `--root DIR` moves all of it, so that many gateways run side by side.
+
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    root: PathBuf,
+}
+
+impl Layout {
+    /// `root` is `/` on a gateway.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub fn config_file(&self) -> PathBuf {
+        self.root.join("etc/edgewarden/config.toml")
+    }
+
+    fn state(&self) -> PathBuf {
+        self.root.join("var/lib/edgewarden")
+    }
+
+    fn run(&self) -> PathBuf {
+        self.root.join("run/edgewarden")
+    }
+
+    /// Keys, certificates, verdict, counters and the audit log. Owner `ew-identity`, mode 0700.
+    pub fn identity_state(&self) -> PathBuf {
+        self.state().join("identity")
+    }
+
+    /// Images, root file systems and what runs. Owner root, mode 0700.
+    pub fn runtime_state(&self) -> PathBuf {
+        self.state().join("runtime")
+    }
+
+    /// The upstream queue. Owner `ew-gateway`, mode 0700.
+    pub fn gateway_state(&self) -> PathBuf {
+        self.state().join("gateway")
+    }
+
+    /// What the modules printed, one file a module. Owner root.
+    pub fn logs(&self) -> PathBuf {
+        self.state().join("logs")
+    }
+
+    /// Where `identityd` answers [`crate::control`] requests. Peers are told apart by their user.
+    pub fn control_socket(&self) -> PathBuf {
+        self.run().join("identityd/control.sock")
+    }
+
+    /// Where `runtimed` answers the command line (root only).
+    pub fn runtime_socket(&self) -> PathBuf {
+        self.run().join("runtimed/control.sock")
+    }
+
+    /// Where `gatewayd` answers the command line (root only).
+    pub fn gateway_socket(&self) -> PathBuf {
+        self.run().join("gatewayd/control.sock")
+    }
+
+    /// The folder of one module instance's Workload API socket, `api.sock`. `identityd` makes it;
+    /// `runtimed` mounts it into that one container.
+    pub fn workload_folder(&self, instance: &str) -> PathBuf {
+        self.run().join("identityd/workload").join(instance)
+    }
+
+    /// The Workload API socket of an instance, or of a reserved name (`runtimed`, `gatewayd`).
+    pub fn workload_socket(&self, instance: &str) -> PathBuf {
+        self.workload_folder(instance).join("api.sock")
+    }
+
+    /// Folders that `runtimed` and `runc` use while modules run.
+    pub fn runtime_run(&self) -> PathBuf {
+        self.run().join("runtimed")
+    }
+
+    pub fn gateway_run(&self) -> PathBuf {
+        self.run().join("gatewayd")
+    }
+
+    pub fn identity_run(&self) -> PathBuf {
+        self.run().join("identityd")
+    }
+}

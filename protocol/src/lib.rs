@@ -1,0 +1,21 @@
+//! What crosses a wall: every document and message that one Edgewarden process gives another.
+//!
+//! * [`layout`]: where things lie on a gateway · [`config`]: `config.toml`
+//! * [`control`]: what `runtimed`, `gatewayd` and the command line ask of `identityd`
+//! * [`enrol`]: gateway and fleet, enrolment and renewal · [`uplink`]: gateway and fleet, everything later
+//! * [`deployment`]: the signed document that says what runs · [`dsse`]: the signature around it
+//! * [`frame`]: JSON messages on a stream, with a size limit
+//!
+//! Unknown fields are refused everywhere: a field that one side relies on is never silently dropped by the other.
+
+pub mod bytes;
+pub mod config;
+pub mod control;
+pub mod deployment;
+pub mod dsse;
+pub mod enrol;
+pub mod frame;
+pub mod layout;
+pub mod uplink;
+
+pub use bytes::Bytes;

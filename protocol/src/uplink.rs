@@ -1,0 +1,124 @@
+//! An enrolled gateway and its fleet: HTTP with JSON over mutual TLS. The gateway always calls.
+//!
+//! * `POST /v1/gateway/sync` [`Sync`] → [`SyncReply`], by `…/module/runtimed`. Held for up to `wait_seconds`.
+//! * `POST /v1/gateway/messages` [`Messages`] → [`MessagesReply`], by `…/module/gatewayd`.
+//!
+//! A refusal is HTTP 4xx with a [`edgewarden_names::Refusal`] as body.
+
+use edgewarden_names::{Digest, Epoch, ModuleName, Refusal, SpiffeId, UnixTime};
+use serde::{Deserialize, Serialize};
+
+use crate::Bytes;
+use crate::enrol::Verdict;
+
+/// Most messages in one batch.
+pub const MESSAGES_MAX: usize = 1000;
+/// Most bytes of payload in one batch.
+pub const MESSAGES_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sync {
+    /// The deployment that is in force, by the digest of its envelope.
+    pub have: Option<Digest>,
+    pub wait_seconds: u32,
+    pub report: Report,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SyncReply {
+    /// The signed envelope to put in force; absent when `have` is right.
+    pub deployment: Option<Bytes>,
+}
+
+/// What a gateway says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Report {
+    pub software_version: String,
+    pub deployment: Option<DeploymentReport>,
+    pub policy_epoch: Option<Epoch>,
+    pub modules: Vec<ModuleReport>,
+    /// The newest refusals, oldest first, at most 32.
+    pub refusals: Vec<RefusalReport>,
+    pub verdict: Option<Verdict>,
+    pub at: UnixTime,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeploymentReport {
+    pub name: String,
+    pub version: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RefusalReport {
+    pub at: UnixTime,
+    pub refusal: Refusal,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModuleReport {
+    pub name: ModuleName,
+    pub image: String,
+    pub state: ModuleState,
+    pub generation: u64,
+    pub restarts: u32,
+    /// Why it is not running, if it is not.
+    pub reason: Option<Refusal>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ModuleState {
+    Pulling,
+    Refused,
+    Starting,
+    Running,
+    /// Ended, to be started again after its backoff.
+    Waiting,
+    Stopped,
+}
+
+impl ModuleState {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pulling => "pulling",
+            Self::Refused => "refused",
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Waiting => "waiting",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Messages {
+    /// Ascending by `sequence`. The fleet keeps each sequence number of a gateway's queue once.
+    pub messages: Vec<Message>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Message {
+    /// Names the queue that numbers the messages, so that a gateway that lost its disk starts a new count: 16 bytes, hexadecimal.
+    pub queue: String,
+    pub sequence: u64,
+    pub at: UnixTime,
+    pub from: SpiffeId,
+    pub topic: String,
+    pub payload: Bytes,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MessagesReply {
+    /// The highest sequence number that is stored: the gateway may forget up to here.
+    pub stored: u64,
+}
