@@ -1,6 +1,7 @@
 //! What crosses a wall: every document and message that one Edgewarden process gives another.
 //!
 //! * [`layout`]: where things lie on a gateway · [`config`]: `config.toml`
+//! * [`client`]: asks a daemon over its control socket
 //! * [`control`]: what `runtimed`, `gatewayd` and the command line ask of `identityd`
 //! * [`enrol`]: gateway and fleet, enrolment and renewal · [`uplink`]: gateway and fleet, everything later
 //! * [`deployment`]: the signed document that says what runs · [`dsse`]: the signature around it
@@ -9,6 +10,7 @@
 //! Unknown fields are refused everywhere: a field that one side relies on is never silently dropped by the other.
 
 pub mod bytes;
+pub mod client;
 pub mod config;
 pub mod control;
 pub mod deployment;
