@@ -1,1 +1,12 @@
-//! edgewarden-platform
+//! What Edgewarden asks of Linux. The one crate that may hold `unsafe`, as little of it as will do.
+//!
+//! * [`durable`]: files that are there whole or not at all, power cut or not
+//! * [`peer`], [`process`]: who is at the other end of a Unix socket, and is it still the same process
+//! * [`seccomp`], [`landlock`], [`harden`]: what a daemon takes away from itself
+//! * [`users`], [`inherited`]: user names, and sockets handed over by a service manager
+//!
+//! Trusts the kernel and `/proc`. Distrusts every peer, also one that dies and is replaced while it is looked at.
+
+pub mod durable;
+pub mod peer;
+pub mod process;

@@ -1,0 +1,108 @@
+//! Files that are there whole or not at all, after a crash or a power cut too.
+//!
+//! A document is written to a temporary file in its own folder, synced, renamed over its name, and the folder is
+//! synced. A writer that dies leaves at most a temporary file, which nobody reads and [`sweep`] removes.
+//! Trusts that nobody else may write in the folder (state folders have mode 0700).
+
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions, Permissions};
+use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+const TEMPORARY_SUFFIX: &str = ".ew-tmp";
+
+/// Puts `bytes` in the place of the file at `path`, with exactly the permissions `mode`.
+///
+/// When it returns, the new contents are on the disk; when it fails, the old ones are still there.
+pub fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let temporary = temporary_beside(path)?;
+    let written = write_new(&temporary, bytes, mode).and_then(|()| std::fs::rename(&temporary, path));
+    if written.is_err() {
+        // The first error is the one to report; what cannot be removed now is swept later.
+        drop(std::fs::remove_file(&temporary));
+    }
+    written?;
+    sync_folder_of(path)
+}
+
+/// The contents of the file at `path`, or `None` when there is none. A file above `bytes_max` is an error.
+pub fn read(path: &Path, bytes_max: usize) -> io::Result<Option<Vec<u8>>> {
+    // Without O_NONBLOCK a FIFO in the file's place would hang the reader.
+    let file = match OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    if !file.metadata()?.is_file() {
+        return Err(invalid(path, "is not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(u64::try_from(bytes_max).unwrap_or(u64::MAX).saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() > bytes_max {
+        return Err(invalid(path, &format!("has more than {bytes_max} bytes")));
+    }
+    Ok(Some(bytes))
+}
+
+/// Removes the file at `path` for good. That there is none is no error.
+pub fn remove(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Ok(()) => sync_folder_of(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes what writers that died left in `folder`; a daemon calls it once, before it writes anything there.
+/// Returns how many files went.
+pub fn sweep(folder: &Path) -> io::Result<usize> {
+    let mut removed = 0;
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name.as_bytes().starts_with(b".") && name.as_bytes().ends_with(TEMPORARY_SUFFIX.as_bytes()) {
+            std::fs::remove_file(entry.path())?;
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}
+
+/// A name that no other writer of this folder uses: `.<name>.<pid>.<count>.ew-tmp`.
+fn temporary_beside(path: &Path) -> io::Result<PathBuf> {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let name = path.file_name().ok_or_else(|| invalid(path, "names no file"))?;
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let mut temporary = OsString::from(".");
+    temporary.push(name);
+    temporary.push(format!(".{}.{count}{TEMPORARY_SUFFIX}", std::process::id()));
+    Ok(path.with_file_name(temporary))
+}
+
+fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    // A writer with our pid that died may have left a file of this name.
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode & 0o600).open(path)?;
+    file.write_all(bytes)?;
+    // The umask has narrowed the mode at creation; this sets it exactly.
+    file.set_permissions(Permissions::from_mode(mode))?;
+    file.sync_all()
+}
+
+fn sync_folder_of(path: &Path) -> io::Result<()> {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    File::open(folder)?.sync_all()
+}
+
+fn invalid(path: &Path, what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("`{}` {what}", path.display()))
+}

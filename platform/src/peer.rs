@@ -1,0 +1,89 @@
+//! Who is at the other end of a Unix stream socket.
+//!
+//! The kernel notes process, user and group at `connect(2)`. A pidfd keeps the process from being mistaken for a later
+//! one with its number. It says nothing about `exec` or about a socket handed to another process: what must hold
+//! through those is the cgroup, which is why [`PeerEvidence::cgroup`] is read again at each use.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+
+use nix::errno::Errno;
+use nix::sys::socket::{getsockopt, sockopt};
+
+use crate::process::Process;
+
+/// The process that connected, as the kernel tells it. Cloning shares the pidfd.
+#[derive(Debug, Clone)]
+pub struct PeerEvidence {
+    uid: u32,
+    gid: u32,
+    process: Process,
+}
+
+impl PeerEvidence {
+    /// Looks at the peer of a connected Unix stream socket. Fails when the peer is gone or not visible from here.
+    pub fn of(socket: &impl AsFd) -> io::Result<Self> {
+        let credentials = getsockopt(socket, sockopt::PeerCredentials)?;
+        let (pid, uid, gid) = (credentials.pid(), credentials.uid(), credentials.gid());
+        let process = match getsockopt(socket, sockopt::PeerPidfd) {
+            Ok(pidfd) => Process::of_pidfd(pid, pidfd)?,
+            // Before Linux 6.5 there is no SO_PEERPIDFD.
+            Err(Errno::ENOPROTOOPT) => open_by_number(pid, uid, gid)?,
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Self { uid, gid, process })
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.process.pid()
+    }
+
+    /// The user at the time of `connect(2)`.
+    pub fn uid(&self) -> u32 {
+        self.uid
+    }
+
+    /// The group at the time of `connect(2)`.
+    pub fn gid(&self) -> u32 {
+        self.gid
+    }
+
+    /// See [`Process::started`].
+    pub fn pid_started(&self) -> u64 {
+        self.process.started()
+    }
+
+    /// See [`Process::is_alive`].
+    pub fn is_alive(&self) -> bool {
+        self.process.is_alive()
+    }
+
+    /// See [`Process::cgroup`].
+    pub fn cgroup(&self) -> io::Result<String> {
+        self.process.cgroup()
+    }
+
+    /// See [`Process::exited`].
+    pub async fn exited(&self) -> io::Result<()> {
+        self.process.exited().await
+    }
+
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+}
+
+/// The fallback. Between `connect(2)` and here the number may have passed to another process; one of another user is
+/// caught here, one of the same user only by what the caller checks next (the cgroup).
+fn open_by_number(pid: i32, uid: u32, gid: u32) -> io::Result<Process> {
+    let process = Process::open(pid)?;
+    let owner = std::fs::metadata(format!("/proc/{pid}"))?;
+    // A process that is not dumpable is shown as owned by root.
+    let same_user = (owner.uid() == uid && owner.gid() == gid) || owner.uid() == 0;
+    if same_user && process.is_alive() {
+        Ok(process)
+    } else {
+        Err(io::Error::new(io::ErrorKind::NotFound, format!("process {pid} is not the one that connected")))
+    }
+}

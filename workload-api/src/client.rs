@@ -1,0 +1,1 @@
+//! Follows the identity of one Workload API socket.

@@ -1,0 +1,46 @@
+//! What stands behind one Workload API socket.
+
+use std::fmt;
+use std::sync::Arc;
+
+use edgewarden_names::{Refusal, SpiffeId, TrustDomain};
+use edgewarden_platform::peer::PeerEvidence;
+use tokio::sync::watch;
+use zeroize::Zeroizing;
+
+/// One identity, complete: what a module needs to prove who it is and to check others.
+pub struct X509Context {
+    pub id: SpiffeId,
+    /// DER, the leaf first, then its issuers without the root. Never empty.
+    pub chain_der: Vec<Vec<u8>>,
+    /// The leaf's private key, PKCS#8 DER, unencrypted (the specification demands it so).
+    pub key_pkcs8: Zeroizing<Vec<u8>>,
+    /// The trust domain's roots, DER. Never empty.
+    pub bundle_der: Vec<Vec<u8>>,
+    pub trust_domain: TrustDomain,
+}
+
+impl fmt::Debug for X509Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("X509Context").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// What the latest identity of an instance is. `None` means that the instance has ended: streams end.
+pub type Current = watch::Receiver<Option<Arc<X509Context>>>;
+
+/// The owner of one socket: one instance of one module. All methods return at once (no blocking I/O beyond `/proc`).
+pub trait IdentitySource: Send + Sync + 'static {
+    /// Judges the caller. Asked at each call and again before each message of a stream.
+    ///
+    /// `caller.*` refuses the caller (PermissionDenied); any other reason says "not now" (Unavailable).
+    fn authorize(&self, caller: &PeerEvidence) -> Result<(), Refusal>;
+
+    /// The identity of this socket's instance, now and later. All subscribers see the same certificate.
+    fn subscribe(&self) -> Result<Current, Refusal>;
+
+    /// A stream has opened. Each is followed by one [`IdentitySource::stream_closed`].
+    fn stream_opened(&self) {}
+
+    fn stream_closed(&self) {}
+}
