@@ -1,1 +1,24 @@
-//! edgewarden-policy
+//! The communication policy: Cedar documents in, flat tables out.
+//!
+//! * [`compile`]: a deployment's policy, checked strictly and enumerated once → [`CompiledEpoch`]
+//! * [`CompiledEpoch`]: answers `may_…` for the broker, the uplink and the kernel rules, each with a [`Decision`]
+//! * [`Explanation`]: the same answer for a person, with the rule and its text
+//! * [`nftables::ruleset`]: the kernel's part of an epoch
+//! * [`mqtt`]: topics and topic filters (MQTT 3.1.1 section 4.7)
+//!
+//! Trusts the deployment to be what an operator signed; distrusts that it is right: one unknown name, one rule that
+//! Cedar's strict validation does not accept, and the whole document is refused. No I/O.
+
+mod compile;
+mod decide;
+mod epoch;
+mod explain;
+pub mod mqtt;
+pub mod nftables;
+mod principal;
+
+pub use compile::compile;
+pub use decide::Decision;
+pub use epoch::CompiledEpoch;
+pub use explain::Explanation;
+pub use principal::{Action, Principal};
