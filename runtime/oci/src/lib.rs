@@ -1,1 +1,18 @@
-//! edgewarden-oci
+//! OCI images: building, carrying and keeping them.
+//!
+//! * [`registry`]: pull and push (OCI distribution-spec 1.1) · [`layout`]: an image in a folder (OCI image-layout 1.0)
+//! * [`build`]: an image from binaries, without a registry or a base image
+//! * [`manifest`]: the documents, parsed strictly · [`store`]: verified content and root file systems on a gateway
+//!
+//! Nothing that comes from outside is trusted: content is accepted by its SHA-256 digest and its size only.
+//! Whether an image may start is not decided here.
+
+pub mod build;
+mod error;
+mod hashing;
+pub mod layout;
+pub mod manifest;
+pub mod registry;
+pub mod store;
+
+pub use error::OciError;

@@ -1,0 +1,30 @@
+use std::fmt::Display;
+
+use edgewarden_names::{Reason, Refusal};
+
+/// What stops work on an image: a refusal of what came from outside, or this machine.
+#[derive(Debug, thiserror::Error)]
+pub enum OciError {
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error("cannot {what}")]
+    Io { what: String, source: std::io::Error },
+}
+
+impl OciError {
+    pub(crate) fn io(what: impl Display) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::Io { what: what.to_string(), source }
+    }
+
+    /// The refusal to show; trouble with this machine becomes [`Reason::Internal`].
+    pub fn refusal(self) -> Refusal {
+        match self {
+            Self::Refused(refusal) => refusal,
+            Self::Io { what, source } => Refusal::new(Reason::Internal, what, source),
+        }
+    }
+}
+
+pub(crate) fn refused<T>(reason: Reason, subject: impl Display, rule: impl Display) -> Result<T, OciError> {
+    Err(OciError::Refused(Refusal::new(reason, subject, rule)))
+}

@@ -1,0 +1,208 @@
+//! Image manifest, image index and image configuration (OCI image-spec 1.1; Docker image manifest version 2 schema 2).
+//!
+//! Only what is needed to fetch and to run is read. Foreign layers (`urls`), schema 1 and other digests than SHA-256
+//! are refused. The judge of signatures is elsewhere and parses the same bytes again for itself.
+
+use std::collections::BTreeMap;
+
+use edgewarden_names::{Digest, Reason, Refusal};
+use serde::{Deserialize, Serialize};
+
+pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+pub const OCI_LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+pub const OCI_LAYER_TAR: &str = "application/vnd.oci.image.layer.v1.tar";
+pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+pub const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+pub const DOCKER_LAYER_GZIP: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
+
+/// Largest image configuration.
+pub const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
+/// Most layers of one image.
+pub const LAYERS_MAX: usize = 128;
+/// Largest compressed layer.
+pub const LAYER_BYTES_MAX: u64 = 2 * 1024 * 1024 * 1024;
+
+/// OCI image-spec, "OCI Content Descriptors".
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Descriptor {
+    pub media_type: String,
+    pub digest: Digest,
+    pub size: u64,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub urls: Vec<String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<Platform>,
+}
+
+impl Descriptor {
+    pub fn new(media_type: &str, digest: Digest, size: u64) -> Self {
+        Self {
+            media_type: media_type.into(),
+            digest,
+            size,
+            urls: Vec::new(),
+            annotations: BTreeMap::new(),
+            platform: None,
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Platform {
+    pub os: String,
+    pub architecture: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Manifest {
+    pub schema_version: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub media_type: Option<String>,
+    pub config: Descriptor,
+    pub layers: Vec<Descriptor>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Index {
+    pub schema_version: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub media_type: Option<String>,
+    pub manifests: Vec<Descriptor>,
+}
+
+/// OCI image-spec, "Image Configuration": what of it decides how a module runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageConfig {
+    pub architecture: String,
+    pub os: String,
+    #[serde(default)]
+    pub config: Execution,
+    pub rootfs: RootFs,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Execution {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub env: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub entrypoint: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cmd: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub working_dir: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub labels: Option<BTreeMap<String, String>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootFs {
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub diff_ids: Vec<Digest>,
+}
+
+/// What a digest that names an image leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Document {
+    Image(Manifest),
+    Index(Index),
+}
+
+fn invalid(subject: &Digest, rule: impl std::fmt::Display) -> Refusal {
+    Refusal::new(Reason::ImageInvalid, subject, rule)
+}
+
+/// Parses the document whose hash `digest` was compared with already.
+pub fn parse(digest: &Digest, bytes: &[u8]) -> Result<Document, Refusal> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Kind {
+        schema_version: u32,
+        media_type: Option<String>,
+        manifests: Option<serde::de::IgnoredAny>,
+        layers: Option<serde::de::IgnoredAny>,
+    }
+    let kind: Kind = serde_json::from_slice(bytes).map_err(|error| invalid(digest, error))?;
+    if kind.schema_version != 2 {
+        return Err(invalid(digest, format!("schema version {} is not 2", kind.schema_version)));
+    }
+    match (kind.media_type.as_deref(), kind.manifests.is_some(), kind.layers.is_some()) {
+        (None | Some(OCI_MANIFEST | DOCKER_MANIFEST), false, true) => {
+            let manifest: Manifest = serde_json::from_slice(bytes).map_err(|error| invalid(digest, error))?;
+            check(digest, &manifest)?;
+            Ok(Document::Image(manifest))
+        }
+        (None | Some(OCI_INDEX | DOCKER_INDEX), true, false) => {
+            serde_json::from_slice(bytes).map(Document::Index).map_err(|error| invalid(digest, error))
+        }
+        // A document that could be read as either is an attack on whoever reads it differently.
+        _ => Err(invalid(digest, "it is neither an OCI or Docker image manifest nor an index of them")),
+    }
+}
+
+/// Parses an image manifest; an index is refused.
+pub fn parse_image(digest: &Digest, bytes: &[u8]) -> Result<Manifest, Refusal> {
+    match parse(digest, bytes)? {
+        Document::Image(manifest) => Ok(manifest),
+        Document::Index(_) => Err(invalid(digest, "it is an index where an image manifest belongs")),
+    }
+}
+
+fn check(digest: &Digest, manifest: &Manifest) -> Result<(), Refusal> {
+    if manifest.layers.len() > LAYERS_MAX {
+        let rule = format!("{} layers are over the limit of {LAYERS_MAX}", manifest.layers.len());
+        return Err(Refusal::new(Reason::ImageTooLarge, digest, rule));
+    }
+    if manifest.config.size > CONFIG_BYTES_MAX {
+        let rule = format!("a configuration of {} bytes is over the limit of {CONFIG_BYTES_MAX}", manifest.config.size);
+        return Err(Refusal::new(Reason::ImageTooLarge, digest, rule));
+    }
+    for blob in manifest.layers.iter().chain([&manifest.config]) {
+        if !blob.urls.is_empty() {
+            return Err(invalid(digest, "a foreign layer (`urls`) is not fetched"));
+        }
+        if blob.size > LAYER_BYTES_MAX {
+            let rule = format!("a layer of {} bytes is over the limit of {LAYER_BYTES_MAX}", blob.size);
+            return Err(Refusal::new(Reason::ImageTooLarge, digest, rule));
+        }
+    }
+    Ok(())
+}
+
+impl Index {
+    /// The manifest for this machine, by platform and never by position.
+    pub fn for_this_machine(&self, digest: &Digest) -> Result<&Descriptor, Refusal> {
+        let architecture = if std::env::consts::ARCH == "aarch64" { "arm64" } else { "amd64" };
+        let mut fitting = self.manifests.iter().filter(|entry| {
+            entry.platform.as_ref().is_some_and(|p| p.os == "linux" && p.architecture == architecture)
+        });
+        match (fitting.next(), fitting.next()) {
+            (Some(entry), None) => Ok(entry),
+            (Some(_), Some(_)) => Err(invalid(digest, format!("the index has more than one linux/{architecture} image"))),
+            (None, _) => Err(invalid(digest, format!("the index has no linux/{architecture} image"))),
+        }
+    }
+}
+
+impl ImageConfig {
+    /// Parses the configuration whose hash was compared with already.
+    pub fn parse(digest: &Digest, bytes: &[u8]) -> Result<Self, Refusal> {
+        let config: Self = serde_json::from_slice(bytes).map_err(|error| invalid(digest, error))?;
+        if config.os != "linux" || config.rootfs.kind != "layers" {
+            return Err(invalid(digest, "the image is not for linux, or its root file system is not of layers"));
+        }
+        Ok(config)
+    }
+}

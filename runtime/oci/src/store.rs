@@ -1,0 +1,1 @@
+//! Verified content on a gateway.

@@ -1,0 +1,79 @@
+//! What the command line asks of `runtimed`, on `Layout::runtime_socket` (root only), one frame each way.
+
+use std::net::Ipv4Addr;
+
+use edgewarden_names::{Epoch, Generation, ModuleName, Refusal, UnixTime};
+use edgewarden_protocol::enrol::Verdict;
+use edgewarden_protocol::frame::{self, FrameError};
+use edgewarden_protocol::layout::Layout;
+use edgewarden_protocol::uplink::ModuleState;
+use serde::{Deserialize, Serialize};
+
+/// Most bytes of a log that one answer carries.
+pub const LOG_REPLY_BYTES_MAX: u64 = 1024 * 1024;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// → [`Reply::Status`]
+    Status,
+    /// The newest `last` lines that a module printed. → [`Reply::Logs`]
+    Logs { module: ModuleName, last: u32 },
+    /// Renews the gateway's attestation and certificate with the fleet now. → [`Reply::Renewed`]
+    Renew,
+    /// Asks the fleet for a deployment now. → [`Reply::Done`]
+    SyncNow,
+    /// Ends the daemon; with `stop_modules` it stops the modules first and removes rules, networks and mounts. → [`Reply::Done`]
+    Shutdown { stop_modules: bool },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Reply {
+    Done,
+    Refused(Refusal),
+    Status(Box<Status>),
+    Logs(Vec<String>),
+    Renewed(Box<Verdict>),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Status {
+    pub modules: Vec<ModuleStatus>,
+    /// The policy epoch that the kernel enforces.
+    pub epoch: Option<Epoch>,
+    pub fleet: FleetStatus,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModuleStatus {
+    pub name: ModuleName,
+    pub image: String,
+    pub state: ModuleState,
+    pub generation: Option<Generation>,
+    pub instance: Option<String>,
+    pub pid: Option<i32>,
+    pub address: Option<Ipv4Addr>,
+    pub restarts: u32,
+    /// Why it is not running, if it is not.
+    pub reason: Option<Refusal>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FleetStatus {
+    pub url: Option<String>,
+    /// When the fleet last answered.
+    pub last_contact: Option<UnixTime>,
+    /// Why the last attempt failed, if it did.
+    pub error: Option<String>,
+}
+
+/// One request to a running daemon.
+pub async fn call(layout: &Layout, request: &Request) -> Result<Reply, FrameError> {
+    let mut stream = tokio::net::UnixStream::connect(layout.runtime_socket()).await?;
+    frame::write(&mut stream, request).await?;
+    frame::read(&mut stream).await
+}
