@@ -86,6 +86,11 @@ impl SpiffeId {
         Ok(id)
     }
 
+    /// `spiffe://<td>/fleet`: the fleet's own server.
+    pub fn fleet(domain: &TrustDomain) -> Self {
+        domain.id().join(&["fleet"])
+    }
+
     /// `spiffe://<td>/gateway/<gateway>`
     pub fn gateway(domain: &TrustDomain, gateway: &GatewayName) -> Self {
         domain.id().join(&["gateway", gateway.as_str()])
