@@ -1,1 +1,17 @@
-//! edgewarden-transport
+//! TLS between parts of Edgewarden, by SPIFFE ID; and a bounded HTTP client on top.
+//!
+//! * [`Identity`]: who we are and whom we trust, followed as it rotates
+//! * [`tls`]: rustls configurations that use the certificate of the moment at each handshake
+//! * [`peer`]: what a certificate chain says about who showed it
+//! * [`http`]: JSON requests over such connections
+//!
+//! TLS 1.3 only, no resumption (a resumed session would skip the check of the peer's certificate). A host name never
+//! stands for an identity: the peer is who its X.509-SVID says (SPIFFE X.509-SVID section 5).
+
+pub mod http;
+mod identity;
+pub mod peer;
+pub mod tls;
+
+pub use identity::{Identity, IdentityError};
+pub use peer::{peer_expiry, peer_id};
