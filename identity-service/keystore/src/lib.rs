@@ -1,1 +1,152 @@
-//! edgewarden-keystore
+//! Where a gateway's private keys live.
+//!
+//! * [`Keystore`]: what every store does · [`open`]: opens the configured one, and never another
+//! * [`Description`], [`Health`]: what people are shown · [`KeystoreError`]: what went wrong and what to do next
+//! * [`CaKey`]: a store's gateway CA key, for `edgewarden_ca`
+//!
+//! Implementations, one folder each: `tpm` (a TPM 2.0, or a simulated one) and `software` (an encrypted file).
+//! Every store is opened behind one checking facade, which distrusts what goes in and what comes out.
+
+mod checked;
+mod error;
+mod name;
+mod software;
+mod tpm;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use edgewarden_ca::{CaSigner, SignError};
+use edgewarden_names::{GatewayName, TrustDomain};
+use edgewarden_protocol::config;
+use edgewarden_protocol::enrol::{Challenge, DeviceKeys, Proof};
+use zeroize::Zeroizing;
+
+pub use error::KeystoreError;
+pub use tpm::TSS_LOG_ENVIRONMENT;
+
+/// Largest value that [`Keystore::seal`] takes: what a TPM holds in one sealed object (MAX_SYM_DATA).
+pub const SECRET_BYTES_MAX: usize = 128;
+/// Largest nonce of a quote: TPM2B_DATA on a TPM whose largest hash is SHA-256, less the algorithm.
+pub const NONCE_BYTES_MAX: usize = 32;
+
+/// A store of keys. Calls block, some for seconds on a slow TPM: async callers use `spawn_blocking`.
+pub trait Keystore: Send + Sync {
+    fn describe(&self) -> Description;
+
+    /// What the store can say about itself now, such as a TPM's dictionary-attack counters.
+    fn health(&self) -> Result<Health, KeystoreError>;
+
+    /// The public half of what the device is, for the first message of an enrolment.
+    fn device_keys(&self) -> Result<DeviceKeys, KeystoreError>;
+
+    /// Answers the fleet's challenge: activates the credential, makes the request for the gateway CA's certificate,
+    /// has the attestation key certify the CA key, and quotes.
+    fn prove(
+        &self,
+        challenge: &Challenge,
+        gateway: &GatewayName,
+        domain: &TrustDomain,
+        event_log: Vec<u8>,
+    ) -> Result<Proof, KeystoreError>;
+
+    /// The gateway CA's public key: P-256, uncompressed point, 65 bytes.
+    fn ca_public(&self) -> Result<Vec<u8>, KeystoreError>;
+
+    /// Signs with the gateway CA's key: ECDSA P-256 with SHA-256, DER.
+    fn ca_sign(&self, message: &[u8]) -> Result<Vec<u8>, KeystoreError>;
+
+    /// Quotes PCRs of the SHA-256 bank. A software store has none and answers [`KeystoreError::Unsupported`].
+    fn quote(&self, nonce: &[u8], pcrs: &[u8]) -> Result<Quote, KeystoreError>;
+
+    /// Signs with the device's key. A TPM's attestation key is restricted and signs no foreign data, so a TPM store
+    /// answers [`KeystoreError::Unsupported`].
+    fn device_sign(&self, message: &[u8]) -> Result<Vec<u8>, KeystoreError>;
+
+    /// Keeps a secret under a name (a label as in `edgewarden_names`), across restarts and power cuts.
+    fn seal(&self, name: &str, secret: &[u8]) -> Result<(), KeystoreError>;
+
+    /// The secret kept under that name, [`KeystoreError::NotSealed`] if there is none.
+    fn unseal(&self, name: &str) -> Result<Zeroizing<Vec<u8>>, KeystoreError>;
+}
+
+/// What a store is, in words for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Description {
+    /// Such as `tpm (IBM SW TPM)`, `simulated tpm (dangerous)` or `software (hardware: none)`.
+    pub text: String,
+    /// True when a chip holds the keys.
+    pub hardware: bool,
+    /// True for a store that must not be used in the field; shown in red.
+    pub dangerous: bool,
+}
+
+/// The state of a TPM's dictionary-attack protection (TPM 2.0 Library Part 1, section 19.8). Edgewarden's keys
+/// are outside of it (`noDA`); the numbers say whether something else on the machine is locking the TPM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lockout {
+    pub locked: bool,
+    pub failures: u32,
+    pub failures_max: u32,
+    /// Seconds after which one failure is forgiven.
+    pub recovery_seconds: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    pub description: Description,
+    /// `None` for a software store.
+    pub lockout: Option<Lockout>,
+}
+
+/// A quote with what is needed to check it without a TPM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quote {
+    /// TPMS_ATTEST.
+    pub message: Vec<u8>,
+    /// TPMT_SIGNATURE.
+    pub signature: Vec<u8>,
+    /// TPMT_PUBLIC of the attestation key.
+    pub ak_public: Vec<u8>,
+    /// The attestation key as PEM SubjectPublicKeyInfo.
+    pub ak_pem: String,
+    /// The PCRs of the SHA-256 bank that were quoted, ascending.
+    pub pcrs: Vec<(u8, [u8; 32])>,
+}
+
+/// Opens the configured store. The configured store is the store: when it does not open, nothing else is tried.
+/// `state` is the folder for what must outlive a restart.
+pub fn open(config: &config::Keystore, state: &Path) -> Result<Arc<dyn Keystore>, KeystoreError> {
+    match config {
+        config::Keystore::Tpm { device } => Ok(Arc::new(checked::Checked::new(tpm::Tpm::open(
+            tpm::Transport::Device(device.clone()),
+            state,
+        )?))),
+        config::Keystore::DangerousSimulatedTpm { address } => {
+            Ok(Arc::new(checked::Checked::new(tpm::Tpm::open(tpm::Transport::Simulated(*address), state)?)))
+        }
+        config::Keystore::Software { passphrase_file } => {
+            Ok(Arc::new(checked::Checked::new(software::Software::open(passphrase_file, state)?)))
+        }
+    }
+}
+
+/// The gateway CA's key of a store, as `edgewarden_ca` wants it: `IssuingCa::create(&CaKey(&*keystore), …)`.
+#[derive(Clone, Copy)]
+pub struct CaKey<'a>(pub &'a dyn Keystore);
+
+impl std::fmt::Debug for CaKey<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("CaKey(..)")
+    }
+}
+
+impl CaSigner for CaKey<'_> {
+    fn public_point(&self) -> Result<Vec<u8>, SignError> {
+        self.0.ca_public().map_err(SignError::new)
+    }
+
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
+        self.0.ca_sign(message).map_err(SignError::new)
+    }
+}

@@ -1,0 +1,169 @@
+//! The facade before every store: what goes in is within bounds, what comes out is what was asked for.
+//!
+//! A store is trusted to keep keys, not to answer right: a TPM's bus can be tampered with, and a bug here would
+//! show as a certificate that no peer accepts. So each signature is verified before it is given on.
+
+use std::sync::OnceLock;
+
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, ParsedPublicKey};
+use edgewarden_ca::spki;
+use edgewarden_names::{GatewayName, TrustDomain};
+use edgewarden_protocol::enrol::{Challenge, DeviceKeys, EVENT_LOG_BYTES_MAX, Proof};
+use zeroize::Zeroizing;
+
+use crate::{Description, Health, Keystore, KeystoreError, NONCE_BYTES_MAX, Quote, SECRET_BYTES_MAX, name};
+
+/// Shortest nonce of a quote: less can be guessed or met twice.
+const NONCE_BYTES_MIN: usize = 16;
+/// PCRs of a TPM 2.0 (PC Client Platform TPM Profile, section 4.6).
+const PCRS_MAX: usize = 24;
+/// Longest message that is signed: a certificate's to-be-signed part is a fraction of it.
+const MESSAGE_BYTES_MAX: usize = 64 * 1024;
+/// Longest credential blob: RSA-4096's secret and a digest.
+const CREDENTIAL_BYTES_MAX: usize = 1024;
+
+pub(crate) struct Checked<K> {
+    store: K,
+    ca_public: OnceLock<Vec<u8>>,
+}
+
+impl<K: Keystore> Checked<K> {
+    pub(crate) fn new(store: K) -> Self {
+        Self { store, ca_public: OnceLock::new() }
+    }
+}
+
+fn check_pcrs(pcrs: &[u8]) -> Result<(), KeystoreError> {
+    let ascending = pcrs.windows(2).all(|pair| matches!(pair, [low, high] if low < high));
+    if pcrs.is_empty() || !ascending || pcrs.iter().any(|&pcr| usize::from(pcr) >= PCRS_MAX) {
+        return Err(KeystoreError::Request("PCRs are given ascending, each once, from 0 to 23"));
+    }
+    Ok(())
+}
+
+fn check_nonce(nonce: &[u8]) -> Result<(), KeystoreError> {
+    if (NONCE_BYTES_MIN..=NONCE_BYTES_MAX).contains(&nonce.len()) {
+        Ok(())
+    } else {
+        Err(KeystoreError::Request("a nonce has 16 to 32 bytes"))
+    }
+}
+
+fn check_message(message: &[u8]) -> Result<(), KeystoreError> {
+    if message.len() > MESSAGE_BYTES_MAX {
+        return Err(KeystoreError::Request("the message to sign is too long"));
+    }
+    Ok(())
+}
+
+fn verify(point: &[u8], message: &[u8], signature: &[u8]) -> Result<(), KeystoreError> {
+    ParsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, point)
+        .map_err(|_| KeystoreError::Answer("the key is not a P-256 point"))?
+        .verify_sig(message, signature)
+        .map_err(|_| KeystoreError::Answer("the signature is not by the key it should be by"))
+}
+
+impl<K: Keystore> Keystore for Checked<K> {
+    fn describe(&self) -> Description {
+        self.store.describe()
+    }
+
+    fn health(&self) -> Result<Health, KeystoreError> {
+        self.store.health()
+    }
+
+    fn device_keys(&self) -> Result<DeviceKeys, KeystoreError> {
+        let keys = self.store.device_keys()?;
+        if let DeviceKeys::None { device_public } = &keys {
+            spki::check_point(device_public.as_slice())
+                .map_err(|_| KeystoreError::Answer("the device's key is not a P-256 point"))?;
+        }
+        Ok(keys)
+    }
+
+    fn prove(
+        &self,
+        challenge: &Challenge,
+        gateway: &GatewayName,
+        domain: &TrustDomain,
+        event_log: Vec<u8>,
+    ) -> Result<Proof, KeystoreError> {
+        if challenge.nonce.as_slice().len() != NONCE_BYTES_MAX {
+            return Err(KeystoreError::Request("the challenge's nonce has not 32 bytes"));
+        }
+        if let Some(credential) = &challenge.credential {
+            let longest =
+                credential.id_object.as_slice().len().max(credential.encrypted_secret.as_slice().len());
+            if longest > CREDENTIAL_BYTES_MAX {
+                return Err(KeystoreError::Request("the challenge's credential is too long"));
+            }
+            check_pcrs(&challenge.pcrs)?;
+        }
+        if event_log.len() > EVENT_LOG_BYTES_MAX {
+            return Err(KeystoreError::Request("the event log is too long"));
+        }
+        let proof = self.store.prove(challenge, gateway, domain, event_log)?;
+        check_csr(&proof, &self.ca_public()?)?;
+        Ok(proof)
+    }
+
+    fn ca_public(&self) -> Result<Vec<u8>, KeystoreError> {
+        if let Some(point) = self.ca_public.get() {
+            return Ok(point.clone());
+        }
+        let point = self.store.ca_public()?;
+        spki::check_point(&point)
+            .map_err(|_| KeystoreError::Answer("the gateway CA's key is not a P-256 point"))?;
+        Ok(self.ca_public.get_or_init(|| point).clone())
+    }
+
+    fn ca_sign(&self, message: &[u8]) -> Result<Vec<u8>, KeystoreError> {
+        check_message(message)?;
+        let signature = self.store.ca_sign(message)?;
+        verify(&self.ca_public()?, message, &signature)?;
+        Ok(signature)
+    }
+
+    fn quote(&self, nonce: &[u8], pcrs: &[u8]) -> Result<Quote, KeystoreError> {
+        check_nonce(nonce)?;
+        check_pcrs(pcrs)?;
+        let quote = self.store.quote(nonce, pcrs)?;
+        if quote.pcrs.iter().map(|(pcr, _)| *pcr).ne(pcrs.iter().copied()) {
+            return Err(KeystoreError::Answer("other PCRs were quoted; is the TPM's SHA-256 bank on?"));
+        }
+        Ok(quote)
+    }
+
+    fn device_sign(&self, message: &[u8]) -> Result<Vec<u8>, KeystoreError> {
+        check_message(message)?;
+        self.store.device_sign(message)
+    }
+
+    fn seal(&self, name: &str, secret: &[u8]) -> Result<(), KeystoreError> {
+        name::check(name)?;
+        if secret.is_empty() || secret.len() > SECRET_BYTES_MAX {
+            return Err(KeystoreError::Request("a sealed value has 1 to 128 bytes"));
+        }
+        self.store.seal(name, secret)
+    }
+
+    fn unseal(&self, name: &str) -> Result<Zeroizing<Vec<u8>>, KeystoreError> {
+        name::check(name)?;
+        self.store.unseal(name)
+    }
+}
+
+/// The request in a proof is for the gateway CA's key and signed by it.
+fn check_csr(proof: &Proof, ca_public: &[u8]) -> Result<(), KeystoreError> {
+    let csr = match proof {
+        Proof::Tpm(tpm) => &tpm.csr,
+        Proof::None { csr, .. } => csr,
+    };
+    let point = edgewarden_ca::public_point(csr.as_slice())
+        .map_err(|_| KeystoreError::Answer("the certificate request does not verify"))?;
+    if point == ca_public {
+        Ok(())
+    } else {
+        Err(KeystoreError::Answer("the certificate request is for another key"))
+    }
+}

@@ -1,0 +1,79 @@
+use std::io;
+use std::path::PathBuf;
+
+use edgewarden_ca::CaError;
+use edgewarden_names::{Reason, Refusal};
+
+/// Why a store did not do what it was asked. The variants follow what a caller or an operator does next.
+#[derive(Debug, thiserror::Error)]
+pub enum KeystoreError {
+    /// Retry later; the keys are where they were.
+    #[error(
+        "the TPM at `{transport}` does not answer: {detail}; check that it is there and that this user may open it"
+    )]
+    Unreachable { transport: String, detail: String },
+    /// Retry later.
+    #[error(
+        "the keystore did not answer within {seconds} seconds; try again, and look for what keeps it busy"
+    )]
+    Timeout { seconds: u64 },
+    /// Retry later.
+    #[error("the keystore has {waiting} requests waiting already; try again later")]
+    Busy { waiting: usize },
+    /// Retry after that time.
+    #[error(
+        "the TPM is in dictionary-attack lockout, caused by another program's keys; one try is given back in {retry_after_seconds} seconds"
+    )]
+    Lockout { retry_after_seconds: u32 },
+    /// Retrying cannot succeed: another TPM, or the same one after TPM2_Clear.
+    #[error("this is not the TPM that made `{}`, or it was cleared; to start anew, remove that file and join again", path.display())]
+    OtherTpm { path: PathBuf },
+    #[error("the TPM refused {command}: {detail}")]
+    Tpm { command: &'static str, detail: String },
+    #[error(
+        "the TPM has no endorsement key certificate for RSA-2048, P-256 or P-384 in its NV memory; ask its vendor for one"
+    )]
+    NoEndorsementCertificate,
+    #[error("the endorsement key certificate in the TPM's NV memory is not for this TPM's endorsement key")]
+    EndorsementCertificate,
+    #[error("`{}` has {found}; restore it from a backup, or remove it and join again", path.display())]
+    Corrupted { path: PathBuf, found: &'static str },
+    #[error("`{}` does not open with this passphrase, or has been changed", path.display())]
+    Passphrase { path: PathBuf },
+    #[error("the passphrase file `{}` {problem}", path.display())]
+    PassphraseFile { path: PathBuf, problem: &'static str },
+    #[error("cannot use `{}`", path.display())]
+    File { path: PathBuf, source: io::Error },
+    #[error("nothing is sealed under `{0}`")]
+    NotSealed(String),
+    #[error("{0} keystore cannot {1}")]
+    Unsupported(&'static str, &'static str),
+    #[error("the keystore was asked for something impossible: {0}")]
+    Request(&'static str),
+    /// What came out of the store fails its check. Something between here and the keys changes what passes.
+    #[error("the keystore's answer is wrong: {0}; suspect the store or the path to it")]
+    Answer(&'static str),
+    #[error("cannot make the certificate request")]
+    Csr(#[source] Box<CaError>),
+}
+
+impl KeystoreError {
+    /// True when the same request may succeed later without anyone doing something.
+    pub fn is_transient(&self) -> bool {
+        matches!(
+            self,
+            Self::Unreachable { .. } | Self::Timeout { .. } | Self::Busy { .. } | Self::Lockout { .. }
+        )
+    }
+
+    /// What a peer is told: that the keystore could not, and when to come again, but not why.
+    pub fn refusal(&self, subject: &str) -> Refusal {
+        match self {
+            Self::Request(problem) => Refusal::new(Reason::RequestInvalid, subject, problem),
+            error if error.is_transient() => {
+                Refusal::new(Reason::Busy, subject, "the keystore does not answer in time")
+            }
+            _ => Refusal::new(Reason::Internal, subject, "the keystore could not do it"),
+        }
+    }
+}
