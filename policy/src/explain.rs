@@ -2,8 +2,11 @@ use std::fmt;
 
 use edgewarden_names::Epoch;
 
-use crate::epoch::CompiledEpoch;
+use crate::epoch::{CompiledEpoch, RuleEffect};
 use crate::principal::{Action, Principal};
+
+/// Permitted targets that an explanation lists.
+const PERMITTED_MAX: usize = 100;
 
 /// A decision for a person (`Display`, several lines) and for scripts (`Serialize`).
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -15,30 +18,84 @@ pub struct Explanation {
     pub epoch: Epoch,
     /// As in [`crate::Decision`].
     pub rule: String,
-    /// Rules of the policy that bear on the answer, as they are written.
-    pub text: Vec<String>,
-    /// What else the principal may do with this action.
-    pub permitted: Vec<String>,
+    /// Rules that decided, in the order of the policy: their names, effects and texts.
+    pub rules: Vec<ExplainedRule>,
+    /// What the principal is permitted with this action.
+    pub permitted: Vec<Permitted>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct ExplainedRule {
+    pub name: String,
+    /// `permit` or `forbid`.
+    pub effect: &'static str,
+    /// As it is written in the policy.
+    pub text: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Permitted {
+    pub target: String,
+    pub rule: String,
 }
 
 impl CompiledEpoch {
     /// `target`: a topic, a topic filter, `<module>:<port>`, a cloud endpoint, or the gateway's name.
     pub fn explain(&self, principal: &Principal, action: Action, target: &str) -> Explanation {
+        let decision = self.decide(principal, action, target);
+        let mut rules = Vec::new();
+        if let Some(findings) = self.findings(principal, action, target) {
+            let mut indices = [findings.forbidden, findings.permitted].concat();
+            indices.sort_unstable();
+            indices.dedup();
+            for rule in indices.into_iter().filter_map(|rule| self.tables.rules.get(rule as usize)) {
+                let effect = match rule.effect {
+                    RuleEffect::Permit => "permit",
+                    RuleEffect::Forbid => "forbid",
+                };
+                rules.push(ExplainedRule { name: rule.name.clone(), effect, text: rule.text.clone() });
+            }
+        }
+        let permitted = self
+            .permitted(principal, action, PERMITTED_MAX)
+            .into_iter()
+            .map(|(target, rule)| Permitted { target, rule: rule.to_string() })
+            .collect();
         Explanation {
             principal: principal.clone(),
             action,
             target: target.into(),
-            allowed: false,
-            epoch: self.epoch(),
-            rule: String::new(),
-            text: Vec::new(),
-            permitted: Vec::new(),
+            allowed: decision.allowed,
+            epoch: decision.epoch,
+            rule: decision.rule.to_string(),
+            rules,
+            permitted,
         }
     }
 }
 
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.rule)
+        let Self { principal, action, target, epoch, .. } = self;
+        let answer = if self.allowed { "allowed" } else { "denied" };
+        writeln!(f, "{answer}: {principal} {action} {} (epoch {epoch})", target.escape_debug())?;
+        if self.allowed {
+            writeln!(f, "  by rule {}", self.rule)?;
+        } else {
+            writeln!(f, "  because {}", self.rule)?;
+        }
+        for rule in &self.rules {
+            writeln!(f, "  rule {} ({}):", rule.name, rule.effect)?;
+            for line in rule.text.lines() {
+                writeln!(f, "    {line}")?;
+            }
+        }
+        if !self.permitted.is_empty() {
+            writeln!(f, "  {principal} may {action}:")?;
+            for permitted in &self.permitted {
+                writeln!(f, "    {} (rule {})", permitted.target, permitted.rule)?;
+            }
+        }
+        Ok(())
     }
 }

@@ -11,14 +11,18 @@
 
 mod compile;
 mod decide;
+mod document;
 mod epoch;
 mod explain;
 pub mod mqtt;
 pub mod nftables;
 mod principal;
+mod trie;
+mod world;
 
 pub use compile::compile;
 pub use decide::Decision;
+pub use document::SCHEMA;
 pub use epoch::CompiledEpoch;
-pub use explain::Explanation;
+pub use explain::{ExplainedRule, Explanation, Permitted};
 pub use principal::{Action, Principal};

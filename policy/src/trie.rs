@@ -1,0 +1,103 @@
+use std::collections::HashMap;
+
+use crate::mqtt::is_topic;
+
+/// Finds the declared filters that match a topic, without looking at the others.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Trie {
+    root: Node,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Node {
+    /// What ends here.
+    here: Vec<u32>,
+    /// What ends with `#` below here, and so also matches here.
+    hash: Vec<u32>,
+    plus: Option<Box<Node>>,
+    literal: HashMap<Box<str>, Node>,
+}
+
+impl Trie {
+    /// `filter` is valid and of at most `FILTER_LEVELS_MAX` levels, which bounds the recursion of `matching`.
+    pub(crate) fn insert(&mut self, filter: &str, value: u32) {
+        let mut node = &mut self.root;
+        for level in filter.split('/') {
+            node = match level {
+                "#" => {
+                    node.hash.push(value);
+                    return;
+                }
+                "+" => node.plus.get_or_insert_default(),
+                _ => node.literal.entry(level.into()).or_default(),
+            };
+        }
+        node.here.push(value);
+    }
+
+    /// What was inserted with a filter that matches the topic.
+    pub(crate) fn matching(&self, topic: &str) -> Vec<u32> {
+        let mut found = Vec::new();
+        if is_topic(topic) {
+            if let Some(rest) = topic.strip_prefix('$') {
+                // Section 4.7.2: no wildcard stands for a first level that begins with `$`.
+                let first = rest
+                    .split_once('/')
+                    .map_or(topic, |(level, _)| topic.get(..=level.len()).unwrap_or_default());
+                if let Some(node) = self.root.literal.get(first) {
+                    node.walk(topic.get(first.len() + 1..), &mut found);
+                }
+            } else {
+                self.root.walk(Some(topic), &mut found);
+            }
+        }
+        found
+    }
+}
+
+impl Node {
+    /// `rest`: the levels that follow, `None` after the last.
+    fn walk(&self, rest: Option<&str>, found: &mut Vec<u32>) {
+        found.extend(&self.hash);
+        let Some(rest) = rest else {
+            found.extend(&self.here);
+            return;
+        };
+        let (level, rest) = rest.split_once('/').map_or((rest, None), |(level, rest)| (level, Some(rest)));
+        if let Some(node) = &self.plus {
+            node.walk(rest, found);
+        }
+        if let Some(node) = self.literal.get(level) {
+            node.walk(rest, found);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mqtt::matches;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn finds_what_matches(
+            filters in prop::collection::vec("([ab$]|\\+|\\$a)?(/([ab]|\\+)?){0,3}(/#)?", 1..8),
+            topic in "(\\$)?[ab$]?(/[ab]?){0,4}",
+        ) {
+            let filters: Vec<String> = filters.into_iter().filter(|f| crate::mqtt::is_filter(f)).collect();
+            let mut trie = Trie::default();
+            for (index, filter) in filters.iter().enumerate() {
+                trie.insert(filter, u32::try_from(index).unwrap());
+            }
+            let mut found = trie.matching(&topic);
+            found.sort_unstable();
+            let expected: Vec<u32> = (0u32..)
+                .zip(&filters)
+                .filter(|(_, filter)| matches(filter, &topic))
+                .map(|(index, _)| index)
+                .collect();
+            prop_assert_eq!(found, expected);
+        }
+    }
+}

@@ -1,0 +1,300 @@
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::str::FromStr as _;
+
+use cedar_policy::{Entities, Entity, EntityId, EntityTypeName, EntityUid, RestrictedExpression};
+use edgewarden_names::{GatewayName, LeafName};
+use edgewarden_protocol::deployment::{Deployment, Topic};
+
+use crate::document::schema;
+use crate::epoch::{PrincipalRow, RESOURCES_MAX, ResourceRow, Target};
+use crate::mqtt::{FILTER_LEVELS_MAX, is_filter};
+use crate::principal::{Action, Principal};
+
+const NAME_BYTES_MAX: usize = 128;
+const FILTER_BYTES_MAX: usize = 256;
+const LEAF_PLACEHOLDER: &str = "{leaf}";
+/// The fleet, which is there without being named by a route.
+const UPSTREAM: &str = "upstream";
+
+/// Everything that a deployment declares, as Cedar entities and as the rows of the tables.
+pub(crate) struct World {
+    pub(crate) entities: Entities,
+    /// Every entity that a rule may name.
+    pub(crate) known: HashSet<EntityUid>,
+    /// Topics with `{leaf}`: parents of filters, not filters.
+    pub(crate) families: HashSet<EntityUid>,
+    principals: Vec<(Principal, Vec<String>)>,
+    /// Index by the rows' positions.
+    pub(crate) principal_uids: Vec<EntityUid>,
+    resources: Vec<(Target, Option<u32>, String)>,
+    pub(crate) resource_uids: Vec<EntityUid>,
+}
+
+/// The rows of the tables, with their classes.
+pub(crate) struct Rows {
+    pub(crate) principals: Vec<PrincipalRow>,
+    pub(crate) resources: Vec<ResourceRow>,
+}
+
+/// What no rule can look behind. Cedar has no way to take an identifier apart, so renaming entities that no rule
+/// names changes no answer: only groups, owners, attributes and parents do.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum PrincipalClass {
+    /// A rule names it.
+    Named(EntityUid),
+    Module,
+    Leaf(BTreeSet<String>),
+}
+
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum ResourceClass {
+    Named(EntityUid),
+    Topic { declared: String, owner: Option<u32> },
+    Port { owner: Option<u32>, number: u16 },
+}
+
+impl World {
+    pub(crate) fn of(deployment: &Deployment, gateway: &GatewayName) -> Result<Self, String> {
+        let mut world = Self {
+            entities: Entities::empty(),
+            known: HashSet::new(),
+            families: HashSet::new(),
+            principals: Vec::new(),
+            principal_uids: Vec::new(),
+            resources: Vec::new(),
+            resource_uids: Vec::new(),
+        };
+        let mut entities = Vec::new();
+        world.add_principals(deployment, &mut entities)?;
+        let gateway_uid = uid("Gateway", gateway.as_str())?;
+        entities.push(Entity::new_no_attrs(gateway_uid.clone(), HashSet::new()));
+        world.add_resource(Target::Gateway, None, String::new(), gateway_uid)?;
+        world.add_topics(deployment, &mut entities)?;
+        world.add_ports(deployment, &mut entities)?;
+        world.add_endpoints(deployment, &mut entities)?;
+        for entity in &entities {
+            if !world.known.insert(entity.uid()) {
+                return Err(format!("`{}` is declared twice", entity.uid()));
+            }
+        }
+        world.entities =
+            Entities::from_entities(entities, Some(schema()?)).map_err(|error| error.to_string())?;
+        Ok(world)
+    }
+
+    fn add_principals(&mut self, deployment: &Deployment, entities: &mut Vec<Entity>) -> Result<(), String> {
+        for module in &deployment.modules {
+            let uid = uid("Module", module.name.as_str())?;
+            entities.push(Entity::new_no_attrs(uid.clone(), HashSet::new()));
+            self.principals.push((Principal::Module(module.name.clone()), Vec::new()));
+            self.principal_uids.push(uid);
+        }
+        let mut groups = BTreeSet::new();
+        for leaf in &deployment.leaves {
+            let mut parents = HashSet::new();
+            for group in &leaf.groups {
+                check_name("leaf group", group)?;
+                groups.insert(group.as_str());
+                parents.insert(uid("LeafGroup", group)?);
+            }
+            let uid = uid("Leaf", leaf.name.as_str())?;
+            entities.push(Entity::new_no_attrs(uid.clone(), parents));
+            self.principals.push((Principal::Leaf(leaf.name.clone()), leaf.groups.clone()));
+            self.principal_uids.push(uid);
+        }
+        for group in groups {
+            entities.push(Entity::new_no_attrs(uid("LeafGroup", group)?, HashSet::new()));
+        }
+        Ok(())
+    }
+
+    fn add_topics(&mut self, deployment: &Deployment, entities: &mut Vec<Entity>) -> Result<(), String> {
+        for topic in &deployment.topics {
+            check_name("topic", &topic.name)?;
+            let parent = uid("TopicFilter", &topic.name)?;
+            let templated = topic.filter.contains(LEAF_PLACEHOLDER);
+            entities.push(Entity::new_no_attrs(parent.clone(), HashSet::new()));
+            if !templated {
+                let filter = checked_filter(topic, &topic.filter)?;
+                let target = Target::Topic { name: topic.name.clone(), filter };
+                self.add_resource(target, None, topic.name.clone(), parent)?;
+                continue;
+            }
+            // Checked even when there is no leaf yet.
+            checked_filter(topic, &topic.filter.replace(LEAF_PLACEHOLDER, "leaf"))?;
+            self.families.insert(parent.clone());
+            for leaf in &deployment.leaves {
+                let (target, uid, owner) = self.owned_topic(topic, &leaf.name)?;
+                let owner_uid =
+                    self.principal_uids.get(owner as usize).cloned().ok_or("an entity is missing")?;
+                let attributes =
+                    HashMap::from([("owner".to_owned(), RestrictedExpression::new_entity_uid(owner_uid))]);
+                let entity = Entity::new(uid.clone(), attributes, HashSet::from([parent.clone()]))
+                    .map_err(|error| error.to_string())?;
+                entities.push(entity);
+                self.add_resource(target, Some(owner), topic.name.clone(), uid)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn owned_topic(&self, topic: &Topic, leaf: &LeafName) -> Result<(Target, EntityUid, u32), String> {
+        let name = format!("{}/{leaf}", topic.name);
+        let filter = checked_filter(topic, &topic.filter.replace(LEAF_PLACEHOLDER, leaf.as_str()))?;
+        let owner = self.position(&Principal::Leaf(leaf.clone()))?;
+        let uid = uid("TopicFilter", &name)?;
+        Ok((Target::Topic { name, filter }, uid, owner))
+    }
+
+    fn add_ports(&mut self, deployment: &Deployment, entities: &mut Vec<Entity>) -> Result<(), String> {
+        for module in &deployment.modules {
+            let owner = self.position(&Principal::Module(module.name.clone()))?;
+            for port in &module.ports {
+                check_name("port", &port.name)?;
+                if port.port == 0 {
+                    return Err(format!("port `{}` of module `{}` is 0", port.name, module.name));
+                }
+                let id = format!("{}/{}", module.name, port.name);
+                let port_uid = uid("Port", &id)?;
+                let attributes = HashMap::from([
+                    (
+                        "module".to_owned(),
+                        RestrictedExpression::new_entity_uid(uid("Module", module.name.as_str())?),
+                    ),
+                    ("number".to_owned(), RestrictedExpression::new_long(port.port.into())),
+                ]);
+                let entity = Entity::new(port_uid.clone(), attributes, HashSet::new())
+                    .map_err(|error| error.to_string())?;
+                entities.push(entity);
+                let target =
+                    Target::Port { module: module.name.clone(), name: port.name.clone(), number: port.port };
+                self.add_resource(target, Some(owner), String::new(), port_uid)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn add_endpoints(&mut self, deployment: &Deployment, entities: &mut Vec<Entity>) -> Result<(), String> {
+        let mut names = BTreeSet::from([UPSTREAM]);
+        for route in &deployment.routes {
+            check_name("route target", &route.to)?;
+            if !is_filter(&route.filter) {
+                return Err(format!(
+                    "the route `{}` is not an MQTT topic filter",
+                    route.filter.escape_debug()
+                ));
+            }
+            names.insert(&route.to);
+        }
+        for name in names {
+            let uid = uid("CloudEndpoint", name)?;
+            entities.push(Entity::new_no_attrs(uid.clone(), HashSet::new()));
+            self.add_resource(Target::Endpoint(name.to_owned()), None, String::new(), uid)?;
+        }
+        Ok(())
+    }
+
+    fn add_resource(
+        &mut self,
+        target: Target,
+        owner: Option<u32>,
+        declared: String,
+        uid: EntityUid,
+    ) -> Result<(), String> {
+        if self.resources.len() >= RESOURCES_MAX {
+            return Err(format!(
+                "topics (for each leaf), ports and endpoints are over the limit of {RESOURCES_MAX}"
+            ));
+        }
+        self.resources.push((target, owner, declared));
+        self.resource_uids.push(uid);
+        Ok(())
+    }
+
+    fn position(&self, principal: &Principal) -> Result<u32, String> {
+        // Modules and leaves are in order of declaration; both lists are short.
+        self.principals
+            .iter()
+            .position(|(known, _)| known == principal)
+            .and_then(|at| u32::try_from(at).ok())
+            .ok_or_else(|| format!("{principal} is not declared"))
+    }
+
+    pub(crate) fn action_uid(&self, action: Action) -> Result<EntityUid, String> {
+        uid("Action", action.as_str())
+    }
+
+    /// Puts together what the rules cannot tell apart, `literals` being what they name.
+    pub(crate) fn classify(&self, literals: &HashSet<EntityUid>) -> Rows {
+        let mut classes: BTreeMap<PrincipalClass, u32> = BTreeMap::new();
+        let principals: Vec<PrincipalRow> = self
+            .principals
+            .iter()
+            .zip(&self.principal_uids)
+            .map(|((principal, groups), uid)| {
+                let class = match principal {
+                    _ if literals.contains(uid) => PrincipalClass::Named(uid.clone()),
+                    Principal::Module(_) => PrincipalClass::Module,
+                    Principal::Leaf(_) => PrincipalClass::Leaf(groups.iter().cloned().collect()),
+                };
+                PrincipalRow { principal: principal.clone(), class: intern(&mut classes, class) }
+            })
+            .collect();
+        let mut classes: BTreeMap<ResourceClass, u32> = BTreeMap::new();
+        let resources = self
+            .resources
+            .iter()
+            .zip(&self.resource_uids)
+            .map(|((target, owner, declared), uid)| {
+                let owner_class = owner.and_then(|at| principals.get(at as usize)).map(|row| row.class);
+                let class = match target {
+                    _ if literals.contains(uid) => ResourceClass::Named(uid.clone()),
+                    Target::Topic { .. } => {
+                        ResourceClass::Topic { declared: declared.clone(), owner: owner_class }
+                    }
+                    Target::Port { number, .. } => {
+                        ResourceClass::Port { owner: owner_class, number: *number }
+                    }
+                    Target::Gateway | Target::Endpoint(_) => ResourceClass::Named(uid.clone()),
+                };
+                ResourceRow { target: target.clone(), class: intern(&mut classes, class), owner: *owner }
+            })
+            .collect();
+        Rows { principals, resources }
+    }
+}
+
+fn intern<K: Ord>(classes: &mut BTreeMap<K, u32>, class: K) -> u32 {
+    let next = u32::try_from(classes.len()).unwrap_or(u32::MAX);
+    *classes.entry(class).or_insert(next)
+}
+
+pub(crate) fn uid(kind: &str, id: &str) -> Result<EntityUid, String> {
+    let kind = EntityTypeName::from_str(kind).map_err(|error| error.to_string())?;
+    Ok(EntityUid::from_type_name_and_id(kind, EntityId::new(id)))
+}
+
+fn check_name(what: &str, name: &str) -> Result<(), String> {
+    if name.is_empty() || name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control) {
+        return Err(format!(
+            "the {what} `{}` is empty, longer than {NAME_BYTES_MAX} bytes or holds control characters",
+            name.chars().take(NAME_BYTES_MAX).collect::<String>().escape_debug()
+        ));
+    }
+    Ok(())
+}
+
+fn checked_filter(topic: &Topic, filter: &str) -> Result<String, String> {
+    let shown = filter.chars().take(FILTER_BYTES_MAX).collect::<String>();
+    let wrong = |rule: &str| Err(format!("topic `{}`: `{}` {rule}", topic.name, shown.escape_debug()));
+    if filter.len() > FILTER_BYTES_MAX || filter.split('/').count() > FILTER_LEVELS_MAX {
+        return wrong(&format!("is longer than {FILTER_BYTES_MAX} bytes or {FILTER_LEVELS_MAX} levels"));
+    }
+    if filter.contains(['{', '}']) {
+        return wrong("has a placeholder that is not `{leaf}`");
+    }
+    if !is_filter(filter) {
+        return wrong("is not an MQTT topic filter");
+    }
+    Ok(filter.to_owned())
+}
