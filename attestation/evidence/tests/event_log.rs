@@ -1,0 +1,184 @@
+//! Boot logs: what is accepted, what is refused, and where replay leads.
+
+mod common;
+
+use common::{agile, corpus, header, legacy, sha256};
+use edgewarden_evidence::event_log::{EVENTS_MAX, EventLog, Format, LOG_BYTES_MAX};
+use edgewarden_evidence::{HashAlg, PcrValues};
+use proptest::prelude::*;
+
+const SHA256: (u16, u16) = (0x0b, 32);
+
+fn log(records: &[Vec<u8>]) -> Vec<u8> {
+    let mut bytes = header(&[SHA256]);
+    bytes.extend(records.concat());
+    bytes
+}
+
+#[test]
+fn a_log_replays_to_its_digests() {
+    let bytes = log(&[sha256(0, 8, b"version"), sha256(4, 0x8000_0003, b"grub"), sha256(4, 4, &[0; 4])]);
+    let parsed = EventLog::parse(&bytes).unwrap();
+    assert_eq!(parsed.format(), &Format::CryptoAgile);
+    assert_eq!(parsed.banks(), [HashAlg::Sha256]);
+    assert_eq!(parsed.events().iter().map(|event| event.index).collect::<Vec<_>>(), [1, 2, 3]);
+    let mut expected = PcrValues::at_startup(&[HashAlg::Sha256], 0);
+    expected.extend(HashAlg::Sha256, 0, &HashAlg::Sha256.digest(&[b"version"]));
+    expected.extend(HashAlg::Sha256, 4, &HashAlg::Sha256.digest(&[b"grub"]));
+    expected.extend(HashAlg::Sha256, 4, &HashAlg::Sha256.digest(&[&[0; 4]]));
+    assert_eq!(parsed.replay(), expected);
+}
+
+#[test]
+fn startup_locality_seeds_pcr_0_and_no_action_extends_nothing() {
+    for (locality, last) in [(0, 0), (3, 3), (4, 4)] {
+        let mut data = b"StartupLocality\0".to_vec();
+        data.push(locality);
+        let bytes = log(&[sha256(0, 3, &data), sha256(0xffff_ffff, 3, b"anything")]);
+        let values = EventLog::parse(&bytes).unwrap().replay();
+        assert_eq!(values.get(HashAlg::Sha256, 0).unwrap().last(), Some(&last));
+    }
+}
+
+#[test]
+fn padding_is_the_end() {
+    let bytes = log(&[sha256(4, 4, &[0; 4])]);
+    let plain = EventLog::parse(&bytes).unwrap();
+    for pad in [0x00, 0xff] {
+        for length in [1, 3, 8, 12, 100] {
+            let mut padded = bytes.clone();
+            padded.extend(vec![pad; length]);
+            assert_eq!(EventLog::parse(&padded).unwrap(), plain, "{length} bytes of {pad}");
+        }
+    }
+}
+
+#[test]
+fn all_banks_replay_and_unknown_ones_are_skipped() {
+    let mut bytes = header(&[(0x04, 20), (0x0b, 32), (0x12, 32), (0x0c, 48)]);
+    let digests = [
+        (0x0c, HashAlg::Sha384.digest(&[b"x"])),
+        (0x12, vec![9; 32]),
+        (0x04, HashAlg::Sha1.digest(&[b"x"])),
+        (0x0b, HashAlg::Sha256.digest(&[b"x"])),
+    ];
+    bytes.extend(agile(2, 13, &digests, b"x"));
+    let parsed = EventLog::parse(&bytes).unwrap();
+    assert_eq!(parsed.banks(), [HashAlg::Sha1, HashAlg::Sha256, HashAlg::Sha384]);
+    let values = parsed.replay();
+    for bank in parsed.banks() {
+        let expected = bank.digest(&[&vec![0; bank.size()], &bank.digest(&[b"x"])]);
+        assert_eq!(values.get(*bank, 2), Some(expected.as_slice()));
+    }
+}
+
+#[test]
+fn legacy_logs_have_the_sha1_bank_only() {
+    let bytes = [legacy(0, 8, b"v"), legacy(4, 4, &[0; 4])].concat();
+    let parsed = EventLog::parse(&bytes).unwrap();
+    assert_eq!(parsed.format(), &Format::Legacy);
+    assert_eq!(parsed.events().len(), 2);
+    assert_eq!(parsed.replay().get(HashAlg::Sha256, 0), None);
+    assert!(parsed.replay().get(HashAlg::Sha1, 0).is_some());
+}
+
+#[test]
+fn malformed_logs_are_refused() {
+    let digest = || HashAlg::Sha256.digest(&[b"x"]);
+    let locality = |byte: &[u8]| sha256(0, 3, &[b"StartupLocality\0", byte].concat());
+    let bad_header = |change: fn(&mut Vec<u8>)| {
+        let mut bytes = header(&[SHA256]);
+        change(&mut bytes);
+        bytes
+    };
+    for (what, bytes) in [
+        ("nothing", Vec::new()),
+        ("no banks", header(&[])),
+        ("17 banks", header(&(0x100..0x111).map(|id| (id, 32)).collect::<Vec<_>>())),
+        ("wrong digest size", header(&[(0x0b, 20)])),
+        ("digest size 0", header(&[(0x12, 0)])),
+        ("digest size 65", header(&[(0x12, 65)])),
+        ("a bank twice", header(&[SHA256, SHA256])),
+        ("header with vendor info that is not there", bad_header(|bytes| *bytes.last_mut().unwrap() = 1)),
+        ("PCR 24", log(&[sha256(24, 13, b"x")])),
+        ("no digest", log(&[agile(4, 13, &[], b"x")])),
+        ("two digests", log(&[agile(4, 13, &[(0x0b, digest()), (0x0b, digest())], b"x")])),
+        ("another bank", log(&[agile(4, 13, &[(0x12, digest())], b"x")])),
+        ("a missing bank", [header(&[SHA256, (4, 20)]), sha256(4, 13, b"x")].concat()),
+        ("one bank for two", {
+            let twice = [(0x0b, digest()), (0x0b, digest())];
+            [header(&[SHA256, (4, 20)]), agile(4, 13, &twice, b"x")].concat()
+        }),
+        ("locality 1", log(&[locality(&[1])])),
+        ("no locality", log(&[locality(&[])])),
+        ("long locality", log(&[locality(&[3, 0])])),
+        ("locality twice", log(&[locality(&[3]), locality(&[3])])),
+        ("late locality", log(&[sha256(0, 8, b"x"), locality(&[3])])),
+        ("mixed padding", [log(&[sha256(4, 13, b"x")]), vec![0, 0xff, 0]].concat()),
+        (
+            "huge event",
+            log(&[[sha256(4, 13, b""), vec![]].concat()[..4 + 4 + 4 + 34].to_vec(), vec![0xff; 4]]),
+        ),
+        ("too large", vec![1; LOG_BYTES_MAX + 1]),
+        ("too many events", vec![legacy(1, 1, b""); EVENTS_MAX + 1].concat()),
+    ] {
+        assert!(EventLog::parse(&bytes).is_err(), "{what}");
+    }
+}
+
+/// A cut log is refused, or is a whole log of fewer events.
+#[test]
+fn every_truncation_is_refused_or_shorter() {
+    let bytes = log(&[sha256(0, 8, b"version"), sha256(4, 0x8000_0003, b"grub"), sha256(7, 4, &[1; 4])]);
+    let whole = EventLog::parse(&bytes).unwrap();
+    for length in 0..bytes.len() {
+        if let Ok(cut) = EventLog::parse(&bytes[..length]) {
+            assert!(cut.events().len() < whole.events().len(), "{length}");
+            assert!(whole.events().starts_with(cut.events()), "{length}");
+        }
+    }
+}
+
+#[test]
+fn real_logs_parse_at_every_length() {
+    for (name, bytes) in corpus("boot-logs") {
+        let whole = EventLog::parse(&bytes).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert!(whole.events().len() > 20, "{name}");
+        let legacy = matches!(name.as_str(), "debian-10.bin" | "option_rom_eventlog");
+        assert_eq!(whole.format() == &Format::Legacy, legacy, "{name}");
+        assert_eq!(whole.replay().get(HashAlg::Sha256, 4).is_none(), legacy, "{name}");
+        let step = if bytes.len() > 16 * 1024 { 37 } else { 1 };
+        for length in (0..bytes.len()).step_by(step) {
+            let cut = EventLog::parse(&bytes[..length]);
+            assert!(cut.is_err() || cut.unwrap().events().len() <= whole.events().len(), "{name}");
+        }
+    }
+}
+
+/// The values that the TPM of a public log quoted, computed apart from this crate.
+#[test]
+fn a_real_log_leads_to_known_values() {
+    let logs = corpus("boot-logs");
+    let Some((_, bytes)) = logs.iter().find(|(name, _)| name == "rust-keylime-uefi_log.bin") else { return };
+    let values = EventLog::parse(bytes).unwrap().replay();
+    assert!(values.get(HashAlg::Sha256, 0).unwrap().iter().any(|&byte| byte != 0));
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..512)) {
+        let _ = EventLog::parse(&bytes);
+        let _ = EventLog::parse(&[header(&[SHA256]), bytes].concat());
+    }
+
+    /// Whatever byte of a good log changes: it is refused or still replays.
+    #[test]
+    fn no_changed_byte_panics(at in 0_usize..200, byte in any::<u8>()) {
+        let mut bytes = log(&[sha256(0, 8, b"version"), sha256(4, 13, b"grub"), sha256(7, 4, &[1; 4])]);
+        let at = at % bytes.len();
+        bytes[at] = byte;
+        if let Ok(parsed) = EventLog::parse(&bytes) {
+            let _ = parsed.replay();
+        }
+    }
+}
