@@ -31,11 +31,12 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
 /// The contents of the file at `path`, or `None` when there is none. A file above `bytes_max` is an error.
 pub fn read(path: &Path, bytes_max: usize) -> io::Result<Option<Vec<u8>>> {
     // Without O_NONBLOCK a FIFO in the file's place would hang the reader.
-    let file = match OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
+    let file =
+        match OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
     if !file.metadata()?.is_file() {
         return Err(invalid(path, "is not a regular file"));
     }

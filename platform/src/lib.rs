@@ -3,10 +3,14 @@
 //! * [`durable`]: files that are there whole or not at all, power cut or not
 //! * [`peer`], [`process`]: who is at the other end of a Unix socket, and is it still the same process
 //! * [`seccomp`], [`landlock`], [`harden`]: what a daemon takes away from itself
-//! * [`users`], [`inherited`]: user names, and sockets handed over by a service manager
+//! * [`users`]: user names
 //!
 //! Trusts the kernel and `/proc`. Distrusts every peer, also one that dies and is replaced while it is looked at.
 
 pub mod durable;
+pub mod harden;
+pub mod landlock;
 pub mod peer;
 pub mod process;
+pub mod seccomp;
+pub mod users;

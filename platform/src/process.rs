@@ -75,7 +75,8 @@ impl Process {
         // SAFETY: the watched value owns its descriptor (through the `Arc`) until the registration is dropped, and
         // always names the same one.
         #[expect(unsafe_code, reason = "tokio has no other way to watch a descriptor that is not a socket")]
-        let watched = unsafe { AsyncFd::register_with_interest(Arc::clone(&self.pidfd), Interest::READABLE) }?;
+        let watched =
+            unsafe { AsyncFd::register_with_interest(Arc::clone(&self.pidfd), Interest::READABLE) }?;
         watched.readable().await.map(drop)
     }
 

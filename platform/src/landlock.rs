@@ -1,0 +1,77 @@
+//! Files and TCP ports that a daemon gives up, by Landlock (landlock(7)). As much as the kernel can enforce.
+//!
+//! A second wall behind permissions and seccomp, so an old kernel without it is no reason not to start; the returned
+//! [`Confinement`] is for the daemon's log and status.
+
+use std::path::PathBuf;
+
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, NetPort, PathBeneath, PathFd, RestrictSelfAttr, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
+};
+
+/// The newest rules that were looked through for this file.
+const VETTED: ABI = ABI::V5;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConfineError {
+    #[error("cannot confine the process")]
+    Rules(#[from] RulesetError),
+    #[error("cannot open `{}` for the process to be confined to", path.display())]
+    Path { path: PathBuf, source: landlock::PathFdError },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Enforcement {
+    Fully,
+    /// The kernel knows some of the rules only.
+    Partly,
+    Not,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Confinement {
+    pub enforcement: Enforcement,
+    /// False when other threads ran already and the kernel (Landlock ABI below 8) cannot confine them.
+    pub all_threads: bool,
+}
+
+/// From now on opens only what lies beneath `read` (also to execute) and `write`, connects only to `connect_tcp_ports`,
+/// binds no TCP port, and reaches no abstract Unix socket and no process (by signal) outside itself.
+///
+/// Call it before threads start. Each path must exist. Files that are open already stay usable.
+pub fn confine_files(
+    read: &[PathBuf],
+    write: &[PathBuf],
+    connect_tcp_ports: &[u16],
+) -> Result<Confinement, ConfineError> {
+    let alone = std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1);
+    let mut rules = Ruleset::default()
+        .handle_access(AccessFs::from_all(VETTED))?
+        .handle_access(AccessNet::from_all(VETTED))?
+        .scope(Scope::AbstractUnixSocket)?
+        .scope(Scope::Signal)?
+        .create()?;
+    for (paths, access) in [(read, AccessFs::from_read(VETTED)), (write, AccessFs::from_all(VETTED))] {
+        for path in paths {
+            let opened =
+                PathFd::new(path).map_err(|source| ConfineError::Path { path: path.clone(), source })?;
+            let access = if path.is_dir() { access } else { access & AccessFs::from_file(VETTED) };
+            rules = rules.add_rule(PathBeneath::new(opened, access))?;
+        }
+    }
+    for port in connect_tcp_ports {
+        rules = rules.add_rule(NetPort::new(*port, AccessNet::ConnectTcp))?;
+    }
+    // Asked for only where it is needed: a kernel that does not know it would lower the reported enforcement.
+    let rules = if alone { rules } else { rules.all_threads(true)? };
+    let status = rules.restrict_self()?;
+    Ok(Confinement {
+        enforcement: match status.ruleset {
+            RulesetStatus::FullyEnforced => Enforcement::Fully,
+            RulesetStatus::PartiallyEnforced => Enforcement::Partly,
+            RulesetStatus::NotEnforced => Enforcement::Not,
+        },
+        all_threads: alone || status.all_threads,
+    })
+}

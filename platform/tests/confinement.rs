@@ -1,0 +1,200 @@
+//! What a process takes away from itself cannot be given back, so each test runs in a process of its own: this test
+//! binary, run again for one ignored test.
+#![expect(clippy::unwrap_used, reason = "a test helper that cannot go on fails its test")]
+
+use std::io::ErrorKind;
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Output};
+
+use edgewarden_platform::landlock::{self, Enforcement};
+use edgewarden_platform::{harden, seccomp, users};
+use nix::errno::Errno;
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+
+const FOLDER: &str = "EDGEWARDEN_TEST_FOLDER";
+
+fn in_a_process_of_its_own(test: &str) -> Output {
+    // The child may lose the right to remove what it made.
+    let folder = tempfile::tempdir().unwrap();
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--ignored", "--nocapture"])
+        .env(FOLDER, folder.path())
+        .output()
+        .unwrap()
+}
+
+fn assert_passes(test: &str) {
+    let output = in_a_process_of_its_own(test);
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && out.contains("1 passed"), "{out}{err}");
+}
+
+fn refused_socket(family: AddressFamily, kind: SockType) -> bool {
+    socket(family, kind, SockFlag::SOCK_CLOEXEC, None).err() == Some(Errno::EPERM)
+}
+
+#[test]
+fn without_network_only_unix_sockets_are_left() {
+    assert_passes("child_without_network");
+}
+
+#[test]
+#[ignore = "run in a process of its own"]
+fn child_without_network() {
+    // A thread from before must not escape.
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let earlier = std::thread::spawn(move || {
+        wait.recv().unwrap();
+        refused_socket(AddressFamily::Inet, SockType::Stream)
+    });
+    seccomp::deny_network_sockets(false).unwrap();
+    go.send(()).unwrap();
+    assert!(earlier.join().unwrap());
+    for family in [
+        AddressFamily::Inet,
+        AddressFamily::Inet6,
+        AddressFamily::Netlink,
+        AddressFamily::Packet,
+        AddressFamily::Vsock,
+    ] {
+        for kind in [SockType::Stream, SockType::Datagram, SockType::Raw] {
+            assert!(refused_socket(family, kind), "{family:?} {kind:?}");
+        }
+    }
+    assert_eq!(TcpStream::connect("127.0.0.1:9").unwrap_err().kind(), ErrorKind::PermissionDenied);
+    assert!(UnixStream::pair().is_ok());
+    for flag in [CloneFlags::CLONE_NEWUSER, CloneFlags::CLONE_NEWNET, CloneFlags::CLONE_NEWNS] {
+        assert_eq!(unshare(flag), Err(Errno::EPERM));
+    }
+    assert!(nix::mount::umount("/no/such/mount").is_err_and(|error| error == Errno::EPERM));
+    // Threads and programs still start.
+    assert!(std::thread::spawn(|| true).join().unwrap());
+    assert!(Command::new("true").status().unwrap().success());
+    // A program that was started has the filter too.
+    assert!(!Command::new("unshare").args(["--net", "true"]).output().unwrap().status.success());
+}
+
+#[test]
+fn with_tcp_allowed_nothing_else_is() {
+    assert_passes("child_with_tcp");
+}
+
+#[test]
+#[ignore = "run in a process of its own"]
+fn child_with_tcp() {
+    seccomp::deny_network_sockets(true).unwrap();
+    assert!(TcpListener::bind("127.0.0.1:0").is_ok());
+    assert!(socket(AddressFamily::Inet6, SockType::Stream, SockFlag::SOCK_NONBLOCK, None).is_ok());
+    assert_eq!(UdpSocket::bind("127.0.0.1:0").unwrap_err().kind(), ErrorKind::PermissionDenied);
+    for (family, kind) in [
+        (AddressFamily::Inet, SockType::Raw),
+        (AddressFamily::Inet6, SockType::Datagram),
+        (AddressFamily::Inet6, SockType::SeqPacket),
+        (AddressFamily::Netlink, SockType::Raw),
+        (AddressFamily::Packet, SockType::Raw),
+    ] {
+        assert!(refused_socket(family, kind), "{family:?} {kind:?}");
+    }
+}
+
+#[test]
+fn tracing_another_process_is_fatal() {
+    let output = in_a_process_of_its_own("child_traces");
+    assert_eq!(output.status.signal(), Some(libc::SIGSYS), "{output:?}");
+}
+
+#[test]
+#[ignore = "run in a process of its own; it dies"]
+fn child_traces() {
+    seccomp::deny_network_sockets(false).unwrap();
+    let nothing: libc::c_int = 0;
+    // SAFETY: PTRACE_TRACEME reads none of its other arguments.
+    #[expect(unsafe_code, reason = "the call that must be fatal")]
+    unsafe {
+        libc::ptrace(libc::PTRACE_TRACEME, nothing, nothing, nothing)
+    };
+}
+
+#[test]
+fn without_exec_no_program_starts() {
+    assert_passes("child_without_exec");
+}
+
+#[test]
+#[ignore = "run in a process of its own"]
+fn child_without_exec() {
+    seccomp::deny_exec().unwrap();
+    assert_eq!(Command::new("true").status().unwrap_err().kind(), ErrorKind::PermissionDenied);
+}
+
+#[test]
+fn confined_files_and_ports_are_all_there_is() {
+    assert_passes("child_confined");
+}
+
+#[test]
+#[ignore = "run in a process of its own"]
+fn child_confined() {
+    let folder = std::path::PathBuf::from(std::env::var_os(FOLDER).unwrap());
+    let [read, write, other] = ["read", "write", "other"].map(|name| folder.join(name));
+    for path in [&read, &write, &other] {
+        std::fs::create_dir(path).unwrap();
+        std::fs::write(path.join("file"), "contents").unwrap();
+    }
+    let [open, closed] = [(), ()].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let [open, closed] = [&open, &closed].map(|listener| listener.local_addr().unwrap());
+
+    // Only the calling thread matters here: the test harness has others.
+    let confined = landlock::confine_files(
+        &[read.clone(), other.join("file")],
+        std::slice::from_ref(&write),
+        &[open.port()],
+    )
+    .unwrap();
+    if confined.enforcement == Enforcement::Not {
+        return;
+    }
+    assert!(std::fs::read(read.join("file")).is_ok());
+    assert!(std::fs::write(read.join("file"), "x").is_err());
+    assert!(std::fs::read(write.join("file")).is_ok());
+    assert!(std::fs::write(write.join("new"), "x").is_ok());
+    assert!(std::fs::read(other.join("file")).is_ok());
+    assert!(std::fs::write(other.join("file"), "x").is_err());
+    assert!(std::fs::read_dir(&other).is_err());
+    assert!(std::fs::read("/etc/hostname").is_err());
+    assert!(TcpStream::connect(open).is_ok());
+    assert_eq!(TcpStream::connect(closed).unwrap_err().kind(), ErrorKind::PermissionDenied);
+    assert!(TcpListener::bind("127.0.0.1:0").is_err());
+}
+
+#[test]
+fn a_path_that_is_not_there_is_refused() {
+    assert!(landlock::confine_files(&["/no/such/path".into()], &[], &[]).is_err());
+}
+
+#[test]
+fn a_hardened_process_dumps_no_core() {
+    assert_passes("child_hardened");
+}
+
+#[test]
+#[ignore = "run in a process of its own"]
+fn child_hardened() {
+    harden::no_new_privs().unwrap();
+    harden::no_core_dumps().unwrap();
+    assert!(nix::sys::prctl::get_no_new_privs().unwrap());
+    assert!(!nix::sys::prctl::get_dumpable().unwrap());
+    let limits = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_CORE).unwrap();
+    assert_eq!(limits, (0, 0));
+}
+
+#[test]
+fn users_are_found_by_name() {
+    assert_eq!(users::lookup("root").unwrap(), Some(users::User { uid: 0, gid: 0 }));
+    for name in ["", "no-such-user", "0", "root:x", "ro\0ot"] {
+        assert!(!matches!(users::lookup(name), Ok(Some(_))), "{name}");
+    }
+}
