@@ -1,1 +1,131 @@
-fn main() {}
+//! `edgewarden`: the commands for people and scripts, and the daemons' entry points.
+//!
+//! Data goes to standard output, words to standard error. Exit codes: 0 yes, 1 failed, 2 usage, 3 refused by
+//! policy or verification.
+
+mod commands;
+mod exit;
+mod folders;
+mod output;
+mod supervisor;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use edgewarden_protocol::layout::Layout;
+
+use crate::exit::Problem;
+use crate::output::Format;
+
+#[derive(Debug, Parser)]
+#[command(name = "edgewarden", version, about = "Makes an edge gateway trustworthy.")]
+struct Arguments {
+    /// Moves /etc, /var/lib and /run of this gateway beneath a folder.
+    #[arg(long, global = true, default_value = "/", env = "EDGEWARDEN_ROOT")]
+    root: PathBuf,
+    /// How answers are printed.
+    #[arg(short = 'o', long = "output", global = true, default_value = "text")]
+    format: Format,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Enrol this gateway in a fleet and write its configuration.
+    Join(commands::join::Join),
+    /// Run all daemons under one supervisor, where there is no systemd.
+    Up,
+    /// Stop every module and remove what runs in the kernel for them.
+    Down,
+    /// Show the gateway, its modules and its newest refusals.
+    Status,
+    /// Show what a module printed.
+    Logs(commands::runtime::Logs),
+    /// Prove this boot to the fleet again, now.
+    Renew,
+    /// Give this gateway a signed deployment by hand, as on a site without a network.
+    #[command(subcommand)]
+    Deployment(commands::deployment::Deployment),
+    /// Ask about the communication policy.
+    #[command(subcommand)]
+    Policy(commands::policy::Policy),
+    /// Build, push, sign and judge module images.
+    #[command(subcommand)]
+    Image(commands::image::Image),
+    /// Let leaf devices enrol.
+    #[command(subcommand)]
+    Leaf(commands::identity::Leaf),
+    /// Module certificates.
+    #[command(subcommand)]
+    Svid(commands::identity::Svid),
+    /// Evidence of this boot.
+    #[command(subcommand)]
+    Attest(commands::identity::Attest),
+    /// The audit log.
+    #[command(subcommand)]
+    Audit(commands::identity::Audit),
+    /// Runs the identity daemon (for supervisors).
+    #[command(hide = true)]
+    Identityd,
+    /// Runs the module daemon (for supervisors).
+    #[command(hide = true)]
+    Runtimed,
+    /// Runs the messaging daemon (for supervisors).
+    #[command(hide = true)]
+    Gatewayd,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("EDGEWARDEN_LOG").unwrap_or_else(|_| "info".into()),
+        )
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .init();
+    match run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => problem.report(),
+    }
+}
+
+fn run(arguments: Arguments) -> Result<(), Problem> {
+    let root = std::path::absolute(&arguments.root).map_err(Problem::failed)?;
+    let layout = Layout::new(root);
+    let format = arguments.format;
+    // One thread per daemon and command: the daemons wait far more than they compute, and a second core is for
+    // the modules. Blocking work (TPM, files, programs) has tokio's own blocking threads.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Problem::failed)?;
+    runtime.block_on(async {
+        match arguments.command {
+            Command::Join(join) => join.run(&layout, format).await,
+            Command::Up => supervisor::up(&layout).await,
+            Command::Down => commands::runtime::down(&layout).await,
+            Command::Status => commands::status::run(&layout, format).await,
+            Command::Logs(logs) => logs.run(&layout).await,
+            Command::Renew => commands::runtime::renew(&layout, format).await,
+            Command::Deployment(deployment) => deployment.run(&layout, format).await,
+            Command::Policy(policy) => policy.run(&layout, format).await,
+            Command::Image(image) => image.run(format).await,
+            Command::Leaf(leaf) => leaf.run(&layout, format).await,
+            Command::Svid(svid) => svid.run(&layout).await,
+            Command::Attest(attest) => attest.run(&layout, format).await,
+            Command::Audit(audit) => audit.run(&layout, format).await,
+            Command::Identityd => {
+                let config = commands::load(&layout)?;
+                edgewarden_identityd::run(layout, config).await.map_err(Problem::failed)
+            }
+            Command::Runtimed => {
+                let config = commands::load(&layout)?;
+                edgewarden_runtimed::run(layout, config).await.map_err(Problem::failed)
+            }
+            Command::Gatewayd => {
+                let config = commands::load(&layout)?;
+                edgewarden_gatewayd::run(layout, config).await.map_err(Problem::failed)
+            }
+        }
+    })
+}

@@ -1,0 +1,195 @@
+//! `edgewarden join`: writes the configuration, proves the device to the fleet, and takes its certificate.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use edgewarden_names::{GatewayName, TrustDomain};
+use edgewarden_protocol::client::Client;
+use edgewarden_protocol::config::{Attestation, Config, Fleet, Gateway, Identity, Keystore, Mqtt, Runtime};
+use edgewarden_protocol::layout::Layout;
+use edgewarden_runtimed::enrol::{self, EnrolError};
+use tokio::process::{Child, Command};
+
+use crate::exit::Problem;
+use crate::folders;
+use crate::output::{self, Format};
+
+/// How long `identityd` may take to open the TPM and answer.
+const START: Duration = Duration::from_secs(20);
+
+#[derive(Debug, clap::Args)]
+pub struct Join {
+    /// The gateway's name in the fleet.
+    #[arg(long)]
+    name: GatewayName,
+    #[arg(long)]
+    trust_domain: TrustDomain,
+    /// `https://host:port`
+    #[arg(long)]
+    fleet: String,
+    /// The fleet's root certificate (PEM): what `edgewarden-fleet init` wrote.
+    #[arg(long)]
+    fleet_root: PathBuf,
+    /// File with the join token from `edgewarden-fleet token create`; `-` reads standard input. A file and not an
+    /// argument, because other users can see arguments.
+    #[arg(long)]
+    token_file: PathBuf,
+    /// Public key (PEM) of an operator who may sign deployments. Repeat for more.
+    #[arg(long = "operator-key", required = true)]
+    operator_keys: Vec<PathBuf>,
+    /// A label that deployments select by, `key=value`. Repeat for more.
+    #[arg(long = "label")]
+    labels: Vec<String>,
+    /// `tpm:/dev/tpmrm0`, `software:PASSPHRASE_FILE`, or `dangerous-simulated-tpm:127.0.0.1:PORT`.
+    #[arg(long, default_value = "tpm:/dev/tpmrm0")]
+    keystore: String,
+    /// The TCG2 event log of this boot, when it is not where Linux puts it.
+    #[arg(long)]
+    event_log: Option<PathBuf>,
+    /// A registry (`host:port`) to ask in plain HTTP. Repeat for more.
+    #[arg(long)]
+    plain_http: Vec<String>,
+    /// Lifetime of module certificates in seconds, 10 to 3600.
+    #[arg(long)]
+    svid_lifetime: Option<u32>,
+}
+
+impl Join {
+    pub async fn run(self, layout: &Layout, format: Format) -> Result<(), Problem> {
+        let token = self.token()?;
+        folders::prepare(layout)?;
+        self.write_configuration(layout)?;
+        let config = super::load(layout)?;
+        // Kept until the end of the exchange: it ends with this value.
+        let _identityd = running_identityd(layout).await?;
+        let client = edgewarden_runtimed::identity::Client::new(layout);
+        let verdict = match enrol::run(&config, Some(token), &client).await {
+            Ok(verdict) => verdict,
+            Err(EnrolError::Refused(refusal)) => return Err(refusal.into()),
+            Err(error) => return Err(Problem::failed(error)),
+        };
+        if format == Format::Json {
+            return output::json(&verdict);
+        }
+        println!("joined {} as {}", self.fleet, self.name);
+        for check in &verdict.checks {
+            println!("  {} {}: {}", if check.passed { "✓" } else { "✗" }, check.name, check.detail);
+        }
+        println!("verdict: {} (hardware: {})", verdict.state.as_str(), verdict.hardware);
+        Ok(())
+    }
+
+    fn token(&self) -> Result<String, Problem> {
+        let text = if self.token_file == Path::new("-") {
+            std::io::read_to_string(std::io::stdin())
+        } else {
+            fs::read_to_string(&self.token_file)
+        };
+        let text = text.map_err(|error| {
+            Problem::text(format!("cannot read the token from `{}`: {error}", self.token_file.display()))
+        })?;
+        Ok(text.trim().to_owned())
+    }
+
+    fn write_configuration(&self, layout: &Layout) -> Result<(), Problem> {
+        let folder = layout.config_file().parent().map(Path::to_path_buf).unwrap_or_default();
+        fs::create_dir_all(&folder)
+            .map_err(|error| Problem::text(format!("cannot make `{}`: {error}", folder.display())))?;
+        let root = install(&self.fleet_root, &folder.join("fleet-root.pem"))?;
+        let mut operator_keys = Vec::new();
+        for (number, key) in self.operator_keys.iter().enumerate() {
+            operator_keys.push(install(key, &folder.join(format!("operator-{}.pem", number + 1)))?);
+        }
+        let mut labels = BTreeMap::new();
+        for label in &self.labels {
+            let (key, value) = label
+                .split_once('=')
+                .ok_or_else(|| Problem::Usage(format!("`{label}` is not a label: write `key=value`")))?;
+            labels.insert(key.to_owned(), value.to_owned());
+        }
+        let mut identity = Identity::default();
+        if let Some(seconds) = self.svid_lifetime {
+            identity.svid_lifetime_seconds = seconds;
+        }
+        let config = Config {
+            gateway: Gateway { name: self.name.clone(), trust_domain: self.trust_domain.clone(), labels },
+            fleet: Some(Fleet { url: self.fleet.clone(), root, operator_keys }),
+            keystore: keystore(&self.keystore)?,
+            attestation: self
+                .event_log
+                .clone()
+                .map_or_else(Attestation::default, |event_log| Attestation { event_log }),
+            identity,
+            runtime: Runtime { plain_http_registries: self.plain_http.clone(), ..Runtime::default() },
+            mqtt: Mqtt::default(),
+        };
+        let text = toml::to_string_pretty(&config).map_err(Problem::failed)?;
+        write(&layout.config_file(), text.as_bytes())
+    }
+}
+
+fn keystore(text: &str) -> Result<Keystore, Problem> {
+    let wrong = || {
+        Problem::Usage(format!(
+            "`{text}` is not a keystore: write `tpm:DEVICE`, `software:PASSPHRASE_FILE` or `dangerous-simulated-tpm:ADDRESS:PORT`"
+        ))
+    };
+    match text.split_once(':') {
+        Some(("tpm", device)) => Ok(Keystore::Tpm { device: device.into() }),
+        Some(("software", file)) => Ok(Keystore::Software { passphrase_file: file.into() }),
+        Some(("dangerous-simulated-tpm", address)) => {
+            let address: SocketAddr = address.parse().map_err(|_| wrong())?;
+            Ok(Keystore::DangerousSimulatedTpm { address })
+        }
+        _ => Err(wrong()),
+    }
+}
+
+/// Copies a public file to where the daemons, each with its own user, can read it.
+fn install(from: &Path, to: &Path) -> Result<PathBuf, Problem> {
+    let bytes =
+        fs::read(from).map_err(|error| Problem::text(format!("cannot read `{}`: {error}", from.display())))?;
+    write(to, &bytes)?;
+    Ok(to.to_path_buf())
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), Problem> {
+    edgewarden_platform::durable::write(path, bytes, 0o644)
+        .map_err(|error| Problem::text(format!("cannot write `{}`: {error}", path.display())))
+}
+
+/// The `identityd` that runs already, or one of our own for as long as the value lives.
+async fn running_identityd(layout: &Layout) -> Result<Option<Child>, Problem> {
+    let socket = layout.control_socket();
+    if Client::connect(&socket).await.is_ok() {
+        return Ok(None);
+    }
+    let user = folders::user(folders::IDENTITY_USER)?;
+    let program = std::env::current_exe().map_err(Problem::failed)?;
+    let mut child = Command::new(program)
+        .arg("identityd")
+        .arg("--root")
+        .arg(layout.root())
+        .current_dir("/")
+        .uid(user.uid)
+        .gid(user.gid)
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(Problem::failed)?;
+    let deadline = tokio::time::Instant::now() + START;
+    loop {
+        if Client::connect(&socket).await.is_ok() {
+            return Ok(Some(child));
+        }
+        if let Some(status) = child.try_wait().map_err(Problem::failed)? {
+            return Err(Problem::text(format!("identityd ended ({status}); its message is above")));
+        }
+        if tokio::time::Instant::now() > deadline {
+            return Err(Problem::text(format!("identityd did not answer within {START:?}")));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

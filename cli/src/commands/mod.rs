@@ -1,0 +1,34 @@
+//! One file for each group of commands.
+
+pub mod deployment;
+pub mod identity;
+pub mod image;
+pub mod join;
+pub mod policy;
+pub mod runtime;
+pub mod status;
+
+use edgewarden_protocol::client::{Client, unexpected};
+use edgewarden_protocol::config::Config;
+use edgewarden_protocol::control::{Reply, Request};
+use edgewarden_protocol::layout::Layout;
+
+use crate::exit::Problem;
+
+pub fn load(layout: &Layout) -> Result<Config, Problem> {
+    Config::load(&layout.config_file()).map_err(Problem::failed)
+}
+
+/// Asks `identityd` one question.
+pub async fn ask(layout: &Layout, request: &Request) -> Result<Reply, Problem> {
+    let mut client = Client::connect(&layout.control_socket()).await?;
+    Ok(client.ask(request).await?)
+}
+
+/// Asks for something that has no answer but that it was done.
+pub async fn tell(layout: &Layout, request: &Request) -> Result<(), Problem> {
+    match ask(layout, request).await? {
+        Reply::Done => Ok(()),
+        other => Err(unexpected(&other).into()),
+    }
+}

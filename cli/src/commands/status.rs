@@ -1,0 +1,111 @@
+//! `edgewarden status`: one look at the whole gateway.
+
+use edgewarden_names::UnixTime;
+use edgewarden_protocol::client::unexpected;
+use edgewarden_protocol::control::{Reply, Request, Status};
+use edgewarden_protocol::layout::Layout;
+use edgewarden_runtimed::control as runtime;
+
+use super::ask;
+use crate::exit::Problem;
+use crate::output::{self, Format, until};
+
+const RED: &str = "\x1b[31m";
+const PLAIN: &str = "\x1b[0m";
+
+pub async fn run(layout: &Layout, format: Format) -> Result<(), Problem> {
+    let identity = match ask(layout, &Request::Status).await? {
+        Reply::Status(status) => status,
+        other => return Err(unexpected(&other).into()),
+    };
+    // A gateway whose runtimed is away still has something to say.
+    let modules = match super::runtime::ask(layout, &runtime::Request::Status).await {
+        Ok(runtime::Reply::Status(status)) => Some(status),
+        Ok(_) | Err(_) => None,
+    };
+    if format == Format::Json {
+        return output::json(&serde_json::json!({"identity": identity, "runtime": modules}));
+    }
+    let now = UnixTime::now();
+    print_identity(&identity, now);
+    match modules {
+        Some(status) => print_modules(&status, &identity, now),
+        None => println!("modules      runtimed does not answer"),
+    }
+    print_refusals(&identity);
+    Ok(())
+}
+
+fn print_identity(status: &Status, now: UnixTime) {
+    println!("gateway      {} in {}", status.gateway, status.trust_domain);
+    let (red, plain) = if status.dangerous { (RED, PLAIN) } else { ("", "") };
+    println!("keys         {red}{}{plain}", status.keystore);
+    match &status.verdict {
+        Some(verdict) => {
+            let reference = verdict.reference.as_deref().unwrap_or("none");
+            println!(
+                "attestation  {}, hardware: {}, reference: {reference}, expires {}",
+                verdict.state.as_str(),
+                verdict.hardware,
+                until(verdict.expires, now)
+            );
+        }
+        None => println!("attestation  not joined"),
+    }
+    let expiry = |time: Option<UnixTime>| time.map_or_else(|| "none".into(), |time| until(time, now));
+    println!(
+        "certificates gateway CA ends {}, issuing CA ends {}",
+        expiry(status.gateway_ca_expires),
+        expiry(status.issuing_ca_expires)
+    );
+    match (&status.deployment, status.epoch) {
+        (Some((name, version)), Some(epoch)) => {
+            let enforced: Vec<String> =
+                status.enforced.iter().map(|(who, epoch)| format!("{who:?} {epoch}").to_lowercase()).collect();
+            println!("deployment   {name} version {version}, policy epoch {epoch} (in force: {})", enforced.join(", "));
+        }
+        _ => println!("deployment   none"),
+    }
+}
+
+fn print_modules(status: &runtime::Status, identity: &Status, now: UnixTime) {
+    if let Some(url) = &status.fleet.url {
+        let contact = match (&status.fleet.last_contact, &status.fleet.error) {
+            (_, Some(error)) => format!("away: {error}"),
+            (Some(at), None) => format!("last answer {} s ago", now.after(*at).as_secs()),
+            (None, None) => "not asked yet".into(),
+        };
+        println!("fleet        {url}, {contact}");
+    }
+    let rows: Vec<Vec<String>> = status
+        .modules
+        .iter()
+        .map(|module| {
+            let svid = identity.identities.iter().find(|id| Some(&id.instance) == module.instance.as_ref());
+            vec![
+                module.name.to_string(),
+                module.state.as_str().into(),
+                module.generation.map_or_else(|| "-".into(), |generation| generation.to_string()),
+                module.restarts.to_string(),
+                module.address.map_or_else(|| "-".into(), |address| address.to_string()),
+                svid.and_then(|svid| svid.expires).map_or_else(|| "-".into(), |time| until(time, now)),
+                module.reason.as_ref().map_or_else(
+                    || module.image.clone(),
+                    |refusal| format!("{refusal} (next: {})", refusal.reason.next_step()),
+                ),
+            ]
+        })
+        .collect();
+    println!();
+    output::table(&["MODULE", "STATE", "START", "RESTARTS", "ADDRESS", "CERTIFICATE ENDS", "IMAGE OR REASON"], &rows);
+}
+
+fn print_refusals(status: &Status) {
+    if status.refusals.is_empty() {
+        return;
+    }
+    println!("\nnewest refusals");
+    for (at, refusal) in status.refusals.iter().rev().take(5) {
+        println!("  {at}  {refusal}");
+    }
+}

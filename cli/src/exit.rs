@@ -1,0 +1,73 @@
+//! How a command ends.
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use edgewarden_names::Refusal;
+use edgewarden_protocol::client::ClientError;
+
+/// Why a command did not do what it was asked.
+#[derive(Debug)]
+pub enum Problem {
+    /// An answer, not a failure: exit code 3.
+    Refused(Refusal),
+    /// Exit code 1. The text is the whole chain of causes.
+    Failed(String),
+    /// Exit code 2.
+    Usage(String),
+}
+
+impl Problem {
+    pub fn failed(error: impl Error) -> Self {
+        let mut text = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            text.push_str(": ");
+            text.push_str(&cause.to_string());
+            source = cause.source();
+        }
+        Self::Failed(text)
+    }
+
+    pub fn text(text: impl Into<String>) -> Self {
+        Self::Failed(text.into())
+    }
+
+    /// Prints the problem for a person, and its exit code for a script.
+    pub fn report(self) -> ExitCode {
+        match self {
+            Self::Refused(refusal) => {
+                eprintln!("refused: {refusal}");
+                eprintln!("hint: {}", refusal.reason.next_step());
+                ExitCode::from(3)
+            }
+            Self::Failed(text) => {
+                eprintln!("error: {text}");
+                ExitCode::from(1)
+            }
+            Self::Usage(text) => {
+                eprintln!("error: {text}");
+                ExitCode::from(2)
+            }
+        }
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<ClientError> for Problem {
+    fn from(error: ClientError) -> Self {
+        match error {
+            ClientError::Refused(refusal) => Self::Refused(refusal),
+            ClientError::Unreachable { .. } => {
+                let Self::Failed(text) = Self::failed(error) else { return Self::text("unreachable") };
+                Self::Failed(format!("{text}\nhint: does the gateway run? start it with `edgewarden up`"))
+            }
+            ClientError::Broken(_) => Self::failed(error),
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! Prints answers: a table for people, JSON for scripts.
+
+use serde::Serialize;
+
+use crate::exit::Problem;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    Text,
+    Json,
+}
+
+/// One JSON document on one line.
+pub fn json(value: &impl Serialize) -> Result<(), Problem> {
+    println!("{}", serde_json::to_string(value).map_err(Problem::failed)?);
+    Ok(())
+}
+
+/// Columns as wide as their widest cell.
+pub fn table(head: &[&str], rows: &[Vec<String>]) {
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+        cells.chain(head.get(column).map(|title| title.chars().count())).max().unwrap_or(0)
+    };
+    let print = |cells: &[String]| {
+        let line: Vec<String> =
+            cells.iter().enumerate().map(|(n, cell)| format!("{cell:<width$}", width = width(n))).collect();
+        println!("{}", line.join("  ").trim_end());
+    };
+    print(&head.iter().map(|title| (*title).to_owned()).collect::<Vec<_>>());
+    for row in rows {
+        print(row);
+    }
+}
+
+/// `in 29 d`, `in 52 min`, `passed`.
+pub fn until(then: edgewarden_names::UnixTime, now: edgewarden_names::UnixTime) -> String {
+    let seconds = then.after(now).as_secs();
+    match seconds {
+        0 => "passed".into(),
+        1..=119 => format!("in {seconds} s"),
+        120..=7199 => format!("in {} min", seconds / 60),
+        7200..=172_799 => format!("in {} h", seconds / 3600),
+        _ => format!("in {} d", seconds / 86400),
+    }
+}

@@ -1,0 +1,108 @@
+//! `edgewarden up`: runs the three daemons as three processes with three users, where there is no systemd.
+//!
+//! A daemon that ends is started again with a growing pause. Ending `up` ends the daemons and leaves the modules
+//! running: they belong to the kernel and to what is on disk, not to any process of ours.
+
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+
+use edgewarden_protocol::layout::Layout;
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+
+use crate::exit::Problem;
+use crate::folders::{self, Ids};
+
+const PAUSE_MIN: Duration = Duration::from_millis(200);
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// A daemon that ran this long begins again with the shortest pause.
+const STABLE: Duration = Duration::from_secs(60);
+/// How long a daemon may take to end by itself.
+const GRACE: Duration = Duration::from_secs(8);
+
+#[derive(Debug, Clone, Copy)]
+struct Daemon {
+    name: &'static str,
+    user: Option<Ids>,
+}
+
+pub async fn up(layout: &Layout) -> Result<(), Problem> {
+    if !nix::unistd::geteuid().is_root() {
+        return Err(Problem::text("`edgewarden up` must run as root: it starts daemons as several users"));
+    }
+    let config = crate::commands::load(layout)?;
+    folders::prepare(layout)?;
+    tracing::info!(gateway = %config.gateway.name, "starting the daemons");
+    let identity = folders::user(folders::IDENTITY_USER)?;
+    let gateway = folders::user(folders::GATEWAY_USER)?;
+    let daemons = [
+        Daemon { name: "identityd", user: Some(identity) },
+        Daemon { name: "runtimed", user: None },
+        Daemon { name: "gatewayd", user: Some(gateway) },
+    ];
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let mut tasks = JoinSet::new();
+    for daemon in daemons {
+        tasks.spawn(supervise(daemon, layout.clone(), stopped.clone()));
+    }
+    let mut terminate = signal(SignalKind::terminate()).map_err(Problem::failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Problem::failed)?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    stop.send_replace(true);
+    while tasks.join_next().await.is_some() {}
+    Ok(())
+}
+
+async fn supervise(daemon: Daemon, layout: Layout, mut stopped: tokio::sync::watch::Receiver<bool>) {
+    let mut pause = PAUSE_MIN;
+    loop {
+        let started = Instant::now();
+        match start(daemon, &layout) {
+            Err(error) => tracing::error!(daemon = daemon.name, %error, "cannot start the daemon"),
+            Ok(mut child) => tokio::select! {
+                status = child.wait() => tell(daemon, status),
+                _ = stopped.wait_for(|stop| *stop) => return end(daemon, child).await,
+            },
+        }
+        if started.elapsed() > STABLE {
+            pause = PAUSE_MIN;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            _ = stopped.wait_for(|stop| *stop) => return,
+        }
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+fn start(daemon: Daemon, layout: &Layout) -> std::io::Result<Child> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg(daemon.name).arg("--root").arg(layout.root()).current_dir("/").kill_on_drop(true);
+    if let Some(ids) = daemon.user {
+        // Also clears the supplementary groups: the standard library does so when root sets a user.
+        command.uid(ids.uid).gid(ids.gid);
+    }
+    command.spawn()
+}
+
+fn tell(daemon: Daemon, status: std::io::Result<ExitStatus>) {
+    match status {
+        Ok(status) => tracing::warn!(daemon = daemon.name, %status, "a daemon ended and is started again"),
+        Err(error) => tracing::error!(daemon = daemon.name, %error, "cannot wait for a daemon"),
+    }
+}
+
+/// Asks the daemon to end; kills it when it takes too long.
+async fn end(daemon: Daemon, mut child: Child) {
+    if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM);
+    }
+    if tokio::time::timeout(GRACE, child.wait()).await.is_err() {
+        tracing::warn!(daemon = daemon.name, "the daemon did not end in time and is killed");
+        let _ = child.kill().await;
+    }
+}

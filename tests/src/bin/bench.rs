@@ -1,0 +1,2 @@
+//! `./ew bench`: measures the numbers of docs/specification.md.
+fn main() {}

@@ -1,0 +1,52 @@
+//! The ten steps of the demo. Each is shown by what the product's own programs print, and fails when it does not hold.
+
+mod deploy;
+mod enrol;
+mod flow;
+mod identify;
+mod look;
+mod offline;
+pub mod refusals;
+mod sign;
+
+use crate::Failure;
+use crate::site::Site;
+
+/// What a step showed: the first line is the step's, the others are details.
+pub type Shown = Result<Vec<String>, Failure>;
+
+#[derive(Debug, Clone, Copy)]
+pub struct Step {
+    /// Stable: the `step` of the JSON lines.
+    pub name: &'static str,
+    pub run: fn(&mut Site) -> Shown,
+}
+
+pub const STEPS: [Step; 10] = [
+    Step { name: "manufacture", run: enrol::manufacture },
+    Step { name: "fleet", run: enrol::fleet },
+    Step { name: "enrol", run: enrol::enrol },
+    Step { name: "sign", run: sign::sign },
+    Step { name: "deploy", run: deploy::deploy },
+    Step { name: "identify", run: identify::identify },
+    Step { name: "flow", run: flow::flow },
+    Step { name: "refusals", run: refusals::all },
+    Step { name: "offline", run: offline::offline },
+    Step { name: "look", run: look::look },
+];
+
+/// Runs the story up to and with the step of that name.
+pub fn up_to(site: &mut Site, name: &str) -> Result<Vec<String>, Failure> {
+    for step in STEPS {
+        let shown = (step.run)(site).map_err(|Failure(why)| Failure(format!("step {}: {why}", step.name)))?;
+        if step.name == name {
+            return Ok(shown);
+        }
+    }
+    Err(Failure(format!("there is no step `{name}`")))
+}
+
+/// The lines of a text that hold a word.
+fn lines_with<'a>(text: &'a str, word: &str) -> Vec<&'a str> {
+    text.lines().filter(|line| line.contains(word)).collect()
+}
