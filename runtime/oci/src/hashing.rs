@@ -4,28 +4,27 @@ use aws_lc_rs::digest::{Context, SHA256, digest};
 use edgewarden_names::Digest;
 
 pub(crate) fn sha256(bytes: &[u8]) -> Digest {
-    from_ring(&digest(&SHA256, bytes))
+    named(&digest(&SHA256, bytes))
 }
 
-fn from_ring(value: &aws_lc_rs::digest::Digest) -> Digest {
+fn named(value: &aws_lc_rs::digest::Digest) -> Digest {
     let mut bytes = [0; 32];
     bytes.copy_from_slice(value.as_ref());
     Digest::from_sha256(&bytes)
 }
 
-/// Hashes and counts what is written or read through it.
-pub(crate) struct Hashing<T> {
-    inner: T,
+/// Hashes and counts.
+pub(crate) struct Hasher {
     context: Context,
     bytes: u64,
 }
 
-impl<T> Hashing<T> {
-    pub(crate) fn new(inner: T) -> Self {
-        Self { inner, context: Context::new(&SHA256), bytes: 0 }
+impl Hasher {
+    pub(crate) fn new() -> Self {
+        Self { context: Context::new(&SHA256), bytes: 0 }
     }
 
-    fn pass(&mut self, bytes: &[u8]) {
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
         self.context.update(bytes);
         self.bytes = self.bytes.saturating_add(bytes.len() as u64);
     }
@@ -34,29 +33,47 @@ impl<T> Hashing<T> {
         self.bytes
     }
 
+    pub(crate) fn finish(self) -> Digest {
+        named(&self.context.finish())
+    }
+}
+
+/// Hashes what is written or read through it, and stops at a limit.
+pub(crate) struct Hashing<T> {
+    inner: T,
+    hasher: Hasher,
+    bytes_max: u64,
+}
+
+/// The error of a stream that is longer than its limit.
+pub(crate) fn over_limit() -> std::io::Error {
+    std::io::Error::new(std::io::ErrorKind::FileTooLarge, "the stream is over its limit")
+}
+
+impl<T> Hashing<T> {
+    pub(crate) fn new(inner: T, bytes_max: u64) -> Self {
+        Self { inner, hasher: Hasher::new(), bytes_max }
+    }
+
     pub(crate) fn finish(self) -> (T, Digest, u64) {
-        let digest = from_ring(&self.context.finish());
-        (self.inner, digest, self.bytes)
+        let bytes = self.hasher.bytes();
+        (self.inner, self.hasher.finish(), bytes)
     }
 }
 
 impl<R: std::io::Read> std::io::Read for Hashing<R> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let count = self.inner.read(buffer)?;
-        if let Some(read) = buffer.get(..count) {
-            self.pass(read);
-        }
-        Ok(count)
+        self.hasher.update(buffer.get(..count).unwrap_or_default());
+        if self.hasher.bytes() > self.bytes_max { Err(over_limit()) } else { Ok(count) }
     }
 }
 
 impl<W: std::io::Write> std::io::Write for Hashing<W> {
     fn write(&mut self, buffer: &[u8]) -> std::io::Result<usize> {
         let count = self.inner.write(buffer)?;
-        if let Some(written) = buffer.get(..count) {
-            self.pass(written);
-        }
-        Ok(count)
+        self.hasher.update(buffer.get(..count).unwrap_or_default());
+        if self.hasher.bytes() > self.bytes_max { Err(over_limit()) } else { Ok(count) }
     }
     fn flush(&mut self) -> std::io::Result<()> {
         self.inner.flush()

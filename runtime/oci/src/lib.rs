@@ -10,9 +10,12 @@
 pub mod build;
 mod error;
 mod hashing;
+mod http;
 pub mod layout;
 pub mod manifest;
 pub mod registry;
 pub mod store;
+mod tree;
+mod unpack;
 
 pub use error::OciError;

@@ -1,1 +1,301 @@
-//! Verified content on a gateway.
+//! Verified content on a gateway, in a folder that only root may enter.
+//!
+//! ```text
+//! blobs/sha256/<hex>       manifests, configurations, layers: written whole, named by their hash, hashed again when read
+//! evidence/<hex>.json      the signatures that an image was permitted with, for a start without a network
+//! rootfs/<hex>/            the unpacked image <hex>; rootfs/<hex>.json: what it was made from, and its tree digest
+//! ```
+//! Trusts root on this machine. Distrusts the disk: what does not hash to its name is removed and fetched again, and a
+//! root file system that is not what was unpacked is unpacked again from verified bytes.
+
+use std::collections::BTreeSet;
+use std::fs::{DirBuilder, File};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use edgewarden_names::{Digest, Reason};
+use edgewarden_platform::durable;
+use edgewarden_protocol::control::{Layer, MANIFEST_BYTES_MAX, SignatureEvidence};
+use serde::{Deserialize, Serialize};
+
+use crate::OciError;
+use crate::error::refused;
+use crate::hashing::sha256;
+use crate::layout::json;
+use crate::manifest::{self, CONFIG_BYTES_MAX, Manifest};
+use crate::registry::Registry;
+use crate::{tree, unpack::Unpacker};
+
+/// Evidence holds payloads of at most 4 MiB and one manifest, in base64.
+const EVIDENCE_BYTES_MAX: usize = 16 * 1024 * 1024;
+const RECORD_BYTES_MAX: usize = 1024 * 1024;
+/// Where the runtime mounts in each container.
+const MOUNT_FOLDERS: &[&str] = &["dev", "proc", "run", "sys", "tmp"];
+const MOUNT_FILES: &[&str] = &["etc/hosts", "etc/resolv.conf"];
+const TEMPORARY: &str = ".partial-";
+
+/// The folder.
+#[derive(Debug, Clone)]
+pub struct ContentStore {
+    folder: PathBuf,
+}
+
+/// The documents of an image. Layers are fetched once it is known that they may run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Documents {
+    pub manifest: Vec<u8>,
+    pub config: Vec<u8>,
+    pub parsed: Manifest,
+}
+
+/// What a root file system was made from.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RootRecord {
+    diff_ids: Vec<Digest>,
+    tree: Digest,
+}
+
+impl ContentStore {
+    /// Opens the store and removes what writers that died left behind.
+    pub fn open(folder: &Path) -> Result<Self, OciError> {
+        let store = Self { folder: folder.into() };
+        for part in [store.blobs(), store.evidence_folder(), store.roots()] {
+            let made = DirBuilder::new().recursive(true).mode(0o700).create(&part);
+            made.map_err(OciError::io(format!("make `{}`", part.display())))?;
+            store.sweep(&part)?;
+        }
+        Ok(store)
+    }
+
+    fn blobs(&self) -> PathBuf {
+        self.folder.join("blobs/sha256")
+    }
+    fn evidence_folder(&self) -> PathBuf {
+        self.folder.join("evidence")
+    }
+    fn roots(&self) -> PathBuf {
+        self.folder.join("rootfs")
+    }
+    fn blob_path(&self, digest: &Digest) -> PathBuf {
+        self.blobs().join(digest.hex())
+    }
+
+    fn sweep(&self, part: &Path) -> Result<(), OciError> {
+        let what = || OciError::io(format!("sweep `{}`", part.display()));
+        durable::sweep(part).map_err(what())?;
+        for entry in std::fs::read_dir(part).map_err(what())? {
+            let entry = entry.map_err(what())?;
+            if entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
+                remove_tree(&entry.path()).map_err(what())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn temporary(folder: &Path) -> PathBuf {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        folder.join(format!("{TEMPORARY}{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    /// Keeps bytes by their digest.
+    pub fn put(&self, bytes: &[u8]) -> Result<Digest, OciError> {
+        let digest = sha256(bytes);
+        durable::write(&self.blob_path(&digest), bytes, 0o400).map_err(OciError::io(format!("keep {digest}")))?;
+        Ok(digest)
+    }
+
+    /// A small blob, hashed as it is read. One that does not match its name is removed and counts as absent.
+    pub fn get(&self, digest: &Digest, bytes_max: usize) -> Result<Option<Vec<u8>>, OciError> {
+        let path = self.blob_path(digest);
+        let what = || OciError::io(format!("read {digest}"));
+        match durable::read(&path, bytes_max).map_err(what())? {
+            Some(bytes) if sha256(&bytes) == *digest => Ok(Some(bytes)),
+            Some(_) => {
+                tracing::warn!(%digest, "a blob on disk does not match its digest and is removed");
+                durable::remove(&path).map_err(what())?;
+                Ok(None)
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// True when a blob of this size is there; its hash is compared when it is used.
+    pub fn has(&self, digest: &Digest, size: u64) -> bool {
+        self.blob_path(digest).metadata().is_ok_and(|metadata| metadata.len() == size)
+    }
+
+    /// Manifest and configuration of the image, from the store or else from the registry.
+    pub async fn documents(&self, registry: &Registry, image: &Digest) -> Result<Documents, OciError> {
+        let manifest = match self.get(image, MANIFEST_BYTES_MAX)? {
+            Some(bytes) => bytes,
+            None => registry.manifest(image).await?,
+        };
+        let parsed = match manifest::parse(image, &manifest)? {
+            manifest::Document::Image(parsed) => parsed,
+            manifest::Document::Index(index) => {
+                let rule = match index.for_this_machine(image) {
+                    Ok(entry) => format!("it is an index of several platforms; deploy its image for this one, {}", entry.digest),
+                    Err(refusal) => refusal.rule,
+                };
+                return refused(Reason::ImageInvalid, image, rule);
+            }
+        };
+        let config_max = usize::try_from(CONFIG_BYTES_MAX).unwrap_or(usize::MAX);
+        let config = match self.get(&parsed.config.digest, config_max)? {
+            Some(bytes) => bytes,
+            None => registry.blob(&parsed.config.digest, parsed.config.size).await?,
+        };
+        self.put(&config)?;
+        self.put(&manifest)?;
+        Ok(Documents { manifest, config, parsed })
+    }
+
+    /// Fetches a blob into the store unless it is there.
+    pub async fn fetch(&self, registry: &Registry, digest: &Digest, size: u64) -> Result<(), OciError> {
+        if self.has(digest, size) {
+            return Ok(());
+        }
+        let temporary = Self::temporary(&self.blobs());
+        let fetched = self.fetch_into(registry, digest, size, &temporary).await;
+        if fetched.is_err() {
+            // The first error is the one to report; what stays is swept at the next start.
+            drop(std::fs::remove_file(&temporary));
+        }
+        fetched
+    }
+
+    async fn fetch_into(&self, registry: &Registry, digest: &Digest, size: u64, temporary: &Path) -> Result<(), OciError> {
+        let what = || OciError::io(format!("keep {digest}"));
+        let mut file = tokio::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o400)
+            .open(temporary)
+            .await
+            .map_err(what())?;
+        registry.blob_to(digest, size, &mut file).await?;
+        file.sync_all().await.map_err(what())?;
+        std::fs::rename(temporary, self.blob_path(digest)).map_err(what())?;
+        File::open(self.blobs()).and_then(|folder| folder.sync_all()).map_err(what())
+    }
+
+    /// The signatures that were kept for an image.
+    pub fn evidence(&self, image: &Digest) -> Result<Option<Vec<SignatureEvidence>>, OciError> {
+        let path = self.evidence_folder().join(format!("{}.json", image.hex()));
+        let read = durable::read(&path, EVIDENCE_BYTES_MAX).map_err(OciError::io("read kept evidence"))?;
+        // Evidence proves itself to whoever judges it; broken evidence is fetched again.
+        Ok(read.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+    }
+
+    /// Keeps the signatures that an image was permitted with.
+    pub fn keep_evidence(&self, image: &Digest, evidence: &[SignatureEvidence]) -> Result<(), OciError> {
+        let path = self.evidence_folder().join(format!("{}.json", image.hex()));
+        durable::write(&path, &json(&evidence)?, 0o400).map_err(OciError::io("keep evidence"))
+    }
+
+    /// The image's root file system: what is unpacked already and still is what it was, or else unpacked from the
+    /// stored layers. Blocks; reads every byte of it.
+    pub fn root_file_system(&self, image: &Digest, layers: &[Layer]) -> Result<PathBuf, OciError> {
+        let root = self.roots().join(image.hex());
+        let diff_ids: Vec<Digest> = layers.iter().map(|layer| layer.diff_id.clone()).collect();
+        if let Some(record) = self.root_record(image)?
+            && record.diff_ids == diff_ids
+            && root.is_dir()
+        {
+            match tree::digest(&root) {
+                Ok(digest) if digest == record.tree => return Ok(root),
+                Ok(_) => tracing::warn!(%image, "the root file system is not what was unpacked: it is unpacked again"),
+                Err(error) => tracing::warn!(%image, %error, "the root file system cannot be checked: it is unpacked again"),
+            }
+        }
+        self.unpack(image, layers, diff_ids, &root)?;
+        Ok(root)
+    }
+
+    fn record_path(&self, image: &Digest) -> PathBuf {
+        self.roots().join(format!("{}.json", image.hex()))
+    }
+
+    fn root_record(&self, image: &Digest) -> Result<Option<RootRecord>, OciError> {
+        let read = durable::read(&self.record_path(image), RECORD_BYTES_MAX).map_err(OciError::io("read a root's record"))?;
+        Ok(read.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+    }
+
+    fn unpack(&self, image: &Digest, layers: &[Layer], diff_ids: Vec<Digest>, root: &Path) -> Result<(), OciError> {
+        let what = || OciError::io(format!("unpack {image}"));
+        let temporary = Self::temporary(&self.roots());
+        DirBuilder::new().mode(0o755).create(&temporary).map_err(what())?;
+        let unpacked = self.unpack_into(layers, &temporary).and_then(|()| tree::digest(&temporary));
+        let tree = match unpacked {
+            Ok(tree) => tree,
+            Err(error) => {
+                drop(remove_tree(&temporary));
+                return Err(error);
+            }
+        };
+        if root.symlink_metadata().is_ok() {
+            let old = Self::temporary(&self.roots());
+            std::fs::rename(root, &old).map_err(what())?;
+            // Swept later if something still holds it.
+            drop(remove_tree(&old));
+        }
+        std::fs::rename(&temporary, root).map_err(what())?;
+        durable::write(&self.record_path(image), &json(&RootRecord { diff_ids, tree })?, 0o400).map_err(what())
+    }
+
+    fn unpack_into(&self, layers: &[Layer], into: &Path) -> Result<(), OciError> {
+        let mut unpacker = Unpacker::new(into)?;
+        for layer in layers {
+            let path = self.blob_path(&layer.digest);
+            let blob = match File::open(&path) {
+                Ok(blob) => blob,
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                    return refused(Reason::ImageUnavailable, &layer.digest, "the layer is not in the store");
+                }
+                Err(error) => return Err(OciError::io(format!("read {}", layer.digest))(error)),
+            };
+            let applied = unpacker.apply(layer, std::io::BufReader::with_capacity(128 * 1024, blob));
+            if let Err(OciError::Refused(refusal)) = &applied
+                && refusal.reason == Reason::ImageContent
+            {
+                // The next attempt fetches it again.
+                durable::remove(&path).map_err(OciError::io(format!("remove {}", layer.digest)))?;
+            }
+            applied?;
+        }
+        unpacker.mount_points(MOUNT_FOLDERS, MOUNT_FILES)
+    }
+
+    /// Removes every image but these, with what only it needs.
+    pub fn retain(&self, images: &BTreeSet<Digest>) -> Result<(), OciError> {
+        let mut kept: BTreeSet<String> = BTreeSet::new();
+        for image in images {
+            kept.insert(image.hex().into());
+            if let Some(bytes) = self.get(image, MANIFEST_BYTES_MAX)?
+                && let Ok(manifest) = manifest::parse_image(image, &bytes)
+            {
+                kept.extend(manifest.layers.iter().chain([&manifest.config]).map(|blob| blob.digest.hex().to_owned()));
+            }
+        }
+        for part in [self.blobs(), self.evidence_folder(), self.roots()] {
+            let what = || OciError::io(format!("tidy `{}`", part.display()));
+            for entry in std::fs::read_dir(&part).map_err(what())? {
+                let entry = entry.map_err(what())?;
+                let name = entry.file_name();
+                let name = name.to_string_lossy();
+                let image = name.strip_suffix(".json").unwrap_or(&name);
+                if !kept.contains(image) && !name.starts_with('.') {
+                    remove_tree(&entry.path()).map_err(what())?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Root ignores the missing write bits, so the tree can go although it is not writable.
+fn remove_tree(path: &Path) -> std::io::Result<()> {
+    if path.symlink_metadata()?.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) }
+}

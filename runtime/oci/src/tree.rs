@@ -1,0 +1,59 @@
+//! The digest of a whole file tree: names, kinds, modes, owners, link targets and contents.
+//!
+//! It answers one question: is this root file system still what was unpacked from verified layers?
+
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+
+use edgewarden_names::Digest;
+
+use crate::OciError;
+use crate::hashing::Hasher;
+
+/// Walks `root` in the order of names. Times and link counts do not count.
+pub(crate) fn digest(root: &Path) -> Result<Digest, OciError> {
+    let mut hasher = Hasher::new();
+    walk(&mut hasher, root, Path::new("")).map_err(OciError::io(format!("read `{}`", root.display())))?;
+    Ok(hasher.finish())
+}
+
+/// Each part is preceded by its length, so that no two trees have one encoding.
+fn field(hasher: &mut Hasher, bytes: &[u8]) {
+    hasher.update(&(bytes.len() as u64).to_be_bytes());
+    hasher.update(bytes);
+}
+
+fn walk(hasher: &mut Hasher, root: &Path, below: &Path) -> std::io::Result<()> {
+    let path = root.join(below);
+    let metadata = path.symlink_metadata()?;
+    field(hasher, below.as_os_str().as_bytes());
+    field(hasher, format!("{:o} {} {}", metadata.mode(), metadata.uid(), metadata.gid()).as_bytes());
+    let kind = metadata.file_type();
+    if kind.is_symlink() {
+        field(hasher, std::fs::read_link(&path)?.as_os_str().as_bytes());
+    } else if kind.is_dir() {
+        let mut names = std::fs::read_dir(&path)?.map(|entry| Ok(entry?.file_name())).collect::<std::io::Result<Vec<_>>>()?;
+        names.sort();
+        hasher.update(&(names.len() as u64).to_be_bytes());
+        for name in names {
+            walk(hasher, root, &below.join(name))?;
+        }
+    } else if kind.is_file() {
+        hasher.update(&metadata.len().to_be_bytes());
+        let mut file = std::fs::File::open(&path)?;
+        let mut buffer = vec![0; 128 * 1024];
+        loop {
+            let count = std::io::Read::read(&mut file, &mut buffer)?;
+            if count == 0 {
+                break;
+            }
+            hasher.update(buffer.get(..count).unwrap_or_default());
+        }
+    } else {
+        // Unpacking makes no other kind: whatever this is, it was not verified.
+        let what = if kind.is_fifo() { "a FIFO" } else { "a device or socket" };
+        return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, format!("`{}` is {what}", below.display())));
+    }
+    Ok(())
+}

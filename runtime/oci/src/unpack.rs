@@ -1,0 +1,340 @@
+//! Applies tar layers to a root file system (OCI image-spec, "Image Layer Filesystem Changeset").
+//!
+//! The tar stream is hostile until its hash has been compared at the end, and may stay so after: a signature says who
+//! made an image, not that it is well made. So every path is resolved by the kernel inside the root (`openat2(2)` with
+//! `RESOLVE_IN_ROOT`), `..` is refused, the last component is never followed, device nodes and FIFOs are refused,
+//! set-user-ID bits and extended attributes (file capabilities) are dropped, and there are limits on entries, bytes and
+//! depth. Everything ends up owned by root and not writable; where an image's own user owned a file, what that user
+//! could read or run everyone in the container can. Trusts that nobody else writes in the folder meanwhile.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+
+use edgewarden_names::{Digest, Reason};
+use edgewarden_protocol::control::Layer;
+use flate2::read::MultiGzDecoder;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
+use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmod, fchmodat, fstatat, mkdirat};
+use nix::unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat};
+
+use crate::OciError;
+use crate::error::refused;
+use crate::hashing::Hashing;
+use crate::manifest::{DOCKER_LAYER_GZIP, OCI_LAYER_GZIP, OCI_LAYER_TAR};
+
+/// Limits of one image's root file system (docs/specification.md).
+const ENTRIES_MAX: usize = 200_000;
+const UNPACKED_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
+const PATH_BYTES_MAX: usize = 4096;
+const DEPTH_MAX: usize = 64;
+const PAX_BYTES_MAX: u64 = 64 * 1024;
+
+const WHITEOUT: &str = ".wh.";
+const OPAQUE: &str = ".wh..wh..opq";
+
+/// A root file system that is being made.
+pub(crate) struct Unpacker {
+    root: OwnedFd,
+    entries: usize,
+    bytes_left: u64,
+}
+
+impl Unpacker {
+    /// `root` is an empty folder.
+    pub(crate) fn new(root: &Path) -> Result<Self, OciError> {
+        let root = File::open(root).map_err(OciError::io(format!("open `{}`", root.display())))?;
+        Ok(Self { root: root.into(), entries: 0, bytes_left: UNPACKED_BYTES_MAX })
+    }
+
+    /// Applies one layer from its stored bytes, then compares both of its hashes. After an error the root is rubbish.
+    pub(crate) fn apply(&mut self, layer: &Layer, blob: impl Read) -> Result<(), OciError> {
+        let packed = Hashing::new(blob, layer.size);
+        let (packed, plain, bytes) = match layer.media_type.as_str() {
+            OCI_LAYER_GZIP | DOCKER_LAYER_GZIP => {
+                let mut plain = Hashing::new(MultiGzDecoder::new(packed), self.bytes_left);
+                self.apply_tar(&layer.digest, &mut plain)?;
+                let (packed, digest, bytes) = plain.finish();
+                (packed.into_inner(), digest, bytes)
+            }
+            OCI_LAYER_TAR => {
+                let mut plain = Hashing::new(packed, self.bytes_left);
+                self.apply_tar(&layer.digest, &mut plain)?;
+                plain.finish()
+            }
+            other => return refused(Reason::ImageInvalid, &layer.digest, format!("layers of type `{other}` are not supported")),
+        };
+        self.bytes_left = self.bytes_left.saturating_sub(bytes);
+        let mut packed = packed;
+        // What follows the compressed stream belongs to the blob too.
+        io::copy(&mut packed, &mut io::sink()).map_err(|error| self.failed(&layer.digest, &error))?;
+        let (_, digest, _) = packed.finish();
+        if digest != layer.digest {
+            return refused(Reason::ImageContent, &layer.digest, "the layer's bytes do not match its digest");
+        }
+        if plain != layer.diff_id {
+            return refused(Reason::ImageContent, &layer.digest, "the uncompressed layer does not match its diff_id");
+        }
+        Ok(())
+    }
+
+    #[expect(clippy::unused_self, reason = "reads as a part of the unpacker")]
+    fn failed(&self, layer: &Digest, error: &io::Error) -> OciError {
+        let reason =
+            if error.kind() == io::ErrorKind::FileTooLarge { Reason::ImageTooLarge } else { Reason::ImageInvalid };
+        edgewarden_names::Refusal::new(reason, layer, format!("the layer cannot be unpacked: {error}")).into()
+    }
+
+    fn apply_tar(&mut self, layer: &Digest, stream: &mut impl Read) -> Result<(), OciError> {
+        let applied = self.apply_entries(stream).and_then(|()| io::copy(stream, &mut io::sink()).map(drop));
+        applied.map_err(|error| self.failed(layer, &error))
+    }
+
+    /// Headers of long names are read here and not by the library, which has no limit on them.
+    fn apply_entries(&mut self, stream: &mut impl Read) -> io::Result<()> {
+        let mut archive = tar::Archive::new(stream);
+        let mut made = BTreeSet::new();
+        let (mut long_name, mut long_link) = (None, None);
+        for entry in archive.entries()?.raw(true) {
+            let mut entry = entry?;
+            self.entries += 1;
+            if self.entries > ENTRIES_MAX {
+                return Err(io::Error::new(io::ErrorKind::FileTooLarge, "too many entries"));
+            }
+            match entry.header().entry_type() {
+                tar::EntryType::GNULongName => long_name = Some(small(&mut entry, PATH_BYTES_MAX as u64 + 1)?),
+                tar::EntryType::GNULongLink => long_link = Some(small(&mut entry, PATH_BYTES_MAX as u64 + 1)?),
+                tar::EntryType::XGlobalHeader => {}
+                tar::EntryType::XHeader => {
+                    let records = small(&mut entry, PAX_BYTES_MAX)?;
+                    for record in tar::PaxExtensions::new(&records) {
+                        let record = record?;
+                        match record.key_bytes() {
+                            b"path" => long_name = Some(record.value_bytes().to_vec()),
+                            b"linkpath" => long_link = Some(record.value_bytes().to_vec()),
+                            // The header's own size would say something else: two readers, two archives.
+                            b"size" => return Err(invalid("a size in an extended header is not supported")),
+                            key if key.starts_with(b"GNU.sparse") => return Err(invalid("sparse files are not supported")),
+                            _ => {}
+                        }
+                    }
+                }
+                _ => {
+                    let name = long_name.take().unwrap_or_else(|| entry.path_bytes().into_owned());
+                    let link = long_link.take().or_else(|| entry.link_name_bytes().map(std::borrow::Cow::into_owned));
+                    self.apply_entry(&mut entry, &name, link.as_deref(), &mut made)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn apply_entry(
+        &mut self,
+        entry: &mut tar::Entry<'_, impl Read>,
+        name: &[u8],
+        link: Option<&[u8]>,
+        made: &mut BTreeSet<String>,
+    ) -> io::Result<()> {
+        let path = clean(name)?;
+        let Some((folder, last)) = split(&path) else {
+            // The root itself: its mode is ours.
+            return if entry.header().entry_type().is_dir() { Ok(()) } else { Err(invalid("the root is not a folder")) };
+        };
+        let parent = self.folder(folder)?;
+        if last == OPAQUE {
+            return self.clear(&parent, folder, made);
+        }
+        if let Some(hidden) = last.strip_prefix(WHITEOUT) {
+            if hidden.is_empty() || hidden.starts_with(WHITEOUT) || hidden == "." || hidden == ".." {
+                return Err(invalid("a whiteout names nothing"));
+            }
+            // A whiteout hides what lower layers have, not what this one made.
+            return if made.contains(&join(folder, hidden)) { Ok(()) } else { remove(&parent, hidden) };
+        }
+        let kind = entry.header().entry_type();
+        let existing = kind_of(&parent, last)?;
+        if kind.is_dir() && existing == Some(SFlag::S_IFDIR) {
+            made.insert(path.clone());
+            return Ok(fchmodat(&parent, last, mode(entry.header(), true)?, FchmodatFlags::FollowSymlink)?);
+        }
+        if !made.insert(path.clone()) {
+            return Err(invalid(&format!("`{}` is there twice", path.escape_debug())));
+        }
+        if existing.is_some() {
+            remove(&parent, last)?;
+        }
+        match kind {
+            tar::EntryType::Directory => {
+                mkdirat(&parent, last, Mode::S_IRWXU)?;
+                fchmodat(&parent, last, mode(entry.header(), true)?, FchmodatFlags::FollowSymlink)?;
+            }
+            tar::EntryType::Regular | tar::EntryType::Continuous => {
+                let mode = mode(entry.header(), false)?;
+                let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+                let mut file = File::from(openat(&parent, last, flags, Mode::S_IRUSR | Mode::S_IWUSR)?);
+                let size = entry.header().entry_size()?;
+                if io::copy(entry, &mut file)? != size {
+                    return Err(invalid("the archive ends inside a file"));
+                }
+                fchmod(&file, mode)?;
+            }
+            tar::EntryType::Symlink => {
+                let target = link.ok_or_else(|| invalid("a symbolic link without a target"))?;
+                if target.is_empty() || target.len() > PATH_BYTES_MAX || target.contains(&0) {
+                    return Err(invalid("a symbolic link without a usable target"));
+                }
+                // Kept as it is: it is only ever followed inside the root, here and in the container.
+                symlinkat(target, &parent, last)?;
+            }
+            tar::EntryType::Link => {
+                let target = clean(link.ok_or_else(|| invalid("a hard link without a target"))?)?;
+                let (folder, name) = split(&target).ok_or_else(|| invalid("a hard link to the root"))?;
+                let from = self.existing_folder(folder)?;
+                if kind_of(&from, name)? != Some(SFlag::S_IFREG) {
+                    return Err(invalid(&format!("`{}` is a hard link to no file of the image", path.escape_debug())));
+                }
+                linkat(&from, name, &parent, last, AtFlags::empty())?;
+            }
+            _ => return Err(invalid(&format!("`{}` is a device node, a FIFO or unknown", path.escape_debug()))),
+        }
+        Ok(())
+    }
+
+    /// A folder of the root, links followed inside the root only.
+    fn existing_folder(&self, path: &str) -> io::Result<OwnedFd> {
+        let how = OpenHow::new()
+            .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
+            .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+        Ok(openat2(&self.root, if path.is_empty() { "." } else { path }, how)?)
+    }
+
+    /// Like [`Self::existing_folder`], with what is missing of it made.
+    fn folder(&self, path: &str) -> io::Result<OwnedFd> {
+        match self.existing_folder(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => return other,
+        }
+        let (above, last) = split(path).ok_or_else(|| invalid("the root is gone"))?;
+        let parent = self.folder(above)?;
+        match mkdirat(&parent, last, Mode::from_bits_truncate(0o755)) {
+            // A link that leads nowhere: making what it points to is not ours.
+            Err(Errno::EEXIST) => return Err(invalid(&format!("`{}` is a broken link", path.escape_debug()))),
+            other => other?,
+        }
+        self.existing_folder(path)
+    }
+
+    /// Removes what lower layers put in a folder.
+    fn clear(&self, folder: &OwnedFd, path: &str, made: &BTreeSet<String>) -> io::Result<()> {
+        for entry in std::fs::read_dir(format!("/proc/self/fd/{}", folder.as_raw_fd()))? {
+            let name = entry?.file_name();
+            let name = name.to_str().ok_or_else(|| invalid("a name is not UTF-8"))?;
+            let inside = format!("{}/", join(path, name));
+            let kept = made.contains(&join(path, name)) || made.range(inside.clone()..).next().is_some_and(|m| m.starts_with(&inside));
+            if !kept {
+                remove(folder, name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the places over which the runtime mounts, so that it has nothing to make in a tree that is fixed.
+    pub(crate) fn mount_points(&self, folders: &[&str], files: &[&str]) -> Result<(), OciError> {
+        let failed = |path: &str| {
+            let what = format!("make the mount point `/{path}`");
+            move |source: io::Error| OciError::Io { what, source }
+        };
+        for path in folders {
+            self.folder(path).map_err(failed(path))?;
+        }
+        for path in files {
+            let (folder, last) = split(path).ok_or_else(|| failed(path)(invalid("names no file")))?;
+            let parent = self.folder(folder).map_err(failed(path))?;
+            let kind = kind_of(&parent, last).map_err(failed(path))?;
+            if kind.is_some_and(|kind| kind != SFlag::S_IFREG) {
+                // A link could lead the mount elsewhere.
+                remove(&parent, last).map_err(failed(path))?;
+            }
+            if kind != Some(SFlag::S_IFREG) {
+                let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+                let file = openat(&parent, last, flags, Mode::S_IRUSR).map_err(|error| failed(path)(error.into()))?;
+                fchmod(&file, Mode::from_bits_truncate(0o444)).map_err(|error| failed(path)(error.into()))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn invalid(rule: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, rule)
+}
+
+fn small(entry: &mut tar::Entry<'_, impl Read>, bytes_max: u64) -> io::Result<Vec<u8>> {
+    if entry.header().entry_size()? > bytes_max {
+        return Err(invalid("a name or extended header is too long"));
+    }
+    let mut bytes = Vec::new();
+    entry.read_to_end(&mut bytes)?;
+    while bytes.last() == Some(&0) {
+        bytes.pop();
+    }
+    Ok(bytes)
+}
+
+/// The path below the root: no leading `/`, no `.`, no empty parts; `..` is refused rather than resolved.
+fn clean(name: &[u8]) -> io::Result<String> {
+    let name = std::str::from_utf8(name).map_err(|_| invalid("a name is not UTF-8"))?;
+    if name.len() > PATH_BYTES_MAX || name.chars().any(char::is_control) {
+        return Err(invalid("a name is too long or holds control characters"));
+    }
+    let parts: Vec<&str> = name.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
+    if parts.contains(&"..") {
+        return Err(invalid(&format!("`{}` leads out of its folder", name.escape_debug())));
+    }
+    if parts.len() > DEPTH_MAX {
+        return Err(invalid("folders are nested too deeply"));
+    }
+    Ok(parts.join("/"))
+}
+
+fn split(path: &str) -> Option<(&str, &str)> {
+    if path.is_empty() { None } else { Some(path.rsplit_once('/').unwrap_or(("", path))) }
+}
+
+fn join(folder: &str, name: &str) -> String {
+    if folder.is_empty() { name.into() } else { format!("{folder}/{name}") }
+}
+
+fn kind_of(parent: &impl AsFd, name: &str) -> io::Result<Option<SFlag>> {
+    match fstatat(parent, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+        Ok(stat) => Ok(Some(SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()))),
+        Err(Errno::ENOENT) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Removes one name and what is below it; never follows a link. That there is none is no error.
+fn remove(parent: &OwnedFd, name: &str) -> io::Result<()> {
+    match kind_of(parent, name)? {
+        None => Ok(()),
+        Some(SFlag::S_IFDIR) => std::fs::remove_dir_all(format!("/proc/self/fd/{}/{name}", parent.as_raw_fd())),
+        Some(_) => Ok(unlinkat(parent, name, UnlinkatFlags::NoRemoveDir)?),
+    }
+}
+
+/// Readable and not writable, without set-user-ID, set-group-ID and sticky bits.
+fn mode(header: &tar::Header, folder: bool) -> io::Result<Mode> {
+    let mut mode = header.mode()? & 0o555;
+    if header.uid()? != 0 {
+        mode |= (mode >> 6) & 0o5;
+    }
+    if folder {
+        // Root must get in to check the tree, and a folder that nobody may enter only hides things.
+        mode |= 0o500;
+    }
+    Ok(Mode::from_bits_truncate(mode | 0o400))
+}
