@@ -6,6 +6,11 @@
 //!
 //! Distrusts every byte of a packet. Nothing a peer can send makes it panic or grow without a limit.
 
+pub mod broker;
+pub mod decode;
+pub mod encode;
+pub mod packet;
 pub mod topic;
+pub mod trie;
 
 pub use topic::{TopicError, TopicFilter, TopicName, filter_covers, topic_matches};

@@ -1,6 +1,7 @@
 //! Topic names and topic filters (MQTT 3.1.1 section 4.7).
 
 use std::fmt;
+use std::sync::Arc;
 
 /// Longest topic or filter. The protocol allows 65,535 bytes; nobody needs them, and each level costs memory.
 pub const TOPIC_BYTES_MAX: usize = 1024;
@@ -40,7 +41,7 @@ macro_rules! topic_type {
     ($(#[$doc:meta])* $type:ident) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $type(Box<str>);
+        pub struct $type(Arc<str>);
         impl $type {
             pub fn as_str(&self) -> &str {
                 &self.0

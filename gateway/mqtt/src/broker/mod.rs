@@ -1,0 +1,548 @@
+//! The broker without I/O: packets in, actions out. One value of it serves every connection.
+//!
+//! A client is who its certificate says, never who its packets say: the caller gives the client with
+//! [`Broker::accept`], one session a client. Every connection, publication, subscription and delivery is asked of the
+//! [`Authority`] at that moment, before anything is acknowledged; [`Broker::set_authority`] asks again about all that
+//! is open.
+//!
+//! **What is acknowledged is owned.** A QoS 1 publication is acknowledged when every receiver's session holds it and,
+//! where the authority wants it [`Keep::Durable`], when the caller has it on disk. A session that is full makes its
+//! publishers wait ([`Limits::blocked_max`], then they are disconnected unacknowledged and send again); it never drops.
+//! Sessions and retained messages are in memory: they end with the process.
+//!
+//! Left out of MQTT 3.1.1: QoS 2 (a QoS 2 publication ends the connection, a subscription is granted at most QoS 1),
+//! user name and password (read and ignored), and client identifiers of the client's own choice.
+
+mod delivery;
+mod retained;
+mod session;
+mod subscribe;
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::hash::Hash;
+use std::sync::Arc;
+use std::time::Duration;
+
+use edgewarden_names::{Reason, Refusal};
+
+use crate::decode::DecodeError;
+use crate::packet::{Connect, ConnectCode, Delivery, Packet, PacketId, Publish, Qos, Will};
+use crate::topic::{TopicFilter, TopicName};
+use crate::trie::Trie;
+use retained::Retained;
+use session::Session;
+
+/// Who may do what, by the policy of the moment.
+pub trait Authority {
+    type Client: Clone + Eq + Hash + Ord + fmt::Debug + fmt::Display;
+
+    /// The one client identifier this client may use.
+    fn client_id<'a>(&self, client: &'a Self::Client) -> &'a str;
+    fn may_connect(&self, client: &Self::Client) -> Result<(), Refusal>;
+    fn may_publish(&self, client: &Self::Client, topic: &TopicName) -> Result<Keep, Refusal>;
+    fn may_subscribe(&self, client: &Self::Client, filter: &TopicFilter) -> Result<(), Refusal>;
+    fn may_receive(&self, client: &Self::Client, topic: &TopicName) -> bool;
+}
+
+/// What must have happened before a publication is acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// It is in the memory of every receiver's session.
+    Memory,
+    /// It is on disk as well: [`Action::Store`].
+    Durable,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionId(pub u64);
+
+/// Names one [`Action::Store`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(u64);
+
+/// What the caller has to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action<C> {
+    /// There are bytes for [`Broker::take_output`].
+    Output(ConnectionId),
+    /// Write `last`, then close. The broker has forgotten the connection.
+    Close { connection: ConnectionId, last: Vec<u8> },
+    /// So much of what was received is done with: the caller may read as much again.
+    Credit { connection: ConnectionId, bytes: usize },
+    /// Put the publication on disk, then call [`Broker::stored`].
+    Store { ticket: Ticket, client: C, topic: TopicName, payload: Arc<[u8]> },
+    /// Something was refused: for the audit log.
+    Refused(Refusal),
+}
+
+/// Bounds of everything a client can make grow.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    pub sessions_max: usize,
+    pub subscriptions_per_session_max: usize,
+    /// QoS 1 messages sent and not acknowledged, for each session.
+    pub window_messages_max: usize,
+    /// QoS 1 messages that a session holds, in flight or waiting.
+    pub session_messages_max: usize,
+    pub session_bytes_max: usize,
+    /// Over all sessions.
+    pub waiting_bytes_max: usize,
+    pub retained_messages_max: usize,
+    pub retained_bytes_max: usize,
+    /// Bytes that wait to be written to one connection.
+    pub output_bytes_max: usize,
+    /// How long a client may take to send CONNECT.
+    pub connect_max: Duration,
+    /// How long a publication may wait for a full receiver before its publisher is disconnected.
+    pub blocked_max: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            sessions_max: 2048,
+            subscriptions_per_session_max: 128,
+            window_messages_max: 64,
+            session_messages_max: 1000,
+            session_bytes_max: 1024 * 1024,
+            waiting_bytes_max: 32 * 1024 * 1024,
+            retained_messages_max: 1024,
+            retained_bytes_max: 4 * 1024 * 1024,
+            output_bytes_max: 1024 * 1024,
+            connect_max: Duration::from_secs(10),
+            blocked_max: Duration::from_secs(30),
+        }
+    }
+}
+
+/// One publication, shared by all who receive it.
+#[derive(Debug)]
+struct Message<C> {
+    from: C,
+    topic: TopicName,
+    payload: Arc<[u8]>,
+}
+
+/// Counts for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    pub sessions: usize,
+    pub subscriptions: usize,
+    /// QoS 1 messages that sessions hold.
+    pub waiting_messages: usize,
+    pub waiting_bytes: usize,
+    pub retained_messages: usize,
+    /// QoS 0 messages that were dropped because the receiver's connection was full.
+    pub dropped_qos0: u64,
+    pub refused: u64,
+}
+
+#[derive(Debug)]
+struct Connection<C> {
+    client: C,
+    connected: bool,
+    will: Option<Will>,
+    keep_alive: Option<Duration>,
+    heard: Duration,
+    out: Vec<u8>,
+    /// [`Action::Output`] was given and the output not taken yet.
+    announced: bool,
+    /// Publications in the order in which they came: they are acknowledged in that order ([MQTT-4.6.0-2]).
+    acks: VecDeque<Ack>,
+    /// Publications that wait for a full receiver, in order.
+    parked: VecDeque<Parked<C>>,
+    blocked_since: Option<Duration>,
+}
+
+#[derive(Debug)]
+struct Ack {
+    id: PacketId,
+    /// What has still to happen: delivery, and storage where the authority wants it.
+    outstanding: u8,
+}
+
+#[derive(Debug)]
+struct Parked<C> {
+    publish: Publish,
+    cost: usize,
+    /// Receivers that have no room yet; `None` before the first try.
+    owed: Option<Vec<C>>,
+}
+
+/// A publication that is being stored.
+#[derive(Debug)]
+struct Storing {
+    connection: Option<ConnectionId>,
+    ack: Option<PacketId>,
+    cost: usize,
+}
+
+#[derive(Debug)]
+pub struct Broker<A: Authority> {
+    authority: A,
+    limits: Limits,
+    connections: HashMap<ConnectionId, Connection<A::Client>>,
+    sessions: HashMap<A::Client, Session<A::Client>>,
+    subscriptions: Trie<A::Client, Qos>,
+    retained: Retained<A::Client>,
+    storing: HashMap<Ticket, Storing>,
+    next_ticket: u64,
+    waiting_bytes: usize,
+    /// Connections whose first parked publication waits for room.
+    blocked: Vec<ConnectionId>,
+    /// Some session has more room than when the blocked ones were last tried.
+    room_made: bool,
+    wills: VecDeque<(A::Client, Will)>,
+    actions: Vec<Action<A::Client>>,
+    dropped_qos0: u64,
+    refused: u64,
+}
+
+impl<A: Authority> Broker<A> {
+    pub fn new(authority: A, limits: Limits) -> Self {
+        Self {
+            authority,
+            limits,
+            connections: HashMap::new(),
+            sessions: HashMap::new(),
+            subscriptions: Trie::default(),
+            retained: Retained::default(),
+            storing: HashMap::new(),
+            next_ticket: 0,
+            waiting_bytes: 0,
+            blocked: Vec::new(),
+            room_made: false,
+            wills: VecDeque::new(),
+            actions: Vec::new(),
+            dropped_qos0: 0,
+            refused: 0,
+        }
+    }
+
+    /// What there is to do since the last call, in order.
+    pub fn take_actions(&mut self) -> Vec<Action<A::Client>> {
+        std::mem::take(&mut self.actions)
+    }
+
+    pub fn authority(&self) -> &A {
+        &self.authority
+    }
+
+    /// A connection whose peer has proven to be `client`. Identifiers of connections are used once.
+    pub fn accept(&mut self, id: ConnectionId, client: A::Client, now: Duration) {
+        let connection = Connection {
+            client,
+            connected: false,
+            will: None,
+            keep_alive: None,
+            heard: now,
+            out: Vec::new(),
+            announced: false,
+            acks: VecDeque::new(),
+            parked: VecDeque::new(),
+            blocked_since: None,
+        };
+        self.connections.insert(id, connection);
+    }
+
+    /// A packet from the connection's peer. `cost` comes back as [`Action::Credit`] when it is done with.
+    pub fn receive(&mut self, id: ConnectionId, packet: Packet, cost: usize, now: Duration) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        connection.heard = now;
+        match (connection.connected, packet) {
+            (_, Packet::Publish(publish)) if connection.connected => {
+                connection.parked.push_back(Parked { publish, cost, owed: None });
+                // One that is blocked already is tried again when there is room, not for each packet.
+                if connection.blocked_since.is_none() {
+                    self.advance(id, now);
+                }
+            }
+            (connected, packet) => {
+                self.other_packet(id, connected, packet);
+                self.credit(id, cost);
+            }
+        }
+        self.settle(now);
+    }
+
+    fn other_packet(&mut self, id: ConnectionId, connected: bool, packet: Packet) {
+        match (connected, packet) {
+            (false, Packet::Connect(connect)) => self.connect(id, *connect),
+            (true, Packet::PubAck(packet_id)) => self.acknowledged(id, packet_id),
+            (true, Packet::Subscribe(subscribe)) => self.subscribe(id, &subscribe),
+            (true, Packet::Unsubscribe(unsubscribe)) => self.unsubscribe(id, &unsubscribe),
+            (true, Packet::PingReq) => self.send(id, &Packet::PingResp),
+            (true, Packet::Disconnect) => self.close(id, true),
+            // [MQTT-3.1.0-1] CONNECT comes first, [MQTT-3.1.0-2] and only once; the rest is a server's to send or
+            // belongs to QoS 2.
+            _ => self.violation(id, "the packet is not allowed here"),
+        }
+    }
+
+    /// What the peer sent is not MQTT 3.1.1.
+    pub fn malformed(&mut self, id: ConnectionId, error: &DecodeError, now: Duration) {
+        // [MQTT-3.1.2-2]
+        if matches!(error, DecodeError::ProtocolLevel(_)) && self.connections.get(&id).is_some_and(|c| !c.connected) {
+            self.send(id, &Packet::ConnAck { session_present: false, code: ConnectCode::ProtocolVersion });
+        }
+        self.violation(id, error);
+        self.settle(now);
+    }
+
+    /// The network connection is gone.
+    pub fn lost(&mut self, id: ConnectionId, now: Duration) {
+        self.close(id, false);
+        self.settle(now);
+    }
+
+    /// Closes a connection for a reason outside of MQTT, such as the end of the peer's certificate.
+    pub fn disconnect(&mut self, id: ConnectionId, refusal: Refusal, now: Duration) {
+        if self.connections.contains_key(&id) {
+            self.refuse(refusal);
+            self.close(id, false);
+        }
+        self.settle(now);
+    }
+
+    /// The bytes to write to the connection next, all there are.
+    pub fn take_output(&mut self, id: ConnectionId, now: Duration) -> Vec<u8> {
+        let Some(connection) = self.connections.get_mut(&id) else { return Vec::new() };
+        connection.announced = false;
+        let out = std::mem::take(&mut connection.out);
+        let client = connection.client.clone();
+        if !out.is_empty() {
+            self.pump(&client);
+            self.settle(now);
+        }
+        out
+    }
+
+    /// The outcome of an [`Action::Store`]. A refusal disconnects the publisher, unacknowledged.
+    pub fn stored(&mut self, ticket: Ticket, outcome: Result<(), Refusal>, now: Duration) {
+        let Some(storing) = self.storing.remove(&ticket) else { return };
+        let connection = storing.connection.filter(|id| self.connections.contains_key(id));
+        match (outcome, connection) {
+            (Ok(()), Some(id)) => {
+                if let Some(packet_id) = storing.ack {
+                    self.step_done(id, packet_id);
+                }
+                self.credit(id, storing.cost);
+            }
+            (Ok(()), None) => {}
+            (Err(refusal), connection) => {
+                self.refuse(refusal);
+                match connection {
+                    Some(id) if storing.ack.is_some() => self.close(id, false),
+                    Some(id) => self.credit(id, storing.cost),
+                    None => {}
+                }
+            }
+        }
+        self.settle(now);
+    }
+
+    /// Puts a new policy in force: closes and removes what it does not allow.
+    pub fn set_authority(&mut self, authority: A, now: Duration) {
+        self.authority = authority;
+        let mut connections: Vec<_> = self.connections.keys().copied().collect();
+        connections.sort_unstable();
+        for id in connections {
+            let refusal = self.connections.get(&id).and_then(|c| self.authority.may_connect(&c.client).err());
+            if let Some(refusal) = refusal {
+                self.refuse(refusal);
+                self.close(id, false);
+            }
+        }
+        self.drop_denied_subscriptions();
+        self.retained.keep(|message| self.authority.may_publish(&message.from, &message.topic).is_ok());
+        self.room_made = true;
+        self.settle(now);
+    }
+
+    /// Closes what is overdue. To be called about once a second.
+    pub fn tick(&mut self, now: Duration) {
+        let mut overdue = Vec::new();
+        for (id, connection) in &self.connections {
+            let silent = now.saturating_sub(connection.heard);
+            if let Some(since) = connection.blocked_since {
+                if now.saturating_sub(since) > self.limits.blocked_max {
+                    overdue.push((*id, Some("a receiver's session is full")));
+                }
+            } else if !connection.connected {
+                if silent > self.limits.connect_max {
+                    overdue.push((*id, None));
+                }
+            } else if let Some(keep_alive) = connection.keep_alive {
+                // [MQTT-3.1.2-24]. One whose publications wait for us may be unread, not silent.
+                let ours = connection.acks.iter().any(|ack| ack.outstanding > 0);
+                if !ours && silent > keep_alive.saturating_mul(3) / 2 {
+                    overdue.push((*id, None));
+                }
+            }
+        }
+        overdue.sort_unstable();
+        for (id, full) in overdue {
+            if let (Some(rule), Some(connection)) = (full, self.connections.get(&id)) {
+                let refusal = Refusal::new(Reason::QueueFull, &connection.client, rule);
+                self.refuse(refusal);
+            }
+            self.close(id, false);
+        }
+        self.settle(now);
+    }
+
+    pub fn counts(&self) -> Counts {
+        Counts {
+            sessions: self.sessions.len(),
+            subscriptions: self.subscriptions.len(),
+            waiting_messages: self.sessions.values().map(Session::len).sum(),
+            waiting_bytes: self.waiting_bytes,
+            retained_messages: self.retained.len(),
+            dropped_qos0: self.dropped_qos0,
+            refused: self.refused,
+        }
+    }
+
+    /// Section 3.1.4.
+    fn connect(&mut self, id: ConnectionId, connect: Connect) {
+        let Some(connection) = self.connections.get(&id) else { return };
+        let client = connection.client.clone();
+        if let Err((code, refusal)) = self.admit(&client, &connect) {
+            self.refuse(refusal);
+            self.send(id, &Packet::ConnAck { session_present: false, code });
+            self.close(id, true);
+            return;
+        }
+        // [MQTT-3.1.4-2]: the newer connection of a client ends the older.
+        if let Some(older) = self.sessions.get(&client).and_then(|session| session.connection) {
+            self.close(older, false);
+        }
+        if connect.clean_session {
+            self.remove_session(&client);
+        }
+        let session_present = self.sessions.contains_key(&client);
+        let session = self.sessions.entry(client.clone()).or_default();
+        session.connection = Some(id);
+        session.clean = connect.clean_session;
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.connected = true;
+            connection.will = connect.will;
+            connection.keep_alive = (connect.keep_alive_seconds > 0)
+                .then(|| Duration::from_secs(connect.keep_alive_seconds.into()));
+        }
+        self.send(id, &Packet::ConnAck { session_present, code: ConnectCode::Accepted });
+        self.redeliver(&client);
+        self.pump(&client);
+    }
+
+    fn admit(&self, client: &A::Client, connect: &Connect) -> Result<(), (ConnectCode, Refusal)> {
+        let not_authorized = |refusal| (ConnectCode::NotAuthorized, refusal);
+        self.authority.may_connect(client).map_err(not_authorized)?;
+        let expected = self.authority.client_id(client);
+        if connect.client_id != expected {
+            let rule = format!("the client identifier must be `{expected}`");
+            return Err((ConnectCode::IdentifierRejected, Refusal::new(Reason::ClientIdMismatch, client, rule)));
+        }
+        if let Some(will) = &connect.will {
+            if will.qos == Qos::ExactlyOnce {
+                return Err(not_authorized(Refusal::new(Reason::RequestInvalid, client, "QoS 2 is not offered")));
+            }
+            self.authority.may_publish(client, &will.topic).map_err(not_authorized)?;
+        }
+        if !self.sessions.contains_key(client) && self.sessions.len() >= self.limits.sessions_max {
+            let refusal = Refusal::new(Reason::Busy, client, "there are too many sessions");
+            return Err((ConnectCode::ServerUnavailable, refusal));
+        }
+        Ok(())
+    }
+
+    fn violation(&mut self, id: ConnectionId, what: impl fmt::Display) {
+        let Some(connection) = self.connections.get(&id) else { return };
+        let refusal = Refusal::new(Reason::RequestInvalid, &connection.client, what);
+        self.refuse(refusal);
+        self.close(id, false);
+    }
+
+    fn refuse(&mut self, refusal: Refusal) {
+        self.refused = self.refused.saturating_add(1);
+        self.actions.push(Action::Refused(refusal));
+    }
+
+    fn credit(&mut self, id: ConnectionId, bytes: usize) {
+        if bytes > 0 && self.connections.contains_key(&id) {
+            self.actions.push(Action::Credit { connection: id, bytes });
+        }
+    }
+
+    /// Ends a connection. `orderly`: the client said DISCONNECT or was never let in, so its will is void.
+    fn close(&mut self, id: ConnectionId, orderly: bool) {
+        let Some(connection) = self.connections.remove(&id) else { return };
+        self.blocked.retain(|blocked| *blocked != id);
+        if let Some(will) = connection.will.filter(|_| !orderly) {
+            self.wills.push_back((connection.client.clone(), will));
+        }
+        if let Some(session) = self.sessions.get_mut(&connection.client)
+            && session.connection == Some(id)
+        {
+            session.connection = None;
+            if session.clean {
+                self.remove_session(&connection.client);
+            }
+        }
+        self.actions.push(Action::Close { connection: id, last: connection.out });
+    }
+
+    /// Queues a packet for a connection. One that lets its answers pile up unread is closed.
+    fn send(&mut self, id: ConnectionId, packet: &Packet) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        // Twice the bound for messages, so that answers still fit where messages already wait.
+        let full = connection.out.len() > self.limits.output_bytes_max.saturating_mul(2);
+        if full || packet.encode(&mut connection.out).is_err() {
+            self.close(id, false);
+            return;
+        }
+        if !connection.announced {
+            connection.announced = true;
+            self.actions.push(Action::Output(id));
+        }
+    }
+
+    /// Carries out what the last input set off: wills of closed connections, publications that waited for room.
+    fn settle(&mut self, now: Duration) {
+        loop {
+            if let Some((client, will)) = self.wills.pop_front() {
+                self.publish_will(client, will);
+            } else if self.room_made && !self.blocked.is_empty() {
+                self.room_made = false;
+                for id in std::mem::take(&mut self.blocked) {
+                    self.advance(id, now);
+                }
+            } else {
+                self.room_made = false;
+                return;
+            }
+        }
+    }
+
+    /// The QoS of a publication's receivers ([MQTT-3.3.5-1]: overlapping subscriptions count once, with the highest).
+    fn receivers(&self, topic: &TopicName) -> Vec<(A::Client, Qos)> {
+        let mut found: HashMap<&A::Client, Qos> = HashMap::new();
+        self.subscriptions.matches(topic, |client, granted| {
+            let qos = found.entry(client).or_insert(granted);
+            *qos = (*qos).max(granted);
+        });
+        let mut receivers: Vec<_> = found
+            .into_iter()
+            .filter(|(client, _)| self.authority.may_receive(client, topic))
+            .map(|(client, qos)| (client.clone(), qos))
+            .collect();
+        receivers.sort_unstable();
+        receivers
+    }
+}
+
+/// The QoS of a delivery's packet with its identifier.
+fn delivery(id: Option<PacketId>) -> Delivery {
+    id.map_or(Delivery::AtMostOnce, Delivery::AtLeastOnce)
+}
