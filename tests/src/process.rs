@@ -112,7 +112,9 @@ impl Server {
     pub fn check(&mut self) -> Result<(), Failure> {
         match self.child.try_wait()? {
             None => Ok(()),
-            Some(status) => Err(Failure(format!("{} ended ({status}):\n{}", self.name, tail(&self.output(), 30)))),
+            Some(status) => {
+                Err(Failure(format!("{} ended ({status}):\n{}", self.name, tail(&self.output(), 30))))
+            }
         }
     }
 

@@ -49,7 +49,8 @@ impl Site {
         let programs = std::env::current_exe()?;
         let programs = programs.parent().ok_or_else(|| Failure::new("no folder of this program"))?;
         // A test program lies in `deps`, one below the programs of the product.
-        let programs = if programs.ends_with("deps") { programs.parent().unwrap_or(programs) } else { programs };
+        let programs =
+            if programs.ends_with("deps") { programs.parent().unwrap_or(programs) } else { programs };
         Ok(Self {
             folder: folder.to_path_buf(),
             programs: programs.to_path_buf(),
@@ -113,7 +114,8 @@ impl Site {
 
     pub fn manufacture(&self) -> Result<(), Failure> {
         let (state, vendor) = (self.path("tpm"), self.path("vendor"));
-        run(self.simulator(&["manufacture"]).arg("--state").arg(state).arg("--vendor-ca").arg(vendor))?.ok()?;
+        run(self.simulator(&["manufacture"]).arg("--state").arg(state).arg("--vendor-ca").arg(vendor))?
+            .ok()?;
         Ok(())
     }
 

@@ -25,7 +25,10 @@ enum Store {
 }
 
 #[derive(Debug, Parser)]
-#[command(name = "ew demo", about = "A gateway proves itself, verifies a signed image, starts it, and gives it a certificate.")]
+#[command(
+    name = "ew demo",
+    about = "A gateway proves itself, verifies a signed image, starts it, and gives it a certificate."
+)]
 struct Arguments {
     /// Leaves everything running at the end.
     #[arg(long)]
@@ -142,10 +145,14 @@ fn inside(arguments: &Arguments) -> Result<ExitCode, Failure> {
     if arguments.output == Format::Text {
         println!("\nall {} steps in {:.1} s", STEPS.len(), begin.elapsed().as_secs_f64());
         if arguments.keep {
-            println!("it is still running: `./ew in edgewarden status`, `./ew in edgewarden policy explain analytics alerts:9443`,");
+            println!(
+                "it is still running: `./ew in edgewarden status`, `./ew in edgewarden policy explain analytics alerts:9443`,"
+            );
             println!("`./ew in edgewarden logs alerts`; end it with `./ew demo --stop`");
         } else {
-            println!("look further: `./ew demo --keep` leaves it running; docs/quickstart.md goes on from here");
+            println!(
+                "look further: `./ew demo --keep` leaves it running; docs/quickstart.md goes on from here"
+            );
         }
     }
     if arguments.keep {
@@ -156,7 +163,10 @@ fn inside(arguments: &Arguments) -> Result<ExitCode, Failure> {
     }
     if let Some(up) = &mut site.up {
         let _ = edgewarden_tests::process::run(
-            Command::new(std::env::current_exe()?.with_file_name("edgewarden")).arg("--root").arg(site_root(arguments)?).arg("down"),
+            Command::new(std::env::current_exe()?.with_file_name("edgewarden"))
+                .arg("--root")
+                .arg(site_root(arguments)?)
+                .arg("down"),
         );
         up.stop();
     }

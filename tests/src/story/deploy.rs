@@ -12,9 +12,12 @@ pub fn deploy(site: &mut Site) -> Shown {
     send(site, 1, "operator.key", |text| text)?.ok()?;
     site.wait_for_modules(&sign::MODULES)?;
     let status = site.status()?;
-    let mut shown = vec!["deployment version 1 verified, images judged and permitted, modules started with runc".to_owned()];
+    let mut shown = vec![
+        "deployment version 1 verified, images judged and permitted, modules started with runc".to_owned(),
+    ];
     for name in sign::MODULES {
-        let module = module(&status, name).ok_or_else(|| Failure(format!("no module {name} in the status")))?;
+        let module =
+            module(&status, name).ok_or_else(|| Failure(format!("no module {name} in the status")))?;
         shown.push(format!("{name}: {} at {}", module["instance"], module["address"]).replace('"', ""));
         confined(module["pid"].as_i64().unwrap_or_default())?;
     }
@@ -35,7 +38,11 @@ pub fn send(
 }
 
 /// The example's deployment as a file of the site.
-fn write(site: &Site, version: u64, change: impl FnOnce(String) -> String) -> Result<std::path::PathBuf, Failure> {
+fn write(
+    site: &Site,
+    version: u64,
+    change: impl FnOnce(String) -> String,
+) -> Result<std::path::PathBuf, Failure> {
     let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/glucose-monitor");
     let folder = site.path("deployment");
     fs::create_dir_all(&folder)?;
@@ -44,7 +51,11 @@ fn write(site: &Site, version: u64, change: impl FnOnce(String) -> String) -> Re
     let text = fs::read_to_string(format!("{example}/deployment.toml"))?;
     let text = text
         .lines()
-        .map(|line| if line.starts_with("version =") { format!("version = {version}") } else { line.to_owned() })
+        .map(
+            |line| {
+                if line.starts_with("version =") { format!("version = {version}") } else { line.to_owned() }
+            },
+        )
         .collect::<Vec<_>>()
         .join("\n");
     let file = folder.join("deployment.toml");
@@ -55,7 +66,8 @@ fn write(site: &Site, version: u64, change: impl FnOnce(String) -> String) -> Re
 /// Reads from the kernel what the module's first process may do.
 fn confined(pid: i64) -> Result<(), Failure> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    for wanted in ["CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"] {
+    for wanted in ["CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"]
+    {
         ensure(status.contains(wanted), || format!("process {pid} has no `{wanted}`:\n{status}"))?;
     }
     for namespace in ["pid", "mnt", "ipc", "uts", "net"] {

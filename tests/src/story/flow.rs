@@ -8,7 +8,8 @@ use crate::site::{LEAF_ENROL, LEAF_MQTT, Site, TRUST_DOMAIN};
 use crate::{Failure, ensure};
 
 pub const SENSOR: &str = "sensor-1";
-const TRACE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/glucose-monitor/traces/adolescent-001.csv");
+const TRACE: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/glucose-monitor/traces/adolescent-001.csv");
 const WAIT: Duration = Duration::from_secs(30);
 
 pub fn flow(site: &mut Site) -> Shown {
@@ -20,7 +21,7 @@ pub fn flow(site: &mut Site) -> Shown {
         let line = lines_with(&messages, "clinic/summary").last().map(|line| (*line).to_owned());
         line.ok_or_else(|| Failure::new("no summary has arrived"))
     })?;
-    Ok(vec![format!("{alarm}"), sent, format!("in the fleet: {summary}")])
+    Ok(vec![alarm, sent, format!("in the fleet: {summary}")])
 }
 
 /// A leaf device gets its certificate through the gateway, with a one-time token.

@@ -32,7 +32,9 @@ pub fn identify(site: &mut Site) -> Shown {
 fn line(site: &Site, module: &str, word: &str) -> Result<String, Failure> {
     let logs = site.logs(module)?;
     let found = lines_with(&logs, word).last().map(|line| (*line).to_owned());
-    found.ok_or_else(|| Failure(format!("{module} did not print `{word}`:\n{}", crate::process::tail(&logs, 10))))
+    found.ok_or_else(|| {
+        Failure(format!("{module} did not print `{word}`:\n{}", crate::process::tail(&logs, 10)))
+    })
 }
 
 fn count(site: &Site, word: &str) -> Result<usize, Failure> {

@@ -17,7 +17,8 @@ pub fn look(site: &mut Site) -> Shown {
     for word in [site.gateway.as_str(), "fresh"] {
         ensure(page.contains(word), || format!("the page does not show `{word}`:\n{page}"))?;
     }
-    let mut shown = vec!["`edgewarden status`, `edgewarden-fleet device list` and the fleet's page agree".to_owned()];
+    let mut shown =
+        vec!["`edgewarden status`, `edgewarden-fleet device list` and the fleet's page agree".to_owned()];
     shown.extend(status.lines().map(str::to_owned));
     shown.push(String::new());
     shown.extend(devices.lines().map(str::to_owned));
@@ -31,7 +32,9 @@ fn page(url: &str) -> Result<String, Failure> {
     let first = get(path, "")?;
     let cookie = first
         .lines()
-        .find_map(|line| line.to_lowercase().starts_with("set-cookie:").then(|| line.split_once(':')).flatten())
+        .find_map(|line| {
+            line.to_lowercase().starts_with("set-cookie:").then(|| line.split_once(':')).flatten()
+        })
         .and_then(|(_, value)| value.split(';').next())
         .map(str::trim);
     match cookie {

@@ -35,15 +35,14 @@ pub const STEPS: [Step; 10] = [
     Step { name: "look", run: look::look },
 ];
 
-/// Runs the story up to and with the step of that name.
-pub fn up_to(site: &mut Site, name: &str) -> Result<Vec<String>, Failure> {
-    for step in STEPS {
-        let shown = (step.run)(site).map_err(|Failure(why)| Failure(format!("step {}: {why}", step.name)))?;
-        if step.name == name {
-            return Ok(shown);
-        }
+/// Runs the steps of these names, in this order.
+pub fn run(site: &mut Site, names: &[&str]) -> Result<(), Failure> {
+    for name in names {
+        let step = STEPS.iter().find(|step| step.name == *name);
+        let step = step.ok_or_else(|| Failure(format!("there is no step `{name}`")))?;
+        (step.run)(site).map_err(|Failure(why)| Failure(format!("step {name}: {why}")))?;
     }
-    Err(Failure(format!("there is no step `{name}`")))
+    Ok(())
 }
 
 /// The lines of a text that hold a word.

@@ -19,7 +19,9 @@ pub fn offline(site: &mut Site) -> Shown {
     site.start_gateway()?;
     site.wait_for_modules(&sign::MODULES)?;
     let pids_after = pids(site)?;
-    ensure(pids_before == pids_after, || format!("modules were restarted: {pids_before:?} → {pids_after:?}"))?;
+    ensure(pids_before == pids_after, || {
+        format!("modules were restarted: {pids_before:?} → {pids_after:?}")
+    })?;
 
     let alarms_before = flow::alarms(site)?.len();
     wait_for("the sensor to publish with no fleet", WAIT, || flow::publish(site, 1))?;
@@ -36,14 +38,16 @@ pub fn offline(site: &mut Site) -> Shown {
         Ok(now - summaries_before)
     })?;
     Ok(vec![
-        "no fleet, every daemon killed with -9 and started again: modules never stopped, alarms went on".into(),
+        "no fleet, every daemon killed with -9 and started again: modules never stopped, alarms went on"
+            .into(),
         alarm,
         format!("{arrived} queued summaries arrived when the fleet was back"),
     ])
 }
 
 fn summaries(site: &Site) -> Result<usize, Failure> {
-    let text = run(&mut site.operator(&["message", "list", "--gateway", &site.gateway, "--last", "1000"]))?.ok()?;
+    let text =
+        run(&mut site.operator(&["message", "list", "--gateway", &site.gateway, "--last", "1000"]))?.ok()?;
     Ok(lines_with(&text, "clinic/summary").len())
 }
 
