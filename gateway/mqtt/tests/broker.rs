@@ -1,0 +1,602 @@
+//! The broker driven by hand: no runtime, no sockets, time as an argument.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use edgewarden_mqtt::broker::*;
+use edgewarden_mqtt::decode::{DecodeError, decode};
+use edgewarden_mqtt::packet::*;
+use edgewarden_mqtt::topic::{TopicFilter, TopicName};
+use edgewarden_names::{Reason, Refusal};
+
+/// Allows everything but what is listed, as `client action object`.
+#[derive(Debug, Clone, Default)]
+struct Rules {
+    denied: HashSet<String>,
+    durable: HashSet<&'static str>,
+}
+
+impl Rules {
+    fn deny(mut self, rule: &str) -> Self {
+        self.denied.insert(rule.into());
+        self
+    }
+    fn check(&self, rule: &str) -> Result<(), Refusal> {
+        if self.denied.contains(rule) { Err(Refusal::new(Reason::PolicyDenied, rule, "test")) } else { Ok(()) }
+    }
+}
+
+impl Authority for Rules {
+    type Client = &'static str;
+    fn client_id<'a>(&self, client: &'a &'static str) -> &'a str {
+        client
+    }
+    fn may_connect(&self, client: &&'static str) -> Result<(), Refusal> {
+        self.check(&format!("{client} connect"))
+    }
+    fn may_publish(&self, client: &&'static str, topic: &TopicName) -> Result<Keep, Refusal> {
+        self.check(&format!("{client} publish {topic}"))?;
+        Ok(if self.durable.contains(topic.as_str()) { Keep::Durable } else { Keep::Memory })
+    }
+    fn may_subscribe(&self, client: &&'static str, filter: &TopicFilter) -> Result<(), Refusal> {
+        self.check(&format!("{client} subscribe {filter}"))
+    }
+    fn may_receive(&self, client: &&'static str, topic: &TopicName) -> bool {
+        self.check(&format!("{client} receive {topic}")).is_ok()
+    }
+}
+
+struct Bench {
+    broker: Broker<Rules>,
+    now: Duration,
+    ids: HashMap<&'static str, ConnectionId>,
+    next: u64,
+    closed: Vec<(ConnectionId, Vec<Packet>)>,
+    stores: Vec<(Ticket, String)>,
+    refusals: Vec<Reason>,
+    credit: usize,
+}
+
+fn packets(mut bytes: &[u8]) -> Vec<Packet> {
+    let mut packets = Vec::new();
+    while let Some((packet, used)) = decode(bytes, PACKET_BYTES_MAX).unwrap() {
+        packets.push(packet);
+        bytes = &bytes[used..];
+    }
+    assert!(bytes.is_empty());
+    packets
+}
+
+impl Bench {
+    fn new(rules: Rules, limits: Limits) -> Self {
+        Self {
+            broker: Broker::new(rules, limits),
+            now: Duration::ZERO,
+            ids: HashMap::new(),
+            next: 0,
+            closed: Vec::new(),
+            stores: Vec::new(),
+            refusals: Vec::new(),
+            credit: 0,
+        }
+    }
+    fn act(&mut self) {
+        for action in self.broker.take_actions() {
+            match action {
+                Action::Output(_) => {}
+                Action::Close { connection, last } => self.closed.push((connection, packets(&last))),
+                Action::Credit { bytes, .. } => self.credit += bytes,
+                Action::Store { ticket, client, topic, .. } => self.stores.push((ticket, format!("{client} {topic}"))),
+                Action::Refused(refusal) => self.refusals.push(refusal.reason),
+            }
+        }
+    }
+    fn accept(&mut self, client: &'static str) {
+        self.next += 1;
+        self.ids.insert(client, ConnectionId(self.next));
+        self.broker.accept(ConnectionId(self.next), client, self.now);
+    }
+    fn send(&mut self, client: &'static str, packet: Packet) {
+        self.broker.receive(self.ids[client], packet, 1, self.now);
+        self.act();
+    }
+    fn got(&mut self, client: &'static str) -> Vec<Packet> {
+        let mut all = Vec::new();
+        loop {
+            let out = self.broker.take_output(self.ids[client], self.now);
+            self.act();
+            if out.is_empty() {
+                return all;
+            }
+            all.extend(packets(&out));
+        }
+    }
+    fn connect(&mut self, client: &'static str, clean: bool) -> Vec<Packet> {
+        self.accept(client);
+        self.send(client, hello(client, clean));
+        self.got(client)
+    }
+    fn subscribe(&mut self, client: &'static str, filter: &str, qos: Qos) -> Vec<Packet> {
+        let filters = vec![(TopicFilter::parse(filter).unwrap(), qos)];
+        self.send(client, Packet::Subscribe(Subscribe { id: id(1), filters }));
+        self.got(client)
+    }
+    fn lose(&mut self, client: &'static str) {
+        self.broker.lost(self.ids[client], self.now);
+        self.act();
+    }
+    fn is_open(&self, client: &'static str) -> bool {
+        !self.closed.iter().any(|(id, _)| *id == self.ids[client])
+    }
+}
+
+fn id(n: u16) -> PacketId {
+    PacketId::new(n).unwrap()
+}
+
+fn hello(client: &str, clean: bool) -> Packet {
+    Packet::Connect(Box::new(Connect {
+        client_id: client.into(),
+        clean_session: clean,
+        keep_alive_seconds: 60,
+        will: None,
+        user_name: None,
+        password: None,
+    }))
+}
+
+fn with_will(client: &str, qos: Qos, retain: bool) -> Packet {
+    let Packet::Connect(mut connect) = hello(client, true) else { unreachable!() };
+    connect.will = Some(Will { topic: TopicName::parse("will").unwrap(), payload: vec![1].into(), qos, retain });
+    Packet::Connect(connect)
+}
+
+fn message(topic: &str, payload: &[u8], qos1: Option<u16>) -> Packet {
+    publish(topic, payload, qos1, false, false)
+}
+
+fn publish(topic: &str, payload: &[u8], qos1: Option<u16>, dup: bool, retain: bool) -> Packet {
+    Packet::Publish(Publish {
+        dup,
+        retain,
+        delivery: qos1.map_or(Delivery::AtMostOnce, |n| Delivery::AtLeastOnce(id(n))),
+        topic: TopicName::parse(topic).unwrap(),
+        payload: Arc::from(payload),
+    })
+}
+
+const ACCEPTED: Packet = Packet::ConnAck { session_present: false, code: ConnectCode::Accepted };
+
+fn refused(code: ConnectCode) -> Vec<Packet> {
+    vec![Packet::ConnAck { session_present: false, code }]
+}
+
+/// A publisher `p` and a subscriber `s` to `t/#` with QoS 1 and a persistent session.
+fn pair(rules: Rules, limits: Limits) -> Bench {
+    let mut bench = Bench::new(rules, limits);
+    assert_eq!(bench.connect("p", true), [ACCEPTED]);
+    assert_eq!(bench.connect("s", false), [ACCEPTED]);
+    bench.subscribe("s", "t/#", Qos::ExactlyOnce);
+    bench
+}
+
+#[test]
+fn connecting_is_refused_with_the_code_that_says_why() {
+    let rules = Rules::default().deny("out connect").deny("w publish will");
+    let cases: Vec<(&'static str, Packet, ConnectCode, Reason)> = vec![
+        ("out", hello("out", true), ConnectCode::NotAuthorized, Reason::PolicyDenied),
+        ("a", hello("b", true), ConnectCode::IdentifierRejected, Reason::ClientIdMismatch),
+        ("a", hello("a-2", true), ConnectCode::IdentifierRejected, Reason::ClientIdMismatch),
+        ("a", hello("", true), ConnectCode::IdentifierRejected, Reason::ClientIdMismatch),
+        ("a", hello("", false), ConnectCode::IdentifierRejected, Reason::ClientIdMismatch),
+        ("w", with_will("w", Qos::AtLeastOnce, false), ConnectCode::NotAuthorized, Reason::PolicyDenied),
+        ("a", with_will("a", Qos::ExactlyOnce, false), ConnectCode::NotAuthorized, Reason::RequestInvalid),
+    ];
+    for (client, connect, code, reason) in cases {
+        let mut bench = Bench::new(rules.clone(), Limits::default());
+        bench.accept(client);
+        bench.send(client, connect);
+        assert_eq!(bench.closed, [(ConnectionId(1), refused(code))], "{client} {code:?}");
+        assert_eq!(bench.refusals, [reason]);
+        assert_eq!(bench.broker.counts().sessions, 0);
+    }
+}
+
+#[test]
+fn too_many_sessions_are_refused() {
+    let mut bench = Bench::new(Rules::default(), Limits { sessions_max: 1, ..Limits::default() });
+    bench.connect("a", false);
+    bench.lose("a");
+    bench.connect("b", true);
+    assert_eq!(bench.closed.last().unwrap().1, refused(ConnectCode::ServerUnavailable));
+    assert_eq!(bench.connect("a", false).len(), 1, "who has a session comes back");
+}
+
+#[test]
+fn another_protocol_level_is_told() {
+    let mut bench = Bench::new(Rules::default(), Limits::default());
+    bench.accept("a");
+    bench.broker.malformed(ConnectionId(1), &DecodeError::ProtocolLevel(5), bench.now);
+    bench.act();
+    assert_eq!(bench.closed, [(ConnectionId(1), refused(ConnectCode::ProtocolVersion))]);
+}
+
+#[test]
+fn packets_out_of_place_end_the_connection() {
+    let ack = Packet::SubAck { id: id(1), codes: vec![SubscribeCode::Failure] };
+    for packet in [message("t", b"", None), Packet::PingReq, Packet::Disconnect, Packet::PubAck(id(1)), ACCEPTED] {
+        let mut bench = Bench::new(Rules::default(), Limits::default());
+        bench.accept("a");
+        bench.send("a", packet.clone());
+        assert!(!bench.is_open("a"), "MQTT-3.1.0-1: {packet:?} before CONNECT");
+    }
+    for packet in [
+        hello("a", true),
+        ACCEPTED,
+        ack,
+        Packet::UnsubAck(id(1)),
+        Packet::PingResp,
+        Packet::PubRec(id(1)),
+        Packet::PubRel(id(1)),
+        Packet::PubComp(id(1)),
+    ] {
+        let mut bench = Bench::new(Rules::default(), Limits::default());
+        bench.connect("a", true);
+        bench.send("a", packet.clone());
+        assert!(!bench.is_open("a"), "{packet:?} after CONNECT");
+        assert_eq!(bench.refusals, [Reason::RequestInvalid]);
+    }
+}
+
+#[test]
+fn qos_2_is_refused_and_granted_as_1() {
+    let mut bench = pair(Rules::default(), Limits::default());
+    let granted = Packet::SubAck { id: id(1), codes: vec![SubscribeCode::Granted(Qos::AtLeastOnce)] };
+    assert_eq!(bench.subscribe("s", "x", Qos::ExactlyOnce), [granted]);
+    let Packet::Publish(mut publish) = message("t/1", b"x", Some(1)) else { unreachable!() };
+    publish.delivery = Delivery::ExactlyOnce(id(1));
+    bench.send("p", Packet::Publish(publish));
+    assert!(!bench.is_open("p"));
+    assert_eq!(bench.got("s"), []);
+}
+
+#[test]
+fn a_denied_publication_is_never_acknowledged_nor_delivered() {
+    for qos in [None, Some(9)] {
+        let mut bench = pair(Rules::default().deny("p publish t/other"), Limits::default());
+        bench.send("p", message("t/other", b"x", qos));
+        assert_eq!(bench.closed, [(bench.ids["p"], vec![])]);
+        assert_eq!(bench.refusals, [Reason::PolicyDenied]);
+        assert_eq!(bench.got("s"), []);
+    }
+}
+
+#[test]
+fn a_denied_subscription_fails_alone_and_receiving_is_asked_apart() {
+    let mut bench = pair(Rules::default().deny("s subscribe #").deny("s receive t/secret"), Limits::default());
+    let filters = ["#", "u"].map(|f| (TopicFilter::parse(f).unwrap(), Qos::AtMostOnce)).to_vec();
+    bench.send("s", Packet::Subscribe(Subscribe { id: id(7), filters }));
+    let codes = vec![SubscribeCode::Failure, SubscribeCode::Granted(Qos::AtMostOnce)];
+    assert_eq!(bench.got("s"), [Packet::SubAck { id: id(7), codes }]);
+    bench.send("p", message("t/secret", b"x", Some(1)));
+    bench.send("p", message("t/open", b"x", Some(2)));
+    assert_eq!(bench.got("s"), [message("t/open", b"x", Some(1))]);
+    assert_eq!(bench.got("p"), [Packet::PubAck(id(1)), Packet::PubAck(id(2))]);
+}
+
+#[test]
+fn overlapping_subscriptions_deliver_once_with_the_highest_qos() {
+    let mut bench = pair(Rules::default(), Limits::default());
+    bench.subscribe("s", "t/+", Qos::AtMostOnce);
+    bench.send("p", message("t/a", b"x", Some(1)));
+    assert_eq!(bench.got("s"), [message("t/a", b"x", Some(1))]);
+}
+
+#[test]
+fn what_was_not_acknowledged_comes_again_with_dup_in_order() {
+    let mut bench = pair(Rules::default(), Limits::default());
+    for n in 1..=3 {
+        bench.send("p", message("t/a", &[n], Some(n.into())));
+    }
+    assert_eq!(bench.got("s").len(), 3);
+    bench.send("s", Packet::PubAck(id(2)));
+    bench.lose("s");
+    bench.send("p", message("t/a", &[4], Some(4)));
+    assert_eq!(
+        bench.connect("s", false),
+        [
+            Packet::ConnAck { session_present: true, code: ConnectCode::Accepted },
+            publish("t/a", &[1], Some(1), true, false),
+            publish("t/a", &[3], Some(3), true, false),
+            message("t/a", &[4], Some(4)),
+        ]
+    );
+    for n in [1, 3, 4, 4] {
+        bench.send("s", Packet::PubAck(id(n)));
+    }
+    assert_eq!(bench.broker.counts().waiting_messages, 0);
+    assert_eq!(bench.broker.counts().waiting_bytes, 0);
+    // A clean session forgets.
+    bench.lose("s");
+    assert_eq!(bench.connect("s", true), [ACCEPTED]);
+    bench.send("p", message("t/a", b"x", Some(9)));
+    assert_eq!(bench.got("s"), []);
+}
+
+#[test]
+fn the_window_bounds_what_is_in_flight() {
+    let mut bench = pair(Rules::default(), Limits { window_messages_max: 2, ..Limits::default() });
+    for n in 1..=5 {
+        bench.send("p", message("t/a", &[n], Some(n.into())));
+    }
+    assert_eq!(bench.got("p").len(), 5, "all are owned");
+    assert_eq!(bench.got("s"), [message("t/a", &[1], Some(1)), message("t/a", &[2], Some(2))]);
+    bench.send("s", Packet::PubAck(id(1)));
+    assert_eq!(bench.got("s"), [message("t/a", &[3], Some(3))]);
+}
+
+/// 5,000 publications against a session that holds 1,000: all that are acknowledged arrive; none is dropped.
+#[test]
+fn a_full_session_makes_its_publisher_wait() {
+    let limits = Limits { session_messages_max: 10, window_messages_max: 4, ..Limits::default() };
+    let mut bench = pair(Rules::default(), limits);
+    bench.connect("other", false);
+    bench.subscribe("other", "t/#", Qos::AtLeastOnce);
+    bench.lose("s");
+    bench.credit = 0;
+    for n in 1..=30u16 {
+        bench.send("p", message("t/a", &n.to_be_bytes(), Some(n)));
+    }
+    assert_eq!(bench.got("p").len(), 10, "only what the session holds is acknowledged");
+    assert_eq!(bench.credit, 10, "the rest is not read on");
+    // Other work goes on meanwhile.
+    bench.send("p", Packet::PingReq);
+    assert_eq!(bench.got("p"), [Packet::PingResp]);
+    let mut seen = Vec::new();
+    let mut incoming = bench.connect("s", false);
+    let mut acknowledged = 10;
+    while !incoming.is_empty() {
+        for packet in incoming {
+            if let Packet::Publish(Publish { payload, delivery: Delivery::AtLeastOnce(id), .. }) = packet {
+                seen.push(u16::from_be_bytes([payload[0], payload[1]]));
+                bench.send("s", Packet::PubAck(id));
+            }
+        }
+        for packet in bench.got("other") {
+            if let Packet::Publish(Publish { delivery: Delivery::AtLeastOnce(id), .. }) = packet {
+                bench.send("other", Packet::PubAck(id));
+            }
+        }
+        acknowledged += bench.got("p").len();
+        incoming = bench.got("s");
+    }
+    assert_eq!(seen, (1..=30).collect::<Vec<_>>());
+    assert_eq!(acknowledged, 30);
+    assert_eq!(bench.broker.counts().waiting_bytes, 0);
+}
+
+#[test]
+fn a_full_session_does_not_keep_the_message_from_the_others() {
+    let mut bench = pair(Rules::default(), Limits { session_messages_max: 1, ..Limits::default() });
+    bench.lose("s");
+    bench.connect("alarm", true);
+    bench.subscribe("alarm", "t/#", Qos::AtMostOnce);
+    bench.send("p", message("t/a", &[1], Some(1)));
+    bench.send("p", message("t/a", &[2], Some(2)));
+    assert_eq!(bench.got("alarm").len(), 2, "the second too, and it is delivered once");
+    assert_eq!(bench.got("p"), [Packet::PubAck(id(1))]);
+    // When the wait is over the publisher is disconnected, unacknowledged, and it is on record why.
+    bench.now += Limits::default().blocked_max + Duration::from_secs(1);
+    bench.broker.tick(bench.now);
+    bench.act();
+    assert!(!bench.is_open("p"));
+    assert_eq!(bench.refusals, [Reason::QueueFull]);
+}
+
+#[test]
+fn a_publisher_that_fills_its_own_session_is_not_stuck() {
+    let mut bench = Bench::new(Rules::default(), Limits { session_messages_max: 1, ..Limits::default() });
+    bench.connect("p", false);
+    bench.subscribe("p", "t", Qos::AtLeastOnce);
+    bench.send("p", message("t", &[1], Some(1)));
+    bench.send("p", message("t", &[2], Some(2)));
+    bench.send("p", Packet::PubAck(id(1)));
+    let got = bench.got("p");
+    assert!(got.contains(&message("t", &[2], Some(2))), "{got:?}");
+}
+
+#[test]
+fn a_durable_publication_is_acknowledged_when_stored_and_in_order() {
+    let rules = Rules { durable: HashSet::from(["t/up"]), ..Rules::default() };
+    let mut bench = pair(rules, Limits::default());
+    bench.credit = 0;
+    bench.send("p", message("t/up", b"1", Some(1)));
+    bench.send("p", message("t/a", b"2", Some(2)));
+    bench.send("p", message("t/up", b"3", Some(3)));
+    assert_eq!(bench.got("p"), [], "MQTT-4.6.0-2: the second waits for the first");
+    assert_eq!(bench.got("s").len(), 3, "local delivery does not wait for the disk");
+    let tickets: Vec<_> = bench.stores.iter().map(|(ticket, _)| *ticket).collect();
+    bench.broker.stored(tickets[1], Ok(()), bench.now);
+    bench.act();
+    assert_eq!(bench.got("p"), []);
+    bench.broker.stored(tickets[0], Ok(()), bench.now);
+    bench.act();
+    assert_eq!(bench.got("p"), [1, 2, 3].map(|n| Packet::PubAck(id(n))));
+    assert_eq!(bench.credit, 3);
+    // A full queue: no acknowledgement, the connection ends, the reason is on record.
+    bench.send("p", message("t/up", b"4", Some(4)));
+    let full = Refusal::new(Reason::QueueFull, "p", "full");
+    bench.broker.stored(bench.stores[2].0, Err(full.clone()), bench.now);
+    bench.act();
+    assert_eq!(bench.closed, [(bench.ids["p"], vec![])]);
+    assert_eq!(bench.refusals, [Reason::QueueFull]);
+    // QoS 0 is lost with a record, and the connection stays.
+    bench.connect("p", true);
+    bench.send("p", message("t/up", b"5", None));
+    bench.broker.stored(bench.stores[3].0, Err(full), bench.now);
+    bench.act();
+    assert!(bench.is_open("p"));
+}
+
+#[test]
+fn a_durable_publication_also_waits_for_its_receivers() {
+    let rules = Rules { durable: HashSet::from(["t/up"]), ..Rules::default() };
+    let mut bench = pair(rules, Limits { session_messages_max: 1, ..Limits::default() });
+    bench.send("p", message("t/a", b"1", Some(1)));
+    bench.send("p", message("t/up", b"2", Some(2)));
+    bench.broker.stored(bench.stores[0].0, Ok(()), bench.now);
+    bench.act();
+    assert_eq!(bench.got("p"), [Packet::PubAck(id(1))]);
+    bench.send("s", Packet::PubAck(id(1)));
+    assert_eq!(bench.got("p"), [Packet::PubAck(id(2))]);
+}
+
+#[test]
+fn a_repetition_of_what_is_under_way_is_let_be_and_a_reused_identifier_is_a_violation() {
+    let rules = Rules { durable: HashSet::from(["t/up"]), ..Rules::default() };
+    let mut bench = pair(rules, Limits::default());
+    bench.send("p", message("t/up", b"1", Some(1)));
+    bench.send("p", publish("t/up", b"1", Some(1), true, false));
+    assert_eq!(bench.stores.len(), 1);
+    assert!(bench.is_open("p"));
+    bench.send("p", message("t/up", b"2", Some(1)));
+    assert!(!bench.is_open("p"));
+}
+
+#[test]
+fn retained_messages_are_kept_replaced_removed_and_bounded() {
+    let limits = Limits { retained_messages_max: 2, ..Limits::default() };
+    let mut bench = Bench::new(Rules::default().deny("late receive c"), limits);
+    bench.connect("p", true);
+    for (topic, payload) in [("a", &b"1"[..]), ("a", b"2"), ("b", b"x"), ("b", b""), ("c", b"y")] {
+        bench.send("p", publish(topic, payload, Some(1), false, true));
+    }
+    assert_eq!(bench.got("p").len(), 5);
+    bench.connect("late", true);
+    let got = bench.subscribe("late", "#", Qos::AtLeastOnce);
+    let retained = publish("a", b"2", Some(1), false, true);
+    assert_eq!(got[1..], [retained], "the newest, with RETAIN, and only what it may receive");
+    // One more is refused, not forgotten after an acknowledgement.
+    bench.send("p", publish("d", b"z", Some(2), false, true));
+    assert!(!bench.is_open("p"));
+    assert_eq!(bench.refusals, [Reason::QueueFull]);
+    bench.connect("p", true);
+    // MQTT-3.3.1-9: to a live subscription it goes without RETAIN.
+    bench.send("p", publish("a", b"3", None, false, true));
+    assert_eq!(bench.got("late"), [message("a", b"3", None)]);
+}
+
+#[test]
+fn a_will_is_published_unless_the_client_said_goodbye() {
+    for (goodbye, expected) in [(false, vec![message("will", &[1], Some(1))]), (true, vec![])] {
+        let mut bench = Bench::new(Rules::default(), Limits::default());
+        bench.connect("s", true);
+        bench.subscribe("s", "will", Qos::AtLeastOnce);
+        bench.accept("w");
+        bench.send("w", with_will("w", Qos::AtLeastOnce, false));
+        if goodbye {
+            bench.send("w", Packet::Disconnect);
+        }
+        bench.lose("w");
+        assert_eq!(bench.got("s"), expected, "goodbye {goodbye}");
+    }
+}
+
+#[test]
+fn a_second_connection_takes_over() {
+    let mut bench = pair(Rules::default(), Limits::default());
+    let first = bench.ids["s"];
+    bench.send("p", message("t/a", b"x", Some(1)));
+    let got = bench.connect("s", false);
+    assert!(bench.closed.iter().any(|(id, _)| *id == first), "MQTT-3.1.4-2");
+    assert_eq!(got[1], publish("t/a", b"x", Some(1), true, false));
+    bench.broker.lost(first, bench.now);
+    bench.act();
+    assert!(bench.is_open("s"));
+}
+
+#[test]
+fn the_silent_are_closed() {
+    let mut bench = pair(Rules::default(), Limits::default());
+    bench.accept("mute");
+    for (seconds, mute, s) in [(9, true, true), (11, false, true), (89, false, true), (91, false, false)] {
+        bench.now = Duration::from_secs(seconds);
+        bench.send("p", Packet::PingReq);
+        bench.broker.tick(bench.now);
+        bench.act();
+        assert_eq!((bench.is_open("mute"), bench.is_open("s")), (mute, s), "MQTT-3.1.2-24 at {seconds} s");
+    }
+    assert!(bench.is_open("p"));
+}
+
+#[test]
+fn a_new_policy_bites_what_is_open() {
+    let mut bench = pair(Rules::default(), Limits::default());
+    bench.connect("gone", false);
+    bench.subscribe("gone", "t/#", Qos::AtLeastOnce);
+    bench.subscribe("s", "u", Qos::AtLeastOnce);
+    bench.send("p", publish("t/kept", b"r", Some(1), false, true));
+    bench.lose("s");
+    bench.send("p", message("t/a", b"1", Some(2)));
+    let rules = Rules::default()
+        .deny("gone connect")
+        .deny("s subscribe t/#")
+        .deny("s receive t/a")
+        .deny("p publish t/kept");
+    bench.broker.set_authority(rules, bench.now);
+    bench.act();
+    assert!(!bench.is_open("gone"));
+    assert!(bench.is_open("p"));
+    assert_eq!(bench.broker.counts().retained_messages, 0);
+    let got = bench.connect("s", false);
+    assert_eq!(got[1..], [publish("t/kept", b"r", Some(1), true, false)], "what it may still receive");
+    bench.send("p", message("t/a", b"2", Some(3)));
+    bench.send("p", message("u", b"3", Some(4)));
+    assert_eq!(bench.got("s"), [message("u", b"3", Some(2))]);
+}
+
+#[test]
+fn a_session_that_is_let_go_frees_its_publishers() {
+    let mut bench = pair(Rules::default(), Limits { session_messages_max: 1, ..Limits::default() });
+    bench.lose("s");
+    bench.send("p", message("t/a", b"1", Some(1)));
+    bench.send("p", message("t/a", b"2", Some(2)));
+    assert_eq!(bench.got("p"), [Packet::PubAck(id(1))]);
+    let rules = Rules::default().deny("s connect").deny("s subscribe t/#").deny("s receive t/a");
+    bench.broker.set_authority(rules, bench.now);
+    bench.act();
+    assert_eq!(bench.got("p"), [Packet::PubAck(id(2))]);
+    let counts = bench.broker.counts();
+    assert_eq!((counts.sessions, counts.subscriptions, counts.waiting_bytes), (1, 0, 0));
+}
+
+#[test]
+fn a_reader_that_does_not_read_is_bounded() {
+    let limits = Limits { output_bytes_max: 1000, ..Limits::default() };
+    let mut bench = pair(Rules::default(), limits);
+    bench.connect("slow", true);
+    bench.subscribe("slow", "t/#", Qos::AtMostOnce);
+    for n in 0..100 {
+        bench.send("p", message("t/a", &[n; 100], None));
+    }
+    assert!(bench.broker.counts().dropped_qos0 > 150, "QoS 0 is dropped, and counted");
+    assert!(bench.got("slow").len() < 20);
+    for _ in 0..2000 {
+        bench.send("slow", Packet::PingReq);
+    }
+    assert!(!bench.is_open("slow"), "one that lets answers pile up is closed");
+}
+
+#[test]
+fn subscriptions_are_bounded_and_unsubscribing_ends_delivery() {
+    let mut bench = pair(Rules::default(), Limits { subscriptions_per_session_max: 2, ..Limits::default() });
+    bench.subscribe("s", "a", Qos::AtMostOnce);
+    let failure = [Packet::SubAck { id: id(1), codes: vec![SubscribeCode::Failure] }];
+    assert_eq!(bench.subscribe("s", "b", Qos::AtMostOnce), failure);
+    let filters = vec![TopicFilter::parse("t/#").unwrap(), TopicFilter::parse("never").unwrap()];
+    bench.send("s", Packet::Unsubscribe(Unsubscribe { id: id(5), filters }));
+    assert_eq!(bench.got("s"), [Packet::UnsubAck(id(5))]);
+    bench.send("p", message("t/a", b"x", Some(1)));
+    assert_eq!(bench.got("s"), []);
+}
