@@ -1,5 +1,7 @@
 //! Each step of the story, end to end, through the product's own programs. Every test has a sandbox of its own.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by a panic")]
+
 use std::process::Command;
 
 use edgewarden_tests::process::run;
