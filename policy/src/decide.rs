@@ -231,6 +231,9 @@ impl Findings {
 
 /// A client's text, safe to put in a line.
 fn shown(text: &str) -> String {
+    if text.is_empty() {
+        return "\"\"".into();
+    }
     let mut shown: String = text.chars().take(SHOWN_CHARS_MAX).flat_map(char::escape_debug).collect();
     if text.chars().nth(SHOWN_CHARS_MAX).is_some() {
         shown.push('…');
