@@ -35,6 +35,7 @@ reasons! {
     AttestQuote "attest.quote" "the quote is malformed or its signature is wrong; look for an impostor";
     AttestPcrSelection "attest.pcr_selection" "the TPM must have the SHA-256 bank on; enable it in the firmware";
     AttestEventLog "attest.event_log" "the event log does not explain the PCRs; see `edgewarden attest show`";
+    AttestUnmeasured "attest.unmeasured" "turn on measured boot in the firmware: the TPM has measured nothing";
     AttestReference "attest.reference" "if the change was meant, accept it as a reference with `edgewarden-fleet reference accept`";
     AttestCertify "attest.certify" "the gateway CA key is not proven to be in the TPM; join again";
     AttestCsr "attest.csr" "the request does not carry the certified key and the nonce; join again";
