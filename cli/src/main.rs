@@ -98,7 +98,8 @@ fn run(arguments: Arguments) -> Result<(), Problem> {
     let format = arguments.format;
     // One thread per daemon and command: the daemons wait far more than they compute, and a second core is for
     // the modules. Blocking work (TPM, files, programs) has tokio's own blocking threads.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Problem::failed)?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Problem::failed)?;
     runtime.block_on(async {
         match arguments.command {
             Command::Join(join) => join.run(&layout, format).await,

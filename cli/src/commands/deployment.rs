@@ -25,9 +25,10 @@ impl Deployment {
         let request = match self {
             Self::Apply { envelope } => {
                 let read = edgewarden_platform::durable::read(&envelope, ENVELOPE_BYTES_MAX);
-                let bytes = read
-                    .and_then(|found| found.ok_or_else(|| std::io::ErrorKind::NotFound.into()))
-                    .map_err(|error| Problem::text(format!("cannot read `{}`: {error}", envelope.display())))?;
+                let bytes =
+                    read.and_then(|found| found.ok_or_else(|| std::io::ErrorKind::NotFound.into())).map_err(
+                        |error| Problem::text(format!("cannot read `{}`: {error}", envelope.display())),
+                    )?;
                 Request::DeploymentAccept(Bytes(bytes))
             }
             Self::Show => Request::Deployment,

@@ -94,7 +94,8 @@ impl Image {
                     .and_then(|()| {
                         edgewarden_platform::durable::write(&public, key.public_pem().as_bytes(), 0o644)
                     });
-                wrote.map_err(|error| Problem::text(format!("cannot write `{}`: {error}", file.display())))?;
+                wrote
+                    .map_err(|error| Problem::text(format!("cannot write `{}`: {error}", file.display())))?;
                 print(format, "public_key", &public.display().to_string())
             }
         }

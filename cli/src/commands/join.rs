@@ -150,8 +150,8 @@ fn keystore(text: &str) -> Result<Keystore, Problem> {
 
 /// Copies a public file to where the daemons, each with its own user, can read it.
 fn install(from: &Path, to: &Path) -> Result<PathBuf, Problem> {
-    let bytes =
-        fs::read(from).map_err(|error| Problem::text(format!("cannot read `{}`: {error}", from.display())))?;
+    let bytes = fs::read(from)
+        .map_err(|error| Problem::text(format!("cannot read `{}`: {error}", from.display())))?;
     write(to, &bytes)?;
     Ok(to.to_path_buf())
 }

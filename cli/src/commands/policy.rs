@@ -40,7 +40,8 @@ impl Policy {
         if explanation.allowed {
             return Ok(());
         }
-        Err(Refusal::new(Reason::PolicyDenied, format!("{principal} {action} {target}"), explanation.rule).into())
+        Err(Refusal::new(Reason::PolicyDenied, format!("{principal} {action} {target}"), explanation.rule)
+            .into())
     }
 }
 

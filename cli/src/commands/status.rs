@@ -60,9 +60,15 @@ fn print_identity(status: &Status, now: UnixTime) {
     );
     match (&status.deployment, status.epoch) {
         (Some((name, version)), Some(epoch)) => {
-            let enforced: Vec<String> =
-                status.enforced.iter().map(|(who, epoch)| format!("{who:?} {epoch}").to_lowercase()).collect();
-            println!("deployment   {name} version {version}, policy epoch {epoch} (in force: {})", enforced.join(", "));
+            let enforced: Vec<String> = status
+                .enforced
+                .iter()
+                .map(|(who, epoch)| format!("{who:?} {epoch}").to_lowercase())
+                .collect();
+            println!(
+                "deployment   {name} version {version}, policy epoch {epoch} (in force: {})",
+                enforced.join(", ")
+            );
         }
         _ => println!("deployment   none"),
     }
@@ -97,7 +103,10 @@ fn print_modules(status: &runtime::Status, identity: &Status, now: UnixTime) {
         })
         .collect();
     println!();
-    output::table(&["MODULE", "STATE", "START", "RESTARTS", "ADDRESS", "CERTIFICATE ENDS", "IMAGE OR REASON"], &rows);
+    output::table(
+        &["MODULE", "STATE", "START", "RESTARTS", "ADDRESS", "CERTIFICATE ENDS", "IMAGE OR REASON"],
+        &rows,
+    );
 }
 
 fn print_refusals(status: &Status) {
