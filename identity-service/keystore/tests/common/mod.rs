@@ -1,0 +1,183 @@
+//! Stores to test: swtpm with an EK certificate of a vendor CA of its own, and a key file.
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use edgewarden_keystore::{Keystore, KeystoreError, open};
+use edgewarden_names::{GatewayName, TrustDomain};
+use edgewarden_protocol::config;
+use tempfile::TempDir;
+
+/// A manufactured swtpm on a loopback address of its own, so that it comes back at the same place after a cut.
+pub struct Swtpm {
+    dir: TempDir,
+    address: SocketAddr,
+    child: Option<Child>,
+}
+
+static TPMS: AtomicU8 = AtomicU8::new(1);
+
+pub fn run(command: &mut Command) -> std::process::Output {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+impl Swtpm {
+    pub fn manufacture() -> Self {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().display();
+        for (name, text) in [
+            (
+                "localca.conf",
+                format!(
+                    "statedir = {path}/ca\nsigningkey = {path}/ca/key.pem\nissuercert = {path}/ca/cert.pem\ncertserial = {path}/ca/serial\n"
+                ),
+            ),
+            (
+                "localca.options",
+                "--platform-manufacturer ExampleCo\n--platform-version 1.0\n--platform-model gw\n".into(),
+            ),
+            (
+                "setup.conf",
+                format!(
+                    "create_certs_tool = /usr/bin/swtpm_localca\ncreate_certs_tool_config = {path}/localca.conf\ncreate_certs_tool_options = {path}/localca.options\nactive_pcr_banks = sha256\n"
+                ),
+            ),
+        ] {
+            std::fs::write(dir.path().join(name), text).unwrap();
+        }
+        std::fs::create_dir(dir.path().join("ca")).unwrap();
+        std::fs::create_dir(dir.path().join("tpm")).unwrap();
+        run(Command::new("swtpm_setup")
+            .args(["--tpm2", "--create-ek-cert", "--lock-nvram", "--pcr-banks", "sha256", "--tpmstate"])
+            .arg(dir.path().join("tpm"))
+            .arg("--config")
+            .arg(dir.path().join("setup.conf")));
+        // One address a TPM: process number and counter make it unique on this machine.
+        let pid = std::process::id();
+        let host = Ipv4Addr::new(
+            127,
+            u8::try_from(1 + pid / 250 % 250).unwrap(),
+            u8::try_from(1 + pid % 250).unwrap(),
+            TPMS.fetch_add(1, Ordering::Relaxed),
+        );
+        let mut tpm = Self { dir, address: (host, 2321).into(), child: None };
+        tpm.power_on();
+        tpm
+    }
+
+    pub fn power_on(&mut self) {
+        let (ip, port) = (self.address.ip(), self.address.port());
+        let child = Command::new("swtpm")
+            .args(["socket", "--tpm2", "--flags", "not-need-init,startup-clear"])
+            .arg("--tpmstate")
+            .arg(format!("dir={}", self.dir.path().join("tpm").display()))
+            .arg("--server")
+            .arg(format!("type=tcp,port={port},bindaddr={ip}"))
+            .arg("--ctrl")
+            .arg(format!("type=tcp,port={},bindaddr={ip}", port + 1))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        self.child = Some(child);
+    }
+
+    /// As a power cut does it: no shutdown command.
+    pub fn cut_power(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn vendor_ca_pem(&self) -> Vec<u8> {
+        let ca = self.dir.path().join("ca");
+        let mut pem = std::fs::read(ca.join("cert.pem")).unwrap();
+        pem.extend(std::fs::read(ca.join("swtpm-localca-rootca-cert.pem")).unwrap_or_default());
+        pem
+    }
+
+    /// A tool of tpm2-tools that talks to this TPM, without a resource manager.
+    pub fn tool(&self, name: &str) -> Command {
+        let mut command = Command::new(name);
+        command.current_dir(self.dir.path());
+        command.env(
+            "TPM2TOOLS_TCTI",
+            format!("swtpm:host={},port={}", self.address.ip(), self.address.port()),
+        );
+        command
+    }
+}
+
+impl Drop for Swtpm {
+    fn drop(&mut self) {
+        self.cut_power();
+    }
+}
+
+/// A store's surroundings; the store itself is opened as often as a test wants.
+pub struct Fixture {
+    pub tpm: Option<Swtpm>,
+    pub state: TempDir,
+    pub config: config::Keystore,
+}
+
+impl Fixture {
+    pub fn tpm() -> Self {
+        let tpm = Swtpm::manufacture();
+        let config = config::Keystore::DangerousSimulatedTpm { address: tpm.address() };
+        Self { tpm: Some(tpm), state: TempDir::new().unwrap(), config }
+    }
+
+    pub fn software() -> Self {
+        let state = TempDir::new().unwrap();
+        let passphrase_file = state.path().join("passphrase");
+        write_private(&passphrase_file, b"correct horse battery\n");
+        Self { tpm: None, config: config::Keystore::Software { passphrase_file }, state }
+    }
+
+    pub fn open(&self) -> Arc<dyn Keystore> {
+        self.try_open().unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    pub fn try_open(&self) -> Result<Arc<dyn Keystore>, KeystoreError> {
+        open(&self.config, self.state.path())
+    }
+
+    /// The file that holds a sealed value.
+    pub fn sealed_file(&self, name: &str) -> PathBuf {
+        match self.tpm {
+            Some(_) => self.state.path().join("sealed").join(format!("{name}.tpm")),
+            None => self.state.path().join("software-keys"),
+        }
+    }
+
+    pub fn tpm_mut(&mut self) -> &mut Swtpm {
+        self.tpm.as_mut().unwrap()
+    }
+}
+
+pub fn write_private(path: &Path, bytes: &[u8]) {
+    std::fs::write(path, bytes).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+pub fn gateway() -> GatewayName {
+    GatewayName::parse("gw-1").unwrap()
+}
+
+pub fn domain() -> TrustDomain {
+    TrustDomain::parse("plant.example").unwrap()
+}
