@@ -1,17 +1,33 @@
 //! `identityd`: the process that decides.
+//!
+//! It holds the gateway's keys, and answers on Unix sockets only: may this image start, who is this caller, which
+//! deployment and policy are in force, does the verdict allow a certificate. Others fetch and carry out.
+//!
+//! * [`run`]: the process · [`Daemon`]: the same, opened and served by the caller, without confinement
+//! * `authority`: the decisions, without I/O, over `enrolment`, `deployments`, `permits`, `records`, `leaves`, `clock`
+//! * `service`: one decision after the other, on disk before in force: `state`, `audit`, `refusals`
+//! * `issuance`: the issuing CA and the certificates in use · `workload`: who gets them
+//! * `control`, `requests`: the control socket · `confine`: what the process takes away from itself
+//!
+//! Trusts the kernel's word on its peers, the pinned root and the pinned operator keys. Distrusts every byte of every
+//! request, also root's: `runtimed` speaks with registries and the fleet.
 
-use edgewarden_protocol::config::Config;
-use edgewarden_protocol::layout::Layout;
+mod audit;
+mod authority;
+mod clock;
+mod confine;
+mod control;
+mod deployments;
+mod enrolment;
+mod issuance;
+mod leaves;
+mod permits;
+mod records;
+mod refusals;
+mod requests;
+mod run;
+mod service;
+mod state;
+mod workload;
 
-/// Why the process cannot start, or ended.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    #[error("cannot install the signal handler")]
-    Signal(#[source] std::io::Error),
-}
-
-/// Runs until SIGTERM.
-pub async fn run(layout: Layout, config: Config) -> Result<(), RunError> {
-    let _ = (layout, config);
-    Ok(())
-}
+pub use run::{Daemon, RunError, run};

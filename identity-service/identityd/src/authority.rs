@@ -1,0 +1,454 @@
+//! The decisions, as a state machine without I/O: state and an input make the next state, a reply, and what to do.
+//!
+//! The shell ([`crate::service`]) works on a copy, writes events and changed documents to disk, and only then puts the
+//! copy in the place of the state: a decision that is not on disk has not been made. An input that is refused leaves
+//! nothing behind. Trusts its inputs as the shell parsed or read them from the kernel; judges all they say.
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use edgewarden_image_trust::{ImageProof, judge};
+use edgewarden_names::{Epoch, LeafName, ModuleName, Reason, Refusal, UnixTime};
+use edgewarden_protocol::Bytes;
+use edgewarden_protocol::control::{
+    Enforcer, ImageEvidence, PolicyInForce, Prepared, Reply, Snapshot, StartRecord,
+};
+use edgewarden_protocol::deployment::ImageReference;
+use edgewarden_protocol::enrol::Enrolled;
+use edgewarden_protocol::layout::Layout;
+
+use crate::audit::Event;
+use crate::clock::{Believed, TimeFloor};
+use crate::deployments::{InForce, Target};
+use crate::enrolment::Expected;
+use crate::permits::Permits;
+use crate::records::ProcessSeen;
+use crate::state::Documents;
+
+/// What does not change while the process runs.
+#[derive(Debug)]
+pub struct Context {
+    pub layout: Layout,
+    pub target: Target,
+    /// `None` when the configuration names no fleet.
+    pub expected: Option<Expected>,
+    /// The cgroup of `identityd`, which no module may share.
+    pub own_cgroup: String,
+}
+
+/// When an input arrives, and 32 random bytes for it alone.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment {
+    pub wall: UnixTime,
+    pub random: [u8; 32],
+}
+
+/// What changes state.
+#[derive(Debug)]
+pub enum Input {
+    EnrolAccept(Box<Enrolled>),
+    EnrolRefused(Refusal),
+    DeploymentAccept(Bytes),
+    /// An image was judged under the deployment of this epoch.
+    ImageJudged(Box<ImageProof>, Epoch),
+    StartPrepare {
+        permit: String,
+    },
+    Started {
+        instance: String,
+        seen: ProcessSeen,
+        address: Ipv4Addr,
+    },
+    Stopped {
+        instance: String,
+    },
+    EpochEnforced {
+        enforcer: Enforcer,
+        epoch: Epoch,
+    },
+    LeafAllow {
+        leaf: LeafName,
+        lifetime_seconds: u32,
+    },
+    /// A certificate has been made for this leaf and waits for its token to be spent.
+    LeafEnrolled {
+        leaf: LeafName,
+        token: String,
+        serial: String,
+    },
+    /// Time has passed; the processes of these instances are gone.
+    Tick {
+        gone: Vec<String>,
+    },
+}
+
+/// What the shell does after the new state is in force.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Make the instance's Workload API socket.
+    Bind { instance: String, module: ModuleName },
+    /// Hold on to the process and give the instance its identity.
+    Begin(Box<StartRecord>),
+    /// End the instance's streams and remove its socket.
+    Unbind { instance: String },
+    /// What issuance rests on has changed: a new issuing CA, new certificates.
+    Reissue,
+    /// No certificate may be in use any more.
+    Withdraw,
+}
+
+#[derive(Debug)]
+pub struct Step {
+    pub reply: Reply,
+    pub events: Vec<Event>,
+    pub effects: Vec<Effect>,
+    /// True when enforcers must look again.
+    pub enforcers_look: bool,
+}
+
+impl Step {
+    fn done() -> Self {
+        Self { reply: Reply::Done, events: Vec::new(), effects: Vec::new(), enforcers_look: false }
+    }
+    fn reply(mut self, reply: Reply) -> Self {
+        self.reply = reply;
+        self
+    }
+    fn event(mut self, event: &'static str, subject: impl ToString, detail: impl ToString) -> Self {
+        self.events.push(Event::new(event, subject, detail));
+        self
+    }
+    fn effect(mut self, effect: Effect) -> Self {
+        self.effects.push(effect);
+        self
+    }
+    fn look(mut self) -> Self {
+        self.enforcers_look = true;
+        self
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct Authority {
+    context: Arc<Context>,
+    pub(crate) documents: Documents,
+    in_force: Option<Arc<InForce>>,
+    permits: Permits,
+    enforced: HashMap<Enforcer, Epoch>,
+}
+
+impl Authority {
+    /// Takes up what is on disk. Returns also what of it no longer holds under this configuration: it is not in force,
+    /// and its counters are kept.
+    pub fn recover(context: Arc<Context>, mut documents: Documents) -> (Self, Vec<Refusal>) {
+        let mut refusals = Vec::new();
+        let rechecked = match (&context.expected, &documents.enrolment.accepted) {
+            (_, None) => Ok(()),
+            (Some(expected), Some(_)) => documents.enrolment.recheck(expected),
+            (None, Some(_)) => {
+                Err(Refusal::new(Reason::AttestRequired, "gateway", "the configuration names no fleet"))
+            }
+        };
+        if let Err(refusal) = rechecked {
+            refusals.push(refusal);
+            documents.enrolment = Arc::default();
+        }
+        let in_force = documents.deployments.recover(&context.target).unwrap_or_else(|refusal| {
+            refusals.push(refusal);
+            None
+        });
+        let in_force = in_force.map(Arc::new);
+        let authority =
+            Self { context, documents, in_force, permits: Permits::default(), enforced: HashMap::new() };
+        (authority, refusals)
+    }
+
+    pub fn believe(&self, wall: UnixTime) -> Believed {
+        self.documents.clock.believe(wall)
+    }
+
+    pub fn in_force(&self) -> Option<&Arc<InForce>> {
+        self.in_force.as_ref()
+    }
+
+    pub fn enforced(&self) -> Vec<(Enforcer, Epoch)> {
+        let epoch = |enforcer| Some((enforcer, *self.enforced.get(&enforcer)?));
+        [Enforcer::Runtimed, Enforcer::Gatewayd].into_iter().filter_map(epoch).collect()
+    }
+
+    /// What enforcers need.
+    pub fn snapshot(&self, revision: u64) -> Snapshot {
+        let target = &self.context.target;
+        Snapshot {
+            revision,
+            gateway: target.gateway.clone(),
+            trust_domain: target.trust_domain.clone(),
+            policy: self.in_force.as_ref().map(|in_force| PolicyInForce {
+                epoch: in_force.epoch(),
+                compiled: in_force.compiled().clone(),
+                routes: in_force.deployment().routes.clone(),
+            }),
+            records: self.documents.records.iter().cloned().collect(),
+            trusted: self.documents.enrolment.trusted().is_ok(),
+        }
+    }
+
+    /// Decides one input. On an error `self` may be half changed: the caller works on a copy and drops it then.
+    pub fn decide(&mut self, moment: &Moment, input: Input) -> Result<Step, Refusal> {
+        let now = self.believe(moment.wall).now;
+        match input {
+            Input::EnrolAccept(enrolled) => self.enrol_accept(&enrolled, now, moment.wall),
+            Input::EnrolRefused(refusal) => Ok(self.enrol_refused(&refusal, now)),
+            Input::DeploymentAccept(envelope) => self.deployment_accept(&envelope),
+            Input::ImageJudged(proof, epoch) => self.image_judged(&proof, epoch, moment, now),
+            Input::StartPrepare { permit } => self.start_prepare(&permit, now),
+            Input::Started { instance, seen, address } => self.started(&instance, &seen, address, now),
+            Input::Stopped { instance } => Ok(self.stopped(&instance, "runtimed says so")),
+            Input::EpochEnforced { enforcer, epoch } => self.epoch_enforced(enforcer, epoch),
+            Input::LeafAllow { leaf, lifetime_seconds } => {
+                self.leaf_allow(&leaf, lifetime_seconds, moment, now)
+            }
+            Input::LeafEnrolled { leaf, token, serial } => self.leaf_enrolled(&leaf, &token, &serial, now),
+            Input::Tick { gone } => Ok(self.tick(&gone, moment.wall, now)),
+        }
+    }
+
+    fn enrol_accept(&mut self, enrolled: &Enrolled, now: UnixTime, wall: UnixTime) -> Result<Step, Refusal> {
+        let expected = self.context.expected.as_ref().ok_or_else(|| {
+            Refusal::new(Reason::RequestInvalid, "gateway", "the configuration names no fleet")
+        })?;
+        let before = self.documents.enrolment.accepted.as_ref().map(|held| held.not_before);
+        // The start of a certificate newer than the one held is the fleet's signed word on the time. It outweighs the
+        // floor, which may come from a clock that had leapt ahead; the wall clock must agree with it all the same.
+        let next = match self.documents.enrolment.accept(enrolled, expected, now) {
+            Err(_) if now != wall => self.documents.enrolment.accept(enrolled, expected, wall)?,
+            accepted => accepted?,
+        };
+        let Some(accepted) = &next.accepted else { return Ok(Step::done()) };
+        if before.is_none_or(|before| before < accepted.not_before) {
+            self.documents.clock = Arc::new(TimeFloor { floor: accepted.not_before });
+        }
+        let detail =
+            format!("gateway CA until {}, hardware {}", accepted.not_after, accepted.verdict.hardware);
+        self.documents.enrolment = Arc::new(next);
+        let step = Step::done().event("enrol.accepted", &self.context.target.gateway, detail);
+        Ok(step.effect(Effect::Reissue).look())
+    }
+
+    fn enrol_refused(&mut self, refusal: &Refusal, now: UnixTime) -> Step {
+        let step = Step::done().event(
+            "enrol.refused",
+            refusal.reason,
+            format!("{}: {}", refusal.subject, refusal.rule),
+        );
+        match self.documents.enrolment.refused(refusal, now) {
+            None => step,
+            Some(next) => {
+                self.documents.enrolment = Arc::new(next);
+                let subject = self.context.target.gateway.clone();
+                step.event("verdict.failed", subject, refusal.reason).effect(Effect::Withdraw).look()
+            }
+        }
+    }
+
+    fn deployment_accept(&mut self, envelope: &Bytes) -> Result<Step, Refusal> {
+        let accepted =
+            self.documents.deployments.accept(envelope, self.in_force.as_ref(), &self.context.target)?;
+        let mut step = Step::done();
+        if let Some((next, in_force)) = accepted {
+            let deployment = in_force.deployment();
+            let subject = format!("{} version {}", deployment.name, deployment.version);
+            let detail = format!("signed by {}, epoch {}", in_force.to_reply().signed_by, in_force.epoch());
+            self.documents.deployments = Arc::new(next);
+            self.in_force = Some(Arc::new(in_force));
+            step = step.event("deployment.accepted", subject, detail).look();
+        }
+        let reply = self.in_force.as_ref().map(|in_force| Reply::Deployment(Box::new(in_force.to_reply())));
+        Ok(step.reply(reply.unwrap_or(Reply::Done)))
+    }
+
+    /// Judges an image by the deployment in force. Pure, and slow enough to be done beside other decisions.
+    pub fn judge_image(&self, evidence: &ImageEvidence) -> Result<(ImageProof, Epoch), Refusal> {
+        self.documents.enrolment.trusted()?;
+        let in_force = self.deployed(&evidence.module, &evidence.image)?;
+        let proof = judge(evidence, &in_force.deployment().image_keys)?;
+        Ok((proof, in_force.epoch()))
+    }
+
+    /// The deployment in force, if it names this module with this very image.
+    fn deployed(&self, module: &ModuleName, image: &ImageReference) -> Result<&Arc<InForce>, Refusal> {
+        let refuse = |rule: &str| Err(Refusal::new(Reason::StartPermit, module, rule));
+        let Some(in_force) = &self.in_force else { return refuse("no deployment is in force") };
+        match in_force.deployment().modules.iter().find(|candidate| candidate.name == *module) {
+            None => refuse("the deployment in force has no such module"),
+            Some(found) if found.image != *image => refuse("the deployment in force names another image"),
+            Some(_) => Ok(in_force),
+        }
+    }
+
+    fn image_judged(
+        &mut self,
+        proof: &ImageProof,
+        epoch: Epoch,
+        moment: &Moment,
+        now: UnixTime,
+    ) -> Result<Step, Refusal> {
+        self.documents.enrolment.trusted()?;
+        // The deployment may have changed while the image was judged.
+        let in_force = self.deployed(proof.module(), proof.image())?;
+        if in_force.epoch() != epoch {
+            return Err(Refusal::new(Reason::Busy, proof.module(), "the deployment has changed meanwhile"));
+        }
+        let generations = self.documents.generations.next()?;
+        let generation = edgewarden_names::Generation(generations.last);
+        self.documents.generations = Arc::new(generations);
+        let permit = self.permits.give(proof, generation, epoch, &moment.random, now)?;
+        let detail = format!("{} signed by {}", permit.manifest, permit.signed_by);
+        let step = Step::done().event("image.permitted", &permit.instance, detail);
+        Ok(step.reply(Reply::Permit(Box::new(permit))))
+    }
+
+    fn start_prepare(&mut self, name: &str, now: UnixTime) -> Result<Step, Refusal> {
+        let permit = self.permits.spend(name, now)?;
+        self.documents.enrolment.trusted()?;
+        // A permit does not outlive the deployment that it was given under.
+        let deployment = self.in_force.as_ref().map(|in_force| in_force.deployment());
+        let still = deployment.is_some_and(|deployment| {
+            deployment
+                .modules
+                .iter()
+                .any(|module| module.name == permit.module && *module.image.digest() == permit.manifest)
+        });
+        if !still {
+            let rule = "the deployment in force no longer names this image";
+            return Err(Refusal::new(Reason::StartPermit, &permit.module, rule));
+        }
+        let workload_folder = self.context.layout.workload_folder(&permit.instance);
+        let reply = Reply::Prepared(Prepared { instance: permit.instance.clone(), workload_folder });
+        let bind = Effect::Bind { instance: permit.instance.clone(), module: permit.module };
+        Ok(Step::done().event("start.prepared", permit.instance, "").effect(bind).reply(reply))
+    }
+
+    fn started(
+        &mut self,
+        instance: &str,
+        seen: &ProcessSeen,
+        address: Ipv4Addr,
+        now: UnixTime,
+    ) -> Result<Step, Refusal> {
+        let Some(permit) = self.permits.settle(instance) else {
+            let rule = "no permit was spent for this instance, or too long ago";
+            return Err(Refusal::new(Reason::StartPermit, crate::audit::clip(instance), rule));
+        };
+        self.documents.enrolment.trusted()?;
+        let (records, record) =
+            self.documents.records.started(&permit, seen, &self.context.own_cgroup, address, now)?;
+        self.documents.records = Arc::new(records);
+        let detail = format!("pid {}, cgroup {}, {}", record.pid, record.cgroup, record.manifest);
+        let step = Step::done().event("module.started", instance, detail).look();
+        Ok(step.effect(Effect::Begin(Box::new(record))))
+    }
+
+    fn stopped(&mut self, instance: &str, why: &str) -> Step {
+        let prepared = self.permits.settle(instance).is_some();
+        let live = self.documents.records.get(instance).is_some();
+        if !prepared && !live {
+            // Said twice, or noticed here first.
+            return Step::done();
+        }
+        let mut step = Step::done().effect(Effect::Unbind { instance: instance.into() });
+        step = step.event("module.stopped", instance, why);
+        if live {
+            self.documents.records = Arc::new(self.documents.records.without(instance));
+            step = step.look();
+        }
+        step
+    }
+
+    fn epoch_enforced(&mut self, enforcer: Enforcer, epoch: Epoch) -> Result<Step, Refusal> {
+        let current = self.in_force.as_ref().map(|in_force| in_force.epoch());
+        if current.is_none_or(|current| current < epoch) {
+            let rule = format!("no epoch {epoch} has been in force");
+            return Err(Refusal::new(Reason::RequestInvalid, format!("{enforcer:?}"), rule));
+        }
+        let known = self.enforced.insert(enforcer, epoch) == Some(epoch);
+        let step = Step::done();
+        Ok(if known { step } else { step.event("epoch.enforced", format!("{enforcer:?}"), epoch) })
+    }
+
+    /// Is the leaf declared, and may it have a certificate now?
+    pub fn check_leaf(&self, leaf: &LeafName, now: UnixTime) -> Result<(), Refusal> {
+        self.declared(leaf)?;
+        self.documents.enrolment.may_issue(now).map(drop)
+    }
+
+    /// Would this token enrol the leaf?
+    pub fn check_leaf_token(&self, leaf: &LeafName, token: &str, now: UnixTime) -> Result<(), Refusal> {
+        self.documents.leaves.spend(leaf, token, now).map(drop)
+    }
+
+    fn declared(&self, leaf: &LeafName) -> Result<(), Refusal> {
+        let leaves = self.in_force.as_ref().map(|in_force| in_force.deployment().leaves.as_slice());
+        if leaves.unwrap_or_default().iter().any(|declared| declared.name == *leaf) {
+            return Ok(());
+        }
+        Err(Refusal::new(Reason::LeafUnknown, leaf, "the deployment in force does not declare it"))
+    }
+
+    fn leaf_allow(
+        &mut self,
+        leaf: &LeafName,
+        lifetime_seconds: u32,
+        moment: &Moment,
+        now: UnixTime,
+    ) -> Result<Step, Refusal> {
+        self.declared(leaf)?;
+        let (leaves, token, expires) =
+            self.documents.leaves.allow(leaf, lifetime_seconds, &moment.random, now)?;
+        self.documents.leaves = Arc::new(leaves);
+        let step = Step::done().event("leaf.allowed", leaf, format!("until {expires}"));
+        Ok(step.reply(Reply::LeafToken { token, expires }))
+    }
+
+    fn leaf_enrolled(
+        &mut self,
+        leaf: &LeafName,
+        token: &str,
+        serial: &str,
+        now: UnixTime,
+    ) -> Result<Step, Refusal> {
+        self.check_leaf(leaf, now)?;
+        let leaves = self.documents.leaves.spend(leaf, token, now)?;
+        self.documents.leaves = Arc::new(leaves);
+        Ok(Step::done().event("leaf.enrolled", leaf, format!("serial {serial}")))
+    }
+
+    fn tick(&mut self, gone: &[String], wall: UnixTime, now: UnixTime) -> Step {
+        let mut all = Step::done();
+        let late = self.permits.drop_expired(now);
+        for instance in late {
+            all = all.event("start.abandoned", &instance, "").effect(Effect::Unbind { instance });
+        }
+        for instance in gone {
+            let step = self.stopped(instance, "its process is gone");
+            all.events.extend(step.events);
+            all.effects.extend(step.effects);
+            all.enforcers_look |= step.enforcers_look;
+        }
+        if let Some(accepted) = &self.documents.enrolment.accepted
+            && let Some(raised) = self.documents.clock.raised(wall, accepted.not_after)
+        {
+            self.documents.clock = Arc::new(raised);
+        }
+        all
+    }
+
+    /// True when a tick would change something even if no process is gone.
+    pub fn tick_is_due(&self, wall: UnixTime) -> bool {
+        let now = self.believe(wall).now;
+        let ceiling = self.documents.enrolment.accepted.as_ref().map(|accepted| accepted.not_after);
+        self.permits.any_expired(now)
+            || ceiling.is_some_and(|ceiling| self.documents.clock.raised(wall, ceiling).is_some())
+    }
+}

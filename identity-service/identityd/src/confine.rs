@@ -1,0 +1,58 @@
+//! What `identityd` takes away from itself.
+//!
+//! First files and ports (Landlock, for the thread that calls it and the threads that come from it), then, when
+//! everything is open, system calls (seccomp, for the whole process): no socket but AF_UNIX, no program to run, no mount,
+//! no namespace, no other process. Only a simulated TPM leaves TCP sockets, and Landlock then only its two ports.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use edgewarden_platform::landlock::{ConfineError, Enforcement, confine_files};
+use edgewarden_platform::{harden, seccomp};
+use edgewarden_protocol::config::{Config, Keystore};
+use edgewarden_protocol::layout::Layout;
+
+/// What the C libraries, the TPM's transport module and the user database are read from.
+const SYSTEM_FOLDERS: [&str; 8] =
+    ["/proc", "/etc", "/usr", "/lib", "/lib64", "/dev/urandom", "/dev/null", "/sys/kernel/security"];
+
+/// First of all: secrets go into no core file, and nothing gains privileges.
+pub fn harden_process() -> io::Result<()> {
+    harden::no_new_privs()?;
+    harden::no_core_dumps()
+}
+
+/// The files and ports that are left. The folders of state and sockets must exist.
+pub fn files(layout: &Layout, config: &Config) -> Result<(), ConfineError> {
+    let mut read: Vec<PathBuf> = SYSTEM_FOLDERS.map(PathBuf::from).into();
+    read.extend(layout.config_file().parent().map(Path::to_path_buf));
+    // The folder, not the file: the log of a later boot of a simulated machine is another file under the same name.
+    read.extend(config.attestation.event_log.parent().map(Path::to_path_buf));
+    if let Some(fleet) = &config.fleet {
+        read.push(fleet.root.clone());
+        read.extend(fleet.operator_keys.iter().cloned());
+    }
+    let mut write = vec![layout.identity_state(), layout.identity_run()];
+    let mut ports = Vec::new();
+    match &config.keystore {
+        Keystore::Tpm { device } => write.push(device.clone()),
+        // Commands and, one above, the platform's control channel.
+        Keystore::DangerousSimulatedTpm { address } => {
+            ports.extend([address.port(), address.port().saturating_add(1)]);
+        }
+        Keystore::Software { passphrase_file } => read.push(passphrase_file.clone()),
+    }
+    read.retain(|path| path.exists());
+    write.retain(|path| path.exists());
+    let confinement = confine_files(&read, &write, &ports)?;
+    if confinement.enforcement != Enforcement::Fully {
+        tracing::warn!(enforcement = ?confinement.enforcement, "this kernel cannot confine files fully");
+    }
+    Ok(())
+}
+
+/// The system calls that are left, for every thread there is and will be.
+pub fn system_calls(config: &Config) -> Result<(), seccomp::SeccompError> {
+    seccomp::deny_network_sockets(matches!(config.keystore, Keystore::DangerousSimulatedTpm { .. }))?;
+    seccomp::deny_exec()
+}

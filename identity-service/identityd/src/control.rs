@@ -1,0 +1,249 @@
+//! The control socket: who may ask what, and the way of each request through the parts.
+//!
+//! Peers are told apart by the user that the kernel names. Root may ask anything; `ew-gateway` only what
+//! [`Request::for_gateway`] says; anyone else is told so and shown out. `identityd`'s own user has no rights here: code
+//! that runs as it by accident must not be able to ask itself.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use edgewarden_names::{Reason, Refusal};
+use edgewarden_protocol::control::{Reply, Request};
+use edgewarden_protocol::frame::{self, FrameError};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use crate::requests;
+use crate::service::Service;
+
+/// Connections at a time, and requests in work among them; a held `Watch` takes a connection only. Each kind of peer
+/// has its own, so that a `gatewayd` that somebody took over cannot shut root out.
+const ROOT_MAX: (usize, usize) = (48, 8);
+const GATEWAY_MAX: (usize, usize) = (16, 4);
+const STRANGERS_MAX: (usize, usize) = (4, 1);
+/// How long the rest of a request, once begun, or the taking of a reply may last.
+const PEER_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a peer without rights may take to hear so.
+const STRANGER_PATIENCE: Duration = Duration::from_secs(1);
+/// After an error of accept(2), such as too many open files.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What a user may ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rights {
+    Everything,
+    Gateway,
+    Nothing,
+}
+
+impl Rights {
+    /// `gateway_uid` is `ew-gateway`'s, if there is such a user.
+    pub fn of(uid: u32, gateway_uid: Option<u32>) -> Self {
+        if uid == 0 {
+            Self::Everything
+        } else if gateway_uid == Some(uid) {
+            Self::Gateway
+        } else {
+            Self::Nothing
+        }
+    }
+
+    pub fn allow(self, request: &Request) -> Result<(), Refusal> {
+        let allowed = match self {
+            Self::Everything => true,
+            Self::Gateway => request.for_gateway(),
+            Self::Nothing => false,
+        };
+        if allowed { Ok(()) } else { Err(unauthorized()) }
+    }
+}
+
+fn unauthorized() -> Refusal {
+    Refusal::new(Reason::PeerUnauthorized, "control socket", "this user may not ask this")
+}
+
+/// What one kind of peer may use up.
+#[derive(Debug, Clone)]
+struct Places {
+    connections: Arc<Semaphore>,
+    in_flight: Arc<Semaphore>,
+}
+
+impl Places {
+    fn new((connections, in_flight): (usize, usize)) -> Self {
+        Self {
+            connections: Arc::new(Semaphore::new(connections)),
+            in_flight: Arc::new(Semaphore::new(in_flight)),
+        }
+    }
+}
+
+/// Serves until the future is dropped. Requests in work then run to their end.
+pub async fn serve(service: Arc<Service>, listener: UnixListener, gateway_uid: Option<u32>) {
+    let (root, gateway) = (Places::new(ROOT_MAX), Places::new(GATEWAY_MAX));
+    let strangers = Places::new(STRANGERS_MAX);
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a control connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        // The user at connect(2), which the peer cannot change later.
+        let rights = match stream.peer_cred() {
+            Ok(peer) => Rights::of(peer.uid(), gateway_uid),
+            Err(error) => {
+                tracing::warn!(%error, "a control peer could not be identified");
+                continue;
+            }
+        };
+        let places = match rights {
+            Rights::Everything => &root,
+            Rights::Gateway => &gateway,
+            Rights::Nothing => &strangers,
+        };
+        let Ok(place) = Arc::clone(&places.connections).try_acquire_owned() else {
+            tracing::warn!(?rights, "too many control connections");
+            continue;
+        };
+        let (service, in_flight) = (Arc::clone(&service), Arc::clone(&places.in_flight));
+        tokio::spawn(async move {
+            let _place = place;
+            let end = match rights {
+                Rights::Nothing => turn_away(&service, stream).await,
+                _ => converse(&service, stream, rights, &in_flight).await,
+            };
+            if let Err(error) = end {
+                tracing::debug!(%error, "a control connection broke off");
+            }
+        });
+    }
+}
+
+/// Says why and closes. Nothing that the peer sends is read.
+async fn turn_away(service: &Arc<Service>, mut stream: UnixStream) -> Result<(), FrameError> {
+    note(service, unauthorized());
+    let told = timeout(STRANGER_PATIENCE, async {
+        stream.readable().await?;
+        frame::write(&mut stream, &Reply::Refused(unauthorized())).await
+    });
+    told.await.unwrap_or(Ok(()))
+}
+
+fn note(service: &Arc<Service>, refusal: Refusal) {
+    let service = Arc::clone(service);
+    tokio::task::spawn_blocking(move || service.note(&refusal));
+}
+
+async fn converse(
+    service: &Arc<Service>,
+    mut stream: UnixStream,
+    rights: Rights,
+    in_flight: &Arc<Semaphore>,
+) -> Result<(), FrameError> {
+    loop {
+        stream.readable().await?;
+        let request = match timeout(PEER_PATIENCE, frame::read(&mut stream)).await {
+            Ok(Ok(request)) => request,
+            Ok(Err(FrameError::Closed)) => return Ok(()),
+            Ok(Err(error)) => return refuse_frame(&mut stream, error).await,
+            Err(_elapsed) => return Err(FrameError::Io(io::ErrorKind::TimedOut.into())),
+        };
+        let reply = answer(service, request, rights, in_flight).await.unwrap_or_else(Reply::Refused);
+        match timeout(PEER_PATIENCE, frame::write(&mut stream, &reply)).await {
+            Ok(written) => written?,
+            Err(_elapsed) => return Err(FrameError::Io(io::ErrorKind::TimedOut.into())),
+        }
+    }
+}
+
+/// After a frame that cannot be read the stream is out of step: say so and close.
+async fn refuse_frame(stream: &mut UnixStream, error: FrameError) -> Result<(), FrameError> {
+    let reason = match &error {
+        FrameError::TooLarge(_) => Reason::RequestTooLarge,
+        FrameError::Json(_) => Reason::RequestInvalid,
+        FrameError::Closed | FrameError::Io(_) => return Err(error),
+    };
+    let reply = Reply::Refused(Refusal::new(reason, "request", &error));
+    match timeout(PEER_PATIENCE, frame::write(stream, &reply)).await {
+        Ok(written) => written,
+        Err(_elapsed) => Err(error),
+    }
+}
+
+async fn answer(
+    service: &Arc<Service>,
+    request: Request,
+    rights: Rights,
+    in_flight: &Arc<Semaphore>,
+) -> Result<Reply, Refusal> {
+    if let Err(refusal) = rights.allow(&request) {
+        note(service, refusal.clone());
+        return Err(refusal);
+    }
+    if let Request::Watch { seen } = request {
+        return Ok(requests::watch(service, seen).await);
+    }
+    let gone = || Refusal::new(Reason::Internal, "identityd", "it is stopping");
+    let place = Arc::clone(in_flight).acquire_owned().await.map_err(|_| gone())?;
+    // A task of its own: a peer that closes its connection does not stop a decision half way.
+    let service = Arc::clone(service);
+    let work = tokio::spawn(async move {
+        let _place = place;
+        requests::answer(&service, request).await
+    });
+    work.await.unwrap_or_else(|_| Err(gone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use edgewarden_names::Epoch;
+    use edgewarden_protocol::control::Enforcer;
+
+    #[test]
+    fn rights_follow_the_user() {
+        for (uid, gateway, expected) in [
+            (0, Some(990), Rights::Everything),
+            (0, None, Rights::Everything),
+            (990, Some(990), Rights::Gateway),
+            (990, None, Rights::Nothing),
+            (991, Some(990), Rights::Nothing),
+            (1000, Some(990), Rights::Nothing),
+            (u32::MAX, None, Rights::Nothing),
+        ] {
+            assert_eq!(Rights::of(uid, gateway), expected, "{uid}");
+        }
+    }
+
+    #[test]
+    fn the_gateway_may_ask_little() {
+        let refusal = Refusal::new(Reason::PolicyDenied, "a", "b");
+        let epoch = Epoch(1);
+        for (request, gateway) in [
+            (Request::Watch { seen: 0 }, true),
+            (Request::EpochEnforced { enforcer: Enforcer::Gatewayd, epoch }, true),
+            (Request::Refused { refusal: refusal.clone() }, true),
+            (Request::StorageKey, true),
+            (Request::EpochEnforced { enforcer: Enforcer::Runtimed, epoch }, false),
+            (Request::Status, false),
+            (Request::EnrolKeys, false),
+            (Request::EnrolRefused(refusal), false),
+            (Request::DeploymentAccept(Vec::new().into()), false),
+            (Request::Deployment, false),
+            (Request::StartPrepare { permit: String::new() }, false),
+            (Request::Stopped { instance: String::new() }, false),
+            (Request::Rotate { module: None }, false),
+            (Request::AttestQuote { nonce: Vec::new().into() }, false),
+            (Request::Audit { last: 1 }, false),
+        ] {
+            assert_eq!(Rights::Gateway.allow(&request).is_ok(), gateway, "{request:?}");
+            assert!(Rights::Everything.allow(&request).is_ok());
+            assert_eq!(Rights::Nothing.allow(&request).unwrap_err().reason, Reason::PeerUnauthorized);
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! Which deployment is in force, and which may follow it.
+//!
+//! Trusts the pinned operator keys; distrusts whoever carries the envelope. The envelope, the highest version ever
+//! accepted and the policy epoch are one document on disk: no crash can separate a version from what it stands for.
+//! A deployment that is refused changes nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use edgewarden_names::{Digest, Epoch, GatewayName, Reason, Refusal, TrustDomain};
+use edgewarden_policy::compile;
+use edgewarden_protocol::Bytes;
+use edgewarden_protocol::control::DeploymentInForce;
+use edgewarden_protocol::deployment::{Deployment, PAYLOAD_TYPE};
+use edgewarden_protocol::dsse::{self, DsseError, VerifyingKey};
+use serde::{Deserialize, Serialize};
+
+use crate::state::Document;
+
+/// What is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Deployments {
+    /// The highest version ever accepted. Never falls.
+    pub highest: u64,
+    /// The epoch of the latest accepted deployment. Never falls.
+    pub epoch: Epoch,
+    /// The latest accepted envelope.
+    pub envelope: Option<Bytes>,
+}
+
+impl Default for Deployments {
+    fn default() -> Self {
+        Self { highest: 0, epoch: Epoch(0), envelope: None }
+    }
+}
+
+impl Document for Deployments {
+    const FILE: &'static str = "deployment.json";
+}
+
+/// Whom this gateway is, for deployments.
+#[derive(Debug, Clone)]
+pub struct Target {
+    pub gateway: GatewayName,
+    pub trust_domain: TrustDomain,
+    pub labels: BTreeMap<String, String>,
+    pub operators: Vec<VerifyingKey>,
+}
+
+/// A deployment that was verified, fits this gateway and compiles. Only [`judge`] makes one.
+#[derive(Debug, Clone)]
+pub struct InForce {
+    deployment: Deployment,
+    envelope: Digest,
+    signed_by: String,
+    /// The policy, compiled, as JSON: for the enforcers.
+    compiled: Bytes,
+    epoch: Epoch,
+}
+
+impl InForce {
+    pub fn deployment(&self) -> &Deployment {
+        &self.deployment
+    }
+    pub fn compiled(&self) -> &Bytes {
+        &self.compiled
+    }
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+    pub fn to_reply(&self) -> DeploymentInForce {
+        DeploymentInForce {
+            deployment: self.deployment.clone(),
+            envelope: self.envelope.clone(),
+            signed_by: self.signed_by.clone(),
+            epoch: self.epoch,
+        }
+    }
+}
+
+/// SHA-256 of an envelope's bytes.
+pub fn envelope_digest(envelope: &[u8]) -> Digest {
+    let mut bytes = [0; 32];
+    bytes.copy_from_slice(digest(&SHA256, envelope).as_ref());
+    Digest::from_sha256(&bytes)
+}
+
+/// Judges an envelope by everything but its version, and compiles its policy as `epoch`.
+pub fn judge(envelope: &[u8], target: &Target, epoch: Epoch) -> Result<InForce, Refusal> {
+    let verified = dsse::verify(envelope, PAYLOAD_TYPE, &target.operators).map_err(|error| {
+        let reason = match error {
+            DsseError::NotSigned | DsseError::Signatures(_) => Reason::DeploymentSignature,
+            DsseError::Malformed(_) | DsseError::PayloadType(_) => Reason::DeploymentInvalid,
+        };
+        Refusal::new(reason, "deployment", error)
+    })?;
+    let deployment = Deployment::parse(verified.payload())?;
+    let refuse = |rule: String| Err(Refusal::new(Reason::DeploymentTarget, &deployment.name, rule));
+    if deployment.trust_domain != target.trust_domain {
+        return refuse(format!("it is for trust domain `{}`", deployment.trust_domain));
+    }
+    for (label, value) in &deployment.selector {
+        if target.labels.get(label) != Some(value) {
+            return refuse(format!("this gateway does not have the label `{label}` = `{value}`"));
+        }
+    }
+    let compiled = compile(&deployment, &target.gateway, epoch)?;
+    let compiled = serde_json::to_vec(&compiled)
+        .map_err(|error| Refusal::new(Reason::Internal, &deployment.name, error))?
+        .into();
+    let signed_by = verified.key_name().to_owned();
+    Ok(InForce { deployment, envelope: envelope_digest(envelope), signed_by, compiled, epoch })
+}
+
+impl Deployments {
+    /// Judges an envelope that arrives. `None`: it is the one in force already.
+    pub fn accept(
+        &self,
+        envelope: &Bytes,
+        in_force: Option<&Arc<InForce>>,
+        target: &Target,
+    ) -> Result<Option<(Self, InForce)>, Refusal> {
+        let epoch =
+            self.epoch.0.checked_add(1).map(Epoch).ok_or_else(|| {
+                Refusal::new(Reason::Internal, "deployment", "the epoch counter is at its end")
+            })?;
+        if in_force.is_some_and(|now| now.envelope == envelope_digest(envelope.as_slice())) {
+            return Ok(None);
+        }
+        let next = judge(envelope.as_slice(), target, epoch)?;
+        let version = next.deployment.version;
+        if version <= self.highest {
+            let rule = format!("version {version} is not above {}, the highest so far", self.highest);
+            return Err(Refusal::new(Reason::DeploymentRollback, &next.deployment.name, rule));
+        }
+        Ok(Some((Self { highest: version, epoch, envelope: Some(envelope.clone()) }, next)))
+    }
+
+    /// Judges the kept envelope at start. A key that is no longer pinned or a label that is no longer there takes the
+    /// deployment out of force; the counters stay.
+    pub fn recover(&self, target: &Target) -> Result<Option<InForce>, Refusal> {
+        self.envelope.as_ref().map(|envelope| judge(envelope.as_slice(), target, self.epoch)).transpose()
+    }
+}

@@ -1,0 +1,383 @@
+//! Each request's way: what it reads, which decision it asks of the authority, and what is done afterwards.
+
+use std::fs::File;
+use std::io::Read;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use edgewarden_keystore::KeystoreError;
+use edgewarden_names::{LeafName, ModuleName, Reason, Refusal, SpiffeId, UnixTime};
+use edgewarden_protocol::Bytes;
+use edgewarden_protocol::control::{
+    Certificate, ExportedQuote, MANIFEST_BYTES_MAX, Reply, Request, SIGNATURE_PAYLOAD_BYTES_MAX,
+    SIGNATURES_MAX, Status, StorageKey,
+};
+use edgewarden_protocol::dsse::ENVELOPE_BYTES_MAX;
+use edgewarden_protocol::enrol::{Challenge, EVENT_LOG_BYTES_MAX};
+use zeroize::Zeroizing;
+
+use crate::audit::{ENTRIES_MAX, Event, clip};
+use crate::authority::{Effect, Input};
+use crate::records::ProcessSeen;
+use crate::service::{Service, internal, random};
+use crate::workload;
+
+/// A `Watch` without news is answered after this time, so that both sides know the other is there.
+const WATCH_HOLD: Duration = Duration::from_secs(30);
+/// Largest request for a leaf's certificate.
+const CSR_BYTES_MAX: usize = 16 * 1024;
+/// The name under which the keystore seals `gatewayd`'s key.
+const STORAGE_KEY_NAME: &str = "gatewayd-queue";
+/// PCRs of an exported quote: what the boot measured (TCG PC Client Platform Firmware Profile, section 3.3.4).
+const QUOTED_PCRS: [u8; 10] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9];
+
+/// Answers when the state is not what the enforcer has seen. Dropping the future forgets the question.
+pub async fn watch(service: &Arc<Service>, seen: u64) -> Reply {
+    let mut revisions = service.revisions();
+    // Not "above": after a restart with a clock that was set back our revisions may be lower than those of before.
+    let news = revisions.wait_for(|revision| *revision != seen);
+    drop(tokio::time::timeout(WATCH_HOLD, news).await);
+    let revision = *service.revisions().borrow();
+    Reply::Snapshot(Box::new(service.current().snapshot(revision)))
+}
+
+pub async fn answer(service: &Arc<Service>, request: Request) -> Result<Reply, Refusal> {
+    check_sizes(&request)?;
+    match request {
+        Request::Status => Ok(status(service)),
+        Request::Deployment => Ok(service
+            .current()
+            .in_force()
+            .map_or(Reply::Done, |in_force| Reply::Deployment(Box::new(in_force.to_reply())))),
+        Request::Watch { seen } => Ok(watch(service, seen).await),
+        Request::Audit { last } => {
+            let count = usize::try_from(last).unwrap_or(ENTRIES_MAX).min(ENTRIES_MAX);
+            Ok(Reply::Audit(service.audit_newest(count)))
+        }
+
+        Request::EnrolKeys => blocking(service, enrol_keys).await,
+        Request::EnrolProve(challenge) => {
+            blocking(service, move |service| enrol_prove(service, &challenge)).await
+        }
+        Request::EnrolAccept(enrolled) => decide(service, Input::EnrolAccept(enrolled)).await,
+        Request::EnrolRefused(refusal) => decide(service, Input::EnrolRefused(bounded(&refusal))).await,
+
+        Request::DeploymentAccept(envelope) => decide(service, Input::DeploymentAccept(envelope)).await,
+        Request::ImageJudge(evidence) => {
+            let judged = blocking(service, move |service| {
+                service.current().judge_image(&evidence).inspect_err(|refusal| service.note(refusal))
+            });
+            let (proof, epoch) = judged.await?;
+            decide(service, Input::ImageJudged(Box::new(proof), epoch)).await
+        }
+        Request::StartPrepare { permit } => decide(service, Input::StartPrepare { permit }).await,
+        Request::Started { instance, pid, address } => {
+            let seen = see(&instance, pid)?;
+            decide(service, Input::Started { instance, seen, address }).await
+        }
+        Request::Stopped { instance } => decide(service, Input::Stopped { instance }).await,
+
+        Request::EpochEnforced { enforcer, epoch } => {
+            decide(service, Input::EpochEnforced { enforcer, epoch }).await
+        }
+        Request::Refused { refusal } => {
+            blocking(service, move |service| {
+                service.note(&refusal);
+                Ok(Reply::Done)
+            })
+            .await
+        }
+
+        Request::LeafAllow { leaf, lifetime_seconds } => {
+            decide(service, Input::LeafAllow { leaf, lifetime_seconds }).await
+        }
+        Request::LeafIssue { leaf, token, csr } => {
+            blocking(service, move |service| leaf_issue(service, leaf, Zeroizing::new(token), &csr)).await
+        }
+        Request::StorageKey => blocking(service, storage_key).await,
+        Request::Rotate { module } => {
+            blocking(service, move |service| rotate(service, module.as_ref())).await
+        }
+        Request::AttestQuote { nonce } => {
+            blocking(service, move |service| attest_quote(service, &nonce)).await
+        }
+    }
+}
+
+/// A frame bounds the whole; this bounds the parts, before anything is hashed or kept.
+fn check_sizes(request: &Request) -> Result<(), Refusal> {
+    let check = |what: &str, size: usize, max: usize| {
+        if size <= max {
+            return Ok(());
+        }
+        Err(Refusal::new(Reason::RequestTooLarge, what, format!("{size} is over the limit of {max}")))
+    };
+    match request {
+        Request::DeploymentAccept(envelope) => check("deployment", envelope.0.len(), ENVELOPE_BYTES_MAX),
+        Request::LeafIssue { csr, .. } => check("certificate request", csr.0.len(), CSR_BYTES_MAX),
+        Request::ImageJudge(evidence) => {
+            let too_large = |what: &str, size, max| {
+                check(what, size, max).map_err(|refusal| Refusal { reason: Reason::ImageTooLarge, ..refusal })
+            };
+            too_large("image manifest", evidence.manifest.0.len(), MANIFEST_BYTES_MAX)?;
+            too_large("image configuration", evidence.config.0.len(), MANIFEST_BYTES_MAX)?;
+            too_large("signature manifests", evidence.signatures.len(), SIGNATURES_MAX)?;
+            for signature in &evidence.signatures {
+                too_large("signature manifest", signature.manifest.0.len(), MANIFEST_BYTES_MAX)?;
+                too_large("signature payloads", signature.payloads.len(), SIGNATURES_MAX)?;
+                for payload in &signature.payloads {
+                    too_large("signature payload", payload.0.len(), SIGNATURE_PAYLOAD_BYTES_MAX)?;
+                }
+            }
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Runs what blocks on a disk, a chip or the processor away from the tasks that must stay quick.
+async fn blocking<T: Send + 'static>(
+    service: &Arc<Service>,
+    work: impl FnOnce(&Service) -> Result<T, Refusal> + Send + 'static,
+) -> Result<T, Refusal> {
+    let service = Arc::clone(service);
+    let done = tokio::task::spawn_blocking(move || work(&service)).await;
+    done.unwrap_or_else(|error| Err(internal("identityd", &error)))
+}
+
+/// Has the authority decide, then does what follows.
+pub async fn decide(service: &Arc<Service>, input: Input) -> Result<Reply, Refusal> {
+    let (reply, effects) = blocking(service, move |service| service.transact(input)).await?;
+    for effect in effects {
+        carry_out(service, effect).await?;
+    }
+    Ok(reply)
+}
+
+async fn carry_out(service: &Arc<Service>, effect: Effect) -> Result<(), Refusal> {
+    match effect {
+        Effect::Bind { instance, module } => {
+            let bound = workload::bind_instance(service, &instance);
+            if let Err(error) = bound {
+                let refusal = internal(module.as_str(), &error);
+                undo_start(service, instance).await;
+                return Err(refusal);
+            }
+            Ok(())
+        }
+        Effect::Begin(record) => {
+            let instance = record.instance.clone();
+            let begun = blocking(service, move |service| {
+                workload::begin(service, &record)
+                    .map_err(|error| Refusal::new(Reason::CallerUnknown, &record.instance, error))?;
+                // That there is no certificate now is no reason not to run: the module gets one when there is.
+                if let Err(refusal) = service.renew() {
+                    tracing::warn!(%refusal, instance = record.instance, "started without a certificate");
+                }
+                Ok(())
+            });
+            if let Err(refusal) = begun.await {
+                undo_start(service, instance).await;
+                return Err(refusal);
+            }
+            service.renewal_due.notify_one();
+            Ok(())
+        }
+        Effect::Unbind { instance } => {
+            service.issuance.end(&instance);
+            if let Err(error) = service.sockets.remove(&instance) {
+                tracing::error!(%error, instance, "cannot remove the workload socket");
+            }
+            Ok(())
+        }
+        Effect::Withdraw => {
+            service.issuance.withdraw();
+            Ok(())
+        }
+        Effect::Reissue => {
+            // The certificate is accepted already; that nothing can be issued by it yet is in status and log.
+            let renewed = blocking(service, Service::renew).await;
+            if let Err(refusal) = renewed {
+                tracing::warn!(%refusal, "enrolled without an issuing certificate");
+            }
+            service.renewal_due.notify_one();
+            Ok(())
+        }
+    }
+}
+
+/// Takes back a start whose socket or process turned out not to be there.
+async fn undo_start(service: &Arc<Service>, instance: String) {
+    let input = Input::Stopped { instance: instance.clone() };
+    let undone = blocking(service, move |service| service.transact(input)).await;
+    if let Err(refusal) = undone {
+        tracing::error!(%refusal, instance, "a failed start could not be taken back");
+    }
+    service.issuance.end(&instance);
+    if let Err(error) = service.sockets.remove(&instance) {
+        tracing::error!(%error, instance, "cannot remove the workload socket");
+    }
+}
+
+fn status(service: &Service) -> Reply {
+    let state = service.current();
+    let believed = state.believe(UnixTime::now());
+    let description = service.keystore.describe();
+    let target = &service.context.target;
+    let mut refusals = service.refused_lately();
+    if believed.from_floor {
+        let rule = format!("the clock was set back; certificates are issued as of {}", believed.now);
+        refusals.push((believed.now, Refusal::new(Reason::IdentityUnavailable, "clock", rule)));
+    }
+    let accepted = state.documents.enrolment.accepted.as_ref();
+    Reply::Status(Box::new(Status {
+        gateway: target.gateway.clone(),
+        trust_domain: target.trust_domain.clone(),
+        keystore: description.text,
+        dangerous: description.dangerous,
+        verdict: state.documents.enrolment.verdict(believed.now),
+        gateway_ca_expires: accepted.map(|accepted| accepted.not_after),
+        issuing_ca_expires: service.issuance.issuing_ca_expires(),
+        deployment: state.in_force().map(|in_force| {
+            let deployment = in_force.deployment();
+            (deployment.name.clone(), deployment.version)
+        }),
+        epoch: state.in_force().map(|in_force| in_force.epoch()),
+        enforced: state.enforced(),
+        identities: service.issuance.status(),
+        refusals,
+    }))
+}
+
+/// The keystore's error goes to the log whole, to the peer in brief.
+fn keystore_refusal(subject: &str, error: &KeystoreError) -> Refusal {
+    tracing::error!(subject, error = %crate::service::Chain(error), "the keystore refused");
+    error.refusal(subject)
+}
+
+fn enrol_keys(service: &Service) -> Result<Reply, Refusal> {
+    let keys = service.keystore.device_keys().map_err(|error| keystore_refusal("device keys", &error))?;
+    Ok(Reply::DeviceKeys(keys))
+}
+
+fn enrol_prove(service: &Service, challenge: &Challenge) -> Result<Reply, Refusal> {
+    let event_log = event_log(service)?;
+    let target = &service.context.target;
+    let proof = service
+        .keystore
+        .prove(challenge, &target.gateway, &target.trust_domain, event_log)
+        .map_err(|error| keystore_refusal("enrolment", &error))?;
+    service.record(&Event::new("enrol.proved", &target.gateway, clip(&challenge.session)));
+    Ok(Reply::Proof(proof))
+}
+
+/// The boot's event log. A machine without a TPM has none.
+fn event_log(service: &Service) -> Result<Vec<u8>, Refusal> {
+    if !service.keystore.describe().hardware && !service.keystore.describe().dangerous {
+        return Ok(Vec::new());
+    }
+    let path = &service.config.attestation.event_log;
+    let limit = u64::try_from(EVENT_LOG_BYTES_MAX).unwrap_or(u64::MAX);
+    // Read to the end, not to a size asked for before: the kernel's file says that its size is 0.
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(limit.saturating_add(1)).read_to_end(&mut bytes))
+        .map_err(|error| internal("event log", &error))?;
+    if bytes.len() > EVENT_LOG_BYTES_MAX {
+        let rule = format!("it is over the limit of {EVENT_LOG_BYTES_MAX} bytes");
+        return Err(Refusal::new(Reason::RequestTooLarge, "event log", rule));
+    }
+    Ok(bytes)
+}
+
+fn bounded(refusal: &Refusal) -> Refusal {
+    Refusal { reason: refusal.reason, subject: clip(&refusal.subject), rule: clip(&refusal.rule) }
+}
+
+fn see(instance: &str, pid: i32) -> Result<ProcessSeen, Refusal> {
+    let seen = workload::look_at(pid).map(|(seen, _)| seen);
+    seen.map_err(|error| {
+        tracing::warn!(%error, pid, "a started process cannot be looked at");
+        Refusal::new(Reason::CallerUnknown, clip(instance), format!("process {pid} is gone or hidden"))
+    })
+}
+
+fn leaf_issue(
+    service: &Service,
+    leaf: LeafName,
+    token: Zeroizing<String>,
+    csr: &Bytes,
+) -> Result<Reply, Refusal> {
+    let issued = issue_checked(service, &leaf, &token, csr).inspect_err(|refusal| service.note(refusal))?;
+    let (chain, root, serial) = issued;
+    // The token is spent on disk before the certificate leaves. Of two who use it at once, one gets here in vain.
+    let token = token.as_str().to_owned();
+    service.transact(Input::LeafEnrolled { leaf, token, serial })?;
+    Ok(Reply::Certificate(Certificate { chain: chain.into_iter().map(Bytes).collect(), root: root.into() }))
+}
+
+type IssuedParts = (Vec<Vec<u8>>, Vec<u8>, String);
+
+fn issue_checked(
+    service: &Service,
+    leaf: &LeafName,
+    token: &str,
+    csr: &Bytes,
+) -> Result<IssuedParts, Refusal> {
+    let state = service.current();
+    let now = service.now();
+    state.check_leaf(leaf, now)?;
+    state.check_leaf_token(leaf, token, now)?;
+    let target = &service.context.target;
+    let id = SpiffeId::leaf(&target.trust_domain, &target.gateway, leaf);
+    let (issued, root) = service.issuance.issue_leaf(&id, csr.as_slice(), now)?;
+    Ok((issued.chain_der, root, issued.serial))
+}
+
+fn storage_key(service: &Service) -> Result<Reply, Refusal> {
+    // Two first askers must not each make a key.
+    let _one_at_a_time = service.storage_key.lock().unwrap_or_else(PoisonError::into_inner);
+    let released = service.current().documents.enrolment.trusted().map(drop).and_then(|()| {
+        match service.keystore.unseal(STORAGE_KEY_NAME) {
+            Err(KeystoreError::NotSealed(_)) => {
+                let fresh = Zeroizing::new(random()?);
+                service
+                    .keystore
+                    .seal(STORAGE_KEY_NAME, fresh.as_slice())
+                    .and_then(|()| service.keystore.unseal(STORAGE_KEY_NAME))
+                    .map_err(|error| keystore_refusal("storage key", &error))
+            }
+            unsealed => unsealed.map_err(|error| keystore_refusal("storage key", &error)),
+        }
+    });
+    let key = released.inspect_err(|refusal| service.note(refusal))?;
+    let key: &[u8; 32] = key.as_slice().try_into().map_err(|error| internal("storage key", &error))?;
+    service.record(&Event::new("storage_key.released", "gatewayd", ""));
+    Ok(Reply::StorageKey(StorageKey::new(key)))
+}
+
+fn rotate(service: &Service, module: Option<&ModuleName>) -> Result<Reply, Refusal> {
+    let count = service.issuance.rotate(module);
+    if let Some(module) = module.filter(|_| count == 0) {
+        return Err(Refusal::new(Reason::RequestInvalid, module, "no instance of it is live"));
+    }
+    service.renew()?;
+    service.renewal_due.notify_one();
+    Ok(Reply::Done)
+}
+
+fn attest_quote(service: &Service, nonce: &Bytes) -> Result<Reply, Refusal> {
+    let event_log = event_log(service)?;
+    let quote = service
+        .keystore
+        .quote(nonce.as_slice(), &QUOTED_PCRS)
+        .map_err(|error| keystore_refusal("quote", &error))?;
+    service.record(&Event::new("attest.quoted", "outside verifier", hex::encode(nonce.as_slice())));
+    Ok(Reply::Quote(Box::new(ExportedQuote {
+        message: quote.message.into(),
+        signature: quote.signature.into(),
+        ak_public: quote.ak_pem,
+        pcrs: quote.pcrs.into_iter().map(|(index, value)| (index, Bytes(value.to_vec()))).collect(),
+        event_log: event_log.into(),
+    })))
+}

@@ -1,0 +1,326 @@
+//! From configuration to a serving process, and its end.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use edgewarden_ca::{CaError, pem, spki};
+use edgewarden_keystore::{Keystore, KeystoreError};
+use edgewarden_names::{Reason, Refusal, UnixTime};
+use edgewarden_platform::{durable, landlock, process, seccomp, users};
+use edgewarden_protocol::config::{Config, Fleet};
+use edgewarden_protocol::dsse::VerifyingKey;
+use edgewarden_protocol::layout::Layout;
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::audit::{Audit, AuditError, Event};
+use crate::authority::{Authority, Context, Input};
+use crate::deployments::Target;
+use crate::enrolment::Expected;
+use crate::records::still_lives;
+use crate::service::{Parts, Service};
+use crate::state::{Documents, StateError, Store};
+use crate::workload::{self, GATEWAYD, RUNTIMED, Sockets};
+use crate::{confine, control, requests};
+
+/// The user that `gatewayd` runs as.
+const GATEWAY_USER: &str = "ew-gateway";
+/// The user of the modules' and root's processes that ask for `runtimed`'s identity.
+const ROOT_UID: u32 = 0;
+const SOCKET_MODE: u32 = 0o666;
+const STATE_FOLDER_MODE: u32 = 0o700;
+const RUN_FOLDER_MODE: u32 = 0o755;
+/// Largest file of a pinned certificate or key.
+const PEM_BYTES_MAX: usize = 64 * 1024;
+/// How often instances are looked after whose end nobody reported.
+const PROCESS_INTERVAL: Duration = Duration::from_secs(1);
+/// Longest sleep between renewals: a clock that jumps is noticed within it.
+const RENEWAL_INTERVAL_MAX: Duration = Duration::from_secs(30);
+const RENEWAL_RETRY: Duration = Duration::from_secs(5);
+
+/// Why the process cannot start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("cannot use the folder `{}`", path.display())]
+    Folder { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    #[error("cannot open the keystore")]
+    Keystore(#[from] KeystoreError),
+    #[error("cannot read `{}`", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("`{}` is not what the configuration says: {source}", path.display())]
+    Pinned { path: PathBuf, source: CaError },
+    #[error("cannot make the socket `{}`", path.display())]
+    Socket { path: PathBuf, source: io::Error },
+    #[error("cannot confine the process")]
+    Harden(#[source] io::Error),
+    #[error("cannot confine the process to its files")]
+    Files(#[from] landlock::ConfineError),
+    #[error("cannot confine the process to its system calls")]
+    SystemCalls(#[from] seccomp::SeccompError),
+    #[error("cannot ask the system about users, signals or this process")]
+    System(#[source] io::Error),
+    #[error("the process's thread ended")]
+    Thread,
+}
+
+/// Runs until SIGTERM. Takes rights from the whole process: nothing else may run in it.
+pub async fn run(layout: Layout, config: Config) -> Result<(), RunError> {
+    confine::harden_process().map_err(RunError::Harden)?;
+    let (done, ended) = tokio::sync::oneshot::channel();
+    // Landlock binds the thread that asks for it and its descendants. So the whole service, the keystore's threads
+    // too, descends from a thread that is confined before it opens anything.
+    let thread = move || {
+        let outcome = confined(&layout, config);
+        // The receiver is gone when the caller dropped the future: nobody wants to know.
+        drop(done.send(outcome));
+    };
+    std::thread::Builder::new().name("identityd".into()).spawn(thread).map_err(RunError::System)?;
+    ended.await.unwrap_or(Err(RunError::Thread))
+}
+
+fn confined(layout: &Layout, config: Config) -> Result<(), RunError> {
+    make_folders(layout)?;
+    confine::files(layout, &config)?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(RunError::System)?;
+    runtime.block_on(async {
+        let mut stop = signal(SignalKind::terminate()).map_err(RunError::System)?;
+        let daemon = Daemon::open(layout.clone(), config).await?;
+        confine::system_calls(&daemon.service.config)?;
+        tracing::info!(gateway = %daemon.service.context.target.gateway, "identityd serves");
+        tokio::select! {
+            () = daemon.serve() => {}
+            _ = stop.recv() => {}
+        }
+        Ok(())
+    })
+}
+
+/// Everything open, nothing served yet.
+#[derive(Debug)]
+pub struct Daemon {
+    pub(crate) service: Arc<Service>,
+    control: UnixListener,
+    refused_callers: mpsc::Receiver<Refusal>,
+    gateway_uid: Option<u32>,
+}
+
+impl Daemon {
+    /// Opens state, keystore and sockets, and takes up the instances that outlived the last run.
+    pub async fn open(layout: Layout, config: Config) -> Result<Self, RunError> {
+        make_folders(&layout)?;
+        let opened = tokio::task::spawn_blocking(move || open_parts(layout, config)).await;
+        let (parts, set_aside, refused_callers) = opened.map_err(|_| RunError::Thread)??;
+        let gateway_uid = users::lookup(GATEWAY_USER).map_err(RunError::System)?.map(|user| user.uid);
+        let service = Arc::new(Service::new(parts));
+        for refusal in &set_aside {
+            tracing::error!(%refusal, "what was in force before no longer holds under this configuration");
+            service.note(refusal);
+        }
+        take_up(&service, gateway_uid)?;
+        let path = service.context.layout.control_socket();
+        let control =
+            workload::bind_anew(&path, SOCKET_MODE).map_err(|source| RunError::Socket { path, source })?;
+        service.record(&Event::new(
+            "identityd.started",
+            &service.context.target.gateway,
+            service.keystore.describe().text,
+        ));
+        Ok(Self { service, control, refused_callers, gateway_uid })
+    }
+
+    /// Serves until the future is dropped.
+    pub async fn serve(self) {
+        let Self { service, control, refused_callers, gateway_uid } = self;
+        tokio::select! {
+            () = control::serve(Arc::clone(&service), control, gateway_uid) => {}
+            () = renew_in_time(&service) => {}
+            () = look_after_processes(&service) => {}
+            () = write_refused_callers(&service, refused_callers) => {}
+        }
+    }
+}
+
+fn make_folders(layout: &Layout) -> Result<(), RunError> {
+    for (path, mode) in
+        [(layout.identity_state(), STATE_FOLDER_MODE), (layout.identity_run(), RUN_FOLDER_MODE)]
+    {
+        if path.is_dir() {
+            // Made by who starts the daemons, with the owner and mode that they gave it.
+            continue;
+        }
+        std::fs::create_dir_all(&path)
+            .and_then(|()| workload::set_mode(&path, mode))
+            .map_err(|source| RunError::Folder { path: path.clone(), source })?;
+    }
+    Ok(())
+}
+
+type Opened = (Parts, Vec<Refusal>, mpsc::Receiver<Refusal>);
+
+fn open_parts(layout: Layout, config: Config) -> Result<Opened, RunError> {
+    let folder = layout.identity_state();
+    durable::sweep(&folder).map_err(|source| RunError::Folder { path: folder.clone(), source })?;
+    let store = Store::new(&folder);
+    let documents = Documents::load(&store)?;
+    let now = documents.clock.believe(UnixTime::now()).now;
+    let audit = Audit::open(&folder, now)?;
+    let keystore = edgewarden_keystore::open(&config.keystore, &folder)?;
+    let own_cgroup = i32::try_from(std::process::id())
+        .map_err(io::Error::other)
+        .and_then(process::cgroup)
+        .map_err(RunError::System)?;
+    let expected = config.fleet.as_ref().map(|fleet| expected(&config, fleet, &*keystore)).transpose()?;
+    let operators = config.fleet.as_ref().map(operator_keys).transpose()?.unwrap_or_default();
+    let target = Target {
+        gateway: config.gateway.name.clone(),
+        trust_domain: config.gateway.trust_domain.clone(),
+        labels: config.gateway.labels.clone(),
+        operators,
+    };
+    let context = Arc::new(Context { layout: layout.clone(), target, expected, own_cgroup });
+    let (authority, set_aside) = Authority::recover(Arc::clone(&context), documents);
+    let (sockets, refused_callers) = Sockets::new(layout);
+    let parts = Parts { context, config, keystore, store, authority, audit, sockets };
+    Ok((parts, set_aside, refused_callers))
+}
+
+fn expected(config: &Config, fleet: &Fleet, keystore: &dyn Keystore) -> Result<Expected, RunError> {
+    Ok(Expected {
+        gateway: config.gateway.name.clone(),
+        trust_domain: config.gateway.trust_domain.clone(),
+        root: read_pem(&fleet.root, pem::CERTIFICATE)?,
+        ca_public: keystore.ca_public()?,
+    })
+}
+
+fn operator_keys(fleet: &Fleet) -> Result<Vec<VerifyingKey>, RunError> {
+    let one = |path: &PathBuf| {
+        let point = spki::point(&read_pem(path, pem::PUBLIC_KEY)?)
+            .map_err(|source| RunError::Pinned { path: path.clone(), source })?;
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(VerifyingKey { name, point })
+    };
+    fleet.operator_keys.iter().map(one).collect()
+}
+
+fn read_pem(path: &PathBuf, label: &str) -> Result<Vec<u8>, RunError> {
+    let read = |path: &PathBuf| {
+        let missing = || io::Error::from(io::ErrorKind::NotFound);
+        let bytes = durable::read(path, PEM_BYTES_MAX)?.ok_or_else(missing)?;
+        String::from_utf8(bytes).map_err(io::Error::other)
+    };
+    let text = read(path).map_err(|source| RunError::Read { path: path.clone(), source })?;
+    pem::one(&text, label).map_err(|source| RunError::Pinned { path: path.clone(), source })
+}
+
+/// Binds the sockets again of the instances that still live, at the paths that their containers have mounted, and
+/// forgets the others.
+fn take_up(service: &Arc<Service>, gateway_uid: Option<u32>) -> Result<(), RunError> {
+    let state = service.current();
+    let records = &state.documents.records;
+    let mut gone = Vec::new();
+    let folder = |source| RunError::Folder { path: service.context.layout.identity_run(), source };
+    service.sockets.sweep(|name| records.get(name).is_some()).map_err(folder)?;
+    for record in records.iter() {
+        let seen = workload::look_at(record.pid).ok().map(|(seen, _)| seen);
+        let begun = still_lives(record, seen.as_ref()).then(|| {
+            workload::bind_instance(service, &record.instance)?;
+            workload::begin(service, record)
+        });
+        match begun {
+            Some(Ok(())) => {}
+            Some(Err(error)) => {
+                tracing::error!(%error, instance = record.instance, "an instance cannot be taken up again");
+                gone.push(record.instance.clone());
+            }
+            None => gone.push(record.instance.clone()),
+        }
+    }
+    for (name, uid, dns) in [(RUNTIMED, Some(ROOT_UID), &[][..]), (GATEWAYD, gateway_uid, &["gateway"][..])] {
+        let path = service.context.layout.workload_socket(name);
+        workload::bind_own(service, name, uid).map_err(|source| RunError::Socket { path, source })?;
+        workload::begin_own(service, name, dns);
+    }
+    forget(service, gone);
+    Ok(())
+}
+
+/// Takes instances whose process is gone out of the state, at start when nobody is served yet.
+fn forget(service: &Arc<Service>, gone: Vec<String>) {
+    for instance in &gone {
+        service.issuance.end(instance);
+        if let Err(error) = service.sockets.remove(instance) {
+            tracing::error!(%error, instance, "cannot remove the workload socket");
+        }
+    }
+    if !gone.is_empty()
+        && let Err(refusal) = service.transact(Input::Tick { gone })
+    {
+        tracing::error!(%refusal, "instances that are gone could not be forgotten");
+    }
+}
+
+/// Keeps certificates fresh. A certificate that cannot be renewed stays in use until it expires.
+async fn renew_in_time(service: &Arc<Service>) {
+    loop {
+        let (task, renewed) = {
+            let service = Arc::clone(service);
+            (tokio::task::spawn_blocking(move || service.renew()).await, UnixTime::now())
+        };
+        let pause = match task {
+            Ok(Ok(())) => {
+                let now = service.now();
+                let due = service.issuance.next_due().map(|due| due.after(now));
+                due.unwrap_or(RENEWAL_INTERVAL_MAX).clamp(Duration::from_millis(500), RENEWAL_INTERVAL_MAX)
+            }
+            Ok(Err(refusal)) => {
+                if refusal.reason != Reason::AttestRequired {
+                    tracing::warn!(%refusal, at = %renewed, "certificates are not renewed");
+                }
+                RENEWAL_RETRY
+            }
+            Err(error) => {
+                tracing::error!(%error, "a renewal broke off");
+                RENEWAL_RETRY
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = service.renewal_due.notified() => {}
+        }
+    }
+}
+
+/// Notices instances that ended without a word, permits that nobody used, and the passing of time.
+async fn look_after_processes(service: &Arc<Service>) {
+    let mut ticks = tokio::time::interval(PROCESS_INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let gone = service.sockets.exited();
+        if gone.is_empty() && !service.current().tick_is_due(UnixTime::now()) {
+            continue;
+        }
+        if let Err(refusal) = requests::decide(service, Input::Tick { gone }).await {
+            tracing::error!(%refusal, "the state could not be brought up to date");
+        }
+    }
+}
+
+async fn write_refused_callers(service: &Arc<Service>, mut refused: mpsc::Receiver<Refusal>) {
+    while let Some(refusal) = refused.recv().await {
+        let service = Arc::clone(service);
+        let written = tokio::task::spawn_blocking(move || service.note(&refusal)).await;
+        if let Err(error) = written {
+            tracing::error!(%error, "a refused caller was not written down");
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! The shell around [`crate::authority`]: one transaction after the other, on disk before in force.
+//!
+//! Readers (callers of the Workload API, status) take the state as it is and never wait for a disk or a TPM.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use aws_lc_rs::rand::{SecureRandom, SystemRandom};
+use edgewarden_keystore::Keystore;
+use edgewarden_names::{Reason, Refusal, UnixTime};
+use edgewarden_protocol::config::Config;
+use edgewarden_protocol::control::Reply;
+use tokio::sync::{Notify, watch};
+
+use crate::audit::{Audit, Event};
+use crate::authority::{Authority, Context, Effect, Input, Moment};
+use crate::issuance::Issuance;
+use crate::refusals::{Noted, RefusalLog};
+use crate::state::Store;
+use crate::workload::Sockets;
+
+pub struct Service {
+    pub(crate) context: Arc<Context>,
+    pub(crate) config: Config,
+    pub(crate) keystore: Arc<dyn Keystore>,
+    pub(crate) issuance: Issuance,
+    pub(crate) sockets: Sockets,
+    store: Store,
+    current: RwLock<Arc<Authority>>,
+    /// Whoever holds the audit log may change `current`.
+    audit: Mutex<Audit>,
+    refusals: Mutex<RefusalLog>,
+    revision: watch::Sender<u64>,
+    /// One renewal at a time: the last one always sees the latest state.
+    renewal: Mutex<()>,
+    /// Held while the storage key is made or released.
+    pub(crate) storage_key: Mutex<()>,
+    /// Wakes the task that renews.
+    pub(crate) renewal_due: Notify,
+}
+
+impl std::fmt::Debug for Service {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Service").finish_non_exhaustive()
+    }
+}
+
+/// What a [`Service`] is made of.
+pub struct Parts {
+    pub context: Arc<Context>,
+    pub config: Config,
+    pub keystore: Arc<dyn Keystore>,
+    pub store: Store,
+    pub authority: Authority,
+    pub audit: Audit,
+    pub sockets: Sockets,
+}
+
+impl Service {
+    pub fn new(parts: Parts) -> Self {
+        let Parts { context, config, keystore, store, authority, audit, sockets } = parts;
+        let gateway = &config.gateway;
+        let issuance = Issuance::new(gateway.trust_domain.clone(), gateway.name.clone(), &config.identity);
+        let now = UnixTime::now();
+        Self {
+            context,
+            keystore,
+            issuance,
+            sockets,
+            store,
+            current: RwLock::new(Arc::new(authority)),
+            audit: Mutex::new(audit),
+            refusals: Mutex::new(RefusalLog::new(now)),
+            // Above every revision of an earlier run, so that an enforcer that outlived it looks again.
+            revision: watch::Sender::new(now.0.saturating_mul(1_000_000)),
+            renewal: Mutex::new(()),
+            storage_key: Mutex::new(()),
+            renewal_due: Notify::new(),
+            config,
+        }
+    }
+
+    /// The state as it is now.
+    pub fn current(&self) -> Arc<Authority> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The time to decide by.
+    pub fn now(&self) -> UnixTime {
+        self.current().believe(UnixTime::now()).now
+    }
+
+    pub fn revisions(&self) -> watch::Receiver<u64> {
+        self.revision.subscribe()
+    }
+
+    fn audit(&self) -> MutexGuard<'_, Audit> {
+        self.audit.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn refusals(&self) -> MutexGuard<'_, RefusalLog> {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Decides one input, puts the decision on disk, then in force. Blocks on the disk.
+    pub fn transact(&self, input: Input) -> Result<(Reply, Vec<Effect>), Refusal> {
+        let decided = self.transact_unnoted(input);
+        decided.inspect_err(|refusal| self.note(refusal))
+    }
+
+    fn transact_unnoted(&self, input: Input) -> Result<(Reply, Vec<Effect>), Refusal> {
+        let mut audit = self.audit();
+        let before = self.current();
+        let mut next = Authority::clone(&before);
+        let moment = Moment { wall: UnixTime::now(), random: random()? };
+        let now = before.believe(moment.wall).now;
+        let step = next.decide(&moment, input)?;
+        for event in &step.events {
+            audit.append(now, event).map_err(|error| internal("audit log", &error))?;
+        }
+        if let Err(error) = next.documents.save_changed(&before.documents, &self.store) {
+            let event = Event::new("state.not_stored", "identityd", &error);
+            if let Err(error) = audit.append(now, &event) {
+                tracing::error!(%error, "the audit log cannot be written");
+            }
+            return Err(internal("state", &error));
+        }
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
+        if step.enforcers_look {
+            self.revision.send_modify(|revision| *revision = revision.saturating_add(1));
+        }
+        Ok((step.reply, step.effects))
+    }
+
+    /// Writes down that something was refused. Blocks on the disk.
+    pub fn note(&self, refusal: &Refusal) {
+        let now = self.now();
+        let noted = self.refusals().note(now, refusal);
+        let Noted::Write { suppressed } = noted else { return };
+        let mut detail = format!("{}: {}", refusal.reason, refusal.rule);
+        if suppressed > 0 {
+            detail.push_str(&format!(" ({suppressed} more refusals were not written)"));
+        }
+        self.record(&Event::new("refused", &refusal.subject, detail));
+    }
+
+    /// Writes an event down whose effect does not wait for it: a full disk must not take certificates from what runs.
+    pub fn record(&self, event: &Event) {
+        let now = self.now();
+        if let Err(error) = self.audit().append(now, event) {
+            tracing::error!(%error, event = event.event, subject = event.subject, "the audit log cannot be written");
+        }
+    }
+
+    pub fn audit_newest(&self, count: usize) -> Vec<edgewarden_protocol::control::AuditEntry> {
+        self.audit().newest(count)
+    }
+
+    pub fn refused_lately(&self) -> Vec<(UnixTime, Refusal)> {
+        self.refusals().shown()
+    }
+
+    /// Brings the issuing CA and all certificates up to date with the state. Blocks on the keystore.
+    pub fn renew(&self) -> Result<(), Refusal> {
+        let _one_at_a_time = self.renewal.lock().unwrap_or_else(PoisonError::into_inner);
+        let authority = self.current();
+        let now = authority.believe(UnixTime::now()).now;
+        self.issuance.expire(now);
+        if authority.documents.enrolment.trusted().is_err() {
+            self.issuance.withdraw();
+        }
+        let accepted = authority.documents.enrolment.may_issue(now)?;
+        if self.issuance.wants_birth(accepted, now) {
+            match self.issuance.give_birth(&*self.keystore, accepted, now) {
+                Ok(event) => self.record(&event),
+                Err(error) => {
+                    // The one held, if any, goes on signing as long as it is valid.
+                    tracing::error!(error = %Chain(&error), "no new issuing certificate");
+                    return Err(error.refusal("issuing CA"));
+                }
+            }
+        }
+        let failures = self.issuance.issue_due(now, |event| self.record(event));
+        for (id, error) in &failures {
+            tracing::error!(%id, error = %Chain(error), "no new certificate");
+        }
+        failures.first().map_or(Ok(()), |(id, error)| Err(error.refusal(id.as_str())))
+    }
+}
+
+/// 32 bytes that nobody can guess.
+pub fn random() -> Result<[u8; 32], Refusal> {
+    let mut bytes = [0; 32];
+    SystemRandom::new().fill(&mut bytes).map_err(|error| internal("random numbers", &error))?;
+    Ok(bytes)
+}
+
+/// The peer learns that; the log learns why.
+pub fn internal(subject: &str, error: &dyn std::error::Error) -> Refusal {
+    tracing::error!(subject, error = %Chain(error), "refused for an error of our own");
+    Refusal::new(Reason::Internal, subject, "see the log of identityd")
+}
+
+/// An error with its sources.
+pub struct Chain<'a>(pub &'a (dyn std::error::Error + 'a));
+
+impl std::fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut next = self.0.source();
+        while let Some(error) = next {
+            write!(f, ": {error}")?;
+            next = error.source();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,322 @@
+//! Workload API sockets: one for each live instance, and one for each of Edgewarden's own processes.
+//!
+//! A caller is judged by the socket it came through and by what the kernel says of it, at each call and before each
+//! message of a stream. An instance's caller must be in the cgroup of the start record, and the process that was
+//! recorded must still live there; a process of our own must run as its user. Nothing the caller sends counts.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use edgewarden_names::{ModuleName, Reason, Refusal};
+use edgewarden_platform::peer::PeerEvidence;
+use edgewarden_platform::process::Process;
+use edgewarden_protocol::control::StartRecord;
+use edgewarden_protocol::layout::Layout;
+use edgewarden_workload_api::server;
+use edgewarden_workload_api::source::{Current, IdentitySource};
+use tokio::net::UnixListener;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::records::{ProcessSeen, is_caller_of, still_lives};
+use crate::service::Service;
+
+const FOLDER_MODE: u32 = 0o755;
+/// Who may connect is judged by the kernel's evidence, not by the file's mode: a module may run as any user.
+const SOCKET_MODE: u32 = 0o666;
+/// Refused callers that wait to be written down. Beyond it they are refused all the same.
+const REFUSED_CALLERS_MAX: usize = 256;
+
+/// Names of Edgewarden's own processes that have sockets from the start.
+pub const RUNTIMED: &str = "runtimed";
+pub const GATEWAYD: &str = "gatewayd";
+
+/// The sockets that are open.
+#[derive(Debug)]
+pub struct Sockets {
+    layout: Layout,
+    open: Mutex<HashMap<String, OpenSocket>>,
+    refused: mpsc::Sender<Refusal>,
+}
+
+#[derive(Debug)]
+struct OpenSocket {
+    /// Dropping it ends the socket's task and its connections.
+    _shutdown: oneshot::Sender<()>,
+    /// The recorded process, held so that its number cannot come to mean another one. `None` before it has started.
+    process: Option<Process>,
+}
+
+/// A process as `/proc` shows it now.
+pub fn look_at(pid: i32) -> io::Result<(ProcessSeen, Process)> {
+    let process = Process::open(pid)?;
+    let seen = ProcessSeen { pid, pid_started: process.started(), cgroup: process.cgroup()? };
+    Ok((seen, process))
+}
+
+impl Sockets {
+    /// Also returns where refused callers are told of.
+    pub fn new(layout: Layout) -> (Self, mpsc::Receiver<Refusal>) {
+        let (refused, receiver) = mpsc::channel(REFUSED_CALLERS_MAX);
+        (Self { layout, open: Mutex::default(), refused }, receiver)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, OpenSocket>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Binds the socket of a name and serves it until [`Sockets::remove`]. A folder that is there already stays the
+    /// same folder: a container that outlived us has it mounted.
+    fn bind(&self, name: &str, source: Arc<dyn IdentitySource>) -> io::Result<()> {
+        let folder = self.layout.workload_folder(name);
+        std::fs::create_dir_all(&folder)?;
+        set_mode(&folder, FOLDER_MODE)?;
+        let path = self.layout.workload_socket(name);
+        let listener = bind_anew(&path, SOCKET_MODE)?;
+        let (shutdown, ended) = oneshot::channel();
+        self.lock().insert(name.into(), OpenSocket { _shutdown: shutdown, process: None });
+        let name = name.to_owned();
+        tokio::spawn(async move {
+            let ended = async {
+                // An error here is the sender's end, which is what ends the socket.
+                let _ended = ended.await;
+            };
+            if let Err(error) = server::serve(listener, source, ended).await {
+                tracing::error!(%error, socket = name, "the workload socket failed");
+            }
+        });
+        Ok(())
+    }
+
+    /// Holds on to the process of an instance.
+    pub fn hold(&self, instance: &str, process: Process) {
+        if let Some(socket) = self.lock().get_mut(instance) {
+            socket.process = Some(process);
+        }
+    }
+
+    fn process(&self, instance: &str) -> Option<Process> {
+        self.lock().get(instance)?.process.clone()
+    }
+
+    /// Instances whose recorded process has exited.
+    pub fn exited(&self) -> Vec<String> {
+        let open = self.lock();
+        let gone = |socket: &OpenSocket| socket.process.as_ref().is_some_and(|process| !process.is_alive());
+        open.iter().filter(|(_, socket)| gone(socket)).map(|(instance, _)| instance.clone()).collect()
+    }
+
+    /// Ends a socket and removes its folder.
+    pub fn remove(&self, instance: &str) -> io::Result<()> {
+        drop(self.lock().remove(instance));
+        remove_folder(&self.layout.workload_folder(instance))
+    }
+
+    /// Removes the folders of instances that are not in `live`: left by a run that was cut off.
+    pub fn sweep(&self, live: impl Fn(&str) -> bool) -> io::Result<()> {
+        let parent = self.parent();
+        std::fs::create_dir_all(&parent)?;
+        set_mode(&parent, FOLDER_MODE)?;
+        for entry in std::fs::read_dir(&parent)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if !name.to_str().is_some_and(|name| name == RUNTIMED || name == GATEWAYD || live(name)) {
+                remove_folder(&entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn parent(&self) -> PathBuf {
+        let mut folder = self.layout.workload_folder(RUNTIMED);
+        folder.pop();
+        folder
+    }
+
+    fn tell_refused(&self, refusal: &Refusal) {
+        // A full queue loses the note, not the refusal.
+        if self.refused.try_send(refusal.clone()).is_err() {
+            tracing::warn!(%refusal, "a refused caller was not written to the audit log");
+        }
+    }
+}
+
+/// Binds a socket in the place of one that a run before us left.
+pub fn bind_anew(path: &Path, mode: u32) -> io::Result<UnixListener> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    set_mode(path, mode)?;
+    Ok(listener)
+}
+
+pub fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+}
+
+fn remove_folder(folder: &Path) -> io::Result<()> {
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Binds the socket of a module's instance.
+pub fn bind_instance(service: &Arc<Service>, instance: &str) -> io::Result<()> {
+    let source = InstanceSource { service: Arc::downgrade(service), instance: instance.into() };
+    service.sockets.bind(instance, Arc::new(source))
+}
+
+/// Binds the socket of one of Edgewarden's own processes, for callers of one user; `None`: of no user.
+pub fn bind_own(service: &Arc<Service>, name: &'static str, uid: Option<u32>) -> io::Result<()> {
+    let source = OwnSource { service: Arc::downgrade(service), name, uid };
+    service.sockets.bind(name, Arc::new(source))
+}
+
+/// Puts the identity of an instance in force: its process is held, and its certificate issued.
+pub fn begin(service: &Service, record: &StartRecord) -> io::Result<()> {
+    let (seen, process) = look_at(record.pid)?;
+    if !still_lives(record, Some(&seen)) {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "the process is gone or has moved"));
+    }
+    service.sockets.hold(&record.instance, process);
+    service.issuance.begin(&record.instance, &record.module, vec![record.module.as_str().into()]);
+    Ok(())
+}
+
+/// Gives one of Edgewarden's own processes an identity.
+pub fn begin_own(service: &Service, name: &'static str, dns: &[&str]) {
+    if let Ok(module) = ModuleName::parse(name) {
+        service.issuance.begin(name, &module, dns.iter().map(ToString::to_string).collect());
+    }
+}
+
+/// What stands behind an instance's socket.
+struct InstanceSource {
+    /// The socket's task must not keep the service alive.
+    service: Weak<Service>,
+    instance: String,
+}
+
+impl InstanceSource {
+    fn judge(&self, service: &Service, caller: &PeerEvidence) -> Result<(), Refusal> {
+        let refuse = |reason, rule: String| Err(Refusal::new(reason, &self.instance, rule));
+        let state = service.current();
+        let Some(record) = state.documents.records.get(&self.instance) else {
+            return refuse(Reason::CallerNotModule, "the instance does not run".into());
+        };
+        // The cgroup of the recorded process is read before and the life of the caller after: all of it holds at once.
+        let recorded = service.sockets.process(&self.instance).and_then(|process| {
+            let cgroup = process.cgroup().ok()?;
+            Some(ProcessSeen { pid: process.pid(), pid_started: process.started(), cgroup })
+        });
+        if !still_lives(record, recorded.as_ref()) {
+            return refuse(Reason::CallerNotModule, "the recorded process is gone".into());
+        }
+        let Ok(cgroup) = caller.cgroup() else {
+            return refuse(Reason::CallerUnknown, format!("process {} is gone or hidden", caller.pid()));
+        };
+        if !is_caller_of(record, &cgroup) {
+            let rule = format!(
+                "process {} of user {} is in cgroup {cgroup}, not in the module's",
+                caller.pid(),
+                caller.uid()
+            );
+            return refuse(Reason::CallerNotModule, rule);
+        }
+        if !caller.is_alive() {
+            return refuse(Reason::CallerUnknown, format!("process {} is gone", caller.pid()));
+        }
+        Ok(())
+    }
+}
+
+impl IdentitySource for InstanceSource {
+    fn authorize(&self, caller: &PeerEvidence) -> Result<(), Refusal> {
+        let service = upgrade(&self.service)?;
+        if let Err(refusal) = self.judge(&service, caller) {
+            service.sockets.tell_refused(&refusal);
+            return Err(public(refusal));
+        }
+        trusted(&service)
+    }
+
+    fn subscribe(&self) -> Result<Current, Refusal> {
+        subscribe(&self.service, &self.instance)
+    }
+
+    fn stream_opened(&self) {
+        if let Ok(service) = upgrade(&self.service) {
+            service.issuance.stream_opened(&self.instance);
+        }
+    }
+
+    fn stream_closed(&self) {
+        if let Ok(service) = upgrade(&self.service) {
+            service.issuance.stream_closed(&self.instance);
+        }
+    }
+}
+
+/// What stands behind the socket of one of Edgewarden's own processes.
+struct OwnSource {
+    service: Weak<Service>,
+    name: &'static str,
+    uid: Option<u32>,
+}
+
+impl IdentitySource for OwnSource {
+    fn authorize(&self, caller: &PeerEvidence) -> Result<(), Refusal> {
+        let service = upgrade(&self.service)?;
+        if self.uid != Some(caller.uid()) {
+            let rule = format!("process {} runs as user {}", caller.pid(), caller.uid());
+            let refusal = Refusal::new(Reason::CallerNotModule, self.name, rule);
+            service.sockets.tell_refused(&refusal);
+            return Err(public(refusal));
+        }
+        if !caller.is_alive() {
+            return Err(Refusal::new(Reason::CallerUnknown, self.name, "the process is gone"));
+        }
+        trusted(&service)
+    }
+
+    fn subscribe(&self) -> Result<Current, Refusal> {
+        subscribe(&self.service, self.name)
+    }
+
+    fn stream_opened(&self) {
+        if let Ok(service) = upgrade(&self.service) {
+            service.issuance.stream_opened(self.name);
+        }
+    }
+
+    fn stream_closed(&self) {
+        if let Ok(service) = upgrade(&self.service) {
+            service.issuance.stream_closed(self.name);
+        }
+    }
+}
+
+/// What a refused caller is told: not what the record says, nor how close it came.
+fn public(refusal: Refusal) -> Refusal {
+    Refusal { rule: "the caller is not a process of this module".into(), ..refusal }
+}
+
+fn upgrade(service: &Weak<Service>) -> Result<Arc<Service>, Refusal> {
+    service.upgrade().ok_or_else(|| Refusal::new(Reason::IdentityUnavailable, "identityd", "it is stopping"))
+}
+
+/// No certificate goes out, on an old stream neither, once the verdict is failed.
+fn trusted(service: &Service) -> Result<(), Refusal> {
+    service.current().documents.enrolment.trusted().map(drop)
+}
+
+fn subscribe(service: &Weak<Service>, name: &str) -> Result<Current, Refusal> {
+    let service = upgrade(service)?;
+    service.current().documents.enrolment.may_issue(service.now())?;
+    service.issuance.subscribe(name)
+}
