@@ -65,7 +65,7 @@ async fn supervise(daemon: Daemon, layout: Layout, mut stopped: tokio::sync::wat
             Err(error) => tracing::error!(daemon = daemon.name, %error, "cannot start the daemon"),
             Ok(mut child) => tokio::select! {
                 status = child.wait() => tell(daemon, status),
-                _ = stopped.wait_for(|stop| *stop) => return end(daemon, child).await,
+                () = asked_to_stop(&mut stopped) => return end(daemon, child).await,
             },
         }
         if started.elapsed() > STABLE {
@@ -73,10 +73,15 @@ async fn supervise(daemon: Daemon, layout: Layout, mut stopped: tokio::sync::wat
         }
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            _ = stopped.wait_for(|stop| *stop) => return,
+            () = asked_to_stop(&mut stopped) => return,
         }
         pause = (pause * 2).min(PAUSE_MAX);
     }
+}
+
+/// Cancel-safe. Lets go of the value at once, so that the caller's future can move between threads.
+async fn asked_to_stop(stopped: &mut tokio::sync::watch::Receiver<bool>) {
+    let _ = stopped.wait_for(|stop| *stop).await;
 }
 
 fn start(daemon: Daemon, layout: &Layout) -> std::io::Result<Child> {

@@ -2,11 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use edgewarden_names::{LeafName, ModuleName};
+use edgewarden_ca::pem;
+use edgewarden_names::{LeafName, ModuleName, Reason, Refusal};
 use edgewarden_protocol::Bytes;
 use edgewarden_protocol::client::unexpected;
 use edgewarden_protocol::control::{ExportedQuote, Reply, Request};
 use edgewarden_protocol::layout::Layout;
+use edgewarden_workload_api::client::{FetchError, fetch_once};
 
 use super::{ask, tell};
 use crate::exit::Problem;
@@ -148,5 +150,28 @@ impl Audit {
             println!("{} {} {} {} {}", entry.sequence, entry.at, entry.event, entry.subject, entry.detail);
         }
         Ok(())
+    }
+}
+
+async fn fetch(socket: &Path) -> Result<(), Problem> {
+    match fetch_once(socket).await {
+        Ok(context) => {
+            println!("{}", context.id);
+            for certificate in &context.chain_der {
+                print!("{}", pem::encode(pem::CERTIFICATE, certificate));
+            }
+            Ok(())
+        }
+        Err(FetchError::Refused(status)) => Err(refusal(status.message(), socket)),
+        Err(error) => Err(Problem::failed(error)),
+    }
+}
+
+/// A refusal travels as the gRPC status message, its reason code first.
+fn refusal(message: &str, socket: &Path) -> Problem {
+    let (code, rule) = message.split_once(':').unwrap_or((message, ""));
+    match Reason::ALL.iter().find(|reason| reason.code() == code.trim()) {
+        Some(reason) => Refusal::new(*reason, socket.display(), rule.trim()).into(),
+        None => Problem::text(format!("the Workload API answered: {message}")),
     }
 }
