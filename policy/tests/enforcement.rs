@@ -61,8 +61,6 @@ impl Net {
                 "ip", "link", "add", &host, "type", "veth", "peer", "name", "eth0", "netns", &module,
             ]);
             self.router(&["ip", "link", "set", &host, "up"]);
-            self.router(&["sysctl", "-qw", &format!("net.ipv4.conf.{host}.proxy_arp=1")]);
-            self.router(&["sysctl", "-qw", &format!("net.ipv4.neigh.{host}.proxy_delay=0")]);
             // The rule set alone must keep false sources out.
             self.router(&["sysctl", "-qw", &format!("net.ipv4.conf.{host}.rp_filter=0")]);
             self.router(&["ip", "route", "add", &format!("{address}/32"), "dev", &host]);
@@ -70,6 +68,9 @@ impl Net {
             self.module(number, &["ip", "link", "set", "eth0", "up"]);
             self.module(number, &["ip", "address", "add", &format!("{address}/32"), "dev", "eth0"]);
             self.module(number, &["ip", "route", "add", "169.254.1.1", "dev", "eth0", "scope", "link"]);
+            let hardware = self.router(&["cat", &format!("/sys/class/net/{host}/address")]);
+            let neighbour = ["169.254.1.1", "lladdr", hardware.trim(), "dev", "eth0", "nud", "permanent"];
+            self.module(number, &[&["ip", "neigh", "add"], neighbour.as_slice()].concat());
             self.module(number, &["ip", "route", "add", "default", "via", "169.254.1.1", "dev", "eth0"]);
         }
         self.router(&["sysctl", "-qw", "net.ipv4.conf.all.rp_filter=0"]);
@@ -216,6 +217,7 @@ fn a_false_source_address_is_dropped() {
     net.module("1", &["ip", "address", "add", "10.77.0.9/32", "dev", "lo"]);
     assert_eq!(net.connect("2", "10.77.0.2", "10.77.0.1", 8885), "TimeoutError");
     assert_eq!(net.connect("1", "10.77.0.9", "10.77.0.3", 9443), "TimeoutError");
+    net.module("2", &["ip", "address", "delete", "10.77.0.2/32", "dev", "lo"]);
     assert_eq!(net.connect("1", "10.77.0.2", "10.77.0.3", 9443), "hello");
     let spoofed = net.set("spoofed");
     assert!(spoofed.contains("\"ew1\"") && spoofed.contains("\"ew2\""), "{spoofed}");
