@@ -72,11 +72,11 @@ impl Process {
 
     /// Returns when it has exited; at once when it has already. Dropping the future has no effect on the process.
     pub async fn exited(&self) -> io::Result<()> {
-        // SAFETY: the watched value owns its descriptor (through the `Arc`) until the registration is dropped, and
-        // always names the same one.
+        // A descriptor of its own: one descriptor can be watched only once at a time.
+        let pidfd = self.pidfd.try_clone()?;
+        // SAFETY: the registration owns the descriptor, which stays open and the same until it is dropped.
         #[expect(unsafe_code, reason = "tokio has no other way to watch a descriptor that is not a socket")]
-        let watched =
-            unsafe { AsyncFd::register_with_interest(Arc::clone(&self.pidfd), Interest::READABLE) }?;
+        let watched = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }?;
         watched.readable().await.map(drop)
     }
 

@@ -66,8 +66,17 @@ async fn a_peer_that_exits_is_gone_though_its_socket_is_open() {
     assert_eq!(peer.pid(), i32::try_from(child.0.id()).unwrap());
     assert!(peer.is_alive() && peer.cgroup().is_ok());
 
+    let mut watchers = tokio::task::JoinSet::new();
+    for _ in 0..3 {
+        let peer = peer.clone();
+        watchers.spawn(async move { peer.exited().await });
+    }
+    tokio::task::yield_now().await;
+    assert!(watchers.try_join_next().is_none());
     child.0.kill().unwrap();
-    peer.exited().await.unwrap();
+    while let Some(exited) = watchers.join_next().await {
+        exited.unwrap().unwrap();
+    }
     // A zombie still has a `/proc` entry.
     assert!(!peer.is_alive());
     assert!(peer.cgroup().is_err());

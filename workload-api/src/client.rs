@@ -1,15 +1,164 @@
 //! Follows the identity of one Workload API socket.
+//!
+//! Trusts whoever serves the socket with what it says, but not with how much: messages are bounded and parsed whole.
 
-use std::path::PathBuf;
+use std::collections::hash_map::RandomState;
+use std::future::Future;
+use std::hash::BuildHasher;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
+use edgewarden_names::{SpiffeId, SpiffeIdError};
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
 use tokio::sync::watch;
+use tonic::codec::Streaming;
+use tonic::metadata::MetadataValue;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
+use zeroize::Zeroizing;
 
-use crate::source::Current;
+use crate::SECURITY_HEADER;
+use crate::der;
+use crate::source::{Current, X509Context};
+use crate::workloadapi::spiffe_workload_api_client::SpiffeWorkloadApiClient;
+use crate::workloadapi::{X509svidRequest, X509svidResponse};
+
+/// Largest message that is read.
+const REPLY_BYTES_MAX: usize = 1024 * 1024;
+/// How long a connection may take to come about.
+const CONNECT_MAX: Duration = Duration::from_secs(5);
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// Try again later.
+    #[error("cannot connect to the Workload API at `{}`", socket.display())]
+    Connect { socket: PathBuf, source: tonic::transport::Error },
+    #[error("the Workload API answered: {}", .0.message())]
+    Refused(#[source] Box<Status>),
+    #[error("the Workload API ended the stream")]
+    Ended,
+    #[error("the Workload API gave no identity")]
+    Empty,
+    #[error("the Workload API gave an invalid SPIFFE ID")]
+    Id(#[from] SpiffeIdError),
+    #[error("the Workload API gave certificates that cannot be read")]
+    Certificates(#[from] der::SplitError),
+}
+
+impl From<Status> for FetchError {
+    fn from(status: Status) -> Self {
+        Self::Refused(Box::new(status))
+    }
+}
+
+/// The identity of a socket, once.
+pub async fn fetch_once(socket: &Path) -> Result<Arc<X509Context>, FetchError> {
+    let mut updates = open(socket).await?;
+    next(&mut updates).await
+}
 
 /// Follows the identity of a socket for as long as somebody holds the receiver. Needs a tokio runtime.
 ///
-/// Holds `None` until the first identity; then the last good one, also while the socket is away.
+/// Holds `None` until the first identity; then the last good one, also while the socket is away. Whether it is still
+/// valid is for its user to judge by its end.
 pub fn follow(socket: PathBuf) -> Current {
-    drop(socket);
-    watch::channel(None).1
+    let (latest, current) = watch::channel(None);
+    tokio::spawn(async move {
+        tokio::select! {
+            () = latest.closed() => {}
+            () = keep_following(&socket, &latest) => {}
+        }
+    });
+    current
+}
+
+async fn keep_following(socket: &Path, latest: &watch::Sender<Option<Arc<X509Context>>>) {
+    let mut pause = PAUSE_MIN;
+    loop {
+        let error = match follow_stream(socket, latest, &mut pause).await {
+            Err(error) => error,
+            Ok(never) => match never {},
+        };
+        tracing::warn!(socket = %socket.display(), error = %chain(&error), "no identity stream; trying again");
+        tokio::time::sleep(jittered(pause)).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+/// Returns only when the stream is over.
+async fn follow_stream(
+    socket: &Path,
+    latest: &watch::Sender<Option<Arc<X509Context>>>,
+    pause: &mut Duration,
+) -> Result<std::convert::Infallible, FetchError> {
+    let mut updates = open(socket).await?;
+    loop {
+        let context = next(&mut updates).await?;
+        *pause = PAUSE_MIN;
+        latest.send_replace(Some(context));
+    }
+}
+
+/// `pause`, less up to a half of it, so that not all who lost the same server come back in the same moment.
+fn jittered(pause: Duration) -> Duration {
+    let random = u32::try_from(RandomState::new().hash_one(()) >> 32).unwrap_or(u32::MAX);
+    pause - (pause / 2).mul_f64(f64::from(random) / f64::from(u32::MAX))
+}
+
+async fn open(socket: &Path) -> Result<Streaming<X509svidResponse>, FetchError> {
+    let channel = connect(socket).await?;
+    let mut client = SpiffeWorkloadApiClient::new(channel).max_decoding_message_size(REPLY_BYTES_MAX);
+    let mut request = Request::new(X509svidRequest {});
+    request.metadata_mut().insert(SECURITY_HEADER, MetadataValue::from_static("true"));
+    Ok(client.fetch_x509svid(request).await?.into_inner())
+}
+
+fn connect(socket: &Path) -> impl Future<Output = Result<Channel, FetchError>> {
+    let path = socket.to_owned();
+    let connector = tower::service_fn(move |_| {
+        let path = path.clone();
+        async move { UnixStream::connect(path).await.map(TokioIo::new) }
+    });
+    let socket = socket.to_owned();
+    // The address only fills HTTP's `:authority`; the connector decides where the connection goes.
+    let endpoint = Endpoint::from_static("http://localhost").connect_timeout(CONNECT_MAX);
+    async move {
+        endpoint
+            .connect_with_connector(connector)
+            .await
+            .map_err(|source| FetchError::Connect { socket, source })
+    }
+}
+
+async fn next(updates: &mut Streaming<X509svidResponse>) -> Result<Arc<X509Context>, FetchError> {
+    let message = updates.message().await?.ok_or(FetchError::Ended)?;
+    parse(message).map(Arc::new)
+}
+
+fn parse(message: X509svidResponse) -> Result<X509Context, FetchError> {
+    // The first one is the default identity.
+    let svid = message.svids.into_iter().next().ok_or(FetchError::Empty)?;
+    let id = SpiffeId::parse(&svid.spiffe_id)?;
+    let chain_der = der::split(&svid.x509_svid)?;
+    let bundle_der = der::split(&svid.bundle)?;
+    if chain_der.is_empty() || bundle_der.is_empty() || svid.x509_svid_key.is_empty() {
+        return Err(FetchError::Empty);
+    }
+    let trust_domain = id.trust_domain();
+    let key_pkcs8 = Zeroizing::new(svid.x509_svid_key.to_vec());
+    Ok(X509Context { id, chain_der, key_pkcs8, bundle_der, trust_domain })
+}
+
+fn chain(error: &FetchError) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
 }

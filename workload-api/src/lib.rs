@@ -6,9 +6,21 @@
 //!
 //! The server trusts its [`IdentitySource`] and the kernel's word on the caller; nothing the caller sends.
 //! The client trusts the socket it was told to use.
+//!
+//! `src/workloadapi.rs` is generated from `proto/workloadapi.proto` (protoc 3.21, tonic-prost-build 0.14 with
+//! `bytes(".")` and `build_transport(false)`) and kept in the tree, so that a build needs no protoc.
 
 pub mod client;
+pub mod der;
 pub mod server;
 pub mod source;
 
-pub use source::{IdentitySource, X509Context};
+#[allow(clippy::all, clippy::pedantic, unused_qualifications, reason = "generated")]
+#[rustfmt::skip]
+mod workloadapi;
+
+pub use source::{Current, IdentitySource, X509Context};
+
+/// The metadata that every call must carry, once and with the value `true`, so that a request which somebody else's
+/// software was tricked into sending is not answered (SPIFFE Workload Endpoint section 3).
+const SECURITY_HEADER: &str = "workload.spiffe.io";

@@ -1,0 +1,72 @@
+//! One connection: the caller's evidence, and HTTP/2 with every buffer bounded.
+
+use std::time::Duration;
+
+use edgewarden_names::{Reason, Refusal};
+use edgewarden_platform::peer::PeerEvidence;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::UnixStream;
+use tonic::body::Body;
+use tonic::codegen::http;
+use tower::ServiceExt;
+
+use super::service::{Service, status};
+use crate::SECURITY_HEADER;
+use crate::workloadapi::spiffe_workload_api_server::SpiffeWorkloadApiServer;
+
+const HEADER_BYTES_MAX: u32 = 16 * 1024;
+/// Replies that a caller does not read wait here, for each stream.
+const SEND_BUFFER_BYTES_MAX: usize = 64 * 1024;
+const RESET_STREAMS_MAX: usize = 16;
+/// A connection whose other end does not answer pings is closed.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Who made the connection. `None` when the kernel could not tell: then every call is refused.
+#[derive(Debug, Clone)]
+pub(super) struct Caller(pub(super) Option<PeerEvidence>);
+
+pub(super) async fn serve(stream: UnixStream, service: SpiffeWorkloadApiServer<Service>) {
+    let caller = match PeerEvidence::of(&stream) {
+        Ok(peer) => Caller(Some(peer)),
+        Err(error) => {
+            tracing::debug!(%error, "the caller of the Workload API cannot be identified");
+            Caller(None)
+        }
+    };
+    let service = tower::service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
+        let (caller, service) = (caller.clone(), service.clone());
+        async move {
+            if let Err(refusal) = check_header(request.headers()) {
+                return Ok(status(&refusal).into_http());
+            }
+            request.extensions_mut().insert(caller);
+            service.oneshot(request.map(Body::new)).await
+        }
+    });
+    let ended = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING_INTERVAL)
+        .max_concurrent_streams(super::CALLS_MAX)
+        .max_header_list_size(HEADER_BYTES_MAX)
+        .max_send_buf_size(SEND_BUFFER_BYTES_MAX)
+        .max_pending_accept_reset_streams(RESET_STREAMS_MAX)
+        .max_local_error_reset_streams(RESET_STREAMS_MAX)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
+        .await;
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection to the Workload API broke");
+    }
+}
+
+fn check_header(headers: &http::HeaderMap) -> Result<(), Refusal> {
+    let mut values = headers.get_all(SECURITY_HEADER).into_iter();
+    match (values.next(), values.next()) {
+        (Some(value), None) if value == "true" => Ok(()),
+        _ => Err(Refusal::new(
+            Reason::CallerHeader,
+            SECURITY_HEADER,
+            "the metadata must be there once, with the value `true`",
+        )),
+    }
+}

@@ -1,0 +1,191 @@
+//! A Workload API socket with a source that a test steers, and raw gRPC to call it with.
+#![allow(dead_code, reason = "each test file uses a part")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test helper that cannot go on fails its test"
+)]
+
+#[path = "../../src/workloadapi.rs"]
+#[allow(clippy::all, clippy::pedantic, unused_qualifications, missing_debug_implementations, reason = "generated")]
+#[rustfmt::skip]
+pub mod workloadapi;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use edgewarden_names::{Reason, Refusal, SpiffeId};
+use edgewarden_platform::peer::PeerEvidence;
+use edgewarden_workload_api::server;
+use edgewarden_workload_api::source::{Current, IdentitySource, X509Context};
+use hyper_util::rt::TokioIo;
+use rcgen::{
+    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    SanType,
+};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tonic::transport::{Channel, Endpoint};
+use workloadapi::spiffe_workload_api_client::SpiffeWorkloadApiClient;
+use zeroize::Zeroizing;
+
+pub const ID: &str = "spiffe://plant.example/gateway/gw-1/module/analytics";
+
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pub der: Vec<u8>,
+}
+
+impl Authority {
+    pub fn new() -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.subject_alt_names = vec![SanType::URI("spiffe://plant.example".try_into().unwrap())];
+        let certificate = params.self_signed(&key).unwrap();
+        Self { issuer: Issuer::new(params, key), der: certificate.der().to_vec() }
+    }
+
+    /// A new certificate with a new key each time.
+    pub fn issue(&self, id: &str) -> Arc<X509Context> {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())];
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let leaf = params.signed_by(&key, &self.issuer).unwrap();
+        let id = SpiffeId::parse(id).unwrap();
+        Arc::new(X509Context {
+            trust_domain: id.trust_domain(),
+            id,
+            chain_der: vec![leaf.der().to_vec()],
+            key_pkcs8: Zeroizing::new(key.serialize_der()),
+            bundle_der: vec![self.der.clone()],
+        })
+    }
+}
+
+pub struct Source {
+    pub authority: Authority,
+    /// Why callers are refused now.
+    pub refuse_callers: Mutex<Option<Reason>>,
+    pub refuse_identity: Mutex<Option<Reason>>,
+    pub current: Mutex<Option<watch::Sender<Option<Arc<X509Context>>>>>,
+    pub streams: AtomicI64,
+}
+
+impl Source {
+    pub fn new() -> Arc<Self> {
+        let authority = Authority::new();
+        let current = watch::channel(Some(authority.issue(ID))).0;
+        Arc::new(Self {
+            authority,
+            refuse_callers: Mutex::default(),
+            refuse_identity: Mutex::default(),
+            current: Mutex::new(Some(current)),
+            streams: AtomicI64::new(0),
+        })
+    }
+
+    pub fn give(&self, context: Option<Arc<X509Context>>) {
+        self.current.lock().unwrap().as_ref().unwrap().send_replace(context);
+    }
+
+    pub fn rotate(&self) -> Arc<X509Context> {
+        let context = self.authority.issue(ID);
+        self.give(Some(Arc::clone(&context)));
+        context
+    }
+}
+
+fn judge(reason: &Mutex<Option<Reason>>) -> Result<(), Refusal> {
+    match *reason.lock().unwrap() {
+        Some(reason) => Err(Refusal::new(reason, "caller", "the test says so")),
+        None => Ok(()),
+    }
+}
+
+impl IdentitySource for Source {
+    fn authorize(&self, _: &PeerEvidence) -> Result<(), Refusal> {
+        judge(&self.refuse_callers)
+    }
+
+    fn subscribe(&self) -> Result<Current, Refusal> {
+        judge(&self.refuse_identity)?;
+        Ok(self.current.lock().unwrap().as_ref().unwrap().subscribe())
+    }
+
+    fn stream_opened(&self) {
+        self.streams.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn stream_closed(&self) {
+        self.streams.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Served until it goes out of scope.
+pub struct Served {
+    _folder: tempfile::TempDir,
+    pub socket: PathBuf,
+    pub source: Arc<Source>,
+    server: JoinHandle<()>,
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+impl Served {
+    pub fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("api.sock");
+        let source = Source::new();
+        let server = serve(&socket, Arc::clone(&source));
+        Self { _folder: folder, socket, source, server }
+    }
+
+    pub async fn stop(&mut self) {
+        self.server.abort();
+        (&mut self.server).await.ok();
+        std::fs::remove_file(&self.socket).unwrap();
+    }
+
+    pub fn start(&mut self) {
+        self.server = serve(&self.socket, Arc::clone(&self.source));
+    }
+
+    pub async fn client(&self) -> SpiffeWorkloadApiClient<Channel> {
+        client_over(UnixStream::connect(&self.socket).await.unwrap()).await
+    }
+}
+
+fn serve(socket: &Path, source: Arc<Source>) -> JoinHandle<()> {
+    let listener = UnixListener::bind(socket).unwrap();
+    tokio::spawn(async move { server::serve(listener, source, std::future::pending()).await.unwrap() })
+}
+
+/// Speaks over this one connection.
+pub async fn client_over(stream: UnixStream) -> SpiffeWorkloadApiClient<Channel> {
+    let stream = Arc::new(Mutex::new(Some(stream)));
+    let connector = tower::service_fn(move |_| {
+        let stream = stream.lock().unwrap().take();
+        async move { stream.map(TokioIo::new).ok_or_else(|| std::io::Error::other("one connection only")) }
+    });
+    let channel = Endpoint::from_static("http://localhost").connect_with_connector(connector).await.unwrap();
+    SpiffeWorkloadApiClient::new(channel)
+}
+
+/// A request with the security header.
+pub fn request<T>(message: T) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    request.metadata_mut().insert("workload.spiffe.io", "true".parse().unwrap());
+    request
+}

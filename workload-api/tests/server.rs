@@ -1,0 +1,332 @@
+//! The server, called by raw gRPC, so that a test may break each rule.
+#![expect(clippy::unwrap_used, reason = "a test helper that cannot go on fails its test")]
+
+mod common;
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream as StdStream;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use common::workloadapi::{
+    JwtBundlesRequest, JwtsvidRequest, ValidateJwtsvidRequest, X509BundlesRequest, X509svidRequest,
+};
+use common::{ID, Served, Source, client_over, request};
+use edgewarden_names::Reason;
+use edgewarden_workload_api::server::{self, CONNECTIONS_MAX, STREAMS_MAX};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::getppid;
+use tokio::io::AsyncReadExt;
+use tokio::net::UnixStream;
+use tonic::{Code, Request, Status};
+
+#[tokio::test]
+async fn the_security_header_is_there_once_and_true() {
+    let served = Served::new();
+    let mut client = served.client().await;
+    for (values, allowed) in [
+        (&["true"][..], true),
+        (&[], false),
+        (&["false"], false),
+        (&["TRUE"], false),
+        (&["1"], false),
+        (&[""], false),
+        (&["true,true"], false),
+        (&["true", "true"], false),
+        (&["true", "false"], false),
+        (&["false", "true"], false),
+    ] {
+        let with_header = |mut request: Request<()>| {
+            for value in values {
+                request.metadata_mut().append("workload.spiffe.io", value.parse().unwrap());
+            }
+            request.metadata().clone()
+        };
+        let metadata = with_header(Request::new(()));
+        let mut x509 = Request::new(X509svidRequest {});
+        *x509.metadata_mut() = metadata.clone();
+        let x509 = client.fetch_x509svid(x509).await.map(drop);
+        let mut bundles = Request::new(X509BundlesRequest {});
+        *bundles.metadata_mut() = metadata.clone();
+        let bundles = client.fetch_x509_bundles(bundles).await.map(drop);
+        let mut jwt = Request::new(JwtsvidRequest::default());
+        *jwt.metadata_mut() = metadata;
+        let jwt = client.fetch_jwtsvid(jwt).await.map(drop);
+        if allowed {
+            assert!(x509.is_ok() && bundles.is_ok());
+            assert_eq!(jwt.unwrap_err().code(), Code::Unimplemented);
+        } else {
+            for answer in [x509, bundles, jwt] {
+                let status = answer.unwrap_err();
+                assert_eq!(status.code(), Code::InvalidArgument, "{values:?}");
+                assert!(status.message().starts_with("caller.header: "), "{status}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_says_its_reason_and_its_kind() {
+    let served = Served::new();
+    let mut client = served.client().await;
+    for (callers, identity, code) in [
+        (Some(Reason::CallerNotModule), None, Code::PermissionDenied),
+        (Some(Reason::CallerUnknown), None, Code::PermissionDenied),
+        (None, Some(Reason::IdentityUnavailable), Code::Unavailable),
+        (None, Some(Reason::AttestFailed), Code::Unavailable),
+        (Some(Reason::CallerNotModule), Some(Reason::IdentityUnavailable), Code::PermissionDenied),
+    ] {
+        *served.source.refuse_callers.lock().unwrap() = callers;
+        *served.source.refuse_identity.lock().unwrap() = identity;
+        let reason = callers.or(identity).unwrap();
+        let svid = client.fetch_x509svid(request(X509svidRequest {})).await.map(drop);
+        let bundles = client.fetch_x509_bundles(request(X509BundlesRequest {})).await.map(drop);
+        for answer in [svid, bundles] {
+            let status = answer.unwrap_err();
+            assert_eq!(status.code(), code, "{reason}");
+            assert_eq!(status.message(), format!("{reason}: the test says so"));
+        }
+    }
+    assert_eq!(served.source.streams.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn the_jwt_profile_is_not_served() {
+    let served = Served::new();
+    let mut client = served.client().await;
+    let answers: [Result<(), Status>; 3] = [
+        client.fetch_jwtsvid(request(JwtsvidRequest::default())).await.map(drop),
+        client.fetch_jwt_bundles(request(JwtBundlesRequest {})).await.map(drop),
+        client.validate_jwtsvid(request(ValidateJwtsvidRequest::default())).await.map(drop),
+    ];
+    for answer in answers {
+        assert_eq!(answer.unwrap_err().code(), Code::Unimplemented);
+    }
+}
+
+#[tokio::test]
+async fn streams_agree_and_rotate_together() {
+    let served = Served::new();
+    let mut streams = Vec::new();
+    for _ in 0..3 {
+        streams.push(
+            served.client().await.fetch_x509svid(request(X509svidRequest {})).await.unwrap().into_inner(),
+        );
+    }
+    let mut earlier = None;
+    for _ in 0..3 {
+        let mut messages = Vec::new();
+        for stream in &mut streams {
+            messages.push(stream.message().await.unwrap().unwrap());
+        }
+        assert!(messages.iter().all(|message| *message == messages[0]));
+        let [svid] = messages[0].svids.as_slice() else { panic!("one identity") };
+        assert_eq!(svid.spiffe_id, ID);
+        assert_eq!(svid.bundle, served.source.authority.der);
+        assert_ne!(earlier.as_ref(), Some(&messages[0]));
+        // A stream that opens later gets the same one.
+        let mut later =
+            served.client().await.fetch_x509svid(request(X509svidRequest {})).await.unwrap().into_inner();
+        assert_eq!(later.message().await.unwrap().unwrap(), messages[0]);
+        earlier = messages.pop();
+        served.source.rotate();
+    }
+}
+
+#[tokio::test]
+async fn a_bundle_is_sent_again_only_when_it_is_another() {
+    let served = Served::new();
+    let mut client = served.client().await;
+    let mut bundles = client.fetch_x509_bundles(request(X509BundlesRequest {})).await.unwrap().into_inner();
+    let mut svids = client.fetch_x509svid(request(X509svidRequest {})).await.unwrap().into_inner();
+    let domain = "spiffe://plant.example";
+    let first = bundles.message().await.unwrap().unwrap();
+    assert_eq!(first.bundles.len(), 1);
+    assert_eq!(first.bundles[domain], served.source.authority.der);
+    svids.message().await.unwrap().unwrap();
+
+    served.source.rotate();
+    svids.message().await.unwrap().unwrap();
+    let mut other = served.source.authority.issue(ID);
+    Arc::get_mut(&mut other).unwrap().bundle_der.push(common::Authority::new().der);
+    served.source.give(Some(Arc::clone(&other)));
+    // The rotation in between is not seen.
+    assert_eq!(bundles.message().await.unwrap().unwrap().bundles[domain], other.bundle_der.concat());
+}
+
+#[tokio::test]
+async fn a_caller_that_is_no_longer_allowed_gets_no_more() {
+    let served = Served::new();
+    let mut stream =
+        served.client().await.fetch_x509svid(request(X509svidRequest {})).await.unwrap().into_inner();
+    stream.message().await.unwrap().unwrap();
+    *served.source.refuse_callers.lock().unwrap() = Some(Reason::CallerNotModule);
+    served.source.rotate();
+    let status = stream.message().await.unwrap_err();
+    assert_eq!(status.code(), Code::PermissionDenied);
+    assert_eq!(stream.message().await.ok().flatten(), None);
+}
+
+#[tokio::test]
+async fn streams_end_with_the_instance() {
+    for gone in [false, true] {
+        let served = Served::new();
+        let mut client = served.client().await;
+        let mut svids = client.fetch_x509svid(request(X509svidRequest {})).await.unwrap().into_inner();
+        let mut bundles =
+            client.fetch_x509_bundles(request(X509BundlesRequest {})).await.unwrap().into_inner();
+        svids.message().await.unwrap().unwrap();
+        bundles.message().await.unwrap().unwrap();
+        if gone {
+            drop(served.source.current.lock().unwrap().take());
+        } else {
+            served.source.give(None);
+        }
+        for status in [svids.message().await.unwrap_err(), bundles.message().await.unwrap_err()] {
+            assert_eq!(status.code(), Code::Unavailable);
+            assert_eq!(status.message(), "identity.unavailable: the instance has ended");
+        }
+        assert_eq!(served.source.streams.load(Ordering::SeqCst), 0);
+    }
+}
+
+#[tokio::test]
+async fn streams_have_a_budget() {
+    let served = Served::new();
+    let mut open = Vec::new();
+    let mut clients = Vec::new();
+    for _ in 0..STREAMS_MAX.div_ceil(32) + 1 {
+        clients.push(served.client().await);
+    }
+    for number in 0..STREAMS_MAX {
+        let mut stream =
+            clients[number / 32].fetch_x509svid(request(X509svidRequest {})).await.unwrap().into_inner();
+        stream.message().await.unwrap().unwrap();
+        open.push(stream);
+    }
+    assert_eq!(usize::try_from(served.source.streams.load(Ordering::SeqCst)).unwrap(), STREAMS_MAX);
+    let last = clients.last_mut().unwrap();
+    for _ in 0..3 {
+        let status = last.fetch_x509_bundles(request(X509BundlesRequest {})).await.unwrap_err();
+        assert_eq!(status.code(), Code::Unavailable);
+        assert!(status.message().starts_with("caller.budget: "), "{status}");
+    }
+    drop(open);
+    // The server learns of it a moment later.
+    while served.source.streams.load(Ordering::SeqCst) > 0 {
+        tokio::task::yield_now().await;
+    }
+    let mut stream = last.fetch_x509svid(request(X509svidRequest {})).await.unwrap().into_inner();
+    stream.message().await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn connections_have_a_budget() {
+    let served = Served::new();
+    let mut held = Vec::new();
+    for _ in 0..CONNECTIONS_MAX {
+        let mut connection = UnixStream::connect(&served.socket).await.unwrap();
+        // The server's HTTP/2 settings: it has taken the connection.
+        connection.read_exact(&mut [0; 9]).await.unwrap();
+        held.push(connection);
+    }
+    let mut refused = UnixStream::connect(&served.socket).await.unwrap();
+    assert!(!matches!(refused.read(&mut [0; 9]).await, Ok(1..)));
+    held.clear();
+    loop {
+        let mut connection = UnixStream::connect(&served.socket).await.unwrap();
+        if matches!(connection.read(&mut [0; 9]).await, Ok(1..)) {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_request_has_a_size_limit() {
+    let served = Served::new();
+    let mut client = served.client().await;
+    let large = ValidateJwtsvidRequest { svid: "x".repeat(server::REQUEST_BYTES_MAX), ..Default::default() };
+    let status = client.validate_jwtsvid(request(large)).await.unwrap_err();
+    assert_eq!(status.code(), Code::OutOfRange);
+    let mut large = request(X509svidRequest {});
+    large.metadata_mut().insert("x-large", "x".repeat(20 * 1024).parse().unwrap());
+    // The refusal is HTTP's own (431), which gRPC tells only at the end of the stream.
+    let mut stream = client.fetch_x509svid(large).await.unwrap().into_inner();
+    assert!(stream.message().await.is_err());
+    assert_eq!(served.source.streams.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn a_server_that_stops_ends_its_streams_and_connections() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("api.sock");
+    let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let source = Source::new();
+    let serving = tokio::spawn(server::serve(listener, Arc::<Source>::clone(&source), async {
+        stopped.await.unwrap_or(())
+    }));
+    let mut client = client_over(UnixStream::connect(&socket).await.unwrap()).await;
+    let mut stream = client.fetch_x509svid(request(X509svidRequest {})).await.unwrap().into_inner();
+    stream.message().await.unwrap().unwrap();
+    let mut silent = UnixStream::connect(&socket).await.unwrap();
+    silent.read_exact(&mut [0; 9]).await.unwrap();
+    stop.send(()).unwrap();
+    serving.await.unwrap().unwrap();
+    assert!(stream.message().await.is_err());
+    assert!(silent.read_to_end(&mut Vec::new()).await.is_ok());
+    while source.streams.load(Ordering::SeqCst) > 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
+const SOCKET: &str = "EDGEWARDEN_TEST_SOCKET";
+
+fn this_test_binary(test: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", test, "--ignored", "--nocapture"]);
+    command
+}
+
+#[test]
+#[ignore = "run by another test in a process of its own"]
+fn child_connects_and_hands_its_connection_on() {
+    let connection = StdStream::connect(std::env::var(SOCKET).unwrap()).unwrap();
+    this_test_binary("grandchild_speaks").stdin(Stdio::from(OwnedFd::from(connection))).spawn().unwrap();
+    loop {
+        std::thread::park();
+    }
+}
+
+#[tokio::test]
+#[ignore = "run by another test in a process of its own"]
+async fn grandchild_speaks() {
+    let connection = StdStream::from(std::io::stdin().as_fd().try_clone_to_owned().unwrap());
+    connection.set_nonblocking(true).unwrap();
+    let mut client = client_over(UnixStream::from_std(connection).unwrap()).await;
+    let mut stream = client.fetch_x509svid(request(X509svidRequest {})).await.unwrap().into_inner();
+    // To the kernel, our parent is at the other end, and it lives.
+    stream.message().await.unwrap().unwrap();
+
+    kill(getppid(), Signal::SIGKILL).unwrap();
+    let status = stream.message().await.unwrap_err();
+    assert_eq!(status.code(), Code::PermissionDenied);
+    assert!(status.message().starts_with("caller.unknown: "), "{status}");
+    let status = client.fetch_x509svid(request(X509svidRequest {})).await.unwrap_err();
+    assert_eq!(status.code(), Code::PermissionDenied);
+    let status = client.fetch_x509_bundles(request(X509BundlesRequest {})).await.unwrap_err();
+    assert_eq!(status.code(), Code::PermissionDenied);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_is_worth_nothing_without_the_process_that_made_it() {
+    let served = Served::new();
+    let socket = served.socket.clone();
+    let child = tokio::task::spawn_blocking(move || {
+        // Ends when the grandchild has ended, which holds the output too.
+        this_test_binary("child_connects_and_hands_its_connection_on").env(SOCKET, socket).output().unwrap()
+    });
+    let output = child.await.unwrap();
+    assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"), "{output:?}");
+}
