@@ -1,0 +1,137 @@
+//! What the command line asks of the server, over TLS with the fleet's pinned root and a bearer token.
+//!
+//! `GET` or `POST` beneath [`PREFIX`]; a refusal is HTTP 4xx with a [`Refusal`] as body.
+
+use std::collections::BTreeMap;
+
+use edgewarden_names::{Digest, Epoch, GatewayName, Refusal, UnixTime};
+use edgewarden_protocol::Bytes;
+use edgewarden_protocol::enrol::{Check, VerdictState};
+use edgewarden_protocol::uplink::{DeploymentReport, ModuleReport, RefusalReport};
+use serde::{Deserialize, Serialize};
+
+pub use crate::store::events::Event;
+pub use crate::store::messages::{MessageCount, StoredMessage};
+pub use crate::store::trust::{ReferenceSummary, VendorRoot};
+
+pub const PREFIX: &str = "/v1/admin";
+
+/// `POST /token`
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenRequest {
+    pub gateway: GatewayName,
+    pub expires_seconds: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Token {
+    pub gateway: GatewayName,
+    pub token: String,
+    pub expires: UnixTime,
+}
+
+/// `POST /references`
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReferenceRequest {
+    pub name: String,
+    /// The TCG2 event log of a good boot.
+    pub event_log: Bytes,
+}
+
+/// `POST /references/accept`
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AcceptRequest {
+    pub gateway: GatewayName,
+    /// How the new reference is called; made up from gateway and time when absent.
+    pub name: Option<String>,
+}
+
+/// `POST /vendor-roots`
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VendorRequest {
+    pub pem: String,
+}
+
+/// `POST /operator-keys`
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OperatorKeyRequest {
+    pub name: String,
+    /// PEM, SubjectPublicKeyInfo, P-256.
+    pub public_key: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct OperatorKey {
+    pub name: String,
+    pub public_key: String,
+}
+
+/// `POST /deployments`
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeploymentRequest {
+    /// The signed envelope, byte for byte.
+    pub envelope: Bytes,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct DeploymentView {
+    pub name: String,
+    pub version: u64,
+    pub digest: Digest,
+    pub selector: BTreeMap<String, String>,
+    /// The operator key that signed it; absent when it is carried unverified.
+    pub signer: Option<String>,
+    /// The gateways that should run it now.
+    pub gateways: Vec<GatewayName>,
+}
+
+/// One line of the table of gateways.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DeviceView {
+    pub name: GatewayName,
+    pub labels: BTreeMap<String, String>,
+    pub hardware: String,
+    pub verdict: VerdictState,
+    pub verdict_at: UnixTime,
+    pub verdict_expires: UnixTime,
+    pub reference: Option<String>,
+    /// Why the verdict is `failed`.
+    pub refusal: Option<Refusal>,
+    pub wanted: Option<DeploymentReport>,
+    pub running: Option<DeploymentReport>,
+    pub modules_running: usize,
+    pub modules_total: usize,
+    pub software_version: Option<String>,
+    pub enrolled: UnixTime,
+    pub seen: Option<UnixTime>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DeviceDetail {
+    pub device: DeviceView,
+    pub checks: Vec<Check>,
+    pub modules: Vec<ModuleReport>,
+    pub policy_epoch: Option<Epoch>,
+    /// The newest first.
+    pub refusals: Vec<RefusalReport>,
+    pub events: Vec<Event>,
+    pub messages: MessageCount,
+}
+
+/// `GET /web`
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Web {
+    /// With its access token; absent when the server was started without `--web`.
+    pub url: Option<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Done {
+    pub done: bool,
+}

@@ -1,0 +1,136 @@
+//! `device list`, `show`, `remove`.
+
+use clap::Subcommand;
+use edgewarden_names::{GatewayName, UnixTime};
+use edgewarden_protocol::uplink::DeploymentReport;
+
+use super::exit::Stop;
+use super::{Common, output};
+use crate::admin_api::{DeviceDetail, DeviceView, Done};
+use crate::text::shortened;
+use crate::when::{age, date};
+
+const TEXT_MAX: usize = 400;
+
+#[derive(Debug, Subcommand)]
+pub enum Device {
+    /// Every gateway, a line each.
+    List,
+    /// One gateway: what was checked, what runs, what was refused.
+    Show { name: GatewayName },
+    /// Forget a gateway: its certificates are good for nothing here any more, and its name is free.
+    Remove { name: GatewayName },
+}
+
+impl Device {
+    pub(super) async fn run(self, common: &Common) -> Result<(), Stop> {
+        let admin = common.admin()?;
+        match self {
+            Self::List => {
+                let devices: Vec<DeviceView> = admin.get("/devices").await?;
+                if common.is_json() {
+                    return output::json(&devices);
+                }
+                list(&devices, UnixTime::now());
+            }
+            Self::Show { name } => {
+                let detail: DeviceDetail = admin.get(&format!("/devices/{name}")).await?;
+                if common.is_json() {
+                    return output::json(&detail);
+                }
+                show(&detail, UnixTime::now());
+            }
+            Self::Remove { name } => {
+                let done: Done = admin.post(&format!("/devices/{name}/remove"), &()).await?;
+                if common.is_json() {
+                    return output::json(&done);
+                }
+                eprintln!("{name} is removed");
+            }
+        }
+        Ok(())
+    }
+}
+
+fn list(devices: &[DeviceView], now: UnixTime) {
+    if devices.is_empty() {
+        eprintln!("no gateway has joined\nhint: edgewarden-fleet token create --gateway NAME");
+        return;
+    }
+    let row = |device: &DeviceView| {
+        vec![
+            device.name.to_string(),
+            labels(device),
+            device.hardware.clone(),
+            verdict(device, now),
+            deployment(device.wanted.as_ref()),
+            deployment(device.running.as_ref()),
+            format!("{}/{}", device.modules_running, device.modules_total),
+            device.seen.map_or_else(|| "never".into(), |seen| format!("{} ago", age(seen, now))),
+        ]
+    };
+    output::table(
+        &["GATEWAY", "LABELS", "HARDWARE", "ATTESTATION", "WANTED", "RUNNING", "MODULES", "SEEN"],
+        &devices.iter().map(row).collect::<Vec<_>>(),
+    );
+}
+
+fn labels(device: &DeviceView) -> String {
+    device.labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
+}
+
+fn verdict(device: &DeviceView, now: UnixTime) -> String {
+    let why = device.refusal.as_ref().map_or_else(String::new, |refusal| format!(" {}", refusal.reason));
+    format!("{}{why} ({} ago)", device.verdict.as_str(), age(device.verdict_at, now))
+}
+
+fn deployment(deployment: Option<&DeploymentReport>) -> String {
+    deployment.map_or_else(|| "-".into(), |deployment| format!("{} v{}", deployment.name, deployment.version))
+}
+
+fn show(detail: &DeviceDetail, now: UnixTime) {
+    let device = &detail.device;
+    let mut facts = vec![
+        ("gateway", device.name.to_string()),
+        ("labels", labels(device)),
+        ("hardware", device.hardware.clone()),
+        ("attestation", format!("{}, good until {}", verdict(device, now), date(device.verdict_expires))),
+        ("reference", device.reference.clone().unwrap_or_else(|| "-".into())),
+        ("wanted", deployment(device.wanted.as_ref())),
+        ("running", deployment(device.running.as_ref())),
+        ("joined", date(device.enrolled)),
+        ("seen", device.seen.map_or_else(|| "never".into(), date)),
+        ("messages", format!("{} kept, {} dropped at the cap", detail.messages.kept, detail.messages.dropped)),
+    ];
+    if let Some(epoch) = detail.policy_epoch {
+        facts.push(("policy epoch", epoch.to_string()));
+    }
+    if let Some(version) = &device.software_version {
+        facts.push(("software", version.clone()));
+    }
+    output::facts(&facts);
+    println!("\nchecks");
+    for check in &detail.checks {
+        let mark = if check.passed { '✓' } else { '✗' };
+        println!("  {mark} {}: {}", shortened(&check.name, TEXT_MAX), shortened(&check.detail, TEXT_MAX));
+    }
+    if let Some(refusal) = &device.refusal {
+        println!("  {}\n  next: {}", shortened(&refusal.to_string(), TEXT_MAX), refusal.reason.next_step());
+    }
+    println!("\nmodules");
+    for module in &detail.modules {
+        let why = module.reason.as_ref().map_or_else(String::new, |refusal| format!("  {refusal}"));
+        let line = format!("{}  {}  {} restarts  {}{why}", module.name, module.state.as_str(), module.restarts, module.image);
+        println!("  {}", shortened(&line, TEXT_MAX * 2));
+    }
+    println!("\nrefusals");
+    for report in &detail.refusals {
+        println!("  {}  {}", date(report.at), shortened(&report.refusal.to_string(), TEXT_MAX));
+        println!("    next: {}", report.refusal.reason.next_step());
+    }
+    println!("\nevents");
+    for event in &detail.events {
+        let reason = event.reason.as_ref().map_or_else(String::new, |reason| format!("{reason}: "));
+        println!("  {}  {reason}{}", date(event.at), shortened(&event.text, TEXT_MAX));
+    }
+}

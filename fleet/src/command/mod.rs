@@ -1,0 +1,192 @@
+//! `edgewarden-fleet`: the commands for operators, and the server's entry point.
+//!
+//! Data goes to standard output, words to standard error. Exit codes: 0 yes, 1 failed, 2 usage, 3 refused.
+//! All but `init`, `serve` and `key` ask the running server.
+
+mod client;
+mod deploy;
+mod device;
+mod document;
+mod exit;
+mod key;
+mod lifetime;
+mod output;
+mod serve;
+mod trust;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use edgewarden_names::GatewayName;
+
+pub use exit::Stop;
+use output::Format;
+
+use crate::admin_api::{StoredMessage, Token, TokenRequest, Web};
+use crate::data_dir::DataDir;
+use crate::when::date;
+use crate::text;
+
+#[derive(Debug, Parser)]
+#[command(name = "edgewarden-fleet", version, about = "Enrols gateways, judges them, and sends them their work.")]
+pub struct Arguments {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Args)]
+struct Common {
+    /// The fleet's folder; or the variable `EDGEWARDEN_FLEET_DATA`.
+    #[arg(long, global = true, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// The server, `https://host:port`; the one on this machine when absent.
+    #[arg(long, global = true, value_name = "URL")]
+    server: Option<String>,
+    /// How answers are printed.
+    #[arg(short = 'o', long = "output", global = true, default_value = "text")]
+    format: Format,
+}
+
+impl Common {
+    fn data(&self) -> Result<DataDir, Stop> {
+        let folder = self.data.clone().or_else(|| std::env::var_os("EDGEWARDEN_FLEET_DATA").map(Into::into));
+        folder
+            .map(DataDir::new)
+            .ok_or_else(|| Stop::usage("which fleet? give `--data DIR` or set EDGEWARDEN_FLEET_DATA"))
+    }
+
+    fn admin(&self) -> Result<client::Admin, Stop> {
+        client::Admin::connect(&self.data()?, self.server.as_deref())
+    }
+
+    fn is_json(&self) -> bool {
+        self.format == Format::Json
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make a fleet: its root CA, its folder, its access tokens.
+    Init(serve::Init),
+    /// Run the fleet's server.
+    Serve(serve::Serve),
+    /// Join tokens, each good for one gateway and one join.
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// The gateways.
+    #[command(subcommand)]
+    Device(device::Device),
+    /// Send a deployment to the gateways that its selector names.
+    Deploy(deploy::Deploy),
+    /// The deployments that the fleet carries.
+    #[command(subcommand)]
+    Deployment(deploy::DeploymentCommand),
+    /// Reference values: which boots are accepted.
+    #[command(subcommand)]
+    Reference(trust::Reference),
+    /// The CAs of TPM vendors.
+    #[command(subcommand)]
+    Vendor(trust::Vendor),
+    /// The keys of operators who may sign deployments.
+    #[command(subcommand)]
+    OperatorKey(trust::OperatorKey),
+    /// Make an operator's signing key.
+    #[command(subcommand)]
+    Key(key::Key),
+    /// What gateways sent.
+    #[command(subcommand)]
+    Message(Message),
+    /// The dashboard.
+    #[command(subcommand)]
+    Web(WebCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum TokenCommand {
+    /// Print a new token.
+    Create {
+        #[arg(long)]
+        gateway: GatewayName,
+        /// How long it is good: `30m`, `1h`, `2d`.
+        #[arg(long, default_value = "1h", value_parser = lifetime::parse)]
+        expires: std::time::Duration,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Message {
+    /// The newest messages of a gateway, the newest last.
+    List {
+        #[arg(long)]
+        gateway: GatewayName,
+        #[arg(long, default_value_t = 20)]
+        last: u32,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum WebCommand {
+    /// Print the dashboard's address with its access token.
+    Url,
+}
+
+pub async fn run(arguments: Arguments) -> Result<(), Stop> {
+    let common = arguments.common;
+    match arguments.command {
+        Command::Init(init) => init.run(&common),
+        Command::Serve(serve) => serve.run(&common).await,
+        Command::Token(TokenCommand::Create { gateway, expires }) => token(&common, gateway, expires.as_secs()).await,
+        Command::Device(device) => device.run(&common).await,
+        Command::Deploy(deploy) => deploy.run(&common).await,
+        Command::Deployment(command) => command.run(&common).await,
+        Command::Reference(reference) => reference.run(&common).await,
+        Command::Vendor(vendor) => vendor.run(&common).await,
+        Command::OperatorKey(operator_key) => operator_key.run(&common).await,
+        Command::Key(key) => key.run(&common),
+        Command::Message(Message::List { gateway, last }) => messages(&common, &gateway, last).await,
+        Command::Web(WebCommand::Url) => web(&common).await,
+    }
+}
+
+async fn token(common: &Common, gateway: GatewayName, expires_seconds: u64) -> Result<(), Stop> {
+    let token: Token = common.admin()?.post("/token", &TokenRequest { gateway, expires_seconds }).await?;
+    if common.is_json() {
+        return output::json(&token);
+    }
+    eprintln!("for {}, once, until {}", token.gateway, date(token.expires));
+    println!("{}", token.token);
+    Ok(())
+}
+
+async fn messages(common: &Common, gateway: &GatewayName, last: u32) -> Result<(), Stop> {
+    let mut messages: Vec<StoredMessage> =
+        common.admin()?.get(&format!("/devices/{gateway}/messages?last={last}")).await?;
+    messages.reverse();
+    if common.is_json() {
+        return output::json(&messages);
+    }
+    let row = |message: &StoredMessage| {
+        vec![
+            date(message.at),
+            text::short_id(&message.from).to_owned(),
+            message.topic.clone(),
+            text::payload(message.payload.as_slice()),
+        ]
+    };
+    output::table(&["TIME", "FROM", "TOPIC", "PAYLOAD"], &messages.iter().map(row).collect::<Vec<_>>());
+    Ok(())
+}
+
+async fn web(common: &Common) -> Result<(), Stop> {
+    let web: Web = common.admin()?.get("/web").await?;
+    if common.is_json() {
+        return output::json(&web);
+    }
+    let Some(url) = web.url else {
+        return Err(Stop::Failed("the fleet shows no dashboard\nhint: start it with `--web 127.0.0.1:8080`".into()));
+    };
+    println!("{url}");
+    Ok(())
+}

@@ -1,0 +1,91 @@
+//! `init` and `serve`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Args;
+use edgewarden_names::{TrustDomain, UnixTime};
+use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::exit::Stop;
+use super::{Common, output};
+use crate::data_dir::Settings;
+use crate::selection::Carry;
+use crate::server::{self, Options, ServeError};
+
+#[derive(Debug, Args)]
+pub struct Init {
+    /// The name of everything in this fleet, such as `plant.example`. It never changes.
+    #[arg(long)]
+    trust_domain: TrustDomain,
+    /// Host names and addresses that gateways reach the server by.
+    #[arg(long = "name", value_delimiter = ',', required = true)]
+    names: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Made<'a> {
+    trust_domain: &'a TrustDomain,
+    root: PathBuf,
+}
+
+impl Init {
+    pub(super) fn run(self, common: &Common) -> Result<(), Stop> {
+        let data = common.data()?;
+        let settings = Settings { trust_domain: self.trust_domain, hosts: self.names };
+        data.init(&settings, UnixTime::now()).map_err(Stop::failed)?;
+        let made = Made { trust_domain: &settings.trust_domain, root: data.root_file() };
+        if common.is_json() {
+            return output::json(&made);
+        }
+        eprintln!("the fleet `{}` is made; gateways pin its root:", made.trust_domain);
+        println!("{}", made.root.display());
+        Ok(())
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// Where gateways and operators connect (TLS).
+    #[arg(long, default_value = "127.0.0.1:8443")]
+    listen: SocketAddr,
+    /// Where the dashboard is shown: plain HTTP, so a loopback address only.
+    #[arg(long)]
+    web: Option<SocketAddr>,
+    /// The public key (PEM) of an operator who may sign deployments.
+    #[arg(long = "operator-key", value_name = "FILE")]
+    operator_keys: Vec<PathBuf>,
+    /// CA certificates (PEM) of TPM vendors to trust.
+    #[arg(long, value_name = "FILE")]
+    vendor_roots: Vec<PathBuf>,
+    /// Carry deployments without checking signatures and versions, to show that gateways refuse them.
+    #[arg(long)]
+    dangerous_carry_unverified: bool,
+}
+
+impl Serve {
+    pub(super) async fn run(self, common: &Common) -> Result<(), Stop> {
+        let carry = if self.dangerous_carry_unverified { Carry::DangerousUnverified } else { Carry::Verified };
+        let options = Options {
+            data: common.data()?,
+            listen: self.listen,
+            web: self.web,
+            operator_keys: self.operator_keys,
+            vendor_roots: self.vendor_roots,
+            carry,
+        };
+        let mut terminate = signal(SignalKind::terminate()).map_err(Stop::failed)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(Stop::failed)?;
+        let stop = async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        server::serve(options, stop).await.map_err(|error| match error {
+            ServeError::WebNotLoopback(_) => Stop::usage(error.to_string()),
+            other => Stop::failed(other),
+        })
+    }
+}

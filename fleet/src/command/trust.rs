@@ -1,0 +1,124 @@
+//! `reference`, `vendor` and `operator-key`: what the fleet is told to trust.
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+use edgewarden_names::GatewayName;
+use edgewarden_protocol::enrol::EVENT_LOG_BYTES_MAX;
+
+use super::exit::Stop;
+use super::{Common, key, output};
+use crate::admin_api::{
+    self, AcceptRequest, OperatorKeyRequest, ReferenceRequest, ReferenceSummary, VendorRequest, VendorRoot,
+};
+use crate::when::date;
+
+const PEM_BYTES_MAX: usize = 256 * 1024;
+
+#[derive(Debug, Subcommand)]
+pub enum Reference {
+    /// Take the boot that an event log tells of as good.
+    Add {
+        #[arg(long)]
+        name: String,
+        /// `/sys/kernel/security/tpm0/binary_bios_measurements` of a gateway that you trust.
+        #[arg(long, value_name = "FILE")]
+        event_log: PathBuf,
+    },
+    /// Take the boot as good that a gateway proved and was refused for.
+    Accept {
+        #[arg(long)]
+        gateway: GatewayName,
+        #[arg(long)]
+        name: Option<String>,
+    },
+    List,
+}
+
+impl Reference {
+    pub(super) async fn run(self, common: &Common) -> Result<(), Stop> {
+        let admin = common.admin()?;
+        let added: ReferenceSummary = match self {
+            Self::Add { name, event_log } => {
+                let event_log = key::read(&event_log, EVENT_LOG_BYTES_MAX)?;
+                let request = ReferenceRequest { name, event_log: event_log.as_slice().into() };
+                admin.post("/references", &request).await?
+            }
+            Self::Accept { gateway, name } => admin.post("/references/accept", &AcceptRequest { gateway, name }).await?,
+            Self::List => {
+                let references: Vec<ReferenceSummary> = admin.get("/references").await?;
+                if common.is_json() {
+                    return output::json(&references);
+                }
+                let row = |r: &ReferenceSummary| vec![r.name.clone(), date(r.added), r.origin.clone()];
+                output::table(&["NAME", "ADDED", "FROM"], &references.iter().map(row).collect::<Vec<_>>());
+                return Ok(());
+            }
+        };
+        if common.is_json() {
+            return output::json(&added);
+        }
+        println!("{}", added.name);
+        Ok(())
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Vendor {
+    /// Trust the CA certificates in a PEM file.
+    Add { file: PathBuf },
+    List,
+}
+
+impl Vendor {
+    pub(super) async fn run(self, common: &Common) -> Result<(), Stop> {
+        let admin = common.admin()?;
+        let roots: Vec<VendorRoot> = match self {
+            Self::Add { file } => {
+                let pem = key::read_text(&file, PEM_BYTES_MAX)?.to_string();
+                admin.post("/vendor-roots", &VendorRequest { pem }).await?
+            }
+            Self::List => admin.get("/vendor-roots").await?,
+        };
+        if common.is_json() {
+            return output::json(&roots);
+        }
+        let row = |root: &VendorRoot| vec![root.subject.clone(), root.digest.to_string(), date(root.added)];
+        output::table(&["SUBJECT", "DIGEST", "ADDED"], &roots.iter().map(row).collect::<Vec<_>>());
+        Ok(())
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub enum OperatorKey {
+    /// Pin an operator's public key (PEM).
+    Add {
+        file: PathBuf,
+        /// How the key is called; the file's name when absent.
+        #[arg(long)]
+        name: Option<String>,
+    },
+    List,
+}
+
+impl OperatorKey {
+    pub(super) async fn run(self, common: &Common) -> Result<(), Stop> {
+        let admin = common.admin()?;
+        let keys: Vec<admin_api::OperatorKey> = match self {
+            Self::Add { file, name } => {
+                let stem = || file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+                let public_key = key::read_text(&file, PEM_BYTES_MAX)?.to_string();
+                let request = OperatorKeyRequest { name: name.unwrap_or_else(stem), public_key };
+                vec![admin.post("/operator-keys", &request).await?]
+            }
+            Self::List => admin.get("/operator-keys").await?,
+        };
+        if common.is_json() {
+            return output::json(&keys);
+        }
+        for key in keys {
+            println!("{}\n{}", key.name, key.public_key.trim_end());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,194 @@
+//! The fleet's folder: `fleet.toml`, the root's certificate and key, two access tokens, the database.
+//!
+//! Made once by `init`. Secrets have mode 0600 in a folder of mode 0700. The command line reads `root.pem`,
+//! `admin.token` and `address` from it, and asks the server for everything else.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use edgewarden_ca::{CaError, RootCa, pem};
+use edgewarden_names::{TrustDomain, UnixTime};
+use edgewarden_platform::durable;
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use crate::enrol::random_text;
+
+/// The root outlives every gateway that pins it.
+const ROOT_LIFETIME: Duration = Duration::from_secs(20 * 365 * 86400);
+const FILE_BYTES_MAX: usize = 256 * 1024;
+
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    #[error("`{}` is a fleet already", .0.display())]
+    Exists(PathBuf),
+    #[error("`{}` is not a fleet; make one with `edgewarden-fleet init`", .0.display())]
+    NotAFleet(PathBuf),
+    #[error("cannot use `{}`", path.display())]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error("`{}` is not valid: {message}", path.display())]
+    Invalid { path: PathBuf, message: String },
+    #[error("the fleet's root cannot be used")]
+    Root(#[from] CaError),
+    #[error("no random numbers")]
+    Random,
+}
+
+/// What `init` settles.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    pub trust_domain: TrustDomain,
+    /// Host names and addresses that the server is reached by.
+    pub hosts: Vec<String>,
+}
+
+impl Settings {
+    /// The names and the addresses among `hosts`.
+    pub fn names(&self) -> (Vec<String>, Vec<IpAddr>) {
+        let mut names = (Vec::new(), Vec::new());
+        for host in &self.hosts {
+            match host.parse() {
+                Ok(address) => names.1.push(address),
+                Err(_) => names.0.push(host.clone()),
+            }
+        }
+        names
+    }
+}
+
+/// A secret text from the folder.
+pub type Secret = Zeroizing<String>;
+
+#[derive(Debug, Clone)]
+pub struct DataDir(PathBuf);
+
+impl DataDir {
+    pub fn new(folder: impl Into<PathBuf>) -> Self {
+        Self(folder.into())
+    }
+
+    pub fn folder(&self) -> &Path {
+        &self.0
+    }
+
+    pub fn database(&self) -> PathBuf {
+        self.0.join("fleet.db")
+    }
+
+    pub fn root_file(&self) -> PathBuf {
+        self.0.join("root.pem")
+    }
+
+    fn settings_file(&self) -> PathBuf {
+        self.0.join("fleet.toml")
+    }
+
+    fn key_file(&self) -> PathBuf {
+        self.0.join("root.key")
+    }
+
+    /// Makes a fleet. `fleet.toml` is written last: a folder without it is not a fleet, and `init` may be run again.
+    pub fn init(&self, settings: &Settings, now: UnixTime) -> Result<RootCa, DataError> {
+        if self.settings_file().exists() {
+            return Err(DataError::Exists(self.0.clone()));
+        }
+        make_private_folder(&self.0).map_err(|source| DataError::Io { path: self.0.clone(), source })?;
+        let root = RootCa::create(&settings.trust_domain, ROOT_LIFETIME, now)?;
+        // Shown to be good before it is kept: a host that no certificate can carry is refused here, not at `serve`.
+        let (names, addresses) = settings.names();
+        root.server_certificate(&names, &addresses, Duration::from_secs(60), now)?;
+        let key = Zeroizing::new(pem::encode(pem::PRIVATE_KEY, &root.key_pkcs8()?));
+        self.write(&self.key_file(), key.as_bytes(), 0o600)?;
+        self.write(&self.root_file(), pem::encode(pem::CERTIFICATE, root.certificate_der()).as_bytes(), 0o644)?;
+        for file in [self.admin_token_file(), self.web_token_file()] {
+            let token = Zeroizing::new(random_text().map_err(|_| DataError::Random)?);
+            self.write(&file, token.as_bytes(), 0o600)?;
+        }
+        let text = toml::to_string(settings)
+            .map_err(|error| DataError::Invalid { path: self.settings_file(), message: error.to_string() })?;
+        self.write(&self.settings_file(), text.as_bytes(), 0o644)?;
+        Ok(root)
+    }
+
+    pub fn settings(&self) -> Result<Settings, DataError> {
+        let path = self.settings_file();
+        let Some(text) = self.read_if_there(&path)? else { return Err(DataError::NotAFleet(self.0.clone())) };
+        toml::from_str(&text).map_err(|error| DataError::Invalid { path, message: error.message().to_owned() })
+    }
+
+    /// The root with its key: for the server only.
+    pub fn root(&self) -> Result<RootCa, DataError> {
+        let key = Zeroizing::new(pem::one(&self.read(&self.key_file())?, pem::PRIVATE_KEY)?);
+        Ok(RootCa::load(&key, &self.root_certificate()?)?)
+    }
+
+    /// DER.
+    pub fn root_certificate(&self) -> Result<Vec<u8>, DataError> {
+        Ok(pem::one(&self.read(&self.root_file())?, pem::CERTIFICATE)?)
+    }
+
+    fn admin_token_file(&self) -> PathBuf {
+        self.0.join("admin.token")
+    }
+
+    fn web_token_file(&self) -> PathBuf {
+        self.0.join("web.token")
+    }
+
+    /// What the command line shows the server. It may do everything but sign deployments.
+    pub fn admin_token(&self) -> Result<Secret, DataError> {
+        self.read(&self.admin_token_file())
+    }
+
+    /// What a browser shows the dashboard. It may look.
+    pub fn web_token(&self) -> Result<Secret, DataError> {
+        self.read(&self.web_token_file())
+    }
+
+    fn address_file(&self) -> PathBuf {
+        self.0.join("address")
+    }
+
+    /// Where the server listens, for the command line on this machine.
+    pub fn keep_address(&self, address: SocketAddr) -> Result<(), DataError> {
+        self.write(&self.address_file(), address.to_string().as_bytes(), 0o644)
+    }
+
+    pub fn address(&self) -> Result<Option<SocketAddr>, DataError> {
+        let path = self.address_file();
+        let Some(text) = self.read_if_there(&path)? else { return Ok(None) };
+        let invalid = |_| DataError::Invalid { path: path.clone(), message: "it is no address".into() };
+        text.trim().parse().map(Some).map_err(invalid)
+    }
+
+    fn write(&self, path: &Path, bytes: &[u8], mode: u32) -> Result<(), DataError> {
+        durable::write(path, bytes, mode).map_err(|source| DataError::Io { path: path.into(), source })
+    }
+
+    fn read(&self, path: &Path) -> Result<Secret, DataError> {
+        self.read_if_there(path)?.ok_or_else(|| DataError::NotAFleet(self.0.clone()))
+    }
+
+    fn read_if_there(&self, path: &Path) -> Result<Option<Secret>, DataError> {
+        let io = |source| DataError::Io { path: path.into(), source };
+        let Some(bytes) = durable::read(path, FILE_BYTES_MAX).map_err(io)? else { return Ok(None) };
+        let bytes = Zeroizing::new(bytes);
+        let text = std::str::from_utf8(&bytes)
+            .map_err(|_| DataError::Invalid { path: path.into(), message: "it is not text".into() })?;
+        Ok(Some(Zeroizing::new(text.trim().to_owned())))
+    }
+}
+
+fn make_private_folder(folder: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    if let Some(parent) = folder.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    // A folder that is there stays as its owner made it; the secrets in it have their own modes.
+    match std::fs::DirBuilder::new().mode(0o700).create(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}

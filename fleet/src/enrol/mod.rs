@@ -1,0 +1,196 @@
+//! Enrolment and renewal: the shell around [`sessions`], [`decide`] and the appraisal.
+//!
+//! Trusts nothing that the gateway says but what the appraisal proved. A gateway CA is certified from an
+//! [`Appraised`] only, and token, binding, verdict and CA key are committed together before the gateway hears of it.
+
+pub mod decide;
+pub mod sessions;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use aws_lc_rs::rand;
+use edgewarden_appraisal::{Appraised, Failure, Pending, VendorRoots, appraise, challenge};
+use edgewarden_ca::RootCa;
+use edgewarden_names::{Digest, GatewayName, Reason, Refusal, UnixTime};
+use edgewarden_protocol::enrol::{Begin, Challenge, Enrolled, Finish, Proof};
+use tokio::sync::Semaphore;
+
+use crate::Problem;
+use crate::store::Store;
+use crate::store::devices::{Admission, Attempt, Binding};
+use decide::{Known, sha256};
+use sessions::Sessions;
+
+/// How long a gateway CA's certificate is good: a gateway works offline for that long.
+pub const GATEWAY_CA_LIFETIME: Duration = Duration::from_secs(30 * 86400);
+/// Appraisals at once. Each is CPU work on up to 2 MiB of event log.
+const APPRAISALS_MAX: usize = 2;
+
+/// What is remembered between the two halves.
+#[derive(Debug)]
+struct Begun {
+    gateway: GatewayName,
+    labels: BTreeMap<String, String>,
+    token: Option<[u8; 32]>,
+    binding: Binding,
+    pending: Pending,
+}
+
+#[derive(Debug)]
+pub struct Enrolment {
+    store: Store,
+    root: Arc<RootCa>,
+    sessions: Mutex<Sessions<Begun>>,
+    appraisals: Semaphore,
+}
+
+impl Enrolment {
+    pub fn new(store: Store, root: Arc<RootCa>) -> Self {
+        Self { store, root, sessions: Mutex::default(), appraisals: Semaphore::new(APPRAISALS_MAX) }
+    }
+
+    pub async fn begin(&self, begin: Begin, source: IpAddr, now: UnixTime) -> Result<Challenge, Problem> {
+        decide::check_form(&begin, self.root.domain())?;
+        let token_hash = begin.token.as_deref().map(token_hash);
+        let token = match &token_hash {
+            Some(hash) => self.store.token(hash).await?,
+            None => None,
+        };
+        let device = self.store.device(&begin.gateway).await?;
+        let bound = device.map(|device| device.binding);
+        let known = Known { token: token.as_ref(), binding: bound.as_ref(), name_of_endorsement: None };
+        let is_join = decide::check_token(&begin, known, now)?;
+
+        let roots = self.vendor_roots().await?;
+        let keys = begin.keys.clone();
+        let (parts, pending) = blocking(move || challenge(&keys, &roots, now)).await??;
+        let binding = Binding {
+            endorsement: pending.device().clone(),
+            attestation: decide::attestation_of(&begin.keys),
+        };
+        let name_of = self.store.name_of(&binding.endorsement).await?;
+        let known = Known { name_of_endorsement: name_of.as_ref(), ..known };
+        decide::check_binding(&begin.gateway, &binding, known, is_join)?;
+
+        let session = random_text()?;
+        let begun = Begun {
+            gateway: begin.gateway,
+            labels: begin.labels,
+            token: token_hash,
+            binding,
+            pending,
+        };
+        self.sessions().open(session.clone(), source, begun, now)?;
+        Ok(Challenge { session, nonce: parts.nonce, pcrs: parts.pcrs, credential: parts.credential })
+    }
+
+    /// Spends the session whatever comes of it. The second value names the gateway, for the log.
+    pub async fn finish(&self, finish: Finish, now: UnixTime) -> Result<(GatewayName, Enrolled), Problem> {
+        let begun = self.sessions().take(&finish.session, now)?;
+        let evidence = evidence_digest(&finish.proof)?;
+        let permit = self.appraisals.acquire().await.map_err(Problem::internal)?;
+        let references = self.store.references().await?;
+        let (pending, proof) = (begun.pending.clone(), finish.proof);
+        let (judged, proof) = blocking(move || {
+            let judged = appraise(&pending, &proof, &references, now);
+            (judged, proof)
+        })
+        .await?;
+        drop(permit);
+        match judged {
+            Ok(appraised) => {
+                let enrolled = self.admit(&begun, &appraised, evidence, now).await?;
+                Ok((begun.gateway, enrolled))
+            }
+            Err(failure) => Err(self.keep_failure(&begun, *failure, &proof, evidence, now).await?.into()),
+        }
+    }
+
+    async fn admit(
+        &self,
+        begun: &Begun,
+        appraised: &Appraised,
+        evidence: Digest,
+        now: UnixTime,
+    ) -> Result<Enrolled, Problem> {
+        let point = appraised.ca_public_point();
+        let issued =
+            self.root.certify_gateway_ca(point, &begun.gateway, GATEWAY_CA_LIFETIME, now).map_err(Problem::internal)?;
+        let gateway_ca = issued.chain_der.into_iter().next().unwrap_or_default();
+        let verdict = appraised.verdict().clone();
+        let attempt = Attempt { at: now, verdict: verdict.clone(), refusal: None, evidence, event_log: None };
+        let admission = Admission {
+            gateway: &begun.gateway,
+            binding: &begun.binding,
+            labels: &begun.labels,
+            token: begun.token.as_ref(),
+            ca_key: &sha256(point),
+            attempt: &attempt,
+        };
+        self.store.admit(&admission, now).await??;
+        let what = if begun.token.is_some() { "joined" } else { "renewed" };
+        self.store.add_event(Some(&begun.gateway), None, &format!("{what}, hardware {}", verdict.hardware), now).await?;
+        Ok(Enrolled { gateway_ca: gateway_ca.into(), root: self.root.certificate_der().into(), verdict })
+    }
+
+    async fn keep_failure(
+        &self,
+        begun: &Begun,
+        failure: Failure,
+        proof: &Proof,
+        evidence: Digest,
+        now: UnixTime,
+    ) -> Result<Refusal, Problem> {
+        let Failure { refusal, verdict } = failure;
+        let proven = decide::proves_failure(refusal.reason, &verdict);
+        // Only an event log that the TPM vouched for may become a reference later.
+        let event_log = match proof {
+            Proof::Tpm(tpm) if proven => Some(tpm.event_log.as_slice().to_vec()),
+            _ => None,
+        };
+        let attempt = Attempt { at: now, verdict, refusal: Some(refusal.clone()), evidence, event_log };
+        self.store.add_failure(&begun.gateway, &attempt, proven).await?;
+        let what = if begun.token.is_some() { "join" } else { "renewal" };
+        let text = format!("{what} refused: {}", refusal.rule);
+        self.store.add_event(Some(&begun.gateway), Some(refusal.reason), &text, now).await?;
+        Ok(refusal)
+    }
+
+    async fn vendor_roots(&self) -> Result<VendorRoots, Problem> {
+        let bundle = self.store.vendor_bundle().await?;
+        if bundle.is_empty() {
+            return Ok(VendorRoots::none());
+        }
+        VendorRoots::from_pem(bundle.as_bytes()).map_err(Problem::internal)
+    }
+
+    fn sessions(&self) -> std::sync::MutexGuard<'_, Sessions<Begun>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What is kept of a token.
+pub fn token_hash(token: &str) -> [u8; 32] {
+    let mut hash = [0; 32];
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, token.as_bytes());
+    hash.copy_from_slice(digest.as_ref());
+    hash
+}
+
+/// 32 random bytes, hexadecimal.
+pub fn random_text() -> Result<String, Problem> {
+    let mut bytes = [0; 32];
+    rand::fill(&mut bytes).map_err(|_| Problem::from(Refusal::new(Reason::Internal, "random", "no random numbers")))?;
+    Ok(hex::encode(bytes))
+}
+
+fn evidence_digest(proof: &Proof) -> Result<Digest, Problem> {
+    Ok(sha256(&serde_json::to_vec(proof).map_err(Problem::internal)?))
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
+    tokio::task::spawn_blocking(work).await.map_err(Problem::internal)
+}

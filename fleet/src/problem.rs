@@ -1,0 +1,44 @@
+//! What stops a request: a refusal that the peer is told, or trouble here that only the log is told.
+
+use edgewarden_names::{Reason, Refusal};
+
+use crate::store::StoreError;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Problem {
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error("the store cannot be used")]
+    Store(#[from] StoreError),
+    #[error("an internal error")]
+    Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl Problem {
+    pub fn internal(error: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self::Internal(Box::new(error))
+    }
+
+    /// What the peer is told. The rest is logged here, once.
+    pub fn into_refusal(self) -> Refusal {
+        match self {
+            Self::Refused(refusal) => refusal,
+            trouble => {
+                tracing::error!(error = %chain(&trouble), "a request failed");
+                Refusal::new(Reason::Internal, "fleet", "the fleet failed; see its log")
+            }
+        }
+    }
+}
+
+/// An error and its causes on one line.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

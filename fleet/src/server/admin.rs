@@ -1,0 +1,331 @@
+//! `/v1/admin/…`: the operators' requests. Every one of them needs the bearer token.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, Query, Request, State};
+use axum::http::header::AUTHORIZATION;
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::Response;
+use axum::routing::{get, post};
+use edgewarden_appraisal::{ReferenceValues, VendorRoots};
+use edgewarden_ca::{pem, spki};
+use edgewarden_names::{GatewayName, Reason, Refusal, UnixTime};
+use edgewarden_protocol::deployment::{Deployment, PAYLOAD_TYPE};
+use edgewarden_protocol::dsse::{self, ENVELOPE_BYTES_MAX, Envelope, VerifyingKey};
+use edgewarden_protocol::enrol::EVENT_LOG_BYTES_MAX;
+use serde::Deserialize;
+
+use super::http::{not_there, read_json, refuse, reply};
+use super::state::Shared;
+use super::views;
+use crate::admin_api::{
+    AcceptRequest, DeploymentRequest, DeploymentView, DeviceDetail, Done, OperatorKey, OperatorKeyRequest, PREFIX,
+    ReferenceRequest, ReferenceSummary, StoredMessage, Token, TokenRequest, VendorRequest, VendorRoot, Web,
+};
+use crate::enrol::{decide::sha256, random_text, token_hash};
+use crate::selection::{self, Carry};
+use crate::store::deployments::NewDeployment;
+use crate::Problem;
+
+const SMALL_BYTES_MAX: usize = 64 * 1024;
+const PEM_BYTES_MAX: usize = 256 * 1024;
+const NAME_BYTES_MAX: usize = 128;
+const MESSAGES_SHOWN_MAX: u32 = 1000;
+/// A token lives from a minute to a month.
+const TOKEN_SECONDS: std::ops::RangeInclusive<u64> = 60..=31 * 86400;
+
+type App = State<Arc<Shared>>;
+
+pub fn routes(shared: &Arc<Shared>) -> Router<Arc<Shared>> {
+    let routes = Router::new()
+        .route("/token", post(token_create))
+        .route("/devices", get(devices))
+        .route("/devices/{name}", get(device))
+        .route("/devices/{name}/remove", post(device_remove))
+        .route("/devices/{name}/messages", get(messages))
+        .route("/references", get(references).post(reference_add))
+        .route("/references/accept", post(reference_accept))
+        .route("/vendor-roots", get(vendor_roots).post(vendor_add))
+        .route("/operator-keys", get(operator_keys).post(operator_key_add))
+        .route("/deployments", get(deployments).post(deploy))
+        .route("/web", get(web))
+        .fallback(not_there)
+        .method_not_allowed_fallback(not_there)
+        .layer(from_fn_with_state(shared.clone(), authorize));
+    Router::new().nest(PREFIX, routes)
+}
+
+/// RFC 6750 section 2.1.
+async fn authorize(State(shared): App, request: Request, next: Next) -> Response {
+    let header = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    match header.and_then(|value| value.strip_prefix("Bearer ")) {
+        Some(offered) if shared.admin.matches(offered) => next.run(request).await,
+        _ => refuse(&Refusal::new(Reason::PeerUnauthorized, "operator", "this needs the fleet's admin token")),
+    }
+}
+
+fn invalid(subject: &str, rule: impl std::fmt::Display) -> Problem {
+    Refusal::new(Reason::RequestInvalid, subject, rule).into()
+}
+
+fn gateway(name: &str) -> Result<GatewayName, Problem> {
+    GatewayName::parse(name).map_err(|error| invalid("gateway", error))
+}
+
+fn check_name(name: &str) -> Result<(), Problem> {
+    if name.is_empty() || name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control) {
+        return Err(invalid("name", format_args!("a name is text of 1 to {NAME_BYTES_MAX} bytes")));
+    }
+    Ok(())
+}
+
+async fn token_create(State(shared): App, body: Body) -> Response {
+    let created = async {
+        let TokenRequest { gateway, expires_seconds } = read_json(body, SMALL_BYTES_MAX).await?;
+        if !TOKEN_SECONDS.contains(&expires_seconds) {
+            return Err(invalid("expires", "a token lives from 1 minute to 31 days"));
+        }
+        let now = UnixTime::now();
+        let expires = now.plus(Duration::from_secs(expires_seconds));
+        let token = random_text()?;
+        shared.store.add_token(&token_hash(&token), &gateway, expires, now).await?;
+        shared.store.add_event(Some(&gateway), None, "join token made", now).await?;
+        Ok(Token { gateway, token, expires })
+    };
+    reply(created.await)
+}
+
+async fn devices(State(shared): App) -> Response {
+    reply(views::devices(&shared).await)
+}
+
+async fn device(State(shared): App, Path(name): Path<String>) -> Response {
+    let found = async {
+        let name = gateway(&name)?;
+        views::detail(&shared, &name).await?.ok_or_else(|| no_gateway(&name))
+    };
+    reply::<DeviceDetail>(found.await)
+}
+
+fn no_gateway(name: &GatewayName) -> Problem {
+    invalid(name.as_str(), "the fleet has no gateway of this name")
+}
+
+async fn device_remove(State(shared): App, Path(name): Path<String>) -> Response {
+    let removed = async {
+        let name = gateway(&name)?;
+        if !shared.store.remove_device(&name).await? {
+            return Err(no_gateway(&name));
+        }
+        shared.forget_sent(&name);
+        shared.wake.send_replace(());
+        shared.store.add_event(Some(&name), None, "removed by an operator", UnixTime::now()).await?;
+        tracing::info!(gateway = %name, "gateway removed");
+        Ok(Done { done: true })
+    };
+    reply(removed.await)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Last {
+    last: Option<u32>,
+}
+
+async fn messages(State(shared): App, Path(name): Path<String>, query: Query<Last>) -> Response {
+    let found = async {
+        let name = gateway(&name)?;
+        if shared.store.device(&name).await?.is_none() {
+            return Err(no_gateway(&name));
+        }
+        Ok(shared.store.messages(&name, query.last.unwrap_or(20).min(MESSAGES_SHOWN_MAX)).await?)
+    };
+    reply::<Vec<StoredMessage>>(found.await)
+}
+
+async fn references(State(shared): App) -> Response {
+    reply::<Vec<ReferenceSummary>>(shared.store.reference_summaries().await.map_err(Problem::from))
+}
+
+async fn reference_add(State(shared): App, body: Body) -> Response {
+    let added = async {
+        let _room = shared.large_bodies.acquire().await.map_err(Problem::internal)?;
+        let ReferenceRequest { name, event_log } =
+            read_json(body, EVENT_LOG_BYTES_MAX / 3 * 4 + SMALL_BYTES_MAX).await?;
+        learn(&shared, name, event_log.0, "file").await
+    };
+    reply(added.await)
+}
+
+async fn learn(shared: &Shared, name: String, event_log: Vec<u8>, origin: &str) -> Result<ReferenceSummary, Problem> {
+    check_name(&name)?;
+    let learned_name = name.clone();
+    let learned = tokio::task::spawn_blocking(move || ReferenceValues::learn(&learned_name, &event_log))
+        .await
+        .map_err(Problem::internal)?;
+    let values = learned.map_err(|error| {
+        Problem::from(Refusal::new(Reason::AttestEventLog, &name, crate::chain(&error)))
+    })?;
+    let now = UnixTime::now();
+    if !shared.store.add_reference(&values, origin, now).await? {
+        return Err(invalid(&name, "there is a reference of this name"));
+    }
+    shared.store.add_event(None, None, &format!("reference `{name}` added from {origin}"), now).await?;
+    Ok(ReferenceSummary { name, added: now, origin: origin.into() })
+}
+
+async fn reference_accept(State(shared): App, body: Body) -> Response {
+    let accepted = async {
+        let AcceptRequest { gateway, name } = read_json(body, SMALL_BYTES_MAX).await?;
+        let nothing = || invalid(gateway.as_str(), "no refused boot of this gateway has proven evidence to accept");
+        let attempt = shared.store.last_failure(&gateway).await?.ok_or_else(nothing)?;
+        let event_log = attempt.event_log.ok_or_else(nothing)?;
+        let name = name.unwrap_or_else(|| format!("{gateway}-{}", attempt.at));
+        learn(&shared, name, event_log, &format!("gateway {gateway}")).await
+    };
+    reply(accepted.await)
+}
+
+async fn vendor_roots(State(shared): App) -> Response {
+    reply::<Vec<VendorRoot>>(shared.store.vendor_roots().await.map_err(Problem::from))
+}
+
+async fn vendor_add(State(shared): App, body: Body) -> Response {
+    let added = async {
+        let VendorRequest { pem } = read_json(body, PEM_BYTES_MAX).await?;
+        add_vendor_roots(&shared.store, &pem).await?;
+        Ok(shared.store.vendor_roots().await?)
+    };
+    reply(added.await)
+}
+
+/// Keeps each certificate of a bundle, after the appraisal has shown that it can use it.
+pub async fn add_vendor_roots(store: &crate::store::Store, bundle: &str) -> Result<(), Problem> {
+    VendorRoots::from_pem(bundle.as_bytes()).map_err(|error| invalid("vendor roots", crate::chain(&error)))?;
+    for der in pem::all(bundle, pem::CERTIFICATE).map_err(|error| invalid("vendor roots", error))? {
+        let subject = match x509_parser::parse_x509_certificate(&der) {
+            Ok((_, certificate)) => certificate.subject().to_string(),
+            Err(_) => return Err(invalid("vendor roots", "not a certificate")),
+        };
+        let text = pem::encode(pem::CERTIFICATE, &der);
+        store.add_vendor_root(&sha256(&der), &subject, &text, UnixTime::now()).await?;
+    }
+    Ok(())
+}
+
+async fn operator_keys(State(shared): App) -> Response {
+    let listed = async {
+        let mut keys = Vec::new();
+        for VerifyingKey { name, point } in shared.store.operator_keys().await? {
+            keys.push(OperatorKey { name, public_key: spki::to_pem(&point).map_err(Problem::internal)? });
+        }
+        Ok(keys)
+    };
+    reply(listed.await)
+}
+
+async fn operator_key_add(State(shared): App, body: Body) -> Response {
+    let added = async {
+        let OperatorKeyRequest { name, public_key } = read_json(body, SMALL_BYTES_MAX).await?;
+        add_operator_key(&shared.store, &name, &public_key).await?;
+        Ok(OperatorKey { name, public_key })
+    };
+    reply(added.await)
+}
+
+pub async fn add_operator_key(store: &crate::store::Store, name: &str, public_key: &str) -> Result<(), Problem> {
+    check_name(name)?;
+    let point = spki::point_of_pem(public_key).map_err(|error| invalid(name, error))?;
+    if !store.add_operator_key(&VerifyingKey { name: name.into(), point }, UnixTime::now()).await? {
+        return Err(invalid(name, "the name is another operator key's, or the key has another name"));
+    }
+    Ok(())
+}
+
+async fn deployments(State(shared): App) -> Response {
+    reply(views::deployments(&shared).await)
+}
+
+async fn deploy(State(shared): App, body: Body) -> Response {
+    let stored = async {
+        let DeploymentRequest { envelope } = read_json(body, ENVELOPE_BYTES_MAX / 3 * 4 + SMALL_BYTES_MAX).await?;
+        let digest = sha256(envelope.as_slice());
+        let (deployment, signer) = match verify(&shared, envelope.as_slice()).await {
+            Ok((deployment, signer)) => (Carried::from(deployment), Some(signer)),
+            // The gateways refuse it: that is what carrying it shows.
+            Err(Problem::Refused(refusal)) if shared.carry == Carry::DangerousUnverified => {
+                tracing::warn!(%digest, reason = %refusal.reason, "carrying a deployment that does not verify");
+                (Carried::unverified(envelope.as_slice()), None)
+            }
+            Err(problem) => return Err(problem),
+        };
+        let new = NewDeployment {
+            digest: &digest,
+            name: &deployment.name,
+            version: deployment.version,
+            selector: &deployment.selector,
+            signer: signer.as_deref(),
+            envelope: envelope.as_slice(),
+        };
+        let now = UnixTime::now();
+        shared.store.add_deployment(&new, now).await?;
+        shared.wake.send_replace(());
+        let text = format!("deployment `{}` version {} stored", deployment.name, deployment.version);
+        shared.store.add_event(None, None, &text, now).await?;
+        tracing::info!(deployment = deployment.name, version = deployment.version, %digest, "deployment stored");
+        let views = views::deployments(&shared).await?;
+        views.into_iter().find(|view| view.digest == digest).ok_or_else(|| invalid("deployment", "it was replaced"))
+    };
+    reply::<DeploymentView>(stored.await)
+}
+
+/// What is kept of a deployment beside its envelope.
+struct Carried {
+    name: String,
+    version: u64,
+    selector: selection::Labels,
+}
+
+impl From<Deployment> for Carried {
+    fn from(deployment: Deployment) -> Self {
+        Self { name: deployment.name, version: deployment.version, selector: deployment.selector }
+    }
+}
+
+impl Carried {
+    /// As much as can be read of an envelope that does not verify. What cannot be read goes to every gateway.
+    fn unverified(envelope: &[u8]) -> Self {
+        serde_json::from_slice::<Envelope>(envelope)
+            .ok()
+            .and_then(|envelope| Deployment::parse(envelope.payload.as_slice()).ok())
+            .map_or_else(|| Self { name: "(unreadable)".into(), version: 0, selector: selection::Labels::new() }, Self::from)
+    }
+}
+
+/// Signature, document, trust domain, version: in this order.
+async fn verify(shared: &Shared, envelope: &[u8]) -> Result<(Deployment, String), Problem> {
+    let keys = shared.store.operator_keys().await?;
+    let verified = dsse::verify(envelope, PAYLOAD_TYPE, &keys)
+        .map_err(|error| Refusal::new(Reason::DeploymentSignature, "deployment", error))?;
+    let deployment = Deployment::parse(verified.payload())?;
+    if deployment.trust_domain != shared.domain {
+        let rule = format!("it is for `{}`, this fleet is `{}`", deployment.trust_domain, shared.domain);
+        return Err(Refusal::new(Reason::DeploymentTarget, &deployment.name, rule).into());
+    }
+    if i64::try_from(deployment.version).is_err() {
+        return Err(Refusal::new(Reason::DeploymentInvalid, &deployment.name, "a version is below 2^63").into());
+    }
+    let stored = shared.store.deployments().await?;
+    let devices = shared.store.devices().await?;
+    let fleet = devices.iter().map(|device| &device.labels);
+    selection::admit(&deployment.name, deployment.version, &deployment.selector, &stored, fleet)?;
+    Ok((deployment, verified.key_name().to_owned()))
+}
+
+async fn web(State(shared): App) -> Response {
+    let url = shared.web.map(|address| format!("http://{address}/?token={}", shared.web_token.as_str()));
+    reply(Ok(Web { url }))
+}

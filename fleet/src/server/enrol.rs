@@ -1,0 +1,62 @@
+//! `POST /v1/enrol/begin` and `/finish`: for everybody, so bounded before anything else.
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::Response;
+use axum::routing::post;
+use edgewarden_names::{Refusal, UnixTime};
+use edgewarden_protocol::enrol::{Begin, Finish};
+
+use super::http::{read_json, reply};
+use super::peer::Peer;
+use super::state::Shared;
+use crate::Problem;
+
+/// Keys and a few certificates.
+const BEGIN_BYTES_MAX: usize = 64 * 1024;
+/// An event log of 2 MiB in base64, and the small rest.
+const FINISH_BYTES_MAX: usize = 3 * 1024 * 1024;
+
+pub fn routes() -> Router<Arc<Shared>> {
+    Router::new().route("/v1/enrol/begin", post(begin)).route("/v1/enrol/finish", post(finish))
+}
+
+async fn begin(State(shared): State<Arc<Shared>>, Extension(peer): Extension<Peer>, body: Body) -> Response {
+    let challenge = async {
+        let begin: Begin = read_json(body, BEGIN_BYTES_MAX).await?;
+        let gateway = begin.gateway.clone();
+        let challenge = shared.enrolment.begin(begin, peer.source, UnixTime::now()).await;
+        if let Err(Problem::Refused(refusal)) = &challenge {
+            tracing::warn!(%gateway, source = %peer.source, reason = %refusal.reason, rule = refusal.rule, "enrolment refused");
+        }
+        challenge
+    };
+    reply(challenge.await)
+}
+
+async fn finish(State(shared): State<Arc<Shared>>, Extension(peer): Extension<Peer>, body: Body) -> Response {
+    let enrolled = async {
+        let _room = shared.large_bodies.acquire().await.map_err(Problem::internal)?;
+        let finish: Finish = read_json(body, FINISH_BYTES_MAX).await?;
+        let finished = shared.enrolment.finish(finish, UnixTime::now()).await;
+        // A gateway whose verdict changed is in another position: its held sync looks again.
+        shared.wake.send_replace(());
+        match finished {
+            Ok((gateway, enrolled)) => {
+                tracing::info!(%gateway, hardware = enrolled.verdict.hardware, "gateway attested");
+                Ok(enrolled)
+            }
+            Err(problem) => {
+                if let Problem::Refused(Refusal { reason, subject, rule }) = &problem {
+                    tracing::warn!(source = %peer.source, %reason, subject, rule, "attestation refused");
+                }
+                Err(problem)
+            }
+        }
+    };
+    reply(enrolled.await)
+}

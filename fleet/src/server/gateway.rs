@@ -1,0 +1,163 @@
+//! `POST /v1/gateway/sync` and `/messages`: enrolled gateways, by the certificates that their own CA issued.
+//!
+//! Each request is checked against the device as it is now: a removed gateway's certificates are still valid to a
+//! verifier of chains, but no longer good here.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::Response;
+use axum::routing::post;
+use axum::{Extension, Router};
+use edgewarden_names::{GatewayName, Reason, Refusal, TrustDomain, UnixTime};
+use edgewarden_protocol::deployment::MODULES_MAX;
+use edgewarden_protocol::enrol::VerdictState;
+use edgewarden_protocol::uplink::{
+    MESSAGES_BYTES_MAX, MESSAGES_MAX, Message, Messages, MessagesReply, Report, Sync, SyncReply,
+};
+
+use super::http::{read_json, reply};
+use super::peer::{Client, Peer};
+use super::state::Shared;
+use crate::Problem;
+use crate::selection::{self, Candidate};
+use crate::store::devices::Device;
+
+const SYNC_BYTES_MAX: usize = 512 * 1024;
+/// Payloads in base64, and topics and names around them.
+const MESSAGES_BODY_BYTES_MAX: usize = MESSAGES_BYTES_MAX / 3 * 4 + MESSAGES_MAX * 1024;
+const WAIT_MAX: Duration = Duration::from_secs(60);
+const REFUSALS_MAX: usize = 32;
+/// MQTT 3.1.1 section 1.5.3: the longest topic.
+const TOPIC_BYTES_MAX: usize = 65_535;
+
+pub fn routes() -> Router<Arc<Shared>> {
+    Router::new().route("/v1/gateway/sync", post(sync)).route("/v1/gateway/messages", post(messages))
+}
+
+/// The device behind a request, if it may ask anything now.
+async fn admitted(shared: &Shared, gateway: &GatewayName, client: &Client) -> Result<Device, Problem> {
+    let refused = |reason, rule: &str| Err(Refusal::new(reason, gateway, rule).into());
+    let Some(device) = shared.store.device(gateway).await? else {
+        return refused(Reason::AttestRequired, "the fleet does not know this gateway");
+    };
+    for key in &client.ca_keys {
+        if !shared.store.knows_ca_key(gateway, key).await? {
+            return refused(Reason::PeerUnauthorized, "this gateway CA is from before the gateway was removed");
+        }
+    }
+    if device.state(UnixTime::now()) == VerdictState::Failed {
+        let why = device.refusal.map_or_else(String::new, |refusal| format!(": {refusal}"));
+        return refused(Reason::AttestFailed, &format!("the last appraisal failed{why}"));
+    }
+    Ok(device)
+}
+
+async fn sync(State(shared): State<Arc<Shared>>, Extension(peer): Extension<Peer>, body: Body) -> Response {
+    let answer = async {
+        let (gateway, client) = peer.gateway(&shared.domain, "runtimed", UnixTime::now())?;
+        let sync: Sync = read_json(body, SYNC_BYTES_MAX).await?;
+        check_report(&sync.report).map_err(|rule| Refusal::new(Reason::RequestInvalid, "report", rule))?;
+        admitted(&shared, &gateway, client).await?;
+        shared.store.keep_report(&gateway, &sync.report, UnixTime::now()).await?;
+        hold(&shared, &gateway, client, &sync).await
+    };
+    reply(answer.await)
+}
+
+fn check_report(report: &Report) -> Result<(), &'static str> {
+    if report.modules.len() > MODULES_MAX {
+        return Err("more modules than a deployment may have");
+    }
+    if report.refusals.len() > REFUSALS_MAX {
+        return Err("more than 32 refusals");
+    }
+    Ok(())
+}
+
+/// Answers as soon as there is something to answer, and when the time is over. Dropping it loses nothing.
+async fn hold(shared: &Shared, gateway: &GatewayName, client: &Client, sync: &Sync) -> Result<SyncReply, Problem> {
+    let deadline = Instant::now() + Duration::from_secs(sync.wait_seconds.into()).min(WAIT_MAX);
+    let mut wake = shared.wake.subscribe();
+    let mut stopping = shared.stopping.clone();
+    loop {
+        wake.mark_unchanged();
+        let device = admitted(shared, gateway, client).await?;
+        let mut again_at = deadline;
+        if let Some(wanted) = wanted(shared, &device).await?
+            && sync.have.as_ref() != Some(&wanted.digest)
+        {
+            let send_at = shared.send_at(gateway, &wanted.digest, sync.have.as_ref()).unwrap_or(deadline.min(Instant::now()));
+            if send_at <= Instant::now() {
+                let envelope = shared.store.envelope(&wanted.digest).await?;
+                shared.note_sent(gateway, &wanted.digest, sync.have.as_ref());
+                return Ok(SyncReply { deployment: envelope.map(Into::into) });
+            }
+            again_at = send_at.min(deadline);
+        }
+        if Instant::now() >= deadline || *stopping.borrow() {
+            return Ok(SyncReply { deployment: None });
+        }
+        tokio::select! {
+            () = tokio::time::sleep_until(again_at.into()) => {}
+            _ = wake.changed() => {}
+            _ = stopping.wait_for(|stop| *stop) => {}
+        }
+    }
+}
+
+/// What a gateway should run.
+pub async fn wanted(shared: &Shared, device: &Device) -> Result<Option<Candidate>, Problem> {
+    let stored = shared.store.deployments().await?;
+    Ok(selection::choose(&stored, &device.labels, shared.carry).cloned())
+}
+
+async fn messages(State(shared): State<Arc<Shared>>, Extension(peer): Extension<Peer>, body: Body) -> Response {
+    let answer = async {
+        let (gateway, client) = peer.gateway(&shared.domain, "gatewayd", UnixTime::now())?;
+        admitted(&shared, &gateway, client).await?;
+        let _room = shared.large_bodies.acquire().await.map_err(Problem::internal)?;
+        let Messages { messages } = read_json(body, MESSAGES_BODY_BYTES_MAX).await?;
+        let Some(first) = messages.first() else { return Ok(MessagesReply { stored: 0 }) };
+        check_messages(&shared.domain, &gateway, &messages)?;
+        let stored = shared.store.add_messages(&gateway, &first.queue, &messages, shared.retention).await?;
+        Ok(MessagesReply { stored })
+    };
+    reply(answer.await)
+}
+
+fn check_messages(domain: &TrustDomain, gateway: &GatewayName, messages: &[Message]) -> Result<(), Refusal> {
+    let refused = |reason, rule: &str| Err(Refusal::new(reason, "messages", rule));
+    if messages.len() > MESSAGES_MAX {
+        return refused(Reason::RequestTooLarge, "more than 1000 messages in one batch");
+    }
+    let bytes: usize = messages.iter().map(|message| message.payload.as_slice().len()).sum();
+    if bytes > MESSAGES_BYTES_MAX {
+        return refused(Reason::RequestTooLarge, "more than 4 MiB of payload in one batch");
+    }
+    for pair in messages.windows(2) {
+        if let [before, after] = pair
+            && (before.queue != after.queue || before.sequence >= after.sequence)
+        {
+            return refused(Reason::RequestInvalid, "a batch is of one queue, in ascending order");
+        }
+    }
+    for message in messages {
+        let hexadecimal = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
+        if message.queue.len() != 32 || !message.queue.bytes().all(hexadecimal) {
+            return refused(Reason::RequestInvalid, "a queue is named by 32 lower-case hexadecimal digits");
+        }
+        if i64::try_from(message.sequence).is_err() {
+            return refused(Reason::RequestInvalid, "a sequence number is below 2^63");
+        }
+        if message.topic.len() > TOPIC_BYTES_MAX || message.topic.contains('\0') {
+            return refused(Reason::TopicInvalid, "a topic has at most 65535 bytes and no NUL");
+        }
+        if message.from.trust_domain() != *domain || message.from.gateway_name().as_ref() != Some(gateway) {
+            return refused(Reason::PeerUnauthorized, "a gateway sends only what its own modules and leaves published");
+        }
+    }
+    Ok(())
+}

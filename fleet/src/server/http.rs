@@ -1,0 +1,71 @@
+//! Bodies in, replies out: bounded in size and time, refusals as JSON.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use edgewarden_names::{Reason, Refusal};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::Problem;
+
+/// A peer that sends its body more slowly than this is cut off.
+const BODY_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Reads a JSON body of at most `bytes_max` bytes.
+pub async fn read_json<T: DeserializeOwned>(body: Body, bytes_max: usize) -> Result<T, Refusal> {
+    let refused = |reason, rule: &dyn std::fmt::Display| Err(Refusal::new(reason, "request", rule));
+    let bytes = match tokio::time::timeout(BODY_DEADLINE, Limited::new(body, bytes_max).collect()).await {
+        Err(_) => return refused(Reason::RequestInvalid, &"the body did not arrive in time"),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            return refused(Reason::RequestTooLarge, &format_args!("the body has more than {bytes_max} bytes"));
+        }
+        Ok(Err(_)) => return refused(Reason::RequestInvalid, &"the body broke off"),
+        Ok(Ok(collected)) => collected.to_bytes(),
+    };
+    serde_json::from_slice(&bytes).or_else(|error| refused(Reason::RequestInvalid, &error))
+}
+
+/// The reply to a request.
+pub fn reply<T: Serialize>(result: Result<T, Problem>) -> Response {
+    match result {
+        Ok(value) => json(StatusCode::OK, &value),
+        Err(problem) => refuse(&problem.into_refusal()),
+    }
+}
+
+pub fn refuse(refusal: &Refusal) -> Response {
+    json(status(refusal.reason), refusal)
+}
+
+/// A path or method that is not there.
+pub async fn not_there() -> Response {
+    json(StatusCode::NOT_FOUND, &Refusal::new(Reason::RequestInvalid, "request", "there is nothing of this name"))
+}
+
+fn json<T: Serialize>(status: StatusCode, value: &T) -> Response {
+    let Ok(body) = serde_json::to_vec(value) else {
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    };
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+    ];
+    (status, headers, body).into_response()
+}
+
+/// RFC 9110 section 15.5. The reason in the body decides; the status is for what stands between.
+fn status(reason: Reason) -> StatusCode {
+    match reason {
+        Reason::RequestInvalid | Reason::DeploymentInvalid | Reason::PolicyInvalid => StatusCode::BAD_REQUEST,
+        Reason::PeerUnauthorized => StatusCode::UNAUTHORIZED,
+        Reason::DeploymentRollback => StatusCode::CONFLICT,
+        Reason::RequestTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        Reason::Busy => StatusCode::TOO_MANY_REQUESTS,
+        Reason::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        _ => StatusCode::FORBIDDEN,
+    }
+}

@@ -1,0 +1,146 @@
+//! The running fleet: TLS for gateways and the command line, plain HTTP on loopback for the dashboard.
+
+mod admin;
+mod certificate;
+mod enrol;
+mod gateway;
+mod http;
+mod listener;
+pub mod peer;
+pub mod state;
+pub mod views;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use axum::Router;
+use edgewarden_ca::CaError;
+use edgewarden_transport::{Identity, tls};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+
+use crate::Problem;
+use crate::data_dir::{DataDir, DataError};
+use crate::enrol::Enrolment;
+use crate::selection::Carry;
+use crate::store::{Store, StoreError};
+use listener::Service;
+use state::Shared;
+
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub data: DataDir,
+    pub listen: SocketAddr,
+    pub web: Option<SocketAddr>,
+    pub operator_keys: Vec<PathBuf>,
+    pub vendor_roots: Vec<PathBuf>,
+    pub carry: Carry,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error(transparent)]
+    Data(#[from] DataError),
+    #[error("cannot open the database")]
+    Store(#[from] StoreError),
+    #[error("cannot listen on {address}")]
+    Listen { address: SocketAddr, source: std::io::Error },
+    #[error("the dashboard is plain HTTP and listens on a loopback address only, not on {0}")]
+    WebNotLoopback(SocketAddr),
+    #[error("cannot read `{}`", path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("`{}` cannot be used", path.display())]
+    Trust { path: PathBuf, source: Problem },
+    #[error("cannot make the server's certificate")]
+    Certificate(#[from] CaError),
+    #[error(transparent)]
+    Tls(#[from] tls::TlsError),
+}
+
+/// Serves until `stop` completes. Then no connection is accepted, held requests are answered, and the database closes.
+pub async fn serve(options: Options, stop: impl Future<Output = ()>) -> Result<(), ServeError> {
+    if let Some(address) = options.web.filter(|address| !address.ip().is_loopback()) {
+        return Err(ServeError::WebNotLoopback(address));
+    }
+    let data = &options.data;
+    let settings = data.settings()?;
+    let root = Arc::new(data.root()?);
+    let store = Store::open(&data.database()).await?;
+    add_trust(&store, &options).await?;
+
+    let (current, renew) = certificate::keep(root.clone(), &settings)?;
+    // Everybody whose chain verifies may connect; each request says who may ask it.
+    let tls = tls::server_config_optional_client(&Identity::new(current), tls::anyone())?;
+    let (listener, address) = listen(options.listen).await?;
+    let web = match options.web {
+        Some(address) => Some(listen(address).await?),
+        None => None,
+    };
+    let (stop_sender, stopping) = watch::channel(false);
+    let shared = Shared::new(
+        store.clone(),
+        settings.trust_domain,
+        Enrolment::new(store.clone(), root),
+        options.carry,
+        web.as_ref().map(|(_, address)| *address),
+        &data.admin_token()?,
+        data.web_token()?,
+        stopping.clone(),
+    );
+    let router = Router::new()
+        .merge(enrol::routes())
+        .merge(gateway::routes())
+        .merge(admin::routes(&shared))
+        .fallback(http::not_there)
+        .method_not_allowed_fallback(http::not_there)
+        .with_state(shared.clone());
+
+    let mut tasks = tokio::task::JoinSet::new();
+    let service = Service { router, tls: Some(TlsAcceptor::from(Arc::new(tls))) };
+    tasks.spawn(listener::run(listener, service, stopping.clone()));
+    if let Some((listener, address)) = web {
+        let service = Service { router: crate::web::routes().with_state(shared), tls: None };
+        tasks.spawn(listener::run(listener, service, stopping));
+        tracing::info!(%address, "dashboard ready; see `edgewarden-fleet web url`");
+    }
+    let renewal = tokio::spawn(renew);
+    if options.carry == Carry::DangerousUnverified {
+        tracing::warn!("dangerous: deployments are carried without checking signatures and versions");
+    }
+    data.keep_address(address)?;
+    tracing::info!(%address, "fleet ready");
+
+    stop.await;
+    tracing::info!("stopping");
+    stop_sender.send_replace(true);
+    while tasks.join_next().await.is_some() {}
+    renewal.abort();
+    store.close().await;
+    Ok(())
+}
+
+async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ServeError> {
+    let failed = |source| ServeError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
+}
+
+/// Keeps the keys and roots that were named on the command line.
+async fn add_trust(store: &Store, options: &Options) -> Result<(), ServeError> {
+    let read = |path: &PathBuf| {
+        std::fs::read_to_string(path).map_err(|source| ServeError::Read { path: path.clone(), source })
+    };
+    for path in &options.operator_keys {
+        let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        let added = admin::add_operator_key(store, &name, &read(path)?).await;
+        added.map_err(|source| ServeError::Trust { path: path.clone(), source })?;
+    }
+    for path in &options.vendor_roots {
+        let added = admin::add_vendor_roots(store, &read(path)?).await;
+        added.map_err(|source| ServeError::Trust { path: path.clone(), source })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,70 @@
+//! Who is at the other end of a connection, and what that lets it ask.
+//!
+//! The handshake has verified the chain to the fleet's root; here its names are compared with what is asked.
+
+use std::net::IpAddr;
+
+use edgewarden_ca::chain;
+use edgewarden_names::{Digest, GatewayName, IdKind, Reason, Refusal, SpiffeId, TrustDomain, UnixTime};
+use edgewarden_transport::{peer_expiry, peer_id};
+use rustls::pki_types::CertificateDer;
+
+use crate::enrol::decide::sha256;
+
+/// The path length that only the fleet's root gives, and only to a gateway CA.
+const GATEWAY_CA_PATH_LENGTH: Option<u32> = Some(1);
+
+/// The other end of one connection.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    pub source: IpAddr,
+    /// Absent when no client certificate was shown.
+    pub client: Option<Client>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Client {
+    pub id: SpiffeId,
+    pub expires: UnixTime,
+    /// The hashes of all gateway CA keys in the chain. A valid chain has one; a chain that was padded may have more,
+    /// and then each of them must be known.
+    pub ca_keys: Vec<Digest>,
+}
+
+impl Client {
+    /// Reads a chain that the handshake has verified.
+    pub fn read(certificates: &[CertificateDer<'_>]) -> Result<Self, Refusal> {
+        let mut ca_keys = Vec::new();
+        for certificate in certificates {
+            let facts = chain::facts(certificate).map_err(|error| error.refusal("client certificate"))?;
+            if facts.is_ca && facts.path_length == GATEWAY_CA_PATH_LENGTH {
+                ca_keys.push(sha256(&facts.point));
+            }
+        }
+        Ok(Self { id: peer_id(certificates)?, expires: peer_expiry(certificates)?, ca_keys })
+    }
+}
+
+impl Peer {
+    /// The gateway whose `module` this is. A connection outlives no certificate.
+    pub fn gateway(&self, domain: &TrustDomain, module: &str, now: UnixTime) -> Result<(GatewayName, &Client), Refusal> {
+        let refused = |subject: &dyn std::fmt::Display, rule: &str| Err(Refusal::new(Reason::PeerUnauthorized, subject, rule));
+        let Some(client) = &self.client else { return refused(&"client", "this needs a gateway's certificate") };
+        if client.expires <= now {
+            return refused(&client.id, "the certificate has expired; connect again");
+        }
+        if client.id.trust_domain() != *domain {
+            return refused(&client.id, "the certificate is of another trust domain");
+        }
+        match client.id.kind() {
+            IdKind::Module(gateway, name) if name.as_str() == module && !client.ca_keys.is_empty() => {
+                Ok((gateway, client))
+            }
+            _ => Err(Refusal::new(
+                Reason::PeerUnauthorized,
+                &client.id,
+                format!("only a gateway's `{module}` may ask this"),
+            )),
+        }
+    }
+}

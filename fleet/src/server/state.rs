@@ -1,0 +1,113 @@
+//! What all requests share.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use edgewarden_names::{Digest, GatewayName, TrustDomain};
+use tokio::sync::{Semaphore, watch};
+
+use crate::data_dir::Secret;
+use crate::enrol::{Enrolment, token_hash};
+use crate::selection::Carry;
+use crate::store::Store;
+use crate::store::messages::Retention;
+
+/// Large bodies that are read at once, so that many slow senders cannot fill the memory.
+const LARGE_BODIES_MAX: usize = 16;
+
+/// A gateway that still has not put in force what it was sent is sent it again after this long, not at once.
+pub const RESEND_AFTER: Duration = Duration::from_secs(5);
+
+#[derive(Debug)]
+pub struct Shared {
+    pub store: Store,
+    pub domain: TrustDomain,
+    pub enrolment: Enrolment,
+    pub carry: Carry,
+    pub retention: Retention,
+    pub large_bodies: Semaphore,
+    pub web: Option<SocketAddr>,
+    pub admin: AccessToken,
+    pub web_token: Secret,
+    /// Wakes held syncs: what a gateway should run may have changed.
+    pub wake: watch::Sender<()>,
+    /// Set once, when the server is about to stop.
+    pub stopping: watch::Receiver<bool>,
+    sent: Mutex<HashMap<GatewayName, Sent>>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Sent {
+    digest: Digest,
+    have: Option<Digest>,
+    at: Instant,
+}
+
+impl Shared {
+    #[expect(clippy::too_many_arguments, reason = "called once, where the server is put together")]
+    pub fn new(
+        store: Store,
+        domain: TrustDomain,
+        enrolment: Enrolment,
+        carry: Carry,
+        web: Option<SocketAddr>,
+        admin: &Secret,
+        web_token: Secret,
+        stopping: watch::Receiver<bool>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            store,
+            domain,
+            enrolment,
+            carry,
+            retention: Retention::default(),
+            large_bodies: Semaphore::new(LARGE_BODIES_MAX),
+            web,
+            admin: AccessToken::new(admin),
+            web_token,
+            wake: watch::Sender::new(()),
+            stopping,
+            sent: Mutex::default(),
+        })
+    }
+
+    /// When `digest` may be sent to a gateway that has `have`; now, unless it was just sent.
+    pub fn send_at(&self, gateway: &GatewayName, digest: &Digest, have: Option<&Digest>) -> Option<Instant> {
+        let sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = sent.get(gateway)?;
+        (last.digest == *digest && last.have.as_ref() == have).then(|| last.at + RESEND_AFTER)
+    }
+
+    /// Called for enrolled gateways only, which bounds the map.
+    pub fn note_sent(&self, gateway: &GatewayName, digest: &Digest, have: Option<&Digest>) {
+        let sent = Sent { digest: digest.clone(), have: have.cloned(), at: Instant::now() };
+        self.sent.lock().unwrap_or_else(PoisonError::into_inner).insert(gateway.clone(), sent);
+    }
+
+    pub fn forget_sent(&self, gateway: &GatewayName) {
+        self.sent.lock().unwrap_or_else(PoisonError::into_inner).remove(gateway);
+    }
+}
+
+/// The hash of a token that callers must show. Hashes are compared, in constant time, so that neither the length nor
+/// a common beginning of a guess can be told.
+pub struct AccessToken([u8; 32]);
+
+impl AccessToken {
+    pub fn new(token: &Secret) -> Self {
+        Self(token_hash(token))
+    }
+
+    pub fn matches(&self, offered: &str) -> bool {
+        verify_slices_are_equal(&self.0, &token_hash(offered)).is_ok()
+    }
+}
+
+impl std::fmt::Debug for AccessToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("AccessToken(..)")
+    }
+}

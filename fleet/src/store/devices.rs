@@ -1,0 +1,281 @@
+//! Enrolled gateways, what they proved, and what they report.
+
+use std::collections::BTreeMap;
+
+use edgewarden_names::{Digest, GatewayName, Reason, Refusal, UnixTime};
+use edgewarden_protocol::enrol::{Verdict, VerdictState};
+use edgewarden_protocol::uplink::Report;
+use sqlx::{Sqlite, Transaction};
+
+use super::{Store, StoreError, from_json, parsed, signed, time, to_json};
+
+/// Most appraisals of one gateway that are kept.
+pub const ATTEMPTS_MAX: i64 = 10;
+
+/// What a gateway's name is bound to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Binding {
+    /// The TPM: its EK (or the software device key). Bound for good.
+    pub endorsement: Digest,
+    /// The attestation key. A renewal must show the same; a join may bring a new one of the same TPM.
+    pub attestation: Digest,
+}
+
+#[derive(Debug, Clone)]
+pub struct Device {
+    pub name: GatewayName,
+    pub binding: Binding,
+    pub labels: BTreeMap<String, String>,
+    pub enrolled: UnixTime,
+    pub verdict: Verdict,
+    /// Why the verdict is `failed`.
+    pub refusal: Option<Refusal>,
+    pub seen: Option<UnixTime>,
+    pub report: Option<Report>,
+}
+
+impl Device {
+    /// The verdict's state by now: a fresh one grows stale.
+    pub fn state(&self, now: UnixTime) -> VerdictState {
+        match self.verdict.state {
+            VerdictState::Fresh if now >= self.verdict.expires => VerdictState::Stale,
+            state => state,
+        }
+    }
+}
+
+/// One appraisal.
+#[derive(Debug, Clone)]
+pub struct Attempt {
+    pub at: UnixTime,
+    pub verdict: Verdict,
+    pub refusal: Option<Refusal>,
+    /// The hash of all that the gateway sent.
+    pub evidence: Digest,
+    pub event_log: Option<Vec<u8>>,
+}
+
+/// All that one successful appraisal changes.
+#[derive(Debug)]
+pub struct Admission<'a> {
+    pub gateway: &'a GatewayName,
+    pub binding: &'a Binding,
+    pub labels: &'a BTreeMap<String, String>,
+    /// The token to spend, when this is a join.
+    pub token: Option<&'a [u8; 32]>,
+    /// The hash of the certified gateway CA key.
+    pub ca_key: &'a Digest,
+    pub attempt: &'a Attempt,
+}
+
+type DeviceRow = (String, String, String, String, i64, String, Option<String>, Option<i64>, Option<String>);
+
+fn device((name, endorsement, attestation, labels, enrolled, verdict, refusal, seen, report): DeviceRow) -> Result<Device, StoreError> {
+    Ok(Device {
+        name: parsed(&name)?,
+        binding: Binding { endorsement: parsed(&endorsement)?, attestation: parsed(&attestation)? },
+        labels: from_json(&labels)?,
+        enrolled: time(enrolled),
+        verdict: from_json(&verdict)?,
+        refusal: refusal.as_deref().map(from_json).transpose()?,
+        seen: seen.map(time),
+        report: report.as_deref().map(from_json).transpose()?,
+    })
+}
+
+impl Store {
+    pub async fn device(&self, name: &GatewayName) -> Result<Option<Device>, StoreError> {
+        let row: Option<DeviceRow> = sqlx::query_as(
+            "SELECT name, endorsement, attestation, labels, enrolled, verdict, refusal, seen, report \
+             FROM device WHERE name = ?",
+        )
+        .bind(name.as_str())
+        .fetch_optional(&self.readers)
+        .await?;
+        row.map(device).transpose()
+    }
+
+    /// All, by name.
+    pub async fn devices(&self) -> Result<Vec<Device>, StoreError> {
+        let rows: Vec<DeviceRow> = sqlx::query_as(
+            "SELECT name, endorsement, attestation, labels, enrolled, verdict, refusal, seen, report \
+             FROM device ORDER BY name",
+        )
+        .fetch_all(&self.readers)
+        .await?;
+        rows.into_iter().map(device).collect()
+    }
+
+    /// The gateway name that a TPM is bound to.
+    pub async fn name_of(&self, endorsement: &Digest) -> Result<Option<GatewayName>, StoreError> {
+        let name: Option<String> = sqlx::query_scalar("SELECT name FROM device WHERE endorsement = ?")
+            .bind(endorsement.as_str())
+            .fetch_optional(&self.readers)
+            .await?;
+        name.as_deref().map(parsed).transpose()
+    }
+
+    /// Spends the token, binds name and TPM, keeps verdict and CA key: all of it, or nothing and a refusal.
+    pub async fn admit(&self, admission: &Admission<'_>, now: UnixTime) -> Result<Result<(), Refusal>, StoreError> {
+        let name = admission.gateway.as_str();
+        let mut transaction = self.begin().await?;
+        if let Some(token) = admission.token {
+            let spent = sqlx::query(
+                "UPDATE join_token SET used = ?1 WHERE hash = ?2 AND gateway = ?3 AND used IS NULL AND expires > ?1",
+            )
+            .bind(signed(now.0))
+            .bind(token.as_slice())
+            .bind(name)
+            .execute(&mut *transaction)
+            .await?
+            .rows_affected();
+            if spent != 1 {
+                let rule = "the token was used or expired meanwhile";
+                return Ok(Err(Refusal::new(Reason::EnrolToken, name, rule)));
+            }
+        }
+        let bound: Option<(String, String)> =
+            sqlx::query_as("SELECT name, endorsement FROM device WHERE name = ?1 OR endorsement = ?2 ORDER BY name = ?1")
+                .bind(name)
+                .bind(admission.binding.endorsement.as_str())
+                .fetch_optional(&mut *transaction)
+                .await?;
+        let fits = |(bound_name, endorsement): &(String, String)| {
+            bound_name == name && endorsement == admission.binding.endorsement.as_str()
+        };
+        match &bound {
+            Some(bound) if !fits(bound) => {
+                let rule = "the name and the TPM are not bound to each other";
+                return Ok(Err(Refusal::new(Reason::AttestEkMismatch, name, rule)));
+            }
+            None if admission.token.is_none() => {
+                let rule = "the device was removed meanwhile";
+                return Ok(Err(Refusal::new(Reason::EnrolToken, name, rule)));
+            }
+            _ => {}
+        }
+        sqlx::query(
+            "INSERT INTO device (name, endorsement, attestation, labels, enrolled, verdict) VALUES (?, ?, ?, ?, ?, ?) \
+             ON CONFLICT (name) DO UPDATE SET attestation = excluded.attestation, labels = excluded.labels, \
+             verdict = excluded.verdict, refusal = NULL",
+        )
+        .bind(name)
+        .bind(admission.binding.endorsement.as_str())
+        .bind(admission.binding.attestation.as_str())
+        .bind(to_json(admission.labels)?)
+        .bind(signed(now.0))
+        .bind(to_json(&admission.attempt.verdict)?)
+        .execute(&mut *transaction)
+        .await?;
+        sqlx::query("INSERT INTO gateway_ca (key_digest, gateway, issued) VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET issued = excluded.issued")
+            .bind(admission.ca_key.as_str())
+            .bind(name)
+            .bind(signed(now.0))
+            .execute(&mut *transaction)
+            .await?;
+        insert_attempt(&mut transaction, admission.gateway, admission.attempt).await?;
+        transaction.commit().await?;
+        Ok(Ok(()))
+    }
+
+    /// Keeps a failed appraisal. With `fail_device` the gateway itself proved it, so its verdict is now that.
+    pub async fn add_failure(
+        &self,
+        gateway: &GatewayName,
+        attempt: &Attempt,
+        fail_device: bool,
+    ) -> Result<(), StoreError> {
+        let mut transaction = self.begin().await?;
+        insert_attempt(&mut transaction, gateway, attempt).await?;
+        if fail_device {
+            sqlx::query("UPDATE device SET verdict = ?, refusal = ? WHERE name = ?")
+                .bind(to_json(&attempt.verdict)?)
+                .bind(attempt.refusal.as_ref().map(to_json).transpose()?)
+                .bind(gateway.as_str())
+                .execute(&mut *transaction)
+                .await?;
+        }
+        Ok(transaction.commit().await?)
+    }
+
+    /// The newest failed appraisal of a gateway that kept its event log.
+    pub async fn last_failure(&self, gateway: &GatewayName) -> Result<Option<Attempt>, StoreError> {
+        let row: Option<(i64, String, Option<String>, String, Option<Vec<u8>>)> = sqlx::query_as(
+            "SELECT at, verdict, refusal, evidence, event_log FROM attempt \
+             WHERE gateway = ? AND refusal IS NOT NULL AND event_log IS NOT NULL ORDER BY id DESC LIMIT 1",
+        )
+        .bind(gateway.as_str())
+        .fetch_optional(&self.readers)
+        .await?;
+        row.map(|(at, verdict, refusal, evidence, event_log)| {
+            Ok(Attempt {
+                at: time(at),
+                verdict: from_json(&verdict)?,
+                refusal: refusal.as_deref().map(from_json).transpose()?,
+                evidence: parsed(&evidence)?,
+                event_log,
+            })
+        })
+        .transpose()
+    }
+
+    /// Whether this gateway CA key was certified for this gateway, and the gateway is still one of the fleet.
+    pub async fn knows_ca_key(&self, gateway: &GatewayName, key: &Digest) -> Result<bool, StoreError> {
+        let found: i64 = sqlx::query_scalar("SELECT count(*) FROM gateway_ca WHERE key_digest = ? AND gateway = ?")
+            .bind(key.as_str())
+            .bind(gateway.as_str())
+            .fetch_one(&self.readers)
+            .await?;
+        Ok(found > 0)
+    }
+
+    pub async fn keep_report(&self, gateway: &GatewayName, report: &Report, now: UnixTime) -> Result<(), StoreError> {
+        sqlx::query("UPDATE device SET seen = ?, report = ? WHERE name = ?")
+            .bind(signed(now.0))
+            .bind(to_json(report)?)
+            .bind(gateway.as_str())
+            .execute(&self.writer)
+            .await?;
+        Ok(())
+    }
+
+    /// Forgets a gateway with its keys, messages and tokens. Returns false when there was none.
+    pub async fn remove_device(&self, gateway: &GatewayName) -> Result<bool, StoreError> {
+        let mut transaction = self.begin().await?;
+        for statement in ["DELETE FROM attempt WHERE gateway = ?", "DELETE FROM join_token WHERE gateway = ?"] {
+            sqlx::query(statement).bind(gateway.as_str()).execute(&mut *transaction).await?;
+        }
+        let removed = sqlx::query("DELETE FROM device WHERE name = ?")
+            .bind(gateway.as_str())
+            .execute(&mut *transaction)
+            .await?
+            .rows_affected();
+        transaction.commit().await?;
+        Ok(removed == 1)
+    }
+}
+
+async fn insert_attempt(
+    transaction: &mut Transaction<'static, Sqlite>,
+    gateway: &GatewayName,
+    attempt: &Attempt,
+) -> Result<(), StoreError> {
+    sqlx::query("INSERT INTO attempt (gateway, at, verdict, refusal, evidence, event_log) VALUES (?, ?, ?, ?, ?, ?)")
+        .bind(gateway.as_str())
+        .bind(signed(attempt.at.0))
+        .bind(to_json(&attempt.verdict)?)
+        .bind(attempt.refusal.as_ref().map(to_json).transpose()?)
+        .bind(attempt.evidence.as_str())
+        .bind(attempt.event_log.as_deref())
+        .execute(&mut **transaction)
+        .await?;
+    sqlx::query(
+        "DELETE FROM attempt WHERE gateway = ?1 AND id NOT IN \
+         (SELECT id FROM attempt WHERE gateway = ?1 ORDER BY id DESC LIMIT ?2)",
+    )
+    .bind(gateway.as_str())
+    .bind(ATTEMPTS_MAX)
+    .execute(&mut **transaction)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,109 @@
+//! What the fleet knows, in one SQLite file.
+//!
+//! Trusts its own file. Everything that a peer may rely on (a spent token, a binding of name and TPM, an acknowledged
+//! message) is committed with `synchronous=FULL` before the peer hears of it. One connection writes; readers read
+//! what it last committed (<https://www.sqlite.org/wal.html>).
+
+pub mod deployments;
+pub mod devices;
+pub mod events;
+pub mod messages;
+pub mod tokens;
+pub mod trust;
+
+use std::path::Path;
+use std::time::Duration;
+
+use edgewarden_names::UnixTime;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{Sqlite, Transaction};
+
+/// One entry a schema version; entry `n` leads from version `n` to `n + 1`. Entries are never edited, only added.
+const MIGRATIONS: &[&str] = &[include_str!("schema-1.sql")];
+
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("the database failed")]
+    Sql(#[from] sqlx::Error),
+    #[error("the database holds something that does not read back: {0}")]
+    Content(String),
+    #[error("the database has schema version {0}; this program knows up to {known}", known = MIGRATIONS.len())]
+    Newer(i64),
+}
+
+/// Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Store {
+    writer: SqlitePool,
+    readers: SqlitePool,
+}
+
+impl Store {
+    /// Opens the database, makes it when it is not there, and brings its schema up to date.
+    pub async fn open(file: &Path) -> Result<Self, StoreError> {
+        let options = SqliteConnectOptions::new()
+            .filename(file)
+            .create_if_missing(true)
+            .foreign_keys(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(Duration::from_secs(10));
+        let writer = SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await?;
+        migrate(&writer).await?;
+        let readers = SqlitePoolOptions::new().max_connections(4).connect_with(options.read_only(true)).await?;
+        Ok(Self { writer, readers })
+    }
+
+    /// Waits for what is running, then closes the file.
+    pub async fn close(&self) {
+        self.readers.close().await;
+        self.writer.close().await;
+    }
+
+    /// Dropping the transaction rolls it back.
+    async fn begin(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
+        Ok(self.writer.begin().await?)
+    }
+}
+
+async fn migrate(writer: &SqlitePool) -> Result<(), StoreError> {
+    let version: i64 = sqlx::query_scalar("PRAGMA user_version").fetch_one(writer).await?;
+    let done = usize::try_from(version).unwrap_or(usize::MAX);
+    let Some(due) = MIGRATIONS.get(done..) else { return Err(StoreError::Newer(version)) };
+    for (step, migration) in due.iter().enumerate() {
+        let mut transaction = writer.begin().await?;
+        sqlx::raw_sql(*migration).execute(&mut *transaction).await?;
+        // A pragma takes no bound parameter; this is a number of ours.
+        let set = format!("PRAGMA user_version = {}", done + step + 1);
+        sqlx::raw_sql(sqlx::AssertSqlSafe(set)).execute(&mut *transaction).await?;
+        transaction.commit().await?;
+    }
+    Ok(())
+}
+
+/// Numbers of the protocol are unsigned, those of SQLite signed: what does not fit is as large as can be.
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn unsigned(value: i64) -> u64 {
+    u64::try_from(value).unwrap_or(0)
+}
+
+fn time(value: i64) -> UnixTime {
+    UnixTime(unsigned(value))
+}
+
+fn to_json(value: &impl Serialize) -> Result<String, StoreError> {
+    serde_json::to_string(value).map_err(|error| StoreError::Content(error.to_string()))
+}
+
+fn from_json<T: DeserializeOwned>(text: &str) -> Result<T, StoreError> {
+    serde_json::from_str(text).map_err(|error| StoreError::Content(error.to_string()))
+}
+
+fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, StoreError> {
+    text.parse().map_err(|error: T::Err| StoreError::Content(error.to_string()))
+}

@@ -1,0 +1,47 @@
+//! Short text of long things, for tables.
+
+const PAYLOAD_CHARACTERS_MAX: usize = 160;
+
+/// A message's payload on one line: as text when it is text, otherwise its size. Control characters are escaped, so
+/// that a payload cannot command a terminal.
+pub fn payload(bytes: &[u8]) -> String {
+    let Ok(text) = std::str::from_utf8(bytes) else { return format!("{} bytes, not text", bytes.len()) };
+    shortened(text, PAYLOAD_CHARACTERS_MAX)
+}
+
+/// At most `most` characters, control characters escaped.
+pub fn shortened(text: &str, most: usize) -> String {
+    let mut short = String::new();
+    for (count, character) in text.chars().enumerate() {
+        if count == most {
+            short.push('…');
+            break;
+        }
+        if character.is_control() { short.extend(character.escape_default()) } else { short.push(character) }
+    }
+    short
+}
+
+/// `module/analytics` of `spiffe://…/gateway/gw-1/module/analytics`.
+pub fn short_id(id: &str) -> &str {
+    id.split_once("/gateway/").and_then(|(_, rest)| rest.split_once('/')).map_or(id, |(_, rest)| rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn payloads_are_shown_on_one_harmless_line() {
+        assert_eq!(payload(b"{\"a\":1}"), "{\"a\":1}");
+        assert_eq!(payload(b"a\x1b[2Jb\nc"), "a\\u{1b}[2Jb\\nc");
+        assert_eq!(payload(&[0xff, 0xfe]), "2 bytes, not text");
+        assert_eq!(payload("é".repeat(200).as_bytes()).chars().count(), 161);
+    }
+
+    #[test]
+    fn ids() {
+        assert_eq!(short_id("spiffe://td/gateway/gw-1/leaf/sensor-1"), "leaf/sensor-1");
+        assert_eq!(short_id("spiffe://td/fleet"), "spiffe://td/fleet");
+    }
+}

@@ -1,0 +1,67 @@
+//! Who may look: the bearer of the token, then of its cookie.
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Redirect, Response};
+
+use super::page;
+use crate::data_dir::Secret;
+use crate::server::state::AccessToken;
+
+const COOKIE: &str = "edgewarden";
+
+/// What a request shows.
+pub struct Access {
+    query: Option<Secret>,
+    cookie: Option<Secret>,
+    path: String,
+}
+
+impl<S: Sync> FromRequestParts<S> for Access {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        let pairs = parts.uri.query().unwrap_or_default().split('&');
+        let query = pairs.filter_map(|pair| pair.strip_prefix("token=")).next();
+        Ok(Self {
+            query: query.map(|token| Secret::new(token.to_owned())),
+            cookie: cookie(&parts.headers),
+            path: parts.uri.path().to_owned(),
+        })
+    }
+}
+
+/// RFC 6265 section 5.4.
+fn cookie(headers: &HeaderMap) -> Option<Secret> {
+    let lines = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
+    lines
+        .flat_map(|line| line.split(';'))
+        .filter_map(|pair| pair.trim().split_once('='))
+        .find(|(name, _)| *name == COOKIE)
+        .map(|(_, value)| Secret::new(value.to_owned()))
+}
+
+impl Access {
+    /// `None` for who may look. The token is taken out of the address at once, so that it stays in no history.
+    pub fn refused_or_redirected(&self, expected: &Secret) -> Option<Response> {
+        let token = AccessToken::new(expected);
+        if let Some(offered) = &self.query {
+            if !token.matches(offered) {
+                return Some(refused());
+            }
+            let text = format!("{COOKIE}={}; Path=/; HttpOnly; SameSite=Strict", expected.as_str());
+            let Ok(value) = HeaderValue::from_str(&text) else { return Some(refused()) };
+            return Some(([(header::SET_COOKIE, value)], Redirect::to(&self.path)).into_response());
+        }
+        match &self.cookie {
+            Some(offered) if token.matches(offered) => None,
+            _ => Some(refused()),
+        }
+    }
+}
+
+fn refused() -> Response {
+    let text = "This page needs an access token. Get its address with: edgewarden-fleet web url";
+    page::plain(StatusCode::UNAUTHORIZED, "Access refused", text)
+}
