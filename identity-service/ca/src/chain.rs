@@ -34,7 +34,8 @@ pub fn facts(der: &[u8]) -> Result<Facts, CaError> {
     if !rest.is_empty() {
         return Err(CaError::Certificate("bytes after its end"));
     }
-    let time = |at: i64| u64::try_from(at).map(UnixTime).map_err(|_| CaError::Certificate("a time before 1970"));
+    let time =
+        |at: i64| u64::try_from(at).map(UnixTime).map_err(|_| CaError::Certificate("a time before 1970"));
     let validity = certificate.validity();
     let constraints =
         certificate.basic_constraints().map_err(|_| CaError::Certificate("basicConstraints is malformed"))?;
@@ -47,7 +48,7 @@ pub fn facts(der: &[u8]) -> Result<Facts, CaError> {
     Ok(Facts {
         not_before: time(validity.not_before.timestamp())?,
         not_after: time(validity.not_after.timestamp())?,
-        serial: hex::encode(certificate.raw_serial()),
+        serial: serial_text(certificate.raw_serial()),
         common_name: common_names.next().and_then(|name| name.as_str().ok()).map(str::to_owned),
         uris: names
             .iter()
@@ -60,4 +61,10 @@ pub fn facts(der: &[u8]) -> Result<Facts, CaError> {
         path_length: constraints.and_then(|found| found.value.path_len_constraint),
         point: spki::point(certificate.public_key().raw)?,
     })
+}
+
+/// A serial as people write it: hexadecimal, without the byte that DER puts before a number to keep it positive.
+pub(crate) fn serial_text(bytes: &[u8]) -> String {
+    let first = bytes.iter().position(|byte| *byte != 0);
+    hex::encode(first.and_then(|at| bytes.get(at..)).unwrap_or_default())
 }

@@ -45,17 +45,17 @@ impl CaError {
     /// What the applicant is told.
     pub fn refusal(&self, subject: &str) -> Refusal {
         match self {
-            Self::IssuerExpired { .. } | Self::IssuerNotYetValid { .. } => {
-                Refusal::new(Reason::IdentityUnavailable, subject, "the gateway has no valid issuing certificate")
-            }
+            Self::IssuerExpired { .. } | Self::IssuerNotYetValid { .. } => Refusal::new(
+                Reason::IdentityUnavailable,
+                subject,
+                "the gateway has no valid issuing certificate",
+            ),
             Self::ForeignId(_) | Self::DnsName(_) | Self::Request(_) | Self::Pem(_) | Self::Lifetime => {
                 Refusal::new(Reason::RequestInvalid, subject, self)
             }
-            Self::Certificate(_)
-            | Self::Key(_)
-            | Self::Signer(_)
-            | Self::Build(_)
-            | Self::Random => Refusal::new(Reason::Internal, subject, "the certificate could not be made"),
+            Self::Certificate(_) | Self::Key(_) | Self::Signer(_) | Self::Build(_) | Self::Random => {
+                Refusal::new(Reason::Internal, subject, "the certificate could not be made")
+            }
         }
     }
 }

@@ -84,7 +84,8 @@ impl RootCa {
         spki::check_point(point)?;
         let validity = Validity::within(self.validity, now, BACKDATE_REMOTE, lifetime)?;
         let params = template::ca(gateway.as_str(), &self.domain.id(), Some(1), validity)?;
-        let certificate = params.signed_by(&template::Subject(point), &self.issuer).map_err(CaError::Build)?;
+        let certificate =
+            params.signed_by(&template::Subject(point), &self.issuer).map_err(CaError::Build)?;
         Ok(Issued {
             chain_der: vec![certificate.der().to_vec()],
             not_before: validity.not_before,

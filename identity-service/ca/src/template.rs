@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use edgewarden_names::{SpiffeId, UnixTime};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose,
-    PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber, SignatureAlgorithm, string::Ia5String,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber, SignatureAlgorithm,
+    string::Ia5String,
 };
 use time::OffsetDateTime;
 
-use crate::{CaError, DNS_NAMES_MAX};
+use crate::{CaError, DNS_NAMES_MAX, chain};
 
 /// How far a certificate reaches back, for peers whose clock is behind.
 pub(crate) const BACKDATE: Duration = Duration::from_secs(60);
@@ -98,7 +99,8 @@ pub(crate) fn ca(
 ) -> Result<CertificateParams, CaError> {
     let mut params = named(common_name, validity)?;
     params.subject_alt_names = vec![uri(domain.as_str())?];
-    params.is_ca = IsCa::Ca(path_length.map_or(BasicConstraints::Unconstrained, BasicConstraints::Constrained));
+    params.is_ca =
+        IsCa::Ca(path_length.map_or(BasicConstraints::Unconstrained, BasicConstraints::Constrained));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     Ok(params)
 }
@@ -121,7 +123,8 @@ pub(crate) fn leaf(
     params.subject_alt_names.extend(addresses.iter().copied().map(SanType::IpAddress));
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     Ok(params)
 }
 
@@ -144,7 +147,7 @@ fn dns_name(name: &str) -> Result<Ia5String, CaError> {
 
 /// The serial that the template drew, in hexadecimal.
 pub(crate) fn serial_text(params: &CertificateParams) -> String {
-    params.serial_number.as_ref().map(|serial| hex::encode(serial.to_bytes())).unwrap_or_default()
+    params.serial_number.as_ref().map(|serial| chain::serial_text(&serial.to_bytes())).unwrap_or_default()
 }
 
 /// A certificate's subject that is only a checked P-256 point.
