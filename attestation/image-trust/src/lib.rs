@@ -1,15 +1,35 @@
 //! Judges whether an image may start: its manifest, its configuration, and signatures over its digest in cosign's
 //! keyed layout (tag `sha256-<hex>.sig`, media type `application/vnd.dev.cosign.simplesigning.v1+json`).
 //!
-//! * [`judge`]: evidence + pinned keys → [`ImageProof`], or a refusal
-//! * [`sign`]: makes such signatures, compatible with `cosign verify --key`
+//! * [`judge`]: evidence + pinned keys → [`ImageProof`], or a refusal · [`check_key`]: is a pinned key usable?
+//! * [`sign`]: makes such signatures, as `cosign sign --key` does
 //!
 //! Trusts the pinned keys, and the image reference, which comes from a signed deployment. Distrusts every byte of
-//! the evidence: `runtimed` fetched it from a registry. Pure: no I/O (but [`sign::SigningKey::load`]), no clock.
+//! the evidence: `runtimed` fetched it from a registry. What is not signed by a pinned key is not parsed, but for
+//! the envelope that leads to the signature. Pure: no I/O (but [`sign::SigningKey::load`]), no clock.
 
+mod image;
+mod json;
 mod judge;
+mod key;
+pub mod limits;
 mod proof;
 pub mod sign;
+mod signature;
 
 pub use judge::judge;
+pub use key::check_key;
 pub use proof::ImageProof;
+
+use edgewarden_names::Digest;
+
+fn sha256(bytes: &[u8]) -> Digest {
+    let mut value = [0; 32];
+    value.copy_from_slice(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref());
+    Digest::from_sha256(&value)
+}
+
+/// A peer's text, short and safe to show.
+fn shown(text: &str) -> String {
+    text.chars().take(128).collect::<String>().escape_debug().to_string()
+}

@@ -1,24 +1,46 @@
-//! Signs images in cosign's keyed layout.
+//! Signs images in cosign's keyed layout, as `cosign sign --key … --tlog-upload=false` does.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use edgewarden_protocol::deployment::ImageReference;
+use zeroize::Zeroizing;
+
+use crate::key::{SPKI_PREFIX, decode_pem, encode_pem};
+use crate::sha256;
+use crate::signature::{
+    Critical, Descriptor, Identity, Image, MANIFEST_MEDIA_TYPE, PAYLOAD_MEDIA_TYPE, PAYLOAD_TYPE, Payload,
+    SIGNATURE_ANNOTATION, SignatureManifest,
+};
+
+const KEY_FILE_BYTES_MAX: u64 = 4096;
 
 #[derive(Debug, thiserror::Error)]
 pub enum SignError {
     #[error("cannot read the key `{}`", path.display())]
-    Read { path: std::path::PathBuf, source: std::io::Error },
+    Read { path: PathBuf, source: std::io::Error },
     #[error("the key file `{}` can be read by others; run `chmod 600` on it", .0.display())]
-    Mode(std::path::PathBuf),
-    #[error("the key is not an unencrypted P-256 private key in PKCS#8 PEM")]
+    Mode(PathBuf),
+    #[error("the key is not an unencrypted P-256 private key in PKCS#8 PEM (`BEGIN PRIVATE KEY`)")]
     Key,
-    #[error("the crypto library refused to sign")]
+    #[error("the crypto library refused to make a key or a signature")]
     Crypto,
+    #[error("cannot write the manifest")]
+    Json(#[from] serde_json::Error),
 }
 
 /// A P-256 key that signs images. Wiped when dropped.
 pub struct SigningKey {
-    _private: (),
+    pair: EcdsaKeyPair,
+    /// Kept for [`SigningKey::private_pem`].
+    pkcs8: Zeroizing<Vec<u8>>,
 }
 
 impl std::fmt::Debug for SigningKey {
@@ -27,7 +49,7 @@ impl std::fmt::Debug for SigningKey {
     }
 }
 
-/// What to push so that the image counts as signed: blobs first, then the manifest under the tag.
+/// What to push so that the image counts as signed: the blobs first, then the manifest under the tag.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SignedImage {
     /// `sha256-<hex>.sig`, in the image's own repository.
@@ -42,32 +64,102 @@ pub struct SignedImage {
 
 impl SigningKey {
     pub fn generate() -> Result<Self, SignError> {
-        Err(SignError::Crypto)
+        let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &SystemRandom::new())
+            .map_err(|_| SignError::Crypto)?;
+        Self::from_pkcs8(Zeroizing::new(document.as_ref().to_vec()))
     }
+
     /// PKCS#8 PEM, unencrypted.
-    pub fn from_pem(_pem: &str) -> Result<Self, SignError> {
-        Err(SignError::Key)
+    pub fn from_pem(pem: &str) -> Result<Self, SignError> {
+        Self::from_pkcs8(Zeroizing::new(decode_pem(pem, "PRIVATE KEY").ok_or(SignError::Key)?))
     }
-    /// Reads a file that only its owner may read.
-    pub fn load(_path: &Path) -> Result<Self, SignError> {
-        Err(SignError::Key)
+
+    fn from_pkcs8(pkcs8: Zeroizing<Vec<u8>>) -> Result<Self, SignError> {
+        let pair =
+            EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &pkcs8).map_err(|_| SignError::Key)?;
+        Ok(Self { pair, pkcs8 })
     }
+
+    /// Reads a file that nobody but its owner may read.
+    pub fn load(path: &Path) -> Result<Self, SignError> {
+        let read = |source| SignError::Read { path: path.into(), source };
+        let file = File::open(path).map_err(read)?;
+        // Of the file that is open, not of the name, which may meanwhile be another file's.
+        if file.metadata().map_err(read)?.permissions().mode() & 0o077 != 0 {
+            return Err(SignError::Mode(path.into()));
+        }
+        // Never grows, so that no copy is left behind.
+        let mut pem = Zeroizing::new(String::with_capacity(KEY_FILE_BYTES_MAX as usize + 1));
+        file.take(KEY_FILE_BYTES_MAX).read_to_string(&mut pem).map_err(read)?;
+        Self::from_pem(&pem)
+    }
+
     /// PEM, SubjectPublicKeyInfo: what a deployment pins as `image_keys[].public_key`.
     pub fn public_pem(&self) -> String {
-        String::new()
+        let der = [&SPKI_PREFIX, self.pair.public_key().as_ref()].concat();
+        encode_pem(&der, "PUBLIC KEY").as_str().to_owned()
     }
-    /// PKCS#8 PEM.
-    pub fn private_pem(&self) -> zeroize::Zeroizing<String> {
-        zeroize::Zeroizing::new(String::new())
+
+    /// PKCS#8 PEM, to be kept in a file of mode 0600.
+    pub fn private_pem(&self) -> Zeroizing<String> {
+        encode_pem(&self.pkcs8, "PRIVATE KEY")
     }
 }
 
 /// The bytes that are signed: cosign's "simple signing" payload.
-pub fn payload(_image: &ImageReference) -> Vec<u8> {
-    Vec::new()
+pub fn payload(image: &ImageReference) -> Result<Vec<u8>, SignError> {
+    Ok(serde_json::to_vec(&Payload {
+        critical: Critical {
+            identity: Identity { docker_reference: image.name() },
+            image: Image { docker_manifest_digest: image.digest().to_string() },
+            kind: PAYLOAD_TYPE.into(),
+        },
+        optional: None,
+    })?)
 }
 
 /// Signs one image.
-pub fn sign(_image: &ImageReference, _key: &SigningKey) -> Result<SignedImage, SignError> {
-    Err(SignError::Crypto)
+pub fn sign(image: &ImageReference, key: &SigningKey) -> Result<SignedImage, SignError> {
+    let payload = payload(image)?;
+    let signature = key.pair.sign(&SystemRandom::new(), &payload).map_err(|_| SignError::Crypto)?;
+    signature_manifest(image, payload, signature.as_ref())
+}
+
+/// Wraps a signature that was made elsewhere (an HSM, `openssl dgst -sign`): ECDSA P-256 with SHA-256, in DER, over
+/// [`payload`].
+pub fn signature_manifest(
+    image: &ImageReference,
+    payload: Vec<u8>,
+    signature: &[u8],
+) -> Result<SignedImage, SignError> {
+    let layer = Descriptor {
+        media_type: PAYLOAD_MEDIA_TYPE.into(),
+        size: payload.len() as u64,
+        digest: sha256(&payload),
+        annotations: BTreeMap::from([(SIGNATURE_ANNOTATION.to_owned(), STANDARD.encode(signature))]),
+    };
+    // cosign's own configuration: registries want one, nobody reads it.
+    let config = serde_json::to_vec(&serde_json::json!({
+        "architecture": "", "config": {}, "created": "0001-01-01T00:00:00Z",
+        "history": [{"created": "0001-01-01T00:00:00Z"}], "os": "",
+        "rootfs": {"type": "layers", "diff_ids": [layer.digest]},
+    }))?;
+    let manifest = serde_json::to_vec(&SignatureManifest {
+        schema_version: 2,
+        media_type: Some(MANIFEST_MEDIA_TYPE.into()),
+        config: Descriptor {
+            media_type: "application/vnd.oci.image.config.v1+json".into(),
+            size: config.len() as u64,
+            digest: sha256(&config),
+            annotations: BTreeMap::new(),
+        },
+        layers: vec![layer],
+    })?;
+    Ok(SignedImage {
+        tag: format!("sha256-{}.sig", image.digest().hex()),
+        manifest,
+        manifest_media_type: MANIFEST_MEDIA_TYPE,
+        config,
+        payload,
+    })
 }

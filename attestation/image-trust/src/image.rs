@@ -1,0 +1,182 @@
+//! The image itself: manifest and configuration (OCI image-spec 1.1, Docker image manifest version 2 schema 2).
+//!
+//! Read only when the manifest's digest is the signed one. Unknown properties are ignored, as the OCI specification
+//! wants it; what is used afterwards is what is in the proof, and nothing is read a second time.
+
+use edgewarden_names::{Digest, Reason, Refusal};
+use edgewarden_protocol::control::Layer;
+use serde::Deserialize;
+
+use crate::limits::{IMAGE_BYTES_MAX, LAYER_BYTES_MAX, LAYERS_MAX};
+use crate::{sha256, shown};
+
+const MANIFESTS: [&str; 2] =
+    ["application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json"];
+const INDEXES: [&str; 2] =
+    ["application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json"];
+const CONFIGS: [&str; 2] =
+    ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"];
+const LAYERS: [&str; 3] = [
+    "application/vnd.oci.image.layer.v1.tar",
+    "application/vnd.oci.image.layer.v1.tar+gzip",
+    "application/vnd.docker.image.rootfs.diff.tar.gzip",
+];
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Manifest {
+    schema_version: u32,
+    media_type: Option<String>,
+    config: Descriptor,
+    layers: Vec<Descriptor>,
+    /// Of an index. A document that is both is read differently by different tools (CVE-2021-41190).
+    manifests: Option<serde::de::IgnoredAny>,
+    /// Of schema 1.
+    fs_layers: Option<serde::de::IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Descriptor {
+    media_type: String,
+    digest: Digest,
+    size: u64,
+    #[serde(default)]
+    urls: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Config {
+    os: String,
+    architecture: String,
+    rootfs: RootFs,
+}
+
+#[derive(Deserialize)]
+struct RootFs {
+    #[serde(rename = "type")]
+    kind: String,
+    diff_ids: Vec<Digest>,
+}
+
+/// The digest of the configuration and the layers.
+pub(crate) fn read(manifest: &[u8], config: &[u8]) -> Result<(Digest, Vec<Layer>), (Reason, String)> {
+    let manifest = parse_manifest(manifest)?;
+    let found = sha256(config);
+    if found != manifest.config.digest {
+        return Err((
+            Reason::ImageContent,
+            format!("the configuration is {found}, not {}", manifest.config.digest),
+        ));
+    }
+    if manifest.config.size != config.len() as u64 {
+        return invalid("the manifest gives another size for the configuration");
+    }
+    let config: Config = crate::json::parse(config)
+        .map_err(|error| (Reason::ImageInvalid, format!("the configuration is malformed: {error}")))?;
+    check_platform(&config)?;
+    if config.rootfs.kind != "layers" {
+        return invalid("the root file system is not made of layers");
+    }
+    if config.rootfs.diff_ids.len() != manifest.layers.len() {
+        return invalid("manifest and configuration name different numbers of layers");
+    }
+    let layers = manifest
+        .layers
+        .into_iter()
+        .zip(config.rootfs.diff_ids)
+        .map(|(layer, diff_id)| Layer {
+            digest: layer.digest,
+            diff_id,
+            size: layer.size,
+            media_type: layer.media_type,
+        })
+        .collect();
+    Ok((manifest.config.digest, layers))
+}
+
+fn parse_manifest(bytes: &[u8]) -> Result<Manifest, (Reason, String)> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Kind {
+        media_type: Option<String>,
+    }
+    let malformed = |error| (Reason::ImageInvalid, format!("the manifest is malformed: {error}"));
+    let kind: Kind = crate::json::parse(bytes).map_err(malformed)?;
+    if kind.media_type.is_some_and(|kind| INDEXES.contains(&kind.as_str())) {
+        return invalid("it is an index of several platforms' images: deploy the digest of one of them");
+    }
+    let manifest: Manifest = crate::json::parse(bytes).map_err(malformed)?;
+    if manifest.schema_version != 2 {
+        return invalid("its schema version is not 2");
+    }
+    if let Some(kind) = &manifest.media_type
+        && !MANIFESTS.contains(&kind.as_str())
+    {
+        return invalid(format!("`{}` is not an image manifest", shown(kind)));
+    }
+    if manifest.manifests.is_some() || manifest.fs_layers.is_some() {
+        return invalid("it is an image manifest and something else at once");
+    }
+    if !CONFIGS.contains(&manifest.config.media_type.as_str()) || !manifest.config.urls.is_empty() {
+        return invalid(format!("`{}` is not an image configuration", shown(&manifest.config.media_type)));
+    }
+    check_layers(&manifest.layers)?;
+    Ok(manifest)
+}
+
+fn check_layers(layers: &[Descriptor]) -> Result<(), (Reason, String)> {
+    if layers.is_empty() {
+        return invalid("it has no layers");
+    }
+    if layers.len() > LAYERS_MAX {
+        return too_large(format!("{} layers are over the limit of {LAYERS_MAX}", layers.len()));
+    }
+    let mut total = 0u64;
+    for layer in layers {
+        if !LAYERS.contains(&layer.media_type.as_str()) {
+            return invalid(format!("`{}` is not a layer that is supported", shown(&layer.media_type)));
+        }
+        if !layer.urls.is_empty() {
+            return invalid("a layer is to be fetched from elsewhere (`urls`)");
+        }
+        if layer.size > LAYER_BYTES_MAX {
+            return too_large(format!(
+                "a layer of {} bytes is over the limit of {LAYER_BYTES_MAX}",
+                layer.size
+            ));
+        }
+        total = total.saturating_add(layer.size);
+    }
+    if total > IMAGE_BYTES_MAX {
+        return too_large(format!("the layers have {total} bytes, over the limit of {IMAGE_BYTES_MAX}"));
+    }
+    Ok(())
+}
+
+/// The image must be for the machine that judges it.
+fn check_platform(config: &Config) -> Result<(), (Reason, String)> {
+    let here = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    if config.os != "linux" || config.architecture != here {
+        let (os, architecture) = (shown(&config.os), shown(&config.architecture));
+        return invalid(format!("it is for {os}/{architecture}, this gateway is linux/{here}"));
+    }
+    Ok(())
+}
+
+fn invalid<T>(rule: impl Into<String>) -> Result<T, (Reason, String)> {
+    Err((Reason::ImageInvalid, rule.into()))
+}
+
+fn too_large<T>(rule: impl Into<String>) -> Result<T, (Reason, String)> {
+    Err((Reason::ImageTooLarge, rule.into()))
+}
+
+/// Refuses about an image.
+pub(crate) fn refuse(image: impl std::fmt::Display, (reason, rule): (Reason, String)) -> Refusal {
+    Refusal::new(reason, image, rule)
+}

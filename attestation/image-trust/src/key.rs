@@ -1,0 +1,72 @@
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, ParsedPublicKey};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use edgewarden_names::{Reason, Refusal};
+use edgewarden_protocol::deployment::ImageKey;
+
+/// SubjectPublicKeyInfo of a P-256 key up to the point (RFC 5480): SEQUENCE, id-ecPublicKey, prime256v1, BIT STRING.
+pub(crate) const SPKI_PREFIX: [u8; 26] = [
+    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86,
+    0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
+];
+/// Uncompressed point (SEC 1 section 2.3.3).
+const POINT_BYTES: usize = 65;
+const PEM_BYTES_MAX: usize = 1024;
+
+/// A pinned key, ready to verify.
+pub(crate) struct PinnedKey<'a> {
+    pub(crate) name: &'a str,
+    public: ParsedPublicKey,
+}
+
+impl<'a> PinnedKey<'a> {
+    pub(crate) fn parse(key: &'a ImageKey) -> Result<Self, Refusal> {
+        let refuse = || {
+            let rule = "an image key is a P-256 public key in PEM (`BEGIN PUBLIC KEY`)";
+            Refusal::new(Reason::DeploymentInvalid, format!("image key {}", crate::shown(&key.name)), rule)
+        };
+        let der = decode_pem(&key.public_key, "PUBLIC KEY").ok_or_else(refuse)?;
+        let point = der
+            .strip_prefix(&SPKI_PREFIX)
+            .filter(|point| point.len() == POINT_BYTES && point.first() == Some(&4))
+            .ok_or_else(refuse)?;
+        // Refuses a point that is not on the curve.
+        let public = ParsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, point).map_err(|_| refuse())?;
+        Ok(Self { name: &key.name, public })
+    }
+
+    pub(crate) fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
+        self.public.verify_sig(message, signature).is_ok()
+    }
+}
+
+/// Whether a deployment's image key can be used at all. [`crate::judge`] refuses everything when one cannot.
+pub fn check_key(key: &ImageKey) -> Result<(), Refusal> {
+    PinnedKey::parse(key).map(drop)
+}
+
+/// The content of a PEM text (RFC 7468) with exactly one block of this label and nothing else.
+pub(crate) fn decode_pem(pem: &str, label: &str) -> Option<Vec<u8>> {
+    if pem.len() > PEM_BYTES_MAX {
+        return None;
+    }
+    let body = pem.trim().strip_prefix(&format!("-----BEGIN {label}-----"))?;
+    let body = body.strip_suffix(&format!("-----END {label}-----"))?;
+    let text: String = body.split_ascii_whitespace().collect();
+    STANDARD.decode(text).ok()
+}
+
+/// PEM with lines of 64 characters, as OpenSSL writes it.
+pub(crate) fn encode_pem(der: &[u8], label: &str) -> zeroize::Zeroizing<String> {
+    let text = zeroize::Zeroizing::new(STANDARD.encode(der));
+    let mut pem = zeroize::Zeroizing::new(String::with_capacity(PEM_BYTES_MAX));
+    pem.push_str(&format!("-----BEGIN {label}-----"));
+    for (at, character) in text.chars().enumerate() {
+        if at % 64 == 0 {
+            pem.push('\n');
+        }
+        pem.push(character);
+    }
+    pem.push_str(&format!("\n-----END {label}-----\n"));
+    pem
+}
