@@ -141,7 +141,8 @@ fn a_changed_file_is_refused_and_never_believed() {
 
 #[test]
 fn impossible_challenges_are_refused() {
-    let good = Challenge { session: "s".into(), nonce: Bytes(vec![1; 32]), pcrs: vec![0, 7], credential: None };
+    let good =
+        Challenge { session: "s".into(), nonce: Bytes(vec![1; 32]), pcrs: vec![0, 7], credential: None };
     let credential = Credential { id_object: Bytes(vec![1; 66]), encrypted_secret: Bytes(vec![2; 256]) };
     let tpm_only = [
         Challenge { pcrs: vec![], credential: Some(credential.clone()), ..good.clone() },

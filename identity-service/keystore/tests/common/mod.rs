@@ -1,5 +1,11 @@
 //! Stores to test: swtpm with an EK certificate of a vendor CA of its own, and a key file.
-#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt as _;
@@ -113,10 +119,8 @@ impl Swtpm {
     pub fn tool(&self, name: &str) -> Command {
         let mut command = Command::new(name);
         command.current_dir(self.dir.path());
-        command.env(
-            "TPM2TOOLS_TCTI",
-            format!("swtpm:host={},port={}", self.address.ip(), self.address.port()),
-        );
+        command
+            .env("TPM2TOOLS_TCTI", format!("swtpm:host={},port={}", self.address.ip(), self.address.port()));
         command
     }
 }
