@@ -49,7 +49,8 @@ pub struct Moment {
 pub enum Input {
     EnrolAccept(Box<Enrolled>),
     EnrolRefused(Refusal),
-    DeploymentAccept(Bytes),
+    /// A deployment was judged; it takes force.
+    DeploymentJudged(Box<InForce>),
     /// An image was judged under the deployment of this epoch.
     ImageJudged(Box<ImageProof>, Epoch),
     StartPrepare {
@@ -200,7 +201,7 @@ impl Authority {
         match input {
             Input::EnrolAccept(enrolled) => self.enrol_accept(&enrolled, now, moment.wall),
             Input::EnrolRefused(refusal) => Ok(self.enrol_refused(&refusal, now)),
-            Input::DeploymentAccept(envelope) => self.deployment_accept(&envelope),
+            Input::DeploymentJudged(judged) => self.deployment_judged(*judged),
             Input::ImageJudged(proof, epoch) => self.image_judged(&proof, epoch, moment, now),
             Input::StartPrepare { permit } => self.start_prepare(&permit, now),
             Input::Started { instance, seen, address } => self.started(&instance, &seen, address, now),
@@ -252,20 +253,19 @@ impl Authority {
         }
     }
 
-    fn deployment_accept(&mut self, envelope: &Bytes) -> Result<Step, Refusal> {
-        let accepted =
-            self.documents.deployments.accept(envelope, self.in_force.as_ref(), &self.context.target)?;
-        let mut step = Step::done();
-        if let Some((next, in_force)) = accepted {
-            let deployment = in_force.deployment();
-            let subject = format!("{} version {}", deployment.name, deployment.version);
-            let detail = format!("signed by {}, epoch {}", in_force.to_reply().signed_by, in_force.epoch());
-            self.documents.deployments = Arc::new(next);
-            self.in_force = Some(Arc::new(in_force));
-            step = step.event("deployment.accepted", subject, detail).look();
-        }
-        let reply = self.in_force.as_ref().map(|in_force| Reply::Deployment(Box::new(in_force.to_reply())));
-        Ok(step.reply(reply.unwrap_or(Reply::Done)))
+    /// Judges an envelope; `None` when it is the one in force. Pure, and slow enough to be done beside other decisions.
+    pub fn judge_deployment(&self, envelope: &Bytes) -> Result<Option<InForce>, Refusal> {
+        self.documents.deployments.judge(envelope, self.in_force.as_ref(), &self.context.target)
+    }
+
+    fn deployment_judged(&mut self, judged: InForce) -> Result<Step, Refusal> {
+        self.documents.deployments = Arc::new(self.documents.deployments.put(&judged)?);
+        let reply = judged.to_reply();
+        let subject = format!("{} version {}", reply.deployment.name, reply.deployment.version);
+        let detail = format!("signed by {}, epoch {}, {}", reply.signed_by, reply.epoch, reply.envelope);
+        self.in_force = Some(Arc::new(judged));
+        let step = Step::done().event("deployment.accepted", subject, detail).look();
+        Ok(step.reply(Reply::Deployment(Box::new(reply))))
     }
 
     /// Judges an image by the deployment in force. Pure, and slow enough to be done beside other decisions.

@@ -49,10 +49,11 @@ pub struct Target {
     pub operators: Vec<VerifyingKey>,
 }
 
-/// A deployment that was verified, fits this gateway and compiles. Only [`judge`] makes one.
+/// A deployment that was verified, fits this gateway and compiles. Only the judgement here makes one.
 #[derive(Debug, Clone)]
 pub struct InForce {
     deployment: Deployment,
+    raw: Bytes,
     envelope: Digest,
     signed_by: String,
     /// The policy, compiled, as JSON: for the enforcers.
@@ -87,9 +88,9 @@ pub fn envelope_digest(envelope: &[u8]) -> Digest {
     Digest::from_sha256(&bytes)
 }
 
-/// Judges an envelope by everything but its version, and compiles its policy as `epoch`.
-pub fn judge(envelope: &[u8], target: &Target, epoch: Epoch) -> Result<InForce, Refusal> {
-    let verified = dsse::verify(envelope, PAYLOAD_TYPE, &target.operators).map_err(|error| {
+/// A deployment whose origin and address were checked, without its policy and its version.
+fn open(envelope: &Bytes, target: &Target) -> Result<(Deployment, String), Refusal> {
+    let verified = dsse::verify(envelope.as_slice(), PAYLOAD_TYPE, &target.operators).map_err(|error| {
         let reason = match error {
             DsseError::NotSigned | DsseError::Signatures(_) => Reason::DeploymentSignature,
             DsseError::Malformed(_) | DsseError::PayloadType(_) => Reason::DeploymentInvalid,
@@ -106,41 +107,67 @@ pub fn judge(envelope: &[u8], target: &Target, epoch: Epoch) -> Result<InForce, 
             return refuse(format!("this gateway does not have the label `{label}` = `{value}`"));
         }
     }
+    Ok((deployment, verified.key_name().to_owned()))
+}
+
+fn compiled(
+    deployment: Deployment,
+    signed_by: String,
+    raw: Bytes,
+    target: &Target,
+    epoch: Epoch,
+) -> Result<InForce, Refusal> {
     let compiled = compile(&deployment, &target.gateway, epoch)?;
     let compiled = serde_json::to_vec(&compiled)
         .map_err(|error| Refusal::new(Reason::Internal, &deployment.name, error))?
         .into();
-    let signed_by = verified.key_name().to_owned();
-    Ok(InForce { deployment, envelope: envelope_digest(envelope), signed_by, compiled, epoch })
+    let envelope = envelope_digest(raw.as_slice());
+    Ok(InForce { deployment, raw, envelope, signed_by, compiled, epoch })
 }
 
 impl Deployments {
-    /// Judges an envelope that arrives. `None`: it is the one in force already.
-    pub fn accept(
+    /// Judges an envelope that arrives. `None`: it is the one in force already. Takes as long as the policy takes to
+    /// compile, and changes nothing.
+    pub fn judge(
         &self,
         envelope: &Bytes,
         in_force: Option<&Arc<InForce>>,
         target: &Target,
-    ) -> Result<Option<(Self, InForce)>, Refusal> {
-        let epoch =
-            self.epoch.0.checked_add(1).map(Epoch).ok_or_else(|| {
-                Refusal::new(Reason::Internal, "deployment", "the epoch counter is at its end")
-            })?;
+    ) -> Result<Option<InForce>, Refusal> {
         if in_force.is_some_and(|now| now.envelope == envelope_digest(envelope.as_slice())) {
             return Ok(None);
         }
-        let next = judge(envelope.as_slice(), target, epoch)?;
-        let version = next.deployment.version;
-        if version <= self.highest {
-            let rule = format!("version {version} is not above {}, the highest so far", self.highest);
-            return Err(Refusal::new(Reason::DeploymentRollback, &next.deployment.name, rule));
+        let (deployment, signed_by) = open(envelope, target)?;
+        self.above(&deployment)?;
+        let epoch = Epoch(self.epoch.0.saturating_add(1));
+        compiled(deployment, signed_by, envelope.clone(), target, epoch).map(Some)
+    }
+
+    fn above(&self, deployment: &Deployment) -> Result<(), Refusal> {
+        if deployment.version > self.highest {
+            return Ok(());
         }
-        Ok(Some((Self { highest: version, epoch, envelope: Some(envelope.clone()) }, next)))
+        let rule =
+            format!("version {} is not above {}, the highest so far", deployment.version, self.highest);
+        Err(Refusal::new(Reason::DeploymentRollback, &deployment.name, rule))
+    }
+
+    /// What to keep when a judged deployment takes force.
+    pub fn put(&self, judged: &InForce) -> Result<Self, Refusal> {
+        self.above(&judged.deployment)?;
+        if judged.epoch <= self.epoch {
+            let rule = "another deployment took force meanwhile";
+            return Err(Refusal::new(Reason::Busy, &judged.deployment.name, rule));
+        }
+        let highest = judged.deployment.version;
+        Ok(Self { highest, epoch: judged.epoch, envelope: Some(judged.raw.clone()) })
     }
 
     /// Judges the kept envelope at start. A key that is no longer pinned or a label that is no longer there takes the
     /// deployment out of force; the counters stay.
     pub fn recover(&self, target: &Target) -> Result<Option<InForce>, Refusal> {
-        self.envelope.as_ref().map(|envelope| judge(envelope.as_slice(), target, self.epoch)).transpose()
+        let Some(envelope) = &self.envelope else { return Ok(None) };
+        let (deployment, signed_by) = open(envelope, target)?;
+        compiled(deployment, signed_by, envelope.clone(), target, self.epoch).map(Some)
     }
 }

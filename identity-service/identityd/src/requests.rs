@@ -45,10 +45,7 @@ pub async fn answer(service: &Arc<Service>, request: Request) -> Result<Reply, R
     check_sizes(&request)?;
     match request {
         Request::Status => Ok(status(service)),
-        Request::Deployment => Ok(service
-            .current()
-            .in_force()
-            .map_or(Reply::Done, |in_force| Reply::Deployment(Box::new(in_force.to_reply())))),
+        Request::Deployment => Ok(deployment(service)),
         Request::Watch { seen } => Ok(watch(service, seen).await),
         Request::Audit { last } => {
             let count = usize::try_from(last).unwrap_or(ENTRIES_MAX).min(ENTRIES_MAX);
@@ -62,7 +59,15 @@ pub async fn answer(service: &Arc<Service>, request: Request) -> Result<Reply, R
         Request::EnrolAccept(enrolled) => decide(service, Input::EnrolAccept(enrolled)).await,
         Request::EnrolRefused(refusal) => decide(service, Input::EnrolRefused(bounded(&refusal))).await,
 
-        Request::DeploymentAccept(envelope) => decide(service, Input::DeploymentAccept(envelope)).await,
+        Request::DeploymentAccept(envelope) => {
+            let judged = blocking(service, move |service| {
+                service.current().judge_deployment(&envelope).inspect_err(|refusal| service.note(refusal))
+            });
+            match judged.await? {
+                Some(judged) => decide(service, Input::DeploymentJudged(Box::new(judged))).await,
+                None => Ok(deployment(service)),
+            }
+        }
         Request::ImageJudge(evidence) => {
             let judged = blocking(service, move |service| {
                 service.current().judge_image(&evidence).inspect_err(|refusal| service.note(refusal))
@@ -217,6 +222,11 @@ async fn undo_start(service: &Arc<Service>, instance: String) {
     if let Err(error) = service.sockets.remove(&instance) {
         tracing::error!(%error, instance, "cannot remove the workload socket");
     }
+}
+
+fn deployment(service: &Service) -> Reply {
+    let state = service.current();
+    state.in_force().map_or(Reply::Done, |in_force| Reply::Deployment(Box::new(in_force.to_reply())))
 }
 
 fn status(service: &Service) -> Reply {

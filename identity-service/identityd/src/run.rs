@@ -92,7 +92,8 @@ fn confined(layout: &Layout, config: Config) -> Result<(), RunError> {
         tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(RunError::System)?;
     runtime.block_on(async {
         let mut stop = signal(SignalKind::terminate()).map_err(RunError::System)?;
-        let daemon = Daemon::open(layout.clone(), config).await?;
+        let gateway = users::lookup(GATEWAY_USER).map_err(RunError::System)?;
+        let daemon = Daemon::open(layout.clone(), config, gateway.map(|user| user.uid)).await?;
         confine::system_calls(&daemon.service.config)?;
         tracing::info!(gateway = %daemon.service.context.target.gateway, "identityd serves");
         tokio::select! {
@@ -113,12 +114,12 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Opens state, keystore and sockets, and takes up the instances that outlived the last run.
-    pub async fn open(layout: Layout, config: Config) -> Result<Self, RunError> {
+    /// Opens state, keystore and sockets, and takes up the instances that outlived the last run. `gateway_uid` is the
+    /// user of `gatewayd`; without one nobody has its rights.
+    pub async fn open(layout: Layout, config: Config, gateway_uid: Option<u32>) -> Result<Self, RunError> {
         make_folders(&layout)?;
         let opened = tokio::task::spawn_blocking(move || open_parts(layout, config)).await;
         let (parts, set_aside, refused_callers) = opened.map_err(|_| RunError::Thread)??;
-        let gateway_uid = users::lookup(GATEWAY_USER).map_err(RunError::System)?.map(|user| user.uid);
         let service = Arc::new(Service::new(parts));
         for refusal in &set_aside {
             tracing::error!(%refusal, "what was in force before no longer holds under this configuration");

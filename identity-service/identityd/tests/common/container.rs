@@ -1,0 +1,163 @@
+//! Processes in cgroups of their own, and calls made from inside them.
+
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use edgewarden_protocol::control::{Reply, Request};
+use serde::{Deserialize, Serialize};
+
+static COUNT: AtomicU64 = AtomicU64::new(0);
+
+/// A cgroup with one process that waits, like a container whose first process has not run yet.
+pub struct Container {
+    folder: PathBuf,
+    /// The path that `/proc/<pid>/cgroup` shows.
+    pub cgroup: String,
+    process: Child,
+}
+
+/// The mounted hierarchy that counts processes.
+fn hierarchy() -> PathBuf {
+    let v1 = PathBuf::from("/sys/fs/cgroup/pids");
+    if v1.is_dir() { v1 } else { "/sys/fs/cgroup".into() }
+}
+
+impl Container {
+    pub fn new() -> Self {
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let cgroup = format!("/ew-test-{}-{number}", std::process::id());
+        let folder = hierarchy().join(cgroup.trim_start_matches('/'));
+        std::fs::create_dir(&folder).unwrap();
+        let process = enter(&folder, Command::new("sleep").arg("1000")).spawn().unwrap();
+        let container = Self { folder, cgroup, process };
+        // The shell has become `sleep` only after it has entered the cgroup.
+        let entered = || std::fs::read_to_string(container.folder.join("cgroup.procs")).unwrap();
+        while entered().is_empty() {
+            std::thread::yield_now();
+        }
+        container
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.process.id().try_into().unwrap()
+    }
+
+    /// Ends the first process.
+    pub fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    /// Does a job from a process inside.
+    pub fn call(&self, job: &Job) -> Answer {
+        answer(enter(&self.folder, &job.command()))
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        // Already gone is what is wanted.
+        drop(self.process.kill());
+        drop(self.process.wait());
+        for _ in 0..100 {
+            if std::fs::remove_dir(&self.folder).is_ok() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
+}
+
+/// The command, in a cgroup from its first instruction on.
+fn enter(folder: &Path, command: &Command) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "echo $$ > \"$0\" && exec \"$@\""]).arg(folder.join("cgroup.procs"));
+    shell.arg(command.get_program()).args(command.get_args());
+    shell.envs(command.get_envs().filter_map(|(key, value)| Some((key, value?))));
+    shell
+}
+
+/// What another process does for a test: this very program, run again.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Job {
+    /// Fetches an identity once.
+    Fetch { socket: PathBuf },
+    /// Asks the control socket.
+    Ask { socket: PathBuf, request: Box<Request> },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Answer {
+    Identity { id: String, leaf: Vec<u8> },
+    Reply(Box<Reply>),
+    Failed(String),
+}
+
+impl Answer {
+    pub fn failure(self) -> String {
+        match self {
+            Self::Failed(why) => why,
+            other => panic!("{other:?}"),
+        }
+    }
+    pub fn identity(self) -> String {
+        match self {
+            Self::Identity { id, .. } => id,
+            other => panic!("{other:?}"),
+        }
+    }
+    pub fn reply(self) -> Reply {
+        match self {
+            Self::Reply(reply) => *reply,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+const JOB: &str = "EW_TEST_JOB";
+const MARK: &str = "EW_TEST_ANSWER ";
+
+impl Job {
+    fn command(&self) -> Command {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "job", "--nocapture"]).env(JOB, serde_json::to_string(self).unwrap());
+        command
+    }
+
+    /// Done by a process of another user.
+    pub fn by_user(&self, uid: u32) -> Answer {
+        let mut command = self.command();
+        command.uid(uid).gid(uid);
+        answer(command)
+    }
+}
+
+fn answer(mut command: Command) -> Answer {
+    let output = command.stderr(Stdio::inherit()).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let line = text.lines().find_map(|line| line.split_once(MARK)).unwrap_or_else(|| panic!("{text}")).1;
+    serde_json::from_str(line).unwrap()
+}
+
+/// The other side: to be called by a test named `job`.
+pub async fn do_job() {
+    let Ok(job) = std::env::var(JOB) else { return };
+    let answer = match serde_json::from_str(&job).unwrap() {
+        Job::Fetch { socket } => match edgewarden_workload_api::client::fetch_once(&socket).await {
+            Ok(context) => {
+                Answer::Identity { id: context.id.to_string(), leaf: context.chain_der[0].clone() }
+            }
+            Err(error) => Answer::Failed(error.to_string()),
+        },
+        Job::Ask { socket, request } => {
+            let mut client = edgewarden_protocol::client::Client::connect(&socket).await.unwrap();
+            match client.exchange::<Request, Reply>(&request).await {
+                Ok(reply) => Answer::Reply(Box::new(reply)),
+                Err(error) => Answer::Failed(error.to_string()),
+            }
+        }
+    };
+    println!("\n{MARK}{}", serde_json::to_string(&answer).unwrap());
+}
