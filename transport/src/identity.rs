@@ -1,9 +1,17 @@
 //! Who we are and whom we trust, as of now.
 
+use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use edgewarden_names::{SpiffeId, UnixTime};
-use edgewarden_workload_api::source::Current;
+use edgewarden_names::{Refusal, SpiffeId, TrustDomain, UnixTime};
+use edgewarden_workload_api::source::{Current, X509Context};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, TrustAnchor};
+use rustls::sign::CertifiedKey;
+use tokio::sync::watch;
+
+use crate::peer::{peer_expiry, peer_id};
+use crate::tls::provider;
 
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
@@ -12,40 +20,130 @@ pub enum IdentityError {
     Ended,
 }
 
+/// Whom a trust domain's members prove themselves to.
+pub(crate) struct Roots {
+    pub(crate) domain: TrustDomain,
+    pub(crate) anchors: Vec<TrustAnchor<'static>>,
+}
+
+impl Roots {
+    pub(crate) fn new<C: AsRef<[u8]>>(domain: TrustDomain, certificates: &[C]) -> Result<Self, webpki::Error> {
+        let anchor = |der: &C| {
+            let der = CertificateDer::from(der.as_ref());
+            webpki::anchor_from_trusted_cert(&der).map(|anchor| anchor.to_owned())
+        };
+        Ok(Self { domain, anchors: certificates.iter().map(anchor).collect::<Result<_, _>>()? })
+    }
+}
+
+/// One certificate, read and ready to be used.
+pub(crate) struct Held {
+    pub(crate) id: SpiffeId,
+    pub(crate) expires: UnixTime,
+    pub(crate) key: Arc<CertifiedKey>,
+    pub(crate) roots: Roots,
+}
+
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Held").field("id", &self.id).field("expires", &self.expires).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum HoldError {
+    #[error(transparent)]
+    Certificate(#[from] Refusal),
+    #[error("the certificate names `{named}`, the identity is `{told}`")]
+    OtherId { named: SpiffeId, told: SpiffeId },
+    #[error("the key does not fit the certificate")]
+    Key(#[from] rustls::Error),
+    #[error("a root certificate cannot be used")]
+    Root(#[from] webpki::Error),
+}
+
+impl Held {
+    fn new(context: &X509Context) -> Result<Self, HoldError> {
+        let chain: Vec<_> = context.chain_der.iter().map(|der| CertificateDer::from(der.clone())).collect();
+        let id = peer_id(&chain)?;
+        if id != context.id || id.trust_domain() != context.trust_domain {
+            return Err(HoldError::OtherId { named: id, told: context.id.clone() });
+        }
+        let expires = peer_expiry(&chain)?;
+        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(context.key_pkcs8.to_vec()));
+        let key = CertifiedKey::from_der(chain, key, &provider())?;
+        let roots = Roots::new(context.trust_domain.clone(), &context.bundle_der)?;
+        Ok(Self { id, expires, key: Arc::new(key), roots })
+    }
+}
+
 /// A certificate with its key, and the roots of its trust domain, followed as they rotate. Cloning shares them.
 #[derive(Debug, Clone)]
 pub struct Identity {
-    current: Current,
+    held: watch::Receiver<Option<Arc<Held>>>,
 }
 
 impl Identity {
-    /// Follows the Workload API socket. Keeps the last identity while the socket is away. Needs a tokio runtime.
+    /// Follows a Workload API socket. Keeps the last identity while the socket is away. Needs a tokio runtime.
     pub fn follow(socket: PathBuf) -> Self {
         Self::new(edgewarden_workload_api::client::follow(socket))
     }
 
-    /// Follows what somebody else provides.
-    pub fn new(current: Current) -> Self {
-        Self { current }
+    /// Follows what somebody else provides. Needs a tokio runtime.
+    ///
+    /// An identity that cannot be used is logged, and the one before it stays. When the provider is dropped, its last
+    /// word stays; when it says `None`, handshakes fail from then on.
+    pub fn new(mut current: Current) -> Self {
+        let (latest, held) = watch::channel(None);
+        // What is there already can be used at once.
+        take(&mut current, &latest);
+        tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    () = latest.closed() => return,
+                    changed = current.changed() => if changed.is_err() {
+                        // Keeps the channel, and so the last word, for those who hold it.
+                        return latest.closed().await;
+                    },
+                }
+                take(&mut current, &latest);
+            }
+        });
+        Self { held }
     }
 
     /// Returns once there is a certificate.
     pub async fn ready(&self) -> Result<(), IdentityError> {
-        self.current.clone().wait_for(Option::is_some).await.map(drop).map_err(|_| IdentityError::Ended)
+        self.held.clone().wait_for(Option::is_some).await.map(drop).map_err(|_| IdentityError::Ended)
     }
 
     /// Who we are. `None` before [`Identity::ready`].
     pub fn id(&self) -> Option<SpiffeId> {
-        self.current.borrow().as_ref().map(|context| context.id.clone())
+        self.current().map(|held| held.id.clone())
     }
 
-    /// When the current certificate ends.
+    /// When the current certificate, or one of its issuers, ends.
     pub fn expires(&self) -> Option<UnixTime> {
-        None
+        self.current().map(|held| held.expires)
     }
 
-    /// Returns when the certificate is another one than when this was called.
+    /// Returns when there is another certificate than when this was called.
     pub async fn rotated(&self) -> Result<(), IdentityError> {
-        self.current.clone().changed().await.map_err(|_| IdentityError::Ended)
+        let mut held = self.held.clone();
+        held.mark_unchanged();
+        held.changed().await.map_err(|_| IdentityError::Ended)
+    }
+
+    pub(crate) fn current(&self) -> Option<Arc<Held>> {
+        self.held.borrow().clone()
+    }
+}
+
+fn take(current: &mut Current, latest: &watch::Sender<Option<Arc<Held>>>) {
+    let context = current.borrow_and_update().clone();
+    match context.as_deref().map(Held::new) {
+        None => drop(latest.send_replace(None)),
+        Some(Ok(held)) => drop(latest.send_replace(Some(Arc::new(held)))),
+        Some(Err(error)) => tracing::error!(%error, "an identity cannot be used; keeping the one before"),
     }
 }

@@ -12,6 +12,7 @@ pub mod http;
 mod identity;
 pub mod peer;
 pub mod tls;
+mod verifier;
 
 pub use identity::{Identity, IdentityError};
 pub use peer::{peer_expiry, peer_id};

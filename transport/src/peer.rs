@@ -1,16 +1,145 @@
-//! What a certificate chain says about who showed it. For chains that a handshake has already verified.
+//! Who a certificate chain says its owner is, and whether that may be believed.
+//!
+//! What is checked, in this order: a path to the trust domain's root (RFC 5280 section 6, by webpki); the leaf is an
+//! X.509-SVID (SPIFFE X.509-SVID, section 5.2: one URI SAN, with a path, and a key for signing that signs no
+//! certificates); its ID lies in the trust domain; and its issuer may speak for it. The last is our own rule, because
+//! URI name constraints are poorly supported: a gateway CA carries its gateway's name as CN, and vouches only for what
+//! lies beneath that gateway. Directly under the root stands only the fleet's server.
+//!
+//! Trusts the roots and the clock. Distrusts every byte of the chain.
 
-use edgewarden_names::{Reason, Refusal, SpiffeId, UnixTime};
-use rustls::pki_types::CertificateDer;
+use edgewarden_names::{GatewayName, Reason, Refusal, SpiffeId, TrustDomain, UnixTime};
+use rustls::pki_types::{self, CertificateDer};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::FromDer;
 
-/// Whose chain this is: the one URI SAN of the first certificate.
+use crate::identity::Roots;
+
+/// Issuing CA, gateway CA, and a root that a peer sends needlessly.
+const INTERMEDIATES_MAX: usize = 3;
+
+/// Whose chain this is: the one URI SAN of the first certificate. For chains that a handshake has verified.
 pub fn peer_id(chain: &[CertificateDer<'_>]) -> Result<SpiffeId, Refusal> {
-    drop(chain.first());
-    Err(Refusal::new(Reason::PeerUnauthorized, "peer", "not yet"))
+    let leaf = chain.first().ok_or_else(|| refuse("peer", "the peer has shown no certificate"))?;
+    spiffe_id(&parse(leaf)?)
 }
 
 /// When the chain stops being valid: the earliest end among its certificates.
 pub fn peer_expiry(chain: &[CertificateDer<'_>]) -> Result<UnixTime, Refusal> {
-    drop(chain.first());
-    Err(Refusal::new(Reason::PeerUnauthorized, "peer", "not yet"))
+    let mut earliest = None;
+    for der in chain {
+        let end = parse(der)?.validity().not_after.timestamp();
+        // An end before 1970 has passed.
+        let end = UnixTime(u64::try_from(end).unwrap_or(0));
+        earliest = Some(earliest.map_or(end, |earliest: UnixTime| earliest.min(end)));
+    }
+    earliest.ok_or_else(|| refuse("peer", "the peer has shown no certificate"))
+}
+
+/// Verifies a chain as the module says, and returns whose it is.
+pub(crate) fn verify(
+    leaf: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    roots: &Roots,
+    algorithms: &[&dyn pki_types::SignatureVerificationAlgorithm],
+    usage: webpki::KeyUsage,
+    now: pki_types::UnixTime,
+) -> Result<SpiffeId, Refusal> {
+    if intermediates.len() > INTERMEDIATES_MAX {
+        return Err(refuse("peer", format_args!("a chain has at most {INTERMEDIATES_MAX} issuers")));
+    }
+    let parsed = parse(leaf)?;
+    // Only for the words of a refusal until the path has been verified.
+    let id = spiffe_id(&parsed)?;
+    let end_entity = webpki::EndEntityCert::try_from(leaf).map_err(|error| broken(&id, &error))?;
+    let path = end_entity
+        .verify_for_usage(algorithms, &roots.anchors, intermediates, now, usage, None, None)
+        .map_err(|error| broken(&id, &error))?;
+    check_leaf(&parsed, &id, &roots.domain)?;
+    let mut issuer = None;
+    for certificate in path.intermediate_certificates() {
+        let der = certificate.der();
+        let parsed = parse(&der)?;
+        check_issuer(&parsed, &roots.domain)?;
+        // The last one stands directly under the root: the gateway CA.
+        issuer = Some(common_name(&parsed)?);
+    }
+    match issuer {
+        Some(gateway) if id.gateway_name().as_ref() == Some(&gateway) => Ok(id),
+        Some(gateway) => {
+            Err(refuse(&id, format_args!("gateway `{gateway}` vouches only for what lies beneath it")))
+        }
+        None if id == SpiffeId::fleet(&roots.domain) => Ok(id),
+        None => Err(refuse(&id, "the root itself vouches only for the fleet's server")),
+    }
+}
+
+/// SPIFFE X.509-SVID, sections 2 and 4, for a leaf.
+fn check_leaf(leaf: &X509Certificate<'_>, id: &SpiffeId, domain: &TrustDomain) -> Result<(), Refusal> {
+    if id.trust_domain() != *domain {
+        return Err(refuse(id, format_args!("the peer must be of the trust domain `{domain}`")));
+    }
+    if id.path().is_empty() {
+        return Err(refuse(id, "a trust domain's own ID authenticates nobody"));
+    }
+    let usage = leaf.key_usage().map_err(|error| broken(id, &error))?;
+    let signs_only = usage.is_some_and(|usage| {
+        let value = usage.value;
+        usage.critical && value.digital_signature() && !value.key_cert_sign() && !value.crl_sign()
+    });
+    if !signs_only {
+        return Err(refuse(id, "the key usage of an SVID is critical, with digitalSignature and without keyCertSign"));
+    }
+    Ok(())
+}
+
+/// SPIFFE X.509-SVID, sections 2 and 4, for a signing certificate: the trust domain's own ID, without a path.
+fn check_issuer(issuer: &X509Certificate<'_>, domain: &TrustDomain) -> Result<(), Refusal> {
+    let subject = issuer.subject();
+    if spiffe_id(issuer)? != domain.id() {
+        return Err(refuse(subject, format_args!("an issuer's URI SAN is `{}`", domain.id())));
+    }
+    let usage = issuer.key_usage().map_err(|error| broken(subject, &error))?;
+    if !usage.is_some_and(|usage| usage.critical && usage.value.key_cert_sign()) {
+        return Err(refuse(subject, "the key usage of an issuer is critical, with keyCertSign"));
+    }
+    Ok(())
+}
+
+fn common_name(issuer: &X509Certificate<'_>) -> Result<GatewayName, Refusal> {
+    let mut names = issuer.subject().iter_common_name();
+    let name = match (names.next(), names.next()) {
+        (Some(name), None) => name.as_str().ok().and_then(|name| GatewayName::parse(name).ok()),
+        _ => None,
+    };
+    name.ok_or_else(|| refuse(issuer.subject(), "the subject of a gateway CA has one CN, the gateway's name"))
+}
+
+fn spiffe_id(certificate: &X509Certificate<'_>) -> Result<SpiffeId, Refusal> {
+    let subject = certificate.subject();
+    let names = certificate.subject_alternative_name().map_err(|error| broken(subject, &error))?;
+    let mut uris = names.iter().flat_map(|names| &names.value.general_names).filter_map(|name| match name {
+        GeneralName::URI(uri) => Some(*uri),
+        _ => None,
+    });
+    match (uris.next(), uris.next()) {
+        (Some(uri), None) => SpiffeId::parse(uri).map_err(|error| broken(subject, &error)),
+        _ => Err(refuse(subject, "a certificate carries exactly one URI SAN, its SPIFFE ID")),
+    }
+}
+
+fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, Refusal> {
+    match X509Certificate::from_der(der) {
+        Ok(([], certificate)) => Ok(certificate),
+        _ => Err(refuse("peer", "the certificate cannot be read")),
+    }
+}
+
+fn broken(subject: impl std::fmt::Display, error: &impl std::fmt::Display) -> Refusal {
+    refuse(subject, format_args!("the certificate is not acceptable: {error}"))
+}
+
+fn refuse(subject: impl std::fmt::Display, rule: impl std::fmt::Display) -> Refusal {
+    Refusal::new(Reason::PeerUnauthorized, subject, rule)
 }

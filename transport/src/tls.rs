@@ -1,59 +1,106 @@
-//! rustls configurations that use the certificate of the moment at each handshake.
+//! rustls configurations that use the certificate and the roots of the moment at each handshake, so that a rotation
+//! needs no new configuration and breaks no connection.
+//!
+//! TLS 1.3 only. No resumption and no early data: a resumed session would carry an old judgement of its peer past the
+//! end of a certificate or a change of policy.
 
+use std::fmt;
 use std::sync::Arc;
 
-use edgewarden_names::{Refusal, SpiffeId, TrustDomain};
+use edgewarden_names::{Reason, Refusal, SpiffeId, TrustDomain, UnixTime};
+use rustls::client::Resumption;
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::CertificateDer;
-use rustls::{ClientConfig, ServerConfig};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::version::TLS13;
+use rustls::{CertificateError, ClientConfig, OtherError, ServerConfig, SignatureScheme};
 
-use crate::identity::Identity;
+use crate::identity::{Identity, Roots};
+use crate::verifier::{PeerVerifier, Trust};
 
 /// Judges a peer whose chain is already verified.
 pub type Authorizer = Arc<dyn Fn(&SpiffeId) -> Result<(), Refusal> + Send + Sync>;
 
 #[derive(Debug, thiserror::Error)]
-#[error("cannot configure TLS")]
-pub struct TlsError(#[from] rustls::Error);
+pub enum TlsError {
+    #[error("cannot configure TLS")]
+    Configure(#[from] rustls::Error),
+    #[error("the pinned root certificate cannot be used")]
+    Root(#[from] webpki::Error),
+}
+
+/// The one provider of cryptography, whatever the process has installed as its default.
+pub(crate) fn provider() -> CryptoProvider {
+    rustls::crypto::aws_lc_rs::default_provider()
+}
 
 /// A server that demands a client certificate.
 pub fn server_config(identity: &Identity, authorize: Authorizer) -> Result<ServerConfig, TlsError> {
-    drop((identity, authorize));
-    Err(TlsError(rustls::Error::HandshakeNotComplete))
+    server(identity, authorize, true)
 }
 
 /// A server whose clients may come without a certificate; one that shows a bad certificate is refused.
-pub fn server_config_optional_client(identity: &Identity, authorize: Authorizer) -> Result<ServerConfig, TlsError> {
-    server_config(identity, authorize)
+pub fn server_config_optional_client(
+    identity: &Identity,
+    authorize: Authorizer,
+) -> Result<ServerConfig, TlsError> {
+    server(identity, authorize, false)
 }
 
 /// A client that shows its certificate.
 pub fn client_config(identity: &Identity, authorize: Authorizer) -> Result<ClientConfig, TlsError> {
-    drop((identity, authorize));
-    Err(TlsError(rustls::Error::HandshakeNotComplete))
+    let verifier = PeerVerifier::new(Trust::Followed(identity.clone()), authorize, true);
+    let config = ClientConfig::builder_with_provider(Arc::new(provider()))
+        .with_protocol_versions(&[&TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_client_cert_resolver(Arc::new(CurrentCertificate(identity.clone())));
+    Ok(harden(config))
 }
 
-/// A client without a certificate that knows the trust domain's root (DER) beforehand, such as a gateway that joins.
+/// A client without a certificate that knows the trust domain's root (DER) beforehand: a gateway that joins, an
+/// operator's command line.
 pub fn pinned_client_config(
     root: &CertificateDer<'_>,
     domain: &TrustDomain,
     authorize: Authorizer,
 ) -> Result<ClientConfig, TlsError> {
-    drop((root, domain, authorize));
-    Err(TlsError(rustls::Error::HandshakeNotComplete))
+    let roots = Arc::new(Roots::new(domain.clone(), &[root])?);
+    let verifier = PeerVerifier::new(Trust::Pinned(roots), authorize, true);
+    let config = ClientConfig::builder_with_provider(Arc::new(provider()))
+        .with_protocol_versions(&[&TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth();
+    Ok(harden(config))
+}
+
+fn server(identity: &Identity, authorize: Authorizer, mandatory: bool) -> Result<ServerConfig, TlsError> {
+    let verifier = PeerVerifier::new(Trust::Followed(identity.clone()), authorize, mandatory);
+    let mut config = ServerConfig::builder_with_provider(Arc::new(provider()))
+        .with_protocol_versions(&[&TLS13])?
+        .with_client_cert_verifier(Arc::new(verifier))
+        .with_cert_resolver(Arc::new(CurrentCertificate(identity.clone())));
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(config)
+}
+
+fn harden(mut config: ClientConfig) -> ClientConfig {
+    config.resumption = Resumption::disabled();
+    // The peer is told by its SPIFFE ID; its host name, sent in the clear, would serve only those who listen.
+    config.enable_sni = false;
+    config
 }
 
 /// Lets in `id` only.
 pub fn only(id: SpiffeId) -> Authorizer {
     Arc::new(move |peer| {
         if *peer == id {
-            Ok(())
-        } else {
-            Err(Refusal::new(
-                edgewarden_names::Reason::PeerUnauthorized,
-                peer,
-                format_args!("the peer must be `{id}`"),
-            ))
+            return Ok(());
         }
+        Err(Refusal::new(Reason::PeerUnauthorized, peer, format_args!("the peer must be `{id}`")))
     })
 }
 
@@ -65,4 +112,65 @@ pub fn anyone() -> Authorizer {
 /// The ID that the fleet's server must show: `spiffe://<td>/fleet`.
 pub fn fleet_id(domain: &TrustDomain) -> SpiffeId {
     SpiffeId::fleet(domain)
+}
+
+/// The refusal behind a failed connection, when it was our verifier that refused.
+pub fn refusal<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Refusal> {
+    let mut error = Some(error);
+    while let Some(current) = error {
+        if let Some(rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(other)))) =
+            current.downcast_ref()
+        {
+            return other.downcast_ref();
+        }
+        // An I/O error that wraps another shows the other's source, not the other itself.
+        error = match current.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => current.source(),
+        };
+    }
+    None
+}
+
+/// Our own certificate of the moment. None when there is none or it has ended: then the handshake fails here, with
+/// our log, rather than at the peer.
+struct CurrentCertificate(Identity);
+
+impl CurrentCertificate {
+    fn current(&self) -> Option<Arc<CertifiedKey>> {
+        let held = self.0.current();
+        match held {
+            Some(held) if UnixTime::now() < held.expires => Some(Arc::clone(&held.key)),
+            Some(held) => {
+                tracing::warn!(id = %held.id, expires = %held.expires, "no handshake: our certificate has expired");
+                None
+            }
+            None => {
+                tracing::debug!("no handshake: there is no certificate yet");
+                None
+            }
+        }
+    }
+}
+
+impl fmt::Debug for CurrentCertificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("CurrentCertificate").field(&self.0.id()).finish()
+    }
+}
+
+impl ResolvesServerCert for CurrentCertificate {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.current()
+    }
+}
+
+impl rustls::client::ResolvesClientCert for CurrentCertificate {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.current()
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
 }
