@@ -5,7 +5,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Fixture, domain, gateway};
+use common::{Fixture, Swtpm, domain, gateway};
 use edgewarden_appraisal::{Appraised, Failure, Pending, ReferenceValues, VendorRoots, appraise, challenge};
 use edgewarden_ca::{IssuingCa, RootCa};
 use edgewarden_keystore::{CaKey, Keystore, open};
@@ -152,4 +152,20 @@ fn another_boot_another_challenge_and_another_tpm_are_refused() {
     let (challenge, pending) = challenged(&*store, &one.vendors());
     let changed = store.prove(&challenge, &gateway(), &domain(), one.log()).unwrap();
     assert_eq!(reason(judged(&pending, &changed, &references)), Reason::AttestReference);
+}
+
+#[test]
+fn a_p384_endorsement_key_is_activated() {
+    let tpm = Swtpm::with_p384();
+    let vendors = VendorRoots::from_pem(&tpm.vendor_ca_pem()).unwrap();
+    let config = config::Keystore::DangerousSimulatedTpm { address: tpm.address() };
+    let fixture = Fixture { tpm: Some(tpm), state: TempDir::new().unwrap(), config };
+    let store = fixture.open();
+    let (challenge, pending) = challenged(&*store, &vendors);
+    let proof = store.prove(&challenge, &gateway(), &domain(), Vec::new()).unwrap();
+    // This TPM measured nothing, which is found out after the credential was.
+    let failure = judged(&pending, &proof, &[]).unwrap_err();
+    let passed: Vec<&str> =
+        failure.verdict.checks.iter().filter(|check| check.passed).map(|check| check.name.as_str()).collect();
+    assert!(passed.iter().any(|name| name.contains("activation")), "{passed:?}: {failure}");
 }

@@ -215,3 +215,39 @@ fn a_foreign_credential_is_not_activated() {
     assert!(matches!(error, KeystoreError::Tpm { command: "TPM2_ActivateCredential", .. }), "{error}");
     store.quote(&[1; 32], &[0]).unwrap();
 }
+
+#[test]
+fn a_persistent_endorsement_key_is_used_only_if_it_is_the_certified_one() {
+    let fixture = Fixture::tpm();
+    let tpm = fixture.tpm.as_ref().unwrap();
+    let store = fixture.open();
+    let keys = store.device_keys().unwrap();
+    let persistent = || {
+        let found = run(tpm.tool("tpm2_getcap").arg("handles-persistent"));
+        String::from_utf8_lossy(&found.stdout).contains("0x81010001")
+    };
+    // With or without swtpm's own, with the right one made anew, and with a stranger in its place.
+    if persistent() {
+        run(tpm.tool("tpm2_evictcontrol").args(["-C", "o", "-c", "0x81010001"]));
+    }
+    assert!(!persistent());
+    assert_eq!(store.device_keys().unwrap(), keys);
+    run(tpm.tool("tpm2_createek").args(["-c", "0x81010001", "-G", "rsa", "-u", "ek.pub"]));
+    run(tpm.tool("tpm2_flushcontext").arg("-t"));
+    assert!(persistent());
+    assert_eq!(store.device_keys().unwrap(), keys);
+    run(tpm.tool("tpm2_evictcontrol").args(["-C", "o", "-c", "0x81010001"]));
+    run(tpm.tool("tpm2_createprimary").args(["-C", "o", "-G", "rsa", "-c", "stranger.ctx"]));
+    run(tpm.tool("tpm2_evictcontrol").args(["-C", "o", "-c", "stranger.ctx", "0x81010001"]));
+    run(tpm.tool("tpm2_flushcontext").arg("-t"));
+    assert_eq!(store.device_keys().unwrap(), keys);
+}
+
+#[test]
+fn a_tpm_without_an_endorsement_certificate_says_so() {
+    let fixture = Fixture { tpm: Some(Swtpm::without_certificate()), ..Fixture::tpm() };
+    let address = fixture.tpm.as_ref().unwrap().address();
+    let fixture = Fixture { config: config::Keystore::DangerousSimulatedTpm { address }, ..fixture };
+    let error = fixture.open().device_keys().err().unwrap();
+    assert!(matches!(error, KeystoreError::NoEndorsementCertificate), "{error}");
+}

@@ -74,22 +74,19 @@ impl Tpm {
         let pin = Arc::new(SaltPin::new(state));
         let sealed = sealed::Folder::open(state)?;
         let owner = Owner::start(transport)?;
-        let (held, found) = (
-            Arc::clone(&pin),
-            owner.request(Priority::Other, {
-                let pin = Arc::clone(&pin);
-                move |context| {
-                    pin.establish(context)?;
-                    Ok(link::maker(context))
-                }
-            })?,
-        );
+        let found = owner.request(Priority::Other, {
+            let pin = Arc::clone(&pin);
+            move |context| {
+                pin.establish(context)?;
+                Ok(link::maker(context))
+            }
+        })?;
         let description = if simulated {
             Description { text: "simulated tpm (dangerous)".into(), hardware: false, dangerous: true }
         } else {
             Description { text: format!("tpm ({found})"), hardware: true, dangerous: false }
         };
-        Ok(Self { owner, description, sealed, pin: held })
+        Ok(Self { owner, description, sealed, pin })
     }
 }
 

@@ -53,12 +53,12 @@ impl SaltPin {
 
     fn check(&self, key: &Loaded) -> Result<(), Fault> {
         let pinned = self.read()?;
-        if pinned.is_some_and(|pinned| pinned.len() != PIN_BYTES) {
+        if pinned.as_ref().is_none_or(|pinned| pinned.len() != PIN_BYTES) {
             return Err(
                 KeystoreError::Corrupted { path: self.path.clone(), found: "not 64 characters" }.into()
             );
         }
-        if self.read()?.as_deref() == Some(fingerprint(key)?.as_bytes()) {
+        if pinned.as_deref() == Some(fingerprint(key)?.as_bytes()) {
             Ok(())
         } else {
             Err(KeystoreError::OtherTpm { path: self.path.clone() }.into())

@@ -36,6 +36,19 @@ pub fn run(command: &mut Command) -> std::process::Output {
 
 impl Swtpm {
     pub fn manufacture() -> Self {
+        Self::with(&["--create-ek-cert", "--lock-nvram"])
+    }
+
+    /// Its only endorsement key certificate is for a P-384 key.
+    pub fn with_p384() -> Self {
+        Self::with(&["--ecc", "--create-ek-cert", "--lock-nvram"])
+    }
+
+    pub fn without_certificate() -> Self {
+        Self::with(&[])
+    }
+
+    fn with(setup: &[&str]) -> Self {
         let dir = TempDir::new().unwrap();
         let path = dir.path().display();
         for (name, text) in [
@@ -61,7 +74,9 @@ impl Swtpm {
         std::fs::create_dir(dir.path().join("ca")).unwrap();
         std::fs::create_dir(dir.path().join("tpm")).unwrap();
         run(Command::new("swtpm_setup")
-            .args(["--tpm2", "--create-ek-cert", "--lock-nvram", "--pcr-banks", "sha256", "--tpmstate"])
+            .arg("--tpm2")
+            .args(setup)
+            .args(["--pcr-banks", "sha256", "--tpmstate"])
             .arg(dir.path().join("tpm"))
             .arg("--config")
             .arg(dir.path().join("setup.conf")));
