@@ -103,8 +103,6 @@ impl Boot {
     }
 
     fn firmware(&mut self) {
-        // swtpm is started at locality 0.
-        self.record(0, EV_NO_ACTION, [0; 32], b"StartupLocality\0\0");
         self.measure_data(0, EV_S_CRTM_VERSION, &utf16("Simulated Firmware 1.0"));
         for (base, content) in
             [(0x0082_0000_u64, b"simulated PEI volume"), (0x0090_0000, b"simulated DXE volume")]
@@ -131,7 +129,7 @@ impl Boot {
         for pcr in 0..=7 {
             self.measure_data(pcr, EV_SEPARATOR, &[0; 4]);
         }
-        self.measure_data(5, EV_EFI_GPT_EVENT, b"EFI PART simulated partition table");
+        self.measure_data(5, EV_EFI_GPT_EVENT, &partition_table());
     }
 
     fn boot_loader(&mut self) {
@@ -178,6 +176,17 @@ fn variable(guid: [u8; 16], name: &str, value: &[u8]) -> Vec<u8> {
     let length = |count: usize| u64::try_from(count).unwrap_or(u64::MAX).to_le_bytes();
     let name: Vec<u8> = name.encode_utf16().flat_map(u16::to_le_bytes).collect();
     [&guid, &length(name.len() / 2)[..], &length(value.len()), &name, value].concat()
+}
+
+/// UEFI_GPT_DATA (section 10.2.5): the table's header and one partition.
+fn partition_table() -> Vec<u8> {
+    let mut header = b"EFI PART".to_vec();
+    header.resize(92, 0);
+    let mut partition =
+        [0x28, 0x73, 0x2a, 0xc1, 0x1f, 0xf8, 0xd2, 0x11, 0xba, 0x4b, 0, 0xa0, 0xc9, 0x3e, 0xc9, 0x3b]
+            .to_vec();
+    partition.resize(128, 0);
+    [header, 1_u64.to_le_bytes().to_vec(), partition].concat()
 }
 
 /// UEFI_IMAGE_LOAD_EVENT (section 10.2.3): where and how large the image is, and its device path, here as a text node.
