@@ -100,22 +100,23 @@ impl DataDir {
         let (names, addresses) = settings.names();
         root.server_certificate(&names, &addresses, Duration::from_secs(60), now)?;
         let key = Zeroizing::new(pem::encode(pem::PRIVATE_KEY, &root.key_pkcs8()?));
-        self.write(&self.key_file(), key.as_bytes(), 0o600)?;
-        self.write(&self.root_file(), pem::encode(pem::CERTIFICATE, root.certificate_der()).as_bytes(), 0o644)?;
+        write(&self.key_file(), key.as_bytes(), 0o600)?;
+        write(&self.root_file(), pem::encode(pem::CERTIFICATE, root.certificate_der()).as_bytes(), 0o644)?;
         for file in [self.admin_token_file(), self.web_token_file()] {
             let token = Zeroizing::new(random_text().map_err(|_| DataError::Random)?);
-            self.write(&file, token.as_bytes(), 0o600)?;
+            write(&file, token.as_bytes(), 0o600)?;
         }
         let text = toml::to_string(settings)
             .map_err(|error| DataError::Invalid { path: self.settings_file(), message: error.to_string() })?;
-        self.write(&self.settings_file(), text.as_bytes(), 0o644)?;
+        write(&self.settings_file(), text.as_bytes(), 0o644)?;
         Ok(root)
     }
 
     pub fn settings(&self) -> Result<Settings, DataError> {
         let path = self.settings_file();
-        let Some(text) = self.read_if_there(&path)? else { return Err(DataError::NotAFleet(self.0.clone())) };
-        toml::from_str(&text).map_err(|error| DataError::Invalid { path, message: error.message().to_owned() })
+        let Some(text) = read_if_there(&path)? else { return Err(DataError::NotAFleet(self.0.clone())) };
+        toml::from_str(&text)
+            .map_err(|error| DataError::Invalid { path, message: error.message().to_owned() })
     }
 
     /// The root with its key: for the server only.
@@ -153,32 +154,32 @@ impl DataDir {
 
     /// Where the server listens, for the command line on this machine.
     pub fn keep_address(&self, address: SocketAddr) -> Result<(), DataError> {
-        self.write(&self.address_file(), address.to_string().as_bytes(), 0o644)
+        write(&self.address_file(), address.to_string().as_bytes(), 0o644)
     }
 
     pub fn address(&self) -> Result<Option<SocketAddr>, DataError> {
         let path = self.address_file();
-        let Some(text) = self.read_if_there(&path)? else { return Ok(None) };
+        let Some(text) = read_if_there(&path)? else { return Ok(None) };
         let invalid = |_| DataError::Invalid { path: path.clone(), message: "it is no address".into() };
         text.trim().parse().map(Some).map_err(invalid)
     }
 
-    fn write(&self, path: &Path, bytes: &[u8], mode: u32) -> Result<(), DataError> {
-        durable::write(path, bytes, mode).map_err(|source| DataError::Io { path: path.into(), source })
-    }
-
     fn read(&self, path: &Path) -> Result<Secret, DataError> {
-        self.read_if_there(path)?.ok_or_else(|| DataError::NotAFleet(self.0.clone()))
+        read_if_there(path)?.ok_or_else(|| DataError::NotAFleet(self.0.clone()))
     }
+}
 
-    fn read_if_there(&self, path: &Path) -> Result<Option<Secret>, DataError> {
-        let io = |source| DataError::Io { path: path.into(), source };
-        let Some(bytes) = durable::read(path, FILE_BYTES_MAX).map_err(io)? else { return Ok(None) };
-        let bytes = Zeroizing::new(bytes);
-        let text = std::str::from_utf8(&bytes)
-            .map_err(|_| DataError::Invalid { path: path.into(), message: "it is not text".into() })?;
-        Ok(Some(Zeroizing::new(text.trim().to_owned())))
-    }
+fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), DataError> {
+    durable::write(path, bytes, mode).map_err(|source| DataError::Io { path: path.into(), source })
+}
+
+fn read_if_there(path: &Path) -> Result<Option<Secret>, DataError> {
+    let io = |source| DataError::Io { path: path.into(), source };
+    let Some(bytes) = durable::read(path, FILE_BYTES_MAX).map_err(io)? else { return Ok(None) };
+    let bytes = Zeroizing::new(bytes);
+    let text = std::str::from_utf8(&bytes)
+        .map_err(|_| DataError::Invalid { path: path.into(), message: "it is not text".into() })?;
+    Ok(Some(Zeroizing::new(text.trim().to_owned())))
 }
 
 fn make_private_folder(folder: &Path) -> std::io::Result<()> {

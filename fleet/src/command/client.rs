@@ -25,13 +25,23 @@ impl Admin {
         let url = match server {
             Some(url) => url.to_owned(),
             None => match data.address().map_err(Stop::failed)? {
-                Some(address) if address.ip().is_unspecified() => format!("https://localhost:{}", address.port()),
+                Some(address) if address.ip().is_unspecified() => {
+                    format!("https://localhost:{}", address.port())
+                }
                 Some(address) => format!("https://{address}"),
-                None => return Err(Stop::Failed("the fleet has never run\nhint: start it with `edgewarden-fleet serve`".into())),
+                None => {
+                    return Err(Stop::Failed(
+                        "the fleet has never run\nhint: start it with `edgewarden-fleet serve`".into(),
+                    ));
+                }
             },
         };
-        let tls = pinned_client_config(&root.as_slice().into(), &settings.trust_domain, only(fleet_id(&settings.trust_domain)))
-            .map_err(Stop::failed)?;
+        let tls = pinned_client_config(
+            &root.as_slice().into(),
+            &settings.trust_domain,
+            only(fleet_id(&settings.trust_domain)),
+        )
+        .map_err(Stop::failed)?;
         let token = data.admin_token().map_err(Stop::failed)?;
         Ok(Self(Client::new(&url, tls)?.with_bearer(&token)?))
     }
@@ -40,7 +50,11 @@ impl Admin {
         Ok(self.0.get_json(&format!("{PREFIX}{path}"), REPLY_BYTES_MAX, DEADLINE).await?)
     }
 
-    pub async fn post<T: Serialize + Sync, R: DeserializeOwned>(&self, path: &str, request: &T) -> Result<R, Stop> {
+    pub async fn post<T: Serialize + Sync, R: DeserializeOwned>(
+        &self,
+        path: &str,
+        request: &T,
+    ) -> Result<R, Stop> {
         Ok(self.0.post_json(&format!("{PREFIX}{path}"), request, REPLY_BYTES_MAX, DEADLINE).await?)
     }
 }

@@ -104,16 +104,21 @@ async fn next_version(name: &str, common: &Common) -> Result<u64, Stop> {
 
 async fn check(deployment: &Deployment, domain: &TrustDomain) -> Result<(), Stop> {
     if deployment.trust_domain != *domain {
-        return Err(Stop::Failed(format!("the deployment is for `{}`, this fleet is `{domain}`", deployment.trust_domain)));
+        return Err(Stop::Failed(format!(
+            "the deployment is for `{}`, this fleet is `{domain}`",
+            deployment.trust_domain
+        )));
     }
     // Through the bytes, as on the gateway.
     Deployment::parse(&serde_json::to_vec(deployment).map_err(Stop::failed)?)?;
     // The name of a gateway is in no policy: any will do to see whether it compiles.
     let gateway = GatewayName::parse("gateway").map_err(Stop::failed)?;
     let deployment = deployment.clone();
-    tokio::task::spawn_blocking(move || edgewarden_policy::compile(&deployment, &gateway, Epoch(1)).map(drop))
-        .await
-        .map_err(Stop::failed)??;
+    tokio::task::spawn_blocking(move || {
+        edgewarden_policy::compile(&deployment, &gateway, Epoch(1)).map(drop)
+    })
+    .await
+    .map_err(Stop::failed)??;
     Ok(())
 }
 
@@ -158,7 +163,8 @@ impl DeploymentCommand {
             return output::json(&stored);
         }
         let row = |d: &DeploymentView| {
-            let selector: Vec<String> = d.selector.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            let selector: Vec<String> =
+                d.selector.iter().map(|(key, value)| format!("{key}={value}")).collect();
             let signer = d.signer.clone().unwrap_or_else(|| "not verified (dangerous)".into());
             vec![d.name.clone(), d.version.to_string(), selector.join(","), signer, gateways(&d.gateways)]
         };

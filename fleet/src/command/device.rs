@@ -100,7 +100,10 @@ fn show(detail: &DeviceDetail, now: UnixTime) {
         ("running", deployment(device.running.as_ref())),
         ("joined", date(device.enrolled)),
         ("seen", device.seen.map_or_else(|| "never".into(), date)),
-        ("messages", format!("{} kept, {} dropped at the cap", detail.messages.kept, detail.messages.dropped)),
+        (
+            "messages",
+            format!("{} kept, {} dropped at the cap", detail.messages.kept, detail.messages.dropped),
+        ),
     ];
     if let Some(epoch) = detail.policy_epoch {
         facts.push(("policy epoch", epoch.to_string()));
@@ -120,7 +123,13 @@ fn show(detail: &DeviceDetail, now: UnixTime) {
     println!("\nmodules");
     for module in &detail.modules {
         let why = module.reason.as_ref().map_or_else(String::new, |refusal| format!("  {refusal}"));
-        let line = format!("{}  {}  {} restarts  {}{why}", module.name, module.state.as_str(), module.restarts, module.image);
+        let line = format!(
+            "{}  {}  {} restarts  {}{why}",
+            module.name,
+            module.state.as_str(),
+            module.restarts,
+            module.image
+        );
         println!("  {}", shortened(&line, TEXT_MAX * 2));
     }
     println!("\nrefusals");

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use edgewarden_names::{ModuleName, TrustDomain};
 use edgewarden_oci::registry::Registry;
 use edgewarden_protocol::config::Runtime;
-use edgewarden_protocol::deployment::{Deployment, ImageKey, ImageReference, Leaf, Module, Port, Restart, Route, Topic};
+use edgewarden_protocol::deployment::{
+    Deployment, ImageKey, ImageReference, Leaf, Module, Port, Restart, Route, Topic,
+};
 use edgewarden_protocol::dsse::ENVELOPE_BYTES_MAX;
 use serde::Deserialize;
 
@@ -42,8 +44,10 @@ pub struct Document {
 #[serde(deny_unknown_fields)]
 struct Key {
     name: String,
-    public_key: Option<String>,
-    public_key_file: Option<PathBuf>,
+    #[serde(rename = "public_key")]
+    text: Option<String>,
+    #[serde(rename = "public_key_file")]
+    file: Option<PathBuf>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -67,7 +71,8 @@ struct WrittenModule {
 impl Document {
     pub fn read(path: &Path) -> Result<Self, Stop> {
         let text = read_text(path, ENVELOPE_BYTES_MAX)?;
-        toml::from_str(&text).map_err(|error| Stop::Failed(format!("`{}` is not valid: {error}", path.display())))
+        toml::from_str(&text)
+            .map_err(|error| Stop::Failed(format!("`{}` is not valid: {error}", path.display())))
     }
 
     /// The deployment to sign. Files are looked for beside the document; tags are asked for their digests.
@@ -82,7 +87,7 @@ impl Document {
         let mut image_keys = Vec::new();
         for key in self.image_keys {
             let what = format!("public_key of image key `{}`", key.name);
-            let public_key = one(&what, key.public_key, key.public_key_file.map(|file| folder.join(file)))?;
+            let public_key = one(&what, key.text, key.file.map(|file| folder.join(file)))?;
             image_keys.push(ImageKey { name: key.name, public_key });
         }
         let mut modules = Vec::new();
@@ -127,7 +132,8 @@ async fn resolve_image(image: &str, registries: &Runtime) -> Result<ImageReferen
     let (repository, tag) = rest.split_once(':').ok_or_else(wrong)?;
     // The grammar is checked before the name is sent anywhere.
     ImageReference::parse(&format!("{image}@sha256:{}", "0".repeat(64))).map_err(Stop::Failed)?;
-    let registry = Registry::new(registry, repository, registries).map_err(|error| Stop::from(error.refusal()))?;
+    let registry =
+        Registry::new(registry, repository, registries).map_err(|error| Stop::from(error.refusal()))?;
     let digest = registry.resolve_image(tag).await.map_err(|error| Stop::from(error.refusal()))?;
     ImageReference::parse(&format!("{image}@{digest}")).map_err(Stop::Failed)
 }

@@ -49,7 +49,11 @@ impl Stop {
 
 impl From<Refusal> for Stop {
     fn from(refusal: Refusal) -> Self {
-        if refusal.reason == Reason::Internal { Self::Failed(refusal.to_string()) } else { Self::Refused(refusal) }
+        if refusal.reason == Reason::Internal {
+            Self::Failed(refusal.to_string())
+        } else {
+            Self::Refused(refusal)
+        }
     }
 }
 
@@ -57,9 +61,10 @@ impl From<HttpError> for Stop {
     fn from(error: HttpError) -> Self {
         match error {
             HttpError::Refused(refusal) => refusal.into(),
-            HttpError::Unreachable { .. } => {
-                Self::Failed(format!("{}\nhint: does the fleet run? start it with `edgewarden-fleet serve`", chain(&error)))
-            }
+            HttpError::Unreachable { .. } => Self::Failed(format!(
+                "{}\nhint: does the fleet run? start it with `edgewarden-fleet serve`",
+                chain(&error)
+            )),
             other => Self::failed(other),
         }
     }

@@ -35,7 +35,10 @@ impl Key {
     pub(super) fn run(self, common: &Common) -> Result<(), Stop> {
         let Self::Generate { out } = self;
         if out.exists() {
-            return Err(Stop::Failed(format!("`{}` is there already; a key is never overwritten", out.display())));
+            return Err(Stop::Failed(format!(
+                "`{}` is there already; a key is never overwritten",
+                out.display()
+            )));
         }
         let random = |_| Stop::Failed("no random numbers".into());
         let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).map_err(random)?;
@@ -58,7 +61,8 @@ impl Key {
 }
 
 fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Stop> {
-    durable::write(path, bytes, mode).map_err(|error| Stop::Failed(format!("cannot write `{}`: {error}", path.display())))
+    durable::write(path, bytes, mode)
+        .map_err(|error| Stop::Failed(format!("cannot write `{}`: {error}", path.display())))
 }
 
 /// Reads a file that the operator named.
@@ -72,14 +76,16 @@ pub fn read(path: &Path, bytes_max: usize) -> Result<Zeroizing<Vec<u8>>, Stop> {
 
 pub fn read_text(path: &Path, bytes_max: usize) -> Result<Zeroizing<String>, Stop> {
     let bytes = read(path, bytes_max)?;
-    let text = std::str::from_utf8(&bytes).map_err(|_| Stop::Failed(format!("`{}` is not text", path.display())))?;
+    let text =
+        std::str::from_utf8(&bytes).map_err(|_| Stop::Failed(format!("`{}` is not text", path.display())))?;
     Ok(Zeroizing::new(text.to_owned()))
 }
 
 /// Signs a payload with the key in a file.
 pub fn sign(path: &Path, payload_type: &str, payload: Vec<u8>) -> Result<Envelope, Stop> {
     let text = read_text(path, KEY_BYTES_MAX)?;
-    let invalid = |what: String| Stop::Failed(format!("`{}` is not an operator's key: {what}", path.display()));
+    let invalid =
+        |what: String| Stop::Failed(format!("`{}` is not an operator's key: {what}", path.display()));
     let der = Zeroizing::new(pem::one(&text, pem::PRIVATE_KEY).map_err(|error| invalid(error.to_string()))?);
     let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &der)
         .map_err(|_| invalid("not P-256 in PKCS#8".into()))?;

@@ -25,7 +25,9 @@ mod tests {
     fn lifetimes() {
         assert_eq!(parse("30m"), Ok(Duration::from_secs(1800)));
         assert_eq!(parse("1h"), Ok(Duration::from_secs(3600)));
-        for bad in ["", "1", "h", "-1h", "1w", "1.5h", "1hh", "99999999999999999999d", "18446744073709551615d", "é"] {
+        for bad in
+            ["", "1", "h", "-1h", "1w", "1.5h", "1hh", "99999999999999999999d", "18446744073709551615d", "é"]
+        {
             assert!(parse(bad).is_err(), "{bad}");
         }
     }

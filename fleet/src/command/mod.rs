@@ -24,11 +24,15 @@ use output::Format;
 
 use crate::admin_api::{StoredMessage, Token, TokenRequest, Web};
 use crate::data_dir::DataDir;
-use crate::when::date;
 use crate::text;
+use crate::when::date;
 
 #[derive(Debug, Parser)]
-#[command(name = "edgewarden-fleet", version, about = "Enrols gateways, judges them, and sends them their work.")]
+#[command(
+    name = "edgewarden-fleet",
+    version,
+    about = "Enrols gateways, judges them, and sends them their work."
+)]
 pub struct Arguments {
     #[command(flatten)]
     common: Common,
@@ -137,7 +141,9 @@ pub async fn run(arguments: Arguments) -> Result<(), Stop> {
     match arguments.command {
         Command::Init(init) => init.run(&common),
         Command::Serve(serve) => serve.run(&common).await,
-        Command::Token(TokenCommand::Create { gateway, expires }) => token(&common, gateway, expires.as_secs()).await,
+        Command::Token(TokenCommand::Create { gateway, expires }) => {
+            token(&common, gateway, expires.as_secs()).await
+        }
         Command::Device(device) => device.run(&common).await,
         Command::Deploy(deploy) => deploy.run(&common).await,
         Command::Deployment(command) => command.run(&common).await,
@@ -185,7 +191,9 @@ async fn web(common: &Common) -> Result<(), Stop> {
         return output::json(&web);
     }
     let Some(url) = web.url else {
-        return Err(Stop::Failed("the fleet shows no dashboard\nhint: start it with `--web 127.0.0.1:8080`".into()));
+        return Err(Stop::Failed(
+            "the fleet shows no dashboard\nhint: start it with `--web 127.0.0.1:8080`".into(),
+        ));
     };
     println!("{url}");
     Ok(())

@@ -21,15 +21,20 @@ pub fn json(value: &impl Serialize) -> Result<(), Stop> {
 
 /// Columns as wide as their widest cell. What gateways sent cannot command the terminal.
 pub fn table(head: &[&str], rows: &[Vec<String>]) {
-    let rows: Vec<Vec<String>> =
-        rows.iter().map(|row| row.iter().map(|cell| shortened(cell, CELL_CHARACTERS_MAX)).collect()).collect();
+    let rows: Vec<Vec<String>> = rows
+        .iter()
+        .map(|row| row.iter().map(|cell| shortened(cell, CELL_CHARACTERS_MAX)).collect())
+        .collect();
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
         cells.chain(head.get(column).map(|title| title.chars().count())).max().unwrap_or(0)
     };
     let print = |cells: &[String]| {
-        let line: Vec<String> =
-            cells.iter().enumerate().map(|(column, cell)| format!("{cell:<width$}", width = width(column))).collect();
+        let line: Vec<String> = cells
+            .iter()
+            .enumerate()
+            .map(|(column, cell)| format!("{cell:<width$}", width = width(column)))
+            .collect();
         println!("{}", line.join("  ").trim_end());
     };
     print(&head.iter().map(|title| (*title).to_owned()).collect::<Vec<_>>());

@@ -66,7 +66,8 @@ pub struct Serve {
 
 impl Serve {
     pub(super) async fn run(self, common: &Common) -> Result<(), Stop> {
-        let carry = if self.dangerous_carry_unverified { Carry::DangerousUnverified } else { Carry::Verified };
+        let carry =
+            if self.dangerous_carry_unverified { Carry::DangerousUnverified } else { Carry::Verified };
         let options = Options {
             data: common.data()?,
             listen: self.listen,

@@ -44,7 +44,9 @@ impl Reference {
                 let request = ReferenceRequest { name, event_log: event_log.as_slice().into() };
                 admin.post("/references", &request).await?
             }
-            Self::Accept { gateway, name } => admin.post("/references/accept", &AcceptRequest { gateway, name }).await?,
+            Self::Accept { gateway, name } => {
+                admin.post("/references/accept", &AcceptRequest { gateway, name }).await?
+            }
             Self::List => {
                 let references: Vec<ReferenceSummary> = admin.get("/references").await?;
                 if common.is_json() {
@@ -66,7 +68,9 @@ impl Reference {
 #[derive(Debug, Subcommand)]
 pub enum Vendor {
     /// Trust the CA certificates in a PEM file.
-    Add { file: PathBuf },
+    Add {
+        file: PathBuf,
+    },
     List,
 }
 
@@ -106,7 +110,8 @@ impl OperatorKey {
         let admin = common.admin()?;
         let keys: Vec<admin_api::OperatorKey> = match self {
             Self::Add { file, name } => {
-                let stem = || file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+                let stem =
+                    || file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
                 let public_key = key::read_text(&file, PEM_BYTES_MAX)?.to_string();
                 let request = OperatorKeyRequest { name: name.unwrap_or_else(stem), public_key };
                 vec![admin.post("/operator-keys", &request).await?]

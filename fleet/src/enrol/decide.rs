@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use edgewarden_names::{Digest, GatewayName, Reason, Refusal, TrustDomain, UnixTime};
-use edgewarden_protocol::enrol::{Begin, DeviceKeys, Verdict};
+use edgewarden_protocol::enrol::{Begin, DeviceKeys};
 
 use crate::store::devices::Binding;
 use crate::store::tokens::TokenRecord;
@@ -95,14 +95,6 @@ pub fn attestation_of(keys: &DeviceKeys) -> Digest {
         DeviceKeys::None { device_public } => device_public,
     };
     sha256(key.as_slice())
-}
-
-/// True when the gateway's own keys proved that it is not what it should be: then, and only then, its verdict is
-/// `failed`. What anybody could have sent in its name must not take a healthy gateway down.
-pub fn proves_failure(reason: Reason, verdict: &Verdict) -> bool {
-    matches!(reason, Reason::AttestReference | Reason::AttestEventLog | Reason::AttestPcrSelection)
-        && verdict.checks.iter().filter(|check| !check.passed).count() <= 1
-        && verdict.checks.iter().filter(|check| check.passed).count() >= 2
 }
 
 pub fn sha256(bytes: &[u8]) -> Digest {

@@ -52,37 +52,32 @@ impl Enrolment {
         Self { store, root, sessions: Mutex::default(), appraisals: Semaphore::new(APPRAISALS_MAX) }
     }
 
-    pub async fn begin(&self, begin: Begin, source: IpAddr, now: UnixTime) -> Result<Challenge, Problem> {
-        decide::check_form(&begin, self.root.domain())?;
-        let token_hash = begin.token.as_deref().map(token_hash);
+    pub async fn begin(&self, request: Begin, source: IpAddr, now: UnixTime) -> Result<Challenge, Problem> {
+        decide::check_form(&request, self.root.domain())?;
+        let token_hash = request.token.as_deref().map(token_hash);
         let token = match &token_hash {
             Some(hash) => self.store.token(hash).await?,
             None => None,
         };
-        let device = self.store.device(&begin.gateway).await?;
+        let device = self.store.device(&request.gateway).await?;
         let bound = device.map(|device| device.binding);
         let known = Known { token: token.as_ref(), binding: bound.as_ref(), name_of_endorsement: None };
-        let is_join = decide::check_token(&begin, known, now)?;
+        let is_join = decide::check_token(&request, known, now)?;
 
         let roots = self.vendor_roots().await?;
-        let keys = begin.keys.clone();
+        let keys = request.keys.clone();
         let (parts, pending) = blocking(move || challenge(&keys, &roots, now)).await??;
         let binding = Binding {
             endorsement: pending.device().clone(),
-            attestation: decide::attestation_of(&begin.keys),
+            attestation: decide::attestation_of(&request.keys),
         };
         let name_of = self.store.name_of(&binding.endorsement).await?;
         let known = Known { name_of_endorsement: name_of.as_ref(), ..known };
-        decide::check_binding(&begin.gateway, &binding, known, is_join)?;
+        decide::check_binding(&request.gateway, &binding, known, is_join)?;
 
         let session = random_text()?;
-        let begun = Begun {
-            gateway: begin.gateway,
-            labels: begin.labels,
-            token: token_hash,
-            binding,
-            pending,
-        };
+        let begun =
+            Begun { gateway: request.gateway, labels: request.labels, token: token_hash, binding, pending };
         self.sessions().open(session.clone(), source, begun, now)?;
         Ok(Challenge { session, nonce: parts.nonce, pcrs: parts.pcrs, credential: parts.credential })
     }
@@ -117,8 +112,10 @@ impl Enrolment {
         now: UnixTime,
     ) -> Result<Enrolled, Problem> {
         let point = appraised.ca_public_point();
-        let issued =
-            self.root.certify_gateway_ca(point, &begun.gateway, GATEWAY_CA_LIFETIME, now).map_err(Problem::internal)?;
+        let issued = self
+            .root
+            .certify_gateway_ca(point, &begun.gateway, GATEWAY_CA_LIFETIME, now)
+            .map_err(Problem::internal)?;
         let gateway_ca = issued.chain_der.into_iter().next().unwrap_or_default();
         let verdict = appraised.verdict().clone();
         let attempt = Attempt { at: now, verdict: verdict.clone(), refusal: None, evidence, event_log: None };
@@ -132,7 +129,9 @@ impl Enrolment {
         };
         self.store.admit(&admission, now).await??;
         let what = if begun.token.is_some() { "joined" } else { "renewed" };
-        self.store.add_event(Some(&begun.gateway), None, &format!("{what}, hardware {}", verdict.hardware), now).await?;
+        self.store
+            .add_event(Some(&begun.gateway), None, &format!("{what}, hardware {}", verdict.hardware), now)
+            .await?;
         Ok(Enrolled { gateway_ca: gateway_ca.into(), root: self.root.certificate_der().into(), verdict })
     }
 
@@ -144,9 +143,10 @@ impl Enrolment {
         evidence: Digest,
         now: UnixTime,
     ) -> Result<Refusal, Problem> {
+        // What anybody could have sent in the gateway's name must not take a healthy gateway down, and only an event
+        // log that the TPM vouched for may become a reference later.
+        let proven = failure.is_genuine();
         let Failure { refusal, verdict } = failure;
-        let proven = decide::proves_failure(refusal.reason, &verdict);
-        // Only an event log that the TPM vouched for may become a reference later.
         let event_log = match proof {
             Proof::Tpm(tpm) if proven => Some(tpm.event_log.as_slice().to_vec()),
             _ => None,
@@ -183,7 +183,8 @@ pub fn token_hash(token: &str) -> [u8; 32] {
 /// 32 random bytes, hexadecimal.
 pub fn random_text() -> Result<String, Problem> {
     let mut bytes = [0; 32];
-    rand::fill(&mut bytes).map_err(|_| Problem::from(Refusal::new(Reason::Internal, "random", "no random numbers")))?;
+    rand::fill(&mut bytes)
+        .map_err(|_| Problem::from(Refusal::new(Reason::Internal, "random", "no random numbers")))?;
     Ok(hex::encode(bytes))
 }
 

@@ -39,7 +39,11 @@ impl<T> Sessions<T> {
         let source = whole_network(source);
         let same = self.entries.values().filter(|entry| entry.source == source).count();
         if self.entries.len() >= SESSIONS_MAX || same >= SESSIONS_PER_SOURCE_MAX {
-            return Err(Refusal::new(Reason::Busy, "enrolment", "too many enrolments have begun and not ended"));
+            return Err(Refusal::new(
+                Reason::Busy,
+                "enrolment",
+                "too many enrolments have begun and not ended",
+            ));
         }
         self.entries.insert(name, Entry { source, expires: now.plus(LIFETIME), content });
         Ok(())
@@ -49,8 +53,14 @@ impl<T> Sessions<T> {
     pub fn take(&mut self, name: &str, now: UnixTime) -> Result<T, Refusal> {
         match self.entries.remove(name) {
             Some(entry) if entry.expires > now => Ok(entry.content),
-            Some(_) => Err(Refusal::new(Reason::AttestNonce, "session", "the challenge is older than 60 seconds")),
-            None => Err(Refusal::new(Reason::AttestNonce, "session", "the challenge is unknown or was answered before")),
+            Some(_) => {
+                Err(Refusal::new(Reason::AttestNonce, "session", "the challenge is older than 60 seconds"))
+            }
+            None => Err(Refusal::new(
+                Reason::AttestNonce,
+                "session",
+                "the challenge is unknown or was answered before",
+            )),
         }
     }
 }

@@ -21,14 +21,15 @@ use serde::Deserialize;
 use super::http::{not_there, read_json, refuse, reply};
 use super::state::Shared;
 use super::views;
+use crate::Problem;
 use crate::admin_api::{
-    AcceptRequest, DeploymentRequest, DeploymentView, DeviceDetail, Done, OperatorKey, OperatorKeyRequest, PREFIX,
-    ReferenceRequest, ReferenceSummary, StoredMessage, Token, TokenRequest, VendorRequest, VendorRoot, Web,
+    AcceptRequest, DeploymentRequest, DeploymentView, DeviceDetail, Done, OperatorKey, OperatorKeyRequest,
+    PREFIX, ReferenceRequest, ReferenceSummary, StoredMessage, Token, TokenRequest, VendorRequest,
+    VendorRoot, Web,
 };
 use crate::enrol::{decide::sha256, random_text, token_hash};
 use crate::selection::{self, Carry};
 use crate::store::deployments::NewDeployment;
-use crate::Problem;
 
 const SMALL_BYTES_MAX: usize = 64 * 1024;
 const PEM_BYTES_MAX: usize = 256 * 1024;
@@ -63,7 +64,9 @@ async fn authorize(State(shared): App, request: Request, next: Next) -> Response
     let header = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     match header.and_then(|value| value.strip_prefix("Bearer ")) {
         Some(offered) if shared.admin.matches(offered) => next.run(request).await,
-        _ => refuse(&Refusal::new(Reason::PeerUnauthorized, "operator", "this needs the fleet's admin token")),
+        _ => {
+            refuse(&Refusal::new(Reason::PeerUnauthorized, "operator", "this needs the fleet's admin token"))
+        }
     }
 }
 
@@ -160,15 +163,19 @@ async fn reference_add(State(shared): App, body: Body) -> Response {
     reply(added.await)
 }
 
-async fn learn(shared: &Shared, name: String, event_log: Vec<u8>, origin: &str) -> Result<ReferenceSummary, Problem> {
+async fn learn(
+    shared: &Shared,
+    name: String,
+    event_log: Vec<u8>,
+    origin: &str,
+) -> Result<ReferenceSummary, Problem> {
     check_name(&name)?;
     let learned_name = name.clone();
     let learned = tokio::task::spawn_blocking(move || ReferenceValues::learn(&learned_name, &event_log))
         .await
         .map_err(Problem::internal)?;
-    let values = learned.map_err(|error| {
-        Problem::from(Refusal::new(Reason::AttestEventLog, &name, crate::chain(&error)))
-    })?;
+    let values = learned
+        .map_err(|error| Problem::from(Refusal::new(Reason::AttestEventLog, &name, crate::chain(&error))))?;
     let now = UnixTime::now();
     if !shared.store.add_reference(&values, origin, now).await? {
         return Err(invalid(&name, "there is a reference of this name"));
@@ -180,7 +187,8 @@ async fn learn(shared: &Shared, name: String, event_log: Vec<u8>, origin: &str) 
 async fn reference_accept(State(shared): App, body: Body) -> Response {
     let accepted = async {
         let AcceptRequest { gateway, name } = read_json(body, SMALL_BYTES_MAX).await?;
-        let nothing = || invalid(gateway.as_str(), "no refused boot of this gateway has proven evidence to accept");
+        let nothing =
+            || invalid(gateway.as_str(), "no refused boot of this gateway has proven evidence to accept");
         let attempt = shared.store.last_failure(&gateway).await?.ok_or_else(nothing)?;
         let event_log = attempt.event_log.ok_or_else(nothing)?;
         let name = name.unwrap_or_else(|| format!("{gateway}-{}", attempt.at));
@@ -204,7 +212,8 @@ async fn vendor_add(State(shared): App, body: Body) -> Response {
 
 /// Keeps each certificate of a bundle, after the appraisal has shown that it can use it.
 pub async fn add_vendor_roots(store: &crate::store::Store, bundle: &str) -> Result<(), Problem> {
-    VendorRoots::from_pem(bundle.as_bytes()).map_err(|error| invalid("vendor roots", crate::chain(&error)))?;
+    VendorRoots::from_pem(bundle.as_bytes())
+        .map_err(|error| invalid("vendor roots", crate::chain(&error)))?;
     for der in pem::all(bundle, pem::CERTIFICATE).map_err(|error| invalid("vendor roots", error))? {
         let subject = match x509_parser::parse_x509_certificate(&der) {
             Ok((_, certificate)) => certificate.subject().to_string(),
@@ -236,7 +245,11 @@ async fn operator_key_add(State(shared): App, body: Body) -> Response {
     reply(added.await)
 }
 
-pub async fn add_operator_key(store: &crate::store::Store, name: &str, public_key: &str) -> Result<(), Problem> {
+pub async fn add_operator_key(
+    store: &crate::store::Store,
+    name: &str,
+    public_key: &str,
+) -> Result<(), Problem> {
     check_name(name)?;
     let point = spki::point_of_pem(public_key).map_err(|error| invalid(name, error))?;
     if !store.add_operator_key(&VerifyingKey { name: name.into(), point }, UnixTime::now()).await? {
@@ -251,7 +264,8 @@ async fn deployments(State(shared): App) -> Response {
 
 async fn deploy(State(shared): App, body: Body) -> Response {
     let stored = async {
-        let DeploymentRequest { envelope } = read_json(body, ENVELOPE_BYTES_MAX / 3 * 4 + SMALL_BYTES_MAX).await?;
+        let DeploymentRequest { envelope } =
+            read_json(body, ENVELOPE_BYTES_MAX / 3 * 4 + SMALL_BYTES_MAX).await?;
         let digest = sha256(envelope.as_slice());
         let (deployment, signer) = match verify(&shared, envelope.as_slice()).await {
             Ok((deployment, signer)) => (Carried::from(deployment), Some(signer)),
@@ -277,7 +291,10 @@ async fn deploy(State(shared): App, body: Body) -> Response {
         shared.store.add_event(None, None, &text, now).await?;
         tracing::info!(deployment = deployment.name, version = deployment.version, %digest, "deployment stored");
         let views = views::deployments(&shared).await?;
-        views.into_iter().find(|view| view.digest == digest).ok_or_else(|| invalid("deployment", "it was replaced"))
+        views
+            .into_iter()
+            .find(|view| view.digest == digest)
+            .ok_or_else(|| invalid("deployment", "it was replaced"))
     };
     reply::<DeploymentView>(stored.await)
 }
@@ -301,7 +318,10 @@ impl Carried {
         serde_json::from_slice::<Envelope>(envelope)
             .ok()
             .and_then(|envelope| Deployment::parse(envelope.payload.as_slice()).ok())
-            .map_or_else(|| Self { name: "(unreadable)".into(), version: 0, selector: selection::Labels::new() }, Self::from)
+            .map_or_else(
+                || Self { name: "(unreadable)".into(), version: 0, selector: selection::Labels::new() },
+                Self::from,
+            )
     }
 }
 
@@ -316,7 +336,9 @@ async fn verify(shared: &Shared, envelope: &[u8]) -> Result<(Deployment, String)
         return Err(Refusal::new(Reason::DeploymentTarget, &deployment.name, rule).into());
     }
     if i64::try_from(deployment.version).is_err() {
-        return Err(Refusal::new(Reason::DeploymentInvalid, &deployment.name, "a version is below 2^63").into());
+        return Err(
+            Refusal::new(Reason::DeploymentInvalid, &deployment.name, "a version is below 2^63").into()
+        );
     }
     let stored = shared.store.deployments().await?;
     let devices = shared.store.devices().await?;

@@ -45,7 +45,10 @@ async fn admitted(shared: &Shared, gateway: &GatewayName, client: &Client) -> Re
     };
     for key in &client.ca_keys {
         if !shared.store.knows_ca_key(gateway, key).await? {
-            return refused(Reason::PeerUnauthorized, "this gateway CA is from before the gateway was removed");
+            return refused(
+                Reason::PeerUnauthorized,
+                "this gateway CA is from before the gateway was removed",
+            );
         }
     }
     if device.state(UnixTime::now()) == VerdictState::Failed {
@@ -78,7 +81,12 @@ fn check_report(report: &Report) -> Result<(), &'static str> {
 }
 
 /// Answers as soon as there is something to answer, and when the time is over. Dropping it loses nothing.
-async fn hold(shared: &Shared, gateway: &GatewayName, client: &Client, sync: &Sync) -> Result<SyncReply, Problem> {
+async fn hold(
+    shared: &Shared,
+    gateway: &GatewayName,
+    client: &Client,
+    sync: &Sync,
+) -> Result<SyncReply, Problem> {
     let deadline = Instant::now() + Duration::from_secs(sync.wait_seconds.into()).min(WAIT_MAX);
     let mut wake = shared.wake.subscribe();
     let mut stopping = shared.stopping.clone();
@@ -89,7 +97,9 @@ async fn hold(shared: &Shared, gateway: &GatewayName, client: &Client, sync: &Sy
         if let Some(wanted) = wanted(shared, &device).await?
             && sync.have.as_ref() != Some(&wanted.digest)
         {
-            let send_at = shared.send_at(gateway, &wanted.digest, sync.have.as_ref()).unwrap_or(deadline.min(Instant::now()));
+            let send_at = shared
+                .send_at(gateway, &wanted.digest, sync.have.as_ref())
+                .unwrap_or(deadline.min(Instant::now()));
             if send_at <= Instant::now() {
                 let envelope = shared.store.envelope(&wanted.digest).await?;
                 shared.note_sent(gateway, &wanted.digest, sync.have.as_ref());
@@ -114,7 +124,11 @@ pub async fn wanted(shared: &Shared, device: &Device) -> Result<Option<Candidate
     Ok(selection::choose(&stored, &device.labels, shared.carry).cloned())
 }
 
-async fn messages(State(shared): State<Arc<Shared>>, Extension(peer): Extension<Peer>, body: Body) -> Response {
+async fn messages(
+    State(shared): State<Arc<Shared>>,
+    Extension(peer): Extension<Peer>,
+    body: Body,
+) -> Response {
     let answer = async {
         let (gateway, client) = peer.gateway(&shared.domain, "gatewayd", UnixTime::now())?;
         admitted(&shared, &gateway, client).await?;
@@ -156,7 +170,10 @@ fn check_messages(domain: &TrustDomain, gateway: &GatewayName, messages: &[Messa
             return refused(Reason::TopicInvalid, "a topic has at most 65535 bytes and no NUL");
         }
         if message.from.trust_domain() != *domain || message.from.gateway_name().as_ref() != Some(gateway) {
-            return refused(Reason::PeerUnauthorized, "a gateway sends only what its own modules and leaves published");
+            return refused(
+                Reason::PeerUnauthorized,
+                "a gateway sends only what its own modules and leaves published",
+            );
         }
     }
     Ok(())

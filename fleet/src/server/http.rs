@@ -21,7 +21,10 @@ pub async fn read_json<T: DeserializeOwned>(body: Body, bytes_max: usize) -> Res
     let bytes = match tokio::time::timeout(BODY_DEADLINE, Limited::new(body, bytes_max).collect()).await {
         Err(_) => return refused(Reason::RequestInvalid, &"the body did not arrive in time"),
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            return refused(Reason::RequestTooLarge, &format_args!("the body has more than {bytes_max} bytes"));
+            return refused(
+                Reason::RequestTooLarge,
+                &format_args!("the body has more than {bytes_max} bytes"),
+            );
         }
         Ok(Err(_)) => return refused(Reason::RequestInvalid, &"the body broke off"),
         Ok(Ok(collected)) => collected.to_bytes(),
@@ -43,7 +46,10 @@ pub fn refuse(refusal: &Refusal) -> Response {
 
 /// A path or method that is not there.
 pub async fn not_there() -> Response {
-    json(StatusCode::NOT_FOUND, &Refusal::new(Reason::RequestInvalid, "request", "there is nothing of this name"))
+    json(
+        StatusCode::NOT_FOUND,
+        &Refusal::new(Reason::RequestInvalid, "request", "there is nothing of this name"),
+    )
 }
 
 fn json<T: Serialize>(status: StatusCode, value: &T) -> Response {

@@ -63,7 +63,13 @@ pub async fn run(listener: TcpListener, service: Service, mut stopping: watch::R
         match accepted {
             Ok((stream, address)) => {
                 if let Some(place) = sources.enter(address.ip()) {
-                    connections.spawn(connection(stream, address, service.clone(), stopping.clone(), (permit, place)));
+                    connections.spawn(connection(
+                        stream,
+                        address,
+                        service.clone(),
+                        stopping.clone(),
+                        (permit, place),
+                    ));
                 }
             }
             Err(error) => {
@@ -130,14 +136,13 @@ async fn serve(
         () = tokio::time::sleep(CONNECTION_LIFETIME) => None,
         _ = stopping.wait_for(|stop| *stop) => None,
     };
-    let ended = match ended {
-        Some(ended) => ended,
-        None => {
-            connection.as_mut().graceful_shutdown();
-            match tokio::time::timeout(DRAIN, connection).await {
-                Ok(ended) => ended,
-                Err(_) => return tracing::debug!(%source, "connection cut off"),
-            }
+    let ended = if let Some(ended) = ended {
+        ended
+    } else {
+        connection.as_mut().graceful_shutdown();
+        match tokio::time::timeout(DRAIN, connection).await {
+            Ok(ended) => ended,
+            Err(_) => return tracing::debug!(%source, "connection cut off"),
         }
     };
     if let Err(error) = ended {

@@ -47,9 +47,18 @@ impl Client {
 
 impl Peer {
     /// The gateway whose `module` this is. A connection outlives no certificate.
-    pub fn gateway(&self, domain: &TrustDomain, module: &str, now: UnixTime) -> Result<(GatewayName, &Client), Refusal> {
-        let refused = |subject: &dyn std::fmt::Display, rule: &str| Err(Refusal::new(Reason::PeerUnauthorized, subject, rule));
-        let Some(client) = &self.client else { return refused(&"client", "this needs a gateway's certificate") };
+    pub fn gateway(
+        &self,
+        domain: &TrustDomain,
+        module: &str,
+        now: UnixTime,
+    ) -> Result<(GatewayName, &Client), Refusal> {
+        let refused = |subject: &dyn std::fmt::Display, rule: &str| {
+            Err(Refusal::new(Reason::PeerUnauthorized, subject, rule))
+        };
+        let Some(client) = &self.client else {
+            return refused(&"client", "this needs a gateway's certificate");
+        };
         if client.expires <= now {
             return refused(&client.id, "the certificate has expired; connect again");
         }

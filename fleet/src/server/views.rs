@@ -54,7 +54,11 @@ pub async fn deployments(shared: &Shared) -> Result<Vec<DeploymentView>, Problem
         digest: candidate.digest.clone(),
         selector: candidate.selector.clone(),
         signer: candidate.signer.clone(),
-        gateways: chosen.iter().filter(|(_, id)| *id == candidate.id).map(|(device, _)| device.name.clone()).collect(),
+        gateways: chosen
+            .iter()
+            .filter(|(_, id)| *id == candidate.id)
+            .map(|(device, _)| device.name.clone())
+            .collect(),
     };
     Ok(stored.iter().rev().map(view).collect())
 }

@@ -22,7 +22,11 @@ type CandidateRow = (i64, String, String, i64, String, Option<String>);
 
 impl Store {
     /// Sending an envelope again makes it the newest.
-    pub async fn add_deployment(&self, deployment: &NewDeployment<'_>, now: UnixTime) -> Result<(), StoreError> {
+    pub async fn add_deployment(
+        &self,
+        deployment: &NewDeployment<'_>,
+        now: UnixTime,
+    ) -> Result<(), StoreError> {
         let mut transaction = self.begin().await?;
         sqlx::query("DELETE FROM deployment WHERE digest = ?")
             .bind(deployment.digest.as_str())
@@ -40,10 +44,12 @@ impl Store {
         .bind(deployment.envelope)
         .execute(&mut *transaction)
         .await?;
-        sqlx::query("DELETE FROM deployment WHERE id NOT IN (SELECT id FROM deployment ORDER BY id DESC LIMIT ?)")
-            .bind(DEPLOYMENTS_MAX)
-            .execute(&mut *transaction)
-            .await?;
+        sqlx::query(
+            "DELETE FROM deployment WHERE id NOT IN (SELECT id FROM deployment ORDER BY id DESC LIMIT ?)",
+        )
+        .bind(DEPLOYMENTS_MAX)
+        .execute(&mut *transaction)
+        .await?;
         Ok(transaction.commit().await?)
     }
 

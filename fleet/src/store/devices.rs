@@ -70,7 +70,11 @@ pub struct Admission<'a> {
 
 type DeviceRow = (String, String, String, String, i64, String, Option<String>, Option<i64>, Option<String>);
 
-fn device((name, endorsement, attestation, labels, enrolled, verdict, refusal, seen, report): DeviceRow) -> Result<Device, StoreError> {
+type AttemptRow = (i64, String, Option<String>, String, Option<Vec<u8>>);
+
+fn device(
+    (name, endorsement, attestation, labels, enrolled, verdict, refusal, seen, report): DeviceRow,
+) -> Result<Device, StoreError> {
     Ok(Device {
         name: parsed(&name)?,
         binding: Binding { endorsement: parsed(&endorsement)?, attestation: parsed(&attestation)? },
@@ -116,7 +120,11 @@ impl Store {
     }
 
     /// Spends the token, binds name and TPM, keeps verdict and CA key: all of it, or nothing and a refusal.
-    pub async fn admit(&self, admission: &Admission<'_>, now: UnixTime) -> Result<Result<(), Refusal>, StoreError> {
+    pub async fn admit(
+        &self,
+        admission: &Admission<'_>,
+        now: UnixTime,
+    ) -> Result<Result<(), Refusal>, StoreError> {
         let name = admission.gateway.as_str();
         let mut transaction = self.begin().await?;
         if let Some(token) = admission.token {
@@ -134,12 +142,13 @@ impl Store {
                 return Ok(Err(Refusal::new(Reason::EnrolToken, name, rule)));
             }
         }
-        let bound: Option<(String, String)> =
-            sqlx::query_as("SELECT name, endorsement FROM device WHERE name = ?1 OR endorsement = ?2 ORDER BY name = ?1")
-                .bind(name)
-                .bind(admission.binding.endorsement.as_str())
-                .fetch_optional(&mut *transaction)
-                .await?;
+        let bound: Option<(String, String)> = sqlx::query_as(
+            "SELECT name, endorsement FROM device WHERE name = ?1 OR endorsement = ?2 ORDER BY name = ?1",
+        )
+        .bind(name)
+        .bind(admission.binding.endorsement.as_str())
+        .fetch_optional(&mut *transaction)
+        .await?;
         let fits = |(bound_name, endorsement): &(String, String)| {
             bound_name == name && endorsement == admission.binding.endorsement.as_str()
         };
@@ -200,7 +209,7 @@ impl Store {
 
     /// The newest failed appraisal of a gateway that kept its event log.
     pub async fn last_failure(&self, gateway: &GatewayName) -> Result<Option<Attempt>, StoreError> {
-        let row: Option<(i64, String, Option<String>, String, Option<Vec<u8>>)> = sqlx::query_as(
+        let row: Option<AttemptRow> = sqlx::query_as(
             "SELECT at, verdict, refusal, evidence, event_log FROM attempt \
              WHERE gateway = ? AND refusal IS NOT NULL AND event_log IS NOT NULL ORDER BY id DESC LIMIT 1",
         )
@@ -221,15 +230,21 @@ impl Store {
 
     /// Whether this gateway CA key was certified for this gateway, and the gateway is still one of the fleet.
     pub async fn knows_ca_key(&self, gateway: &GatewayName, key: &Digest) -> Result<bool, StoreError> {
-        let found: i64 = sqlx::query_scalar("SELECT count(*) FROM gateway_ca WHERE key_digest = ? AND gateway = ?")
-            .bind(key.as_str())
-            .bind(gateway.as_str())
-            .fetch_one(&self.readers)
-            .await?;
+        let found: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM gateway_ca WHERE key_digest = ? AND gateway = ?")
+                .bind(key.as_str())
+                .bind(gateway.as_str())
+                .fetch_one(&self.readers)
+                .await?;
         Ok(found > 0)
     }
 
-    pub async fn keep_report(&self, gateway: &GatewayName, report: &Report, now: UnixTime) -> Result<(), StoreError> {
+    pub async fn keep_report(
+        &self,
+        gateway: &GatewayName,
+        report: &Report,
+        now: UnixTime,
+    ) -> Result<(), StoreError> {
         sqlx::query("UPDATE device SET seen = ?, report = ? WHERE name = ?")
             .bind(signed(now.0))
             .bind(to_json(report)?)
@@ -242,7 +257,8 @@ impl Store {
     /// Forgets a gateway with its keys, messages and tokens. Returns false when there was none.
     pub async fn remove_device(&self, gateway: &GatewayName) -> Result<bool, StoreError> {
         let mut transaction = self.begin().await?;
-        for statement in ["DELETE FROM attempt WHERE gateway = ?", "DELETE FROM join_token WHERE gateway = ?"] {
+        for statement in ["DELETE FROM attempt WHERE gateway = ?", "DELETE FROM join_token WHERE gateway = ?"]
+        {
             sqlx::query(statement).bind(gateway.as_str()).execute(&mut *transaction).await?;
         }
         let removed = sqlx::query("DELETE FROM device WHERE name = ?")
@@ -260,15 +276,17 @@ async fn insert_attempt(
     gateway: &GatewayName,
     attempt: &Attempt,
 ) -> Result<(), StoreError> {
-    sqlx::query("INSERT INTO attempt (gateway, at, verdict, refusal, evidence, event_log) VALUES (?, ?, ?, ?, ?, ?)")
-        .bind(gateway.as_str())
-        .bind(signed(attempt.at.0))
-        .bind(to_json(&attempt.verdict)?)
-        .bind(attempt.refusal.as_ref().map(to_json).transpose()?)
-        .bind(attempt.evidence.as_str())
-        .bind(attempt.event_log.as_deref())
-        .execute(&mut **transaction)
-        .await?;
+    sqlx::query(
+        "INSERT INTO attempt (gateway, at, verdict, refusal, evidence, event_log) VALUES (?, ?, ?, ?, ?, ?)",
+    )
+    .bind(gateway.as_str())
+    .bind(signed(attempt.at.0))
+    .bind(to_json(&attempt.verdict)?)
+    .bind(attempt.refusal.as_ref().map(to_json).transpose()?)
+    .bind(attempt.evidence.as_str())
+    .bind(attempt.event_log.as_deref())
+    .execute(&mut **transaction)
+    .await?;
     sqlx::query(
         "DELETE FROM attempt WHERE gateway = ?1 AND id NOT IN \
          (SELECT id FROM attempt WHERE gateway = ?1 ORDER BY id DESC LIMIT ?2)",

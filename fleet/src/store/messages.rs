@@ -118,12 +118,8 @@ impl Store {
         .bind(i64::from(last))
         .fetch_all(&self.readers)
         .await?;
-        let message = |(sequence, at, from, topic, payload): (i64, i64, String, String, Vec<u8>)| StoredMessage {
-            sequence: unsigned(sequence),
-            at: time(at),
-            from,
-            topic,
-            payload: payload.into(),
+        let message = |(sequence, at, from, topic, payload): (i64, i64, String, String, Vec<u8>)| {
+            StoredMessage { sequence: unsigned(sequence), at: time(at), from, topic, payload: payload.into() }
         };
         Ok(rows.into_iter().map(message).collect())
     }

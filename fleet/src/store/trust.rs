@@ -24,15 +24,22 @@ pub struct VendorRoot {
 
 impl Store {
     /// Returns false when the name is taken.
-    pub async fn add_reference(&self, values: &ReferenceValues, origin: &str, now: UnixTime) -> Result<bool, StoreError> {
-        let added = sqlx::query("INSERT INTO reference (name, origin, added, body) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING")
-            .bind(&values.name)
-            .bind(origin)
-            .bind(signed(now.0))
-            .bind(to_json(values)?)
-            .execute(&self.writer)
-            .await?
-            .rows_affected();
+    pub async fn add_reference(
+        &self,
+        values: &ReferenceValues,
+        origin: &str,
+        now: UnixTime,
+    ) -> Result<bool, StoreError> {
+        let added = sqlx::query(
+            "INSERT INTO reference (name, origin, added, body) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        )
+        .bind(&values.name)
+        .bind(origin)
+        .bind(signed(now.0))
+        .bind(to_json(values)?)
+        .execute(&self.writer)
+        .await?
+        .rows_affected();
         Ok(added == 1)
     }
 
@@ -44,13 +51,21 @@ impl Store {
 
     pub async fn reference_summaries(&self) -> Result<Vec<ReferenceSummary>, StoreError> {
         let rows: Vec<(String, i64, String)> =
-            sqlx::query_as("SELECT name, added, origin FROM reference ORDER BY name").fetch_all(&self.readers).await?;
+            sqlx::query_as("SELECT name, added, origin FROM reference ORDER BY name")
+                .fetch_all(&self.readers)
+                .await?;
         let summary = |(name, added, origin)| ReferenceSummary { name, added: time(added), origin };
         Ok(rows.into_iter().map(summary).collect())
     }
 
     /// Keeps a vendor's certificate; one that is there already stays.
-    pub async fn add_vendor_root(&self, digest: &Digest, subject: &str, pem: &str, now: UnixTime) -> Result<(), StoreError> {
+    pub async fn add_vendor_root(
+        &self,
+        digest: &Digest,
+        subject: &str,
+        pem: &str,
+        now: UnixTime,
+    ) -> Result<(), StoreError> {
         sqlx::query("INSERT INTO vendor_root (digest, subject, pem, added) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING")
             .bind(digest.as_str())
             .bind(subject)
@@ -63,16 +78,21 @@ impl Store {
 
     /// All vendors' certificates as one PEM bundle.
     pub async fn vendor_bundle(&self) -> Result<String, StoreError> {
-        let rows: Vec<String> =
-            sqlx::query_scalar("SELECT pem FROM vendor_root ORDER BY digest").fetch_all(&self.readers).await?;
+        let rows: Vec<String> = sqlx::query_scalar("SELECT pem FROM vendor_root ORDER BY digest")
+            .fetch_all(&self.readers)
+            .await?;
         Ok(rows.concat())
     }
 
     pub async fn vendor_roots(&self) -> Result<Vec<VendorRoot>, StoreError> {
         let rows: Vec<(String, String, i64)> =
-            sqlx::query_as("SELECT digest, subject, added FROM vendor_root ORDER BY subject").fetch_all(&self.readers).await?;
+            sqlx::query_as("SELECT digest, subject, added FROM vendor_root ORDER BY subject")
+                .fetch_all(&self.readers)
+                .await?;
         rows.into_iter()
-            .map(|(digest, subject, added)| Ok(VendorRoot { subject, digest: super::parsed(&digest)?, added: time(added) }))
+            .map(|(digest, subject, added)| {
+                Ok(VendorRoot { subject, digest: super::parsed(&digest)?, added: time(added) })
+            })
             .collect()
     }
 
@@ -85,18 +105,21 @@ impl Store {
             .bind(signed(now.0))
             .execute(&mut *transaction)
             .await?;
-        let pinned: i64 = sqlx::query_scalar("SELECT count(*) FROM operator_key WHERE name = ? AND point = ?")
-            .bind(&key.name)
-            .bind(&key.point)
-            .fetch_one(&mut *transaction)
-            .await?;
+        let pinned: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM operator_key WHERE name = ? AND point = ?")
+                .bind(&key.name)
+                .bind(&key.point)
+                .fetch_one(&mut *transaction)
+                .await?;
         transaction.commit().await?;
         Ok(pinned == 1)
     }
 
     pub async fn operator_keys(&self) -> Result<Vec<VerifyingKey>, StoreError> {
         let rows: Vec<(String, Vec<u8>)> =
-            sqlx::query_as("SELECT name, point FROM operator_key ORDER BY name").fetch_all(&self.readers).await?;
+            sqlx::query_as("SELECT name, point FROM operator_key ORDER BY name")
+                .fetch_all(&self.readers)
+                .await?;
         Ok(rows.into_iter().map(|(name, point)| VerifyingKey { name, point }).collect())
     }
 }

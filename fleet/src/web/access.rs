@@ -22,8 +22,8 @@ impl<S: Sync> FromRequestParts<S> for Access {
     type Rejection = std::convert::Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
-        let pairs = parts.uri.query().unwrap_or_default().split('&');
-        let query = pairs.filter_map(|pair| pair.strip_prefix("token=")).next();
+        let mut pairs = parts.uri.query().unwrap_or_default().split('&');
+        let query = pairs.find_map(|pair| pair.strip_prefix("token="));
         Ok(Self {
             query: query.map(|token| Secret::new(token.to_owned())),
             cookie: cookie(&parts.headers),

@@ -69,7 +69,11 @@ async fn overview(State(shared): State<Arc<Shared>>, access: access::Access) -> 
     show(&shared, "Gateways", content.await)
 }
 
-async fn device(State(shared): State<Arc<Shared>>, Path(name): Path<String>, access: access::Access) -> Response {
+async fn device(
+    State(shared): State<Arc<Shared>>,
+    Path(name): Path<String>,
+    access: access::Access,
+) -> Response {
     if let Some(response) = access.refused_or_redirected(&shared.web_token) {
         return response;
     }

@@ -12,7 +12,12 @@ use crate::when::{age, date};
 /// Deployments that the page shows.
 const DEPLOYMENTS_SHOWN: usize = 10;
 
-pub fn content(devices: &[DeviceView], deployments: &[DeploymentView], events: &[Event], now: UnixTime) -> Markup {
+pub fn content(
+    devices: &[DeviceView],
+    deployments: &[DeploymentView],
+    events: &[Event],
+    now: UnixTime,
+) -> Markup {
     html! {
         (counts(devices))
         h2 { "Gateways" }
@@ -34,7 +39,8 @@ pub fn content(devices: &[DeviceView], deployments: &[DeploymentView], events: &
 
 fn counts(devices: &[DeviceView]) -> Markup {
     let with = |wanted| devices.iter().filter(|device| device.verdict == wanted).count();
-    let behind = devices.iter().filter(|device| device.wanted.is_some() && device.wanted != device.running).count();
+    let behind =
+        devices.iter().filter(|device| device.wanted.is_some() && device.wanted != device.running).count();
     let unwell = devices.iter().filter(|device| device.modules_running < device.modules_total).count();
     html! {
         dl.counts {

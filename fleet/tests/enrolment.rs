@@ -1,0 +1,246 @@
+//! Who may join and renew, through the server's door. The gateways have no TPM: the same messages, hand-made proofs.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    reason = "a test fails by panicking"
+)]
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use common::{Device, Fleet, domain};
+use edgewarden_names::{Reason, SpiffeId, TrustDomain};
+use edgewarden_protocol::enrol::{Begin, DeviceKeys, Proof, VerdictState};
+
+#[tokio::test]
+async fn a_gateway_joins_renews_and_joins_again() {
+    let fleet = Fleet::start(&[]);
+    let device = Device::new("gw-1");
+    let token = fleet.token("gw-1");
+    let enrolled = device.enrol(&fleet, Some(&token)).await.unwrap();
+    assert_eq!(enrolled.root.as_slice(), fleet.root());
+    assert_eq!((enrolled.verdict.state, enrolled.verdict.hardware.as_str()), (VerdictState::Fresh, "none"));
+    let facts = edgewarden_ca::chain::facts(enrolled.gateway_ca.as_slice()).unwrap();
+    assert_eq!((facts.common_name.as_deref(), facts.is_ca, facts.path_length), (Some("gw-1"), true, Some(1)));
+    assert_eq!((facts.uris, facts.point), (vec![domain().id().to_string()], common::Key::point(&device.ca)));
+
+    device.enrol(&fleet, None).await.unwrap();
+    let token = fleet.token("gw-1");
+    device.enrol(&fleet, Some(&token)).await.unwrap();
+
+    let listed = fleet.json(&["device", "list"]);
+    assert_eq!(listed[0]["name"], "gw-1");
+    assert_eq!((&listed[0]["verdict"], &listed[0]["hardware"]), (&"fresh".into(), &"none".into()));
+    assert_eq!(listed[0]["labels"]["site"], "clinic");
+    let table = fleet.cli(&["device", "list"]).ok();
+    assert!(table.contains("gw-1") && table.contains("site=clinic") && table.contains("fresh"), "{table}");
+    let shown = fleet.cli(&["device", "show", "gw-1"]).ok();
+    assert!(shown.contains('✓') && shown.contains("joined") && shown.contains("renewed"), "{shown}");
+}
+
+#[tokio::test]
+async fn tokens_are_refused() {
+    let fleet = Fleet::start(&[]);
+    let device = Device::new("gw-1");
+    let good = fleet.token("gw-1");
+    let other = fleet.token("gw-2");
+    let used = fleet.token("gw-1");
+    device.enrol(&fleet, Some(&used)).await.unwrap();
+    let stranger = Device::new("gw-3");
+    for (case, device, token, reason) in [
+        ("unknown token", &device, Some("00".repeat(32)), Reason::EnrolToken),
+        ("empty token", &device, Some(String::new()), Reason::EnrolToken),
+        ("used token", &device, Some(used), Reason::EnrolToken),
+        ("no token, unknown gateway", &stranger, None, Reason::EnrolToken),
+        ("token for another name", &device, Some(other), Reason::EnrolName),
+        ("token for another name, unknown gateway", &stranger, Some(good.clone()), Reason::EnrolName),
+    ] {
+        let refused = fleet.begin(&device.begin(token.as_deref())).await.unwrap_err();
+        assert_eq!(refused, reason, "{case}");
+    }
+    // None of this has spent the good one.
+    device.enrol(&fleet, Some(&good)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_token_is_spent_by_success_only_and_by_one_of_two() {
+    let fleet = Fleet::start(&[]);
+    let token = fleet.token("gw-1");
+    let device = Device::new("gw-1");
+    let challenge = fleet.begin(&device.begin(Some(&token))).await.unwrap();
+    let mut wrong = device.answer(&challenge);
+    wrong.session = "0".repeat(64);
+    assert_eq!(fleet.finish(&wrong).await.unwrap_err(), Reason::AttestNonce);
+
+    let (one, two) = (Device::new("gw-1"), Device::new("gw-1"));
+    let first = fleet.begin(&one.begin(Some(&token))).await.unwrap();
+    let second = fleet.begin(&two.begin(Some(&token))).await.unwrap();
+    fleet.finish(&one.answer(&first)).await.unwrap();
+    assert_eq!(fleet.finish(&two.answer(&second)).await.unwrap_err(), Reason::EnrolToken);
+}
+
+#[tokio::test]
+async fn a_name_belongs_to_one_key_and_a_key_to_one_name() {
+    let fleet = Fleet::start(&[]);
+    let device = Device::new("gw-1");
+    let token = fleet.token("gw-1");
+    device.enrol(&fleet, Some(&token)).await.unwrap();
+
+    let impostor = Device::new("gw-1");
+    assert_eq!(impostor.enrol(&fleet, None).await.unwrap_err(), Reason::AttestEkMismatch);
+    let token = fleet.token("gw-1");
+    assert_eq!(impostor.enrol(&fleet, Some(&token)).await.unwrap_err(), Reason::AttestEkMismatch);
+
+    let second = Device { name: common::name("gw-2"), ..device };
+    let token_2 = fleet.token("gw-2");
+    assert_eq!(second.enrol(&fleet, Some(&token_2)).await.unwrap_err(), Reason::AttestEkMismatch);
+
+    // Only an operator frees the name.
+    fleet.cli(&["device", "remove", "gw-1"]).ok();
+    let token = fleet.token("gw-1");
+    impostor.enrol(&fleet, Some(&token)).await.unwrap();
+}
+
+#[tokio::test]
+async fn two_at_once_do_not_get_the_same_name() {
+    let fleet = Fleet::start(&[]);
+    let (one, two) = (Device::new("gw-1"), Device::new("gw-1"));
+    let (token_1, token_2) = (fleet.token("gw-1"), fleet.token("gw-1"));
+    let first = fleet.begin(&one.begin(Some(&token_1))).await.unwrap();
+    let second = fleet.begin(&two.begin(Some(&token_2))).await.unwrap();
+    fleet.finish(&one.answer(&first)).await.unwrap();
+    assert_eq!(fleet.finish(&two.answer(&second)).await.unwrap_err(), Reason::AttestEkMismatch);
+}
+
+#[tokio::test]
+async fn answers_are_refused() {
+    let fleet = Fleet::start(&[]);
+    let device = Device::new("gw-1");
+    let token = fleet.token("gw-1");
+    device.enrol(&fleet, Some(&token)).await.unwrap();
+    let stranger = Device { name: device.name.clone(), key: common::Key::new(), ca: common::Key::new() };
+
+    // Each answer spends its session, so each case begins anew. The device itself stays fresh: none of these is a
+    // fact about it.
+    let begun = fleet.begin(&device.begin(None)).await.unwrap();
+    let good = device.answer(&begun);
+    fleet.finish(&good).await.unwrap();
+    assert_eq!(fleet.finish(&good).await.unwrap_err(), Reason::AttestNonce, "replayed session");
+
+    let again = fleet.begin(&device.begin(None)).await.unwrap();
+    assert_ne!(again.nonce, begun.nonce, "nonces differ");
+    assert_ne!(again.session, begun.session, "sessions differ");
+    let replayed = edgewarden_protocol::enrol::Finish { session: again.session, ..good };
+    assert_eq!(fleet.finish(&replayed).await.unwrap_err(), Reason::AttestNonce, "old proof in a new session");
+
+    for (case, reason) in
+        [("nonce", Reason::AttestNonce), ("key", Reason::AttestNonce), ("csr", Reason::AttestCsr)]
+    {
+        let challenge = fleet.begin(&device.begin(None)).await.unwrap();
+        let answer = match case {
+            "nonce" => device.answer_to(&challenge.session, &[7; 32]),
+            "key" => stranger.answer(&challenge),
+            _ => {
+                let Proof::None { signature, .. } = device.answer(&challenge).proof else {
+                    panic!("no TPM here")
+                };
+                let proof = Proof::None { csr: b"no request"[..].into(), signature };
+                edgewarden_protocol::enrol::Finish { session: challenge.session.clone(), proof }
+            }
+        };
+        assert_eq!(fleet.finish(&answer).await.unwrap_err(), reason, "wrong {case}");
+        let session_again = device.answer(&challenge);
+        assert_eq!(
+            fleet.finish(&session_again).await.unwrap_err(),
+            Reason::AttestNonce,
+            "spent by a wrong {case}"
+        );
+    }
+    assert_eq!(fleet.json(&["device", "list"])[0]["verdict"], "fresh");
+    let events = fleet.json(&["device", "show", "gw-1"])["events"].to_string();
+    assert!(events.contains("attest.nonce") && events.contains("attest.csr"), "{events}");
+}
+
+#[tokio::test]
+async fn malformed_beginnings_are_refused() {
+    let fleet = Fleet::start(&[]);
+    let token = fleet.token("gw-1");
+    let good = Device::new("gw-1").begin(Some(&token));
+    let many = (0..33).map(|n| (n.to_string(), "x".to_owned())).collect();
+    let none = |bytes: &[u8]| DeviceKeys::None { device_public: bytes.into() };
+    for (case, begin) in [
+        (
+            "trust domain",
+            Begin { trust_domain: TrustDomain::parse("other.example").unwrap(), ..good.clone() },
+        ),
+        ("labels", Begin { labels: many, ..good.clone() }),
+        ("label", Begin { labels: BTreeMap::from([("a\nb".into(), "x".into())]), ..good.clone() }),
+        ("no key", Begin { keys: none(b""), ..good.clone() }),
+        ("key off the curve", Begin { keys: none(&[4; 65]), ..good.clone() }),
+    ] {
+        fleet.begin(&begin).await.expect_err(case);
+    }
+    let tpm = DeviceKeys::Tpm {
+        ek_certificates: vec![b"x"[..].into()],
+        ek_public: b"x"[..].into(),
+        ak_public: b"x"[..].into(),
+    };
+    fleet.begin(&Begin { keys: tpm, ..good.clone() }).await.expect_err("garbage instead of a TPM");
+
+    let mut unknown = serde_json::to_value(&good).unwrap();
+    unknown["admin"] = true.into();
+    let client = fleet.stranger();
+    let refused = common::post::<_, serde_json::Value>(&client, "/v1/enrol/begin", &unknown).await;
+    assert_eq!(refused.unwrap_err(), Reason::RequestInvalid);
+    let large = "x".repeat(65 * 1024);
+    let refused = common::post::<_, serde_json::Value>(&client, "/v1/enrol/begin", &large).await;
+    assert_eq!(refused.unwrap_err(), Reason::RequestTooLarge);
+    let large = "x".repeat(4 * 1024 * 1024);
+    let refused = common::post::<_, serde_json::Value>(&client, "/v1/enrol/finish", &large).await;
+    assert_eq!(refused.unwrap_err(), Reason::RequestTooLarge);
+    // And after all that the token is still good.
+    fleet.begin(&good).await.unwrap();
+}
+
+#[tokio::test]
+async fn nobody_begins_without_end() {
+    let fleet = Fleet::start(&[]);
+    let token = fleet.token("gw-1");
+    let device = Device::new("gw-1");
+    let client = fleet.stranger();
+    let mut refused = None;
+    for _ in 0..=edgewarden_fleet::enrol::sessions::SESSIONS_PER_SOURCE_MAX {
+        let begun =
+            common::post::<_, serde_json::Value>(&client, "/v1/enrol/begin", &device.begin(Some(&token)))
+                .await;
+        refused = begun.err();
+    }
+    assert_eq!(refused, Some(Reason::Busy));
+}
+
+#[tokio::test]
+async fn the_server_is_who_it_should_be() {
+    let (fleet, other) = (Fleet::start(&[]), Fleet::start(&[]));
+    let domain = domain();
+    let tls = |root: Vec<u8>, id: SpiffeId| {
+        let only = edgewarden_transport::tls::only(id);
+        edgewarden_transport::tls::pinned_client_config(&root.as_slice().into(), &domain, only).unwrap()
+    };
+    let fleet_id = SpiffeId::fleet(&domain);
+    for (case, root, id) in [
+        ("another root", other.root(), fleet_id.clone()),
+        ("another identity", fleet.root(), SpiffeId::gateway(&domain, &common::name("gw-1"))),
+    ] {
+        let client = edgewarden_transport::http::Client::new(&fleet.url(), tls(root, id)).unwrap();
+        let answer = client.get_json::<serde_json::Value>("/v1/admin/devices", 1024, common::DEADLINE).await;
+        assert!(
+            matches!(answer, Err(edgewarden_transport::http::HttpError::Untrusted { .. })),
+            "{case}: {answer:?}"
+        );
+    }
+}
