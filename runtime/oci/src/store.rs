@@ -9,8 +9,8 @@
 //! root file system that is not what was unpacked is unpacked again from verified bytes.
 
 use std::collections::BTreeSet;
-use std::fs::{DirBuilder, File};
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::{DirBuilder, File, Permissions};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -227,6 +227,8 @@ impl ContentStore {
         let what = || OciError::io(format!("unpack {image}"));
         let temporary = Self::temporary(&self.roots());
         DirBuilder::new().mode(0o755).create(&temporary).map_err(what())?;
+        // The umask must not decide whether the module's user gets in.
+        std::fs::set_permissions(&temporary, Permissions::from_mode(0o755)).map_err(what())?;
         let unpacked = self.unpack_into(layers, &temporary).and_then(|()| tree::digest(&temporary));
         let tree = match unpacked {
             Ok(tree) => tree,

@@ -225,6 +225,8 @@ impl Unpacker {
             Err(Errno::EEXIST) => return Err(invalid(&format!("`{}` is a broken link", path.escape_debug()))),
             other => other?,
         }
+        // The umask must not decide who gets in.
+        fchmodat(&parent, last, Mode::from_bits_truncate(0o755), FchmodatFlags::FollowSymlink)?;
         self.existing_folder(path)
     }
 

@@ -1,9 +1,24 @@
-//! Enrolment and renewal: carries the messages between `identityd` and the fleet.
+//! Enrolment and renewal: carries the messages between `identityd` and the fleet ([`edgewarden_protocol::enrol`]).
+//!
+//! The messages are protected end to end; this side holds no key. TLS is pinned to the fleet's root, so that a refusal
+//! is the fleet's word: `identityd` is told of those that say that the gateway is not what it should be.
+
+use std::time::Duration;
+
 use edgewarden_names::Refusal;
 use edgewarden_protocol::config::Config;
-use edgewarden_protocol::enrol::Verdict;
+use edgewarden_protocol::control::{Reply, Request};
+use edgewarden_protocol::enrol::{Begin, Challenge, DeviceKeys, Enrolled, Finish, Verdict};
+use edgewarden_transport::http::{Client as Http, HttpError};
+use edgewarden_transport::tls;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 
 use crate::identity::{CallError, Client};
+
+const REPLY_BYTES_MAX: usize = 256 * 1024;
+/// The fleet replays an event log and asks a database; a slow link carries 2 MiB.
+const DEADLINE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, thiserror::Error)]
 pub enum EnrolError {
@@ -11,16 +26,92 @@ pub enum EnrolError {
     #[error(transparent)]
     Refused(#[from] Refusal),
     /// Try again later.
-    #[error("cannot reach the fleet: {0}")]
-    Fleet(String),
-    #[error("cannot ask identityd")]
+    #[error("the fleet was not reached")]
+    Fleet(#[source] HttpError),
+    /// Try again later.
+    #[error("identityd was not reached")]
     Identity(#[source] CallError),
     #[error("the configuration names no fleet")]
     NoFleet,
+    #[error("cannot read the fleet's root certificate: {0}")]
+    Root(String),
+    #[error("cannot configure TLS")]
+    Tls(#[from] tls::TlsError),
 }
 
-/// Joins with a token, or renews without one.
-#[allow(clippy::unused_async)]
-pub async fn run(_config: &Config, _token: Option<String>, _identityd: &Client) -> Result<Verdict, EnrolError> {
-    Err(EnrolError::NoFleet)
+fn identity(error: CallError) -> EnrolError {
+    match error {
+        CallError::Refused(refusal) => EnrolError::Refused(refusal),
+        other => EnrolError::Identity(other),
+    }
+}
+
+/// Joins with a token, or renews without one. On success `identityd` has the new certificate in force.
+pub async fn run(config: &Config, token: Option<String>, identityd: &Client) -> Result<Verdict, EnrolError> {
+    let http = fleet(config)?;
+    let keys = match identityd.call(&Request::EnrolKeys).await.map_err(identity)? {
+        Reply::DeviceKeys(keys) => keys,
+        _ => return Err(EnrolError::Identity(CallError::Unexpected)),
+    };
+    match exchange(config, token, identityd, &http, keys).await {
+        Err(EnrolError::Refused(refusal)) => {
+            if refusal.reason.code().starts_with("attest.") {
+                let told = identityd.call(&Request::EnrolRefused(refusal.clone())).await;
+                if let Err(error) = told {
+                    tracing::warn!(%error, "identityd was not told that the fleet refused");
+                }
+            }
+            Err(EnrolError::Refused(refusal))
+        }
+        other => other,
+    }
+}
+
+/// A client that knows nothing but the fleet's root.
+fn fleet(config: &Config) -> Result<Http, EnrolError> {
+    let fleet = config.fleet.as_ref().ok_or(EnrolError::NoFleet)?;
+    let domain = &config.gateway.trust_domain;
+    let root = CertificateDer::from_pem_file(&fleet.root)
+        .map_err(|error| EnrolError::Root(format!("`{}`: {error}", fleet.root.display())))?;
+    let tls = tls::pinned_client_config(&root, domain, tls::only(tls::fleet_id(domain)))?;
+    Http::new(&fleet.url, tls).map_err(EnrolError::Fleet)
+}
+
+async fn exchange(
+    config: &Config,
+    token: Option<String>,
+    identityd: &Client,
+    http: &Http,
+    keys: DeviceKeys,
+) -> Result<Verdict, EnrolError> {
+    let begin = Begin {
+        gateway: config.gateway.name.clone(),
+        trust_domain: config.gateway.trust_domain.clone(),
+        token,
+        labels: config.gateway.labels.clone(),
+        keys,
+    };
+    let challenge: Challenge =
+        http.post_json("/v1/enrol/begin", &begin, REPLY_BYTES_MAX, DEADLINE).await.map_err(answered)?;
+    let session = challenge.session.clone();
+    // A refusal from here to the next request is `identityd`'s own: the gateway cannot prove itself.
+    let proof = match identityd.call(&Request::EnrolProve(challenge)).await.map_err(identity)? {
+        Reply::Proof(proof) => proof,
+        _ => return Err(EnrolError::Identity(CallError::Unexpected)),
+    };
+    let finish = Finish { session, proof };
+    let enrolled: Enrolled =
+        http.post_json("/v1/enrol/finish", &finish, REPLY_BYTES_MAX, DEADLINE).await.map_err(answered)?;
+    let verdict = enrolled.verdict.clone();
+    match identityd.call(&Request::EnrolAccept(Box::new(enrolled))).await.map_err(identity)? {
+        Reply::Done => Ok(verdict),
+        _ => Err(EnrolError::Identity(CallError::Unexpected)),
+    }
+}
+
+fn answered(error: HttpError) -> EnrolError {
+    match error {
+        HttpError::Refused(refusal) => EnrolError::Refused(refusal),
+        other => EnrolError::Fleet(other),
+    }
 }

@@ -2,25 +2,159 @@
 //!
 //! * [`run`]: the daemon · [`control`]: what the command line asks of it
 //! * [`identity`]: a client of `identityd`'s control socket · [`enrol`]: enrolment and renewal, shared with `edgewarden join`
+//!
+//! It runs as root, because it mounts, makes namespaces and starts containers; a seccomp filter would be passed on to
+//! what it starts, so it has none. What confines it instead: it decides nothing (an image starts by `identityd`'s permit
+//! only), holds no key that outlives the hour, parses what comes from outside in bounded code without `unsafe`, gains no
+//! privilege by starting programs (`no_new_privs`) and leaves no core dump.
+//!
+//! Modules do not end with it. A daemon that starts again takes over what runs and removes what nobody knows.
 
+mod addresses;
+mod backoff;
+mod board;
+mod bundle;
+mod context;
 pub mod control;
+mod control_server;
 pub mod enrol;
+mod fleet_link;
 pub mod identity;
+mod images;
+mod instance;
+mod kernel;
+mod logs;
+mod network;
+mod places;
+mod runc;
+mod seccomp;
+mod supervisor;
+mod worker;
 
+use std::fmt::Display;
+use std::sync::Arc;
+
+use edgewarden_names::Refusal;
+use edgewarden_platform::harden;
 use edgewarden_protocol::config::Config;
 use edgewarden_protocol::layout::Layout;
+use nix::fcntl::{Flock, FlockArg};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::addresses::{Addresses, ModuleNetwork};
+use crate::context::Context;
+use crate::control_server::Command;
+use crate::places::Places;
+use crate::supervisor::Supervisor;
 
 /// Why the daemon could not start or go on.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     #[error("cannot {what}")]
     Io { what: String, source: std::io::Error },
-    #[error("the configuration does not fit: {0}")]
+    #[error("the configuration or state does not fit: {0}")]
     Config(String),
+    #[error("another runtimed runs with this root")]
+    Running,
+    #[error("the network cannot be set up: {0}")]
+    Network(String),
+    #[error("the OCI runtime: {0}")]
+    Runtime(String),
+    #[error("the content store")]
+    Store(#[source] Refusal),
+    #[error("identityd was asked in vain")]
+    Identity(#[source] identity::CallError),
 }
 
-/// Runs until SIGTERM. Modules keep running when it ends.
-#[allow(clippy::unused_async)]
-pub async fn run(_layout: Layout, _config: Config) -> Result<(), RunError> {
+impl RunError {
+    pub(crate) fn io(what: impl Display) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::Io { what: what.to_string(), source }
+    }
+
+    pub(crate) fn chain(&self) -> String {
+        chain(self)
+    }
+}
+
+/// An error with its sources, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}
+
+/// Runs until SIGTERM, SIGINT or a request to shut down. Modules keep running unless that request says otherwise.
+pub async fn run(layout: Layout, config: Config) -> Result<(), RunError> {
+    harden::no_new_privs().map_err(RunError::io("give up new privileges"))?;
+    harden::no_core_dumps().map_err(RunError::io("turn off core dumps"))?;
+    // Containers become our children when the OCI runtime ends, so that their exit status reaches us.
+    nix::sys::prctl::set_child_subreaper(true).map_err(|error| RunError::io("adopt orphans")(error.into()))?;
+    let network = ModuleNetwork::parse(&config.runtime.module_network)?;
+    let places = Places::make(&layout)?;
+    let _lock = lock(&places)?;
+    let context = Arc::new(Context::new(layout, config, places)?);
+    let addresses = Addresses::open(context.places.addresses(), network)?;
+    context
+        .blocking(move || {
+            // Rules before forwarding: at no moment does the gateway forward without them.
+            kernel::Kernel::close_unless_open()?;
+            network::prepare_gateway(network.gateway())
+        })
+        .await?;
+    let listener = control_server::bind(&context.layout.runtime_socket())?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(RunError::io("watch SIGTERM"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::io("watch SIGINT"))?;
+
+    let (command, mut commands) = mpsc::channel(4);
+    let (stop_all, stop) = mpsc::channel(1);
+    let (renew, renewals) = mpsc::channel(4);
+    let (sync, syncs) = mpsc::channel(1);
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(control_server::serve(Arc::clone(&context), listener, command));
+    tasks.spawn(fleet_link::sync(Arc::clone(&context), syncs));
+    tasks.spawn(fleet_link::renewals(Arc::clone(&context), renewals));
+    let mut supervisor = tokio::spawn(Supervisor::new(Arc::clone(&context), addresses).run(stop));
+    tracing::info!(gateway = %context.config.gateway.name, "runtimed is ready");
+    let done = loop {
+        tokio::select! {
+            _ = terminate.recv() => break None,
+            _ = interrupt.recv() => break None,
+            ended = &mut supervisor => {
+                return ended.unwrap_or_else(|error| Err(RunError::Runtime(error.to_string())));
+            }
+            Some(command) = commands.recv() => match command {
+                // A full queue means that somebody asks already.
+                Command::Renew(answer) => drop(renew.try_send(answer)),
+                Command::Sync => drop(sync.try_send(())),
+                Command::Shutdown { stop_modules: false, done } => break Some(done),
+                Command::Shutdown { stop_modules: true, done } => {
+                    let (stopped, all_stopped) = oneshot::channel();
+                    drop(stop_all.send(stopped).await);
+                    drop(all_stopped.await);
+                    break Some(done);
+                }
+            },
+        }
+    };
+    supervisor.abort();
+    if let Some(done) = done {
+        // The answer is written by a task that must live that long.
+        let _ = done.send(());
+        drop(tokio::time::timeout(std::time::Duration::from_millis(200), tasks.join_next()).await);
+    }
+    drop(std::fs::remove_file(context.layout.runtime_socket()));
+    tracing::info!("runtimed ends; modules that run keep running");
     Ok(())
+}
+
+/// One daemon for one root. The lock ends with the process.
+fn lock(places: &Places) -> Result<Flock<std::fs::File>, RunError> {
+    let file = std::fs::File::create(places.lock()).map_err(RunError::io("make the lock file"))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, _)| RunError::Running)
 }

@@ -1,0 +1,84 @@
+//! What is shown of the modules and of the fleet link: written by those who know, read by whoever asks.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use edgewarden_names::{Epoch, ModuleName};
+use edgewarden_protocol::uplink::ModuleReport;
+use tokio::sync::watch;
+
+use crate::control::{FleetStatus, ModuleStatus, Status};
+
+/// Cloning shares it.
+#[derive(Debug, Clone)]
+pub struct Board {
+    shown: Arc<Mutex<Shown>>,
+    changes: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Shown {
+    modules: BTreeMap<ModuleName, ModuleStatus>,
+    epoch: Option<Epoch>,
+    fleet: FleetStatus,
+}
+
+impl Board {
+    pub fn new(fleet_url: Option<String>) -> Self {
+        let fleet = FleetStatus { url: fleet_url, ..FleetStatus::default() };
+        let shown = Shown { fleet, ..Shown::default() };
+        Self { shown: Arc::new(Mutex::new(shown)), changes: watch::Sender::new(0) }
+    }
+
+    fn shown(&self) -> MutexGuard<'_, Shown> {
+        // Every change is one assignment: what a thread that ended left behind is whole.
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn changed(&self) {
+        self.changes.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// Wakes when modules or epoch changed.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    pub fn set_module(&self, status: ModuleStatus) {
+        self.shown().modules.insert(status.name.clone(), status);
+        self.changed();
+    }
+
+    pub fn remove_module(&self, module: &ModuleName) {
+        self.shown().modules.remove(module);
+        self.changed();
+    }
+
+    pub fn set_epoch(&self, epoch: Epoch) {
+        self.shown().epoch = Some(epoch);
+        self.changed();
+    }
+
+    pub fn set_fleet(&self, change: impl FnOnce(&mut FleetStatus)) {
+        change(&mut self.shown().fleet);
+    }
+
+    pub fn status(&self) -> Status {
+        let shown = self.shown();
+        Status { modules: shown.modules.values().cloned().collect(), epoch: shown.epoch, fleet: shown.fleet.clone() }
+    }
+
+    /// The modules for the fleet.
+    pub fn reports(&self) -> Vec<ModuleReport> {
+        let shown = self.shown();
+        let report = |status: &ModuleStatus| ModuleReport {
+            name: status.name.clone(),
+            image: status.image.clone(),
+            state: status.state,
+            generation: status.generation.map_or(0, |generation| generation.0),
+            restarts: status.restarts,
+            reason: status.reason.clone(),
+        };
+        shown.modules.values().map(report).collect()
+    }
+}

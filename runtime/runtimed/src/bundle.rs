@@ -1,0 +1,198 @@
+//! What the OCI runtime is told about one instance (OCI runtime-spec 1.0, `config.json`).
+//!
+//! Fixed for every module: own pid, mount, ipc, uts and network namespaces; a read-only root file system; no capability
+//! in any set; no new privileges; a system call allow-list; no device but the usual harmless ones; limits on memory,
+//! processes and open files; a user that is not root. A deployment chooses arguments, variables and limits, nothing else.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use edgewarden_names::{GatewayName, Reason, Refusal, TrustDomain};
+use edgewarden_oci::build::USER;
+use edgewarden_oci::manifest::ImageConfig;
+use edgewarden_platform::durable;
+use edgewarden_protocol::deployment::Module;
+use serde_json::{Value, json};
+
+use crate::seccomp;
+
+const NOFILE_MAX: u64 = 4096;
+const ACCOUNTS_BYTES_MAX: usize = 64 * 1024;
+
+/// What differs from instance to instance.
+#[derive(Debug)]
+pub struct Bundle<'a> {
+    pub gateway: &'a GatewayName,
+    pub trust_domain: &'a TrustDomain,
+    pub module: &'a Module,
+    pub image: &'a ImageConfig,
+    pub mqtt_port: u16,
+    /// The unpacked image.
+    pub root: &'a Path,
+    pub network_namespace: &'a Path,
+    /// Mounted at `/run/edgewarden`.
+    pub workload_folder: &'a Path,
+    pub hosts: &'a Path,
+    pub cgroup: &'a str,
+}
+
+impl Bundle<'_> {
+    /// `config.json`.
+    pub fn config(&self) -> Result<Value, Refusal> {
+        let (user, group) = self.user()?;
+        Ok(json!({
+            "ociVersion": "1.0.2",
+            "process": {
+                "terminal": false,
+                "user": {"uid": user, "gid": group},
+                "args": self.args()?,
+                "env": self.env(),
+                "cwd": self.working_folder()?,
+                "capabilities": {"bounding": [], "effective": [], "inheritable": [], "permitted": [], "ambient": []},
+                "rlimits": [
+                    {"type": "RLIMIT_NOFILE", "soft": nofile_max(), "hard": nofile_max()},
+                    {"type": "RLIMIT_CORE", "soft": 0, "hard": 0},
+                ],
+                "noNewPrivileges": true,
+                // When memory is short a module goes before the daemons that guard it.
+                "oomScoreAdj": 500,
+            },
+            "root": {"path": self.root, "readonly": true},
+            "hostname": self.module.name,
+            "mounts": self.mounts(),
+            "linux": self.linux(),
+        }))
+    }
+
+    fn invalid(&self, rule: impl std::fmt::Display) -> Refusal {
+        Refusal::new(Reason::ImageInvalid, &self.module.name, rule)
+    }
+
+    fn args(&self) -> Result<Vec<String>, Refusal> {
+        let image = &self.image.config;
+        let mut args = image.entrypoint.clone().unwrap_or_default();
+        args.extend(if self.module.args.is_empty() {
+            image.cmd.clone().unwrap_or_default()
+        } else {
+            self.module.args.clone()
+        });
+        if args.first().is_none_or(String::is_empty) { Err(self.invalid("the image names nothing to run")) } else { Ok(args) }
+    }
+
+    /// The image's variables, then the deployment's, then ours: the last word on a name counts.
+    fn env(&self) -> Vec<String> {
+        let mut env: BTreeMap<&str, &str> = BTreeMap::from([("PATH", "/usr/local/bin:/usr/bin:/bin")]);
+        env.extend(self.image.config.env.iter().flatten().filter_map(|pair| pair.split_once('=')));
+        env.extend(self.module.env.iter().map(|(key, value)| (key.as_str(), value.as_str())));
+        let mqtt = format!("gateway:{}", self.mqtt_port);
+        env.extend([
+            ("SPIFFE_ENDPOINT_SOCKET", "unix:///run/edgewarden/api.sock"),
+            ("EDGEWARDEN_MODULE", self.module.name.as_str()),
+            ("EDGEWARDEN_GATEWAY", self.gateway.as_str()),
+            ("EDGEWARDEN_TRUST_DOMAIN", self.trust_domain.as_str()),
+            ("EDGEWARDEN_MQTT", &mqtt),
+        ]);
+        env.into_iter().map(|(key, value)| format!("{key}={value}")).collect()
+    }
+
+    fn working_folder(&self) -> Result<&str, Refusal> {
+        match self.image.config.working_dir.as_deref() {
+            None | Some("") => Ok("/"),
+            Some(folder) if folder.starts_with('/') => Ok(folder),
+            Some(_) => Err(self.invalid("the image's working folder is not absolute")),
+        }
+    }
+
+    /// `user[:group]`, by number or by a name that the image's own tables hold. Root is refused.
+    fn user(&self) -> Result<(u32, u32), Refusal> {
+        let text = self.image.config.user.as_deref().unwrap_or_default();
+        if text.is_empty() {
+            return Ok((USER, USER));
+        }
+        let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
+        let (user, own_group) = match user.parse() {
+            Ok(user) => (user, user),
+            Err(_) => self.look_up("etc/passwd", user)?,
+        };
+        let group = match group.map(|group| (group, group.parse())) {
+            None => own_group,
+            Some((_, Ok(group))) => group,
+            Some((name, Err(_))) => self.look_up("etc/group", name)?.0,
+        };
+        if user == 0 || group == 0 {
+            return Err(self.invalid("the image asks to run as root; give it a USER"));
+        }
+        Ok((user, group))
+    }
+
+    /// Number and group of a name in a table of the image. The table's folder must not be a link.
+    fn look_up(&self, table: &str, name: &str) -> Result<(u32, u32), Refusal> {
+        let unknown = || self.invalid(format!("the image has no `{}` in its `/{table}`", name.escape_debug()));
+        let path = self.root.join(table);
+        if path.parent().is_none_or(|folder| folder.symlink_metadata().map_or(true, |metadata| !metadata.is_dir())) {
+            return Err(unknown());
+        }
+        let bytes = durable::read(&path, ACCOUNTS_BYTES_MAX).ok().flatten().ok_or_else(unknown)?;
+        let text = String::from_utf8_lossy(&bytes);
+        let line = text.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|line| line.first() == Some(&name));
+        let number = |line: &[&str], index: usize| line.get(index).and_then(|field| field.parse::<u32>().ok());
+        let line = line.ok_or_else(unknown)?;
+        let id = number(&line, 2).ok_or_else(unknown)?;
+        Ok((id, number(&line, 3).unwrap_or(id)))
+    }
+
+    fn mounts(&self) -> Value {
+        let tmpfs = |place: &str, options: &[&str]| {
+            let options = [&["nosuid", "nodev", "noexec"], options].concat();
+            json!({"destination": place, "type": "tmpfs", "source": "tmpfs", "options": options})
+        };
+        let bind = |place: &str, source: &Path| {
+            json!({"destination": place, "type": "bind", "source": source,
+                   "options": ["bind", "ro", "nosuid", "nodev", "noexec"]})
+        };
+        json!([
+            {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "nodev", "noexec"]},
+            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs",
+             "options": ["nosuid", "noexec", "strictatime", "mode=755", "size=64k"]},
+            tmpfs("/dev/shm", &["mode=1777", "size=16m"]),
+            tmpfs("/tmp", &["mode=1777", "size=16m"]),
+            tmpfs("/run", &["mode=755", "size=1m"]),
+            bind("/run/edgewarden", self.workload_folder),
+            bind("/etc/hosts", self.hosts),
+        ])
+    }
+
+    fn linux(&self) -> Value {
+        json!({
+            "cgroupsPath": self.cgroup,
+            "resources": {
+                "devices": [{"allow": false, "access": "rwm"}],
+                "memory": memory(self.module.memory_bytes),
+                "pids": {"limit": self.module.pids_max},
+            },
+            "namespaces": [
+                {"type": "pid"}, {"type": "mount"}, {"type": "ipc"}, {"type": "uts"},
+                {"type": "network", "path": self.network_namespace},
+            ],
+            "seccomp": seccomp::profile(),
+            "maskedPaths": [
+                "/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
+                "/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats",
+                "/sys/devices/virtual/powercap", "/sys/firmware",
+            ],
+            "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
+        })
+    }
+}
+
+/// The limit holds for memory and swap together where the kernel counts swap.
+fn memory(bytes: u64) -> Value {
+    let counts_swap = Path::new("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes").exists()
+        || Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    if counts_swap { json!({"limit": bytes, "swap": bytes}) } else { json!({"limit": bytes}) }
+}
+
+/// Never above our own limit, which some machines do not let even root raise.
+fn nofile_max() -> u64 {
+    nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).map_or(1024, |(_, hard)| hard.min(NOFILE_MAX))
+}

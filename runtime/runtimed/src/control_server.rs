@@ -1,0 +1,108 @@
+//! Answers the command line on the control socket. Root only: the socket's mode says so, and the peer's user is checked.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use edgewarden_names::{Reason, Refusal};
+use edgewarden_platform::peer::PeerEvidence;
+use edgewarden_protocol::frame;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use crate::context::Context;
+use crate::control::{Reply, Request};
+use crate::fleet_link::RenewNow;
+use crate::{RunError, logs};
+
+const CONNECTIONS_MAX: usize = 16;
+const LINES_MAX: usize = 100_000;
+
+/// What the daemon is to do.
+#[derive(Debug)]
+pub enum Command {
+    Renew(RenewNow),
+    Sync,
+    Shutdown { stop_modules: bool, done: oneshot::Sender<()> },
+}
+
+pub fn bind(path: &Path) -> Result<UnixListener, RunError> {
+    let what = || RunError::io(format!("listen on `{}`", path.display()));
+    // The lock is ours: whoever listened here is gone.
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(what()(error)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path).map_err(what())?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(what())?;
+    Ok(listener)
+}
+
+/// Serves for as long as it is polled.
+pub async fn serve(context: Arc<Context>, listener: UnixListener, commands: mpsc::Sender<Command>) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut connections = tokio::task::JoinSet::new();
+    loop {
+        while connections.try_join_next().is_some() {}
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let (context, commands) = (Arc::clone(&context), commands.clone());
+                connections.spawn(async move {
+                    converse(&context, stream, &commands).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a connection was not accepted");
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn converse(context: &Context, mut stream: UnixStream, commands: &mpsc::Sender<Command>) {
+    if !PeerEvidence::of(&stream).is_ok_and(|peer| peer.uid() == 0) {
+        let refusal = Refusal::new(Reason::PeerUnauthorized, "runtimed", "only root may ask");
+        drop(frame::write(&mut stream, &Reply::Refused(refusal)).await);
+        return;
+    }
+    while let Ok(request) = frame::read(&mut stream).await {
+        let reply = answer(context, request, commands).await.unwrap_or_else(Reply::Refused);
+        if frame::write(&mut stream, &reply).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn answer(context: &Context, request: Request, commands: &mpsc::Sender<Command>) -> Result<Reply, Refusal> {
+    let ends = |_| Refusal::new(Reason::Busy, "runtimed", "the daemon is ending");
+    match request {
+        Request::Status => Ok(Reply::Status(Box::new(context.board.status()))),
+        Request::Logs { module, last } => {
+            let last = usize::try_from(last).unwrap_or(LINES_MAX).min(LINES_MAX);
+            logs::tail(context.places.logs(), &module, last)
+                .map(Reply::Logs)
+                .map_err(|error| Refusal::new(Reason::Internal, &module, error))
+        }
+        Request::Renew => {
+            let (send, renewed) = oneshot::channel();
+            commands.send(Command::Renew(send)).await.map_err(|_| ends(()))?;
+            match renewed.await.map_err(|_| ends(()))? {
+                Ok(verdict) => Ok(Reply::Renewed(Box::new(verdict))),
+                Err(crate::enrol::EnrolError::Refused(refusal)) => Err(refusal),
+                Err(error) => Err(Refusal::new(Reason::IdentityUnavailable, "renewal", crate::chain(&error))),
+            }
+        }
+        Request::SyncNow => {
+            commands.send(Command::Sync).await.map_err(|_| ends(()))?;
+            Ok(Reply::Done)
+        }
+        Request::Shutdown { stop_modules } => {
+            let (done, finished) = oneshot::channel();
+            commands.send(Command::Shutdown { stop_modules, done }).await.map_err(|_| ends(()))?;
+            finished.await.map_err(|_| ends(()))?;
+            Ok(Reply::Done)
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! The link to the fleet: tells it how the gateway is, takes new deployments from it, renews the gateway's certificate.
+//!
+//! Nothing here stands on a start path: what runs goes on without the fleet. The fleet is a carrier that is not trusted
+//! with deployments; `identityd` checks the operator's signature and the version.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use edgewarden_names::{Digest, UnixTime};
+use edgewarden_protocol::control::{Reply, Request, Status};
+use edgewarden_protocol::dsse::ENVELOPE_BYTES_MAX;
+use edgewarden_protocol::enrol::Verdict;
+use edgewarden_protocol::uplink::{DeploymentReport, RefusalReport, Report, Sync, SyncReply};
+use edgewarden_transport::http::{Client as Http, HttpError};
+use edgewarden_transport::{Identity, tls};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{sleep, timeout};
+
+use crate::context::Context;
+use crate::enrol::{self, EnrolError};
+use crate::identity::CallError;
+
+/// The fleet may hold a request this long.
+const HELD_SECONDS: u32 = 30;
+const SYNC_DEADLINE: Duration = Duration::from_secs(45);
+/// An envelope in base64, in JSON.
+const REPLY_BYTES_MAX: usize = 2 * ENVELOPE_BYTES_MAX;
+const REFUSALS_MAX: usize = 32;
+/// Changes that come together are told together.
+const SETTLE: Duration = Duration::from_millis(500);
+const BACKOFF_FIRST: Duration = Duration::from_secs(1);
+const BACKOFF_LONGEST: Duration = Duration::from_secs(60);
+const RENEWAL_CHECK: Duration = Duration::from_secs(30);
+const RENEWAL_BACKOFF_LONGEST: Duration = Duration::from_secs(600);
+
+/// A request to renew now, with where the answer goes.
+pub type RenewNow = oneshot::Sender<Result<Verdict, EnrolError>>;
+
+/// `wait` spread over its second half, so that many gateways do not come back at once.
+fn jittered(wait: Duration) -> Duration {
+    let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |now| now.subsec_nanos());
+    wait / 2 + (wait / 2).mul_f64(f64::from(nanos % 1000) / 1000.0)
+}
+
+/// Follows the fleet for as long as it is polled. `now` ends a wait.
+pub async fn sync(context: Arc<Context>, mut now: mpsc::Receiver<()>) {
+    let Some(fleet) = &context.config.fleet else { return std::future::pending().await };
+    let identity = Identity::follow(context.layout.workload_socket("runtimed"));
+    let http = tls::client_config(&identity, tls::only(tls::fleet_id(&context.config.gateway.trust_domain)))
+        .map_err(|error| crate::chain(&error))
+        .and_then(|tls| Http::new(&fleet.url, tls).map_err(|error| crate::chain(&error)));
+    let http = match http {
+        Ok(http) => http,
+        Err(error) => {
+            tracing::error!(%error, "there is no link to the fleet");
+            context.board.set_fleet(|status| status.error = Some(error));
+            return std::future::pending().await;
+        }
+    };
+    let mut link = Link { context: Arc::clone(&context), http, refused: None };
+    let mut changes = context.board.changes();
+    let mut backoff = BACKOFF_FIRST;
+    loop {
+        if identity.ready().await.is_err() {
+            return std::future::pending().await;
+        }
+        changes.mark_unchanged();
+        let changed = async {
+            if changes.changed().await.is_ok() {
+                sleep(SETTLE).await;
+            } else {
+                std::future::pending::<()>().await;
+            }
+        };
+        let outcome = tokio::select! {
+            outcome = link.once() => outcome,
+            // A held request is given up: its answer would come again.
+            () = changed => continue,
+            _ = now.recv() => continue,
+        };
+        match outcome {
+            Ok(()) => backoff = BACKOFF_FIRST,
+            Err(error) => {
+                tracing::info!(%error, "the fleet was not reached or refused");
+                context.board.set_fleet(|status| status.error = Some(error));
+                drop(timeout(jittered(backoff), now.recv()).await);
+                backoff = (backoff * 2).min(BACKOFF_LONGEST);
+            }
+        }
+    }
+}
+
+struct Link {
+    context: Arc<Context>,
+    http: Http,
+    /// The envelope that `identityd` refused last: it is not offered to it again and again.
+    refused: Option<Vec<u8>>,
+}
+
+impl Link {
+    async fn once(&mut self) -> Result<(), String> {
+        let status = match self.context.identityd.call(&Request::Status).await {
+            Ok(Reply::Status(status)) => *status,
+            Ok(_) => return Err(CallError::Unexpected.to_string()),
+            Err(error) => return Err(crate::chain(&error)),
+        };
+        let request = Sync { have: self.have().await?, wait_seconds: HELD_SECONDS, report: self.report(status) };
+        let reply: Result<SyncReply, HttpError> =
+            self.http.post_json("/v1/gateway/sync", &request, REPLY_BYTES_MAX, SYNC_DEADLINE).await;
+        let reply = reply.map_err(|error| crate::chain(&error))?;
+        self.context.board.set_fleet(|status| {
+            status.last_contact = Some(UnixTime::now());
+            status.error = None;
+        });
+        let Some(envelope) = reply.deployment else { return Ok(()) };
+        if self.refused.as_ref() == Some(&envelope.0) {
+            return Err("the fleet still offers a deployment that this gateway refused".into());
+        }
+        match self.context.identityd.call(&Request::DeploymentAccept(envelope.clone())).await {
+            Ok(Reply::Deployment(deployment)) => {
+                let deployment = &deployment.deployment;
+                tracing::info!(name = %deployment.name, version = deployment.version, "a deployment is in force");
+                self.refused = None;
+                Ok(())
+            }
+            Ok(_) => Err(CallError::Unexpected.to_string()),
+            Err(CallError::Refused(refusal)) => {
+                tracing::warn!(reason = refusal.reason.code(), %refusal, "the fleet's deployment was refused");
+                self.refused = Some(envelope.0);
+                // The report that goes out next names the refusal.
+                Ok(())
+            }
+            Err(error) => Err(crate::chain(&error)),
+        }
+    }
+
+    async fn have(&self) -> Result<Option<Digest>, String> {
+        match self.context.identityd.call(&Request::Deployment).await {
+            Ok(Reply::Deployment(deployment)) => Ok(Some(deployment.envelope)),
+            Ok(Reply::Done) => Ok(None),
+            Ok(_) => Err(CallError::Unexpected.to_string()),
+            Err(error) => Err(crate::chain(&error)),
+        }
+    }
+
+    fn report(&self, status: Status) -> Report {
+        let skipped = status.refusals.len().saturating_sub(REFUSALS_MAX);
+        let refusals = status.refusals.into_iter().skip(skipped);
+        Report {
+            software_version: env!("CARGO_PKG_VERSION").into(),
+            deployment: status.deployment.map(|(name, version)| DeploymentReport { name, version }),
+            policy_epoch: status.epoch,
+            modules: self.context.board.reports(),
+            refusals: refusals.map(|(at, refusal)| RefusalReport { at, refusal }).collect(),
+            verdict: status.verdict,
+            at: UnixTime::now(),
+        }
+    }
+}
+
+/// Renews when half of the certificate's life is over, when the verdict has expired, or when asked.
+pub async fn renewals(context: Arc<Context>, mut now: mpsc::Receiver<RenewNow>) {
+    let mut backoff = RENEWAL_CHECK;
+    let mut wait = Duration::from_secs(1);
+    loop {
+        let asked = tokio::select! {
+            asked = now.recv() => asked,
+            () = sleep(wait) => None,
+        };
+        wait = jittered(RENEWAL_CHECK);
+        if asked.is_none() && !is_due(&context).await {
+            continue;
+        }
+        let renewed = enrol::run(&context.config, None, &context.identityd).await;
+        match &renewed {
+            Ok(verdict) => {
+                tracing::info!(verdict = verdict.state.as_str(), "the gateway's certificate is renewed");
+                backoff = RENEWAL_CHECK;
+            }
+            Err(error) => {
+                // The certificate that is held stays in use for as long as it lasts.
+                tracing::warn!(error = %crate::chain(error), "the gateway's certificate was not renewed");
+                wait = jittered(backoff);
+                backoff = (backoff * 2).min(RENEWAL_BACKOFF_LONGEST);
+            }
+        }
+        if let Some(asked) = asked {
+            // Whoever asked may be gone.
+            drop(asked.send(renewed));
+        }
+    }
+}
+
+async fn is_due(context: &Context) -> bool {
+    if context.config.fleet.is_none() {
+        return false;
+    }
+    match context.identityd.call(&Request::Status).await {
+        Ok(Reply::Status(status)) => due(status.verdict.as_ref(), status.gateway_ca_expires, UnixTime::now()),
+        _ => false,
+    }
+}
+
+/// A gateway that never joined has nothing to renew.
+fn due(verdict: Option<&Verdict>, ca_expires: Option<UnixTime>, now: UnixTime) -> bool {
+    let (Some(verdict), Some(expires)) = (verdict, ca_expires) else { return false };
+    // The certificate and the verdict are of one moment.
+    let half = expires.after(verdict.at) / 2;
+    verdict.expires <= now || now >= verdict.at.plus(half)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use edgewarden_protocol::enrol::VerdictState;
+
+    #[test]
+    fn renewal_is_due_at_half_life_and_after_the_verdict() {
+        let verdict = |expires| Verdict {
+            state: VerdictState::Fresh,
+            hardware: "none".into(),
+            reference: None,
+            checks: Vec::new(),
+            at: UnixTime(1000),
+            expires: UnixTime(expires),
+        };
+        let ends = Some(UnixTime(3000));
+        for (name, verdict, ends, now, expected) in [
+            ("never joined", None, None, 9999, false),
+            ("fresh", Some(verdict(5000)), ends, 1999, false),
+            ("half life", Some(verdict(5000)), ends, 2000, true),
+            ("verdict over", Some(verdict(1500)), ends, 1500, true),
+            ("certificate over", Some(verdict(5000)), ends, 4000, true),
+            ("clock before the certificate", Some(verdict(5000)), ends, 10, false),
+        ] {
+            assert_eq!(due(verdict.as_ref(), ends, UnixTime(now)), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn waits_are_spread_over_their_second_half() {
+        for _ in 0..100 {
+            let wait = jittered(Duration::from_secs(10));
+            assert!((Duration::from_secs(5)..=Duration::from_secs(10)).contains(&wait), "{wait:?}");
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! One start of one module: made, watched, stopped, and cleaned away.
+//!
+//! What a daemon that starts again must know of an instance is on disk before the instance exists for anybody else, in
+//! a folder that ends with the machine's run. It adopts an instance only when process number, start time and
+//! `identityd`'s start record all agree.
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::time::Duration;
+
+use edgewarden_names::{Generation, Reason, Refusal};
+use edgewarden_platform::durable;
+use edgewarden_platform::process::Process;
+use edgewarden_protocol::control::{Prepared, Reply, Request, StartRecord};
+use edgewarden_protocol::deployment::Module;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+
+use crate::bundle::Bundle;
+use crate::context::Context;
+use crate::identity::CallError;
+use crate::images::Ready;
+use crate::{RunError, logs, network};
+
+const RECORD_BYTES_MAX: usize = 1024 * 1024;
+/// Between SIGTERM and SIGKILL.
+const STOP_GRACE: Duration = Duration::from_secs(10);
+/// After SIGKILL; a process that the kernel holds longer is left to the next cleaning.
+const KILL_WAIT: Duration = Duration::from_secs(10);
+
+/// Where a module lives on the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Place {
+    pub number: u8,
+    pub address: Ipv4Addr,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    pub instance: String,
+    pub generation: Generation,
+    /// As the deployment had it at the start.
+    pub module: Module,
+    pub place: Place,
+    /// Of the first process; absent until it exists.
+    pub process: Option<(i32, u64)>,
+}
+
+/// An instance whose first process exists.
+#[derive(Debug)]
+pub struct Instance {
+    pub record: Record,
+    pub process: Process,
+}
+
+/// How an instance ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    Code(i32),
+    Signal(i32),
+    /// It was not our child, as after a restart of this daemon.
+    Unknown,
+}
+
+impl std::fmt::Display for Exit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "it ended with status {code}"),
+            Self::Signal(signal) => write!(f, "signal {signal} ended it"),
+            Self::Unknown => f.write_str("it ended"),
+        }
+    }
+}
+
+fn local(module: &Module, error: &RunError) -> Refusal {
+    tracing::warn!(module = %module.name, error = %error.chain(), "a start failed");
+    Refusal::new(Reason::Internal, &module.name, error.chain())
+}
+
+/// Starts the module. What a failed attempt made is removed.
+pub async fn start(context: &Context, module: &Module, place: Place, ready: &Ready) -> Result<Instance, Refusal> {
+    let record = Record {
+        instance: ready.permit.instance.clone(),
+        generation: ready.permit.generation,
+        module: module.clone(),
+        place,
+        process: None,
+    };
+    // A name that `identityd` chose becomes part of paths.
+    let expected = format!("{}-{}", module.name, record.generation);
+    if record.instance != expected {
+        return Err(Refusal::new(Reason::Internal, &module.name, "the instance has another name than its module and generation"));
+    }
+    context.live(&record.instance);
+    let started = carry_out(context, ready, record.clone()).await;
+    if started.is_err() {
+        clean(context, &record).await;
+    }
+    started
+}
+
+async fn carry_out(context: &Context, ready: &Ready, mut record: Record) -> Result<Instance, Refusal> {
+    let module = record.module.clone();
+    let failed = |error: RunError| local(&module, &error);
+    let prepare = Request::StartPrepare { permit: ready.permit.permit.clone() };
+    let prepared: Prepared = match context.identityd.call(&prepare).await.map_err(CallError::refusal)? {
+        Reply::Prepared(prepared) if prepared.instance == record.instance => prepared,
+        _ => return Err(CallError::Unexpected.refusal()),
+    };
+    save(context, &record).map_err(failed)?;
+    let namespace = context.places.namespace(&record.instance);
+    let (joined, place) = (namespace.clone(), record.place);
+    context
+        .blocking(move || network::join(&joined, place.number, place.address))
+        .await
+        .map_err(failed)?;
+    let folder = context.places.bundle(&record.instance);
+    let cgroup = context.cgroup(&record.instance);
+    let config = Bundle {
+        gateway: &context.config.gateway.name,
+        trust_domain: &context.config.gateway.trust_domain,
+        module: &module,
+        image: &ready.config,
+        mqtt_port: context.config.mqtt.module_port,
+        root: &ready.root,
+        network_namespace: &namespace,
+        workload_folder: &prepared.workload_folder,
+        hosts: &context.places.hosts(),
+        cgroup: &cgroup,
+    }
+    .config()?;
+    write_bundle(&folder, &config).map_err(failed)?;
+    let log = logs::open(context.places.logs(), &module.name).map_err(RunError::io("open the module's log")).map_err(failed)?;
+    let pid = context.runc.create(&record.instance, &folder, log).await.map_err(failed)?;
+    let process = Process::open(pid).map_err(RunError::io("watch the module's process")).map_err(failed)?;
+    record.process = Some((process.pid(), process.started()));
+    save(context, &record).map_err(failed)?;
+    let started = Request::Started { instance: record.instance.clone(), pid, address: record.place.address };
+    match context.identityd.call(&started).await.map_err(CallError::refusal)? {
+        Reply::Done => {}
+        _ => return Err(CallError::Unexpected.refusal()),
+    }
+    context.runc.start(&record.instance).await.map_err(failed)?;
+    Ok(Instance { record, process })
+}
+
+fn write_bundle(folder: &Path, config: &serde_json::Value) -> Result<(), RunError> {
+    let what = || RunError::io(format!("write `{}`", folder.display()));
+    std::fs::create_dir_all(folder).map_err(what())?;
+    std::fs::write(folder.join("config.json"), config.to_string()).map_err(what())
+}
+
+fn save(context: &Context, record: &Record) -> Result<(), RunError> {
+    let bytes = serde_json::to_vec(record).map_err(|error| RunError::Runtime(error.to_string()))?;
+    durable::write(&context.places.record(&record.instance), &bytes, 0o600).map_err(RunError::io("write an instance's record"))
+}
+
+/// The records on disk; what cannot be read is removed, since nothing can be adopted by it.
+pub fn records(folder: &Path) -> Result<Vec<Record>, RunError> {
+    let what = || RunError::io(format!("read `{}`", folder.display()));
+    durable::sweep(folder).map_err(what())?;
+    let mut records = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(what())? {
+        let path = entry.map_err(what())?.path();
+        let bytes = durable::read(&path, RECORD_BYTES_MAX).map_err(what())?.unwrap_or_default();
+        match serde_json::from_slice::<Record>(&bytes) {
+            Ok(record) if path.file_stem().is_some_and(|stem| stem == record.instance.as_str()) => records.push(record),
+            _ => {
+                tracing::warn!(path = %path.display(), "a broken record is removed");
+                durable::remove(&path).map_err(what())?;
+            }
+        }
+    }
+    Ok(records)
+}
+
+/// The instance that the record is about, when it still runs and `identityd` knows it too.
+pub fn adopt(record: Record, known: &[StartRecord]) -> Result<Instance, Record> {
+    let Some((pid, started)) = record.process else { return Err(record) };
+    let same = |known: &StartRecord| known.instance == record.instance && known.pid == pid && known.pid_started == started;
+    match Process::open(pid) {
+        Ok(process) if process.started() == started && known.iter().any(same) => Ok(Instance { record, process }),
+        _ => Err(record),
+    }
+}
+
+impl Instance {
+    /// Returns when the first process has ended, and with it its pid namespace.
+    pub async fn exited(&self) -> Exit {
+        if let Err(error) = self.process.exited().await {
+            tracing::warn!(%error, "a process cannot be watched");
+        }
+        // While it is a zombie of ours its number is its own.
+        match waitpid(Pid::from_raw(self.process.pid()), Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::Exited(_, code)) => Exit::Code(code),
+            Ok(WaitStatus::Signaled(_, signal, _)) => Exit::Signal(signal as i32),
+            _ => Exit::Unknown,
+        }
+    }
+
+    /// SIGTERM, then SIGKILL.
+    pub async fn stop(&self, context: &Context) {
+        let instance = &self.record.instance;
+        // The first process of a pid namespace does not even notice a signal that it has no handler for.
+        if self.handles_sigterm() {
+            if let Err(error) = context.runc.kill(instance, "TERM").await {
+                tracing::debug!(%instance, %error, "SIGTERM was not sent");
+            }
+            if tokio::time::timeout(STOP_GRACE, self.exited()).await.is_ok() {
+                return;
+            }
+        }
+        if let Err(error) = context.runc.kill(instance, "KILL").await {
+            tracing::debug!(%instance, %error, "SIGKILL was not sent");
+        }
+        if tokio::time::timeout(KILL_WAIT, self.exited()).await.is_err() {
+            tracing::warn!(%instance, "the kernel does not let the module's process go");
+        }
+    }
+
+    /// `SigCgt` of `/proc/<pid>/status` (proc_pid_status(5)); SIGTERM is bit 14.
+    fn handles_sigterm(&self) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.pid())).unwrap_or_default();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_none_or(|mask| mask & (1 << 14) != 0)
+    }
+}
+
+/// Removes all that is left of an instance, its processes too, and tells `identityd`.
+pub async fn clean(context: &Context, record: &Record) {
+    let instance = &record.instance;
+    if let Err(error) = context.runc.delete(instance).await {
+        tracing::debug!(%instance, error = %error.chain(), "the runtime removed nothing");
+    }
+    let (namespace, number) = (context.places.namespace(instance), record.place.number);
+    let removed = context
+        .blocking(move || {
+            network::remove_namespace(&namespace)?;
+            network::remove_interface(number)
+        })
+        .await;
+    if let Err(error) = removed {
+        tracing::warn!(%instance, error = %error.chain(), "the instance's network was not removed");
+    }
+    forget(context, instance).await;
+}
+
+/// Removes an instance's files and tells `identityd`.
+pub async fn forget(context: &Context, instance: &str) {
+    drop(std::fs::remove_dir_all(context.places.bundle(instance)));
+    if let Err(error) = durable::remove(&context.places.record(instance)) {
+        tracing::warn!(%instance, %error, "the instance's record was not removed");
+    }
+    // When `identityd` is away it learns of it later, by itself or from the next comparison of records.
+    if let Err(error) = context.identityd.call(&Request::Stopped { instance: instance.to_owned() }).await {
+        tracing::debug!(%instance, %error, "identityd was not told of the end");
+    }
+    context.gone(instance);
+}

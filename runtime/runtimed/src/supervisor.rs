@@ -1,0 +1,373 @@
+//! Makes what runs agree with what `identityd` has in force.
+//!
+//! Order: first the kernel gets the new epoch, so that what it no longer allows ends at once; then modules that left or
+//! changed are stopped; then the others are started. Nothing starts before the rules that know its address are in force.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use edgewarden_names::{Epoch, ModuleName};
+use edgewarden_policy::CompiledEpoch;
+use edgewarden_protocol::control::{DeploymentInForce, Enforcer, Reply, Request, Snapshot};
+use edgewarden_protocol::deployment::Module;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::addresses::Addresses;
+use crate::context::Context;
+use crate::identity::{CallError, Client};
+use crate::instance::{self, Place};
+use crate::kernel::{self, Kernel};
+use crate::worker::Worker;
+use crate::{RunError, logs, network};
+
+const RETRY: Duration = Duration::from_secs(1);
+/// How often refused packets and the size of logs are looked at while modules run.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Ends the supervisor: stops every module and removes rules and networks.
+pub type StopAll = oneshot::Sender<()>;
+
+#[derive(Debug)]
+pub struct Supervisor {
+    context: Arc<Context>,
+    addresses: Addresses,
+    kernel: Kernel,
+    workers: BTreeMap<ModuleName, Worker>,
+    adopted: bool,
+    reported: Option<Epoch>,
+    /// Deployment and trust at the last comparison: when they change, refused starts are tried again.
+    last: Option<(edgewarden_names::Digest, bool)>,
+}
+
+impl Supervisor {
+    pub fn new(context: Arc<Context>, addresses: Addresses) -> Self {
+        let kernel = Kernel::new(addresses.network().gateway(), context.config.mqtt.module_port);
+        Self { context, addresses, kernel, workers: BTreeMap::new(), adopted: false, reported: None, last: None }
+    }
+
+    /// Runs until it is told to stop everything. Dropping the future leaves the modules running.
+    pub async fn run(mut self, mut stop: mpsc::Receiver<StopAll>) -> Result<(), RunError> {
+        let (send, mut snapshots) = mpsc::channel(1);
+        let watcher = Watcher(tokio::spawn(watch(Client::new(&self.context.layout), send)));
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut pending: Option<Snapshot> = None;
+        loop {
+            tokio::select! {
+                told = stop.recv() => {
+                    drop(watcher);
+                    self.stop_all().await?;
+                    if let Some(done) = told {
+                        // Whoever asked may be gone.
+                        let _ = done.send(());
+                    }
+                    return Ok(());
+                }
+                snapshot = snapshots.recv() => pending = snapshot,
+                _ = look.tick() => self.look().await,
+            }
+            if let Some(snapshot) = pending.take()
+                && let Err(error) = self.compare(&snapshot).await
+            {
+                tracing::warn!(error = %error.chain(), "what is in force cannot be carried out yet; trying again");
+                tokio::time::sleep(RETRY).await;
+                pending = Some(snapshot);
+            }
+        }
+    }
+
+    async fn compare(&mut self, snapshot: &Snapshot) -> Result<(), RunError> {
+        if !self.adopted {
+            self.adopt(snapshot).await?;
+            self.adopted = true;
+        }
+        let deployment = match self.context.identityd.call(&Request::Deployment).await {
+            Ok(Reply::Deployment(deployment)) => Some(*deployment),
+            Ok(Reply::Done) => None,
+            Ok(_) => return Err(RunError::Identity(CallError::Unexpected)),
+            Err(error) => return Err(RunError::Identity(error)),
+        };
+        let epoch = match &snapshot.policy {
+            None => None,
+            Some(policy) => Some(
+                serde_json::from_slice::<CompiledEpoch>(policy.compiled.as_slice())
+                    .map_err(|error| RunError::Runtime(format!("the policy of epoch {} cannot be read: {error}", policy.epoch)))?,
+            ),
+        };
+        match (deployment, epoch) {
+            (Some(deployment), Some(epoch)) if deployment.epoch == epoch.epoch() => {
+                self.carry_out(deployment, epoch, snapshot.trusted).await?;
+            }
+            // Read at two moments: the next snapshot is on its way.
+            (Some(_), _) => return Ok(()),
+            (None, _) => self.stop_workers(&BTreeSet::new()).await,
+        }
+        self.settle_records(snapshot).await;
+        Ok(())
+    }
+
+    async fn carry_out(&mut self, force: DeploymentInForce, epoch: CompiledEpoch, trusted: bool) -> Result<(), RunError> {
+        let modules = &force.deployment.modules;
+        let names: Vec<ModuleName> = modules.iter().map(|module| module.name.clone()).collect();
+        let running: Vec<ModuleName> = self.workers.keys().cloned().collect();
+        self.addresses.assign(&names, &running)?;
+        self.write_hosts()?;
+        self.enforce(epoch.clone()).await?;
+        let unchanged: BTreeSet<ModuleName> = modules
+            .iter()
+            .filter(|module| self.workers.get(&module.name).is_some_and(|worker| worker.module == **module))
+            .map(|module| module.name.clone())
+            .collect();
+        if unchanged.len() < self.workers.len() {
+            self.stop_workers(&unchanged).await;
+            self.addresses.assign(&names, &[])?;
+            self.write_hosts()?;
+            self.enforce(epoch).await?;
+        }
+        for module in modules {
+            self.start_worker(module);
+        }
+        let now = Some((force.envelope.clone(), trusted));
+        if self.last != now {
+            self.workers.values().for_each(Worker::retry);
+            self.last = now;
+        }
+        let images = modules.iter().map(|module| module.image.digest().clone()).collect();
+        let store = self.context.store.clone();
+        self.context
+            .blocking(move || store.retain(&images).map_err(|error| RunError::Store(error.refusal())))
+            .await
+    }
+
+    fn start_worker(&mut self, module: &Module) {
+        if self.workers.contains_key(&module.name) {
+            return;
+        }
+        let Some(number) = self.addresses.number(&module.name) else { return };
+        let place = Place { number, address: self.addresses.network().module(number) };
+        let worker = Worker::spawn(Arc::clone(&self.context), module.clone(), place, None);
+        self.workers.insert(module.name.clone(), worker);
+    }
+
+    /// Stops all workers but these, side by side.
+    async fn stop_workers(&mut self, kept: &BTreeSet<ModuleName>) {
+        let all = std::mem::take(&mut self.workers);
+        let (keep, stop): (BTreeMap<_, _>, BTreeMap<_, _>) = all.into_iter().partition(|(name, _)| kept.contains(name));
+        self.workers = keep;
+        let mut stopping = tokio::task::JoinSet::new();
+        for worker in stop.into_values() {
+            stopping.spawn(worker.stop());
+        }
+        while stopping.join_next().await.is_some() {}
+    }
+
+    async fn enforce(&mut self, epoch: CompiledEpoch) -> Result<(), RunError> {
+        // What the sets refused is lost with the old rules.
+        self.report_refusals().await;
+        let number = epoch.epoch();
+        let script = self.kernel.plan(&epoch, &self.addresses)?;
+        if let Some(script) = script.clone() {
+            self.context.blocking(move || kernel::apply(&script)).await?;
+            tracing::info!(epoch = %number, "the rules are in force");
+        }
+        self.kernel.enforced(epoch, script);
+        self.context.board.set_epoch(number);
+        if self.reported != Some(number) {
+            let enforced = Request::EpochEnforced { enforcer: Enforcer::Runtimed, epoch: number };
+            self.context.identityd.call(&enforced).await.map_err(RunError::Identity)?;
+            self.reported = Some(number);
+        }
+        Ok(())
+    }
+
+    /// The file is mounted into containers that run, so it is changed in place; it is read in one piece.
+    fn write_hosts(&self) -> Result<(), RunError> {
+        let what = || RunError::io("write the hosts file");
+        let path = self.context.places.hosts();
+        let text = self.addresses.hosts();
+        if std::fs::read_to_string(&path).is_ok_and(|old| old == text) {
+            return Ok(());
+        }
+        let file = std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o644).open(&path).map_err(what())?;
+        file.write_all_at(text.as_bytes(), 0).map_err(what())?;
+        file.set_len(text.len() as u64).map_err(what())?;
+        // The umask must not decide whether modules can read it.
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o644)).map_err(what())
+    }
+
+    /// Takes over what an earlier daemon left running, and removes what nobody knows.
+    async fn adopt(&mut self, snapshot: &Snapshot) -> Result<(), RunError> {
+        let context = Arc::clone(&self.context);
+        let mut records = instance::records(&context.places.records())?;
+        // Of two instances of a module the newer one stays.
+        records.sort_by_key(|record| std::cmp::Reverse(record.generation));
+        let running: BTreeSet<String> = context
+            .runc
+            .list()
+            .await?
+            .into_iter()
+            .filter(|container| container.status == "running" && container.pid > 0)
+            .map(|container| container.id)
+            .collect();
+        let mut numbers = BTreeSet::new();
+        for record in records {
+            let name = record.module.name.clone();
+            let fits = running.contains(&record.instance)
+                && !self.workers.contains_key(&name)
+                && self.addresses.number(&name) == Some(record.place.number);
+            let adopted = if fits { instance::adopt(record, &snapshot.records) } else { Err(record) };
+            match adopted {
+                Ok(instance) => {
+                    tracing::info!(instance = %instance.record.instance, pid = instance.process.pid(), "took over a running module");
+                    context.live(&instance.record.instance);
+                    let (module, place) = (instance.record.module.clone(), instance.record.place);
+                    numbers.insert(place.number);
+                    self.workers.insert(name, Worker::spawn(Arc::clone(&context), module, place, Some(instance)));
+                }
+                Err(record) => {
+                    tracing::info!(instance = %record.instance, "removing what is left of an instance");
+                    if numbers.contains(&record.place.number) {
+                        // Its interface has passed to a newer instance.
+                        clean_unknown(&context, &record.instance).await;
+                    } else {
+                        instance::clean(&context, &record).await;
+                    }
+                }
+            }
+        }
+        self.remove_unknown(&numbers).await
+    }
+
+    async fn remove_unknown(&self, numbers: &BTreeSet<u8>) -> Result<(), RunError> {
+        let context = &self.context;
+        let mut unknown: BTreeSet<String> = context.runc.list().await?.into_iter().map(|container| container.id).collect();
+        for folder in [context.places.bundles(), context.places.namespaces()] {
+            let what = || RunError::io(format!("read `{}`", folder.display()));
+            for entry in std::fs::read_dir(&folder).map_err(what())? {
+                unknown.insert(entry.map_err(what())?.file_name().to_string_lossy().into_owned());
+            }
+        }
+        for instance in unknown {
+            if !context.is_live(&instance) {
+                tracing::warn!(%instance, "removing an instance that nobody knows");
+                clean_unknown(context, &instance).await;
+            }
+        }
+        for number in network::interfaces()? {
+            if !numbers.contains(&number) {
+                network::remove_interface(number)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells `identityd` of instances that it counts as live and that are not.
+    async fn settle_records(&self, snapshot: &Snapshot) {
+        for record in &snapshot.records {
+            if !self.context.is_live(&record.instance) {
+                let stopped = Request::Stopped { instance: record.instance.clone() };
+                if let Err(error) = self.context.identityd.call(&stopped).await {
+                    tracing::debug!(instance = %record.instance, %error, "identityd was not told of the end");
+                }
+            }
+        }
+    }
+
+    async fn look(&mut self) {
+        if self.workers.is_empty() {
+            return;
+        }
+        self.report_refusals().await;
+        for module in self.workers.keys() {
+            if let Err(error) = logs::rotate(self.context.places.logs(), module) {
+                tracing::warn!(%module, %error, "a log was not cut");
+            }
+        }
+    }
+
+    async fn report_refusals(&mut self) {
+        if self.kernel.epoch().is_none() {
+            return;
+        }
+        let listed = match self.context.blocking(kernel::list).await {
+            Ok(listed) => listed,
+            Err(error) => {
+                tracing::warn!(error = %error.chain(), "the refused packets cannot be read");
+                return;
+            }
+        };
+        for refusal in self.kernel.refusals(&listed, &self.addresses, Instant::now()) {
+            tracing::warn!(reason = refusal.reason.code(), %refusal, "refused in the kernel");
+            if let Err(error) = self.context.identityd.call(&Request::Refused { refusal }).await {
+                tracing::debug!(%error, "identityd was not told of a refusal");
+            }
+        }
+    }
+
+    /// Stops every module and removes rules, networks and leftovers.
+    async fn stop_all(&mut self) -> Result<(), RunError> {
+        self.stop_workers(&BTreeSet::new()).await;
+        for record in instance::records(&self.context.places.records())? {
+            instance::clean(&self.context, &record).await;
+        }
+        self.remove_unknown(&BTreeSet::new()).await?;
+        let own = self.addresses.network().gateway();
+        self.context
+            .blocking(move || {
+                Kernel::open()?;
+                network::forget_gateway(own)
+            })
+            .await
+    }
+}
+
+/// An instance of which there is no record, or whose interface is another's by now.
+async fn clean_unknown(context: &Context, instance: &str) {
+    if let Err(error) = context.runc.delete(instance).await {
+        tracing::debug!(%instance, error = %error.chain(), "the runtime removed nothing");
+    }
+    if let Err(error) = network::remove_namespace(&context.places.namespace(instance)) {
+        tracing::warn!(%instance, error = %error.chain(), "a network namespace was not removed");
+    }
+    instance::forget(context, instance).await;
+}
+
+/// A task that ends with its owner.
+#[derive(Debug)]
+struct Watcher(tokio::task::JoinHandle<()>);
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Follows `identityd` on a connection of its own, because an answer may take half a minute.
+async fn watch(identityd: Client, snapshots: mpsc::Sender<Snapshot>) {
+    let mut seen = 0;
+    // The first answer is news whatever its number is.
+    let mut first = true;
+    loop {
+        match identityd.call(&Request::Watch { seen }).await {
+            Ok(Reply::Snapshot(snapshot)) => {
+                let news = first || snapshot.revision != seen;
+                first = false;
+                seen = snapshot.revision;
+                if news && snapshots.send(*snapshot).await.is_err() {
+                    return;
+                }
+            }
+            other => {
+                if let Err(error) = other {
+                    tracing::debug!(%error, "identityd is away");
+                }
+                // A daemon that starts again counts from the beginning.
+                seen = 0;
+                first = true;
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+}
