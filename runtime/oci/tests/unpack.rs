@@ -1,0 +1,238 @@
+//! Layers that try to get out, and layers that are fine.
+
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use edgewarden_names::{Digest, Reason};
+use edgewarden_oci::store::ContentStore;
+use edgewarden_protocol::control::Layer;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+
+fn sha256(bytes: &[u8]) -> Digest {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest(&SHA256, bytes).as_ref());
+    Digest::from_sha256(&hash)
+}
+
+/// A tar entry with nothing checked, as an attacker makes it.
+fn entry(kind: tar::EntryType, name: &str, link: &str, mode: u32, bytes: &[u8]) -> Vec<u8> {
+    let mut header = tar::Header::new_gnu();
+    let raw = header.as_old_mut();
+    raw.name[..name.len()].copy_from_slice(name.as_bytes());
+    raw.linkname[..link.len()].copy_from_slice(link.as_bytes());
+    header.set_entry_type(kind);
+    header.set_mode(mode);
+    header.set_uid(1000);
+    header.set_gid(0);
+    header.set_size(bytes.len() as u64);
+    header.set_cksum();
+    let mut out = header.as_bytes().to_vec();
+    out.extend_from_slice(bytes);
+    out.resize(out.len().next_multiple_of(512), 0);
+    out
+}
+
+fn file(name: &str, bytes: &[u8]) -> Vec<u8> {
+    entry(tar::EntryType::Regular, name, "", 0o4755, bytes)
+}
+fn folder(name: &str) -> Vec<u8> {
+    entry(tar::EntryType::Directory, name, "", 0o755, b"")
+}
+fn symlink(name: &str, to: &str) -> Vec<u8> {
+    entry(tar::EntryType::Symlink, name, to, 0o777, b"")
+}
+fn link(name: &str, to: &str) -> Vec<u8> {
+    entry(tar::EntryType::Link, name, to, 0o644, b"")
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
+    packed.write_all(bytes).unwrap();
+    packed.finish().unwrap()
+}
+
+const GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+
+struct Bench {
+    folder: tempfile::TempDir,
+    store: ContentStore,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = ContentStore::open(&folder.path().join("store")).unwrap();
+        std::fs::write(folder.path().join("outside"), "untouched").unwrap();
+        Self { folder, store }
+    }
+
+    fn layer(&self, entries: &[Vec<u8>]) -> Layer {
+        let mut tar = entries.concat();
+        tar.resize(tar.len() + 1024, 0);
+        let packed = gzip(&tar);
+        let digest = self.store.put(&packed).unwrap();
+        Layer { digest, diff_id: sha256(&tar), size: packed.len() as u64, media_type: GZIP.into() }
+    }
+
+    fn unpack(&self, layers: &[Layer]) -> Result<PathBuf, Reason> {
+        self.store.root_file_system(&sha256(b"image"), layers).map_err(|error| error.refusal().reason)
+    }
+
+    fn check(&self) {
+        assert_eq!(std::fs::read_to_string(self.folder.path().join("outside")).unwrap(), "untouched");
+        let names: Vec<_> = std::fs::read_dir(self.folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(names.len(), 2, "nothing was made beside the store: {names:?}");
+    }
+}
+
+#[test]
+fn layers_that_attack_are_refused_and_leave_nothing() {
+    let long = "a/".repeat(80);
+    type Attack = (&'static str, Vec<Vec<u8>>);
+    let pax = |record: &str| entry(tar::EntryType::XHeader, "pax", "", 0o644, record.as_bytes());
+    let attacks: Vec<Attack> = vec![
+        ("parent", vec![file("../outside", b"x")]),
+        ("parent in the middle", vec![file("a/../../outside", b"x")]),
+        ("parent by long name", vec![entry(tar::EntryType::GNULongName, "n", "", 0, b"../../outside\0"), file("x", b"x")]),
+        ("parent by extended header", vec![pax("22 path=../../outside\n"), file("x", b"x")]),
+        ("size by extended header", vec![pax("12 size=999\n"), file("x", b"x")]),
+        ("hard link to the parent", vec![link("x", "../../../outside")]),
+        ("hard link to nothing", vec![link("x", "missing")]),
+        ("hard link to a folder", vec![folder("a"), link("x", "a")]),
+        ("hard link to a link", vec![symlink("a", "/outside"), link("x", "a")]),
+        ("hard link through a link that leaves", vec![symlink("up", "../../../../../.."), link("x", "up/outside")]),
+        ("through a link to nowhere", vec![symlink("a", "/nowhere/at/all"), file("a/b", b"x")]),
+        ("character device", vec![entry(tar::EntryType::Char, "null", "", 0o666, b"")]),
+        ("block device", vec![entry(tar::EntryType::Block, "sda", "", 0o666, b"")]),
+        ("fifo", vec![entry(tar::EntryType::Fifo, "pipe", "", 0o666, b"")]),
+        ("unknown kind", vec![entry(tar::EntryType::new(b'Z'), "x", "", 0o666, b"")]),
+        ("twice", vec![file("a", b"1"), file("a", b"2")]),
+        ("link, then a file over it", vec![symlink("a", "/outside"), file("a", b"2")]),
+        ("whiteout of nothing", vec![file(".wh.", b"")]),
+        ("whiteout of the parent", vec![file(".wh...", b"")]),
+        ("whiteout that leaves", vec![file("../.wh.outside", b"")]),
+        ("deep", vec![file(&long[..99], b"x"), entry(tar::EntryType::GNULongName, "n", "", 0, long.as_bytes()), file("x", b"x")]),
+        ("long name", vec![entry(tar::EntryType::GNULongName, "n", "", 0, &[b'a'; 5000]), file("x", b"x")]),
+        ("huge extended header", vec![entry(tar::EntryType::XHeader, "n", "", 0, &[b'a'; 70_000]), file("x", b"x")]),
+        ("control character", vec![file("a\nb", b"x")]),
+        ("not UTF-8", vec![{
+            let mut bytes = file("aXb", b"x");
+            bytes[1] = 0xff;
+            let mut header = tar::Header::from_byte_slice(&bytes[..512]).clone();
+            header.set_cksum();
+            [header.as_bytes().as_slice(), &bytes[512..]].concat()
+        }]),
+        ("root is a file", vec![file(".", b"x")]),
+        ("cut off", vec![{ let mut bytes = file("a", &[7; 2000]); bytes.truncate(1024); bytes }]),
+        ("no checksum", vec![{ let mut bytes = file("a", b"x"); bytes[0] = b'b'; bytes }]),
+    ];
+    for (name, entries) in attacks {
+        let bench = Bench::new();
+        let layer = bench.layer(&entries);
+        assert_eq!(bench.unpack(&[layer]).unwrap_err(), Reason::ImageInvalid, "{name}");
+        bench.check();
+        let left = std::fs::read_dir(bench.folder.path().join("store/rootfs")).unwrap().count();
+        assert_eq!(left, 0, "{name}: nothing half-way stays");
+    }
+}
+
+#[test]
+fn links_are_followed_inside_the_root_only() {
+    let bench = Bench::new();
+    let outside = bench.folder.path().to_str().unwrap().to_owned();
+    let escape = "../../../../../../../..".to_owned() + &outside;
+    let layers = [
+        bench.layer(&[symlink("absolute", "/data"), symlink("relative", "../../../data"), folder("data"), folder(&outside[1..])]),
+        bench.layer(&[file("absolute/one", b"1"), file("relative/two", b"2"), symlink("out", &escape), file("out/outside", b"x")]),
+    ];
+    let root = bench.unpack(&layers).unwrap();
+    assert_eq!(std::fs::read(root.join("data/one")).unwrap(), b"1");
+    assert_eq!(std::fs::read(root.join("data/two")).unwrap(), b"2");
+    assert_eq!(std::fs::read(root.join(&outside[1..]).join("outside")).unwrap(), b"x", "inside the root");
+    bench.check();
+}
+
+#[test]
+fn what_is_unpacked_is_read_only_and_roots_own() {
+    let bench = Bench::new();
+    let layer = bench.layer(&[folder("opt"), file("opt/tool", b"tool"), link("opt/same", "opt/tool"), symlink("t", "/opt/tool")]);
+    let root = bench.unpack(&[layer]).unwrap();
+    let metadata = root.join("opt/tool").metadata().unwrap();
+    assert_eq!(metadata.permissions().mode() & 0o7777, 0o555, "no set-user-ID, not writable");
+    assert_eq!((metadata.uid(), metadata.gid()), (0, 0));
+    assert_eq!(metadata.ino(), root.join("opt/same").metadata().unwrap().ino());
+    assert_eq!(std::fs::read_link(root.join("t")).unwrap(), Path::new("/opt/tool"));
+    for place in ["dev", "proc", "run", "sys", "tmp"] {
+        assert!(root.join(place).is_dir(), "{place}");
+    }
+    for place in ["etc/hosts", "etc/resolv.conf"] {
+        assert!(root.join(place).is_file(), "{place}");
+    }
+}
+
+#[test]
+fn upper_layers_hide_and_replace_what_is_below() {
+    let bench = Bench::new();
+    let layers = [
+        bench.layer(&[folder("a"), file("a/old", b"1"), file("a/kept", b"1"), folder("b"), file("b/old", b"1"), file("c", b"1"), folder("d")]),
+        bench.layer(&[
+            file("a/.wh.old", b""), file("a/.wh.missing", b""),
+            file("b/new", b"2"), file("b/.wh..wh..opq", b""),
+            file("c", b"2"), file("d", b"2"), file("e", b"2"), file(".wh.e", b""),
+        ]),
+    ];
+    let root = bench.unpack(&layers).unwrap();
+    assert!(!root.join("a/old").exists() && root.join("a/kept").exists());
+    assert!(!root.join("b/old").exists() && root.join("b/new").exists());
+    assert_eq!(std::fs::read(root.join("c")).unwrap(), b"2");
+    assert!(root.join("d").is_file(), "a file takes a folder's place");
+    assert!(root.join("e").exists(), "a whiteout hides only what is below");
+}
+
+#[test]
+fn a_layer_that_is_not_what_its_digests_say_is_refused() {
+    let bench = Bench::new();
+    let good = bench.layer(&[file("a", b"1")]);
+    for (name, change) in [
+        ("diff_id", Layer { diff_id: sha256(b""), ..good.clone() }),
+        ("size", Layer { size: good.size - 1, ..good.clone() }),
+        ("media type", Layer { media_type: "application/zstd".into(), ..good.clone() }),
+        ("plain tar", Layer { media_type: "application/vnd.oci.image.layer.v1.tar".into(), ..good.clone() }),
+        ("not there", Layer { digest: sha256(b"?"), ..good.clone() }),
+    ] {
+        let refused = bench.unpack(&[change]);
+        assert!(refused.is_err(), "{name}");
+        // A blob that does not match its names is removed from the store; put it back.
+        bench.layer(&[file("a", b"1")]);
+    }
+    bench.unpack(&[good.clone()]).unwrap();
+    // The same image with another list of layers is unpacked anew, and fails as it should.
+    assert!(bench.unpack(&[Layer { diff_id: sha256(b""), ..good }]).is_err());
+}
+
+#[test]
+fn a_bomb_is_stopped_at_the_limit() {
+    let bench = Bench::new();
+    // Zeros without end: four megabytes that are more than four gigabytes.
+    let header = {
+        let mut header = tar::Header::new_gnu();
+        header.set_path("zeros").unwrap();
+        header.set_entry_type(tar::EntryType::XGlobalHeader);
+        header.set_size(5 << 30);
+        header.set_cksum();
+        header.as_bytes().to_vec()
+    };
+    let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
+    packed.write_all(&header).unwrap();
+    let zeros = vec![0; 1 << 20];
+    for _ in 0..(5 << 10) {
+        packed.write_all(&zeros).unwrap();
+    }
+    let packed = packed.finish().unwrap();
+    let digest = bench.store.put(&packed).unwrap();
+    let layer = Layer { digest, diff_id: sha256(b""), size: packed.len() as u64, media_type: GZIP.into() };
+    assert_eq!(bench.unpack(&[layer]).unwrap_err(), Reason::ImageTooLarge);
+}
