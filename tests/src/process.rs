@@ -151,6 +151,29 @@ pub fn tail(text: &str, lines: usize) -> String {
     all.get(all.len().saturating_sub(lines)..).unwrap_or_default().join("\n")
 }
 
+/// Waits for a server of ours to answer; its end is told at once, with the end of its log.
+pub fn wait_for_server<T>(
+    server: &mut Server,
+    within: Duration,
+    mut attempt: impl FnMut() -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let deadline = Instant::now() + within;
+    loop {
+        server.check()?;
+        match attempt() {
+            Ok(value) => return Ok(value),
+            Err(Failure(problem)) if Instant::now() > deadline => {
+                let log = tail(&server.output(), 20);
+                return Err(Failure(format!(
+                    "{} did not answer within {within:?}: {problem}\n{log}",
+                    server.name
+                )));
+            }
+            Err(_) => thread::sleep(Duration::from_millis(50)),
+        }
+    }
+}
+
 /// Asks again and again until there is an answer. The last problem is told when there is none in time.
 pub fn wait_for<T>(
     what: &str,

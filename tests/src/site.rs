@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::process::{Finished, Server, run, wait_for};
+use crate::process::{Finished, Server, run, wait_for, wait_for_server};
 use crate::{Failure, ensure};
 
 pub const TRUST_DOMAIN: &str = "clinic.example";
@@ -85,7 +85,7 @@ impl Site {
     /// `edgewarden-fleet …` for the operator.
     pub fn operator(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(self.program("edgewarden-fleet"));
-        command.args(arguments).arg("--data").arg(self.path("fleet"));
+        command.arg("--data").arg(self.path("fleet")).args(arguments);
         command
     }
 
@@ -151,16 +151,12 @@ impl Site {
         let mut command = self.operator(&["serve", "--listen", FLEET, "--web", WEB]);
         command.arg("--operator-key").arg(self.path("operator.key.pub")).args(extra);
         if self.keys == Keys::SimulatedTpm {
-            command.arg("--vendor-roots").arg(self.path("vendor/vendor-ca.pem"));
+            command.arg("--vendor-roots").arg(self.path("tpm/vendor-ca.pem"));
         }
-        let server = Server::start("the fleet", &mut command, &self.path("fleet.log"))?;
+        let mut server = Server::start("the fleet", &mut command, &self.path("fleet.log"))?;
+        wait_for_server(&mut server, Duration::from_secs(20), || self.devices())?;
         self.fleet = Some(server);
-        wait_for("the fleet to answer", Duration::from_secs(20), || {
-            self.fleet.as_mut().map_or(Ok(()), Server::check)?;
-            let mut command = Command::new(self.program("edgewarden-fleet"));
-            command.args(["device", "list", "-o", "json", "--data"]).arg(self.folder.join("fleet"));
-            run(&mut command)?.ok().map(drop)
-        })
+        Ok(())
     }
 
     pub fn devices(&self) -> Result<Value, Failure> {
@@ -200,12 +196,14 @@ impl Site {
 
     /// Starts the gateway's daemons; ready when `identityd` and `runtimed` both answer.
     pub fn start_gateway(&mut self) -> Result<(), Failure> {
-        let server = Server::start("the gateway", &mut self.edgewarden(&["up"]), &self.path("gateway.log"))?;
-        self.up = Some(server);
-        wait_for("the gateway to answer", Duration::from_secs(30), || {
+        let mut server =
+            Server::start("the gateway", &mut self.edgewarden(&["up"]), &self.path("gateway.log"))?;
+        wait_for_server(&mut server, Duration::from_secs(30), || {
             let status = self.status()?;
             ensure(!status["runtime"].is_null(), || "runtimed does not answer yet".into())
-        })
+        })?;
+        self.up = Some(server);
+        Ok(())
     }
 
     /// Kills the supervisor and every daemon at once, as a crash would; the modules are not touched.
@@ -248,10 +246,12 @@ impl Site {
         fs::write(self.path("registry.yml"), config)?;
         let mut command = Command::new("docker-registry");
         command.arg("serve").arg(self.path("registry.yml"));
-        self.registry = Some(Server::start("the registry", &mut command, &self.path("registry.log"))?);
-        wait_for("the registry to listen", Duration::from_secs(10), || {
-            std::net::TcpStream::connect(REGISTRY).map(drop).map_err(Failure::from)
-        })
+        let mut server = Server::start("the registry", &mut command, &self.path("registry.log"))?;
+        wait_for_server(&mut server, Duration::from_secs(10), || {
+            Ok(std::net::TcpStream::connect(REGISTRY)?)
+        })?;
+        self.registry = Some(server);
+        Ok(())
     }
 
     /// Builds an image from one of the example's programs and pushes it. Gives the reference with its digest.

@@ -29,7 +29,7 @@ const DEPLOYED: &[&str] = &["manufacture", "fleet", "enrol", "sign", "deploy"];
 #[test]
 fn step_01_manufacture() {
     at("step_01_manufacture", Keys::SimulatedTpm, &["manufacture"], |site| {
-        let vendor = site.path("vendor/vendor-ca.pem");
+        let vendor = site.path("tpm/vendor-ca.pem");
         let text =
             run(Command::new("openssl").args(["x509", "-noout", "-subject", "-in"]).arg(vendor)).unwrap();
         assert!(text.ok().unwrap().contains("subject"));
