@@ -98,22 +98,16 @@ impl Certificate {
         if !matches!(public.attributes.0, TEMPLATE | TEMPLATE_HIGH) {
             return refuse("the EK has not the attributes of a TCG template");
         }
-        match (&public.key, public.name_alg) {
-            (Key::Rsa { symmetric: Symmetric::Aes128Cfb, scheme: Scheme::Null, .. }, HashAlg::Sha256)
-            | (
-                Key::Ecc {
-                    symmetric: Symmetric::Aes128Cfb, scheme: Scheme::Null, curve: Curve::P256, ..
-                },
-                HashAlg::Sha256,
-            )
-            | (
-                Key::Ecc {
-                    symmetric: Symmetric::Aes256Cfb, scheme: Scheme::Null, curve: Curve::P384, ..
-                },
-                HashAlg::Sha384,
-            ) => Ok(()),
-            _ => refuse("the EK has not the algorithms of a TCG template"),
+        // Cipher and name algorithm go with the key (sections B.3.3, B.3.4 and B.4.5).
+        let (Key::Rsa { symmetric, scheme, .. } | Key::Ecc { symmetric, scheme, .. }) = &public.key;
+        let template = match &public.key {
+            Key::Rsa { .. } | Key::Ecc { curve: Curve::P256, .. } => (Symmetric::Aes128Cfb, HashAlg::Sha256),
+            Key::Ecc { curve: Curve::P384, .. } => (Symmetric::Aes256Cfb, HashAlg::Sha384),
+        };
+        if *scheme != Scheme::Null || (*symmetric, public.name_alg) != template {
+            return refuse("the EK has not the algorithms of a TCG template");
         }
+        Ok(())
     }
 }
 

@@ -66,27 +66,27 @@ impl ReferenceValues {
 
     /// Says which PCRs differ and which of the log's events are not in this boot.
     pub(crate) fn explain(&self, log: &EventLog, mismatches: &[u8]) -> String {
-        let mut text = String::new();
-        for &pcr in mismatches {
-            let known = self.events.get(&pcr);
-            let foreign = |event: &&Event| {
-                digest_of(event).is_some_and(|digest| known.is_none_or(|known| !known.contains(&digest)))
-            };
-            let found: Vec<&Event> = events_of(log, pcr).filter(foreign).collect();
-            text.push_str(&format!("PCR {pcr} differs from reference `{}`", self.name));
-            if found.is_empty() {
-                text.push_str(" (known events, but missing, repeated or in another order)");
-            }
-            for event in found.iter().take(EXPLAINED_MAX) {
-                let digest = digest_of(event).map(String::from).unwrap_or_default();
-                text.push_str(&format!("; event {} {} {digest} is not in it", event.index, event.event_type));
-            }
-            if let Some(more @ 1..) = found.len().checked_sub(EXPLAINED_MAX) {
-                text.push_str(&format!("; {more} more events are not in it"));
-            }
-            text.push_str(". ");
+        let sentences: Vec<String> = mismatches.iter().map(|&pcr| self.explain_pcr(log, pcr)).collect();
+        sentences.join(". ")
+    }
+
+    fn explain_pcr(&self, log: &EventLog, pcr: u8) -> String {
+        let known = self.events.get(&pcr);
+        let foreign: Vec<(&Event, Digest)> = events_of(log, pcr)
+            .filter_map(|event| digest_of(event).map(|digest| (event, digest)))
+            .filter(|(_, digest)| known.is_none_or(|known| !known.contains(digest)))
+            .collect();
+        let mut parts = vec![format!("PCR {pcr} differs from reference `{}`", self.name)];
+        if foreign.is_empty() {
+            parts.push("its events are known, but some are missing, repeated or in another order".to_owned());
         }
-        text.trim_end_matches(". ").to_owned()
+        for (event, digest) in foreign.iter().take(EXPLAINED_MAX) {
+            parts.push(format!("event {} {} {digest} is not in it", event.index, event.event_type));
+        }
+        if let Some(more @ 1..) = foreign.len().checked_sub(EXPLAINED_MAX) {
+            parts.push(format!("{more} more events are not in it"));
+        }
+        parts.join("; ")
     }
 
     /// The value of each PCR when this boot accepts exactly one.

@@ -1,5 +1,14 @@
 //! The first half: which public keys are challenged at all.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unreachable,
+    clippy::indexing_slicing,
+    reason = "helpers of tests are not marked as tests"
+)]
+
 mod common;
 
 use common::{EkCertificate, Forge, NOW, Vendor, pem};
@@ -145,14 +154,15 @@ fn certificate_chains() {
 
 #[test]
 fn endorsement_keys_that_are_not_what_they_should_be() {
+    type Change = Box<dyn Fn(&mut Public)>;
     let attributes = |change: u32| move |ek: &mut Public| ek.attributes.0 ^= change;
     let key = |change: fn(&mut Key)| move |ek: &mut Public| change(&mut ek.key);
-    let cases: Vec<(&str, Box<dyn Fn(&mut Public)>)> = vec![
+    let cases: Vec<(&str, Change)> = vec![
         (
             "another key",
             Box::new(key(|key| {
                 if let Key::Ecc { x, .. } = key {
-                    x[31] ^= 1
+                    x[31] ^= 1;
                 }
             })),
         ),
@@ -167,7 +177,7 @@ fn endorsement_keys_that_are_not_what_they_should_be() {
             "AES-256",
             Box::new(key(|key| {
                 if let Key::Ecc { symmetric, .. } = key {
-                    *symmetric = Symmetric::Aes256Cfb
+                    *symmetric = Symmetric::Aes256Cfb;
                 }
             })),
         ),
@@ -175,7 +185,7 @@ fn endorsement_keys_that_are_not_what_they_should_be() {
             "no cipher",
             Box::new(key(|key| {
                 if let Key::Ecc { symmetric, .. } = key {
-                    *symmetric = Symmetric::Null
+                    *symmetric = Symmetric::Null;
                 }
             })),
         ),
@@ -183,7 +193,7 @@ fn endorsement_keys_that_are_not_what_they_should_be() {
             "a scheme",
             Box::new(key(|key| {
                 if let Key::Ecc { scheme, .. } = key {
-                    *scheme = Scheme::Ecdsa(HashAlg::Sha256)
+                    *scheme = Scheme::Ecdsa(HashAlg::Sha256);
                 }
             })),
         ),
@@ -244,7 +254,7 @@ fn attestation_keys_are_exact() {
             "no scheme",
             ak(|ak| {
                 if let Key::Ecc { scheme, .. } = &mut ak.key {
-                    *scheme = Scheme::Null
+                    *scheme = Scheme::Null;
                 }
             }),
         ),
@@ -252,7 +262,7 @@ fn attestation_keys_are_exact() {
             "SHA-384",
             ak(|ak| {
                 if let Key::Ecc { scheme, .. } = &mut ak.key {
-                    *scheme = Scheme::Ecdsa(HashAlg::Sha384)
+                    *scheme = Scheme::Ecdsa(HashAlg::Sha384);
                 }
             }),
         ),
@@ -261,7 +271,7 @@ fn attestation_keys_are_exact() {
             "a cipher",
             ak(|ak| {
                 if let Key::Ecc { symmetric, .. } = &mut ak.key {
-                    *symmetric = Symmetric::Aes128Cfb
+                    *symmetric = Symmetric::Aes128Cfb;
                 }
             }),
         ),
@@ -269,7 +279,7 @@ fn attestation_keys_are_exact() {
             "off the curve",
             ak(|ak| {
                 if let Key::Ecc { y, .. } = &mut ak.key {
-                    y[31] ^= 1
+                    y[31] ^= 1;
                 }
             }),
         ),

@@ -1,5 +1,14 @@
 //! The kernel's measurement list.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unreachable,
+    clippy::indexing_slicing,
+    reason = "helpers of tests are not marked as tests"
+)]
+
 mod common;
 
 use common::corpus;

@@ -1,5 +1,14 @@
 //! TPM structures: round trips, every truncation, and each value that is not allowed.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unreachable,
+    clippy::indexing_slicing,
+    reason = "helpers of tests are not marked as tests"
+)]
+
 use edgewarden_evidence::tpm::{
     Attest, AttestKind, Attributes, ClockInfo, Curve, Key, PcrSelection, PcrSelections, Public, Scheme,
     Signature, Symmetric,
