@@ -17,17 +17,16 @@ const TEXT_BYTES_MAX: usize = 256 * 1024;
 const BLOCKS_MAX: usize = 32;
 
 pub fn encode(label: &str, der: &[u8]) -> String {
-    let mut text = format!("-----BEGIN {label}-----\n");
+    let mut lines = vec![format!("-----BEGIN {label}-----")];
     let body = STANDARD.encode(der);
     let mut rest = body.as_str();
     while !rest.is_empty() {
         let (line, more) = rest.split_at_checked(64).unwrap_or((rest, ""));
-        text.push_str(line);
-        text.push('\n');
+        lines.push(line.to_owned());
         rest = more;
     }
-    text.push_str(&format!("-----END {label}-----\n"));
-    text
+    lines.push(format!("-----END {label}-----\n"));
+    lines.join("\n")
 }
 
 /// The contents of all blocks, each of which must have the label.

@@ -13,6 +13,7 @@ mod name;
 mod software;
 mod tpm;
 
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -115,8 +116,13 @@ pub struct Quote {
 }
 
 /// Opens the configured store. The configured store is the store: when it does not open, nothing else is tried.
-/// `state` is the folder for what must outlive a restart.
+/// `state` is the folder for what must outlive a restart, made if it is not there.
 pub fn open(config: &config::Keystore, state: &Path) -> Result<Arc<dyn Keystore>, KeystoreError> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(state)
+        .map_err(|source| KeystoreError::File { path: state.to_owned(), source })?;
     match config {
         config::Keystore::Tpm { device } => Ok(Arc::new(checked::Checked::new(tpm::Tpm::open(
             tpm::Transport::Device(device.clone()),

@@ -23,7 +23,7 @@ fn tpm2_checkquote_accepts_an_exported_quote() {
     std::fs::write(dir.join("quote.sig"), &quote.signature).unwrap();
     std::fs::write(dir.join("ak.pem"), &quote.ak_pem).unwrap();
     let check = |nonce: &[u8]| {
-        let nonce: String = nonce.iter().map(|byte| format!("{byte:02x}")).collect();
+        let nonce = hex::encode(nonce);
         Command::new("tpm2_checkquote")
             .current_dir(dir)
             .args(["-u", "ak.pem", "-m", "quote.msg", "-s", "quote.sig", "-g", "sha256", "-q", &nonce])

@@ -37,16 +37,15 @@ impl Software {
         let passphrase = passphrase::read(passphrase_file)?;
         let path = state.join("software-keys");
         let (file, found) = KeyFile::open(&path, &passphrase)?;
-        let values = match found {
-            Some(values) => values,
-            None => {
-                let mut values = Values::new();
-                for name in [DEVICE_KEY, GATEWAY_CA] {
-                    values.insert(name.to_owned(), generate()?);
-                }
-                file.write(&values)?;
-                values
+        let values = if let Some(values) = found {
+            values
+        } else {
+            let mut values = Values::new();
+            for name in [DEVICE_KEY, GATEWAY_CA] {
+                values.insert(name.to_owned(), generate()?);
             }
+            file.write(&values)?;
+            values
         };
         let key = |name: &str| {
             let corrupted =

@@ -76,7 +76,7 @@ pub(super) fn prove(context: &mut Context, request: &Request) -> Result<TpmProof
                 })
                 .map_err(fault("TPM2_Certify"))?;
             let (certify, certify_signature) = checked(&certify, &certify_signature, ak)?;
-            let (quote, quote_signature, _) = quoted(context, ak, data()?, &challenge.pcrs)?;
+            let (quote, quote_signature, _) = quoted(context, ak, &data()?, &challenge.pcrs)?;
             Ok(TpmProof {
                 secret: secret.into(),
                 quote: quote.into(),
@@ -195,7 +195,7 @@ fn csr(
 pub(super) fn quote(context: &mut Context, nonce: &[u8], pcrs: &[u8]) -> Result<Quote, Fault> {
     let data = Data::try_from(nonce).map_err(fault("bind to the nonce"))?;
     with_attestation_key(context, |context, ak| {
-        let (message, signature, values) = quoted(context, ak, data, pcrs)?;
+        let (message, signature, values) = quoted(context, ak, &data, pcrs)?;
         let point = convert::point(&ak.public)?;
         let ak_pem =
             spki::to_pem(&point).map_err(|_| KeystoreError::Answer("the attestation key is no point"))?;
@@ -206,7 +206,7 @@ pub(super) fn quote(context: &mut Context, nonce: &[u8], pcrs: &[u8]) -> Result<
 type Quoted = (Vec<u8>, Vec<u8>, Vec<(u8, [u8; 32])>);
 
 /// Quotes, and reads the PCRs that the quote is over.
-fn quoted(context: &mut Context, ak: &Loaded, data: Data, pcrs: &[u8]) -> Result<Quoted, Fault> {
+fn quoted(context: &mut Context, ak: &Loaded, data: &Data, pcrs: &[u8]) -> Result<Quoted, Fault> {
     let wrong = fault("TPM2_Quote");
     let slots: Vec<PcrSlot> = pcrs
         .iter()

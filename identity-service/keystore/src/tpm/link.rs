@@ -6,7 +6,7 @@ use tss_esapi::Context;
 use tss_esapi::constants::response_code::{Tss2ResponseCode, Tss2ResponseCodeKind as Kind};
 use tss_esapi::constants::{CapabilityType, PropertyTag};
 use tss_esapi::handles::TpmHandle;
-use tss_esapi::structures::CapabilityData;
+use tss_esapi::structures::{CapabilityData, TaggedProperty};
 use tss_esapi::tcti_ldr::{DeviceConfig, NetworkTPMConfig, TctiNameConf};
 
 use super::Transport;
@@ -158,7 +158,7 @@ fn property(context: &mut Context, tag: PropertyTag) -> Result<Option<u32>, Faul
         })
         .map_err(fault("TPM2_GetCapability"))?;
     match found {
-        CapabilityData::TpmProperties(list) => Ok(list.find(tag).map(|property| property.value())),
+        CapabilityData::TpmProperties(list) => Ok(list.find(tag).map(TaggedProperty::value)),
         _ => Err(Fault::Final(KeystoreError::Answer("TPM2_GetCapability gave another capability"))),
     }
 }
