@@ -128,10 +128,10 @@ impl Identity {
     }
 
     /// Returns when there is another certificate than when this was called.
-    pub async fn rotated(&self) -> Result<(), IdentityError> {
+    pub fn rotated(&self) -> impl Future<Output = Result<(), IdentityError>> + Send + use<> {
         let mut held = self.held.clone();
         held.mark_unchanged();
-        held.changed().await.map_err(|_| IdentityError::Ended)
+        async move { held.changed().await.map_err(|_| IdentityError::Ended) }
     }
 
     pub(crate) fn current(&self) -> Option<Arc<Held>> {

@@ -52,20 +52,20 @@ pub(crate) fn verify(
     let parsed = parse(leaf)?;
     // Only for the words of a refusal until the path has been verified.
     let id = spiffe_id(&parsed)?;
-    let end_entity = webpki::EndEntityCert::try_from(leaf).map_err(|error| broken(&id, &error))?;
+    let end_entity = webpki::EndEntityCert::try_from(leaf).map_err(|error| no_path(&id, &error))?;
     let path = end_entity
         .verify_for_usage(algorithms, &roots.anchors, intermediates, now, usage, None, None)
-        .map_err(|error| broken(&id, &error))?;
+        .map_err(|error| no_path(&id, &error))?;
     check_leaf(&parsed, &id, &roots.domain)?;
-    let mut issuer = None;
-    for certificate in path.intermediate_certificates() {
-        let der = certificate.der();
-        let parsed = parse(&der)?;
-        check_issuer(&parsed, &roots.domain)?;
-        // The last one stands directly under the root: the gateway CA.
-        issuer = Some(common_name(&parsed)?);
+    for issuer in path.intermediate_certificates() {
+        check_issuer(&parse(&issuer.der())?, &roots.domain)?;
     }
-    match issuer {
+    // The last issuer on the path stands directly under the root: the gateway CA.
+    let gateway = match path.intermediate_certificates().next_back() {
+        Some(gateway_ca) => Some(common_name(&parse(&gateway_ca.der())?)?),
+        None => None,
+    };
+    match gateway {
         Some(gateway) if id.gateway_name().as_ref() == Some(&gateway) => Ok(id),
         Some(gateway) => {
             Err(refuse(&id, format_args!("gateway `{gateway}` vouches only for what lies beneath it")))
@@ -133,6 +133,19 @@ fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, Refusal
     match X509Certificate::from_der(der) {
         Ok(([], certificate)) => Ok(certificate),
         _ => Err(refuse("peer", "the certificate cannot be read")),
+    }
+}
+
+fn no_path(id: &SpiffeId, error: &webpki::Error) -> Refusal {
+    match error {
+        webpki::Error::CertExpired { .. } => refuse(id, "the certificate, or one of its issuers, has expired"),
+        webpki::Error::CertNotValidYet { .. } => {
+            refuse(id, "the certificate, or one of its issuers, is not valid yet; compare the clocks")
+        }
+        webpki::Error::UnknownIssuer | webpki::Error::InvalidSignatureForPublicKey => {
+            refuse(id, "the certificates shown do not lead to the trust domain's root")
+        }
+        error => broken(id, error),
     }
 }
 
