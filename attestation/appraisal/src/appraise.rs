@@ -1,7 +1,7 @@
 //! The second half: the answer is judged.
 //!
-//! Order matters to the caller: everything about whether the evidence is genuine comes before anything about whether
-//! the boot is a good one, so [`Failure::is_genuine`] can tell a changed device from a stranger.
+//! Order matters to the caller: whether the evidence is genuine is judged before whether the boot is a good one, so
+//! [`Failure::is_genuine`] can tell a changed device from a stranger.
 
 use std::time::Duration;
 
@@ -56,10 +56,13 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// True when the evidence is genuine and tells of a boot that is not accepted: a fact about the device, to be kept
-    /// as its verdict. Otherwise the answer proves nothing, and may come from a stranger who knows the device's name.
+    /// True when the device's own TPM signed the quote for this challenge and what it tells is not accepted: a fact
+    /// about the device, to be kept as its verdict. Otherwise the answer proves nothing, and may come from a stranger
+    /// who knows the device's name.
     pub fn is_genuine(&self) -> bool {
-        matches!(self.refusal.reason, Reason::AttestReference | Reason::AttestUnmeasured)
+        use Reason::{AttestEventLog, AttestPcrSelection, AttestReference, AttestUnmeasured};
+        let reason = self.refusal.reason;
+        matches!(reason, AttestPcrSelection | AttestEventLog | AttestUnmeasured | AttestReference)
     }
 }
 

@@ -68,11 +68,12 @@ impl Certificate {
             Ok(PublicKey::EC(point)) => CertifiedKey::Ecc { point: point.data().to_vec() },
             _ => return Err(untrusted("the certified key is neither RSA nor ECC")),
         };
-        let usage = certificate.key_usage().ok().flatten();
-        let fits = usage.is_none_or(|usage| match key {
-            CertifiedKey::Rsa { .. } => usage.value.key_encipherment(),
-            CertifiedKey::Ecc { .. } => usage.value.key_agreement(),
-        });
+        let fits = match (certificate.key_usage(), &key) {
+            (Ok(None), _) => true,
+            (Ok(Some(usage)), CertifiedKey::Rsa { .. }) => usage.value.key_encipherment(),
+            (Ok(Some(usage)), CertifiedKey::Ecc { .. }) => usage.value.key_agreement(),
+            (Err(_), _) => false,
+        };
         if !fits {
             return Err(untrusted("the certificate's key usage does not allow what an endorsement key does"));
         }

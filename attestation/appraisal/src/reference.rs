@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::challenge::BOOT_PCRS;
 
-/// Events that a mismatch names; what is beyond them is counted.
-const EXPLAINED_MAX: usize = 8;
+/// Events of a PCR that a mismatch names; what is beyond them is counted.
+const EXPLAINED_MAX: usize = 4;
 
 /// One accepted boot: for each PCR the values that it may end with. A PCR that is not listed matches nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
