@@ -1,17 +1,36 @@
-//! `gatewayd`: messages between modules, leaf devices and the fleet.
+//! `gatewayd`: messages between modules, leaf devices and the fleet, as far as the policy in force allows.
+//!
+//! * [`run`]: the process · [`status`]: what the command line may ask · [`view`]: what is in force
+//!
+//! | task | owns |
+//! |---|---|
+//! | hub | the broker and every connection's place in it |
+//! | connection | one client's TLS stream: a reader and a writer |
+//! | control | what is in force, from `identityd`; word of what has been put in force, and of refusals, to it |
+//! | store, upload | the encrypted queue: in before the acknowledgement, out to the fleet |
+//! | enrol | leaf devices without a certificate |
+//! | console | the command line |
+//!
+//! Trusts `identityd`: its decisions are carried out, none is made here. Distrusts everybody else: a client is the
+//! module or leaf device that its certificate names (`edgewarden_transport` verifies the chain to the fleet's root),
+//! a module only from the address of its live start record, and only until its certificate ends. Holds no key that
+//! outlives the hour, but for the queue's.
 
+mod audit;
+mod backoff;
+mod confine;
+mod connection;
+mod console;
+mod control;
+mod daemon;
+mod enrol;
+mod hub;
+mod listen;
+mod record;
 pub mod status;
+mod store;
+mod upload;
+pub mod view;
 
-use edgewarden_protocol::config::Config;
-use edgewarden_protocol::layout::Layout;
-
-#[derive(Debug, thiserror::Error)]
-pub enum GatewaydError {
-    #[error("cannot listen")]
-    Listen(#[source] std::io::Error),
-}
-
-/// Runs until SIGTERM.
-pub async fn run(_layout: Layout, _config: Config) -> Result<(), GatewaydError> {
-    Ok(())
-}
+pub use confine::ConfinementError;
+pub use daemon::{GatewaydError, run};

@@ -22,7 +22,7 @@ mod queue;
 mod segment;
 
 pub use error::QueueError;
-pub use queue::{Queue, Status};
+pub use queue::{Appending, Queue, Status};
 
 /// Largest record.
 pub const RECORD_BYTES_MAX: usize = 1024 * 1024;

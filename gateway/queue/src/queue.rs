@@ -22,6 +22,17 @@ pub struct Queue {
     status: watch::Receiver<Status>,
 }
 
+/// A record on its way to the disk.
+#[derive(Debug)]
+pub struct Appending(oneshot::Receiver<Result<u64, QueueError>>);
+
+impl Appending {
+    /// The record's sequence number, once it is on disk. Dropping the future does not take the record back.
+    pub async fn done(self) -> Result<u64, QueueError> {
+        self.0.await.map_err(|_| QueueError::Stopped)?
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Status {
     /// Records that the fleet has not acknowledged.
@@ -64,10 +75,17 @@ impl Queue {
         &self.id
     }
 
-    /// Resolves with the record's sequence number when the record is on disk. Dropping the future does not take the
-    /// record back.
+    /// Resolves with the record's sequence number when the record is on disk.
     pub async fn append(&self, body: Vec<u8>) -> Result<u64, QueueError> {
-        self.ask(|done| Command::Append { body, done }).await?
+        self.submit(body).await?.done().await
+    }
+
+    /// Puts the record in line; [`Appending::done`] resolves as [`Queue::append`] does. Records get their numbers in the
+    /// order of the calls that have returned.
+    pub async fn submit(&self, body: Vec<u8>) -> Result<Appending, QueueError> {
+        let (done, answer) = oneshot::channel();
+        self.commands.send(Command::Append { body, done }).await.map_err(|_| QueueError::Stopped)?;
+        Ok(Appending(answer))
     }
 
     /// The oldest records that are not acknowledged, at least one if there is one.

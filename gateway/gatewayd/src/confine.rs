@@ -1,0 +1,78 @@
+//! What `gatewayd` takes away from itself, once its listeners are open: other files, other TCP ports (Landlock, for
+//! the thread that calls it and the threads that come from it), other programs (seccomp), and any way to more rights.
+
+use std::path::{Path, PathBuf};
+
+use edgewarden_platform::landlock::{ConfineError, Enforcement, confine_files};
+use edgewarden_platform::{harden, seccomp};
+use edgewarden_protocol::config::Config;
+use edgewarden_protocol::layout::Layout;
+
+/// What name resolution and the C library read.
+const SYSTEM_FOLDERS: [&str; 7] = ["/proc", "/etc", "/usr", "/lib", "/lib64", "/dev/urandom", "/dev/null"];
+/// Name resolution over TCP.
+const DNS: u16 = 53;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConfinementError {
+    #[error("cannot give up new privileges")]
+    Harden(#[from] std::io::Error),
+    #[error("cannot confine the process to its files")]
+    Files(#[from] ConfineError),
+    #[error("cannot confine the process to its system calls")]
+    SystemCalls(#[from] seccomp::SeccompError),
+}
+
+pub(crate) fn confine(layout: &Layout, config: &Config) -> Result<(), ConfinementError> {
+    harden::no_new_privs()?;
+    harden::no_core_dumps()?;
+    let mut read: Vec<PathBuf> = SYSTEM_FOLDERS.map(PathBuf::from).into();
+    read.extend(layout.config_file().parent().map(Path::to_path_buf));
+    // Sockets of identityd: connecting needs no right, finding them may on later kernels.
+    read.push(layout.identity_run());
+    let mut ports = vec![DNS];
+    if let Some(fleet) = &config.fleet {
+        read.push(fleet.root.clone());
+        ports.extend(port_of(&fleet.url));
+    }
+    let mut write = vec![layout.gateway_state(), layout.gateway_run()];
+    read.retain(|path| path.exists());
+    write.retain(|path| path.exists());
+    let confinement = confine_files(&read, &write, &ports)?;
+    if confinement.enforcement != Enforcement::Fully {
+        tracing::warn!(enforcement = ?confinement.enforcement, "this kernel cannot confine files fully");
+    }
+    seccomp::deny_exec()?;
+    Ok(())
+}
+
+/// The port of `https://host[:port][/path]`.
+fn port_of(url: &str) -> Option<u16> {
+    let authority = url.strip_prefix("https://")?.split('/').next()?;
+    // An IPv6 address has colons of its own, within brackets.
+    let after_host = authority.rsplit_once(']').map_or(authority, |(_, rest)| rest);
+    match after_host.rsplit_once(':') {
+        Some((_, port)) => port.parse().ok(),
+        None => Some(443),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports() {
+        for (url, expected) in [
+            ("https://fleet.example", Some(443)),
+            ("https://fleet.example/x", Some(443)),
+            ("https://fleet.example:8443/x:1", Some(8443)),
+            ("https://[2001:db8::1]", Some(443)),
+            ("https://[2001:db8::1]:9", Some(9)),
+            ("http://fleet.example", None),
+            ("https://fleet.example:x", None),
+        ] {
+            assert_eq!(port_of(url), expected, "{url}");
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! One MQTT connection: TLS, who it is, then a reader and a writer between the socket and the hub.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use edgewarden_mqtt::broker::ConnectionId;
+use edgewarden_mqtt::decode::decode;
+use edgewarden_mqtt::packet::PACKET_BYTES_MAX;
+use edgewarden_names::{GatewayName, Reason, Refusal, SpiffeId, UnixTime};
+use edgewarden_policy::Principal;
+use edgewarden_transport::{peer_expiry, peer_id};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use crate::audit::Audit;
+use crate::control::Chain;
+use crate::hub::{Accepted, Event, WRITES_MAX, Write};
+use crate::view::{Door, View};
+
+/// Bytes read from one connection and not yet done with: two packets of the largest size.
+const CREDIT_BYTES: usize = 2 * PACKET_BYTES_MAX;
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// A module may connect before the word of its start has come here.
+const PLACE_PATIENCE: Duration = Duration::from_secs(3);
+/// For what is still to be written when a connection ends.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// What connections share.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    pub(crate) acceptor: TlsAcceptor,
+    pub(crate) gateway: GatewayName,
+    pub(crate) events: mpsc::Sender<Event>,
+    pub(crate) views: watch::Receiver<View>,
+    pub(crate) audit: Audit,
+    pub(crate) next: Arc<AtomicU64>,
+}
+
+/// Serves the connection to its end.
+pub(crate) async fn serve(stream: TcpStream, from: SocketAddr, door: Door, mut shared: Shared) {
+    // Without it small packets wait for the peer's delayed acknowledgements.
+    if stream.set_nodelay(true).is_err() {
+        return;
+    }
+    let stream = match tokio::time::timeout(HANDSHAKE, shared.acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            match edgewarden_transport::tls::refusal(&error) {
+                Some(refusal) => shared.audit.refused(refusal.clone()),
+                None => tracing::debug!(%from, error = %Chain(&error), "no TLS connection"),
+            }
+            return;
+        }
+        Err(_) => return,
+    };
+    let (id, who, expires) = match peer(&stream, &shared.gateway) {
+        Ok(peer) => peer,
+        Err(refusal) => return shared.audit.refused(refusal),
+    };
+    // The hub decides; this only gives a place time to become known.
+    let known = shared.views.wait_for(|view| view.place(&who, door, from.ip()).is_ok());
+    drop(tokio::time::timeout(PLACE_PATIENCE, known).await);
+
+    let connection = ConnectionId(shared.next.fetch_add(1, Ordering::Relaxed));
+    let credit = Arc::new(Semaphore::new(CREDIT_BYTES));
+    let (writer, writes) = mpsc::channel(WRITES_MAX);
+    let (stop, stopped) = watch::channel(());
+    let accepted =
+        Accepted { connection, who, id, door, from, expires, credit: Arc::clone(&credit), writer, stop };
+    let events = shared.events;
+    if events.send(Event::Accept(Box::new(accepted))).await.is_err() {
+        return;
+    }
+    let (reader, out) = tokio::io::split(stream);
+    let writing = write(out, writes, connection, &events, stopped.clone());
+    let reading = async {
+        let end = tokio::select! {
+            biased;
+            () = until_dropped(stopped) => return,
+            () = until(expires) => Event::Expired { connection },
+            end = read(reader, connection, &events, &credit) => end,
+        };
+        // When the hub is gone, so is everything.
+        drop(events.send(end).await);
+    };
+    tokio::join!(reading, writing);
+}
+
+/// Who is at the other end: a module or leaf of this gateway, and until when.
+fn peer(stream: &TlsStream<TcpStream>, gateway: &GatewayName) -> Result<(SpiffeId, Principal, UnixTime), Refusal> {
+    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    let id = peer_id(chain)?;
+    let who = Principal::from_id(&id, gateway);
+    let who = who.ok_or_else(|| {
+        Refusal::new(Reason::PeerUnauthorized, &id, "only modules and leaf devices of this gateway may connect")
+    })?;
+    Ok((id, who, peer_expiry(chain)?))
+}
+
+/// Reads packets until the connection ends; returns how it did.
+async fn read(
+    mut stream: impl AsyncRead + Unpin,
+    connection: ConnectionId,
+    events: &mpsc::Sender<Event>,
+    credit: &Semaphore,
+) -> Event {
+    let mut buffer = Vec::new();
+    loop {
+        let mut taken = 0;
+        loop {
+            match decode(buffer.get(taken..).unwrap_or_default(), PACKET_BYTES_MAX) {
+                Ok(Some((packet, cost))) => {
+                    taken += cost;
+                    let permits = u32::try_from(cost).unwrap_or(u32::MAX);
+                    let Ok(permit) = credit.acquire_many(permits).await else { return Event::Lost { connection } };
+                    // It comes back as the hub's credit.
+                    permit.forget();
+                    if events.send(Event::Packet { connection, packet, cost }).await.is_err() {
+                        return Event::Lost { connection };
+                    }
+                }
+                Ok(None) => break,
+                Err(error) => return Event::Malformed { connection, error },
+            }
+        }
+        buffer.drain(..taken);
+        match stream.read_buf(&mut buffer).await {
+            Ok(0) | Err(_) => return Event::Lost { connection },
+            Ok(_) => {}
+        }
+    }
+}
+
+async fn write(
+    mut stream: impl AsyncWrite + Unpin,
+    mut writes: mpsc::Receiver<Write>,
+    connection: ConnectionId,
+    events: &mpsc::Sender<Event>,
+    stopped: watch::Receiver<()>,
+) {
+    let writing = async {
+        while let Some(write) = writes.recv().await {
+            let (bytes, last) = match write {
+                Write::More(bytes) => (bytes, false),
+                Write::Last(bytes) => (bytes, true),
+            };
+            let written = async { stream.write_all(&bytes).await.and(stream.flush().await) }.await;
+            if last || written.is_err() {
+                break;
+            }
+            if events.send(Event::Written { connection }).await.is_err() {
+                break;
+            }
+        }
+    };
+    tokio::select! {
+        () = writing => {}
+        () = async { until_dropped(stopped).await; tokio::time::sleep(FAREWELL).await; } => {}
+    }
+    // Also ends the reader, when it was the writing that failed.
+    drop(tokio::time::timeout(FAREWELL, stream.shutdown()).await);
+    drop(events.send(Event::Lost { connection }).await);
+}
+
+async fn until_dropped(mut stopped: watch::Receiver<()>) {
+    while stopped.changed().await.is_ok() {}
+}
+
+/// Returns at the given time by the wall clock, which may be set while we wait.
+async fn until(time: UnixTime) {
+    loop {
+        let left = time.after(UnixTime::now());
+        if left.is_zero() {
+            return;
+        }
+        tokio::time::sleep(left.min(Duration::from_secs(30))).await;
+    }
+}

@@ -1,0 +1,108 @@
+//! Answers the command line on `gatewayd`'s own control socket. Root only.
+
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use edgewarden_names::{Reason, Refusal};
+use edgewarden_protocol::frame;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+
+use crate::hub::Event;
+use crate::status::{QueueStatus, Reply, Request, Status, UpstreamStatus};
+use crate::store::Opening;
+use crate::view::View;
+
+const CALLERS_MAX: usize = 16;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Where the status comes from.
+#[derive(Clone)]
+pub(crate) struct Console {
+    pub(crate) events: mpsc::Sender<Event>,
+    pub(crate) applied: watch::Receiver<View>,
+    pub(crate) opening: watch::Receiver<Opening>,
+    pub(crate) upstream: watch::Receiver<UpstreamStatus>,
+}
+
+/// In the place of a socket that an earlier run left.
+pub(crate) fn open(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = std::os::unix::net::UnixListener::bind(path)?;
+    // Root passes whatever the mode; the peer's user is checked as well.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+pub(crate) async fn serve(listener: UnixListener, console: Console) {
+    let slots = Arc::new(Semaphore::new(CALLERS_MAX));
+    let mut tasks = tokio::task::JoinSet::new();
+    loop {
+        while tasks.try_join_next().is_some() {}
+        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let console = console.clone();
+        tasks.spawn(async move {
+            drop(tokio::time::timeout(PATIENCE, converse(stream, console)).await);
+            drop(slot);
+        });
+    }
+}
+
+async fn converse(mut stream: UnixStream, console: Console) {
+    let root = stream.peer_cred().is_ok_and(|peer| peer.uid() == 0);
+    while let Ok(request) = frame::read::<Request>(&mut stream).await {
+        let reply = match request {
+            _ if !root => Reply::Refused(Refusal::new(Reason::PeerUnauthorized, "gatewayd", "only root may ask")),
+            Request::Status => console.status().await.map_or_else(Reply::Refused, |s| Reply::Status(Box::new(s))),
+        };
+        if frame::write(&mut stream, &reply).await.is_err() {
+            return;
+        }
+    }
+}
+
+impl Console {
+    async fn status(&self) -> Result<Status, Refusal> {
+        let gone = || Refusal::new(Reason::Busy, "gatewayd", "it is ending");
+        let (answer, answered) = oneshot::channel();
+        self.events.send(Event::Status { answer }).await.map_err(|_| gone())?;
+        let hub = answered.await.map_err(|_| gone())?;
+        let view = self.applied.borrow().clone();
+        let queue = match &*self.opening.borrow() {
+            Some(Ok(queue)) => {
+                let status = queue.status();
+                Some(QueueStatus {
+                    id: queue.id().to_owned(),
+                    messages: status.messages,
+                    bytes: status.bytes,
+                    bytes_max: status.bytes_max,
+                })
+            }
+            _ => None,
+        };
+        let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+        Ok(Status {
+            epoch: view.epoch(),
+            trusted: view.trusted(),
+            connections: hub.connections,
+            sessions: count(hub.counts.sessions),
+            waiting_messages: count(hub.counts.waiting_messages),
+            retained_messages: count(hub.counts.retained_messages),
+            queue,
+            upstream: self.upstream.borrow().clone(),
+            dropped_qos0: hub.counts.dropped_qos0,
+            refused: hub.counts.refused,
+        })
+    }
+}

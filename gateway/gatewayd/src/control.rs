@@ -1,0 +1,136 @@
+//! `gatewayd` asks `identityd`: a connection for each request, every answer with a deadline.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use edgewarden_names::Refusal;
+use edgewarden_protocol::client::{Client, ClientError, unexpected};
+use edgewarden_protocol::control::{Enforcer, Reply, Request, Snapshot};
+use tokio::sync::watch;
+
+use crate::backoff::Backoff;
+use crate::view::View;
+
+const DEADLINE: Duration = Duration::from_secs(15);
+/// `identityd` answers a [`Request::Watch`] after 30 seconds at the latest.
+const WATCH_DEADLINE: Duration = Duration::from_secs(45);
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ControlError {
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error("identityd has not answered in time")]
+    Deadline,
+}
+
+impl ControlError {
+    pub(crate) fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            Self::Client(ClientError::Refused(refusal)) => Some(refusal),
+            _ => None,
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Control {
+    socket: PathBuf,
+}
+
+impl Control {
+    pub(crate) fn new(socket: PathBuf) -> Self {
+        Self { socket }
+    }
+
+    pub(crate) async fn ask(&self, request: &Request) -> Result<Reply, ControlError> {
+        self.ask_within(request, DEADLINE).await
+    }
+
+    async fn ask_within(&self, request: &Request, deadline: Duration) -> Result<Reply, ControlError> {
+        let exchange = async { Client::connect(&self.socket).await?.ask(request).await };
+        Ok(tokio::time::timeout(deadline, exchange).await.map_err(|_| ControlError::Deadline)??)
+    }
+
+    pub(crate) async fn done(&self, request: &Request) -> Result<(), ControlError> {
+        match self.ask(request).await? {
+            Reply::Done => Ok(()),
+            other => Err(unexpected(&other).into()),
+        }
+    }
+
+    async fn watch(&self, seen: u64) -> Result<Snapshot, ControlError> {
+        match self.ask_within(&Request::Watch { seen }, WATCH_DEADLINE).await? {
+            Reply::Snapshot(snapshot) => Ok(*snapshot),
+            other => Err(unexpected(&other).into()),
+        }
+    }
+}
+
+/// Follows what is in force. While `identityd` is away, what was in force last stays so.
+pub(crate) async fn follow(control: Control, views: watch::Sender<View>) {
+    let mut seen = 0;
+    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
+    loop {
+        match control.watch(seen).await {
+            Ok(snapshot) => {
+                backoff.reset();
+                if snapshot.revision == seen {
+                    continue;
+                }
+                seen = snapshot.revision;
+                match View::of(&snapshot) {
+                    Ok(view) => drop(views.send_replace(view)),
+                    // The last good epoch stays in force, and this one is never reported as enforced.
+                    Err(error) => tracing::error!(error = %Chain(&error), "a policy epoch was not put in force"),
+                }
+            }
+            Err(error) => {
+                tracing::warn!(error = %Chain(&error), "identityd does not say what is in force");
+                // A new run of identityd counts its revisions anew.
+                seen = 0;
+                tokio::time::sleep(backoff.next()).await;
+            }
+        }
+    }
+}
+
+/// Tells `identityd` which epoch is in force here, each time after it has been put in force.
+pub(crate) async fn report(control: Control, mut applied: watch::Receiver<View>) {
+    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
+    let mut told = None;
+    loop {
+        let epoch = applied.borrow_and_update().epoch();
+        if let Some(epoch) = epoch.filter(|_| epoch != told) {
+            let request = Request::EpochEnforced { enforcer: Enforcer::Gatewayd, epoch };
+            match control.done(&request).await {
+                Ok(()) => told = Some(epoch),
+                // It says so when the epoch is no longer the newest; the newest comes by the watch.
+                Err(error) if error.refusal().is_some() => told = Some(epoch),
+                Err(error) => {
+                    tracing::warn!(error = %Chain(&error), "identityd was not told of the epoch");
+                    tokio::time::sleep(backoff.next()).await;
+                    continue;
+                }
+            }
+            backoff.reset();
+        }
+        if applied.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// An error with its sources, for one line of a log.
+pub(crate) struct Chain<'a>(pub(crate) &'a dyn std::error::Error);
+
+impl std::fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut source = self.0.source();
+        while let Some(error) = source {
+            write!(f, ": {error}")?;
+            source = error.source();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,223 @@
+//! Puts the process together, and takes it apart.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use edgewarden_names::{GatewayName, Reason, Refusal};
+use edgewarden_policy::Principal;
+use edgewarden_protocol::config::Config;
+use edgewarden_protocol::layout::Layout;
+use edgewarden_transport::http::{Client, HttpError};
+use edgewarden_transport::tls::{Authorizer, TlsError, anyone, client_config, fleet_id, only};
+use edgewarden_transport::tls::{server_config, server_config_optional_client};
+use edgewarden_transport::Identity;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+
+use crate::audit::{self, Audit};
+use crate::confine::{ConfinementError, confine};
+use crate::connection::{self, Shared};
+use crate::console::{self, Console};
+use crate::control::{self, Control};
+use crate::enrol::{self, Enrolment};
+use crate::hub::{self, Hub, Wiring};
+use crate::status::UpstreamStatus;
+use crate::store;
+use crate::upload;
+use crate::view::{Door, View};
+use crate::listen;
+
+#[derive(Debug, thiserror::Error)]
+pub enum GatewaydError {
+    #[error("`runtime.module_network` is not an IPv4 network: `{0}`")]
+    ModuleNetwork(String),
+    #[error("cannot listen on {address}")]
+    Listen { address: SocketAddr, source: io::Error },
+    #[error("cannot make `{}`", path.display())]
+    Folder { path: PathBuf, source: io::Error },
+    #[error("cannot listen on `{}`", path.display())]
+    Socket { path: PathBuf, source: io::Error },
+    #[error("cannot confine the process")]
+    Confine(#[from] ConfinementError),
+    #[error("cannot configure TLS")]
+    Tls(#[from] TlsError),
+    #[error("`fleet.url` cannot be used")]
+    Fleet(#[from] HttpError),
+    #[error("cannot ask the system for threads, signals or sockets")]
+    System(#[source] io::Error),
+    #[error("the process's thread ended")]
+    Thread,
+}
+
+/// Runs until SIGTERM. Takes rights from the whole process: nothing else may run in it.
+pub async fn run(layout: Layout, config: Config) -> Result<(), GatewaydError> {
+    let (done, ended) = tokio::sync::oneshot::channel();
+    // Landlock binds the thread that asks for it and its descendants: all that serves descends from this one.
+    let thread = move || {
+        // The receiver is gone when the caller dropped the future: nobody wants to know.
+        drop(done.send(confined(&layout, &config)));
+    };
+    std::thread::Builder::new().name("gatewayd".into()).spawn(thread).map_err(GatewaydError::System)?;
+    ended.await.unwrap_or(Err(GatewaydError::Thread))
+}
+
+/// Everything that is opened before rights are given up.
+struct Doors {
+    leaves: std::net::TcpListener,
+    modules: std::net::TcpListener,
+    enrolment: std::net::TcpListener,
+    console: std::os::unix::net::UnixListener,
+}
+
+fn confined(layout: &Layout, config: &Config) -> Result<(), GatewaydError> {
+    let doors = open_doors(layout, config)?;
+    confine(layout, config)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(GatewaydError::System)?;
+    runtime.block_on(async {
+        let mut stop = signal(SignalKind::terminate()).map_err(GatewaydError::System)?;
+        let daemon = serve(layout, config, doors)?;
+        tracing::info!(gateway = %config.gateway.name, "gatewayd serves");
+        stop.recv().await;
+        daemon.end().await;
+        Ok(())
+    })
+}
+
+fn open_doors(layout: &Layout, config: &Config) -> Result<Doors, GatewaydError> {
+    for path in [layout.gateway_state(), layout.gateway_run()] {
+        std::fs::create_dir_all(&path).map_err(|source| GatewaydError::Folder { path, source })?;
+    }
+    let listen = |address| listen::open(address).map_err(|source| GatewaydError::Listen { address, source });
+    let modules = SocketAddr::from((first_address(&config.runtime.module_network)?, config.mqtt.module_port));
+    let socket = layout.gateway_socket();
+    Ok(Doors {
+        leaves: listen(config.mqtt.leaf_listen)?,
+        modules: listen(modules)?,
+        enrolment: listen(config.mqtt.leaf_enrol_listen)?,
+        console: console::open(&socket).map_err(|source| GatewaydError::Socket { path: socket, source })?,
+    })
+}
+
+/// The gateway's own address in the module network.
+fn first_address(network: &str) -> Result<Ipv4Addr, GatewaydError> {
+    let wrong = || GatewaydError::ModuleNetwork(network.to_owned());
+    let (address, prefix) = network.split_once('/').ok_or_else(wrong)?;
+    let prefix: u32 = prefix.parse().ok().filter(|prefix| (1..=24).contains(prefix)).ok_or_else(wrong)?;
+    let address: Ipv4Addr = address.parse().map_err(|_| wrong())?;
+    let base = address.to_bits() & (u32::MAX << (32 - prefix));
+    Ok(Ipv4Addr::from_bits(base | 1))
+}
+
+/// The tasks of a running process.
+struct Daemon {
+    /// Dropped to end.
+    doors: JoinSet<()>,
+    background: JoinSet<()>,
+    opening: watch::Receiver<store::Opening>,
+}
+
+impl Daemon {
+    /// First nobody comes in, then everything else ends; the queue last, with all that it was given on disk.
+    async fn end(mut self) {
+        self.doors.shutdown().await;
+        self.background.shutdown().await;
+        let queue = self.opening.borrow().clone();
+        if let Some(Ok(queue)) = queue {
+            queue.close().await;
+        }
+    }
+}
+
+fn serve(layout: &Layout, config: &Config, doors: Doors) -> Result<Daemon, GatewaydError> {
+    let gateway = config.gateway.name.clone();
+    let domain = config.gateway.trust_domain.clone();
+    let control = Control::new(layout.control_socket());
+    let identity = Identity::follow(layout.workload_socket("gatewayd"));
+    let acceptor = TlsAcceptor::from(Arc::new(server_config(&identity, modules_and_leaves(&gateway))?));
+    let open_acceptor = TlsAcceptor::from(Arc::new(server_config_optional_client(&identity, anyone())?));
+
+    let (audit, refusals) = Audit::new();
+    let (views, view) = watch::channel(View::default());
+    let (applied_out, applied) = watch::channel(View::default());
+    let (opening_out, opening) = watch::channel(None);
+    let (upstream_out, upstream) = watch::channel(UpstreamStatus::None);
+    let (events, events_in) = hub::channel();
+    let (store_out, to_store) = mpsc::unbounded_channel();
+
+    let mut background = JoinSet::new();
+    let hub = Hub::new(gateway.clone(), domain.clone(), store_out, audit.clone());
+    background.spawn(hub.run(Wiring { events: events_in, views: view.clone(), applied: applied_out }));
+    background.spawn(control::follow(control.clone(), views));
+    background.spawn(control::report(control.clone(), applied.clone()));
+    background.spawn(audit::serve(refusals, control.clone()));
+    let folder = layout.gateway_state().join("queue");
+    let bytes_max = config.mqtt.queue_bytes_max;
+    background.spawn(store::open(folder, bytes_max, control.clone(), audit.clone(), opening_out));
+    background.spawn(store::serve(to_store, opening.clone(), events.clone()));
+    if let Some(fleet) = &config.fleet {
+        let client = Client::new(&fleet.url, client_config(&identity, only(fleet_id(&domain)))?)?;
+        upstream_out.send_replace(UpstreamStatus::Idle);
+        background.spawn(upload::serve(client, opening.clone(), upstream_out));
+    }
+
+    let shared = Shared {
+        acceptor,
+        gateway,
+        events: events.clone(),
+        views: view,
+        audit: audit.clone(),
+        next: Arc::new(AtomicU64::new(1)),
+    };
+    let enrolment = Enrolment { acceptor: open_acceptor, control, audit, tries: Arc::default() };
+    let console = Console { events, applied, opening: opening.clone(), upstream };
+    let tcp = |listener| TcpListener::from_std(listener).map_err(GatewaydError::System);
+    let mut tasks = JoinSet::new();
+    for (listener, door) in [(tcp(doors.leaves)?, Door::Leaves), (tcp(doors.modules)?, Door::Modules)] {
+        let shared = shared.clone();
+        tasks.spawn(listen::accept(listener, move |stream, from| {
+            connection::serve(stream, from, door, shared.clone())
+        }));
+    }
+    let enrolment_listener = tcp(doors.enrolment)?;
+    tasks.spawn(listen::accept(enrolment_listener, move |stream, from| enrol::serve(stream, from, enrolment.clone())));
+    let socket = UnixListener::from_std(doors.console).map_err(GatewaydError::System)?;
+    tasks.spawn(console::serve(socket, console));
+    Ok(Daemon { doors: tasks, background, opening })
+}
+
+/// Ends a handshake with anybody else early; the connection looks again.
+fn modules_and_leaves(gateway: &GatewayName) -> Authorizer {
+    let gateway = gateway.clone();
+    Arc::new(move |peer| match Principal::from_id(peer, &gateway) {
+        Some(_) => Ok(()),
+        None => {
+            let rule = "only modules and leaf devices of this gateway may connect";
+            Err(Refusal::new(Reason::PeerUnauthorized, peer, rule))
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_gateways_own_address_is_the_first() {
+        for (network, expected) in [
+            ("10.77.0.0/24", Some([10, 77, 0, 1])),
+            ("10.77.3.9/16", Some([10, 77, 0, 1])),
+            ("10.77.0.0", None),
+            ("10.77.0.0/25", None),
+            ("10.77.0.0/0", None),
+            ("2001:db8::/24", None),
+        ] {
+            assert_eq!(first_address(network).ok(), expected.map(Ipv4Addr::from), "{network}");
+        }
+    }
+}

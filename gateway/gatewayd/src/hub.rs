@@ -1,0 +1,290 @@
+//! The one task that owns the broker. Connections send it what they read; it writes to their bounded channels and
+//! never waits for any of them, so that one slow client holds up nobody.
+//!
+//! Messages are delivered inside the turn that received them; all that a turn wrote to one connection goes out as one
+//! write. A change of what is in force is carried out whole before the next packet is looked at.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use edgewarden_mqtt::broker::{Action, Broker, ConnectionId, Limits, Ticket};
+use edgewarden_mqtt::decode::DecodeError;
+use edgewarden_mqtt::packet::Packet;
+use edgewarden_names::{GatewayName, Reason, Refusal, SpiffeId, TrustDomain, UnixTime};
+use edgewarden_policy::Principal;
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use crate::audit::Audit;
+use crate::record;
+use crate::status::ConnectionStatus;
+use crate::view::{Door, View};
+
+/// Events that wait for the hub; more make their senders wait.
+const EVENTS_MAX: usize = 1024;
+/// Events of one turn.
+const TURN_MAX: usize = 256;
+
+#[derive(Debug)]
+pub(crate) enum Event {
+    Accept(Box<Accepted>),
+    Packet { connection: ConnectionId, packet: Packet, cost: usize },
+    Malformed { connection: ConnectionId, error: DecodeError },
+    Lost { connection: ConnectionId },
+    /// The certificate has ended.
+    Expired { connection: ConnectionId },
+    /// The connection's writer can take more.
+    Written { connection: ConnectionId },
+    Stored { ticket: Ticket, outcome: Result<(), Refusal> },
+    Status { answer: oneshot::Sender<HubStatus> },
+}
+
+/// A connection whose peer is known.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    pub(crate) connection: ConnectionId,
+    pub(crate) who: Principal,
+    pub(crate) id: SpiffeId,
+    pub(crate) door: Door,
+    pub(crate) from: SocketAddr,
+    pub(crate) expires: UnixTime,
+    pub(crate) credit: Arc<Semaphore>,
+    pub(crate) writer: mpsc::Sender<Write>,
+    #[expect(dead_code, reason = "dropping it ends the connection")]
+    pub(crate) stop: watch::Sender<()>,
+}
+
+/// At most one [`Write::More`] and one [`Write::Last`] are under way.
+#[derive(Debug)]
+pub(crate) enum Write {
+    More(Vec<u8>),
+    Last(Vec<u8>),
+}
+
+/// Room for what may be under way.
+pub(crate) const WRITES_MAX: usize = 2;
+
+/// What the hub wants on disk. Bounded by the connections' credit, which comes back only when it is.
+#[derive(Debug)]
+pub(crate) struct ToStore {
+    pub(crate) ticket: Ticket,
+    pub(crate) body: Vec<u8>,
+}
+
+#[derive(Debug)]
+pub(crate) struct HubStatus {
+    pub(crate) counts: edgewarden_mqtt::broker::Counts,
+    pub(crate) connections: Vec<ConnectionStatus>,
+}
+
+struct Entry {
+    accepted: Accepted,
+    instance: Option<Arc<str>>,
+    writing: bool,
+}
+
+pub(crate) struct Hub {
+    broker: Broker<View>,
+    view: View,
+    entries: BTreeMap<ConnectionId, Entry>,
+    /// Connections with output to take.
+    ready: BTreeSet<ConnectionId>,
+    store: mpsc::UnboundedSender<ToStore>,
+    audit: Audit,
+    gateway: GatewayName,
+    domain: TrustDomain,
+    started: Instant,
+}
+
+/// The hub's side of everything it is connected to.
+pub(crate) struct Wiring {
+    pub(crate) events: mpsc::Receiver<Event>,
+    pub(crate) views: watch::Receiver<View>,
+    /// What has been put in force.
+    pub(crate) applied: watch::Sender<View>,
+}
+
+pub(crate) fn channel() -> (mpsc::Sender<Event>, mpsc::Receiver<Event>) {
+    mpsc::channel(EVENTS_MAX)
+}
+
+impl Hub {
+    pub(crate) fn new(
+        gateway: GatewayName,
+        domain: TrustDomain,
+        store: mpsc::UnboundedSender<ToStore>,
+        audit: Audit,
+    ) -> Self {
+        Self {
+            broker: Broker::new(View::default(), Limits::default()),
+            view: View::default(),
+            entries: BTreeMap::new(),
+            ready: BTreeSet::new(),
+            store,
+            audit,
+            gateway,
+            domain,
+            started: Instant::now(),
+        }
+    }
+
+    /// Runs until every sender of events is gone.
+    pub(crate) async fn run(mut self, mut wiring: Wiring) {
+        let mut tick = tokio::time::interval(Duration::from_secs(1));
+        let mut events = Vec::with_capacity(TURN_MAX);
+        loop {
+            // A change of policy comes before what is done under it.
+            tokio::select! {
+                biased;
+                changed = wiring.views.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let view = wiring.views.borrow_and_update().clone();
+                    self.put_in_force(&view);
+                    self.finish_turn();
+                    wiring.applied.send_replace(view);
+                }
+                _ = tick.tick() => {
+                    self.broker.tick(self.now());
+                    self.finish_turn();
+                }
+                count = wiring.events.recv_many(&mut events, TURN_MAX) => {
+                    if count == 0 {
+                        return;
+                    }
+                    for event in events.drain(..) {
+                        self.handle(event);
+                    }
+                    self.finish_turn();
+                }
+            }
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn handle(&mut self, event: Event) {
+        let now = self.now();
+        match event {
+            Event::Accept(accepted) => self.accept(*accepted),
+            Event::Packet { connection, packet, cost } => self.broker.receive(connection, packet, cost, now),
+            Event::Malformed { connection, error } => self.broker.malformed(connection, &error, now),
+            Event::Lost { connection } => self.broker.lost(connection, now),
+            Event::Expired { connection } => {
+                if let Some(entry) = self.entries.get(&connection) {
+                    tracing::info!(id = %entry.accepted.id, "the certificate of a connection has ended");
+                }
+                self.broker.lost(connection, now);
+            }
+            Event::Written { connection } => {
+                if let Some(entry) = self.entries.get_mut(&connection) {
+                    entry.writing = false;
+                }
+            }
+            Event::Stored { ticket, outcome } => self.broker.stored(ticket, outcome, now),
+            Event::Status { answer } => drop(answer.send(self.status())),
+        }
+        self.carry_out();
+    }
+
+    fn accept(&mut self, accepted: Accepted) {
+        match self.view.place(&accepted.who, accepted.door, accepted.from.ip()) {
+            Ok(instance) => {
+                tracing::debug!(id = %accepted.id, from = %accepted.from, "connected");
+                self.broker.accept(accepted.connection, accepted.who.clone(), self.now());
+                self.entries.insert(accepted.connection, Entry { accepted, instance, writing: false });
+            }
+            // Dropping what was accepted ends the connection.
+            Err(refusal) => self.audit.refused(refusal),
+        }
+    }
+
+    /// Closes connections whose place is no longer that of the same instance, then what the policy does not allow.
+    fn put_in_force(&mut self, view: &View) {
+        self.view = view.clone();
+        let now = self.now();
+        let mut misplaced = Vec::new();
+        for (connection, entry) in &self.entries {
+            let accepted = &entry.accepted;
+            match view.place(&accepted.who, accepted.door, accepted.from.ip()) {
+                Ok(instance) if instance == entry.instance => {}
+                Ok(_) => {
+                    let rule = "the instance that opened the connection has ended";
+                    misplaced.push((*connection, Refusal::new(Reason::PlaceMismatch, &accepted.who, rule)));
+                }
+                Err(refusal) => misplaced.push((*connection, refusal)),
+            }
+        }
+        for (connection, refusal) in misplaced {
+            self.broker.disconnect(connection, refusal, now);
+        }
+        self.broker.set_authority(view.clone(), now);
+        self.carry_out();
+    }
+
+    fn carry_out(&mut self) {
+        for action in self.broker.take_actions() {
+            match action {
+                Action::Output(connection) => drop(self.ready.insert(connection)),
+                Action::Credit { connection, bytes } => {
+                    if let Some(entry) = self.entries.get(&connection) {
+                        entry.accepted.credit.add_permits(bytes);
+                    }
+                }
+                Action::Close { connection, last } => {
+                    self.ready.remove(&connection);
+                    if let Some(entry) = self.entries.remove(&connection) {
+                        // There is room: at most one other write is under way. The rest of the entry is dropped here,
+                        // which stops the reader at once.
+                        drop(entry.accepted.writer.try_send(Write::Last(last)));
+                    }
+                }
+                Action::Store { ticket, client, topic, payload } => {
+                    let from = match &client {
+                        Principal::Module(name) => SpiffeId::module(&self.domain, &self.gateway, name),
+                        Principal::Leaf(name) => SpiffeId::leaf(&self.domain, &self.gateway, name),
+                    };
+                    // What cannot be handed over is never acknowledged.
+                    if let Some(body) = record::encode(UnixTime::now(), &from, topic.as_str(), &payload) {
+                        drop(self.store.send(ToStore { ticket, body }));
+                    }
+                }
+                Action::Refused(refusal) => self.audit.refused(refusal),
+            }
+        }
+    }
+
+    /// Hands what the turn has written to the connections' writers.
+    fn finish_turn(&mut self) {
+        let now = self.now();
+        loop {
+            let idle = |connection: &&ConnectionId| self.entries.get(connection).is_some_and(|e| !e.writing);
+            let idle: Vec<ConnectionId> = self.ready.iter().filter(idle).copied().collect();
+            if idle.is_empty() {
+                return;
+            }
+            for connection in idle {
+                self.ready.remove(&connection);
+                let out = self.broker.take_output(connection, now);
+                if let Some(entry) = self.entries.get_mut(&connection).filter(|_| !out.is_empty()) {
+                    entry.writing = entry.accepted.writer.try_send(Write::More(out)).is_ok();
+                }
+                self.carry_out();
+            }
+        }
+    }
+
+    fn status(&self) -> HubStatus {
+        let connections = self.entries.values().map(|entry| ConnectionStatus {
+            id: entry.accepted.id.to_string(),
+            from: entry.accepted.from.to_string(),
+            expires: entry.accepted.expires,
+        });
+        HubStatus { counts: self.broker.counts(), connections: connections.collect() }
+    }
+}

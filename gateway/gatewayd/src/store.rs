@@ -1,0 +1,106 @@
+//! Between the hub and the upstream queue.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use edgewarden_names::{Reason, Refusal};
+use edgewarden_protocol::client::unexpected;
+use edgewarden_protocol::control::{Reply, Request};
+use edgewarden_queue::{Queue, QueueError};
+use tokio::sync::{mpsc, watch};
+use zeroize::Zeroizing;
+
+use crate::audit::Audit;
+use crate::control::{Chain, Control, ControlError};
+use crate::hub::{Event, ToStore};
+
+/// How long until a queue that could not be opened is tried again.
+const RETRY: Duration = Duration::from_secs(10);
+
+/// The queue: not known yet, open, or why not.
+pub(crate) type Opening = Option<Result<Queue, Refusal>>;
+
+#[derive(Debug, thiserror::Error)]
+enum OpenError {
+    #[error("identityd gives no storage key")]
+    Key(#[from] ControlError),
+    #[error("the storage key has not 32 bytes")]
+    KeyLength,
+    #[error("cannot open the upstream queue")]
+    Queue(#[from] QueueError),
+}
+
+/// Opens the queue with the key that `identityd` releases; tries until it is open.
+pub(crate) async fn open(
+    folder: PathBuf,
+    bytes_max: u64,
+    control: Control,
+    audit: Audit,
+    opening: watch::Sender<Opening>,
+) {
+    loop {
+        match try_open(&folder, bytes_max, &control).await {
+            Ok(queue) => {
+                tracing::info!(queue = queue.id(), messages = queue.status().messages, "the upstream queue is open");
+                drop(opening.send_replace(Some(Ok(queue))));
+                return;
+            }
+            // identityd is not there yet, or has no key yet: publications for upstream wait.
+            Err(OpenError::Key(error)) => {
+                tracing::warn!(error = %Chain(&error), "no storage key yet");
+                tokio::time::sleep(RETRY / 20).await;
+            }
+            Err(error) => {
+                tracing::error!(error = %Chain(&error), "publications for upstream are refused");
+                let refusal = Refusal::new(Reason::Internal, "upstream queue", Chain(&error));
+                audit.refused(refusal.clone());
+                drop(opening.send_replace(Some(Err(refusal))));
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+}
+
+async fn try_open(folder: &std::path::Path, bytes_max: u64, control: &Control) -> Result<Queue, OpenError> {
+    let key = match control.ask(&Request::StorageKey).await? {
+        Reply::StorageKey(key) => key,
+        other => return Err(OpenError::Key(unexpected(&other).into())),
+    };
+    let key = <[u8; 32]>::try_from(key.expose()).map(Zeroizing::new).map_err(|_| OpenError::KeyLength)?;
+    Ok(Queue::open(folder, key, bytes_max).await?)
+}
+
+/// Puts what the hub hands over on disk, in order, and tells the hub. Ends with the hub.
+pub(crate) async fn serve(
+    mut requests: mpsc::UnboundedReceiver<ToStore>,
+    mut opening: watch::Receiver<Opening>,
+    events: mpsc::Sender<Event>,
+) {
+    while let Some(ToStore { ticket, body }) = requests.recv().await {
+        let Ok(queue) = opening.wait_for(Option::is_some).await.map(|opening| opening.clone()) else { return };
+        let pending = match queue {
+            Some(Ok(queue)) => queue.submit(body).await.map_err(|error| refusal(&error)),
+            Some(Err(refusal)) => Err(refusal),
+            None => Err(Refusal::new(Reason::Busy, "upstream queue", "it is not open yet")),
+        };
+        let events = events.clone();
+        // Waiting apart lets the queue commit many together.
+        tokio::spawn(async move {
+            let outcome = match pending {
+                Ok(pending) => pending.done().await.map(drop).map_err(|error| refusal(&error)),
+                Err(refusal) => Err(refusal),
+            };
+            // A hub that is gone has acknowledged nothing more.
+            drop(events.send(Event::Stored { ticket, outcome }).await);
+        });
+    }
+}
+
+fn refusal(error: &QueueError) -> Refusal {
+    let reason = match error {
+        QueueError::Full { .. } => Reason::QueueFull,
+        QueueError::TooLarge(_) => Reason::RequestTooLarge,
+        _ => Reason::Internal,
+    };
+    Refusal::new(reason, "upstream queue", Chain(error))
+}

@@ -1,0 +1,95 @@
+//! Sends what the queue holds to the fleet, oldest first, and forgets it when the fleet has stored it.
+
+use std::time::Duration;
+
+use edgewarden_names::{Reason, UnixTime};
+use edgewarden_protocol::uplink::{MESSAGES_BYTES_MAX, MESSAGES_MAX, Messages, MessagesReply};
+use edgewarden_queue::Queue;
+use edgewarden_transport::http::{Client, HttpError};
+use tokio::sync::watch;
+
+use crate::backoff::Backoff;
+use crate::control::Chain;
+use crate::record;
+use crate::status::UpstreamStatus;
+use crate::store::Opening;
+
+const PATH: &str = "/v1/gateway/messages";
+const DEADLINE: Duration = Duration::from_secs(30);
+const REPLY_BYTES_MAX: usize = 16 * 1024;
+
+#[derive(Debug, thiserror::Error)]
+enum UploadError {
+    #[error("the fleet has not taken the messages")]
+    Http(#[from] HttpError),
+    #[error("the fleet has stored nothing of what was sent")]
+    NoProgress,
+    #[error("cannot read or acknowledge the queue")]
+    Queue(#[from] edgewarden_queue::QueueError),
+    /// The queue authenticated it, so another version of this program wrote it.
+    #[error("record {0} of the queue is of an unknown form")]
+    Record(u64),
+}
+
+/// Runs for ever; without a link it waits, and the queue grows to its cap.
+pub(crate) async fn serve(client: Client, mut opening: watch::Receiver<Opening>, status: watch::Sender<UpstreamStatus>) {
+    let Ok(queue) = opening.wait_for(|opening| matches!(opening, Some(Ok(_)))).await.map(|opening| opening.clone())
+    else {
+        return;
+    };
+    let Some(Ok(queue)) = queue else { return };
+    let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(10));
+    let mut messages_max = MESSAGES_MAX;
+    let mut changes = queue.watch();
+    loop {
+        if changes.wait_for(|status| status.messages > 0).await.is_err() {
+            return;
+        }
+        match send_batch(&client, &queue, messages_max).await {
+            Ok(()) => {
+                backoff.reset();
+                messages_max = messages_max.saturating_mul(2).min(MESSAGES_MAX);
+                let new = UpstreamStatus::Connected { since: UnixTime::now() };
+                status.send_if_modified(|old| replace_if(old, new, |old| matches!(old, UpstreamStatus::Connected { .. })));
+            }
+            Err(error) => {
+                tracing::warn!(error = %Chain(&error), "messages wait for the fleet");
+                if let UploadError::Http(HttpError::Refused(refusal)) = &error
+                    && refusal.reason == Reason::RequestTooLarge
+                {
+                    messages_max = (messages_max / 2).max(1);
+                }
+                let new =
+                    UpstreamStatus::Unreachable { since: UnixTime::now(), error: Chain(&error).to_string() };
+                status
+                    .send_if_modified(|old| replace_if(old, new, |old| matches!(old, UpstreamStatus::Unreachable { .. })));
+                tokio::time::sleep(backoff.next()).await;
+            }
+        }
+    }
+}
+
+/// `since` stays while the state does.
+fn replace_if(old: &mut UpstreamStatus, new: UpstreamStatus, same: impl Fn(&UpstreamStatus) -> bool) -> bool {
+    let change = !same(old);
+    if change {
+        *old = new;
+    }
+    change
+}
+
+async fn send_batch(client: &Client, queue: &Queue, messages_max: usize) -> Result<(), UploadError> {
+    let records = queue.read(messages_max, MESSAGES_BYTES_MAX).await?;
+    let messages = records
+        .iter()
+        .map(|r| record::decode(queue.id(), r.sequence, &r.body).ok_or(UploadError::Record(r.sequence)))
+        .collect::<Result<Vec<_>, _>>()?;
+    let (Some(first), Some(last)) = (records.first(), records.last()) else { return Ok(()) };
+    let reply: MessagesReply = client.post_json(PATH, &Messages { messages }, REPLY_BYTES_MAX, DEADLINE).await?;
+    if reply.stored < first.sequence {
+        return Err(UploadError::NoProgress);
+    }
+    // A fleet may not acknowledge what it has not been sent.
+    queue.acknowledge(reply.stored.min(last.sequence)).await?;
+    Ok(())
+}

@@ -1,0 +1,154 @@
+//! What is in force, as one value: the policy epoch, the routes, and which module is where.
+//!
+//! Trusts `identityd`, whose [`Snapshot`] it is made from. Before the first snapshot, and while the verdict forbids
+//! issuing, nobody may connect.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use edgewarden_mqtt::broker::{Authority, Keep};
+use edgewarden_mqtt::{TopicFilter, TopicName, topic_matches};
+use edgewarden_names::{Epoch, ModuleName, Reason, Refusal};
+use edgewarden_policy::{CompiledEpoch, Decision, Principal};
+use edgewarden_protocol::control::Snapshot;
+
+/// The one cloud endpoint that this process sends to: the fleet.
+const UPSTREAM: &str = "upstream";
+
+/// Which door a connection came through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Door {
+    /// The leaf network's listener.
+    Leaves,
+    /// The listener on the gateway's address in the module network.
+    Modules,
+}
+
+impl fmt::Display for Door {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Leaves => "the leaf listener",
+            Self::Modules => "the module listener",
+        })
+    }
+}
+
+/// Cheap to clone; one clone decides consistently.
+#[derive(Debug, Clone, Default)]
+pub struct View(Arc<Parts>);
+
+#[derive(Debug, Default)]
+struct Parts {
+    policy: Option<Arc<CompiledEpoch>>,
+    /// Filters of the routes to [`UPSTREAM`].
+    uploads: Vec<String>,
+    places: HashMap<Ipv4Addr, (ModuleName, Arc<str>)>,
+    trusted: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the compiled policy of epoch {epoch} cannot be read")]
+pub struct ViewError {
+    epoch: Epoch,
+    source: serde_json::Error,
+}
+
+impl View {
+    pub fn of(snapshot: &Snapshot) -> Result<Self, ViewError> {
+        let mut parts = Parts { trusted: snapshot.trusted, ..Parts::default() };
+        if let Some(policy) = &snapshot.policy {
+            let compiled: CompiledEpoch = serde_json::from_slice(policy.compiled.as_slice())
+                .map_err(|source| ViewError { epoch: policy.epoch, source })?;
+            parts.policy = Some(Arc::new(compiled));
+            for route in &policy.routes {
+                if route.to == UPSTREAM {
+                    parts.uploads.push(route.filter.clone());
+                } else {
+                    tracing::warn!(filter = route.filter, to = route.to, "this gateway has no such cloud endpoint");
+                }
+            }
+        }
+        let records = snapshot.records.iter();
+        parts.places = records.map(|r| (r.address, (r.module.clone(), Arc::from(r.instance.as_str())))).collect();
+        Ok(Self(Arc::new(parts)))
+    }
+
+    pub fn epoch(&self) -> Option<Epoch> {
+        self.0.policy.as_ref().map(|policy| policy.epoch())
+    }
+
+    pub fn trusted(&self) -> bool {
+        self.0.trusted
+    }
+
+    /// Does the place agree with the key? A module speaks from the address of its own live start record, through the
+    /// modules' door; a leaf device comes through the leaves' door. Returns the instance that is there.
+    pub fn place(&self, who: &Principal, door: Door, from: IpAddr) -> Result<Option<Arc<str>>, Refusal> {
+        let mismatch = |rule: String| Err(Refusal::new(Reason::PlaceMismatch, who, rule));
+        match (who, door) {
+            (Principal::Leaf(_), Door::Leaves) => Ok(None),
+            (Principal::Module(module), Door::Modules) => {
+                let IpAddr::V4(address) = from else {
+                    return mismatch(format!("{from} is not an address of a module"));
+                };
+                match self.0.places.get(&address) {
+                    Some((there, instance)) if there == module => Ok(Some(Arc::clone(instance))),
+                    Some((there, _)) => mismatch(format!("{address} belongs to module `{there}`")),
+                    None => mismatch(format!("no module that runs has the address {address}")),
+                }
+            }
+            _ => mismatch(format!("it must not come through {door}")),
+        }
+    }
+
+    fn policy(&self, who: &Principal) -> Result<&CompiledEpoch, Refusal> {
+        let denied = |rule| Refusal::new(Reason::PolicyDenied, who, rule);
+        self.0.policy.as_deref().ok_or_else(|| denied("no policy is in force"))
+    }
+}
+
+fn allowed(decision: &Decision, who: &Principal, what: impl fmt::Display) -> Result<(), Refusal> {
+    if decision.allowed {
+        return Ok(());
+    }
+    let rule = format!("{} (epoch {})", decision.rule, decision.epoch);
+    Err(Refusal::new(Reason::PolicyDenied, format_args!("{who} {what}"), rule))
+}
+
+impl Authority for View {
+    type Client = Principal;
+
+    fn client_id<'a>(&self, client: &'a Principal) -> &'a str {
+        match client {
+            Principal::Module(name) => name.as_str(),
+            Principal::Leaf(name) => name.as_str(),
+        }
+    }
+
+    fn may_connect(&self, client: &Principal) -> Result<(), Refusal> {
+        if !self.0.trusted {
+            return Err(Refusal::new(Reason::AttestFailed, client, "the gateway's verdict forbids it"));
+        }
+        allowed(&self.policy(client)?.may_connect(client), client, "connect")
+    }
+
+    fn may_publish(&self, client: &Principal, topic: &TopicName) -> Result<Keep, Refusal> {
+        let policy = self.policy(client)?;
+        allowed(&policy.may_publish(client, topic.as_str()), client, format_args!("publish {topic}"))?;
+        let routed = self.0.uploads.iter().any(|filter| topic_matches(filter, topic.as_str()));
+        // A route carries only what the policy lets its publisher send there; the message stays local otherwise.
+        let upload = routed && policy.may_upload(client, UPSTREAM).allowed;
+        Ok(if upload { Keep::Durable } else { Keep::Memory })
+    }
+
+    fn may_subscribe(&self, client: &Principal, filter: &TopicFilter) -> Result<(), Refusal> {
+        let decision = self.policy(client)?.may_subscribe(client, filter.as_str());
+        allowed(&decision, client, format_args!("subscribe {filter}"))
+    }
+
+    fn may_receive(&self, client: &Principal, topic: &TopicName) -> bool {
+        self.policy(client).is_ok_and(|policy| policy.may_receive(client, topic.as_str()).allowed)
+    }
+}
