@@ -1,1 +1,207 @@
-fn main() {}
+//! The module that judges readings: MQTT from the gateway's broker in, alarms to `alerts` and summaries out.
+//!
+//! Its certificate comes from the Workload API by the stock `spiffe` crate and changes while it runs. New connections
+//! use the new one; open connections stay. Before the certificate that a connection was made with ends, the
+//! connection is replaced.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use glucose_monitor::link::Link;
+use glucose_monitor::monitor::Monitor;
+use glucose_monitor::mtls::{Workload, client_config, neighbour, resolve};
+use glucose_monitor::outbox::Outbox;
+use glucose_monitor::reading::Reading;
+use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, Packet, QoS, TlsConfiguration, Transport};
+use spiffe::{SpiffeId, X509Source, X509Svid};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_rustls::TlsConnector;
+
+const READINGS: &str = "leaf/+/glucose";
+const SUMMARIES: &str = "clinic/summary";
+const ALERTS: &str = "alerts:9443";
+const SUMMARY_EVERY: u32 = 60;
+const ALARMS_WAITING_MAX: usize = 256;
+const RETRY: Duration = Duration::from_millis(500);
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let source = X509Source::new().await?;
+    let own = source.svid()?.spiffe_id().clone();
+    println!("I am {own}, certificate {}", serial(&*source.svid()?));
+    if let Ok(target) = std::env::var("TRY_FORBIDDEN") {
+        try_forbidden(&target).await;
+    }
+
+    let broken = Arc::new(AtomicU64::new(0));
+    let updates = source.updated();
+    let certificates = Arc::new(Workload(source));
+    tokio::spawn(follow(Arc::clone(&certificates), updates, Arc::clone(&broken)));
+
+    let (alarms, lines) = mpsc::channel(ALARMS_WAITING_MAX);
+    let alerts = neighbour(&own, "alerts").ok_or("our own ID is not a module's")?;
+    let link = Link {
+        certificates: Arc::clone(&certificates),
+        connector: TlsConnector::from(Arc::new(client_config(certificates.clone(), only(alerts.clone()))?)),
+        address: ALERTS.into(),
+        peer: alerts,
+        broken: Arc::clone(&broken),
+    };
+    tokio::spawn(link.run(lines));
+
+    let gatewayd = neighbour(&own, "gatewayd").ok_or("our own ID is not a module's")?;
+    let broker = std::env::var("EDGEWARDEN_MQTT").unwrap_or_else(|_| "gateway:8885".into());
+    let mut options = mqtt_options(&own, &broker)?;
+    let tls = client_config(certificates.clone(), only(gatewayd))?;
+    options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(Arc::new(tls))));
+    let (client, events) = AsyncClient::new(options, 16);
+    let summary_every = match std::env::var("SUMMARY_EVERY") {
+        Ok(text) => text.parse()?,
+        Err(_) => SUMMARY_EVERY,
+    };
+    let analytics = Analytics {
+        monitor: Monitor::new(summary_every),
+        outbox: Outbox::new(client.clone(), SUMMARIES),
+        client,
+        alarms,
+        broken,
+        certificates,
+    };
+    analytics.run(events).await
+}
+
+fn only(id: SpiffeId) -> Box<dyn Fn(&SpiffeId) -> bool + Send + Sync> {
+    Box::new(move |peer| *peer == id)
+}
+
+fn mqtt_options(own: &SpiffeId, broker: &str) -> Result<MqttOptions, Box<dyn Error>> {
+    let address = resolve(broker)?;
+    // The broker wants the last part of the ID as client identifier.
+    let name = own.path().rsplit('/').next().unwrap_or_default();
+    let mut options = MqttOptions::new(name, address.ip().to_string(), address.port());
+    options.set_keep_alive(Duration::from_secs(20)).set_clean_session(false).set_inflight(1);
+    Ok(options)
+}
+
+struct Analytics {
+    monitor: Monitor,
+    outbox: Outbox,
+    client: AsyncClient,
+    alarms: mpsc::Sender<String>,
+    broken: Arc<AtomicU64>,
+    certificates: Arc<Workload>,
+}
+
+impl Analytics {
+    async fn run(mut self, mut events: EventLoop) -> Result<(), Box<dyn Error>> {
+        let mut replace_at = far_away();
+        let mut replacing = false;
+        let mut connected = false;
+        loop {
+            let event = tokio::select! {
+                event = events.poll() => event,
+                () = sleep_until(replace_at) => {
+                    // The certificate of this connection ends soon. The next connection uses the current one.
+                    replace_at = far_away();
+                    replacing = self.client.try_disconnect().is_ok();
+                    continue;
+                }
+            };
+            match event {
+                Ok(Event::Incoming(Packet::ConnAck(ack))) => {
+                    println!("connected to the broker");
+                    (connected, replacing) = (true, false);
+                    replace_at = Instant::now() + self.certificates.use_for();
+                    self.client.try_subscribe(READINGS, QoS::AtLeastOnce)?;
+                    self.outbox.connected(ack.session_present);
+                }
+                Ok(Event::Incoming(Packet::Publish(publish))) => self.judge(&publish.topic, &publish.payload),
+                Ok(Event::Incoming(Packet::PubAck(_))) => self.outbox.acknowledged(),
+                Ok(_) => {}
+                Err(error) => {
+                    if connected && !replacing {
+                        self.broken.fetch_add(1, Ordering::Relaxed);
+                    }
+                    if !replacing {
+                        eprintln!("the broker: {error}");
+                        sleep(RETRY).await;
+                    }
+                    (connected, replace_at) = (false, far_away());
+                }
+            }
+        }
+    }
+
+    fn judge(&mut self, topic: &str, payload: &[u8]) {
+        let reading = match Reading::parse(payload) {
+            Ok(reading) => reading,
+            Err(error) => return eprintln!("{}: {error}", topic.escape_debug()),
+        };
+        let judgement = self.monitor.judge(&reading);
+        if let Some(alarm) = judgement.alarm
+            && let Ok(line) = serde_json::to_string(&alarm)
+            && self.alarms.try_send(line).is_err()
+        {
+            eprintln!("alarms are not taken: one was dropped");
+        }
+        if let Some(summary) = judgement.summary
+            && let Ok(message) = serde_json::to_vec(&summary)
+        {
+            println!(
+                "summary of {}: {} readings, {} to {} mg/dL",
+                summary.patient, summary.count, summary.min, summary.max
+            );
+            if !self.outbox.push(message) {
+                eprintln!("too many summaries wait: one was dropped");
+            }
+        }
+    }
+}
+
+fn far_away() -> Instant {
+    Instant::now() + Duration::from_secs(365 * 86400)
+}
+
+/// Prints a line at each rotation, with the number of connections that it broke.
+async fn follow(
+    certificates: Arc<Workload>,
+    mut updates: spiffe::x509_source::X509SourceUpdates,
+    broken: Arc<AtomicU64>,
+) {
+    let mut last = certificates.0.svid().map(|svid| serial(&svid)).unwrap_or_default();
+    while updates.changed().await.is_ok() {
+        let Ok(svid) = certificates.0.svid() else { continue };
+        let current = serial(&svid);
+        // The roots may have changed alone.
+        if current == last {
+            continue;
+        }
+        let before = broken.load(Ordering::Relaxed);
+        // What breaks by a rotation breaks at once.
+        sleep(Duration::from_secs(1)).await;
+        let during = broken.load(Ordering::Relaxed).saturating_sub(before);
+        println!("svid rotated: serial {current} (was {last}), connections broken: {during}");
+        last = current;
+    }
+}
+
+fn serial(svid: &X509Svid) -> String {
+    x509_parser::parse_x509_certificate(svid.leaf().as_bytes())
+        .map_or_else(|_| "?".into(), |(_, certificate)| certificate.raw_serial_as_string().replace(':', ""))
+}
+
+/// Shows that a connection which no rule of the policy names does not come about.
+async fn try_forbidden(target: &str) {
+    let outcome = match resolve(target) {
+        Err(error) => error,
+        Ok(address) => match timeout(Duration::from_secs(2), tokio::net::TcpStream::connect(address)).await {
+            Ok(Ok(_)) => "OPEN: the policy does not hold".into(),
+            Ok(Err(error)) => format!("failed: {error}"),
+            Err(_) => "blocked: no answer came".into(),
+        },
+    };
+    println!("forbidden connection to {target}: {outcome}");
+}
