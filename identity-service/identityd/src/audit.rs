@@ -45,14 +45,18 @@ struct Line {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
     /// Such as `svid.issued`: `area.what`, from the program's text, never from a peer.
-    pub event: &'static str,
+    pub kind: &'static str,
     pub subject: String,
     pub detail: String,
 }
 
 impl Event {
-    pub fn new(event: &'static str, subject: impl ToString, detail: impl ToString) -> Self {
-        Self { event, subject: subject.to_string(), detail: detail.to_string() }
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "callers give names and texts alike, which reads better"
+    )]
+    pub fn new(kind: &'static str, subject: impl ToString, detail: impl ToString) -> Self {
+        Self { kind, subject: subject.to_string(), detail: detail.to_string() }
     }
 }
 
@@ -139,7 +143,7 @@ impl Audit {
         let (subject, detail) = (clip(&event.subject), clip(&event.detail));
         let sequence = self.sequence.saturating_add(1);
         let mut entry =
-            AuditEntry { sequence, at, event: event.event.into(), subject, detail, hash: String::new() };
+            AuditEntry { sequence, at, event: event.kind.into(), subject, detail, hash: String::new() };
         entry.hash = hash(&self.previous, &entry)?;
         let mut line = serde_json::to_vec(&Line { previous: self.previous.clone(), entry: entry.clone() })?;
         line.push(b'\n');
@@ -147,7 +151,7 @@ impl Audit {
             self.broken = self.file.set_len(self.length).and_then(|()| self.file.sync_data()).is_err();
             return Err(error);
         }
-        tracing::info!(event = event.event, subject = entry.subject, detail = entry.detail, "audit");
+        tracing::info!(event = event.kind, subject = entry.subject, detail = entry.detail, "audit");
         self.length = self.length.saturating_add(line.len() as u64);
         self.sequence = sequence;
         self.previous.clone_from(&entry.hash);
@@ -301,10 +305,10 @@ mod tests {
         let changes: [(&str, Change); 8] = [
             ("changed subject", |lines| lines.concat().replace("\"subject\":\"1\"", "\"subject\":\"9\"")),
             ("changed time", |lines| lines.concat().replacen("\"at\":5", "\"at\":6", 1)),
-            ("dropped line", |lines| [&lines[0][..], &lines[2]].concat()),
+            ("dropped line", |lines| [lines[0].as_str(), &lines[2]].concat()),
             ("dropped first line of all", |lines| lines[1].replace("\"sequence\":2", "\"sequence\":1")),
-            ("swapped lines", |lines| [&lines[0][..], &lines[2], &lines[1]].concat()),
-            ("repeated line", |lines| [&lines[0][..], &lines[0]].concat()),
+            ("swapped lines", |lines| [lines[0].as_str(), &lines[2], &lines[1]].concat()),
+            ("repeated line", |lines| [lines[0].as_str(), &lines[0]].concat()),
             ("not JSON", |lines| format!("{}\n", lines[0])),
             ("unknown field", |lines| lines[0].replace("{\"previous\"", "{\"x\":1,\"previous\"")),
         ];
@@ -325,7 +329,7 @@ mod tests {
         let path = write(folder.path(), 3).path;
         let text = std::fs::read_to_string(&path).unwrap();
         for cut in 1..text.lines().last().unwrap().len() {
-            std::fs::write(&path, &text[..text.len() - cut]).unwrap();
+            std::fs::write(&path, &text.as_bytes()[..text.len() - cut]).unwrap();
             let audit = Audit::open(folder.path(), NOW).unwrap();
             let entries = audit.newest(10);
             assert_eq!(entries.len(), 3, "two whole lines and the note");

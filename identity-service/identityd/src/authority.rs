@@ -17,6 +17,7 @@ use edgewarden_protocol::control::{
 use edgewarden_protocol::deployment::ImageReference;
 use edgewarden_protocol::enrol::Enrolled;
 use edgewarden_protocol::layout::Layout;
+use zeroize::Zeroizing;
 
 use crate::audit::Event;
 use crate::clock::{Believed, TimeFloor};
@@ -75,7 +76,7 @@ pub enum Input {
     /// A certificate has been made for this leaf and waits for its token to be spent.
     LeafEnrolled {
         leaf: LeafName,
-        token: String,
+        token: Zeroizing<String>,
         serial: String,
     },
     /// Time has passed; the processes of these instances are gone.
@@ -116,8 +117,8 @@ impl Step {
         self.reply = reply;
         self
     }
-    fn event(mut self, event: &'static str, subject: impl ToString, detail: impl ToString) -> Self {
-        self.events.push(Event::new(event, subject, detail));
+    fn event(mut self, kind: &'static str, subject: impl ToString, detail: impl ToString) -> Self {
+        self.events.push(Event::new(kind, subject, detail));
         self
     }
     fn effect(mut self, effect: Effect) -> Self {

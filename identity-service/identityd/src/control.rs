@@ -2,15 +2,17 @@
 //!
 //! Peers are told apart by the user that the kernel names. Root may ask anything; `ew-gateway` only what
 //! [`Request::for_gateway`] says; anyone else is told so and shown out. `identityd`'s own user has no rights here: code
-//! that runs as it by accident must not be able to ask itself.
+//! that runs as it by accident must not be able to ask itself. Nor has a module, whatever user it runs as.
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use edgewarden_names::{Reason, Refusal};
+use edgewarden_platform::peer::PeerEvidence;
 use edgewarden_protocol::control::{Reply, Request};
 use edgewarden_protocol::frame::{self, FrameError};
+use tokio::io::AsyncReadExt as _;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -27,6 +29,8 @@ const STRANGERS_MAX: (usize, usize) = (4, 1);
 const PEER_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a peer without rights may take to hear so.
 const STRANGER_PATIENCE: Duration = Duration::from_secs(1);
+/// How much of its request is taken in, so that it finds the connection open when it looks for the reply.
+const STRANGER_BYTES_MAX: u64 = 64 * 1024;
 /// After an error of accept(2), such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -93,9 +97,8 @@ pub async fn serve(service: Arc<Service>, listener: UnixListener, gateway_uid: O
                 continue;
             }
         };
-        // The user at connect(2), which the peer cannot change later.
-        let rights = match stream.peer_cred() {
-            Ok(peer) => Rights::of(peer.uid(), gateway_uid),
+        let rights = match rights_of(&service, &stream, gateway_uid) {
+            Ok(rights) => rights,
             Err(error) => {
                 tracing::warn!(%error, "a control peer could not be identified");
                 continue;
@@ -124,19 +127,32 @@ pub async fn serve(service: Arc<Service>, listener: UnixListener, gateway_uid: O
     }
 }
 
-/// Says why and closes. Nothing that the peer sends is read.
+/// The user at connect(2), which the peer cannot change later; a process of a module has no rights as root neither.
+fn rights_of(service: &Service, stream: &UnixStream, gateway_uid: Option<u32>) -> io::Result<Rights> {
+    let peer = PeerEvidence::of(stream)?;
+    let cgroup = peer.cgroup()?;
+    if service.current().documents.records.instance_of(&cgroup).is_some() {
+        return Ok(Rights::Nothing);
+    }
+    Ok(Rights::of(peer.uid(), gateway_uid))
+}
+
+/// Takes one request's bytes in, looks at none of them, says why and closes.
 async fn turn_away(service: &Arc<Service>, mut stream: UnixStream) -> Result<(), FrameError> {
-    note(service, unauthorized());
+    note(service, unauthorized()).await;
     let told = timeout(STRANGER_PATIENCE, async {
-        stream.readable().await?;
+        let length = u64::from(stream.read_u32().await?).min(STRANGER_BYTES_MAX);
+        tokio::io::copy(&mut (&mut stream).take(length), &mut tokio::io::sink()).await?;
         frame::write(&mut stream, &Reply::Refused(unauthorized())).await
     });
     told.await.unwrap_or(Ok(()))
 }
 
-fn note(service: &Arc<Service>, refusal: Refusal) {
+async fn note(service: &Arc<Service>, refusal: Refusal) {
     let service = Arc::clone(service);
-    tokio::task::spawn_blocking(move || service.note(&refusal));
+    if let Err(error) = tokio::task::spawn_blocking(move || service.note(&refusal)).await {
+        tracing::error!(%error, "a refusal was not written down");
+    }
 }
 
 async fn converse(
@@ -182,7 +198,7 @@ async fn answer(
     in_flight: &Arc<Semaphore>,
 ) -> Result<Reply, Refusal> {
     if let Err(refusal) = rights.allow(&request) {
-        note(service, refusal.clone());
+        note(service, refusal.clone()).await;
         return Err(refusal);
     }
     if let Request::Watch { seen } = request {

@@ -117,8 +117,14 @@ impl Enrolment {
         if now < not_before || not_after <= now {
             return refuse(Reason::RequestInvalid, "it is not valid now; check this machine's clock");
         }
-        if self.accepted.as_ref().is_some_and(|held| not_before < held.not_before) {
-            return refuse(Reason::RequestInvalid, "it is older than the one in use");
+        if let Some(held) = &self.accepted {
+            if not_before < held.not_before {
+                return refuse(Reason::RequestInvalid, "it is older than the one in use");
+            }
+            // The fleet signs the certificate, not the verdict. Whoever carries both could else send the old ones again.
+            if held.verdict.state == VerdictState::Failed && not_before == held.not_before {
+                return refuse(Reason::AttestFailed, "a failed verdict heals only by a newer certificate");
+            }
         }
         let accepted = Accepted {
             gateway_ca: enrolled.gateway_ca.clone(),

@@ -57,6 +57,11 @@ impl Records {
         self.live.values()
     }
 
+    /// The live instance that a process in this cgroup belongs to.
+    pub fn instance_of(&self, cgroup: &str) -> Option<&StartRecord> {
+        self.live.values().find(|record| is_caller_of(record, cgroup))
+    }
+
     /// The records with the start that `permit` allowed. `own_cgroup` is `identityd`'s.
     pub fn started(
         &self,

@@ -321,7 +321,6 @@ fn leaf_issue(
     let issued = issue_checked(service, &leaf, &token, csr).inspect_err(|refusal| service.note(refusal))?;
     let (chain, root, serial) = issued;
     // The token is spent on disk before the certificate leaves. Of two who use it at once, one gets here in vain.
-    let token = token.as_str().to_owned();
     service.transact(Input::LeafEnrolled { leaf, token, serial })?;
     Ok(Reply::Certificate(Certificate { chain: chain.into_iter().map(Bytes).collect(), root: root.into() }))
 }

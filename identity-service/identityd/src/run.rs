@@ -21,7 +21,7 @@ use crate::authority::{Authority, Context, Input};
 use crate::deployments::Target;
 use crate::enrolment::Expected;
 use crate::records::still_lives;
-use crate::service::{Parts, Service};
+use crate::service::{Parts, Service, internal};
 use crate::state::{Documents, StateError, Store};
 use crate::workload::{self, GATEWAYD, RUNTIMED, Sockets};
 use crate::{confine, control, requests};
@@ -39,6 +39,7 @@ const PEM_BYTES_MAX: usize = 64 * 1024;
 const PROCESS_INTERVAL: Duration = Duration::from_secs(1);
 /// Longest sleep between renewals: a clock that jumps is noticed within it.
 const RENEWAL_INTERVAL_MAX: Duration = Duration::from_secs(30);
+const RENEWAL_INTERVAL_MIN: Duration = Duration::from_millis(500);
 const RENEWAL_RETRY: Duration = Duration::from_secs(5);
 
 /// Why the process cannot start, or ended.
@@ -126,6 +127,10 @@ impl Daemon {
             service.note(refusal);
         }
         take_up(&service, gateway_uid)?;
+        let renewing = Arc::clone(&service);
+        let renewed = tokio::task::spawn_blocking(move || renewing.renew()).await;
+        // Without a certificate everything else still works; the renewal goes on trying.
+        log_renewal(&renewed.map_err(|_| RunError::Thread)?, &mut None);
         let path = service.context.layout.control_socket();
         let control =
             workload::bind_anew(&path, SOCKET_MODE).map_err(|source| RunError::Socket { path, source })?;
@@ -271,33 +276,40 @@ fn forget(service: &Arc<Service>, gone: Vec<String>) {
 
 /// Keeps certificates fresh. A certificate that cannot be renewed stays in use until it expires.
 async fn renew_in_time(service: &Arc<Service>) {
+    let mut logged = None;
     loop {
-        let (task, renewed) = {
-            let service = Arc::clone(service);
-            (tokio::task::spawn_blocking(move || service.renew()).await, UnixTime::now())
+        let renewing = Arc::clone(service);
+        let renewed = match tokio::task::spawn_blocking(move || renewing.renew()).await {
+            Ok(renewed) => renewed,
+            Err(error) => Err(internal("renewal", &error)),
         };
-        let pause = match task {
-            Ok(Ok(())) => {
+        log_renewal(&renewed, &mut logged);
+        let pause = match &renewed {
+            Ok(()) => {
                 let now = service.now();
                 let due = service.issuance.next_due().map(|due| due.after(now));
-                due.unwrap_or(RENEWAL_INTERVAL_MAX).clamp(Duration::from_millis(500), RENEWAL_INTERVAL_MAX)
+                due.unwrap_or(RENEWAL_INTERVAL_MAX).clamp(RENEWAL_INTERVAL_MIN, RENEWAL_INTERVAL_MAX)
             }
-            Ok(Err(refusal)) => {
-                if refusal.reason != Reason::AttestRequired {
-                    tracing::warn!(%refusal, at = %renewed, "certificates are not renewed");
-                }
-                RENEWAL_RETRY
+            // These end by a request, which wakes us.
+            Err(refusal) if matches!(refusal.reason, Reason::AttestRequired | Reason::AttestFailed) => {
+                RENEWAL_INTERVAL_MAX
             }
-            Err(error) => {
-                tracing::error!(%error, "a renewal broke off");
-                RENEWAL_RETRY
-            }
+            Err(_) => RENEWAL_RETRY,
         };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = service.renewal_due.notified() => {}
         }
     }
+}
+
+/// Says once why nothing is issued, however often it is tried.
+fn log_renewal(renewed: &Result<(), Refusal>, logged: &mut Option<Refusal>) {
+    let refusal = renewed.as_ref().err();
+    if let Some(refusal) = refusal.filter(|refusal| logged.as_ref() != Some(refusal)) {
+        tracing::warn!(%refusal, "certificates are not renewed");
+    }
+    *logged = refusal.cloned();
 }
 
 /// Notices instances that ended without a word, permits that nobody used, and the passing of time.

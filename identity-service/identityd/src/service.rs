@@ -136,10 +136,11 @@ impl Service {
         let now = self.now();
         let noted = self.refusals().note(now, refusal);
         let Noted::Write { suppressed } = noted else { return };
-        let mut detail = format!("{}: {}", refusal.reason, refusal.rule);
-        if suppressed > 0 {
-            detail.push_str(&format!(" ({suppressed} more refusals were not written)"));
-        }
+        let more = match suppressed {
+            0 => String::new(),
+            count => format!(" ({count} more refusals were not written)"),
+        };
+        let detail = format!("{}: {}{more}", refusal.reason, refusal.rule);
         self.record(&Event::new("refused", &refusal.subject, detail));
     }
 
@@ -147,7 +148,7 @@ impl Service {
     pub fn record(&self, event: &Event) {
         let now = self.now();
         if let Err(error) = self.audit().append(now, event) {
-            tracing::error!(%error, event = event.event, subject = event.subject, "the audit log cannot be written");
+            tracing::error!(%error, event = event.kind, subject = event.subject, "the audit log cannot be written");
         }
     }
 

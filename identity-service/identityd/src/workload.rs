@@ -269,17 +269,33 @@ struct OwnSource {
     uid: Option<u32>,
 }
 
+impl OwnSource {
+    fn judge(&self, service: &Service, caller: &PeerEvidence) -> Result<(), Refusal> {
+        let refuse = |reason, rule: String| Err(Refusal::new(reason, self.name, rule));
+        if self.uid != Some(caller.uid()) {
+            let rule = format!("process {} runs as user {}", caller.pid(), caller.uid());
+            return refuse(Reason::CallerNotModule, rule);
+        }
+        let Ok(cgroup) = caller.cgroup() else {
+            return refuse(Reason::CallerUnknown, format!("process {} is gone or hidden", caller.pid()));
+        };
+        // A module may run as root; that does not make it one of us.
+        match service.current().documents.records.instance_of(&cgroup) {
+            Some(record) => {
+                let rule = format!("process {} belongs to {}", caller.pid(), record.instance);
+                refuse(Reason::CallerNotModule, rule)
+            }
+            None => Ok(()),
+        }
+    }
+}
+
 impl IdentitySource for OwnSource {
     fn authorize(&self, caller: &PeerEvidence) -> Result<(), Refusal> {
         let service = upgrade(&self.service)?;
-        if self.uid != Some(caller.uid()) {
-            let rule = format!("process {} runs as user {}", caller.pid(), caller.uid());
-            let refusal = Refusal::new(Reason::CallerNotModule, self.name, rule);
+        if let Err(refusal) = self.judge(&service, caller) {
             service.sockets.tell_refused(&refusal);
             return Err(public(refusal));
-        }
-        if !caller.is_alive() {
-            return Err(Refusal::new(Reason::CallerUnknown, self.name, "the process is gone"));
         }
         trusted(&service)
     }

@@ -1,0 +1,191 @@
+//! The control socket itself: who may ask, and what a peer can do to it.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
+
+mod common;
+
+use common::container::Job;
+use common::{GATEWAY_UID, Gateway, STRANGER_UID};
+use edgewarden_names::{Reason, Refusal};
+use edgewarden_protocol::client::Client;
+use edgewarden_protocol::control::{Reply, Request};
+use edgewarden_protocol::frame;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
+
+#[tokio::test]
+async fn job() {
+    common::container::do_job().await;
+}
+
+fn reason(reply: Reply) -> Option<Reason> {
+    match reply {
+        Reply::Refused(refusal) => Some(refusal.reason),
+        _ => None,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_user_decides_what_may_be_asked() {
+    let gateway = Gateway::started().await;
+    let ask = |request| Job::Ask { socket: gateway.control(), request: Box::new(request) };
+    let unauthorized = Some(Reason::PeerUnauthorized);
+    for (uid, request, expected) in [
+        (0, Request::Status, None),
+        (GATEWAY_UID, Request::Watch { seen: 0 }, None),
+        (GATEWAY_UID, Request::StorageKey, Some(Reason::AttestRequired)),
+        (GATEWAY_UID, Request::Status, unauthorized),
+        (GATEWAY_UID, Request::Audit { last: 1 }, unauthorized),
+        (GATEWAY_UID, Request::Rotate { module: None }, unauthorized),
+        (GATEWAY_UID, Request::StartPrepare { permit: "x".into() }, unauthorized),
+        (STRANGER_UID, Request::Status, unauthorized),
+        (STRANGER_UID, Request::StorageKey, unauthorized),
+        (STRANGER_UID, Request::Watch { seen: 0 }, unauthorized),
+    ] {
+        let asked = format!("{uid} {request:?}");
+        assert_eq!(reason(ask(request).by_user(uid).reply()), expected, "{asked}");
+    }
+    let refusals = gateway.status().await.refusals;
+    assert!(
+        refusals.iter().any(|(_, refusal)| refusal.reason == Reason::PeerUnauthorized),
+        "it is written down"
+    );
+}
+
+#[tokio::test]
+async fn broken_frames_end_their_connection_and_nothing_else() {
+    let gateway = Gateway::started().await;
+    for (name, bytes, expected) in [
+        ("not JSON", [&4_u32.to_be_bytes()[..], b"nope"].concat(), Reason::RequestInvalid),
+        ("an unknown request", [&9_u32.to_be_bytes()[..], b"\"launch\"}"].concat(), Reason::RequestInvalid),
+        (
+            "an unknown field",
+            {
+                let body = br#"{"watch":{"seen":0,"more":1}}"#;
+                [&u32::try_from(body.len()).unwrap().to_be_bytes()[..], body].concat()
+            },
+            Reason::RequestInvalid,
+        ),
+        ("an empty frame", 0_u32.to_be_bytes().to_vec(), Reason::RequestInvalid),
+        ("a huge frame", u32::MAX.to_be_bytes().to_vec(), Reason::RequestTooLarge),
+    ] {
+        let mut stream = UnixStream::connect(gateway.control()).await.unwrap();
+        stream.write_all(&bytes).await.unwrap();
+        let reply: Reply = frame::read(&mut stream).await.unwrap();
+        assert_eq!(reason(reply), Some(expected), "{name}");
+        assert_eq!(stream.read(&mut [0; 1]).await.unwrap(), 0, "{name}: the connection is closed");
+    }
+    // A peer that goes away in the middle of a frame.
+    let mut stream = UnixStream::connect(gateway.control()).await.unwrap();
+    stream.write_all(&1000_u32.to_be_bytes()).await.unwrap();
+    drop(stream);
+    gateway.status().await;
+}
+
+#[tokio::test]
+async fn connections_have_a_limit_and_come_free_again() {
+    let gateway = Gateway::started().await;
+    let mut held = Vec::new();
+    for _ in 0..200 {
+        let mut client = Client::connect(&gateway.control()).await.unwrap();
+        if client.ask(&Request::Deployment).await.is_err() {
+            break;
+        }
+        held.push(client);
+    }
+    assert!((10..200).contains(&held.len()), "{}", held.len());
+    drop(held);
+    common::until("a free connection", async || {
+        let mut client = Client::connect(&gateway.control()).await.unwrap();
+        client.ask(&Request::Status).await.ok()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn one_connection_carries_many_requests() {
+    let gateway = Gateway::started().await;
+    let mut client = Client::connect(&gateway.control()).await.unwrap();
+    for _ in 0..50 {
+        assert!(matches!(client.ask(&Request::Status).await.unwrap(), Reply::Status(_)));
+        assert!(client.ask(&Request::StorageKey).await.is_err());
+    }
+}
+
+#[tokio::test]
+async fn what_enforcers_refused_is_listed_and_bounded() {
+    let gateway = Gateway::started().await;
+    for n in 0..300 {
+        let refusal =
+            Refusal::new(Reason::PolicyDenied, format!("leaf/{n}\u{1b}[2J{}", "x".repeat(5000)), "no rule");
+        gateway.ask(Request::Refused { refusal }).await.unwrap();
+    }
+    let refusals = gateway.status().await.refusals;
+    assert!(refusals.len() <= 32, "{}", refusals.len());
+    assert!(
+        refusals
+            .iter()
+            .all(|(_, refusal)| refusal.subject.len() < 2000 && !refusal.subject.contains('\u{1b}'))
+    );
+    let refused = gateway.events().await.into_iter().filter(|event| event == "refused").count();
+    assert!((1..200).contains(&refused), "{refused} lines for 300 refusals");
+}
+
+#[tokio::test]
+async fn a_software_keystore_quotes_nothing() {
+    let gateway = Gateway::started().await;
+    let reason = gateway.refused(Request::AttestQuote { nonce: vec![1; 32].into() }).await;
+    assert_eq!(reason, Reason::Internal);
+    assert_eq!(
+        gateway.refused(Request::AttestQuote { nonce: vec![1; 33].into() }).await,
+        Reason::RequestInvalid
+    );
+}
+
+#[tokio::test]
+async fn damaged_state_stops_the_start_and_names_the_file() {
+    for file in [
+        "enrolment.json",
+        "deployment.json",
+        "generations.json",
+        "leaf-tokens.json",
+        "start-records.json",
+        "clock.json",
+    ] {
+        let mut gateway = Gateway::new();
+        let folder = gateway.layout().identity_state();
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join(file), "{\"version\":1,\"content\":{\"").unwrap();
+        let error = gateway.start().await.unwrap_err().to_string();
+        assert!(error.contains(file), "{error}");
+        assert!(!gateway.control().exists());
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_was_set_back_is_not_believed() {
+    let mut gateway = Gateway::started().await;
+    gateway.join().await;
+    gateway.stop().await;
+    let path = gateway.layout().identity_state().join("clock.json");
+    // As if the machine had been up ten days from now and its clock were set back since.
+    let ahead = edgewarden_names::UnixTime::now().plus(10 * common::DAY);
+    std::fs::write(&path, format!("{{\"version\":1,\"content\":{{\"floor\":{ahead}}}}}")).unwrap();
+    gateway.start().await.unwrap();
+    common::until("certificates", async || {
+        let identities = gateway.status().await.identities;
+        Some(())
+            .filter(|()| identities.iter().all(|identity| identity.expires.is_some_and(|end| end > ahead)))
+    })
+    .await;
+    let status = gateway.status().await;
+    assert!(status.refusals.iter().any(|(_, refusal)| refusal.subject == "clock"), "{:?}", status.refusals);
+    // A newer certificate from the fleet is better evidence than our own floor.
+    let newer = gateway
+        .enrolled_for(
+            30 * common::DAY,
+            edgewarden_names::UnixTime::now().plus(std::time::Duration::from_secs(2)),
+        )
+        .await;
+    gateway.ask(Request::EnrolAccept(Box::new(newer))).await.unwrap();
+    assert!(gateway.status().await.refusals.iter().all(|(_, refusal)| refusal.subject != "clock"));
+}

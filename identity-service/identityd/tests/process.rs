@@ -1,0 +1,235 @@
+//! `identityd` as a process of its own: what it cannot do, how it ends, and what survives when it is killed.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::net::{TcpListener, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use aws_lc_rs::rand::{SecureRandom, SystemRandom};
+use common::image::{Image, document_with};
+use common::{Gateway, ask, until};
+use edgewarden_image_trust::sign::SigningKey;
+use edgewarden_names::LeafName;
+use edgewarden_protocol::config::Config;
+use edgewarden_protocol::control::{Reply, Request};
+use edgewarden_protocol::layout::Layout;
+use serde::{Deserialize, Serialize};
+
+const SERVE: &str = "EW_TEST_SERVE";
+const LINE: &str = "EW_TEST_LINE ";
+
+#[derive(Serialize, Deserialize)]
+struct Serve {
+    root: PathBuf,
+    config: Config,
+    /// Try what a confined process must not be able to do, once it serves.
+    probe: bool,
+}
+
+/// The other process: this very program, run again.
+#[tokio::test(flavor = "multi_thread")]
+async fn serve() {
+    let Ok(serve) = std::env::var(SERVE) else { return };
+    let serve: Serve = serde_json::from_str(&serve).unwrap();
+    let layout = Layout::new(serve.root);
+    let control = layout.control_socket();
+    let probe = serve.probe.then(|| std::thread::spawn(move || probe(&control)));
+    edgewarden_identityd::run(layout, serve.config).await.unwrap();
+    if let Some(probe) = probe {
+        probe.join().unwrap();
+    }
+    println!("\n{LINE}ended");
+}
+
+fn probe(control: &Path) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(until("the service", async || {
+        let mut client = edgewarden_protocol::client::Client::connect(control).await.ok()?;
+        client.ask(&Request::Status).await.ok()
+    }));
+    let tried = [
+        ("tcp", TcpListener::bind("127.0.0.1:0").map(drop)),
+        ("tcp6", TcpListener::bind("[::1]:0").map(drop)),
+        ("udp", UdpSocket::bind("127.0.0.1:0").map(drop)),
+        ("exec", Command::new("/bin/true").status().map(drop)),
+    ];
+    for (what, outcome) in tried {
+        println!("\n{LINE}{what} {}", outcome.map_or_else(|e| e.kind().to_string(), |()| "possible".into()));
+    }
+    println!("\n{LINE}probed");
+}
+
+/// A process that is killed when the test ends, however it ends.
+struct Process(Child);
+
+impl Process {
+    fn start(gateway: &Gateway, probe: bool) -> Self {
+        let serve = Serve { root: gateway.folder.path().into(), config: gateway.config.clone(), probe };
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "serve", "--nocapture"]).env(SERVE, serde_json::to_string(&serve).unwrap());
+        Self(command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap())
+    }
+
+    fn kill(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+
+    fn status_line(&self, name: &str) -> String {
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.0.id())).unwrap();
+        text.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+async fn ready(gateway: &Gateway) {
+    until("the service", async || {
+        let mut client = edgewarden_protocol::client::Client::connect(&gateway.control()).await.ok()?;
+        client.ask(&Request::Status).await.ok()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_has_no_network_starts_nothing_and_ends_on_sigterm() {
+    let gateway = Gateway::new();
+    let mut process = Process::start(&gateway, true);
+    ready(&gateway).await;
+    assert_eq!(process.status_line("NoNewPrivs:"), "1");
+    assert_eq!(process.status_line("Seccomp:"), "2");
+    // What it is for works under confinement.
+    gateway.join().await;
+    gateway.deploy(&common::document(1)).await;
+    assert!(matches!(gateway.ask(Request::StorageKey).await.unwrap(), Reply::StorageKey(_)));
+    let socket = gateway.layout().workload_socket("runtimed");
+    edgewarden_workload_api::client::fetch_once(&socket).await.unwrap();
+
+    let output = process.0.stdout.take().unwrap();
+    let (lines, said) = tokio::sync::mpsc::unbounded_channel();
+    std::thread::spawn(move || {
+        use std::io::BufRead as _;
+        for line in std::io::BufReader::new(output).lines().map_while(Result::ok) {
+            if let Some((_, line)) = line.split_once(LINE) {
+                drop(lines.send(line.to_owned()));
+            }
+        }
+    });
+    let mut said = said;
+    for expected in [
+        "tcp permission denied",
+        "tcp6 permission denied",
+        "udp permission denied",
+        "exec permission denied",
+        "probed",
+    ] {
+        assert_eq!(said.recv().await.as_deref(), Some(expected));
+    }
+    let pid = nix::unistd::Pid::from_raw(process.0.id().try_into().unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    assert_eq!(said.recv().await.as_deref(), Some("ended"));
+    assert!(process.0.wait().unwrap().success());
+}
+
+fn die(sides: u64) -> u64 {
+    let mut bytes = [0; 8];
+    SystemRandom::new().fill(&mut bytes).unwrap();
+    u64::from_le_bytes(bytes) % sides
+}
+
+/// What was acknowledged, and so must be there after any crash.
+#[derive(Default)]
+struct Acknowledged {
+    version: u64,
+    generation: u64,
+    audited: u64,
+    token: Option<String>,
+}
+
+/// Writes state as fast as it is acknowledged, until the process is gone.
+async fn write_until_killed(
+    gateway: &Gateway,
+    key: &SigningKey,
+    image: &Image,
+    known: &mut Acknowledged,
+) -> Option<()> {
+    let socket = gateway.control();
+    loop {
+        let mut client = edgewarden_protocol::client::Client::connect(&socket).await.ok()?;
+        let envelope = gateway.operator.sign(&document_with(known.version + 1, key, &[("alerts", image)]));
+        let Reply::Deployment(deployment) = client.ask(&Request::DeploymentAccept(envelope)).await.ok()?
+        else {
+            panic!()
+        };
+        known.version = deployment.deployment.version;
+        let judge = Request::ImageJudge(Box::new(image.evidence("alerts")));
+        let Reply::Permit(permit) = client.ask(&judge).await.ok()? else { panic!() };
+        assert!(permit.generation.0 > known.generation, "generation {} was used before", permit.generation);
+        known.generation = permit.generation.0;
+        known.token = None;
+        let leaf = LeafName::parse("sensor-1").unwrap();
+        let allow = Request::LeafAllow { leaf, lifetime_seconds: 600 };
+        let Reply::LeafToken { token, .. } = client.ask(&allow).await.ok()? else { panic!() };
+        known.token = Some(token);
+        let Reply::Audit(entries) = client.ask(&Request::Audit { last: 1 }).await.ok()? else { panic!() };
+        known.audited = entries[0].sequence;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_acknowledged_survives_fifty_kills() {
+    let gateway = Gateway::new();
+    let key = SigningKey::generate().unwrap();
+    let image = Image::new("alerts", "one").signed(&key);
+    let mut known = Acknowledged::default();
+    let mut process = Process::start(&gateway, false);
+    ready(&gateway).await;
+    gateway.join().await;
+    for round in 0..50 {
+        let socket = gateway.control();
+        match ask(&socket, &Request::Deployment).await.unwrap() {
+            Reply::Done => assert_eq!(known.version, 0, "round {round}: the deployment is lost"),
+            Reply::Deployment(found) => {
+                let version = found.deployment.version;
+                assert!((known.version..=known.version + 1).contains(&version), "round {round}: {version}");
+                known.version = version;
+            }
+            other => panic!("{other:?}"),
+        }
+        let Reply::Audit(entries) = ask(&socket, &Request::Audit { last: 1 }).await.unwrap() else {
+            panic!()
+        };
+        assert!(entries[0].sequence > known.audited, "round {round}: the audit log lost lines");
+        assert!(gateway.status().await.verdict.is_some(), "round {round}: the enrolment is lost");
+
+        let working = write_until_killed(&gateway, &key, &image, &mut known);
+        let moment = Duration::from_micros(die(40_000));
+        let killing = async {
+            tokio::time::sleep(moment).await;
+            process.kill();
+        };
+        tokio::join!(working, killing);
+        if die(2) == 0 {
+            // And once more while it starts.
+            process = Process::start(&gateway, false);
+            tokio::time::sleep(Duration::from_micros(die(60_000))).await;
+            process.kill();
+        }
+        process = Process::start(&gateway, false);
+        ready(&gateway).await;
+    }
+    assert!(known.version > 0 && known.generation > 0);
+    let old = gateway.operator.sign(&document_with(known.version, &key, &[]));
+    assert_eq!(
+        gateway.refused(Request::DeploymentAccept(old)).await,
+        edgewarden_names::Reason::DeploymentRollback
+    );
+}
