@@ -145,7 +145,7 @@ impl Enumeration<'_> {
         let uid = |list: &[EntityUid], at: u32| list.get(at as usize).cloned().ok_or("an entity is missing");
         let request = Request::new(
             uid(&self.world.principal_uids, principal)?,
-            self.world.action_uid(action)?,
+            World::action_uid(action)?,
             uid(&self.world.resource_uids, resource)?,
             Context::empty(),
             Some(crate::document::schema()?),

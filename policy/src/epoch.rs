@@ -185,8 +185,10 @@ impl Index {
         if !fits {
             return Err(TablesError("a table is over its limit"));
         }
-        let mut index = Self::default();
-        index.rule_names = tables.rules.iter().map(|rule| rule.name.as_str().into()).collect();
+        let mut index = Self {
+            rule_names: tables.rules.iter().map(|rule| rule.name.as_str().into()).collect(),
+            ..Self::default()
+        };
         for (at, row) in (0u32..).zip(&tables.principals) {
             if index.principals.insert(row.principal.clone(), at).is_some() {
                 return Err(TablesError("a principal is there twice"));

@@ -220,7 +220,7 @@ impl World {
             .ok_or_else(|| format!("{principal} is not declared"))
     }
 
-    pub(crate) fn action_uid(&self, action: Action) -> Result<EntityUid, String> {
+    pub(crate) fn action_uid(action: Action) -> Result<EntityUid, String> {
         uid("Action", action.as_str())
     }
 

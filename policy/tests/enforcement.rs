@@ -1,5 +1,14 @@
 //! The kernel enforces the rule set: two modules' network namespaces behind a router, as on a gateway. Needs root.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::similar_names,
+    reason = "a test fails by panicking, and tables of cases read best in one piece"
+)]
+
 mod common;
 
 use std::io::Write as _;

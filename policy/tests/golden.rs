@@ -1,6 +1,14 @@
 //! `golden/<case>/deployment.json` is a deployment; `policy.cedar` its policy; `requests.json` lists requests and answers.
 //! A new case is a new folder. `UPDATE_GOLDEN=1` writes the answers.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
 mod common;
 
 use common::{compiled, leaf, module};
@@ -56,4 +64,16 @@ fn golden() {
         cases += 1;
     }
     assert!(cases >= 3);
+}
+
+/// The worked example's policy fits the deployment that these tests use for it.
+#[test]
+fn the_example_compiles() {
+    let policy = include_str!("../../examples/glucose-monitor/policy.cedar");
+    let epoch = compiled(&common::clinic(policy)).unwrap();
+    assert!(epoch.may_publish(&leaf("sensor-1"), "leaf/sensor-1/glucose").allowed);
+    assert!(!epoch.may_publish(&leaf("sensor-1"), "leaf/sensor-2/glucose").allowed);
+    assert!(!epoch.may_connect(&module("alerts")).allowed);
+    assert!(epoch.may_upload(&module("analytics"), "upstream").allowed);
+    assert_eq!(epoch.flows().len(), 1);
 }

@@ -3,6 +3,14 @@
 //! The oracle builds its entities by itself, from the schema's description, and asks Cedar anew for each declared
 //! resource that a request touches.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
 mod common;
 
 use std::str::FromStr as _;

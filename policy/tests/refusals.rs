@@ -1,5 +1,14 @@
 //! One bad rule refuses the whole document, and the refusal says where.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::items_after_statements,
+    reason = "a test fails by panicking, and tables of cases read best in one piece"
+)]
+
 mod common;
 
 use common::{CLINIC_POLICY, clinic, compiled, leaf, module};

@@ -60,13 +60,13 @@ pub(crate) fn decode_pem(pem: &str, label: &str) -> Option<Vec<u8>> {
 pub(crate) fn encode_pem(der: &[u8], label: &str) -> zeroize::Zeroizing<String> {
     let text = zeroize::Zeroizing::new(STANDARD.encode(der));
     let mut pem = zeroize::Zeroizing::new(String::with_capacity(PEM_BYTES_MAX));
-    pem.push_str(&format!("-----BEGIN {label}-----"));
+    pem.extend(["-----BEGIN ", label, "-----"]);
     for (at, character) in text.chars().enumerate() {
         if at % 64 == 0 {
             pem.push('\n');
         }
         pem.push(character);
     }
-    pem.push_str(&format!("\n-----END {label}-----\n"));
+    pem.extend(["\n-----END ", label, "-----\n"]);
     pem
 }

@@ -20,7 +20,7 @@ use crate::signature::{
     SIGNATURE_ANNOTATION, SignatureManifest,
 };
 
-const KEY_FILE_BYTES_MAX: u64 = 4096;
+const KEY_FILE_BYTES_MAX: u16 = 4096;
 
 #[derive(Debug, thiserror::Error)]
 pub enum SignError {
@@ -89,8 +89,8 @@ impl SigningKey {
             return Err(SignError::Mode(path.into()));
         }
         // Never grows, so that no copy is left behind.
-        let mut pem = Zeroizing::new(String::with_capacity(KEY_FILE_BYTES_MAX as usize + 1));
-        file.take(KEY_FILE_BYTES_MAX).read_to_string(&mut pem).map_err(read)?;
+        let mut pem = Zeroizing::new(String::with_capacity(usize::from(KEY_FILE_BYTES_MAX) + 1));
+        file.take(KEY_FILE_BYTES_MAX.into()).read_to_string(&mut pem).map_err(read)?;
         Self::from_pem(&pem)
     }
 

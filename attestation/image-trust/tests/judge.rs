@@ -1,5 +1,18 @@
 //! What is accepted, and everything that is not, through the public door.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::similar_names,
+    clippy::too_many_lines,
+    clippy::items_after_statements,
+    clippy::type_complexity,
+    clippy::semicolon_if_nothing_returned,
+    reason = "a test fails by panicking, and tables of cases read best in one piece"
+)]
+
 use aws_lc_rs::digest::{SHA256, digest};
 use edgewarden_image_trust::sign::{SigningKey, payload, sign, signature_manifest};
 use edgewarden_image_trust::{check_key, judge, limits};

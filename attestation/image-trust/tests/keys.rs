@@ -1,9 +1,18 @@
 //! Signing keys on disk, and signatures that OpenSSL made.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
+use base64::Engine as _;
 use edgewarden_image_trust::judge;
 use edgewarden_image_trust::sign::{SignError, SigningKey, payload, sign, signature_manifest};
 use edgewarden_names::ModuleName;
@@ -57,7 +66,6 @@ fn openssl_verifies_our_signatures() {
     let signed = sign(&image, &key).unwrap();
     let manifest: serde_json::Value = serde_json::from_slice(&signed.manifest).unwrap();
     let text = manifest["layers"][0]["annotations"]["dev.cosignproject.cosign/signature"].as_str().unwrap();
-    use base64::Engine as _;
     let signature = base64::engine::general_purpose::STANDARD.decode(text).unwrap();
     std::fs::write(at("payload"), &signed.payload).unwrap();
     std::fs::write(at("signature"), signature).unwrap();

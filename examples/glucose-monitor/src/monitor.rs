@@ -171,7 +171,7 @@ impl Patient {
         if self.danger != Some(level) {
             (self.danger, self.readings_in_danger) = (Some(level), 0);
         }
-        let now = self.readings_in_danger % REPEAT_READINGS == 0;
+        let now = self.readings_in_danger.is_multiple_of(REPEAT_READINGS);
         self.readings_in_danger = self.readings_in_danger.wrapping_add(1);
         now
     }

@@ -63,7 +63,7 @@ impl Certificates for Workload {
 
     fn roots(&self) -> Vec<CertificateDer<'static>> {
         let Ok(svid) = self.0.svid() else { return Vec::new() };
-        let bundle = self.0.try_bundle_for_trust_domain(&svid.spiffe_id().trust_domain());
+        let bundle = self.0.try_bundle_for_trust_domain(svid.spiffe_id().trust_domain());
         let authorities = bundle.iter().flat_map(|bundle| bundle.authorities());
         authorities.map(|root| root.as_bytes().to_vec().into()).collect()
     }
