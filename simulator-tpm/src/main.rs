@@ -101,13 +101,13 @@ fn main() -> ExitCode {
     match run(Arguments::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let mut text = error.to_string();
+            eprint!("error: {error}");
             let mut source = error.source();
             while let Some(cause) = source {
-                text.push_str(&format!(": {cause}"));
+                eprint!(": {cause}");
                 source = cause.source();
             }
-            eprintln!("error: {text}");
+            eprintln!();
             ExitCode::FAILURE
         }
     }

@@ -1,5 +1,14 @@
 //! The verifier against a TPM that it did not write: swtpm, driven by tpm2-tools.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unreachable,
+    clippy::indexing_slicing,
+    reason = "helpers of tests are not marked as tests"
+)]
+
 mod common;
 
 use std::fs;
@@ -10,7 +19,7 @@ use edgewarden_evidence::HashAlg;
 use edgewarden_evidence::event_log::EventLog;
 use edgewarden_evidence::tpm::{Attest, AttestKind, PcrSelections};
 use edgewarden_names::{Reason, UnixTime};
-use edgewarden_protocol::enrol::{Proof, VerdictState};
+use edgewarden_protocol::enrol::{DeviceKeys, Proof, VerdictState};
 use edgewarden_simulator_tpm::{Boot, EkAlgorithm, Scenario};
 
 fn roots(gateway: &Gateway) -> VendorRoots {
@@ -66,6 +75,18 @@ fn a_credential_opens_in_its_own_tpm_only() {
     let credential = parts.credential.unwrap();
     assert_eq!(other.activate(&credential), None);
     assert!(own.activate(&credential).is_some());
+    // The right certificate with another TPM's key, or with another key of the same TPM.
+    let p384 = Gateway::new(EkAlgorithm::P384);
+    for stranger in [&other, &p384] {
+        let (DeviceKeys::Tpm { ek_certificates, ak_public, .. }, DeviceKeys::Tpm { ek_public, .. }) =
+            (own.keys(), stranger.keys())
+        else {
+            panic!("no TPM")
+        };
+        let keys = DeviceKeys::Tpm { ek_certificates, ek_public, ak_public };
+        let refusal = challenge(&keys, &roots(&own), UnixTime::now()).unwrap_err();
+        assert_eq!(refusal.reason, Reason::AttestEkUntrusted);
+    }
     // Each simulated vendor is its own.
     let refusal = challenge(&own.keys(), &roots(&other), UnixTime::now()).unwrap_err();
     assert_eq!(refusal.reason, Reason::AttestEkUntrusted);

@@ -1,5 +1,14 @@
 //! The `simulator-tpm` program: manufacture, boot, power cut, stop.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unreachable,
+    clippy::indexing_slicing,
+    reason = "helpers of tests are not marked as tests"
+)]
+
 use std::fs;
 use std::net::TcpListener;
 use std::path::Path;

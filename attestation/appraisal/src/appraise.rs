@@ -23,7 +23,7 @@ pub const CHALLENGE_LIFETIME: Duration = Duration::from_secs(60);
 /// How long a verdict counts as fresh.
 pub const VERDICT_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Proof that a device answered its challenge and is what it should be. Only [`appraise`] makes one.
+/// Proof that a device answered its challenge and is what it should be. Only [`appraise()`] makes one.
 #[derive(Debug, Clone)]
 pub struct Appraised {
     verdict: Verdict,

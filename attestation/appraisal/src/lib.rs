@@ -1,7 +1,7 @@
 //! Judges a gateway's evidence (RFC 9334: the Verifier). Pure: no I/O, no clock, no TPM.
 //!
-//! * [`challenge`]: checks the device's public keys and makes what proves that they live in one TPM
-//! * [`appraise`]: judges the answer against reference values; [`Appraised`] is made by nothing else
+//! * [`challenge()`]: checks the device's public keys and makes what proves that they live in one TPM
+//! * [`appraise()`]: judges the answer against reference values; [`Appraised`] is made by nothing else
 //! * [`VendorRoots`]: whose TPMs are trusted · [`ReferenceValues`]: which boots are
 //! * [`make_credential`]: TPM2_MakeCredential in software
 //!

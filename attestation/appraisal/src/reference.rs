@@ -35,7 +35,7 @@ pub enum ReferenceError {
 
 impl ReferenceValues {
     /// Takes the boot that `event_log` (as the firmware wrote it) tells of as good. Whoever calls vouches for it: use
-    /// the log of a boot that is known to be good, or one that [`crate::appraise`] met in evidence it found genuine.
+    /// the log of a boot that is known to be good, or one that [`crate::appraise()`] met in evidence it found genuine.
     pub fn learn(name: &str, event_log: &[u8]) -> Result<Self, ReferenceError> {
         let log = EventLog::parse(event_log).map_err(ReferenceError::EventLog)?;
         let values = log.replay();
