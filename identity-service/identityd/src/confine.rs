@@ -56,3 +56,45 @@ pub fn system_calls(config: &Config) -> Result<(), seccomp::SeccompError> {
     seccomp::deny_network_sockets(matches!(config.keystore, Keystore::DangerousSimulatedTpm { .. }))?;
     seccomp::deny_exec()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::ErrorKind;
+    use std::net::{TcpListener, TcpStream};
+
+    fn config(folder: &Path, keystore: Keystore) -> Config {
+        let text = "[gateway]\nname = \"gw-1\"\ntrust_domain = \"plant.example\"\n[keystore]\nkind = \"tpm\"\ndevice = \"/dev/null\"\n";
+        let path = folder.join("config.toml");
+        std::fs::write(&path, text).unwrap();
+        Config { keystore, ..Config::load(&path).unwrap() }
+    }
+
+    #[test]
+    fn only_the_simulators_ports_and_our_own_folders_are_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::new(folder.path().join("root"));
+        for needed in [layout.identity_state(), layout.identity_run()] {
+            std::fs::create_dir_all(needed).unwrap();
+        }
+        let (simulator, other) =
+            (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
+        let address = simulator.local_addr().unwrap();
+        let config = config(folder.path(), Keystore::DangerousSimulatedTpm { address });
+        let foreign = folder.path().join("foreign");
+        std::fs::write(&foreign, "secret").unwrap();
+        // Landlock binds the thread that asks for it.
+        let confined = std::thread::spawn(move || {
+            files(&layout, &config).unwrap();
+            TcpStream::connect(address).unwrap();
+            std::fs::write(layout.identity_state().join("x"), "ours").unwrap();
+            let denied = |outcome: io::Result<()>| outcome.unwrap_err().kind() == ErrorKind::PermissionDenied;
+            assert!(denied(TcpStream::connect(other.local_addr().unwrap()).map(drop)), "another port");
+            assert!(denied(TcpListener::bind("127.0.0.1:0").map(drop)), "a port of our own");
+            assert!(denied(std::fs::read(foreign).map(drop)), "a file beside ours");
+            assert!(denied(std::fs::write("/tmp/ew-identityd-test", "x")), "a file elsewhere");
+            assert!(denied(std::fs::read_dir("/root").map(drop)), "a folder elsewhere");
+        });
+        confined.join().unwrap();
+    }
+}

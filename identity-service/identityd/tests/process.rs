@@ -11,11 +11,14 @@ use std::time::Duration;
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use common::image::{Image, document_with};
 use common::{Gateway, ask, until};
+use edgewarden_appraisal::{ReferenceValues, VendorRoots, appraise, challenge};
 use edgewarden_image_trust::sign::SigningKey;
-use edgewarden_names::LeafName;
+use edgewarden_names::{LeafName, UnixTime};
 use edgewarden_protocol::config::Config;
 use edgewarden_protocol::control::{Reply, Request};
+use edgewarden_protocol::enrol::{Challenge, Enrolled};
 use edgewarden_protocol::layout::Layout;
+use edgewarden_simulator_tpm::{Scenario, SimulatedTpm};
 use serde::{Deserialize, Serialize};
 
 const SERVE: &str = "EW_TEST_SERVE";
@@ -137,6 +140,60 @@ async fn it_has_no_network_starts_nothing_and_ends_on_sigterm() {
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
     assert_eq!(said.recv().await.as_deref(), Some("ended"));
     assert!(process.0.wait().unwrap().success());
+}
+
+/// The fleet's part in an enrolment, with the TPM's vendor and this very boot as references.
+async fn join_by_tpm(gateway: &Gateway, tpm: &SimulatedTpm) {
+    let vendors = VendorRoots::from_pem(&std::fs::read(tpm.vendor_ca()).unwrap()).unwrap();
+    let references = [ReferenceValues::learn("normal", &std::fs::read(tpm.event_log()).unwrap()).unwrap()];
+    let now = UnixTime::now();
+    let Reply::DeviceKeys(keys) = gateway.ask(Request::EnrolKeys).await.unwrap() else { panic!() };
+    let (parts, pending) = challenge(&keys, &vendors, now).unwrap();
+    let challenge =
+        Challenge { session: "1".into(), nonce: parts.nonce, pcrs: parts.pcrs, credential: parts.credential };
+    let Reply::Proof(proof) = gateway.ask(Request::EnrolProve(challenge)).await.unwrap() else { panic!() };
+    let appraised = appraise(&pending, &proof, &references, now).unwrap();
+    let issued = gateway
+        .root
+        .certify_gateway_ca(appraised.ca_public_point(), &common::gateway_name(), 30 * common::DAY, now)
+        .unwrap();
+    let enrolled = Enrolled {
+        gateway_ca: issued.chain_der[0].clone().into(),
+        root: gateway.root.certificate_der().into(),
+        verdict: appraised.verdict().clone(),
+    };
+    gateway.ask(Request::EnrolAccept(Box::new(enrolled))).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tpm_is_used_under_confinement_and_after_a_kill() {
+    let mut gateway = Gateway::new();
+    let tpm = SimulatedTpm::start(&gateway.folder.path().join("tpm"), Scenario::Normal).unwrap();
+    gateway.config.keystore = edgewarden_protocol::config::Keystore::DangerousSimulatedTpm {
+        address: ([127, 0, 0, 1], tpm.port()).into(),
+    };
+    gateway.config.attestation.event_log = tpm.event_log();
+    let mut process = Process::start(&gateway, false);
+    ready(&gateway).await;
+    assert_eq!(process.status_line("Seccomp:"), "2");
+    let status = gateway.status().await;
+    assert!(status.dangerous && status.keystore.contains("dangerous"), "{}", status.keystore);
+    join_by_tpm(&gateway, &tpm).await;
+    let key = gateway.ask(Request::StorageKey).await.unwrap();
+    let socket = gateway.layout().workload_socket("runtimed");
+    edgewarden_workload_api::client::fetch_once(&socket).await.unwrap();
+
+    process.kill();
+    let _process = Process::start(&gateway, false);
+    ready(&gateway).await;
+    edgewarden_workload_api::client::fetch_once(&socket).await.unwrap();
+    assert_eq!(gateway.ask(Request::StorageKey).await.unwrap(), key);
+    let nonce = vec![9; 32];
+    let Reply::Quote(quote) = gateway.ask(Request::AttestQuote { nonce: nonce.into() }).await.unwrap() else {
+        panic!()
+    };
+    assert_eq!(quote.event_log.as_slice(), std::fs::read(tpm.event_log()).unwrap());
+    assert!(quote.ak_public.starts_with("-----BEGIN PUBLIC KEY-----") && quote.pcrs.len() == 10);
 }
 
 fn die(sides: u64) -> u64 {
