@@ -90,7 +90,7 @@ fn named(common_name: &str, validity: Validity) -> Result<CertificateParams, CaE
     Ok(params)
 }
 
-/// A CA. Its only URI is the trust domain without a path (X.509-SVID section 4.1).
+/// A CA. Its only URI is the trust domain without a path, as the X.509-SVID specification wants of signing certificates.
 pub(crate) fn ca(
     common_name: &str,
     domain: &SpiffeId,
@@ -105,7 +105,7 @@ pub(crate) fn ca(
     Ok(params)
 }
 
-/// A leaf: an X.509-SVID (X.509-SVID section 4). The common name is for people; peers read the URI.
+/// A leaf: an X.509-SVID. The common name is for people; peers read the URI.
 pub(crate) fn leaf(
     id: &SpiffeId,
     dns: &[String],

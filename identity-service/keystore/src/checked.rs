@@ -15,7 +15,7 @@ use crate::{Description, Health, Keystore, KeystoreError, NONCE_BYTES_MAX, Quote
 
 /// Shortest nonce of a quote: less can be guessed or met twice.
 const NONCE_BYTES_MIN: usize = 16;
-/// PCRs of a TPM 2.0 (PC Client Platform TPM Profile, section 4.6).
+/// PCRs of a TPM 2.0 (PC Client Platform TPM Profile).
 const PCRS_MAX: usize = 24;
 /// Longest message that is signed: a certificate's to-be-signed part is a fraction of it.
 const MESSAGE_BYTES_MAX: usize = 64 * 1024;

@@ -82,7 +82,7 @@ pub struct Description {
     pub dangerous: bool,
 }
 
-/// The state of a TPM's dictionary-attack protection (TPM 2.0 Library Part 1, section 19.8). Edgewarden's keys
+/// The state of a TPM's protection (TPM 2.0 Library Part 1, "Dictionary Attack Protection"). Edgewarden's keys
 /// are outside of it (`noDA`); the numbers say whether something else on the machine is locking the TPM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lockout {

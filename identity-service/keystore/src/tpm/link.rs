@@ -16,6 +16,8 @@ use crate::{KeystoreError, Lockout};
 pub(super) enum Fault {
     /// The connection or the TPM's volatile state is gone: connect anew and repeat.
     Lost(String),
+    /// The answer makes no sense: connect anew and repeat, but soon give up and report this.
+    Garbled(KeystoreError),
     Final(KeystoreError),
 }
 
@@ -36,9 +38,8 @@ const IN_LOCKOUT: u32 = 1 << 9;
 
 /// The layer of the TSS that made a response code (TCG TSS 2.0 Overview, section 3): TCTI, the transport.
 const LAYER_TCTI: u32 = 0x000a_0000;
-/// Of ESYS, the layer above it: general failure, bad sequence, I/O error, malformed and short response. They are
-/// what a TPM looks like that goes away in the middle of an exchange.
-const ESYS_LOST: [u32; 5] = [0x0007_0001, 0x0007_0007, 0x0007_000a, 0x0007_0011, 0x0007_0013];
+/// The layers above it, which parse the TPM's answers: ESYS, SYS and MU.
+const LAYERS_PARSING: [u32; 3] = [0x0007_0000, 0x0008_0000, 0x0009_0000];
 /// TSS2_ESYS_RC_RSP_AUTH_FAILED: the TPM's answer was changed on its way.
 const ESYS_RESPONSE_FORGED: u32 = 0x0007_001b;
 
@@ -52,10 +53,13 @@ pub(super) fn fault(command: &'static str) -> impl Fn(tss_esapi::Error) -> Fault
         if code == Tss2ResponseCode::from(ESYS_RESPONSE_FORGED) {
             return Fault::Final(KeystoreError::Answer("its authentication code is wrong"));
         }
-        if (0..0x80).any(|low| code == Tss2ResponseCode::from(LAYER_TCTI | low))
-            || ESYS_LOST.iter().any(|&lost| code == Tss2ResponseCode::from(lost))
-        {
+        let made_by = |layer| (0..0x80).any(|low| code == Tss2ResponseCode::from(layer | low));
+        if made_by(LAYER_TCTI) {
             return Fault::Lost(detail);
+        }
+        if LAYERS_PARSING.into_iter().any(made_by) {
+            let detail = "its answer is malformed, or the TSS could not handle it".into();
+            return Fault::Garbled(KeystoreError::Tpm { command, detail });
         }
         match code.kind() {
             Some(
@@ -127,9 +131,9 @@ fn sweeps(transport: &Transport) -> bool {
 fn sweep(context: &mut Context) -> Result<(), Fault> {
     for first in [TRANSIENT_FIRST, LOADED_SESSION_FIRST] {
         for handle in handles(context, first)? {
-            let object = context.tr_from_tpm_public(handle).map_err(fault("TPM2_ReadPublic"))?;
+            let flushed = context.tr_from_tpm_public(handle).and_then(|object| context.flush_context(object));
             // For a policy session the wrapper's own book-keeping objects after the TPM has flushed it.
-            if context.flush_context(object).is_err() && !matches!(handle, TpmHandle::PolicySession(_)) {
+            if flushed.is_err() && !matches!(handle, TpmHandle::PolicySession(_)) {
                 tracing::warn!("a key or session that a dead process left in the TPM could not be flushed");
             }
         }

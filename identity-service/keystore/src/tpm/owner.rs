@@ -19,6 +19,8 @@ use crate::KeystoreError;
 const DEADLINE: Duration = Duration::from_secs(30);
 /// How often a request is run when the TPM is not there.
 const ATTEMPTS_MAX: u32 = 8;
+/// How often when its answers make no sense.
+const ATTEMPTS_GARBLED_MAX: u32 = 2;
 /// The first pause between attempts; it doubles. Eight attempts take 6 seconds.
 const PAUSE: Duration = Duration::from_millis(50);
 /// How long closing waits for the request that runs. A TPM that hangs holds its thread for ever; then it is left.
@@ -130,6 +132,8 @@ impl Connection {
             };
             let detail = match fault {
                 Fault::Final(error) => return Err(self.with_retry_time(error)),
+                Fault::Garbled(error) if attempt >= ATTEMPTS_GARBLED_MAX => return Err(error),
+                Fault::Garbled(error) => error.to_string(),
                 Fault::Lost(detail) => detail,
             };
             // Handles of a TPM that lost power mean nothing: a new connection starts with a sweep.

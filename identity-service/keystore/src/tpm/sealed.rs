@@ -30,8 +30,9 @@ impl Folder {
     pub(super) fn open(state: &Path) -> Result<Self, KeystoreError> {
         use std::os::unix::fs::DirBuilderExt as _;
         let path = state.join("sealed");
-        match std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&path) {
-            Ok(()) => Ok(Self(path)),
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&path);
+        match made.and_then(|()| durable::sweep(&path)) {
+            Ok(_) => Ok(Self(path)),
             Err(source) => Err(KeystoreError::File { path, source }),
         }
     }

@@ -1,6 +1,6 @@
 //! Salted sessions, which keep what crosses the TPM's bus from whoever sits on it.
 //!
-//! The session key comes from a secret encrypted to the storage key (TPM 2.0 Library Part 1, section 19.6.8).
+//! The session key comes from a secret encrypted to the storage key (TPM 2.0 Library Part 1, "Salted Session").
 //! An interposer could offer a key of its own in its place, so the storage key is pinned when a TPM is first used
 //! with a state folder. That also tells another TPM, or a cleared one, from the right one.
 
