@@ -51,7 +51,7 @@ impl Interposer {
                     let (asked, answered, change) =
                         (Arc::clone(&seen), Arc::clone(&seen), Arc::clone(&change));
                     std::thread::spawn(move || {
-                        pass(client, server, |bytes| asked.lock().unwrap().extend(bytes.iter()))
+                        pass(client, server, |bytes| asked.lock().unwrap().extend(bytes.iter()));
                     });
                     std::thread::spawn(move || {
                         pass(back, forth, |bytes| {
