@@ -6,8 +6,8 @@
 use std::path::PathBuf;
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, NetPort, PathBeneath, PathFd, RestrictSelfAttr, Ruleset, RulesetAttr,
-    RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
+    ABI, Access, AccessFs, AccessNet, NetPort, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr,
+    RulesetError, RulesetStatus, Scope,
 };
 
 /// The newest rules that were looked through for this file.
@@ -32,14 +32,15 @@ pub enum Enforcement {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Confinement {
     pub enforcement: Enforcement,
-    /// False when other threads ran already and the kernel (Landlock ABI below 8) cannot confine them.
+    /// False when other threads ran already: they are not confined.
     pub all_threads: bool,
 }
 
 /// From now on opens only what lies beneath `read` (also to execute) and `write`, connects only to `connect_tcp_ports`,
 /// binds no TCP port, and reaches no abstract Unix socket and no process (by signal) outside itself.
 ///
-/// Call it before threads start. Each path must exist. Files that are open already stay usable.
+/// Holds for the calling thread and for threads and programs that come from it: call it before threads start, or let
+/// a confined thread start all that matter. Each path must exist. Files that are open already stay usable.
 pub fn confine_files(
     read: &[PathBuf],
     write: &[PathBuf],
@@ -63,8 +64,6 @@ pub fn confine_files(
     for port in connect_tcp_ports {
         rules = rules.add_rule(NetPort::new(*port, AccessNet::ConnectTcp))?;
     }
-    // Asked for only where it is needed: a kernel that does not know it would lower the reported enforcement.
-    let rules = if alone { rules } else { rules.all_threads(true)? };
     let status = rules.restrict_self()?;
     Ok(Confinement {
         enforcement: match status.ruleset {
@@ -72,6 +71,6 @@ pub fn confine_files(
             RulesetStatus::PartiallyEnforced => Enforcement::Partly,
             RulesetStatus::NotEnforced => Enforcement::Not,
         },
-        all_threads: alone || status.all_threads,
+        all_threads: alone,
     })
 }

@@ -87,3 +87,23 @@ fn open_by_number(pid: i32, uid: u32, gid: u32) -> io::Result<Process> {
         Err(io::Error::new(io::ErrorKind::NotFound, format!("process {pid} is not the one that connected")))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::CommandExt;
+    use std::process::Command;
+
+    #[test]
+    fn without_a_peer_pidfd_the_user_must_still_be_the_same() {
+        let mut child = Command::new("sleep").arg("600").uid(65534).gid(65534).spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let same = open_by_number(pid, 65534, 65534);
+        let others = [(0, 0), (65534, 0), (0, 65534), (1, 1)].map(|(uid, gid)| open_by_number(pid, uid, gid));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(same.is_ok());
+        assert!(others.iter().all(Result::is_err));
+        assert!(open_by_number(pid, 65534, 65534).is_err());
+    }
+}

@@ -27,7 +27,10 @@ pub(crate) struct Roots {
 }
 
 impl Roots {
-    pub(crate) fn new<C: AsRef<[u8]>>(domain: TrustDomain, certificates: &[C]) -> Result<Self, webpki::Error> {
+    pub(crate) fn new<C: AsRef<[u8]>>(
+        domain: TrustDomain,
+        certificates: &[C],
+    ) -> Result<Self, webpki::Error> {
         let anchor = |der: &C| {
             let der = CertificateDer::from(der.as_ref());
             webpki::anchor_from_trusted_cert(&der).map(|anchor| anchor.to_owned())

@@ -89,7 +89,10 @@ fn check_leaf(leaf: &X509Certificate<'_>, id: &SpiffeId, domain: &TrustDomain) -
         usage.critical && value.digital_signature() && !value.key_cert_sign() && !value.crl_sign()
     });
     if !signs_only {
-        return Err(refuse(id, "the key usage of an SVID is critical, with digitalSignature and without keyCertSign"));
+        return Err(refuse(
+            id,
+            "the key usage of an SVID is critical, with digitalSignature and without keyCertSign",
+        ));
     }
     Ok(())
 }
@@ -138,7 +141,9 @@ fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, Refusal
 
 fn no_path(id: &SpiffeId, error: &webpki::Error) -> Refusal {
     match error {
-        webpki::Error::CertExpired { .. } => refuse(id, "the certificate, or one of its issuers, has expired"),
+        webpki::Error::CertExpired { .. } => {
+            refuse(id, "the certificate, or one of its issuers, has expired")
+        }
         webpki::Error::CertNotValidYet { .. } => {
             refuse(id, "the certificate, or one of its issuers, is not valid yet; compare the clocks")
         }

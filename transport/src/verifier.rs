@@ -9,8 +9,7 @@ use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError,
-    SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
 };
 
 use crate::identity::{Identity, Roots};
@@ -51,7 +50,11 @@ impl PeerVerifier {
             Trust::Pinned(roots) => judge(roots),
             Trust::Followed(identity) => match identity.current() {
                 Some(held) => judge(&held.roots),
-                None => Err(Refusal::new(Reason::IdentityUnavailable, "peer", "we know no root to judge it by yet")),
+                None => Err(Refusal::new(
+                    Reason::IdentityUnavailable,
+                    "peer",
+                    "we know no root to judge it by yet",
+                )),
             },
         };
         judged.map_err(|refusal| {

@@ -148,6 +148,8 @@ async fn a_connection_that_the_server_closed_is_replaced() {
     }
 }
 
+type Expected = fn(&HttpError) -> bool;
+
 #[tokio::test]
 async fn answers_that_are_not_a_success_say_what_they_are() {
     let refusal = Refusal::new(Reason::EnrolToken, "gw-1", "the token is unknown");
@@ -158,20 +160,27 @@ async fn answers_that_are_not_a_success_say_what_they_are() {
     };
     let large = "x".repeat(REPLY_BYTES_MAX + 1);
     let chunked = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
-    type Expected = fn(&HttpError) -> bool;
     let cases: Vec<(&str, Vec<u8>, Expected)> = vec![
-        ("a refusal", answer("403 Forbidden", &refused), |e| {
-            matches!(e, HttpError::Refused(r) if r.reason == Reason::EnrolToken && r.subject == "gw-1")
-        }),
+        (
+            "a refusal",
+            answer("403 Forbidden", &refused),
+            |e| matches!(e, HttpError::Refused(r) if r.reason == Reason::EnrolToken && r.subject == "gw-1"),
+        ),
         ("a refusal of another kind", answer("503 Busy", &refused), |e| matches!(e, HttpError::Refused(_))),
         ("no refusal", answer("403 Forbidden", "go away"), |e| matches!(e, HttpError::Status(403))),
-        ("a refusal with more in it", answer("400 No", r#"{"reason":"enrol.token","subject":"","rule":"","x":1}"#), |e| {
+        (
+            "a refusal with more in it",
+            answer("400 No", r#"{"reason":"enrol.token","subject":"","rule":"","x":1}"#),
+            |e| matches!(e, HttpError::Status(400)),
+        ),
+        ("an endless refusal", answer("400 No", &"x".repeat(70_000)), |e| {
             matches!(e, HttpError::Status(400))
         }),
-        ("an endless refusal", answer("400 No", &"x".repeat(70_000)), |e| matches!(e, HttpError::Status(400))),
-        ("a redirect", b"HTTP/1.1 302 Found\r\nlocation: /base/v1/other\r\ncontent-length: 0\r\n\r\n".to_vec(), |e| {
-            matches!(e, HttpError::Status(302))
-        }),
+        (
+            "a redirect",
+            b"HTTP/1.1 302 Found\r\nlocation: /base/v1/other\r\ncontent-length: 0\r\n\r\n".to_vec(),
+            |e| matches!(e, HttpError::Status(302)),
+        ),
         ("a refusal in a redirect", answer("307 Go", &refused), |e| matches!(e, HttpError::Status(307))),
         ("no JSON", answer("200 OK", "{"), |e| matches!(e, HttpError::Malformed(_))),
         ("more than JSON", answer("200 OK", "{} {}"), |e| matches!(e, HttpError::Malformed(_))),
@@ -180,13 +189,17 @@ async fn answers_that_are_not_a_success_say_what_they_are() {
         ("too large in chunks", format!("{chunked}1001\r\n{large}\r\n0\r\n\r\n").into_bytes(), |e| {
             matches!(e, HttpError::TooLarge(_))
         }),
-        ("a broken chunk", format!("{chunked}zz\r\nx\r\n").into_bytes(), |e| matches!(e, HttpError::Broken(_))),
+        ("a broken chunk", format!("{chunked}zz\r\nx\r\n").into_bytes(), |e| {
+            matches!(e, HttpError::Broken(_))
+        }),
         ("a body that breaks off", cut(answer("200 OK", "null")), |e| matches!(e, HttpError::Broken(_))),
         ("no answer", vec![], |e| matches!(e, HttpError::Broken(_))),
         ("no HTTP", b"SSH-2.0-OpenSSH\r\n\r\n".to_vec(), |e| matches!(e, HttpError::Broken(_))),
-        ("headers too large", format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "x".repeat(70_000)).into_bytes(), |e| {
-            matches!(e, HttpError::Broken(_))
-        }),
+        (
+            "headers too large",
+            format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "x".repeat(70_000)).into_bytes(),
+            |e| matches!(e, HttpError::Broken(_)),
+        ),
         ("too many headers", format!("HTTP/1.1 200 OK\r\n{}\r\n", "x: y\r\n".repeat(65)).into_bytes(), |e| {
             matches!(e, HttpError::Broken(_))
         }),
@@ -257,7 +270,12 @@ async fn a_server_that_cannot_be_trusted_or_reached_is_told_apart() {
 #[tokio::test]
 async fn only_plain_https_urls_are_taken() {
     let server = Server::new(vec![], Then::Stay).await;
-    for good in ["https://fleet.example", "https://fleet.example:8443/", "https://10.0.0.1:1/a/b", "https://[::1]:8443"] {
+    for good in [
+        "https://fleet.example",
+        "https://fleet.example:8443/",
+        "https://10.0.0.1:1/a/b",
+        "https://[::1]:8443",
+    ] {
         assert!(Client::new(good, server.tls()).is_ok(), "{good}");
     }
     for bad in [

@@ -1,5 +1,6 @@
 //! Whom a handshake lets through, and whom it does not.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on fails")]
+#![expect(clippy::too_many_lines, reason = "a table of cases")]
 
 mod common;
 
@@ -49,7 +50,10 @@ async fn members_are_known_by_their_ids() {
         (MODULE, issuing.issue(&no_purpose)),
         (MODULE, issuing.issue(&named)),
         (MODULE, with_root),
-        ("spiffe://plant.example/gateway/gw-1", issuing.issue(&Template::leaf("spiffe://plant.example/gateway/gw-1"))),
+        (
+            "spiffe://plant.example/gateway/gw-1",
+            issuing.issue(&Template::leaf("spiffe://plant.example/gateway/gw-1")),
+        ),
         (
             "spiffe://plant.example/gateway/gw-1/leaf/sensor-1",
             issuing.issue(&Template::leaf("spiffe://plant.example/gateway/gw-1/leaf/sensor-1")),
@@ -78,48 +82,136 @@ fn bad_members(root: &Authority) -> Vec<(&'static str, &'static str, Member)> {
         root.issuer(&template).issuer(&Template::ca("issuing", 0)).issue(&leaf)
     };
     let mut bad = vec![
-        ("another root", "do not lead to the trust domain's root", Authority::root().gateway("gw-1").issue(&leaf)),
-        ("another trust domain", "must be of the trust domain", with(&|t| t.uris = vec!["spiffe://other.example/gateway/gw-1/module/analytics"])),
+        (
+            "another root",
+            "do not lead to the trust domain's root",
+            Authority::root().gateway("gw-1").issue(&leaf),
+        ),
+        (
+            "another trust domain",
+            "must be of the trust domain",
+            with(&|t| t.uris = vec!["spiffe://other.example/gateway/gw-1/module/analytics"]),
+        ),
         ("the trust domain's own ID", "authenticates nobody", with(&|t| t.uris = vec![DOMAIN_ID])),
-        ("outside its gateway", "vouches only for", with(&|t| t.uris = vec!["spiffe://plant.example/gateway/gw-2/module/analytics"])),
-        ("a longer gateway name", "vouches only for", with(&|t| t.uris = vec!["spiffe://plant.example/gateway/gw-11/module/analytics"])),
-        ("another gateway's own ID", "vouches only for", with(&|t| t.uris = vec!["spiffe://plant.example/gateway/gw-2"])),
+        (
+            "outside its gateway",
+            "vouches only for",
+            with(&|t| t.uris = vec!["spiffe://plant.example/gateway/gw-2/module/analytics"]),
+        ),
+        (
+            "a longer gateway name",
+            "vouches only for",
+            with(&|t| t.uris = vec!["spiffe://plant.example/gateway/gw-11/module/analytics"]),
+        ),
+        (
+            "another gateway's own ID",
+            "vouches only for",
+            with(&|t| t.uris = vec!["spiffe://plant.example/gateway/gw-2"]),
+        ),
         ("the fleet, by a gateway", "vouches only for", with(&|t| t.uris = vec![FLEET])),
-        ("no known place", "vouches only for", with(&|t| t.uris = vec!["spiffe://plant.example/gateway/gw-1/module/a/b"])),
-        ("two URI SANs", "exactly one URI SAN", with(&|t| t.uris.push("spiffe://plant.example/gateway/gw-1/module/alerts"))),
-        ("a second URI SAN of another kind", "exactly one URI SAN", with(&|t| t.uris.push("https://plant.example"))),
+        (
+            "no known place",
+            "vouches only for",
+            with(&|t| t.uris = vec!["spiffe://plant.example/gateway/gw-1/module/a/b"]),
+        ),
+        (
+            "two URI SANs",
+            "exactly one URI SAN",
+            with(&|t| t.uris.push("spiffe://plant.example/gateway/gw-1/module/alerts")),
+        ),
+        (
+            "a second URI SAN of another kind",
+            "exactly one URI SAN",
+            with(&|t| t.uris.push("https://plant.example")),
+        ),
         ("no URI SAN", "exactly one URI SAN", with(&|t| t.uris.clear())),
-        ("no SAN at all", "exactly one URI SAN", with(&|t| {
-            t.uris.clear();
-            t.dns.clear();
-        })),
-        ("a URI that is no SPIFFE ID", "begins with `spiffe://`", with(&|t| t.uris = vec!["https://plant.example/gateway/gw-1"])),
+        (
+            "no SAN at all",
+            "exactly one URI SAN",
+            with(&|t| {
+                t.uris.clear();
+                t.dns.clear();
+            }),
+        ),
+        (
+            "a URI that is no SPIFFE ID",
+            "begins with `spiffe://`",
+            with(&|t| t.uris = vec!["https://plant.example/gateway/gw-1"]),
+        ),
         ("expired", "has expired", with(&|t| t.to = -1)),
         ("not yet valid", "not valid yet", with(&|t| t.from = 600)),
-        ("a leaf that is a CA", "CaUsedAsEndEntity", with(&|t| t.ca = IsCa::Ca(BasicConstraints::Constrained(0)))),
-        ("a leaf that may sign certificates", "key usage of an SVID", with(&|t| t.key_usages.push(KeyUsagePurpose::KeyCertSign))),
-        ("a leaf that may sign revocations", "key usage of an SVID", with(&|t| t.key_usages.push(KeyUsagePurpose::CrlSign))),
-        ("a leaf that may not sign", "key usage of an SVID", with(&|t| t.key_usages = vec![KeyUsagePurpose::KeyAgreement])),
+        (
+            "a leaf that is a CA",
+            "CaUsedAsEndEntity",
+            with(&|t| t.ca = IsCa::Ca(BasicConstraints::Constrained(0))),
+        ),
+        (
+            "a leaf that may sign certificates",
+            "key usage of an SVID",
+            with(&|t| t.key_usages.push(KeyUsagePurpose::KeyCertSign)),
+        ),
+        (
+            "a leaf that may sign revocations",
+            "key usage of an SVID",
+            with(&|t| t.key_usages.push(KeyUsagePurpose::CrlSign)),
+        ),
+        (
+            "a leaf that may not sign",
+            "key usage of an SVID",
+            with(&|t| t.key_usages = vec![KeyUsagePurpose::KeyAgreement]),
+        ),
         ("no key usage", "key usage of an SVID", with(&|t| t.key_usages.clear())),
-        ("for another purpose", "RequiredEkuNotFound", with(&|t| t.extended = vec![ExtendedKeyUsagePurpose::CodeSigning])),
+        (
+            "for another purpose",
+            "RequiredEkuNotFound",
+            with(&|t| t.extended = vec![ExtendedKeyUsagePurpose::CodeSigning]),
+        ),
         ("issued by a leaf", "EndEntityUsedAsCa", issuing.issuer(&leaf).issue(&leaf)),
         ("a module under the root", "the root itself", root.issue(&leaf)),
-        ("a gateway under the root", "the root itself", root.issue(&Template::leaf("spiffe://plant.example/gateway/gw-1"))),
-        ("an issuer too many", "PathLenConstraintViolated", issuing.issuer(&Template::ca("deeper", 0)).issue(&leaf)),
+        (
+            "a gateway under the root",
+            "the root itself",
+            root.issue(&Template::leaf("spiffe://plant.example/gateway/gw-1")),
+        ),
+        (
+            "an issuer too many",
+            "PathLenConstraintViolated",
+            issuing.issuer(&Template::ca("deeper", 0)).issue(&leaf),
+        ),
         ("a gateway CA without a name", "one CN", under(&|t| t.names.clear())),
         ("a gateway CA with two names", "one CN", under(&|t| t.names = vec!["gw-1", "gw-2"])),
         ("a gateway CA with no gateway's name", "one CN", under(&|t| t.names = vec!["gw-1/module"])),
         ("a gateway CA of another gateway", "vouches only for", under(&|t| t.names = vec!["gw-2"])),
-        ("a gateway CA that is a member", "an issuer's URI SAN", under(&|t| t.uris = vec!["spiffe://plant.example/gateway/gw-1"])),
-        ("a gateway CA of another trust domain", "an issuer's URI SAN", under(&|t| t.uris = vec!["spiffe://other.example"])),
+        (
+            "a gateway CA that is a member",
+            "an issuer's URI SAN",
+            under(&|t| t.uris = vec!["spiffe://plant.example/gateway/gw-1"]),
+        ),
+        (
+            "a gateway CA of another trust domain",
+            "an issuer's URI SAN",
+            under(&|t| t.uris = vec!["spiffe://other.example"]),
+        ),
         ("a gateway CA without an ID", "exactly one URI SAN", under(&|t| t.uris.clear())),
-        ("a gateway CA with two IDs", "exactly one URI SAN", under(&|t| t.uris.push("spiffe://other.example"))),
-        ("a gateway CA that may not sign", "key usage of an issuer", under(&|t| t.key_usages = vec![KeyUsagePurpose::DigitalSignature])),
+        (
+            "a gateway CA with two IDs",
+            "exactly one URI SAN",
+            under(&|t| t.uris.push("spiffe://other.example")),
+        ),
+        (
+            "a gateway CA that may not sign",
+            "key usage of an issuer",
+            under(&|t| t.key_usages = vec![KeyUsagePurpose::DigitalSignature]),
+        ),
         ("a gateway CA that is none", "EndEntityUsedAsCa", under(&|t| t.ca = IsCa::ExplicitNoCa)),
         ("an expired gateway CA", "has expired", under(&|t| t.to = -1)),
     ];
     let whole = issuing.issue(&leaf);
-    for (name, kept) in [("without its issuers", &[0][..]), ("without its gateway CA", &[0, 1]), ("without its issuing CA", &[0, 2])] {
+    for (name, kept) in [
+        ("without its issuers", &[0][..]),
+        ("without its gateway CA", &[0, 1]),
+        ("without its issuing CA", &[0, 2]),
+    ] {
         let chain = kept.iter().map(|index| whole.chain[*index].clone()).collect();
         bad.push((name, "do not lead to the trust domain's root", Member { chain, ..whole.clone() }));
     }
@@ -201,7 +293,8 @@ async fn whom_the_authorizer_refuses_stays_out() {
         let client = tls::client_config(&identity, client).unwrap();
         let met = meet(server, client).await;
         let refusals = [met.by_server.unwrap_err(), met.by_client.unwrap_err()];
-        let [refusal] = &refusals.iter().filter_map(|error| tls::refusal(error)).collect::<Vec<_>>()[..] else {
+        let [refusal] = &refusals.iter().filter_map(|error| tls::refusal(error)).collect::<Vec<_>>()[..]
+        else {
             panic!("one side refuses, the other learns that it was refused")
         };
         assert_eq!(refusal.subject, MODULE);

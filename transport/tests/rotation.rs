@@ -1,5 +1,4 @@
 //! Identities that change while they are used.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod common;
 
@@ -22,7 +21,8 @@ fn follow(context: Option<Arc<X509Context>>) -> (watch::Sender<Option<Arc<X509Co
 #[tokio::test]
 async fn a_rotation_breaks_no_connection_and_needs_no_new_configuration() {
     let root = Authority::root();
-    let (sender, identity) = follow(Some(root.gateway("gw-1").issue(&Template::leaf(MODULE)).context(MODULE)));
+    let (sender, identity) =
+        follow(Some(root.gateway("gw-1").issue(&Template::leaf(MODULE)).context(MODULE)));
     let server = tls::server_config(&identity, tls::anyone()).unwrap();
     let client = tls::client_config(&identity, tls::anyone()).unwrap();
 

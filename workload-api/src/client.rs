@@ -106,7 +106,8 @@ async fn follow_stream(
 /// `pause`, less up to a half of it, so that not all who lost the same server come back in the same moment.
 fn jittered(pause: Duration) -> Duration {
     let random = u32::try_from(RandomState::new().hash_one(()) >> 32).unwrap_or(u32::MAX);
-    pause - (pause / 2).mul_f64(f64::from(random) / f64::from(u32::MAX))
+    let less = (pause / 2).mul_f64(f64::from(random) / f64::from(u32::MAX));
+    pause.saturating_sub(less)
 }
 
 async fn open(socket: &Path) -> Result<Streaming<X509svidResponse>, FetchError> {
@@ -161,4 +162,56 @@ fn chain(error: &FetchError) -> String {
         source = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workloadapi::X509svid;
+
+    #[test]
+    fn an_answer_is_whole_or_refused() {
+        let certificate = vec![0x30, 1, 7];
+        let good = X509svid {
+            spiffe_id: "spiffe://plant.example/gateway/gw-1/module/analytics".into(),
+            x509_svid: certificate.repeat(2).into(),
+            x509_svid_key: vec![1, 2, 3].into(),
+            bundle: certificate.clone().into(),
+            hint: String::new(),
+        };
+        let answer = |svids: Vec<X509svid>| parse(X509svidResponse { svids, ..X509svidResponse::default() });
+        let context = answer(vec![good.clone(), X509svid::default()]).unwrap();
+        assert_eq!(context.chain_der, vec![certificate.clone(); 2]);
+        assert_eq!(context.bundle_der, vec![certificate]);
+        assert_eq!(context.trust_domain.as_str(), "plant.example");
+        assert!(!format!("{context:?}").contains("key"));
+
+        let change = |change: fn(&mut X509svid)| {
+            let mut svid = good.clone();
+            change(&mut svid);
+            vec![svid]
+        };
+        for (name, svids) in [
+            ("no identity", vec![]),
+            ("an empty identity", vec![X509svid::default()]),
+            ("the default identity is bad", vec![X509svid::default(), good.clone()]),
+            ("no SPIFFE ID", change(|svid| svid.spiffe_id = "https://plant.example".into())),
+            ("no certificates", change(|svid| svid.x509_svid.clear())),
+            ("no key", change(|svid| svid.x509_svid_key.clear())),
+            ("no bundle", change(|svid| svid.bundle.clear())),
+            ("certificates with more", change(|svid| svid.x509_svid = vec![0x30, 1, 7, 0].into())),
+            ("a bundle that is cut off", change(|svid| svid.bundle = vec![0x30, 2, 7].into())),
+            ("an endless chain", change(|svid| svid.x509_svid = [0x30, 0].repeat(65).into())),
+        ] {
+            assert!(answer(svids).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_pause_is_shortened_by_no_more_than_a_half() {
+        for _ in 0..1000 {
+            let pause = jittered(PAUSE_MAX);
+            assert!(pause >= PAUSE_MAX / 2 && pause <= PAUSE_MAX);
+        }
+    }
 }

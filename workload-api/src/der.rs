@@ -55,6 +55,27 @@ mod tests {
         assert_eq!(split(&short.repeat(CERTIFICATES_MAX + 1)), Err(SplitError::TooMany));
     }
 
+    proptest::proptest! {
+        #[test]
+        fn what_is_split_is_all_there(bytes: Vec<u8>, lengths in proptest::collection::vec(0..300usize, 0..8)) {
+            if let Ok(parts) = split(&bytes) {
+                proptest::prop_assert_eq!(parts.concat(), bytes);
+            }
+            let parts: Vec<Vec<u8>> = lengths.into_iter().map(sequence).collect();
+            proptest::prop_assert_eq!(split(&parts.concat()), Ok(parts));
+        }
+    }
+
+    fn sequence(length: usize) -> Vec<u8> {
+        let [.., high, low] = length.to_be_bytes();
+        let head = match length {
+            0..0x80 => vec![0x30, low],
+            0x80..0x100 => vec![0x30, 0x81, low],
+            _ => vec![0x30, 0x82, high, low],
+        };
+        [head, vec![0xa5; length]].concat()
+    }
+
     #[test]
     fn what_is_not_der_is_refused() {
         for bad in [

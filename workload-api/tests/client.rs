@@ -1,5 +1,4 @@
 //! Our client, and a stock one, against the server.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod common;
 

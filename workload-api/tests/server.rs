@@ -196,7 +196,7 @@ async fn streams_have_a_budget() {
     let served = Served::new();
     let mut open = Vec::new();
     let mut clients = Vec::new();
-    for _ in 0..STREAMS_MAX.div_ceil(32) + 1 {
+    for _ in 0..=STREAMS_MAX.div_ceil(32) {
         clients.push(served.client().await);
     }
     for number in 0..STREAMS_MAX {
@@ -265,7 +265,7 @@ async fn a_server_that_stops_ends_its_streams_and_connections() {
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let source = Source::new();
     let serving = tokio::spawn(server::serve(listener, Arc::<Source>::clone(&source), async {
-        stopped.await.unwrap_or(())
+        drop(stopped.await);
     }));
     let mut client = client_over(UnixStream::connect(&socket).await.unwrap()).await;
     let mut stream = client.fetch_x509svid(request(X509svidRequest {})).await.unwrap().into_inner();
@@ -293,10 +293,9 @@ fn this_test_binary(test: &str) -> Command {
 #[ignore = "run by another test in a process of its own"]
 fn child_connects_and_hands_its_connection_on() {
     let connection = StdStream::connect(std::env::var(SOCKET).unwrap()).unwrap();
-    this_test_binary("grandchild_speaks").stdin(Stdio::from(OwnedFd::from(connection))).spawn().unwrap();
-    loop {
-        std::thread::park();
-    }
+    let connection = Stdio::from(OwnedFd::from(connection));
+    // Kills us while it runs, so this is where we end.
+    this_test_binary("grandchild_speaks").stdin(connection).status().unwrap();
 }
 
 #[tokio::test]

@@ -24,7 +24,8 @@ const IDLE_MAX: Duration = Duration::from_secs(10);
 /// A connection shows the certificate that it began with. A new one shows the certificate of the moment.
 const AGE_MAX: Duration = Duration::from_secs(5 * 60);
 const HEADERS_MAX: usize = 64;
-/// Status line and headers, and what is read of the body at a time.
+const HEADER_BYTES_MAX: usize = 16 * 1024;
+/// What is read at a time.
 const BUFFER_BYTES_MAX: usize = 64 * 1024;
 
 pub(super) struct Pool {
@@ -111,6 +112,7 @@ impl Pool {
         })?;
         let (sender, driver) = http1::Builder::new()
             .max_headers(HEADERS_MAX)
+            .max_header_size(HEADER_BYTES_MAX)
             .max_buf_size(BUFFER_BYTES_MAX)
             .handshake(TokioIo::new(stream))
             .await
@@ -143,5 +145,5 @@ impl Pool {
 }
 
 fn is_tls(error: &io::Error) -> bool {
-    error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>())
+    error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()).is_some()
 }

@@ -56,19 +56,20 @@ impl Client {
             return Err(refuse());
         }
         let host = HeaderValue::from_str(authority.as_str()).map_err(|_| refuse())?;
-        // A colon with no number after it makes no port.
-        if authority.port().is_some() != authority.port_u16().is_some() || authority.as_str().ends_with(':') {
-            return Err(refuse());
-        }
-        let pool = Pool::new(authority.host(), authority.port_u16().unwrap_or(443), tls).ok_or_else(refuse)?;
+        let port = match authority.as_str().strip_prefix(authority.host()) {
+            Some("") => 443,
+            Some(port) => port.strip_prefix(':').and_then(|port| port.parse().ok()).ok_or_else(refuse)?,
+            None => return Err(refuse()),
+        };
+        let pool = Pool::new(authority.host(), port, tls).ok_or_else(refuse)?;
         let base = uri.path().trim_end_matches('/').to_owned();
         Ok(Self { shared: Arc::new(Shared { pool, host, base }), bearer: None })
     }
 
     /// Sends `Authorization: Bearer <token>` with each request.
     pub fn with_bearer(mut self, token: &str) -> Result<Self, HttpError> {
-        let mut value =
-            HeaderValue::from_str(&format!("Bearer {token}")).map_err(|error| HttpError::Request(error.into()))?;
+        let mut value = HeaderValue::from_str(&format!("Bearer {token}"))
+            .map_err(|error| HttpError::Request(error.into()))?;
         value.set_sensitive(true);
         self.bearer = Some(value);
         Ok(self)
@@ -115,7 +116,8 @@ impl Client {
             }
             reply
         };
-        let reply = tokio::time::timeout(deadline, exchange).await.map_err(|_| HttpError::Deadline(deadline))??;
+        let reply =
+            tokio::time::timeout(deadline, exchange).await.map_err(|_| HttpError::Deadline(deadline))??;
         // An empty body says as much as `null`.
         let reply = if reply.is_empty() { Bytes::from_static(b"null") } else { reply };
         serde_json::from_slice(&reply).map_err(HttpError::Malformed)

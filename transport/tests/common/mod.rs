@@ -10,8 +10,8 @@ use edgewarden_names::{SpiffeId, TrustDomain};
 use edgewarden_transport::{Identity, peer_id};
 use edgewarden_workload_api::X509Context;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, SanType,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
@@ -83,9 +83,9 @@ impl Template {
         let uris = self.uris.iter().map(|uri| SanType::URI((*uri).try_into().unwrap()));
         let dns = self.dns.iter().map(|name| SanType::DnsName((*name).try_into().unwrap()));
         params.subject_alt_names = uris.chain(dns).collect();
-        params.is_ca = self.ca.clone();
-        params.key_usages = self.key_usages.clone();
-        params.extended_key_usages = self.extended.clone();
+        params.is_ca = self.ca;
+        params.key_usages.clone_from(&self.key_usages);
+        params.extended_key_usages.clone_from(&self.extended);
         params.not_before = OffsetDateTime::now_utc() + time::Duration::seconds(self.from);
         params.not_after = OffsetDateTime::now_utc() + time::Duration::seconds(self.to);
         params
