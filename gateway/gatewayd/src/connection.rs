@@ -26,7 +26,7 @@ use crate::view::{Door, View};
 const CREDIT_BYTES: usize = 2 * PACKET_BYTES_MAX;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// A module may connect before the word of its start has come here.
-const PLACE_PATIENCE: Duration = Duration::from_secs(3);
+const PLACE_PATIENCE: Duration = Duration::from_secs(2);
 /// For what is still to be written when a connection ends.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -62,9 +62,11 @@ pub(crate) async fn serve(stream: TcpStream, from: SocketAddr, door: Door, mut s
         Ok(peer) => peer,
         Err(refusal) => return shared.audit.refused(refusal),
     };
-    // The hub decides; this only gives a place time to become known.
-    let known = shared.views.wait_for(|view| view.place(&who, door, from.ip()).is_ok());
-    drop(tokio::time::timeout(PLACE_PATIENCE, known).await);
+    // The hub decides; this only gives a module's place time to become known.
+    if matches!((&who, door), (Principal::Module(_), Door::Modules)) {
+        let known = shared.views.wait_for(|view| view.place(&who, door, from.ip()).is_ok());
+        drop(tokio::time::timeout(PLACE_PATIENCE, known).await);
+    }
 
     let connection = ConnectionId(shared.next.fetch_add(1, Ordering::Relaxed));
     let credit = Arc::new(Semaphore::new(CREDIT_BYTES));

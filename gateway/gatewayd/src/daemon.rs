@@ -14,7 +14,7 @@ use edgewarden_transport::http::{Client, HttpError};
 use edgewarden_transport::tls::{Authorizer, TlsError, anyone, client_config, fleet_id, only};
 use edgewarden_transport::tls::{server_config, server_config_optional_client};
 use edgewarden_transport::Identity;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -180,15 +180,26 @@ fn serve(layout: &Layout, config: &Config, doors: Doors) -> Result<Daemon, Gatew
     let mut tasks = JoinSet::new();
     for (listener, door) in [(tcp(doors.leaves)?, Door::Leaves), (tcp(doors.modules)?, Door::Modules)] {
         let shared = shared.clone();
-        tasks.spawn(listen::accept(listener, move |stream, from| {
-            connection::serve(stream, from, door, shared.clone())
-        }));
+        let serve = move |stream, from| connection::serve(stream, from, door, shared.clone());
+        tasks.spawn(accept_when_ready(identity.clone(), listener, serve));
     }
     let enrolment_listener = tcp(doors.enrolment)?;
-    tasks.spawn(listen::accept(enrolment_listener, move |stream, from| enrol::serve(stream, from, enrolment.clone())));
+    let serve_enrolment = move |stream, from| enrol::serve(stream, from, enrolment.clone());
+    tasks.spawn(accept_when_ready(identity, enrolment_listener, serve_enrolment));
     let socket = UnixListener::from_std(doors.console).map_err(GatewaydError::System)?;
     tasks.spawn(console::serve(socket, console));
     Ok(Daemon { doors: tasks, background, opening })
+}
+
+/// Clients that come before we have a certificate wait in the listener's backlog instead of failing.
+async fn accept_when_ready<F: Future<Output = ()> + Send + 'static>(
+    identity: Identity,
+    listener: TcpListener,
+    serve: impl Fn(TcpStream, SocketAddr) -> F,
+) {
+    if identity.ready().await.is_ok() {
+        listen::accept(listener, serve).await;
+    }
 }
 
 /// Ends a handshake with anybody else early; the connection looks again.

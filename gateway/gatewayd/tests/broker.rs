@@ -1,0 +1,226 @@
+//! `gatewayd` as a process: who gets in, what is allowed, and what a change of policy does to open connections.
+
+mod common;
+
+use common::client::{ACCEPTED, Client, publish, puback};
+use common::{POLICY, Site, identity, issuing, leaf, module};
+use edgewarden_mqtt::packet::{ConnectCode, Packet, PacketId, Qos, SubscribeCode};
+use edgewarden_names::{Epoch, GatewayName, Reason, SpiffeId, UnixTime};
+
+#[test]
+fn daemon() {
+    common::daemon();
+}
+
+async fn site() -> Site {
+    let site = Site::start(POLICY).await;
+    site.identityd.run(&[("analytics", 1, site.address(1)), ("alerts", 2, site.address(2))]);
+    site
+}
+
+fn granted() -> Option<Packet> {
+    suback(SubscribeCode::Granted(Qos::AtLeastOnce))
+}
+
+fn suback(code: SubscribeCode) -> Option<Packet> {
+    Some(Packet::SubAck { id: PacketId::MIN, codes: vec![code] })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reading_goes_from_the_sensor_to_the_module_that_may_read_it() {
+    let mut site = site().await;
+    let mut analytics = site.module("analytics", 1).await;
+    assert_eq!(analytics.subscribe("leaf/+/glucose").await, granted());
+    let mut sensor = site.leaf("sensor-1").await;
+    sensor.publish("leaf/sensor-1/glucose", b"{\"mg_dl\":42}", Some(7)).await;
+    assert_eq!(sensor.next().await, puback(7));
+    assert_eq!(analytics.next().await, Some(publish("leaf/sensor-1/glucose", b"{\"mg_dl\":42}", Some(1))));
+    let status = site.status().await;
+    assert_eq!((status.epoch, status.trusted, status.connections.len()), (Some(Epoch(1)), true, 2));
+    assert_eq!(status.connections[0].id, module("analytics").as_str());
+    assert_eq!(site.identityd.refusals(), []);
+    assert!(site.terminate(), "it ends well when asked to");
+    assert_eq!(sensor.next().await, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_denied_publication_is_not_acknowledged_and_ends_the_connection() {
+    let site = site().await;
+    let mut analytics = site.module("analytics", 1).await;
+    analytics.subscribe("leaf/+/glucose").await;
+    for (topic, qos) in [
+        ("leaf/sensor-2/glucose", Some(1)),
+        ("leaf/sensor-2/glucose", None),
+        ("leaf/sensor-1/glucose/x", Some(1)),
+        ("clinic/summary", Some(1)),
+        ("undeclared", Some(1)),
+    ] {
+        let mut sensor = site.leaf("sensor-1").await;
+        sensor.publish(topic, b"false", qos).await;
+        assert_eq!(sensor.next().await, None, "{topic}");
+    }
+    let refusal = site.identityd.refused(Reason::PolicyDenied).await;
+    assert_eq!(refusal.subject, "leaf sensor-1 publish leaf/sensor-2/glucose");
+    assert!(refusal.rule.contains("epoch 1"), "{refusal}");
+    assert!(analytics.is_open().await, "nothing was delivered before the answer to the ping");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_denied_subscription_fails() {
+    let site = site().await;
+    let mut analytics = site.module("analytics", 1).await;
+    for filter in ["#", "leaf/#", "+/+/glucose", "clinic/summary", "$SYS/#"] {
+        assert_eq!(analytics.subscribe(filter).await, suback(SubscribeCode::Failure), "{filter}");
+    }
+    let mut sensor = site.leaf("sensor-1").await;
+    assert_eq!(sensor.subscribe("leaf/sensor-1/glucose").await, suback(SubscribeCode::Failure));
+    assert_eq!(analytics.subscribe("leaf/sensor-2/glucose").await, granted(), "narrower than what is allowed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn place_and_key_must_agree() {
+    let site = site().await;
+    let svid = |id: &SpiffeId| identity(site.svid(id), &site.root);
+    // A key of analytics used from the address of alerts, from no module's address, and by the leaves' door; a leaf's
+    // key by the modules' door.
+    let cases = [
+        (module("analytics"), site.module_door(), site.address(2)),
+        (module("analytics"), site.module_door(), site.address(9)),
+        (module("analytics"), site.leaf_door(), [127, 0, 0, 1].into()),
+        (leaf("sensor-1"), site.module_door(), site.address(1)),
+    ];
+    for (id, door, from) in cases {
+        let mut client = Client::open(door, from, &svid(&id)).await.unwrap();
+        assert_eq!(client.connect(id.as_str().rsplit('/').next().unwrap(), true).await, None, "{id} {from}");
+    }
+    site.identityd.refused(Reason::PlaceMismatch).await;
+    assert_eq!(site.status().await.connections, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_client_identifier_is_the_name_in_the_certificate() {
+    let site = site().await;
+    for wrong in ["sensor-2", "", "sensor-1-2"] {
+        let mut sensor = site.leaf_tls("sensor-1").await.unwrap();
+        let refused = Packet::ConnAck { session_present: false, code: ConnectCode::IdentifierRejected };
+        assert_eq!(sensor.connect(wrong, true).await, Some(refused));
+        assert_eq!(sensor.next().await, None);
+    }
+    site.identityd.refused(Reason::ClientIdMismatch).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_do_not_get_in() {
+    let site = site().await;
+    // No policy for it: the handshake is fine, CONNECT is refused.
+    let mut stranger = site.leaf_tls("unknown").await.unwrap();
+    let refused = Packet::ConnAck { session_present: false, code: ConnectCode::NotAuthorized };
+    assert_eq!(stranger.connect("unknown", true).await, Some(refused));
+    // Another gateway of the same fleet, and a fleet of our name that is not ours.
+    let elsewhere = GatewayName::parse("gw-2").unwrap();
+    let id = SpiffeId::parse("spiffe://plant.example/gateway/gw-2/leaf/sensor-1").unwrap();
+    let foreign = issuing(&site.root, &elsewhere).issue_svid(&id, &[], common::HOUR, UnixTime::now()).unwrap();
+    let other_root = edgewarden_ca::RootCa::create(&common::domain(), common::HOUR * 1000, UnixTime::now()).unwrap();
+    let false_svid = issuing(&other_root, &common::gateway())
+        .issue_svid(&leaf("sensor-1"), &[], common::HOUR, UnixTime::now())
+        .unwrap();
+    // An edge certificate that has ended.
+    for svid in [foreign, false_svid] {
+        let identity = identity(svid, &site.root);
+        if let Ok(mut client) = Client::open(site.leaf_door(), [127, 0, 0, 1].into(), &identity).await {
+            // In TLS 1.3 the client's handshake ends before the server has judged its certificate.
+            assert_eq!(client.connect("sensor-1", true).await, None);
+        }
+    }
+    assert_eq!(site.status().await.connections, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_mqtt_ends_the_connection() {
+    let site = site().await;
+    for bytes in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0x30, 0xff, 0xff, 0xff, 0x7f], &[0xc0, 0]] {
+        let mut sensor = site.leaf_tls("sensor-1").await.unwrap();
+        sensor.send_bytes(bytes).await;
+        assert_eq!(sensor.next().await, None);
+    }
+    let mut sensor = site.leaf_tls("sensor-1").await.unwrap();
+    sensor.send_bytes(&[0x10, 16, 0, 4, b'M', b'Q', b'T', b'T', 5, 2, 0, 60, 0, 0, 3, b'a', b'b', b'c']).await;
+    let refused = Packet::ConnAck { session_present: false, code: ConnectCode::ProtocolVersion };
+    assert_eq!(sensor.next().await, Some(refused), "MQTT 5 is told which version is spoken");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_epoch_bites_open_connections() {
+    let site = site().await;
+    let mut analytics = site.module("analytics", 1).await;
+    analytics.subscribe("leaf/+/glucose").await;
+    let mut one = site.leaf("sensor-1").await;
+    let mut two = site.leaf("sensor-2").await;
+    let quarantine = "@id(\"quarantine\") forbid (principal == Leaf::\"sensor-2\", action, resource);";
+    site.identityd.enforce(&format!("{POLICY}{quarantine}"), 2);
+    assert_eq!(two.next().await, None, "who may not connect any more is closed");
+    site.identityd.enforced(Epoch(2)).await;
+    assert!(one.is_open().await && analytics.is_open().await);
+
+    let deaf = POLICY.replace("[Action::\"subscribe\", Action::\"receive\"]", "[Action::\"receive\"]");
+    site.identityd.enforce(&deaf, 3);
+    site.identityd.enforced(Epoch(3)).await;
+    one.publish("leaf/sensor-1/glucose", b"x", Some(1)).await;
+    assert_eq!(one.next().await, puback(1));
+    assert!(analytics.is_open().await, "the subscription is gone, the connection is not");
+
+    // An epoch that cannot be read leaves the last one in force.
+    site.identityd.unreadable_epoch(4);
+    site.identityd.run(&[]);
+    assert!(one.is_open().await);
+    assert_eq!(site.status().await.epoch, Some(Epoch(3)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ended_instance_and_a_failed_verdict_close_connections() {
+    let site = site().await;
+    let mut analytics = site.module("analytics", 1).await;
+    // The same module at the same address, but another start.
+    site.identityd.run(&[("analytics", 3, site.address(1))]);
+    assert_eq!(analytics.next().await, None);
+    site.identityd.refused(Reason::PlaceMismatch).await;
+    let mut analytics = site.module_tls("analytics", 1).await.unwrap();
+    let resumed = Packet::ConnAck { session_present: true, code: ConnectCode::Accepted };
+    assert_eq!(analytics.connect("analytics", false).await, Some(resumed), "the new instance gets in");
+    let mut sensor = site.leaf("sensor-1").await;
+    site.identityd.trust(false);
+    assert_eq!(analytics.next().await, None);
+    assert_eq!(sensor.next().await, None);
+    let mut sensor = site.leaf_tls("sensor-1").await.unwrap();
+    let refused = Packet::ConnAck { session_present: false, code: ConnectCode::NotAuthorized };
+    assert_eq!(sensor.connect("sensor-1", true).await, Some(refused));
+    site.identityd.refused(Reason::AttestFailed).await;
+    site.identityd.trust(true);
+    site.until("trusted again", |status| status.trusted).await;
+    site.leaf("sensor-1").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_ends_with_its_certificate() {
+    let site = site().await;
+    let lifetime = std::time::Duration::from_secs(3);
+    let svid = site.issuing.issue_svid(&leaf("sensor-1"), &[], lifetime, UnixTime::now()).unwrap();
+    let end = svid.not_after;
+    let identity = identity(svid, &site.root);
+    let mut sensor = Client::open(site.leaf_door(), [127, 0, 0, 1].into(), &identity).await.unwrap();
+    assert_eq!(sensor.connect("sensor-1", true).await, ACCEPTED);
+    assert_eq!(sensor.next().await, None);
+    assert!(UnixTime::now() >= end);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_process_has_given_up_rights() {
+    let site = site().await;
+    let status = std::fs::read_to_string(format!("/proc/{}/status", site.pid())).unwrap();
+    let field = |name: &str| {
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+        line.split_whitespace().nth(1).unwrap().to_owned()
+    };
+    assert_eq!(field("NoNewPrivs:"), "1");
+    assert_eq!(field("Seccomp:"), "2");
+}

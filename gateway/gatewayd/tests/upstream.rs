@@ -1,0 +1,143 @@
+//! What goes upstream: on disk before it is acknowledged, at the fleet in the end, whatever happens in between.
+
+mod common;
+
+use common::client::puback;
+use common::fleet::Fleet;
+use common::{POLICY, Site, free_port, module};
+use edgewarden_gatewayd::status::UpstreamStatus;
+use edgewarden_names::Reason;
+
+#[test]
+fn daemon() {
+    common::daemon();
+}
+
+async fn site(queue_bytes_max: u64) -> (Site, u16) {
+    let port = free_port();
+    let mut site = Site::prepare(POLICY, Some(port), queue_bytes_max).await;
+    site.identityd.run(&[("analytics", 1, site.address(1))]);
+    site.spawn().await;
+    (site, port)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn summaries_reach_the_fleet_in_order_with_who_sent_them() {
+    let (site, port) = site(1 << 20).await;
+    let fleet = Fleet::start(&site.root, port).await;
+    let mut analytics = site.module("analytics", 1).await;
+    for n in 1..=20u16 {
+        analytics.publish("clinic/summary", &n.to_be_bytes(), Some(n)).await;
+    }
+    for n in 1..=20 {
+        assert_eq!(analytics.next().await, puback(n));
+    }
+    let messages = fleet.has(20).await;
+    for (n, message) in (1u16..).zip(&messages) {
+        assert_eq!((message.sequence, message.payload.as_slice()), (n.into(), &n.to_be_bytes()[..]));
+        assert_eq!((message.from.clone(), message.topic.as_str()), (module("analytics"), "clinic/summary"));
+    }
+    let status = site.until("all acknowledged", |status| status.queue.as_ref().is_some_and(|q| q.messages == 0)).await;
+    assert!(matches!(status.upstream, UpstreamStatus::Connected { .. }));
+}
+
+/// No fleet, and `kill -9` over and over: what was acknowledged arrives when the fleet is there, once, in order.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_acknowledged_survives_kills_and_arrives() {
+    let (mut site, port) = site(1 << 20).await;
+    let mut acknowledged = Vec::new();
+    for round in 0..5u16 {
+        let mut analytics = site.module_tls("analytics", 1).await.unwrap();
+        analytics.connect("analytics", false).await.unwrap();
+        for n in 1..=30 {
+            analytics.publish("clinic/summary", &(round * 100 + n).to_be_bytes(), Some(n)).await;
+        }
+        for n in 1..=10 {
+            assert_eq!(analytics.next().await, puback(n));
+            acknowledged.push(round * 100 + n);
+        }
+        // The rest is in whatever state it is in.
+        site.kill();
+        site.spawn().await;
+    }
+    let status = site.until("the queue is open", |status| status.queue.is_some()).await;
+    assert!(!matches!(status.upstream, UpstreamStatus::Connected { .. }));
+    let waiting = status.queue.unwrap().messages;
+    assert!(waiting >= 50, "{waiting}");
+    let fleet = Fleet::start(&site.root, port).await;
+    let messages = fleet.has(usize::try_from(waiting).unwrap()).await;
+    let sequences: Vec<u64> = messages.iter().map(|message| message.sequence).collect();
+    assert_eq!(sequences, (1..=waiting).collect::<Vec<_>>());
+    let payloads: Vec<u16> =
+        messages.iter().map(|m| u16::from_be_bytes(m.payload.as_slice().try_into().unwrap())).collect();
+    let arrived: Vec<u16> = payloads.iter().copied().filter(|p| acknowledged.contains(p)).collect();
+    assert_eq!(arrived, acknowledged);
+    assert!(messages.iter().all(|message| message.queue == messages[0].queue));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_queue_refuses_and_acknowledges_nothing_more() {
+    let (site, port) = site(64 * 1024).await;
+    let mut analytics = site.module("analytics", 1).await;
+    let mut acknowledged = 0;
+    for n in 1..=100 {
+        analytics.publish("clinic/summary", &[7; 2000], Some(n)).await;
+        match analytics.next().await {
+            Some(packet) => {
+                assert_eq!(Some(packet), puback(n));
+                acknowledged += 1;
+            }
+            None => break,
+        }
+    }
+    assert!((20..33).contains(&acknowledged), "{acknowledged}");
+    let refusal = site.identityd.refused(Reason::QueueFull).await;
+    assert_eq!(refusal.subject, "upstream queue");
+    let status = site.status().await.queue.unwrap();
+    assert_eq!(status.messages, acknowledged);
+    assert!(status.bytes <= status.bytes_max);
+    // With the fleet back there is room, and nothing is missing.
+    let fleet = Fleet::start(&site.root, port).await;
+    fleet.has(usize::try_from(acknowledged).unwrap()).await;
+    site.until("empty", |status| status.queue.as_ref().is_some_and(|queue| queue.messages == 0)).await;
+    let mut analytics = site.module_tls("analytics", 1).await.unwrap();
+    analytics.connect("analytics", false).await.unwrap();
+    analytics.publish("clinic/summary", &[7; 2000], Some(1)).await;
+    assert_eq!(analytics.next().await, puback(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_not_upload_stays_local() {
+    let port = free_port();
+    let local = POLICY.replace("action == Action::\"upload\"", "action == Action::\"invoke\"");
+    let local = if local.contains("invoke") { POLICY.split("@id(\"upload-summary\")").next().unwrap().to_owned() } else { local };
+    let mut site = Site::prepare(&local, Some(port), 1 << 20).await;
+    site.identityd.run(&[("analytics", 1, site.address(1))]);
+    site.spawn().await;
+    let mut analytics = site.module("analytics", 1).await;
+    analytics.publish("clinic/summary", b"x", Some(1)).await;
+    assert_eq!(analytics.next().await, puback(1));
+    let status = site.until("the queue is open", |status| status.queue.is_some()).await;
+    assert_eq!(status.queue.unwrap().messages, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_storage_key_is_told_and_nothing_for_upstream_is_acknowledged() {
+    let (mut site, _) = site(1 << 20).await;
+    let mut analytics = site.module("analytics", 1).await;
+    analytics.publish("clinic/summary", b"x", Some(1)).await;
+    assert_eq!(analytics.next().await, puback(1));
+    site.kill();
+    site.identityd.change_key();
+    site.spawn().await;
+    let mut analytics = site.module_tls("analytics", 1).await.unwrap();
+    analytics.connect("analytics", false).await.unwrap();
+    analytics.publish("clinic/summary", b"y", Some(1)).await;
+    assert_eq!(analytics.next().await, None);
+    let refusal = site.identityd.refused(Reason::Internal).await;
+    assert!(refusal.rule.contains("storage key does not open"), "{refusal}");
+    // Local messages do not need the queue.
+    let mut sensor = site.leaf("sensor-1").await;
+    sensor.publish("leaf/sensor-1/glucose", b"x", Some(1)).await;
+    assert_eq!(sensor.next().await, puback(1));
+}
