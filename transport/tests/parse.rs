@@ -1,4 +1,5 @@
 //! What a peer shows before anything is verified: any bytes at all.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use edgewarden_transport::{peer_expiry, peer_id};
 use proptest::prelude::*;
