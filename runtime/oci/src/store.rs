@@ -31,7 +31,7 @@ use crate::{tree, unpack::Unpacker};
 const EVIDENCE_BYTES_MAX: usize = 16 * 1024 * 1024;
 const RECORD_BYTES_MAX: usize = 1024 * 1024;
 /// Where the runtime mounts in each container.
-const MOUNT_FOLDERS: &[&str] = &["dev", "proc", "run", "sys", "tmp"];
+const MOUNT_FOLDERS: &[(&str, u32)] = &[("dev", 0o755), ("proc", 0o555), ("run", 0o755), ("sys", 0o555), ("tmp", 0o1777)];
 const MOUNT_FILES: &[&str] = &["etc/hosts", "etc/resolv.conf"];
 const TEMPORARY: &str = ".partial-";
 

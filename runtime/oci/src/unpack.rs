@@ -245,13 +245,21 @@ impl Unpacker {
     }
 
     /// Makes the places over which the runtime mounts, so that it has nothing to make in a tree that is fixed.
-    pub(crate) fn mount_points(&self, folders: &[&str], files: &[&str]) -> Result<(), OciError> {
+    pub(crate) fn mount_points(&self, folders: &[(&str, u32)], files: &[&str]) -> Result<(), OciError> {
         let failed = |path: &str| {
             let what = format!("make the mount point `/{path}`");
             move |source: io::Error| OciError::Io { what, source }
         };
-        for path in folders {
+        for (path, mode) in folders {
+            let kind = kind_of(&self.root, path).map_err(failed(path))?;
+            if kind.is_some_and(|kind| kind != SFlag::S_IFDIR) {
+                // A link could lead the mount elsewhere.
+                remove(&self.root, path).map_err(failed(path))?;
+            }
             self.folder(path).map_err(failed(path))?;
+            // Runtimes give what they mount the mode of the folder below.
+            let mode = Mode::from_bits_truncate(*mode);
+            fchmodat(&self.root, *path, mode, FchmodatFlags::NoFollowSymlink).map_err(|error| failed(path)(error.into()))?;
         }
         for path in files {
             let (folder, last) = split(path).ok_or_else(|| failed(path)(invalid("names no file")))?;

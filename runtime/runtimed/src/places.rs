@@ -3,6 +3,7 @@
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use edgewarden_names::ModuleName;
 use edgewarden_protocol::layout::Layout;
 
 use crate::RunError;
@@ -19,7 +20,7 @@ impl Places {
     /// Makes the folders, for root only.
     pub fn make(layout: &Layout) -> Result<Self, RunError> {
         let places = Self { run: layout.runtime_run(), state: layout.runtime_state(), logs: layout.logs() };
-        for folder in [&places.run, &places.state, &places.logs, &places.bundles(), &places.namespaces(), &places.records()] {
+        for folder in [&places.run, &places.state, &places.logs, &places.bundles(), &places.namespaces(), &places.records(), &places.ended_folder()] {
             std::fs::DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
@@ -55,6 +56,13 @@ impl Places {
     }
     pub fn record(&self, instance: &str) -> PathBuf {
         self.records().join(format!("{instance}.json"))
+    }
+    fn ended_folder(&self) -> PathBuf {
+        self.run.join("ended")
+    }
+    /// What a module was that ended and is not to run again until the machine starts anew.
+    pub fn ended(&self, module: &ModuleName) -> PathBuf {
+        self.ended_folder().join(format!("{module}.json"))
     }
     /// Mounted into every container.
     pub fn hosts(&self) -> PathBuf {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use edgewarden_names::{Reason, Refusal};
+use edgewarden_platform::durable;
 use edgewarden_protocol::deployment::{Module, Restart};
 use edgewarden_protocol::uplink::ModuleState;
 use tokio::sync::watch;
@@ -15,6 +16,7 @@ use crate::control::ModuleStatus;
 use crate::images;
 use crate::instance::{self, Exit, Instance, Place};
 
+const ENDED_BYTES_MAX: usize = 1024 * 1024;
 /// A start that was refused for what the image or the gateway is, is tried again this late, or when something changed.
 const REFUSED_WAIT: Duration = Duration::from_secs(60);
 
@@ -84,6 +86,12 @@ struct Life {
 
 impl Life {
     async fn run(mut self, mut adopted: Option<Instance>) {
+        if adopted.is_none()
+            && let Some(reason) = self.ended_before()
+        {
+            self.show(ModuleState::Stopped, Some(reason));
+            self.wait_for_stop().await;
+        }
         while !self.told.borrow().stop {
             let instance = match adopted.take() {
                 Some(instance) => instance,
@@ -96,9 +104,14 @@ impl Life {
                     }
                 },
             };
-            if self.watch(instance).await {
+            if let Some(reason) = self.watch(instance).await {
+                self.keep_ended(&reason);
+                self.show(ModuleState::Stopped, Some(reason));
                 self.wait_for_stop().await;
             }
+        }
+        if let Err(error) = durable::remove(&self.context.places.ended(&self.module.name)) {
+            tracing::warn!(module = %self.module.name, %error, "the note of a module's end was not removed");
         }
         self.context.board.remove_module(&self.module.name);
     }
@@ -128,8 +141,26 @@ impl Life {
         self.rest(wait).await;
     }
 
-    /// Watches until the end or the order to stop. True when the module is not to run again.
-    async fn watch(&mut self, instance: Instance) -> bool {
+    /// How the module ended, when it ended for good in the time of an earlier daemon and is still the same.
+    fn ended_before(&self) -> Option<Refusal> {
+        let path = self.context.places.ended(&self.module.name);
+        let bytes = durable::read(&path, ENDED_BYTES_MAX).ok().flatten()?;
+        let (module, reason): (Module, Refusal) = serde_json::from_slice(&bytes).ok()?;
+        (module == self.module).then_some(reason)
+    }
+
+    fn keep_ended(&self, reason: &Refusal) {
+        let path = self.context.places.ended(&self.module.name);
+        let kept = serde_json::to_vec(&(&self.module, reason))
+            .map_err(std::io::Error::from)
+            .and_then(|bytes| durable::write(&path, &bytes, 0o600));
+        if let Err(error) = kept {
+            tracing::warn!(module = %self.module.name, %error, "the end of a module is not noted: a new daemon will start it again");
+        }
+    }
+
+    /// Watches until the end or the order to stop. Says how it ended when it is not to run again.
+    async fn watch(&mut self, instance: Instance) -> Option<Refusal> {
         self.status.generation = Some(instance.record.generation);
         self.status.instance = Some(instance.record.instance.clone());
         self.status.pid = Some(instance.process.pid());
@@ -146,23 +177,22 @@ impl Life {
         instance::clean(&self.context, &instance.record).await;
         self.status.pid = None;
         self.status.instance = None;
-        let Some(exit) = exit else { return false };
+        let exit = exit?;
         let again = match self.module.restart {
             Restart::Always => true,
             Restart::OnFailure => exit != Exit::Code(0),
             Restart::Never => false,
         };
         tracing::info!(module = %self.module.name, instance = %instance.record.instance, %exit, again, "the module ended");
-        let reason = Some(Refusal::new(Reason::ModuleExited, &self.module.name, exit));
+        let reason = Refusal::new(Reason::ModuleExited, &self.module.name, exit);
         if !again {
-            self.show(ModuleState::Stopped, reason);
-            return true;
+            return Some(reason);
         }
         self.status.restarts = self.status.restarts.saturating_add(1);
-        self.show(ModuleState::Waiting, reason);
+        self.show(ModuleState::Waiting, Some(reason));
         let wait = self.backoff.after(since.elapsed());
         self.rest(wait).await;
-        false
+        None
     }
 
     /// Waits for a time, for a reason to try again, or for the order to stop.

@@ -1,0 +1,331 @@
+//! A gateway in network and mount namespaces of its own: the real `identityd` with keys in a file, a registry, signed
+//! images, and `runtimed` as a process that can be killed.
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
+use edgewarden_ca::{RootCa, pem, public_point, spki};
+use edgewarden_identityd::Daemon;
+use edgewarden_image_trust::sign::{SigningKey, sign};
+use edgewarden_names::{GatewayName, ModuleName, Refusal, TrustDomain, UnixTime};
+use edgewarden_oci::build::{Recipe, build};
+use edgewarden_oci::layout::ImageLayout;
+use edgewarden_oci::registry::Registry;
+use edgewarden_protocol::config::{self, Config, Runtime};
+use edgewarden_protocol::control::{AuditEntry, Reply, Request};
+use edgewarden_protocol::deployment::{ImageReference, PAYLOAD_TYPE};
+use edgewarden_protocol::dsse::{Envelope, Signature, pre_authentication_encoding};
+use edgewarden_protocol::enrol::{Challenge, Enrolled, Proof, Verdict, VerdictState};
+use edgewarden_protocol::layout::Layout;
+use edgewarden_runtimed::control::{self, ModuleStatus, Status};
+use edgewarden_runtimed::identity::Client;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+
+pub const DAY: Duration = Duration::from_secs(86400);
+const INSIDE: &str = "EDGEWARDEN_TEST_INSIDE";
+const ROLE_ROOT: &str = "EDGEWARDEN_TEST_RUNTIMED_ROOT";
+
+/// Runs `test` in fresh network and mount namespaces, by running this program again for the one test `name`.
+pub fn in_namespaces(name: &str, test: impl AsyncFnOnce()) {
+    if std::env::var_os(INSIDE).is_none() {
+        let status = Command::new("unshare")
+            .args(["--net", "--mount"])
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", name, "--nocapture", "--test-threads=1"])
+            .env(INSIDE, "1")
+            .status()
+            .unwrap();
+        assert!(status.success(), "{name} failed in its namespaces");
+        return;
+    }
+    assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(test());
+}
+
+/// What the process is that a test starts as `runtimed`; does nothing when it is a test.
+pub fn role_runtimed() {
+    let Some(root) = std::env::var_os(ROLE_ROOT) else { return };
+    let root = PathBuf::from(root);
+    let config: Config = serde_json::from_slice(&std::fs::read(root.join("config.json")).unwrap()).unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(edgewarden_runtimed::run(Layout::new(root), config)).unwrap();
+}
+
+pub struct Gateway {
+    pub folder: TempDir,
+    pub config: Config,
+    pub identityd: Client,
+    root: RootCa,
+    operator: EcdsaKeyPair,
+    pub image_key: SigningKey,
+    serving: Option<JoinHandle<()>>,
+    runtimed: Option<Child>,
+    registry: Option<Child>,
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        for child in [self.runtimed.take(), self.registry.take()].into_iter().flatten() {
+            end(child);
+        }
+        if let Some(serving) = &self.serving {
+            serving.abort();
+        }
+        for id in self.runc(&["list", "--quiet"]).split_whitespace() {
+            self.runc(&["delete", "--force", id]);
+        }
+        for entry in std::fs::read_dir(self.layout().runtime_run().join("netns")).into_iter().flatten().flatten() {
+            drop(Command::new("umount").arg("--lazy").arg(entry.path()).stderr(Stdio::null()).status());
+        }
+        if let Ok(hierarchies) = std::fs::read_dir("/sys/fs/cgroup") {
+            for hierarchy in hierarchies.flatten() {
+                drop(std::fs::remove_dir(hierarchy.path().join("edgewarden").join(self.config.gateway.name.as_str())));
+            }
+        }
+    }
+}
+
+fn end(mut child: Child) {
+    drop(child.kill());
+    drop(child.wait());
+}
+
+impl Gateway {
+    /// Joined to a fleet of the test's own making; `runtimed` does not run yet.
+    pub async fn joined(name: &str) -> Self {
+        let folder = TempDir::new().unwrap();
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let domain = TrustDomain::parse("plant.example").unwrap();
+        let root = RootCa::create(&domain, 3650 * DAY, UnixTime::now()).unwrap();
+        let operator = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).unwrap();
+        let file = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+            path
+        };
+        let host = "127.0.0.1:5000";
+        let config = Config {
+            gateway: config::Gateway {
+                name: GatewayName::parse(name).unwrap(),
+                trust_domain: domain,
+                labels: std::collections::BTreeMap::new(),
+            },
+            fleet: Some(config::Fleet {
+                url: "https://127.0.0.1:1".into(),
+                root: file("root.pem", &pem::encode(pem::CERTIFICATE, root.certificate_der())),
+                operator_keys: vec![file("operator.pem", &spki::to_pem(operator.public_key().as_ref()).unwrap())],
+            }),
+            keystore: config::Keystore::Software { passphrase_file: file("passphrase", "correct horse battery") },
+            attestation: config::Attestation::default(),
+            identity: config::Identity::default(),
+            runtime: Runtime { plain_http_registries: vec![host.into()], ..Runtime::default() },
+            mqtt: config::Mqtt::default(),
+        };
+        file("config.json", &serde_json::to_string(&config).unwrap());
+        let layout = Layout::new(folder.path());
+        let daemon = Daemon::open(layout.clone(), config.clone(), None).await.unwrap();
+        let mut gateway = Self {
+            identityd: Client::new(&layout),
+            folder,
+            config,
+            root,
+            operator,
+            image_key: SigningKey::generate().unwrap(),
+            serving: Some(tokio::spawn(daemon.serve())),
+            runtimed: None,
+            registry: None,
+        };
+        gateway.join().await;
+        gateway.start_registry(host).await;
+        gateway
+    }
+
+    pub fn layout(&self) -> Layout {
+        Layout::new(self.folder.path())
+    }
+
+    async fn join(&self) {
+        let challenge = Challenge { session: "s".into(), nonce: vec![7; 32].into(), pcrs: Vec::new(), credential: None };
+        let Reply::Proof(Proof::None { csr, .. }) = self.ask(Request::EnrolProve(challenge)).await.unwrap() else {
+            panic!("no proof")
+        };
+        let point = public_point(csr.as_slice()).unwrap();
+        let name = &self.config.gateway.name;
+        let issued = self.root.certify_gateway_ca(&point, name, 30 * DAY, UnixTime::now()).unwrap();
+        let verdict = Verdict {
+            state: VerdictState::Fresh,
+            hardware: "none".into(),
+            reference: None,
+            checks: Vec::new(),
+            at: UnixTime::now(),
+            expires: UnixTime::now().plus(DAY),
+        };
+        let enrolled = Enrolled {
+            gateway_ca: issued.chain_der[0].clone().into(),
+            root: self.root.certificate_der().into(),
+            verdict,
+        };
+        self.ask(Request::EnrolAccept(Box::new(enrolled))).await.unwrap();
+    }
+
+    pub async fn start_registry(&mut self, host: &str) {
+        let config = self.folder.path().join("registry.yml");
+        let data = self.folder.path().join("registry");
+        let text = format!(
+            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \"{host}\"}}\n",
+            data.display()
+        );
+        std::fs::write(&config, text).unwrap();
+        let mut command = Command::new("docker-registry");
+        command.arg("serve").arg(&config).stdout(Stdio::null()).stderr(Stdio::null());
+        self.registry = Some(command.spawn().unwrap());
+        until("the registry listens", async || tokio::net::TcpStream::connect(host).await.ok()).await;
+    }
+
+    pub fn stop_registry(&mut self) {
+        end(self.registry.take().unwrap());
+    }
+
+    pub async fn ask(&self, request: Request) -> Result<Reply, Refusal> {
+        self.identityd.call(&request).await.map_err(|error| error.refusal())
+    }
+
+    /// An image with a shell, pushed, and signed unless it is told not to. Gives the reference.
+    pub async fn image(&self, repository: &str, signed: bool) -> String {
+        let layout = ImageLayout::create(&self.folder.path().join("images").join(repository)).unwrap();
+        let binaries = ["/bin/bash", "/bin/cat", "/bin/sleep", "/usr/bin/id", "/bin/touch", "/bin/mkdir"].map(PathBuf::from).to_vec();
+        let labels = [("repository".to_owned(), repository.to_owned())].into();
+        build(&Recipe { binaries, labels, ..Recipe::default() }, &layout).unwrap();
+        let host = self.config.runtime.plain_http_registries[0].clone();
+        let registry = Registry::new(&host, repository, &self.config.runtime).unwrap();
+        let digest = layout.push(&registry, "1").await.unwrap();
+        let reference = format!("{}@{digest}", registry.name());
+        if signed {
+            let signed = sign(&ImageReference::parse(&reference).unwrap(), &self.image_key).unwrap();
+            registry.push_blob(&signed.config).await.unwrap();
+            registry.push_blob(&signed.payload).await.unwrap();
+            registry.push_manifest(&signed.tag, signed.manifest_media_type, &signed.manifest).await.unwrap();
+        }
+        reference
+    }
+
+    pub async fn deploy(&self, version: u64, modules: Vec<Value>, policy: &str) {
+        let document = json!({
+            "name": "test", "version": version, "trust_domain": "plant.example",
+            "image_keys": [{"name": "release", "public_key": self.image_key.public_pem()}],
+            "modules": modules, "policy": policy,
+        });
+        let payload = document.to_string().into_bytes();
+        let signed = pre_authentication_encoding(PAYLOAD_TYPE, &payload);
+        let sig = self.operator.sign(&SystemRandom::new(), &signed).unwrap().as_ref().to_vec().into();
+        let signatures = vec![Signature { keyid: "operator".into(), sig }];
+        let envelope = Envelope { payload_type: PAYLOAD_TYPE.into(), payload: payload.into(), signatures };
+        let envelope = serde_json::to_vec(&envelope).unwrap();
+        self.ask(Request::DeploymentAccept(envelope.into())).await.unwrap();
+    }
+
+    pub async fn start_runtimed(&mut self) {
+        let log = std::fs::OpenOptions::new().append(true).create(true).open(self.folder.path().join("runtimed.log")).unwrap();
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "role_runtimed", "--nocapture", "--test-threads=1"])
+            .env(ROLE_ROOT, self.folder.path())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.runtimed = Some(child);
+        until("runtimed answers", async || {
+            control::call(&self.layout(), &control::Request::Status).await.ok()
+        })
+        .await;
+    }
+
+    /// SIGKILL: nothing is said, nothing is cleaned.
+    pub fn kill_runtimed(&mut self) {
+        end(self.runtimed.take().unwrap());
+    }
+
+    pub async fn status(&self) -> Status {
+        match control::call(&self.layout(), &control::Request::Status).await.unwrap() {
+            control::Reply::Status(status) => *status,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Waits until the module is as it should be.
+    pub async fn module(&self, name: &str, what: &str, fits: impl Fn(&ModuleStatus) -> bool) -> ModuleStatus {
+        let mut last = None;
+        for _ in 0..600 {
+            let found = self.status().await.modules.into_iter().find(|module| module.name.as_str() == name);
+            if let Some(module) = found {
+                if fits(&module) {
+                    return module;
+                }
+                last = Some(module);
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let log = std::fs::read_to_string(self.folder.path().join("runtimed.log")).unwrap_or_default();
+        panic!("`{name}` was never {what}: {last:?}\n{log}\nlog: {:?}", self.logs(name).await);
+    }
+
+    pub async fn logs(&self, name: &str) -> Vec<String> {
+        let request = control::Request::Logs { module: ModuleName::parse(name).unwrap(), last: 1000 };
+        match control::call(&self.layout(), &request).await.unwrap() {
+            control::Reply::Logs(lines) => lines,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Waits for a line that holds `text`.
+    pub async fn printed(&self, name: &str, text: &str) -> String {
+        until(&format!("`{name}` prints `{text}`"), async || {
+            self.logs(name).await.into_iter().find(|line| line.contains(text))
+        })
+        .await
+    }
+
+    pub async fn audit(&self) -> Vec<AuditEntry> {
+        match self.ask(Request::Audit { last: 1000 }).await.unwrap() {
+            Reply::Audit(entries) => entries,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn runc(&self, args: &[&str]) -> String {
+        let state = self.layout().runtime_run().join("runc");
+        let output = Command::new("runc").arg("--root").arg(state).args(args).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+}
+
+/// Waits for what another process or task brings about.
+pub async fn until<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
+    for _ in 0..600 {
+        if let Some(found) = probe().await {
+            return found;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("waited in vain for: {what}");
+}
+
+/// A module that runs a shell script.
+pub fn shell(name: &str, image: &str, script: &str) -> Value {
+    json!({"name": name, "image": image, "args": ["-c", script], "ports": [{"name": "alarm", "port": 9443}],
+           "memory_bytes": 32 * 1024 * 1024, "pids_max": 20})
+}
+
+pub fn entries(folder: &Path) -> usize {
+    std::fs::read_dir(folder).map_or(0, Iterator::count)
+}

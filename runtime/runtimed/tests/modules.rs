@@ -1,0 +1,197 @@
+//! Modules on a whole gateway: real `identityd`, registry, runc, namespaces and rules.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
+mod common;
+
+use common::{Gateway, entries, in_namespaces, shell, until};
+use edgewarden_names::Reason;
+use edgewarden_protocol::uplink::ModuleState;
+use edgewarden_runtimed::control::{self, ModuleStatus};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// The process that the tests start as `runtimed`.
+#[test]
+fn role_runtimed() {
+    common::role_runtimed();
+}
+
+const WAIT: &str = "trap 'echo bye; exit 0' TERM; while :; do sleep 0.1; done";
+const OPEN: &str = r#"@id("alarm") permit (principal == Module::"analytics", action == Action::"open_flow", resource == Port::"alerts/alarm");"#;
+
+fn running(module: &ModuleStatus) -> bool {
+    module.state == ModuleState::Running
+}
+
+#[test]
+fn a_module_runs_confined() {
+    in_namespaces("a_module_runs_confined", async || {
+        let mut gateway = Gateway::joined("confined").await;
+        let image = gateway.image("clinic/alerts", true).await;
+        let script = format!(
+            "id; cat /proc/self/status /etc/hosts /proc/net/route; echo env $EDGEWARDEN_MODULE $EDGEWARDEN_GATEWAY $SPIFFE_ENDPOINT_SOCKET; \
+             for place in /x /usr/x /etc/hosts /run/edgewarden/x /proc/sys/kernel/hostname; do touch $place && echo wrote $place; done; \
+             echo mine > /proc/sys/kernel/hostname && echo wrote hostname; \
+             touch /tmp/x && echo tmp is writable; test -S /run/edgewarden/api.sock && echo socket is there; echo pids $$; {WAIT}"
+        );
+        gateway.deploy(1, vec![shell("alerts", &image, &script)], "").await;
+        gateway.start_runtimed().await;
+        let module = gateway.module("alerts", "running", running).await;
+        gateway.printed("alerts", "pids 1").await;
+        let log = gateway.logs("alerts").await;
+        for expected in [
+            "uid=65532(nonroot) gid=65532(nonroot) groups=65532(nonroot)",
+            "10.77.0.1 gateway",
+            "10.77.0.2 alerts",
+            "tmp is writable",
+            "socket is there",
+            "env alerts confined unix:///run/edgewarden/api.sock",
+        ] {
+            assert!(log.iter().any(|line| line == expected), "{expected} in {log:#?}");
+        }
+        for expected in ["CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"] {
+            assert!(log.iter().any(|line| line == expected), "{expected} in {log:#?}");
+        }
+        let wrote: Vec<_> = log.iter().filter(|line| line.starts_with("wrote")).collect();
+        assert!(wrote.is_empty(), "{wrote:?}");
+        assert!(log.iter().any(|line| line.starts_with("eth0\t00000000\t0101FEA9")), "the default route: {log:#?}");
+
+        let instance = module.instance.unwrap();
+        let pid = module.pid.unwrap();
+        let cgroup = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+        assert!(cgroup.contains(&format!("/edgewarden/confined/{instance}")), "{cgroup}");
+        let limit = |file: [&str; 2]| {
+            let v1 = format!("/sys/fs/cgroup/{}/edgewarden/confined/{instance}/{}", file[0], file[1]);
+            std::fs::read_to_string(v1).ok().map(|text| text.trim().to_owned())
+        };
+        if std::path::Path::new("/sys/fs/cgroup/pids").exists() {
+            assert_eq!(limit(["memory", "memory.limit_in_bytes"]).unwrap(), (32 * 1024 * 1024).to_string());
+            assert_eq!(limit(["pids", "pids.max"]).unwrap(), "20");
+        }
+        for kind in ["pid", "mnt", "ipc", "uts", "net"] {
+            let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap();
+            assert_ne!(namespace("self"), namespace(&pid.to_string()), "{kind}");
+        }
+    });
+}
+
+#[test]
+fn modules_outlive_the_daemon_and_what_dies_is_started_again() {
+    in_namespaces("modules_outlive_the_daemon_and_what_dies_is_started_again", async || {
+        let mut gateway = Gateway::joined("outlive").await;
+        let image = gateway.image("clinic/alerts", true).await;
+        let script = "n=0; while :; do echo tick $n $$; n=$((n+1)); sleep 0.05; done";
+        let once = serde_json::json!({"name": "once", "image": image, "args": ["-c", "echo once; exit 3"], "restart": "never"});
+        gateway.deploy(1, vec![shell("alerts", &image, script), once], "").await;
+        gateway.start_runtimed().await;
+        let first = gateway.module("alerts", "running", running).await;
+        let once = gateway.module("once", "stopped", |module| module.state == ModuleState::Stopped).await;
+        let reason = once.reason.unwrap();
+        assert_eq!(reason.reason, Reason::ModuleExited);
+        assert!(reason.rule.contains("status 3"), "the exit status is known: {reason}, {:?}", gateway.logs("once").await);
+
+        gateway.kill_runtimed();
+        let log = gateway.layout().logs().join("alerts.log");
+        let before = std::fs::metadata(&log).unwrap().len();
+        until("the module prints while the daemon is dead", async || {
+            (std::fs::metadata(&log).unwrap().len() > before + 100).then_some(())
+        })
+        .await;
+        gateway.start_runtimed().await;
+        let again = gateway.module("alerts", "running", running).await;
+        assert_eq!((again.pid, again.generation), (first.pid, first.generation), "it was not started again");
+        let still = gateway.module("once", "stopped", |module| module.state == ModuleState::Stopped).await;
+        assert_eq!(still.reason, Some(reason), "what is never to be started again is not");
+
+        // Without a registry, from disk alone.
+        gateway.stop_registry();
+        kill(Pid::from_raw(first.pid.unwrap()), Signal::SIGKILL).unwrap();
+        let second = gateway.module("alerts", "running again", |m| running(m) && m.pid != first.pid).await;
+        assert_eq!(second.restarts, 1);
+        assert!(second.generation > first.generation);
+        assert_eq!(second.address, first.address, "the address stays");
+
+        // An instance that ended while nobody looked.
+        gateway.kill_runtimed();
+        kill(Pid::from_raw(second.pid.unwrap()), Signal::SIGKILL).unwrap();
+        gateway.start_runtimed().await;
+        let third = gateway.module("alerts", "running again", |m| running(m) && m.pid != second.pid).await;
+        let listed = gateway.runc(&["list", "--quiet"]);
+        assert_eq!(listed.split_whitespace().collect::<Vec<_>>(), [third.instance.unwrap()], "no leftovers");
+
+        gateway.deploy(2, Vec::new(), "").await;
+        until("the modules are gone", async || gateway.status().await.modules.is_empty().then_some(())).await;
+        let run = gateway.layout().runtime_run();
+        until("nothing is left", async || {
+            let left = [run.join("netns"), run.join("bundles"), run.join("instances")].map(|folder| entries(&folder));
+            (left == [0, 0, 0] && gateway.runc(&["list", "--quiet"]).trim().is_empty()).then_some(())
+        })
+        .await;
+    });
+}
+
+#[test]
+fn what_policy_does_not_name_is_refused_in_the_kernel_and_told() {
+    in_namespaces("what_policy_does_not_name_is_refused_in_the_kernel_and_told", async || {
+        let mut gateway = Gateway::joined("flows").await;
+        let image = gateway.image("clinic/alerts", true).await;
+        // Nobody listens: what is let through is answered with a reset, what is not with silence.
+        let connect = |port: u16| {
+            format!("while :; do (echo > /dev/tcp/alerts/{port}) 2>&1 | cat; echo tried {port}; sleep 0.2; done")
+        };
+        gateway.deploy(1, vec![shell("alerts", &image, WAIT), shell("analytics", &image, &connect(9443))], OPEN).await;
+        gateway.start_runtimed().await;
+        gateway.module("analytics", "running", running).await;
+        gateway.printed("analytics", "Connection refused").await;
+        assert_eq!(gateway.status().await.epoch, match gateway.ask(edgewarden_protocol::control::Request::Status).await.unwrap() {
+            edgewarden_protocol::control::Reply::Status(status) => status.epoch,
+            other => panic!("{other:?}"),
+        });
+        let before = gateway.module("analytics", "running", running).await;
+
+        // The same modules, another policy: nobody is restarted, the flow ends.
+        gateway.deploy(2, vec![shell("alerts", &image, WAIT), shell("analytics", &image, &connect(9443))], "").await;
+        let told = until("the refusal is in the audit log", async || {
+            let refused = |entry: &edgewarden_protocol::control::AuditEntry| format!("{entry:?}").contains("analytics → alerts:9443");
+            gateway.audit().await.into_iter().find(refused)
+        })
+        .await;
+        assert!(format!("{told:?}").contains("policy.denied"), "{told:?}");
+        let after = gateway.module("analytics", "running", running).await;
+        assert_eq!(before.pid, after.pid);
+    });
+}
+
+#[test]
+fn an_image_that_nobody_signed_does_not_start_and_the_reason_is_shown() {
+    in_namespaces("an_image_that_nobody_signed_does_not_start_and_the_reason_is_shown", async || {
+        let mut gateway = Gateway::joined("unsigned").await;
+        let unsigned = gateway.image("clinic/unsigned", false).await;
+        let good = gateway.image("clinic/good", true).await;
+        let missing = format!("127.0.0.1:5000/clinic/none@sha256:{}", "ab".repeat(32));
+        let modules = vec![shell("bad", &unsigned, WAIT), shell("good", &good, WAIT), shell("missing", &missing, WAIT)];
+        gateway.deploy(1, modules, "").await;
+        gateway.start_runtimed().await;
+        let bad = gateway.module("bad", "refused", |module| module.state == ModuleState::Refused).await;
+        assert_eq!(bad.reason.unwrap().reason, Reason::ImageUnsigned);
+        let missing = gateway.module("missing", "waiting", |module| module.state == ModuleState::Waiting).await;
+        assert_eq!(missing.reason.unwrap().reason, Reason::ImageUnavailable);
+        let module = gateway.module("good", "running", running).await;
+        let listed = gateway.runc(&["list", "--quiet"]);
+        assert_eq!(listed.split_whitespace().collect::<Vec<_>>(), [module.instance.unwrap()]);
+
+        // `edgewarden down`: everything ends, in its own time, and nothing stays.
+        let shutdown = control::Request::Shutdown { stop_modules: true };
+        assert_eq!(control::call(&gateway.layout(), &shutdown).await.unwrap(), control::Reply::Done);
+        assert!(gateway.runc(&["list", "--quiet"]).trim().is_empty());
+        let log = std::fs::read_to_string(gateway.layout().logs().join("good.log")).unwrap();
+        assert!(log.contains("bye"), "SIGTERM came first: {log}");
+        let shown = |program: &str, args: &[&str]| {
+            let output = std::process::Command::new(program).args(args).output().unwrap();
+            String::from_utf8_lossy(&output.stdout).into_owned()
+        };
+        assert!(!shown("nft", &["list", "tables"]).contains("edgewarden"));
+        assert!(!shown("ip", &["-o", "link"]).contains(" ew"));
+        assert!(!shown("cat", &["/proc/self/mounts"]).contains(gateway.folder.path().to_str().unwrap()));
+    });
+}
