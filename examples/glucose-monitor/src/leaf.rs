@@ -17,7 +17,7 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::Request;
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
-use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
+use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName};
 use serde::{Deserialize, Serialize};
@@ -75,7 +75,10 @@ pub async fn enrol(enrolment: &Enrolment) -> Result<(), Box<dyn Error>> {
     let root = CertificateDer::from_pem_file(&enrolment.root)
         .map_err(|error| format!("cannot read the root `{}`: {error}", enrolment.root.display()))?;
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-    let csr = CertificateParams::default().serialize_request(&key)?;
+    let mut request = CertificateParams::default();
+    // The gateway decides what the certificate says.
+    request.distinguished_name = DistinguishedName::new();
+    let csr = request.serialize_request(&key)?;
     let ask = Ask { leaf: &enrolment.leaf, token: &enrolment.token, csr: STANDARD.encode(csr.der()) };
     let answer = post(enrolment, &root, serde_json::to_vec(&ask)?).await?;
     if STANDARD.decode(&answer.root)? != root.as_ref() {

@@ -12,12 +12,13 @@ pub struct Outbox {
     client: AsyncClient,
     topic: String,
     waiting: VecDeque<Vec<u8>>,
+    connected: bool,
     in_flight: bool,
 }
 
 impl Outbox {
     pub fn new(client: AsyncClient, topic: impl Into<String>) -> Self {
-        Self { client, topic: topic.into(), waiting: VecDeque::new(), in_flight: false }
+        Self { client, topic: topic.into(), waiting: VecDeque::new(), connected: false, in_flight: false }
     }
 
     /// Messages that are not acknowledged yet.
@@ -48,14 +49,19 @@ impl Outbox {
 
     /// There is a new connection. Where the session went on, the library sends again by itself.
     pub fn connected(&mut self, session_present: bool) {
-        if !session_present {
-            self.in_flight = false;
-        }
+        self.connected = true;
+        self.in_flight &= session_present;
         self.send();
+    }
+
+    /// The connection is gone. What waits waits for the next one.
+    pub fn disconnected(&mut self) {
+        self.connected = false;
     }
 
     fn send(&mut self) {
         if let Some(message) = self.waiting.front()
+            && self.connected
             && !self.in_flight
         {
             // Fails only when the library's own queue is full: `connected` tries again.

@@ -84,7 +84,7 @@ mod tests {
             good.replace("\"a\"", "\"\""),
             good.replace("\"a\"", "\"a\\nALARM\""),
             good.replace("\"a\"", &format!("{:?}", "a".repeat(65))),
-            good.replace("}", ",\"extra\":1}"),
+            good.replace('}', ",\"extra\":1}"),
             good.replace(",\"published_us\":1", ""),
             String::new(),
         ] {

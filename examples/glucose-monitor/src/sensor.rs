@@ -129,6 +129,7 @@ impl Publisher {
             Ok(_) => {}
             Err(error) if self.connected => {
                 (self.connected, self.reached) = (false, Instant::now());
+                self.outbox.disconnected();
                 self.refusals += u32::from(self.outbox.waiting() > 0);
                 if self.refusals >= REFUSALS_MAX {
                     let why = "the gateway closes the connection instead of acknowledging what is published";

@@ -28,9 +28,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let allow = Box::new(move |id: &spiffe::SpiffeId| *id == analytics);
     let config = server_config(Arc::new(Workload(source)), allow)?;
     let acceptor = TlsAcceptor::from(Arc::new(config));
-    let listener = TcpListener::bind(LISTEN).await?;
+    let listen = std::env::var("LISTEN").unwrap_or_else(|_| LISTEN.into());
+    let listener = TcpListener::bind(&listen).await?;
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    println!("listening on {LISTEN}");
+    println!("listening on {}", listener.local_addr()?);
     loop {
         let permit = Arc::clone(&connections).acquire_owned().await?;
         let (stream, from) = match listener.accept().await {

@@ -46,15 +46,15 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let link = Link {
         certificates: Arc::clone(&certificates),
         connector: TlsConnector::from(Arc::new(client_config(certificates.clone(), only(alerts.clone()))?)),
-        address: ALERTS.into(),
+        address: std::env::var("ALERTS").unwrap_or_else(|_| ALERTS.into()),
         peer: alerts,
         broken: Arc::clone(&broken),
     };
     tokio::spawn(link.run(lines));
 
     let gatewayd = neighbour(&own, "gatewayd").ok_or("our own ID is not a module's")?;
-    let broker = std::env::var("EDGEWARDEN_MQTT").unwrap_or_else(|_| "gateway:8885".into());
-    let mut options = mqtt_options(&own, &broker)?;
+    let mqtt = std::env::var("EDGEWARDEN_MQTT").unwrap_or_else(|_| "gateway:8885".into());
+    let mut options = mqtt_options(&own, &mqtt)?;
     let tls = client_config(certificates.clone(), only(gatewayd))?;
     options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(Arc::new(tls))));
     let (client, events) = AsyncClient::new(options, 16);
@@ -130,6 +130,7 @@ impl Analytics {
                         sleep(RETRY).await;
                     }
                     (connected, replace_at) = (false, far_away());
+                    self.outbox.disconnected();
                 }
             }
         }
