@@ -22,6 +22,8 @@ mod enrolment;
 mod issuance;
 mod leaves;
 mod permits;
+#[cfg(test)]
+mod properties;
 mod records;
 mod refusals;
 mod requests;

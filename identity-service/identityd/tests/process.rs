@@ -4,11 +4,14 @@
 mod common;
 
 use std::net::{TcpListener, UdpSocket};
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
+use common::container::{Container, Job};
 use common::image::{Image, document_with};
 use common::{Gateway, ask, until};
 use edgewarden_appraisal::{ReferenceValues, VendorRoots, appraise, challenge};
@@ -30,6 +33,11 @@ struct Serve {
     config: Config,
     /// Try what a confined process must not be able to do, once it serves.
     probe: bool,
+}
+
+#[tokio::test]
+async fn job() {
+    common::container::do_job().await;
 }
 
 /// The other process: this very program, run again.
@@ -70,9 +78,14 @@ struct Process(Child);
 
 impl Process {
     fn start(gateway: &Gateway, probe: bool) -> Self {
+        Self::start_as(gateway, probe, 0)
+    }
+
+    fn start_as(gateway: &Gateway, probe: bool, uid: u32) -> Self {
         let serve = Serve { root: gateway.folder.path().into(), config: gateway.config.clone(), probe };
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", "serve", "--nocapture"]).env(SERVE, serde_json::to_string(&serve).unwrap());
+        command.uid(uid).gid(uid);
         Self(command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap())
     }
 
@@ -140,6 +153,51 @@ async fn it_has_no_network_starts_nothing_and_ends_on_sigterm() {
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
     assert_eq!(said.recv().await.as_deref(), Some("ended"));
     assert!(process.0.wait().unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_needs_no_privileges_and_grants_its_own_user_none() {
+    const IDENTITY_UID: u32 = 64_903;
+    let gateway = Gateway::new();
+    // As the supervisor sets it up: the folders and files of `identityd` belong to its user.
+    let layout = gateway.layout();
+    let owned = [layout.identity_state(), layout.identity_run()];
+    for folder in &owned {
+        std::fs::create_dir_all(folder).unwrap();
+    }
+    for file in ["root.pem", "operator.pem", "passphrase"] {
+        chown(gateway.folder.path().join(file), Some(IDENTITY_UID), Some(IDENTITY_UID)).unwrap();
+    }
+    for folder in &owned {
+        chown(folder, Some(IDENTITY_UID), Some(IDENTITY_UID)).unwrap();
+    }
+    let process = Process::start_as(&gateway, false, IDENTITY_UID);
+    ready(&gateway).await;
+    assert!(process.status_line("Uid:").starts_with("64903"));
+    gateway.join().await;
+    let key = SigningKey::generate().unwrap();
+    let image = Image::new("alerts", "one").signed(&key);
+    gateway.deploy(&document_with(1, &key, &[("alerts", &image)])).await;
+    let judge = Request::ImageJudge(Box::new(image.evidence("alerts")));
+    let Reply::Permit(permit) = gateway.ask(judge).await.unwrap() else { panic!() };
+    gateway.ask(Request::StartPrepare { permit: permit.permit }).await.unwrap();
+    let container = Container::new();
+    let address = std::net::Ipv4Addr::new(10, 77, 0, 2);
+    gateway
+        .ask(Request::Started { instance: permit.instance.clone(), pid: container.pid(), address })
+        .await
+        .unwrap();
+    let fetch = Job::Fetch { socket: layout.workload_socket(&permit.instance) };
+    assert!(container.call(&fetch).identity().ends_with("/module/alerts"));
+    assert!(fetch.by_user(0).failure().contains("caller.not_module"));
+
+    // Its own user has no rights, neither on the control socket nor on the sockets of others.
+    let status = Job::Ask { socket: gateway.control(), request: Box::new(Request::Status) };
+    let Reply::Refused(refusal) = status.by_user(IDENTITY_UID).reply() else { panic!() };
+    assert_eq!(refusal.reason, edgewarden_names::Reason::PeerUnauthorized);
+    let runtimed = Job::Fetch { socket: layout.workload_socket("runtimed") };
+    assert!(runtimed.by_user(IDENTITY_UID).failure().contains("caller.not_module"));
+    assert!(runtimed.by_user(0).identity().ends_with("/module/runtimed"));
 }
 
 /// The fleet's part in an enrolment, with the TPM's vendor and this very boot as references.

@@ -1,0 +1,352 @@
+//! Random lives of a gateway: whatever comes in whatever order, the promises hold after each step.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
+use edgewarden_ca::RootCa;
+use edgewarden_image_trust::sign::SigningKey;
+use edgewarden_names::{GatewayName, LeafName, Reason, Refusal, TrustDomain, UnixTime};
+use edgewarden_protocol::Bytes;
+use edgewarden_protocol::control::Reply;
+use edgewarden_protocol::deployment::PAYLOAD_TYPE;
+use edgewarden_protocol::dsse::{Envelope, Signature, VerifyingKey, pre_authentication_encoding};
+use edgewarden_protocol::enrol::{Enrolled, Verdict, VerdictState};
+use edgewarden_protocol::layout::Layout;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
+
+use crate::authority::{Authority, Context, Effect, Input, Moment};
+use crate::deployments::Target;
+use crate::enrolment::Expected;
+use crate::records::{ProcessSeen, is_caller_of};
+use crate::state::Documents;
+
+#[path = "../tests/common/image.rs"]
+#[allow(dead_code, reason = "shared with the tests outside")]
+mod image;
+
+const START: UnixTime = UnixTime(1_800_000_000);
+const DAY: Duration = Duration::from_secs(86400);
+const VERSIONS: u64 = 6;
+/// More than one life uses up.
+const ANSWERS: u32 = 100;
+
+fn document(version: u64) -> Value {
+    json!({"name": "clinic", "version": version, "trust_domain": "plant.example", "image_keys": [],
+           "modules": [], "leaves": [{"name": "sensor-1"}], "policy": ""})
+}
+
+/// What is made once, because keys and signatures take time.
+struct World {
+    context: Arc<Context>,
+    image: image::Image,
+    /// By version less one: an even one deploys `alerts`, an odd one nothing.
+    envelopes: Vec<Bytes>,
+    /// The fleet's answers, each newer than the one before.
+    enrolled: Vec<Enrolled>,
+}
+
+fn world() -> &'static World {
+    static WORLD: OnceLock<World> = OnceLock::new();
+    WORLD.get_or_init(|| {
+        let domain = TrustDomain::parse("plant.example").unwrap();
+        let gateway = GatewayName::parse("gw-1").unwrap();
+        let pair = || EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).unwrap();
+        let (operator, ca) = (pair(), pair());
+        let point = ca.public_key().as_ref().to_vec();
+        let root = RootCa::create(&domain, 3650 * DAY, START).unwrap();
+        let enrolled = (0..ANSWERS)
+            .map(|n| {
+                let at = START.plus(Duration::from_secs(u64::from(n)));
+                let issued = root.certify_gateway_ca(&point, &gateway, 30 * DAY, at).unwrap();
+                Enrolled {
+                    gateway_ca: issued.chain_der[0].clone().into(),
+                    root: root.certificate_der().into(),
+                    verdict: Verdict {
+                        state: VerdictState::Fresh,
+                        hardware: "none".into(),
+                        reference: None,
+                        checks: Vec::new(),
+                        at,
+                        expires: at.plus(DAY),
+                    },
+                }
+            })
+            .collect();
+        let key = SigningKey::generate().unwrap();
+        let image = image::Image::new("alerts", "one").signed(&key);
+        let envelope = |version: u64| {
+            let modules = [("alerts", &image)];
+            let modules = if version.is_multiple_of(2) { &modules[..] } else { &[] };
+            let payload = image::document_with(version, &key, modules).to_string().into_bytes();
+            let signed = pre_authentication_encoding(PAYLOAD_TYPE, &payload);
+            let sig = operator.sign(&SystemRandom::new(), &signed).unwrap().as_ref().to_vec().into();
+            let envelope = Envelope {
+                payload_type: PAYLOAD_TYPE.into(),
+                payload: payload.into(),
+                signatures: vec![Signature { keyid: String::new(), sig }],
+            };
+            serde_json::to_vec(&envelope).unwrap().into()
+        };
+        let envelopes = (1..=VERSIONS).map(envelope).collect();
+        let operators =
+            vec![VerifyingKey { name: "operator".into(), point: operator.public_key().as_ref().to_vec() }];
+        let expected = Expected {
+            gateway: gateway.clone(),
+            trust_domain: domain.clone(),
+            root: root.certificate_der().to_vec(),
+            ca_public: point,
+        };
+        let context = Arc::new(Context {
+            layout: Layout::new("/nowhere"),
+            target: Target {
+                gateway,
+                trust_domain: domain,
+                labels: std::collections::BTreeMap::default(),
+                operators,
+            },
+            expected: Some(expected),
+            own_cgroup: "/daemons/identityd".into(),
+        });
+        World { context, image, envelopes, enrolled }
+    })
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    AcceptNewer,
+    AcceptAny(usize),
+    RefuseRenewal(Reason),
+    Deploy(usize),
+    Judge,
+    Prepare(usize),
+    Start { which: usize, cgroup: u8, address: u8 },
+    Stop(usize),
+    Gone(usize),
+    Allow,
+    Enrol(usize),
+    Pass(u32),
+    SetBack(u32),
+    Restart,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let reasons = [Reason::AttestQuote, Reason::AttestReference, Reason::AttestNonce, Reason::Busy];
+    prop_oneof![
+        3 => Just(Step::AcceptNewer),
+        1 => (0..20_usize).prop_map(Step::AcceptAny),
+        1 => prop::sample::select(reasons.to_vec()).prop_map(Step::RefuseRenewal),
+        4 => (0..6_usize).prop_map(Step::Deploy),
+        6 => Just(Step::Judge),
+        5 => (0..8_usize).prop_map(Step::Prepare),
+        5 => (0..8_usize, 0..6_u8, 2..6_u8)
+            .prop_map(|(which, cgroup, address)| Step::Start { which, cgroup, address }),
+        2 => (0..8_usize).prop_map(Step::Stop),
+        1 => (0..8_usize).prop_map(Step::Gone),
+        3 => Just(Step::Allow),
+        3 => (0..6_usize).prop_map(Step::Enrol),
+        2 => (0..400_u32).prop_map(Step::Pass),
+        1 => (0..1_000_000_u32).prop_map(Step::SetBack),
+        1 => Just(Step::Restart),
+    ]
+}
+
+/// The gateway, and what its peers remember.
+struct Life {
+    authority: Authority,
+    wall: UnixTime,
+    /// Makes each random value another.
+    counter: u64,
+    permits: Vec<String>,
+    spent: BTreeSet<String>,
+    instances: Vec<String>,
+    generations: BTreeSet<u64>,
+    tokens: Vec<String>,
+    used: BTreeSet<String>,
+    pids: i32,
+    answers: usize,
+}
+
+impl Life {
+    fn new() -> Self {
+        let (authority, refusals) = Authority::recover(Arc::clone(&world().context), Documents::default());
+        assert!(refusals.is_empty());
+        Self {
+            authority,
+            wall: START.plus(Duration::from_secs(60)),
+            counter: 0,
+            permits: Vec::new(),
+            spent: BTreeSet::new(),
+            instances: Vec::new(),
+            generations: BTreeSet::new(),
+            tokens: Vec::new(),
+            used: BTreeSet::new(),
+            pids: 100,
+            answers: 20,
+        }
+    }
+
+    /// As the shell does it: on a copy, kept only when decided.
+    fn put(&mut self, input: Input) -> Result<(Reply, Vec<Effect>), Refusal> {
+        self.counter += 1;
+        let mut random = [0; 32];
+        random[..8].copy_from_slice(&self.counter.to_be_bytes());
+        let mut next = self.authority.clone();
+        let step = next.decide(&Moment { wall: self.wall, random }, input)?;
+        assert!(!step.enforcers_look || !step.events.is_empty(), "what enforcers must see is written down");
+        self.authority = next;
+        Ok((step.reply, step.effects))
+    }
+
+    fn take(&mut self, step: Step) {
+        let world = world();
+        let trusted = self.authority.documents.enrolment.trusted().is_ok();
+        match step {
+            Step::AcceptNewer => {
+                self.answers += 1;
+                let answer = Box::new(world.enrolled[self.answers % world.enrolled.len()].clone());
+                self.wall = self.wall.max(START.plus(Duration::from_secs(300)));
+                self.put(Input::EnrolAccept(answer)).unwrap();
+                assert!(self.authority.documents.enrolment.trusted().is_ok());
+            }
+            Step::AcceptAny(n) => drop(self.put(Input::EnrolAccept(Box::new(world.enrolled[n].clone())))),
+            Step::RefuseRenewal(reason) => {
+                let (_, effects) =
+                    self.put(Input::EnrolRefused(Refusal::new(reason, "device", "rule"))).unwrap();
+                if reason == Reason::AttestQuote {
+                    assert!(self.authority.documents.enrolment.trusted().is_err());
+                    assert!(!trusted || effects == [Effect::Withdraw]);
+                }
+            }
+            Step::Deploy(n) => {
+                if let Ok(Some(judged)) = self.authority.judge_deployment(&world.envelopes[n]) {
+                    self.put(Input::DeploymentJudged(Box::new(judged))).unwrap();
+                }
+            }
+            Step::Judge => self.judge(trusted),
+            Step::Prepare(n) => {
+                let Some(permit) = self.permits.get(n).cloned() else { return };
+                if self.put(Input::StartPrepare { permit: permit.clone() }).is_ok() {
+                    assert!(trusted, "a start was prepared without trust");
+                    assert!(self.spent.insert(permit), "a permit was spent twice");
+                }
+            }
+            Step::Start { which, cgroup, address } => {
+                let Some(instance) = self.instances.get(which).cloned() else { return };
+                self.pids += 1;
+                let paths = ["/", "/daemons", "/ew/a", "/ew/a/b", "/ew/b", "/ew/ab"];
+                let seen =
+                    ProcessSeen { pid: self.pids, pid_started: 7, cgroup: paths[usize::from(cgroup)].into() };
+                let address = Ipv4Addr::new(10, 77, 0, address);
+                if self.put(Input::Started { instance, seen, address }).is_ok() {
+                    assert!(trusted, "a start without trust");
+                }
+            }
+            Step::Stop(n) => {
+                let Some(instance) = self.instances.get(n).cloned() else { return };
+                self.put(Input::Stopped { instance: instance.clone() }).unwrap();
+                assert!(self.authority.documents.records.get(&instance).is_none());
+            }
+            Step::Gone(n) => {
+                let gone = self.instances.get(n).cloned().into_iter().collect();
+                self.put(Input::Tick { gone }).unwrap();
+            }
+            Step::Allow => {
+                let leaf = LeafName::parse("sensor-1").unwrap();
+                if let Ok((reply, _)) = self.put(Input::LeafAllow { leaf, lifetime_seconds: 300 }) {
+                    let Reply::LeafToken { token, .. } = reply else { panic!("{reply:?}") };
+                    self.tokens.push(token);
+                }
+            }
+            Step::Enrol(n) => {
+                let Some(token) = self.tokens.iter().rev().nth(n).cloned() else { return };
+                let leaf = LeafName::parse("sensor-1").unwrap();
+                let offered = Zeroizing::new(token.clone());
+                if self.put(Input::LeafEnrolled { leaf, token: offered, serial: "1".into() }).is_ok() {
+                    assert!(trusted, "a leaf enrolled without trust");
+                    assert_eq!(n, 0, "a replaced token was taken");
+                    assert!(self.used.insert(token), "a token was used twice");
+                }
+            }
+            Step::Pass(seconds) => {
+                self.wall = self.wall.plus(Duration::from_secs(seconds.into()));
+                self.put(Input::Tick { gone: Vec::new() }).unwrap();
+            }
+            Step::SetBack(seconds) => self.wall = self.wall.minus(Duration::from_secs(seconds.into())),
+            Step::Restart => {
+                let documents = self.authority.documents.clone();
+                let epoch = self.authority.in_force().map(|in_force| in_force.epoch());
+                let (again, refusals) = Authority::recover(Arc::clone(&world.context), documents.clone());
+                assert!(refusals.is_empty(), "{refusals:?}");
+                assert_eq!(again.in_force().map(|in_force| in_force.epoch()), epoch);
+                assert_eq!(again.documents.records, documents.records);
+                self.authority = again;
+                for permit in self.permits.drain(..) {
+                    self.spent.insert(permit);
+                }
+            }
+        }
+    }
+
+    fn judge(&mut self, trusted: bool) {
+        let evidence = world().image.evidence("alerts");
+        let judged = self.authority.judge_image(&evidence);
+        let deployed = self
+            .authority
+            .in_force()
+            .is_some_and(|in_force| in_force.deployment().modules.iter().any(|m| m.name == evidence.module));
+        assert_eq!(judged.is_ok(), trusted && deployed);
+        let Ok((proof, epoch)) = judged else { return };
+        if let Ok((reply, _)) = self.put(Input::ImageJudged(Box::new(proof), epoch)) {
+            let Reply::Permit(permit) = reply else { panic!("{reply:?}") };
+            assert!(self.generations.insert(permit.generation.0), "a generation was used twice");
+            assert_eq!(self.generations.last(), Some(&permit.generation.0), "generations rise");
+            self.permits.push(permit.permit);
+            self.instances.push(permit.instance);
+        }
+    }
+
+    /// What holds whatever happened, compared with the moment before.
+    fn check(&self, before: &Documents) {
+        let now = &self.authority.documents;
+        assert!(now.deployments.highest >= before.deployments.highest, "a version was forgotten");
+        assert!(now.deployments.epoch >= before.deployments.epoch, "an epoch was forgotten");
+        assert!(now.generations.last >= before.generations.last, "a generation was forgotten");
+        let held = |documents: &Documents| documents.enrolment.accepted.as_ref().map(|held| held.not_before);
+        assert!(held(now) >= held(before), "an older gateway CA replaced a newer one");
+        if held(now) == held(before) {
+            assert!(now.clock.floor >= before.clock.floor, "the floor fell without the fleet's word");
+        }
+        let records: Vec<_> = now.records.iter().collect();
+        for (n, one) in records.iter().enumerate() {
+            assert!(self.generations.contains(&one.generation.0), "a record without a permit");
+            assert!(now.records.instance_of(&world().context.own_cgroup).is_none(), "identityd is no module");
+            for other in &records[n + 1..] {
+                assert_ne!(one.address, other.address);
+                assert!(one.cgroup != other.cgroup && one.pid != other.pid);
+                assert!(!is_caller_of(one, &other.cgroup) && !is_caller_of(other, &one.cgroup));
+            }
+        }
+        let snapshot = self.authority.snapshot(1);
+        assert_eq!(snapshot.trusted, now.enrolment.trusted().is_ok());
+        assert_eq!(snapshot.records.len(), records.len());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+    #[test]
+    fn promises_hold_in_every_life(steps in prop::collection::vec(step(), 1..80)) {
+        let mut life = Life::new();
+        for step in steps {
+            let before = life.authority.documents.clone();
+            life.take(step);
+            life.check(&before);
+        }
+    }
+}
