@@ -62,7 +62,7 @@ enum Command {
     Svid(commands::identity::Svid),
     /// Evidence of this boot.
     #[command(subcommand)]
-    Attest(commands::identity::Attest),
+    Attest(commands::attest::Attest),
     /// The audit log.
     #[command(subcommand)]
     Audit(commands::identity::Audit),
@@ -97,6 +97,11 @@ fn run(arguments: Arguments) -> Result<(), Problem> {
     let root = std::path::absolute(&arguments.root).map_err(Problem::failed)?;
     let layout = Layout::new(root);
     let format = arguments.format;
+    let daemon =
+        matches!(arguments.command, Command::Up | Command::Identityd | Command::Runtimed | Command::Gatewayd);
+    if !daemon {
+        edgewarden_platform::pipe::end_when_output_closes();
+    }
     // One thread per daemon and command: the daemons wait far more than they compute, and a second core is for
     // the modules. Blocking work (TPM, files, programs) has tokio's own blocking threads.
     let runtime =

@@ -87,6 +87,9 @@ async fn asked_to_stop(stopped: &mut tokio::sync::watch::Receiver<bool>) {
 fn start(daemon: Daemon, layout: &Layout) -> std::io::Result<Child> {
     let mut command = Command::new(std::env::current_exe()?);
     command.arg(daemon.name).arg("--root").arg(layout.root()).current_dir("/").kill_on_drop(true);
+    // The TPM software stack writes to standard error by itself; what matters reaches us as an error.
+    let (name, value) = edgewarden_keystore::TSS_LOG_ENVIRONMENT;
+    command.env(name, value);
     if let Some(ids) = daemon.user {
         // Also clears the supplementary groups: the standard library does so when root sets a user.
         command.uid(ids.uid).gid(ids.gid);

@@ -11,6 +11,7 @@ pub mod durable;
 pub mod harden;
 pub mod landlock;
 pub mod peer;
+pub mod pipe;
 pub mod process;
 pub mod seccomp;
 pub mod users;

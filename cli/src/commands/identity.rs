@@ -1,12 +1,11 @@
-//! What `identityd` answers: leaf devices, certificates, evidence, the audit log.
+//! What `identityd` answers: leaf devices, certificates, the audit log.
 
 use std::path::{Path, PathBuf};
 
 use edgewarden_ca::pem;
 use edgewarden_names::{LeafName, ModuleName, Reason, Refusal};
-use edgewarden_protocol::Bytes;
 use edgewarden_protocol::client::unexpected;
-use edgewarden_protocol::control::{ExportedQuote, Reply, Request};
+use edgewarden_protocol::control::{Reply, Request};
 use edgewarden_protocol::layout::Layout;
 use edgewarden_workload_api::client::{FetchError, fetch_once};
 
@@ -60,71 +59,6 @@ impl Svid {
             Self::Fetch { socket } => fetch(&socket).await,
         }
     }
-}
-
-#[derive(Debug, clap::Subcommand)]
-pub enum Attest {
-    /// Writes a fresh quote in the files that `tpm2_checkquote` reads.
-    Export {
-        /// A new or empty folder.
-        folder: PathBuf,
-        /// Up to 32 bytes in hexadecimal that the quote must carry. Random when absent.
-        #[arg(long)]
-        nonce: Option<String>,
-    },
-}
-
-/// Files of an exported quote.
-const MESSAGE: &str = "quote.msg";
-const SIGNATURE: &str = "quote.sig";
-const AK: &str = "ak.pem";
-const PCRS: &str = "pcrs.bin";
-const EVENT_LOG: &str = "event_log.bin";
-
-impl Attest {
-    pub async fn run(self, layout: &Layout, format: Format) -> Result<(), Problem> {
-        let Self::Export { folder, nonce } = self;
-        let nonce = match nonce {
-            Some(text) => hex::decode(&text)
-                .ok()
-                .filter(|bytes| (1..=32).contains(&bytes.len()))
-                .ok_or_else(|| Problem::Usage("`--nonce` is 1 to 32 bytes in hexadecimal".into()))?,
-            None => random_nonce()?,
-        };
-        let quote = match ask(layout, &Request::AttestQuote { nonce: Bytes(nonce.clone()) }).await? {
-            Reply::Quote(quote) => quote,
-            other => return Err(unexpected(&other).into()),
-        };
-        write(&folder, &quote)
-            .map_err(|error| Problem::text(format!("cannot write to `{}`: {error}", folder.display())))?;
-        let nonce = hex::encode(nonce);
-        let list: Vec<String> = quote.pcrs.iter().map(|(index, _)| index.to_string()).collect();
-        if format == Format::Json {
-            return output::json(&serde_json::json!({"folder": folder, "nonce": nonce, "pcrs": list}));
-        }
-        println!(
-            "tpm2_checkquote -u {0}/{AK} -m {0}/{MESSAGE} -s {0}/{SIGNATURE} -f {0}/{PCRS} -g sha256 -q {nonce} -l sha256:{1}",
-            folder.display(),
-            list.join(",")
-        );
-        Ok(())
-    }
-}
-
-fn random_nonce() -> Result<Vec<u8>, Problem> {
-    let mut nonce = vec![0; 32];
-    aws_lc_rs::rand::fill(&mut nonce).map_err(|_| Problem::text("the system gave no random bytes"))?;
-    Ok(nonce)
-}
-
-fn write(folder: &Path, quote: &ExportedQuote) -> std::io::Result<()> {
-    std::fs::create_dir_all(folder)?;
-    std::fs::write(folder.join(MESSAGE), quote.message.as_slice())?;
-    std::fs::write(folder.join(SIGNATURE), quote.signature.as_slice())?;
-    std::fs::write(folder.join(AK), &quote.ak_public)?;
-    std::fs::write(folder.join(EVENT_LOG), quote.event_log.as_slice())?;
-    let values: Vec<u8> = quote.pcrs.iter().flat_map(|(_, value)| value.0.clone()).collect();
-    std::fs::write(folder.join(PCRS), values)
 }
 
 #[derive(Debug, clap::Subcommand)]

@@ -177,6 +177,7 @@ async fn running_identityd(layout: &Layout) -> Result<Option<Child>, Problem> {
         .uid(user.uid)
         .gid(user.gid)
         .kill_on_drop(true)
+        .env(edgewarden_keystore::TSS_LOG_ENVIRONMENT.0, edgewarden_keystore::TSS_LOG_ENVIRONMENT.1)
         .spawn()
         .map_err(Problem::failed)?;
     let deadline = tokio::time::Instant::now() + START;

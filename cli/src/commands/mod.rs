@@ -1,5 +1,6 @@
 //! One file for each group of commands.
 
+pub mod attest;
 pub mod deployment;
 pub mod identity;
 pub mod image;

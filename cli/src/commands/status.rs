@@ -38,7 +38,11 @@ pub async fn run(layout: &Layout, format: Format) -> Result<(), Problem> {
 
 fn print_identity(status: &Status, now: UnixTime) {
     println!("gateway      {} in {}", status.gateway, status.trust_domain);
-    let (red, plain) = if status.dangerous { (RED, PLAIN) } else { ("", "") };
+    let (red, plain) = if status.dangerous && std::io::IsTerminal::is_terminal(&std::io::stdout()) {
+        (RED, PLAIN)
+    } else {
+        ("", "")
+    };
     println!("keys         {red}{}{plain}", status.keystore);
     match &status.verdict {
         Some(verdict) => {

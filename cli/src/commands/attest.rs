@@ -1,0 +1,111 @@
+//! Evidence of this boot, for a verifier that has nothing from us but files.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use edgewarden_protocol::Bytes;
+use edgewarden_protocol::client::unexpected;
+use edgewarden_protocol::control::{ExportedQuote, Reply, Request};
+use edgewarden_protocol::layout::Layout;
+
+use super::ask;
+use crate::exit::Problem;
+use crate::output::{self, Format};
+
+#[derive(Debug, clap::Subcommand)]
+pub enum Attest {
+    /// Writes a fresh quote in the files that `tpm2_checkquote` reads, and prints the command that checks it.
+    Export {
+        /// A new or empty folder.
+        folder: PathBuf,
+        /// 16 to 32 bytes in hexadecimal that the quote must carry. Random when absent.
+        #[arg(long)]
+        nonce: Option<String>,
+    },
+}
+
+const MESSAGE: &str = "quote.msg";
+const SIGNATURE: &str = "quote.sig";
+const AK: &str = "ak.pem";
+const PCRS: &str = "pcrs.bin";
+const EVENT_LOG: &str = "event_log.bin";
+
+impl Attest {
+    pub async fn run(self, layout: &Layout, format: Format) -> Result<(), Problem> {
+        let Self::Export { folder, nonce } = self;
+        let nonce = match nonce {
+            Some(text) => hex::decode(&text)
+                .ok()
+                .filter(|bytes| (16..=32).contains(&bytes.len()))
+                .ok_or_else(|| Problem::Usage("`--nonce` is 16 to 32 bytes in hexadecimal".into()))?,
+            None => random_nonce()?,
+        };
+        let quote = match ask(layout, &Request::AttestQuote { nonce: Bytes(nonce.clone()) }).await? {
+            Reply::Quote(quote) => quote,
+            other => return Err(unexpected(&other).into()),
+        };
+        write(&folder, &quote)
+            .map_err(|error| Problem::text(format!("cannot write to `{}`: {error}", folder.display())))?;
+        let nonce = hex::encode(nonce);
+        if format == Format::Json {
+            return output::json(&serde_json::json!({"folder": folder, "nonce": nonce}));
+        }
+        println!(
+            "tpm2_checkquote -u {0}/{AK} -m {0}/{MESSAGE} -s {0}/{SIGNATURE} -f {0}/{PCRS} -g sha256 -q {nonce}",
+            folder.display()
+        );
+        Ok(())
+    }
+}
+
+fn random_nonce() -> Result<Vec<u8>, Problem> {
+    let mut nonce = vec![0; 32];
+    aws_lc_rs::rand::fill(&mut nonce).map_err(|_| Problem::text("the system gave no random bytes"))?;
+    Ok(nonce)
+}
+
+fn write(folder: &Path, quote: &ExportedQuote) -> io::Result<()> {
+    std::fs::create_dir_all(folder)?;
+    std::fs::write(folder.join(MESSAGE), quote.message.as_slice())?;
+    std::fs::write(folder.join(SIGNATURE), quote.signature.as_slice())?;
+    std::fs::write(folder.join(AK), &quote.ak_public)?;
+    std::fs::write(folder.join(EVENT_LOG), quote.event_log.as_slice())?;
+    std::fs::write(folder.join(PCRS), serialized(&quote.pcrs)?)
+}
+
+/// TPM_ALG_SHA256 (TCG Algorithm Registry).
+const SHA256: u16 = 0x000b;
+/// `TPML_PCR_SELECTION` in memory: a count and 16 selections of 8 bytes.
+const SELECTION_BYTES: usize = 4 + 16 * 8;
+/// `TPML_DIGEST` in memory: a count and 8 digests of 2 + 64 bytes.
+const DIGESTS_BYTES: usize = 4 + DIGESTS_MAX * 66;
+const DIGESTS_MAX: usize = 8;
+
+/// The `serialized` PCR format of tpm2-tools 5: the C structures of the TPM software stack, little-endian. First the
+/// selection, then a count and that many lists of up to eight values, as TPM2_PCR_Read hands them out.
+fn serialized(pcrs: &[(u8, Bytes)]) -> io::Result<Vec<u8>> {
+    let mut mask = [0_u8; 4];
+    for (index, _) in pcrs {
+        let byte = mask.get_mut(usize::from(index / 8)).ok_or(io::ErrorKind::InvalidData)?;
+        *byte |= 1 << (index % 8);
+    }
+    let mut file = 1_u32.to_le_bytes().to_vec();
+    file.extend(SHA256.to_le_bytes());
+    file.push(3);
+    file.extend(mask);
+    file.resize(SELECTION_BYTES, 0);
+    let lists: Vec<_> = pcrs.chunks(DIGESTS_MAX).collect();
+    file.extend((lists.len() as u32).to_le_bytes());
+    for list in lists {
+        let end = file.len() + DIGESTS_BYTES;
+        file.extend((list.len() as u32).to_le_bytes());
+        for (_, value) in list {
+            file.extend((value.as_slice().len() as u16).to_le_bytes());
+            let next = file.len() + 64;
+            file.extend(value.as_slice());
+            file.resize(next, 0);
+        }
+        file.resize(end, 0);
+    }
+    Ok(file)
+}
