@@ -232,6 +232,7 @@ async fn it_stops_gracefully_with_held_requests() {
         common::post::<_, serde_json::Value>(&client, "/v1/gateway/sync", &sync).await
     });
     while fleet.json(&["device", "list"])[0]["seen"].is_null() {
+        assert!(!held.is_finished(), "the request was not held");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     fleet.stop();

@@ -26,7 +26,7 @@ use sessions::Sessions;
 
 /// How long a gateway CA's certificate is good: a gateway works offline for that long.
 pub const GATEWAY_CA_LIFETIME: Duration = Duration::from_secs(30 * 86400);
-/// Appraisals at once. Each is CPU work on up to 2 MiB of event log.
+/// Challenges and appraisals at once. They are CPU work: RSA, certificate chains, up to 2 MiB of event log.
 const APPRAISALS_MAX: usize = 2;
 
 /// What is remembered between the two halves.
@@ -66,7 +66,9 @@ impl Enrolment {
 
         let roots = self.vendor_roots().await?;
         let keys = request.keys.clone();
+        let permit = self.appraisals.acquire().await.map_err(Problem::internal)?;
         let (parts, pending) = blocking(move || challenge(&keys, &roots, now)).await??;
+        drop(permit);
         let binding = Binding {
             endorsement: pending.device().clone(),
             attestation: decide::attestation_of(&request.keys),
@@ -148,11 +150,13 @@ impl Enrolment {
         let proven = failure.is_genuine();
         let Failure { refusal, verdict } = failure;
         let event_log = match proof {
-            Proof::Tpm(tpm) if proven => Some(tpm.event_log.as_slice().to_vec()),
-            _ => None,
+            Proof::Tpm(tpm) => Some(tpm.event_log.as_slice().to_vec()),
+            Proof::None { .. } => None,
         };
-        let attempt = Attempt { at: now, verdict, refusal: Some(refusal.clone()), evidence, event_log };
-        self.store.add_failure(&begun.gateway, &attempt, proven).await?;
+        if proven {
+            let attempt = Attempt { at: now, verdict, refusal: Some(refusal.clone()), evidence, event_log };
+            self.store.add_failure(&begun.gateway, &attempt).await?;
+        }
         let what = if begun.token.is_some() { "join" } else { "renewal" };
         let text = format!("{what} refused: {}", refusal.rule);
         self.store.add_event(Some(&begun.gateway), Some(refusal.reason), &text, now).await?;

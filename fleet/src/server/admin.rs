@@ -205,6 +205,7 @@ async fn vendor_add(State(shared): App, body: Body) -> Response {
     let added = async {
         let VendorRequest { pem } = read_json(body, PEM_BYTES_MAX).await?;
         add_vendor_roots(&shared.store, &pem).await?;
+        shared.store.add_event(None, None, "vendor roots added", UnixTime::now()).await?;
         Ok(shared.store.vendor_roots().await?)
     };
     reply(added.await)
@@ -240,6 +241,7 @@ async fn operator_key_add(State(shared): App, body: Body) -> Response {
     let added = async {
         let OperatorKeyRequest { name, public_key } = read_json(body, SMALL_BYTES_MAX).await?;
         add_operator_key(&shared.store, &name, &public_key).await?;
+        shared.store.add_event(None, None, &format!("operator key `{name}` pinned"), UnixTime::now()).await?;
         Ok(OperatorKey { name, public_key })
     };
     reply(added.await)

@@ -77,3 +77,38 @@ impl Peer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_module_of_a_gateway_with_a_good_certificate_is_let_in() {
+        let domain = TrustDomain::parse("plant.example").unwrap();
+        let client = |id: &str| Client {
+            id: SpiffeId::parse(&format!("spiffe://{id}")).unwrap(),
+            expires: UnixTime(1001),
+            ca_keys: vec![sha256(b"gateway CA")],
+        };
+        let good = client("plant.example/gateway/gw-1/module/runtimed");
+        for (case, client, allowed) in [
+            ("good", Some(good.clone()), true),
+            ("none", None, false),
+            ("expired", Some(Client { expires: UnixTime(1000), ..good.clone() }), false),
+            ("no gateway CA", Some(Client { ca_keys: Vec::new(), ..good }), false),
+            ("another module", Some(client("plant.example/gateway/gw-1/module/gatewayd")), false),
+            ("another trust domain", Some(client("other.example/gateway/gw-1/module/runtimed")), false),
+            ("a leaf", Some(client("plant.example/gateway/gw-1/leaf/runtimed")), false),
+            ("a gateway", Some(client("plant.example/gateway/gw-1")), false),
+            ("the fleet", Some(client("plant.example/fleet")), false),
+            ("deeper", Some(client("plant.example/gateway/gw-1/module/runtimed/x")), false),
+        ] {
+            let peer = Peer { source: IpAddr::from([127, 0, 0, 1]), client };
+            let asked = peer.gateway(&domain, "runtimed", UnixTime(1000));
+            assert_eq!(asked.is_ok(), allowed, "{case}");
+            if let Err(refusal) = asked {
+                assert_eq!(refusal.reason, Reason::PeerUnauthorized, "{case}");
+            }
+        }
+    }
+}

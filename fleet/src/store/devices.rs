@@ -187,23 +187,16 @@ impl Store {
         Ok(Ok(()))
     }
 
-    /// Keeps a failed appraisal. With `fail_device` the gateway itself proved it, so its verdict is now that.
-    pub async fn add_failure(
-        &self,
-        gateway: &GatewayName,
-        attempt: &Attempt,
-        fail_device: bool,
-    ) -> Result<(), StoreError> {
+    /// Keeps an appraisal that failed on evidence which the gateway itself proved: its verdict is now that.
+    pub async fn add_failure(&self, gateway: &GatewayName, attempt: &Attempt) -> Result<(), StoreError> {
         let mut transaction = self.begin().await?;
         insert_attempt(&mut transaction, gateway, attempt).await?;
-        if fail_device {
-            sqlx::query("UPDATE device SET verdict = ?, refusal = ? WHERE name = ?")
-                .bind(to_json(&attempt.verdict)?)
-                .bind(attempt.refusal.as_ref().map(to_json).transpose()?)
-                .bind(gateway.as_str())
-                .execute(&mut *transaction)
-                .await?;
-        }
+        sqlx::query("UPDATE device SET verdict = ?, refusal = ? WHERE name = ?")
+            .bind(to_json(&attempt.verdict)?)
+            .bind(attempt.refusal.as_ref().map(to_json).transpose()?)
+            .bind(gateway.as_str())
+            .execute(&mut *transaction)
+            .await?;
         Ok(transaction.commit().await?)
     }
 

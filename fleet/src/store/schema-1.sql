@@ -28,7 +28,7 @@ CREATE TABLE gateway_ca (
     PRIMARY KEY (key_digest, gateway)
 ) STRICT;
 
--- What was appraised, newest ATTEMPTS_MAX of each gateway. It may have failed before the device existed.
+-- What was appraised and is a fact about the gateway, the newest ten of each. It may have failed before it joined.
 CREATE TABLE attempt (
     id        INTEGER PRIMARY KEY AUTOINCREMENT,
     gateway   TEXT NOT NULL,

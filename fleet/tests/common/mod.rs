@@ -288,10 +288,7 @@ pub struct Gateway {
 
 impl Gateway {
     pub fn new(device: Device, enrolled: Enrolled) -> Self {
-        let lifetime = Duration::from_secs(8 * 86400);
-        let ca = enrolled.gateway_ca.as_slice();
-        let ca =
-            IssuingCa::create(&device.ca, ca, &domain(), &device.name, lifetime, UnixTime::now()).unwrap();
+        let ca = issuing_ca(&device.ca, &device.name, &enrolled);
         Self { device, enrolled, ca }
     }
 
@@ -305,19 +302,7 @@ impl Gateway {
     }
 
     pub fn client_as(&self, fleet: &Fleet, id: &SpiffeId) -> Client {
-        let svid = self.ca.issue_svid(id, &[], Duration::from_secs(3600), UnixTime::now()).unwrap();
-        let context = X509Context {
-            id: svid.id,
-            chain_der: svid.chain_der,
-            key_pkcs8: svid.key_pkcs8,
-            bundle_der: vec![fleet.root()],
-            trust_domain: domain(),
-        };
-        let (sender, current) = watch::channel(Some(Arc::new(context)));
-        // An identity whose sender is gone has ended; this one lasts as long as the test.
-        std::mem::forget(sender);
-        let tls = client_config(&Identity::new(current), only(fleet_id(&domain()))).unwrap();
-        Client::new(&fleet.url(), tls).unwrap()
+        client(fleet, &self.ca, id)
     }
 
     pub fn message(&self, sequence: u64) -> Message {
@@ -346,6 +331,27 @@ impl Gateway {
         let sync = Sync { have, wait_seconds, report: report() };
         post(&self.client(fleet, "runtimed"), "/v1/gateway/sync", &sync).await
     }
+}
+
+pub fn issuing_ca(signer: &dyn CaSigner, gateway: &GatewayName, enrolled: &Enrolled) -> IssuingCa {
+    let lifetime = Duration::from_secs(8 * 86400);
+    let ca = enrolled.gateway_ca.as_slice();
+    IssuingCa::create(signer, ca, &domain(), gateway, lifetime, UnixTime::now()).unwrap()
+}
+
+/// A client with a certificate for `id`.
+pub fn client(fleet: &Fleet, ca: &IssuingCa, id: &SpiffeId) -> Client {
+    let svid = ca.issue_svid(id, &[], Duration::from_secs(3600), UnixTime::now()).unwrap();
+    let context = X509Context {
+        id: svid.id,
+        chain_der: svid.chain_der,
+        key_pkcs8: svid.key_pkcs8,
+        bundle_der: vec![fleet.root()],
+        trust_domain: domain(),
+    };
+    let (_, current) = watch::channel(Some(Arc::new(context)));
+    let tls = client_config(&Identity::new(current), only(fleet_id(&domain()))).unwrap();
+    Client::new(&fleet.url(), tls).unwrap()
 }
 
 pub fn report() -> Report {

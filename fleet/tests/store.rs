@@ -1,0 +1,166 @@
+//! The database by itself: its caps, its schema, its transactions.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use edgewarden_fleet::enrol::decide::sha256;
+use edgewarden_fleet::store::devices::{ATTEMPTS_MAX, Admission, Attempt, Binding};
+use edgewarden_fleet::store::messages::Retention;
+use edgewarden_fleet::store::{Store, StoreError};
+use edgewarden_names::{GatewayName, Reason, Refusal, SpiffeId, UnixTime};
+use edgewarden_protocol::enrol::{Verdict, VerdictState};
+use edgewarden_protocol::uplink::Message;
+
+const NOW: UnixTime = UnixTime(1_000_000);
+
+fn gateway(name: &str) -> GatewayName {
+    GatewayName::parse(name).unwrap()
+}
+
+fn attempt(refusal: Option<Refusal>) -> Attempt {
+    let verdict = Verdict {
+        state: if refusal.is_some() { VerdictState::Failed } else { VerdictState::Fresh },
+        hardware: "none".into(),
+        reference: None,
+        checks: Vec::new(),
+        at: NOW,
+        expires: UnixTime(NOW.0 + 60),
+    };
+    let event_log = refusal.is_some().then(|| b"log".to_vec());
+    Attempt { at: NOW, verdict, refusal, evidence: sha256(b"evidence"), event_log }
+}
+
+async fn admit(store: &Store, name: &str, key: u8, token: Option<&[u8; 32]>) -> Result<(), Reason> {
+    let admission = Admission {
+        gateway: &gateway(name),
+        binding: &Binding { endorsement: sha256(&[key]), attestation: sha256(&[key]) },
+        labels: &BTreeMap::new(),
+        token,
+        ca_key: &sha256(b"ca"),
+        attempt: &attempt(None),
+    };
+    store.admit(&admission, NOW).await.unwrap().map_err(|refusal| refusal.reason)
+}
+
+async fn open(folder: &Path) -> Store {
+    Store::open(&folder.join("fleet.db")).await.unwrap()
+}
+
+/// With one gateway, `gw-1`, that has joined with key 1.
+async fn with_gateway(folder: &Path) -> Store {
+    let store = open(folder).await;
+    store.add_token(&[1; 32], &gateway("gw-1"), UnixTime(NOW.0 + 60), NOW).await.unwrap();
+    admit(&store, "gw-1", 1, Some(&[1; 32])).await.unwrap();
+    store
+}
+
+#[tokio::test]
+async fn an_admission_is_all_or_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = with_gateway(folder.path()).await;
+    let later = UnixTime(NOW.0 + 60);
+    store.add_token(&[2; 32], &gateway("gw-2"), later, NOW).await.unwrap();
+    store.add_token(&[3; 32], &gateway("gw-2"), NOW, NOW).await.unwrap();
+    for (case, name, key, token, expected) in [
+        ("used token", "gw-1", 1, Some([1; 32]), Reason::EnrolToken),
+        ("unknown token", "gw-2", 2, Some([9; 32]), Reason::EnrolToken),
+        ("expired token", "gw-2", 2, Some([3; 32]), Reason::EnrolToken),
+        ("token of another name", "gw-1", 1, Some([2; 32]), Reason::EnrolToken),
+        ("no token and no device", "gw-2", 2, None, Reason::EnrolToken),
+        ("another key", "gw-1", 2, None, Reason::AttestEkMismatch),
+        ("the key of another name", "gw-2", 1, Some([2; 32]), Reason::AttestEkMismatch),
+    ] {
+        assert_eq!(admit(&store, name, key, token.as_ref()).await, Err(expected), "{case}");
+    }
+    // The refusals spent nothing.
+    admit(&store, "gw-2", 2, Some(&[2; 32])).await.unwrap();
+    admit(&store, "gw-1", 1, None).await.unwrap();
+    assert_eq!(store.devices().await.unwrap().len(), 2);
+}
+
+fn message(queue: u8, sequence: u64, bytes: usize) -> Message {
+    Message {
+        queue: hex::encode([queue; 16]),
+        sequence,
+        at: NOW,
+        from: SpiffeId::parse("spiffe://plant.example/gateway/gw-1/module/a").unwrap(),
+        topic: "t".into(),
+        payload: vec![0; bytes].into(),
+    }
+}
+
+#[tokio::test]
+async fn messages_have_caps_and_the_oldest_go_and_are_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = with_gateway(folder.path()).await;
+    let name = gateway("gw-1");
+    let small = Retention { messages: 10, bytes: 1_000_000, queues: 2 };
+    let send = async |queue: u8, range: std::ops::RangeInclusive<u64>, bytes, retention| {
+        let batch: Vec<_> = range.map(|sequence| message(queue, sequence, bytes)).collect();
+        store.add_messages(&name, &hex::encode([queue; 16]), &batch, retention).await.unwrap()
+    };
+    assert_eq!(send(1, 1..=25, 1, small).await, 25);
+    let kept: Vec<u64> = store.messages(&name, 100).await.unwrap().iter().map(|m| m.sequence).collect();
+    assert_eq!(kept, (16..=25).rev().collect::<Vec<_>>());
+    // What was dropped at the cap stays dropped when it is sent again.
+    assert_eq!(send(1, 10..=20, 1, small).await, 25);
+    let count = store.message_count(&name).await.unwrap();
+    assert_eq!((count.kept, count.dropped), (10, 15));
+
+    let tight = Retention { bytes: 5000, ..small };
+    send(1, 26..=27, 2000, tight).await;
+    let count = store.message_count(&name).await.unwrap();
+    assert!(count.kept < 10, "{count:?}");
+    // One message that is larger than all the room is not kept, and that is counted too.
+    send(1, 28..=28, 9000, tight).await;
+    let count = store.message_count(&name).await.unwrap();
+    assert_eq!((count.kept, count.dropped), (0, 28));
+
+    for queue in 2..=5 {
+        send(queue, 1..=1, 1, small).await;
+    }
+    let count = store.message_count(&name).await.unwrap();
+    assert_eq!((count.kept, count.kept + count.dropped), (2, 32), "two queues are kept, the rest is counted");
+    assert!(store.remove_device(&name).await.unwrap());
+    assert_eq!(store.message_count(&name).await.unwrap().kept, 0);
+    assert!(!store.remove_device(&name).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_failed_appraisal_is_kept_and_bounded() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = with_gateway(folder.path()).await;
+    let name = gateway("gw-1");
+    let refusal = Refusal::new(Reason::AttestReference, "gw-1", "PCR 4 differs");
+    for _ in 0..ATTEMPTS_MAX + 5 {
+        store.add_failure(&name, &attempt(Some(refusal.clone()))).await.unwrap();
+    }
+    let device = store.device(&name).await.unwrap().unwrap();
+    assert_eq!((device.state(NOW), device.refusal), (VerdictState::Failed, Some(refusal)));
+    assert_eq!(store.last_failure(&name).await.unwrap().unwrap().event_log.as_deref(), Some(&b"log"[..]));
+    admit(&store, "gw-1", 1, None).await.unwrap();
+    let device = store.device(&name).await.unwrap().unwrap();
+    assert_eq!((device.state(NOW), device.refusal.is_none()), (VerdictState::Fresh, true));
+    assert_eq!(device.state(UnixTime(NOW.0 + 60)), VerdictState::Stale);
+}
+
+#[tokio::test]
+async fn a_database_of_a_newer_program_is_not_touched() {
+    let folder = tempfile::tempdir().unwrap();
+    with_gateway(folder.path()).await.close().await;
+    open(folder.path()).await.close().await;
+    let file = folder.path().join("fleet.db");
+    // The schema version is at a fixed place in the header (SQLite file format, section 1.3).
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[63] = 99;
+    std::fs::write(&file, bytes).unwrap();
+    assert!(matches!(Store::open(&file).await, Err(StoreError::Newer(99))));
+}
