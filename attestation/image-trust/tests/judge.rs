@@ -578,3 +578,30 @@ fn an_unusable_key_is_named() {
         assert!(refusal.subject.contains("broken"), "{what}");
     }
 }
+
+proptest::proptest! {
+    /// One byte of a good image's evidence changed anywhere: it is refused, or it was a byte that says nothing.
+    #[test]
+    fn no_changed_byte_gets_through(part in 0..4usize, at in proptest::prelude::any::<proptest::sample::Index>(), byte: u8) {
+        let signer = signer("release");
+        let good = good(&signer);
+        let mut bad = good.clone();
+        let bytes = match part {
+            0 => &mut bad.manifest.0,
+            1 => &mut bad.config.0,
+            2 => &mut bad.signatures[0].payloads[0].0,
+            _ => &mut bad.signatures[0].manifest.0,
+        };
+        let at = at.index(bytes.len());
+        bytes[at] = byte;
+        match judge(&bad, std::slice::from_ref(&signer.pinned)) {
+            Ok(proof) => {
+                assert_eq!((&bad.manifest, &bad.config), (&good.manifest, &good.config));
+                assert_eq!(proof.manifest_digest(), good.image.digest());
+                // Only the manifest around the signature has bytes that nobody reads.
+                assert!(part == 3 || bad == good);
+            }
+            Err(_) => assert_ne!(bad, good),
+        }
+    }
+}
