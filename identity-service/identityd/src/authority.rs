@@ -8,13 +8,10 @@ use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use edgewarden_image_trust::{ImageProof, judge};
+use edgewarden_image_trust::ImageProof;
 use edgewarden_names::{Epoch, LeafName, ModuleName, Reason, Refusal, UnixTime};
 use edgewarden_protocol::Bytes;
-use edgewarden_protocol::control::{
-    Enforcer, ImageEvidence, PolicyInForce, Prepared, Reply, Snapshot, StartRecord,
-};
-use edgewarden_protocol::deployment::ImageReference;
+use edgewarden_protocol::control::{Enforcer, PolicyInForce, Reply, Snapshot, StartRecord};
 use edgewarden_protocol::enrol::Enrolled;
 use edgewarden_protocol::layout::Layout;
 use zeroize::Zeroizing;
@@ -110,22 +107,22 @@ pub struct Step {
 }
 
 impl Step {
-    fn done() -> Self {
+    pub(crate) fn done() -> Self {
         Self { reply: Reply::Done, events: Vec::new(), effects: Vec::new(), enforcers_look: false }
     }
-    fn reply(mut self, reply: Reply) -> Self {
+    pub(crate) fn reply(mut self, reply: Reply) -> Self {
         self.reply = reply;
         self
     }
-    fn event(mut self, kind: &'static str, subject: impl ToString, detail: impl ToString) -> Self {
+    pub(crate) fn event(mut self, kind: &'static str, subject: impl ToString, detail: impl ToString) -> Self {
         self.events.push(Event::new(kind, subject, detail));
         self
     }
-    fn effect(mut self, effect: Effect) -> Self {
+    pub(crate) fn effect(mut self, effect: Effect) -> Self {
         self.effects.push(effect);
         self
     }
-    fn look(mut self) -> Self {
+    pub(crate) fn look(mut self) -> Self {
         self.enforcers_look = true;
         self
     }
@@ -133,10 +130,10 @@ impl Step {
 
 #[derive(Debug, Clone)]
 pub struct Authority {
-    context: Arc<Context>,
+    pub(crate) context: Arc<Context>,
     pub(crate) documents: Documents,
-    in_force: Option<Arc<InForce>>,
-    permits: Permits,
+    pub(crate) in_force: Option<Arc<InForce>>,
+    pub(crate) permits: Permits,
     enforced: HashMap<Enforcer, Epoch>,
 }
 
@@ -267,104 +264,6 @@ impl Authority {
         self.in_force = Some(Arc::new(judged));
         let step = Step::done().event("deployment.accepted", subject, detail).look();
         Ok(step.reply(Reply::Deployment(Box::new(reply))))
-    }
-
-    /// Judges an image by the deployment in force. Pure, and slow enough to be done beside other decisions.
-    pub fn judge_image(&self, evidence: &ImageEvidence) -> Result<(ImageProof, Epoch), Refusal> {
-        self.documents.enrolment.trusted()?;
-        let in_force = self.deployed(&evidence.module, &evidence.image)?;
-        let proof = judge(evidence, &in_force.deployment().image_keys)?;
-        Ok((proof, in_force.epoch()))
-    }
-
-    /// The deployment in force, if it names this module with this very image.
-    fn deployed(&self, module: &ModuleName, image: &ImageReference) -> Result<&Arc<InForce>, Refusal> {
-        let refuse = |rule: &str| Err(Refusal::new(Reason::StartPermit, module, rule));
-        let Some(in_force) = &self.in_force else { return refuse("no deployment is in force") };
-        match in_force.deployment().modules.iter().find(|candidate| candidate.name == *module) {
-            None => refuse("the deployment in force has no such module"),
-            Some(found) if found.image != *image => refuse("the deployment in force names another image"),
-            Some(_) => Ok(in_force),
-        }
-    }
-
-    fn image_judged(
-        &mut self,
-        proof: &ImageProof,
-        epoch: Epoch,
-        moment: &Moment,
-        now: UnixTime,
-    ) -> Result<Step, Refusal> {
-        self.documents.enrolment.trusted()?;
-        // The deployment may have changed while the image was judged.
-        let in_force = self.deployed(proof.module(), proof.image())?;
-        if in_force.epoch() != epoch {
-            return Err(Refusal::new(Reason::Busy, proof.module(), "the deployment has changed meanwhile"));
-        }
-        let generations = self.documents.generations.next()?;
-        let generation = edgewarden_names::Generation(generations.last);
-        self.documents.generations = Arc::new(generations);
-        let permit = self.permits.give(proof, generation, epoch, &moment.random, now)?;
-        let detail = format!("{} signed by {}", permit.manifest, permit.signed_by);
-        let step = Step::done().event("image.permitted", &permit.instance, detail);
-        Ok(step.reply(Reply::Permit(Box::new(permit))))
-    }
-
-    fn start_prepare(&mut self, name: &str, now: UnixTime) -> Result<Step, Refusal> {
-        let permit = self.permits.spend(name, now)?;
-        self.documents.enrolment.trusted()?;
-        // A permit does not outlive the deployment that it was given under.
-        let deployment = self.in_force.as_ref().map(|in_force| in_force.deployment());
-        let still = deployment.is_some_and(|deployment| {
-            deployment
-                .modules
-                .iter()
-                .any(|module| module.name == permit.module && *module.image.digest() == permit.manifest)
-        });
-        if !still {
-            let rule = "the deployment in force no longer names this image";
-            return Err(Refusal::new(Reason::StartPermit, &permit.module, rule));
-        }
-        let workload_folder = self.context.layout.workload_folder(&permit.instance);
-        let reply = Reply::Prepared(Prepared { instance: permit.instance.clone(), workload_folder });
-        let bind = Effect::Bind { instance: permit.instance.clone(), module: permit.module };
-        Ok(Step::done().event("start.prepared", permit.instance, "").effect(bind).reply(reply))
-    }
-
-    fn started(
-        &mut self,
-        instance: &str,
-        seen: &ProcessSeen,
-        address: Ipv4Addr,
-        now: UnixTime,
-    ) -> Result<Step, Refusal> {
-        let Some(permit) = self.permits.settle(instance) else {
-            let rule = "no permit was spent for this instance, or too long ago";
-            return Err(Refusal::new(Reason::StartPermit, crate::audit::clip(instance), rule));
-        };
-        self.documents.enrolment.trusted()?;
-        let (records, record) =
-            self.documents.records.started(&permit, seen, &self.context.own_cgroup, address, now)?;
-        self.documents.records = Arc::new(records);
-        let detail = format!("pid {}, cgroup {}, {}", record.pid, record.cgroup, record.manifest);
-        let step = Step::done().event("module.started", instance, detail).look();
-        Ok(step.effect(Effect::Begin(Box::new(record))))
-    }
-
-    fn stopped(&mut self, instance: &str, why: &str) -> Step {
-        let prepared = self.permits.settle(instance).is_some();
-        let live = self.documents.records.get(instance).is_some();
-        if !prepared && !live {
-            // Said twice, or noticed here first.
-            return Step::done();
-        }
-        let mut step = Step::done().effect(Effect::Unbind { instance: instance.into() });
-        step = step.event("module.stopped", instance, why);
-        if live {
-            self.documents.records = Arc::new(self.documents.records.without(instance));
-            step = step.look();
-        }
-        step
     }
 
     fn epoch_enforced(&mut self, enforcer: Enforcer, epoch: Epoch) -> Result<Step, Refusal> {

@@ -4,7 +4,7 @@
 //! deployment and policy are in force, does the verdict allow a certificate. Others fetch and carry out.
 //!
 //! * [`run`]: the process · [`Daemon`]: the same, opened and served by the caller, without confinement
-//! * `authority`: the decisions, without I/O, over `enrolment`, `deployments`, `permits`, `records`, `leaves`, `clock`
+//! * `authority`, `starts`: the decisions, without I/O, over `enrolment`, `deployments`, `permits`, `records`, `leaves`, `clock`
 //! * `service`: one decision after the other, on disk before in force: `state`, `audit`, `refusals`
 //! * `issuance`: the issuing CA and the certificates in use · `workload`: who gets them
 //! * `control`, `requests`: the control socket · `confine`: what the process takes away from itself
@@ -29,6 +29,7 @@ mod refusals;
 mod requests;
 mod run;
 mod service;
+mod starts;
 mod state;
 mod workload;
 

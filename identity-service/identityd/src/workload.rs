@@ -24,6 +24,8 @@ use crate::records::{ProcessSeen, is_caller_of, still_lives};
 use crate::service::Service;
 
 const FOLDER_MODE: u32 = 0o755;
+/// Who may pass to its own folder need not see whose there are.
+const PARENT_MODE: u32 = 0o711;
 /// Who may connect is judged by the kernel's evidence, not by the file's mode: a module may run as any user.
 const SOCKET_MODE: u32 = 0o666;
 /// Refused callers that wait to be written down. Beyond it they are refused all the same.
@@ -117,8 +119,10 @@ impl Sockets {
     /// Removes the folders of instances that are not in `live`: left by a run that was cut off.
     pub fn sweep(&self, live: impl Fn(&str) -> bool) -> io::Result<()> {
         let parent = self.parent();
-        std::fs::create_dir_all(&parent)?;
-        set_mode(&parent, FOLDER_MODE)?;
+        if !parent.is_dir() {
+            std::fs::create_dir_all(&parent)?;
+            set_mode(&parent, PARENT_MODE)?;
+        }
         for entry in std::fs::read_dir(&parent)? {
             let entry = entry?;
             let name = entry.file_name();
