@@ -96,7 +96,8 @@ mod tests {
         assert!(limiter.admits(&refusal(0), start));
         assert!(!limiter.admits(&refusal(0), start + Duration::from_secs(9)));
         assert!(limiter.admits(&refusal(0), start + Duration::from_secs(11)));
-        let admitted = (1..1000).filter(|n| limiter.admits(&refusal(*n), start + Duration::from_secs(11))).count();
+        let admitted =
+            (1..1000).filter(|n| limiter.admits(&refusal(*n), start + Duration::from_secs(11))).count();
         assert!(admitted <= BURST as usize, "{admitted}");
         assert!(limiter.admits(&refusal(2000), start + Duration::from_secs(12)));
     }

@@ -11,6 +11,7 @@ use edgewarden_mqtt::packet::PACKET_BYTES_MAX;
 use edgewarden_names::{GatewayName, Reason, Refusal, SpiffeId, UnixTime};
 use edgewarden_policy::Principal;
 use edgewarden_transport::{peer_expiry, peer_id};
+use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -43,16 +44,16 @@ pub(crate) struct Shared {
 
 /// Serves the connection to its end.
 pub(crate) async fn serve(stream: TcpStream, from: SocketAddr, door: Door, mut shared: Shared) {
-    // Without it small packets wait for the peer's delayed acknowledgements.
-    if stream.set_nodelay(true).is_err() {
+    if prepare(&stream).is_err() {
         return;
     }
     let stream = match tokio::time::timeout(HANDSHAKE, shared.acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
-            match edgewarden_transport::tls::refusal(&error) {
-                Some(refusal) => shared.audit.refused(refusal.clone()),
-                None => tracing::debug!(%from, error = %Chain(&error), "no TLS connection"),
+            if let Some(refusal) = edgewarden_transport::tls::refusal(&error) {
+                shared.audit.refused(refusal.clone());
+            } else {
+                tracing::debug!(%from, error = %Chain(&error), "no TLS connection");
             }
             return;
         }
@@ -70,7 +71,7 @@ pub(crate) async fn serve(stream: TcpStream, from: SocketAddr, door: Door, mut s
 
     let connection = ConnectionId(shared.next.fetch_add(1, Ordering::Relaxed));
     let credit = Arc::new(Semaphore::new(CREDIT_BYTES));
-    let (writer, writes) = mpsc::channel(WRITES_MAX);
+    let (writer, to_write) = mpsc::channel(WRITES_MAX);
     let (stop, stopped) = watch::channel(());
     let accepted =
         Accepted { connection, who, id, door, from, expires, credit: Arc::clone(&credit), writer, stop };
@@ -79,7 +80,7 @@ pub(crate) async fn serve(stream: TcpStream, from: SocketAddr, door: Door, mut s
         return;
     }
     let (reader, out) = tokio::io::split(stream);
-    let writing = write(out, writes, connection, &events, stopped.clone());
+    let writing = write(out, to_write, connection, &events, stopped.clone());
     let reading = async {
         let end = tokio::select! {
             biased;
@@ -93,13 +94,31 @@ pub(crate) async fn serve(stream: TcpStream, from: SocketAddr, door: Door, mut s
     tokio::join!(reading, writing);
 }
 
+fn prepare(stream: &TcpStream) -> std::io::Result<()> {
+    // Without it small packets wait for the peer's delayed acknowledgements.
+    stream.set_nodelay(true)?;
+    // A client may have no MQTT keep alive, and a module's namespace can vanish without a word: let the kernel ask.
+    setsockopt(stream, sockopt::KeepAlive, &true)?;
+    setsockopt(stream, sockopt::TcpKeepIdle, &60)?;
+    setsockopt(stream, sockopt::TcpKeepInterval, &10)?;
+    setsockopt(stream, sockopt::TcpKeepCount, &6)?;
+    Ok(())
+}
+
 /// Who is at the other end: a module or leaf of this gateway, and until when.
-fn peer(stream: &TlsStream<TcpStream>, gateway: &GatewayName) -> Result<(SpiffeId, Principal, UnixTime), Refusal> {
+fn peer(
+    stream: &TlsStream<TcpStream>,
+    gateway: &GatewayName,
+) -> Result<(SpiffeId, Principal, UnixTime), Refusal> {
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let id = peer_id(chain)?;
     let who = Principal::from_id(&id, gateway);
     let who = who.ok_or_else(|| {
-        Refusal::new(Reason::PeerUnauthorized, &id, "only modules and leaf devices of this gateway may connect")
+        Refusal::new(
+            Reason::PeerUnauthorized,
+            &id,
+            "only modules and leaf devices of this gateway may connect",
+        )
     })?;
     Ok((id, who, peer_expiry(chain)?))
 }
@@ -119,7 +138,9 @@ async fn read(
                 Ok(Some((packet, cost))) => {
                     taken += cost;
                     let permits = u32::try_from(cost).unwrap_or(u32::MAX);
-                    let Ok(permit) = credit.acquire_many(permits).await else { return Event::Lost { connection } };
+                    let Ok(permit) = credit.acquire_many(permits).await else {
+                        return Event::Lost { connection };
+                    };
                     // It comes back as the hub's credit.
                     permit.forget();
                     if events.send(Event::Packet { connection, packet, cost }).await.is_err() {

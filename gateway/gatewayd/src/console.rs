@@ -63,8 +63,12 @@ async fn converse(mut stream: UnixStream, console: Console) {
     let root = stream.peer_cred().is_ok_and(|peer| peer.uid() == 0);
     while let Ok(request) = frame::read::<Request>(&mut stream).await {
         let reply = match request {
-            _ if !root => Reply::Refused(Refusal::new(Reason::PeerUnauthorized, "gatewayd", "only root may ask")),
-            Request::Status => console.status().await.map_or_else(Reply::Refused, |s| Reply::Status(Box::new(s))),
+            _ if !root => {
+                Reply::Refused(Refusal::new(Reason::PeerUnauthorized, "gatewayd", "only root may ask"))
+            }
+            Request::Status => {
+                console.status().await.map_or_else(Reply::Refused, |s| Reply::Status(Box::new(s)))
+            }
         };
         if frame::write(&mut stream, &reply).await.is_err() {
             return;

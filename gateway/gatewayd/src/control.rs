@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use edgewarden_names::Refusal;
+use edgewarden_names::{GatewayName, Refusal};
 use edgewarden_protocol::client::{Client, ClientError, unexpected};
 use edgewarden_protocol::control::{Enforcer, Reply, Request, Snapshot};
 use tokio::sync::watch;
@@ -67,7 +67,7 @@ impl Control {
 }
 
 /// Follows what is in force. While `identityd` is away, what was in force last stays so.
-pub(crate) async fn follow(control: Control, views: watch::Sender<View>) {
+pub(crate) async fn follow(control: Control, gateway: GatewayName, views: watch::Sender<View>) {
     let mut seen = 0;
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
     loop {
@@ -75,13 +75,17 @@ pub(crate) async fn follow(control: Control, views: watch::Sender<View>) {
             Ok(snapshot) => {
                 backoff.reset();
                 if snapshot.revision == seen {
+                    // It has waited already; this keeps one that does not from being asked in a tight loop.
+                    tokio::time::sleep(Duration::from_millis(5)).await;
                     continue;
                 }
                 seen = snapshot.revision;
-                match View::of(&snapshot) {
+                match View::of(&snapshot, &gateway) {
                     Ok(view) => drop(views.send_replace(view)),
                     // The last good epoch stays in force, and this one is never reported as enforced.
-                    Err(error) => tracing::error!(error = %Chain(&error), "a policy epoch was not put in force"),
+                    Err(error) => {
+                        tracing::error!(error = %Chain(&error), "a policy epoch was not put in force");
+                    }
                 }
             }
             Err(error) => {

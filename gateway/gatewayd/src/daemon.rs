@@ -10,10 +10,10 @@ use edgewarden_names::{GatewayName, Reason, Refusal};
 use edgewarden_policy::Principal;
 use edgewarden_protocol::config::Config;
 use edgewarden_protocol::layout::Layout;
+use edgewarden_transport::Identity;
 use edgewarden_transport::http::{Client, HttpError};
 use edgewarden_transport::tls::{Authorizer, TlsError, anyone, client_config, fleet_id, only};
 use edgewarden_transport::tls::{server_config, server_config_optional_client};
-use edgewarden_transport::Identity;
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -27,11 +27,11 @@ use crate::console::{self, Console};
 use crate::control::{self, Control};
 use crate::enrol::{self, Enrolment};
 use crate::hub::{self, Hub, Wiring};
+use crate::listen;
 use crate::status::UpstreamStatus;
 use crate::store;
 use crate::upload;
 use crate::view::{Door, View};
-use crate::listen;
 
 #[derive(Debug, thiserror::Error)]
 pub enum GatewaydError {
@@ -78,7 +78,8 @@ struct Doors {
 fn confined(layout: &Layout, config: &Config) -> Result<(), GatewaydError> {
     let doors = open_doors(layout, config)?;
     confine(layout, config)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(GatewaydError::System)?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(GatewaydError::System)?;
     runtime.block_on(async {
         let mut stop = signal(SignalKind::terminate()).map_err(GatewaydError::System)?;
         let daemon = serve(layout, config, doors)?;
@@ -153,7 +154,7 @@ fn serve(layout: &Layout, config: &Config, doors: Doors) -> Result<Daemon, Gatew
     let mut background = JoinSet::new();
     let hub = Hub::new(gateway.clone(), domain.clone(), store_out, audit.clone());
     background.spawn(hub.run(Wiring { events: events_in, views: view.clone(), applied: applied_out }));
-    background.spawn(control::follow(control.clone(), views));
+    background.spawn(control::follow(control.clone(), gateway.clone(), views));
     background.spawn(control::report(control.clone(), applied.clone()));
     background.spawn(audit::serve(refusals, control.clone()));
     let folder = layout.gateway_state().join("queue");
@@ -205,12 +206,10 @@ async fn accept_when_ready<F: Future<Output = ()> + Send + 'static>(
 /// Ends a handshake with anybody else early; the connection looks again.
 fn modules_and_leaves(gateway: &GatewayName) -> Authorizer {
     let gateway = gateway.clone();
-    Arc::new(move |peer| match Principal::from_id(peer, &gateway) {
-        Some(_) => Ok(()),
-        None => {
-            let rule = "only modules and leaf devices of this gateway may connect";
-            Err(Refusal::new(Reason::PeerUnauthorized, peer, rule))
-        }
+    Arc::new(move |peer| {
+        let rule = "only modules and leaf devices of this gateway may connect";
+        let refuse = || Refusal::new(Reason::PeerUnauthorized, peer, rule);
+        Principal::from_id(peer, &gateway).map(drop).ok_or_else(refuse)
     })
 }
 

@@ -92,7 +92,11 @@ pub(crate) async fn serve(stream: TcpStream, from: SocketAddr, enrolment: Enrolm
     drop(tokio::time::timeout(DEADLINE, exchange).await);
 }
 
-async fn answer(request: Request<Incoming>, from: SocketAddr, enrolment: &Enrolment) -> Response<Full<Bytes>> {
+async fn answer(
+    request: Request<Incoming>,
+    from: SocketAddr,
+    enrolment: &Enrolment,
+) -> Response<Full<Bytes>> {
     match issue(request, from, enrolment).await {
         Ok(certificate) => json(StatusCode::OK, &certificate),
         Err(refusal) => {
@@ -102,16 +106,26 @@ async fn answer(request: Request<Incoming>, from: SocketAddr, enrolment: &Enrolm
     }
 }
 
-async fn issue(request: Request<Incoming>, from: SocketAddr, enrolment: &Enrolment) -> Result<Certificate, Refusal> {
+async fn issue(
+    request: Request<Incoming>,
+    from: SocketAddr,
+    enrolment: &Enrolment,
+) -> Result<Certificate, Refusal> {
     let from = from.ip();
     if request.method() != Method::POST || request.uri().path() != ENROL_PATH {
-        return Err(Refusal::new(Reason::RequestInvalid, from, format_args!("only POST {ENROL_PATH} is served here")));
+        return Err(Refusal::new(
+            Reason::RequestInvalid,
+            from,
+            format_args!("only POST {ENROL_PATH} is served here"),
+        ));
     }
     if !enrolment.tries.take(from, Instant::now()) {
         return Err(Refusal::new(Reason::Busy, from, "there are too many tries from this address"));
     }
-    let too_large = |_| Refusal::new(Reason::RequestTooLarge, from, "the body is over the limit or broke off");
-    let body = Limited::new(request.into_body(), ENROL_BYTES_MAX).collect().await.map_err(too_large)?.to_bytes();
+    let too_large =
+        |_| Refusal::new(Reason::RequestTooLarge, from, "the body is over the limit or broke off");
+    let body =
+        Limited::new(request.into_body(), ENROL_BYTES_MAX).collect().await.map_err(too_large)?.to_bytes();
     let Enrol { leaf, token, csr } = serde_json::from_slice(&body)
         .map_err(|_| Refusal::new(Reason::RequestInvalid, from, "the body is not an enrolment request"))?;
     let internal = |leaf: &_| Refusal::new(Reason::Internal, leaf, "identityd has not answered");

@@ -30,15 +30,33 @@ const TURN_MAX: usize = 256;
 #[derive(Debug)]
 pub(crate) enum Event {
     Accept(Box<Accepted>),
-    Packet { connection: ConnectionId, packet: Packet, cost: usize },
-    Malformed { connection: ConnectionId, error: DecodeError },
-    Lost { connection: ConnectionId },
+    Packet {
+        connection: ConnectionId,
+        packet: Packet,
+        cost: usize,
+    },
+    Malformed {
+        connection: ConnectionId,
+        error: DecodeError,
+    },
+    Lost {
+        connection: ConnectionId,
+    },
     /// The certificate has ended.
-    Expired { connection: ConnectionId },
+    Expired {
+        connection: ConnectionId,
+    },
     /// The connection's writer can take more.
-    Written { connection: ConnectionId },
-    Stored { ticket: Ticket, outcome: Result<(), Refusal> },
-    Status { answer: oneshot::Sender<HubStatus> },
+    Written {
+        connection: ConnectionId,
+    },
+    Stored {
+        ticket: Ticket,
+        outcome: Result<(), Refusal>,
+    },
+    Status {
+        answer: oneshot::Sender<HubStatus>,
+    },
 }
 
 /// A connection whose peer is known.

@@ -63,6 +63,11 @@ pub enum UpstreamStatus {
     None,
     /// Not tried yet.
     Idle,
-    Connected { since: UnixTime },
-    Unreachable { since: UnixTime, error: String },
+    Connected {
+        since: UnixTime,
+    },
+    Unreachable {
+        since: UnixTime,
+        error: String,
+    },
 }

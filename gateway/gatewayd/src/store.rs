@@ -41,7 +41,11 @@ pub(crate) async fn open(
     loop {
         match try_open(&folder, bytes_max, &control).await {
             Ok(queue) => {
-                tracing::info!(queue = queue.id(), messages = queue.status().messages, "the upstream queue is open");
+                tracing::info!(
+                    queue = queue.id(),
+                    messages = queue.status().messages,
+                    "the upstream queue is open"
+                );
                 drop(opening.send_replace(Some(Ok(queue))));
                 return;
             }
@@ -77,7 +81,9 @@ pub(crate) async fn serve(
     events: mpsc::Sender<Event>,
 ) {
     while let Some(ToStore { ticket, body }) = requests.recv().await {
-        let Ok(queue) = opening.wait_for(Option::is_some).await.map(|opening| opening.clone()) else { return };
+        let Ok(queue) = opening.wait_for(Option::is_some).await.map(|opening| opening.clone()) else {
+            return;
+        };
         let pending = match queue {
             Some(Ok(queue)) => queue.submit(body).await.map_err(|error| refusal(&error)),
             Some(Err(refusal)) => Err(refusal),

@@ -32,8 +32,13 @@ enum UploadError {
 }
 
 /// Runs for ever; without a link it waits, and the queue grows to its cap.
-pub(crate) async fn serve(client: Client, mut opening: watch::Receiver<Opening>, status: watch::Sender<UpstreamStatus>) {
-    let Ok(queue) = opening.wait_for(|opening| matches!(opening, Some(Ok(_)))).await.map(|opening| opening.clone())
+pub(crate) async fn serve(
+    client: Client,
+    mut opening: watch::Receiver<Opening>,
+    status: watch::Sender<UpstreamStatus>,
+) {
+    let Ok(queue) =
+        opening.wait_for(|opening| matches!(opening, Some(Ok(_)))).await.map(|opening| opening.clone())
     else {
         return;
     };
@@ -50,7 +55,9 @@ pub(crate) async fn serve(client: Client, mut opening: watch::Receiver<Opening>,
                 backoff.reset();
                 messages_max = messages_max.saturating_mul(2).min(MESSAGES_MAX);
                 let new = UpstreamStatus::Connected { since: UnixTime::now() };
-                status.send_if_modified(|old| replace_if(old, new, |old| matches!(old, UpstreamStatus::Connected { .. })));
+                status.send_if_modified(|old| {
+                    replace_if(old, new, |old| matches!(old, UpstreamStatus::Connected { .. }))
+                });
             }
             Err(error) => {
                 tracing::warn!(error = %Chain(&error), "messages wait for the fleet");
@@ -61,8 +68,9 @@ pub(crate) async fn serve(client: Client, mut opening: watch::Receiver<Opening>,
                 }
                 let new =
                     UpstreamStatus::Unreachable { since: UnixTime::now(), error: Chain(&error).to_string() };
-                status
-                    .send_if_modified(|old| replace_if(old, new, |old| matches!(old, UpstreamStatus::Unreachable { .. })));
+                status.send_if_modified(|old| {
+                    replace_if(old, new, |old| matches!(old, UpstreamStatus::Unreachable { .. }))
+                });
                 tokio::time::sleep(backoff.next()).await;
             }
         }
@@ -85,7 +93,8 @@ async fn send_batch(client: &Client, queue: &Queue, messages_max: usize) -> Resu
         .map(|r| record::decode(queue.id(), r.sequence, &r.body).ok_or(UploadError::Record(r.sequence)))
         .collect::<Result<Vec<_>, _>>()?;
     let (Some(first), Some(last)) = (records.first(), records.last()) else { return Ok(()) };
-    let reply: MessagesReply = client.post_json(PATH, &Messages { messages }, REPLY_BYTES_MAX, DEADLINE).await?;
+    let reply: MessagesReply =
+        client.post_json(PATH, &Messages { messages }, REPLY_BYTES_MAX, DEADLINE).await?;
     if reply.stored < first.sequence {
         return Err(UploadError::NoProgress);
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use edgewarden_mqtt::broker::{Authority, Keep};
 use edgewarden_mqtt::{TopicFilter, TopicName, topic_matches};
-use edgewarden_names::{Epoch, ModuleName, Reason, Refusal};
+use edgewarden_names::{Epoch, GatewayName, ModuleName, Reason, Refusal};
 use edgewarden_policy::{CompiledEpoch, Decision, Principal};
 use edgewarden_protocol::control::Snapshot;
 
@@ -41,6 +41,8 @@ pub struct View(Arc<Parts>);
 
 #[derive(Debug, Default)]
 struct Parts {
+    /// False before the first snapshot.
+    known: bool,
     policy: Option<Arc<CompiledEpoch>>,
     /// Filters of the routes to [`UPSTREAM`].
     uploads: Vec<String>,
@@ -49,29 +51,42 @@ struct Parts {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("the compiled policy of epoch {epoch} cannot be read")]
-pub struct ViewError {
-    epoch: Epoch,
-    source: serde_json::Error,
+pub enum ViewError {
+    #[error("the compiled policy of epoch {epoch} cannot be read")]
+    Policy { epoch: Epoch, source: serde_json::Error },
+    #[error("it is for gateway `{0}`")]
+    OtherGateway(GatewayName),
 }
 
 impl View {
-    pub fn of(snapshot: &Snapshot) -> Result<Self, ViewError> {
-        let mut parts = Parts { trusted: snapshot.trusted, ..Parts::default() };
+    /// What the snapshot says, if it is for this gateway.
+    pub fn of(snapshot: &Snapshot, gateway: &GatewayName) -> Result<Self, ViewError> {
+        if snapshot.gateway != *gateway {
+            return Err(ViewError::OtherGateway(snapshot.gateway.clone()));
+        }
+        let mut parts = Parts { known: true, trusted: snapshot.trusted, ..Parts::default() };
         if let Some(policy) = &snapshot.policy {
             let compiled: CompiledEpoch = serde_json::from_slice(policy.compiled.as_slice())
-                .map_err(|source| ViewError { epoch: policy.epoch, source })?;
+                .map_err(|source| ViewError::Policy { epoch: policy.epoch, source })?;
+            if compiled.gateway() != gateway {
+                return Err(ViewError::OtherGateway(compiled.gateway().clone()));
+            }
             parts.policy = Some(Arc::new(compiled));
             for route in &policy.routes {
                 if route.to == UPSTREAM {
                     parts.uploads.push(route.filter.clone());
                 } else {
-                    tracing::warn!(filter = route.filter, to = route.to, "this gateway has no such cloud endpoint");
+                    tracing::warn!(
+                        filter = route.filter,
+                        to = route.to,
+                        "this gateway has no such cloud endpoint"
+                    );
                 }
             }
         }
         let records = snapshot.records.iter();
-        parts.places = records.map(|r| (r.address, (r.module.clone(), Arc::from(r.instance.as_str())))).collect();
+        parts.places =
+            records.map(|r| (r.address, (r.module.clone(), Arc::from(r.instance.as_str())))).collect();
         Ok(Self(Arc::new(parts)))
     }
 
@@ -128,6 +143,9 @@ impl Authority for View {
     }
 
     fn may_connect(&self, client: &Principal) -> Result<(), Refusal> {
+        if !self.0.known {
+            return Err(Refusal::new(Reason::Busy, client, "identityd has not said yet what is in force"));
+        }
         if !self.0.trusted {
             return Err(Refusal::new(Reason::AttestFailed, client, "the gateway's verdict forbids it"));
         }

@@ -1,10 +1,19 @@
 //! `gatewayd` as a process: who gets in, what is allowed, and what a change of policy does to open connections.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::unreachable,
+    clippy::cast_possible_truncation,
+    reason = "a test fails by panicking"
+)]
 
 mod common;
 
-use common::client::{ACCEPTED, Client, publish, puback};
+use common::client::{ACCEPTED, Client, puback, publish};
 use common::{POLICY, Site, identity, issuing, leaf, module};
-use edgewarden_mqtt::packet::{ConnectCode, Packet, PacketId, Qos, SubscribeCode};
+use edgewarden_mqtt::packet::{ConnectCode, Delivery, Packet, PacketId, Qos, SubscribeCode};
 use edgewarden_names::{Epoch, GatewayName, Reason, SpiffeId, UnixTime};
 
 #[test]
@@ -18,22 +27,22 @@ async fn site() -> Site {
     site
 }
 
-fn granted() -> Option<Packet> {
+fn granted() -> Packet {
     suback(SubscribeCode::Granted(Qos::AtLeastOnce))
 }
 
-fn suback(code: SubscribeCode) -> Option<Packet> {
-    Some(Packet::SubAck { id: PacketId::MIN, codes: vec![code] })
+fn suback(code: SubscribeCode) -> Packet {
+    Packet::SubAck { id: PacketId::MIN, codes: vec![code] }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reading_goes_from_the_sensor_to_the_module_that_may_read_it() {
     let mut site = site().await;
     let mut analytics = site.module("analytics", 1).await;
-    assert_eq!(analytics.subscribe("leaf/+/glucose").await, granted());
+    assert_eq!(analytics.subscribe("leaf/+/glucose").await, Some(granted()));
     let mut sensor = site.leaf("sensor-1").await;
     sensor.publish("leaf/sensor-1/glucose", b"{\"mg_dl\":42}", Some(7)).await;
-    assert_eq!(sensor.next().await, puback(7));
+    assert_eq!(sensor.next().await, Some(puback(7)));
     assert_eq!(analytics.next().await, Some(publish("leaf/sensor-1/glucose", b"{\"mg_dl\":42}", Some(1))));
     let status = site.status().await;
     assert_eq!((status.epoch, status.trusted, status.connections.len()), (Some(Epoch(1)), true, 2));
@@ -70,11 +79,15 @@ async fn a_denied_subscription_fails() {
     let site = site().await;
     let mut analytics = site.module("analytics", 1).await;
     for filter in ["#", "leaf/#", "+/+/glucose", "clinic/summary", "$SYS/#"] {
-        assert_eq!(analytics.subscribe(filter).await, suback(SubscribeCode::Failure), "{filter}");
+        assert_eq!(analytics.subscribe(filter).await, Some(suback(SubscribeCode::Failure)), "{filter}");
     }
     let mut sensor = site.leaf("sensor-1").await;
-    assert_eq!(sensor.subscribe("leaf/sensor-1/glucose").await, suback(SubscribeCode::Failure));
-    assert_eq!(analytics.subscribe("leaf/sensor-2/glucose").await, granted(), "narrower than what is allowed");
+    assert_eq!(sensor.subscribe("leaf/sensor-1/glucose").await, Some(suback(SubscribeCode::Failure)));
+    assert_eq!(
+        analytics.subscribe("leaf/sensor-2/glucose").await,
+        Some(granted()),
+        "narrower than what is allowed"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -119,12 +132,13 @@ async fn strangers_do_not_get_in() {
     // Another gateway of the same fleet, and a fleet of our name that is not ours.
     let elsewhere = GatewayName::parse("gw-2").unwrap();
     let id = SpiffeId::parse("spiffe://plant.example/gateway/gw-2/leaf/sensor-1").unwrap();
-    let foreign = issuing(&site.root, &elsewhere).issue_svid(&id, &[], common::HOUR, UnixTime::now()).unwrap();
-    let other_root = edgewarden_ca::RootCa::create(&common::domain(), common::HOUR * 1000, UnixTime::now()).unwrap();
+    let foreign =
+        issuing(&site.root, &elsewhere).issue_svid(&id, &[], common::HOUR, UnixTime::now()).unwrap();
+    let other_root =
+        edgewarden_ca::RootCa::create(&common::domain(), common::HOUR * 1000, UnixTime::now()).unwrap();
     let false_svid = issuing(&other_root, &common::gateway())
         .issue_svid(&leaf("sensor-1"), &[], common::HOUR, UnixTime::now())
         .unwrap();
-    // An edge certificate that has ended.
     for svid in [foreign, false_svid] {
         let identity = identity(svid, &site.root);
         if let Ok(mut client) = Client::open(site.leaf_door(), [127, 0, 0, 1].into(), &identity).await {
@@ -144,7 +158,9 @@ async fn what_is_not_mqtt_ends_the_connection() {
         assert_eq!(sensor.next().await, None);
     }
     let mut sensor = site.leaf_tls("sensor-1").await.unwrap();
-    sensor.send_bytes(&[0x10, 16, 0, 4, b'M', b'Q', b'T', b'T', 5, 2, 0, 60, 0, 0, 3, b'a', b'b', b'c']).await;
+    sensor
+        .send_bytes(&[0x10, 16, 0, 4, b'M', b'Q', b'T', b'T', 5, 2, 0, 60, 0, 0, 3, b'a', b'b', b'c'])
+        .await;
     let refused = Packet::ConnAck { session_present: false, code: ConnectCode::ProtocolVersion };
     assert_eq!(sensor.next().await, Some(refused), "MQTT 5 is told which version is spoken");
 }
@@ -166,7 +182,7 @@ async fn a_new_epoch_bites_open_connections() {
     site.identityd.enforce(&deaf, 3);
     site.identityd.enforced(Epoch(3)).await;
     one.publish("leaf/sensor-1/glucose", b"x", Some(1)).await;
-    assert_eq!(one.next().await, puback(1));
+    assert_eq!(one.next().await, Some(puback(1)));
     assert!(analytics.is_open().await, "the subscription is gone, the connection is not");
 
     // An epoch that cannot be read leaves the last one in force.
@@ -223,4 +239,52 @@ async fn the_process_has_given_up_rights() {
     };
     assert_eq!(field("NoNewPrivs:"), "1");
     assert_eq!(field("Seccomp:"), "2");
+}
+
+/// A publisher that never waits, a reader that goes away again and again: what is acknowledged arrives, in order.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_acknowledged_is_lost_under_pressure() {
+    const MESSAGES: u16 = 3000;
+    let site = site().await;
+    let mut analytics = site.module("analytics", 1).await;
+    analytics.subscribe("leaf/+/glucose").await;
+    let mut sensor = site.leaf("sensor-1").await;
+    let publisher = async {
+        let mut acknowledged = 0;
+        for n in 1..=MESSAGES {
+            // A payload that fills the session long before the end.
+            let payload = [&n.to_be_bytes()[..], &[0; 2000]].concat();
+            sensor.publish("leaf/sensor-1/glucose", &payload, Some(n)).await;
+            // As many in flight as clients are wont to have, so that no side waits for the other for ever.
+            if n > 100 {
+                acknowledged += 1;
+                assert_eq!(sensor.next().await, Some(puback(acknowledged)));
+            }
+        }
+        while acknowledged < MESSAGES {
+            acknowledged += 1;
+            assert_eq!(sensor.next().await, Some(puback(acknowledged)));
+        }
+    };
+    let reader = async {
+        let mut next = 1;
+        while next <= MESSAGES {
+            let Some(Packet::Publish(message)) = analytics.next().await else { panic!("no message {next}") };
+            let Delivery::AtLeastOnce(id) = message.delivery else { panic!("QoS 0") };
+            let n = u16::from_be_bytes([message.payload[0], message.payload[1]]);
+            assert!(n == next || (message.dup && n < next), "{n} came where {next} was due");
+            next = next.max(n + 1);
+            if n % 500 == 7 && !message.dup {
+                // Gone without an acknowledgement, back with the session.
+                analytics = site.module_tls("analytics", 1).await.unwrap();
+                let resumed = Packet::ConnAck { session_present: true, code: ConnectCode::Accepted };
+                assert_eq!(analytics.connect("analytics", false).await, Some(resumed));
+                continue;
+            }
+            analytics.send(&Packet::PubAck(id)).await;
+        }
+    };
+    tokio::join!(publisher, reader);
+    let status = site.until("all taken", |status| status.waiting_messages == 0).await;
+    assert_eq!((status.dropped_qos0, status.refused), (0, 0));
 }

@@ -1,4 +1,13 @@
 //! Stock clients, `mosquitto_pub` and `mosquitto_sub`, and a leaf device's way to its certificate.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::unreachable,
+    clippy::cast_possible_truncation,
+    reason = "a test fails by panicking"
+)]
 
 mod common;
 
@@ -65,7 +74,8 @@ async fn stock_clients_publish_and_subscribe() {
         let sent = publish(&site, "sensor-1", "leaf/sensor-1/glucose", "42");
         assert!(sent.status.success(), "{sent:?}");
     }
-    let lines: Vec<String> = BufReader::new(subscriber.0.stdout.take().unwrap()).lines().map(Result::unwrap).collect();
+    let lines: Vec<String> =
+        BufReader::new(subscriber.0.stdout.take().unwrap()).lines().map(Result::unwrap).collect();
     assert_eq!(lines, ["leaf/sensor-1/glucose 42", "leaf/sensor-1/glucose 42"]);
     assert!(subscriber.0.wait().unwrap().success());
 }
@@ -110,7 +120,8 @@ async fn a_leaf_gets_its_certificate_and_connects_with_it() {
         trust_domain: domain(),
     };
     let identity = identity_of(svid);
-    let mut sensor = common::client::Client::open(site.leaf_door(), [127, 0, 0, 1].into(), &identity).await.unwrap();
+    let mut sensor =
+        common::client::Client::open(site.leaf_door(), [127, 0, 0, 1].into(), &identity).await.unwrap();
     assert_eq!(sensor.connect("sensor-1", true).await, common::client::ACCEPTED);
 
     let refused = enrol(&client, "sensor-1", "bad", csr.clone()).await;
@@ -119,7 +130,10 @@ async fn a_leaf_gets_its_certificate_and_connects_with_it() {
     let large = enrol(&client, "sensor-1", TOKEN, vec![0; ENROL_BYTES_MAX]).await;
     assert!(matches!(&large, Err(HttpError::Refused(r)) if r.reason == Reason::RequestTooLarge), "{large:?}");
     let elsewhere: Result<Certificate, _> = client.get_json("/", 1024, Duration::from_secs(10)).await;
-    assert!(matches!(&elsewhere, Err(HttpError::Refused(r)) if r.reason == Reason::RequestInvalid), "{elsewhere:?}");
+    assert!(
+        matches!(&elsewhere, Err(HttpError::Refused(r)) if r.reason == Reason::RequestInvalid),
+        "{elsewhere:?}"
+    );
     let other: Result<Certificate, _> = client
         .post_json(ENROL_PATH, &serde_json::json!({"leaf": "sensor-1"}), 1024, Duration::from_secs(10))
         .await;

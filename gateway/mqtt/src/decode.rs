@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::packet::{
-    CLIENT_ID_BYTES_MAX, Connect, ConnectCode, Delivery, FILTERS_PER_PACKET_MAX, Packet, PacketId, Publish, Qos,
-    Subscribe, SubscribeCode, Unsubscribe, Will,
+    CLIENT_ID_BYTES_MAX, Connect, ConnectCode, Delivery, FILTERS_PER_PACKET_MAX, Packet, PacketId, Publish,
+    Qos, Subscribe, SubscribeCode, Unsubscribe, Will,
 };
 use crate::topic::{TopicError, TopicFilter, TopicName};
 
@@ -165,7 +165,8 @@ fn connect(body: &mut Reader<'_>) -> Result<Connect, DecodeError> {
 fn conn_ack(body: &mut Reader<'_>) -> Result<Packet, DecodeError> {
     let flags = body.byte()?;
     let code = body.byte()?;
-    let code = ConnectCode::ALL.into_iter().find(|c| c.byte() == code).ok_or(DecodeError::ReturnCode(code))?;
+    let code =
+        ConnectCode::ALL.into_iter().find(|c| c.byte() == code).ok_or(DecodeError::ReturnCode(code))?;
     let session_present = flags == 1;
     // [MQTT-3.2.2-4]: a refusal has no session.
     if flags > 1 || (session_present && code != ConnectCode::Accepted) {

@@ -1,4 +1,13 @@
 //! The broker driven by hand: no runtime, no sockets, time as an argument.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::unreachable,
+    clippy::cast_possible_truncation,
+    reason = "a test fails by panicking"
+)]
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -23,7 +32,11 @@ impl Rules {
         self
     }
     fn check(&self, rule: &str) -> Result<(), Refusal> {
-        if self.denied.contains(rule) { Err(Refusal::new(Reason::PolicyDenied, rule, "test")) } else { Ok(()) }
+        if self.denied.contains(rule) {
+            Err(Refusal::new(Reason::PolicyDenied, rule, "test"))
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -87,7 +100,9 @@ impl Bench {
                 Action::Output(_) => {}
                 Action::Close { connection, last } => self.closed.push((connection, packets(&last))),
                 Action::Credit { bytes, .. } => self.credit += bytes,
-                Action::Store { ticket, client, topic, .. } => self.stores.push((ticket, format!("{client} {topic}"))),
+                Action::Store { ticket, client, topic, .. } => {
+                    self.stores.push((ticket, format!("{client} {topic}")));
+                }
                 Action::Refused(refusal) => self.refusals.push(refusal.reason),
             }
         }
@@ -148,7 +163,8 @@ fn hello(client: &str, clean: bool) -> Packet {
 
 fn with_will(client: &str, qos: Qos, retain: bool) -> Packet {
     let Packet::Connect(mut connect) = hello(client, true) else { unreachable!() };
-    connect.will = Some(Will { topic: TopicName::parse("will").unwrap(), payload: vec![1].into(), qos, retain });
+    connect.will =
+        Some(Will { topic: TopicName::parse("will").unwrap(), payload: vec![1].into(), qos, retain });
     Packet::Connect(connect)
 }
 
@@ -225,7 +241,9 @@ fn another_protocol_level_is_told() {
 #[test]
 fn packets_out_of_place_end_the_connection() {
     let ack = Packet::SubAck { id: id(1), codes: vec![SubscribeCode::Failure] };
-    for packet in [message("t", b"", None), Packet::PingReq, Packet::Disconnect, Packet::PubAck(id(1)), ACCEPTED] {
+    for packet in
+        [message("t", b"", None), Packet::PingReq, Packet::Disconnect, Packet::PubAck(id(1)), ACCEPTED]
+    {
         let mut bench = Bench::new(Rules::default(), Limits::default());
         bench.accept("a");
         bench.send("a", packet.clone());
@@ -274,7 +292,8 @@ fn a_denied_publication_is_never_acknowledged_nor_delivered() {
 
 #[test]
 fn a_denied_subscription_fails_alone_and_receiving_is_asked_apart() {
-    let mut bench = pair(Rules::default().deny("s subscribe #").deny("s receive t/secret"), Limits::default());
+    let mut bench =
+        pair(Rules::default().deny("s subscribe #").deny("s receive t/secret"), Limits::default());
     let filters = ["#", "u"].map(|f| (TopicFilter::parse(f).unwrap(), Qos::AtMostOnce)).to_vec();
     bench.send("s", Packet::Subscribe(Subscribe { id: id(7), filters }));
     let codes = vec![SubscribeCode::Failure, SubscribeCode::Granted(Qos::AtMostOnce)];

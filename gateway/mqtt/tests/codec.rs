@@ -1,4 +1,13 @@
 //! The codec against the normative statements of MQTT 3.1.1, and against itself.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::unreachable,
+    clippy::cast_possible_truncation,
+    reason = "a test fails by panicking"
+)]
 
 use std::sync::Arc;
 
@@ -37,7 +46,11 @@ fn what_the_specification_calls_malformed_is_refused() {
         ("2.2.3 five length bytes", vec![0xc0, 0x80, 0x80, 0x80, 0x80, 0x01], E::RemainingLength),
         ("2.2.3 four length bytes all continued", vec![0xc0, 0xff, 0xff, 0xff, 0xff], E::RemainingLength),
         ("a length longer than it needs", vec![0xc0, 0x80, 0x00], E::RemainingLength),
-        ("over the limit", vec![0x30, 0xff, 0xff, 0xff, 0x7f], E::TooLarge { bytes: 268_435_460, bytes_max: PACKET_BYTES_MAX }),
+        (
+            "over the limit",
+            vec![0x30, 0xff, 0xff, 0xff, 0x7f],
+            E::TooLarge { bytes: 268_435_460, bytes_max: PACKET_BYTES_MAX },
+        ),
         ("PINGREQ with a body", vec![0xc0, 1, 0], E::Trailing(1)),
         ("DISCONNECT with a body", vec![0xe0, 1, 0], E::Trailing(1)),
         ("MQTT-3.1.2-1 protocol name", vec![0x10, 7, 0, 4, b'M', b'Q', b'T', b'X', 4], E::ProtocolName),
@@ -65,8 +78,16 @@ fn what_the_specification_calls_malformed_is_refused() {
         ("MQTT-3.8.3-3 no filter", vec![0x82, 2, 0, 1], E::List),
         ("MQTT-3-8.3-4 reserved bits of the QoS", vec![0x82, 6, 0, 1, 0, 1, b'a', 4], E::Qos),
         ("SUBSCRIBE without QoS", vec![0x82, 5, 0, 1, 0, 1, b'a'], E::Truncated),
-        ("MQTT-4.7.1-2 `#` inside", vec![0x82, 8, 0, 1, 0, 3, b'#', b'/', b'a', 0], E::Topic(TopicError::WildcardPlace)),
-        ("MQTT-4.7.1-3 `+` with more", vec![0x82, 7, 0, 1, 0, 2, b'a', b'+', 0], E::Topic(TopicError::WildcardPlace)),
+        (
+            "MQTT-4.7.1-2 `#` inside",
+            vec![0x82, 8, 0, 1, 0, 3, b'#', b'/', b'a', 0],
+            E::Topic(TopicError::WildcardPlace),
+        ),
+        (
+            "MQTT-4.7.1-3 `+` with more",
+            vec![0x82, 7, 0, 1, 0, 2, b'a', b'+', 0],
+            E::Topic(TopicError::WildcardPlace),
+        ),
         ("MQTT-3.10.3-2 no filter", vec![0xa2, 2, 0, 1], E::List),
         ("MQTT-3.9.3-2 SUBACK code 3", vec![0x90, 3, 0, 1, 3], E::ReturnCode(3)),
         ("CONNACK code 6", vec![0x20, 2, 0, 6], E::ReturnCode(6)),

@@ -43,7 +43,10 @@ pub(crate) struct FrameHeader {
 impl FrameHeader {
     pub(crate) fn to_bytes(self) -> [u8; FRAME_HEADER_BYTES] {
         let mut bytes = [0; FRAME_HEADER_BYTES];
-        let fields = self.length.to_be_bytes().into_iter()
+        let fields = self
+            .length
+            .to_be_bytes()
+            .into_iter()
             .chain(self.count.to_be_bytes())
             .chain(self.index.to_be_bytes())
             .chain(self.first_sequence.to_be_bytes())

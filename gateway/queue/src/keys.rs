@@ -42,13 +42,23 @@ fn nonce(counter: u64) -> Nonce {
 
 impl FrameKey {
     /// Encrypts in place and returns the tag.
-    pub(crate) fn seal(&self, counter: u64, aad: &[u8], data: &mut [u8]) -> Result<[u8; TAG_BYTES], Unspecified> {
+    pub(crate) fn seal(
+        &self,
+        counter: u64,
+        aad: &[u8],
+        data: &mut [u8],
+    ) -> Result<[u8; TAG_BYTES], Unspecified> {
         let tag = self.0.seal_in_place_separate_tag(nonce(counter), Aad::from(aad), data)?;
         tag.as_ref().try_into().map_err(|_| Unspecified)
     }
 
     /// Decrypts ciphertext with its tag behind it; the plaintext is the front of `data`.
-    pub(crate) fn open<'a>(&self, counter: u64, aad: &[u8], data: &'a mut [u8]) -> Result<&'a mut [u8], Unspecified> {
+    pub(crate) fn open<'a>(
+        &self,
+        counter: u64,
+        aad: &[u8],
+        data: &'a mut [u8],
+    ) -> Result<&'a mut [u8], Unspecified> {
         self.0.open_in_place(nonce(counter), Aad::from(aad), data)
     }
 

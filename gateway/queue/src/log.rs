@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use crate::error::QueueError;
 use crate::format::{CURSOR_MAGIC, Fields, ID_BYTES, QUEUE_MAGIC, SALT_BYTES};
 use crate::keys::{StorageKey, TAG_BYTES, random};
-use crate::segment::{AppendError, Place, Segment, first_of, frame_bytes};
+use crate::segment::{AppendError, Frame, Place, Segment, first_of, frame_bytes};
 use crate::{RECORD_BYTES_MAX, Record};
 
 const CHECK_PURPOSE: &[u8] = b"edgewarden queue id v1";
@@ -77,7 +77,11 @@ impl Log {
                 None => *first <= self.acknowledged.saturating_add(1),
             };
             if !contiguous {
-                return Err(QueueError::damaged(&path, 0, "the segment before this one is missing or cut off"));
+                return Err(QueueError::damaged(
+                    &path,
+                    0,
+                    "the segment before this one is missing or cut off",
+                ));
             }
             self.segments.push_back(segment);
         }
@@ -170,7 +174,7 @@ impl Log {
         let mut bytes = 0usize;
         let mut place = self.place;
         for segment in &self.segments {
-            while let Some((first, bodies, after)) = segment.read(place)? {
+            while let Some(Frame { first, bodies, after }) = segment.read(place)? {
                 for (sequence, body) in (first..).zip(bodies) {
                     if sequence <= self.acknowledged {
                         continue;
@@ -265,7 +269,9 @@ fn open_id(folder: &Path, storage: &StorageKey, is_new: bool) -> Result<[u8; ID_
 
 fn read_cursor(folder: &Path, storage: &StorageKey, id: &[u8; ID_BYTES]) -> Result<u64, QueueError> {
     let path = folder.join("cursor");
-    let Some(bytes) = durable::read(&path, 1024).map_err(QueueError::io("read", &path))? else { return Ok(0) };
+    let Some(bytes) = durable::read(&path, 1024).map_err(QueueError::io("read", &path))? else {
+        return Ok(0);
+    };
     let damaged = || QueueError::damaged(&path, 0, "it is not what was written");
     let (head, tag) = bytes.split_last_chunk::<TAG_BYTES>().ok_or_else(damaged)?;
     let mut fields = Fields(head);
@@ -278,7 +284,12 @@ fn read_cursor(folder: &Path, storage: &StorageKey, id: &[u8; ID_BYTES]) -> Resu
     Ok(through)
 }
 
-fn write_cursor(folder: &Path, storage: &StorageKey, id: &[u8; ID_BYTES], through: u64) -> Result<(), QueueError> {
+fn write_cursor(
+    folder: &Path,
+    storage: &StorageKey,
+    id: &[u8; ID_BYTES],
+    through: u64,
+) -> Result<(), QueueError> {
     let path = folder.join("cursor");
     // A new salt, so a new key, for each: the tag's nonce is the same each time.
     let salt: [u8; SALT_BYTES] = random().map_err(|_| QueueError::Stopped)?;

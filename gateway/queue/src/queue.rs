@@ -6,10 +6,10 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 use zeroize::Zeroizing;
 
+use crate::Record;
 use crate::error::QueueError;
 use crate::format::{FRAME_RECORDS_MAX, GROUP_BYTES};
 use crate::log::Log;
-use crate::Record;
 
 /// Requests that wait for the thread; more make their callers wait.
 const COMMANDS_MAX: usize = 1024;
@@ -60,7 +60,7 @@ impl Queue {
         let spawned = thread.spawn(move || match Log::open(&folder, key, bytes_max) {
             Ok(log) => {
                 report(&log, &status_out);
-                drop(opened.send(Ok(hex(&log.id))));
+                drop(opened.send(Ok(hex::encode(log.id))));
                 serve(log, requests, &status_out);
             }
             Err(error) => drop(opened.send(Err(error))),
@@ -133,7 +133,9 @@ fn serve(mut log: Log, mut requests: mpsc::Receiver<Command>, status: &watch::Se
                     drop(done.send(result));
                 }
             }
-            Command::Read { records_max, bytes_max, done } => drop(done.send(log.read(records_max, bytes_max))),
+            Command::Read { records_max, bytes_max, done } => {
+                drop(done.send(log.read(records_max, bytes_max)));
+            }
             Command::Acknowledge { through, done } => {
                 let result = log.acknowledge(through);
                 report(&log, status);
@@ -179,8 +181,4 @@ fn report(log: &Log, status: &watch::Sender<Status>) {
         status.messages = messages;
         status.bytes = log.bytes();
     });
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

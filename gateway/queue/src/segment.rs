@@ -34,6 +34,15 @@ pub(crate) struct Place {
     pub(crate) offset: u64,
 }
 
+/// The records of one frame.
+pub(crate) struct Frame {
+    /// Sequence number of the first.
+    pub(crate) first: u64,
+    pub(crate) bodies: Vec<Vec<u8>>,
+    /// The place of the next frame.
+    pub(crate) after: Place,
+}
+
 impl Place {
     pub(crate) const START: Self = Self { offset: SEGMENT_HEADER_BYTES as u64 };
 }
@@ -61,7 +70,8 @@ impl Segment {
         header.extend_from_slice(&salt);
         let chain = key.tag(&header).map_err(|_| QueueError::Stopped)?;
         header.extend_from_slice(&chain);
-        edgewarden_platform::durable::write(&path, &header, 0o600).map_err(QueueError::io("create", &path))?;
+        edgewarden_platform::durable::write(&path, &header, 0o600)
+            .map_err(QueueError::io("create", &path))?;
         let file = open_file(&path)?;
         Ok(Self { path, file, key, first, next: first, bytes: Place::START.offset, index: 0, chain })
     }
@@ -80,7 +90,8 @@ impl Segment {
         let damaged = |what| QueueError::damaged(path, 0, what);
         let mut header = [0; SEGMENT_HEADER_BYTES];
         file.read_exact_at(&mut header, 0).map_err(|_| damaged("the header is cut off"))?;
-        let (head, tag) = header.split_last_chunk::<TAG_BYTES>().ok_or_else(|| damaged("the header is cut off"))?;
+        let (head, tag) =
+            header.split_last_chunk::<TAG_BYTES>().ok_or_else(|| damaged("the header is cut off"))?;
         let mut fields = Fields(head);
         let magic = fields.array();
         let of = fields.array();
@@ -94,10 +105,12 @@ impl Segment {
             return Err(damaged("the header is not what was written"));
         }
         let bytes = Place::START.offset;
-        let mut segment = Self { path: path.into(), file, key, first, next: first, bytes, index: 0, chain: *tag };
+        let mut segment =
+            Self { path: path.into(), file, key, first, next: first, bytes, index: 0, chain: *tag };
         while segment.bytes < length {
             let Some((header, _)) = segment.frame_at(segment.bytes, length)?.filter(|(header, _)| {
-                (header.index, header.first_sequence, header.chain) == (segment.index, segment.next, segment.chain)
+                (header.index, header.first_sequence, header.chain)
+                    == (segment.index, segment.next, segment.chain)
             }) else {
                 segment.cut_tail(length, last)?;
                 break;
@@ -160,7 +173,9 @@ impl Segment {
         for (distance, window) in tail.windows(FRAME_HEADER_BYTES).enumerate() {
             // The cheap test comes first: the cipher is asked only where a header could be.
             let likely = FrameHeader::parse(window).is_some_and(|header| {
-                header.index > self.index && header.first_sequence > self.next && header.first_sequence <= farthest
+                header.index > self.index
+                    && header.first_sequence > self.next
+                    && header.first_sequence <= farthest
             });
             if likely && self.frame_at(self.bytes + distance as u64, length)?.is_some() {
                 return Ok(true);
@@ -208,8 +223,8 @@ impl Segment {
         Ok(())
     }
 
-    /// The records of the frame at `place`, with the first sequence number, and the place after it. `None` at the end.
-    pub(crate) fn read(&self, place: Place) -> Result<Option<(u64, Vec<Vec<u8>>, Place)>, QueueError> {
+    /// The frame at `place`; `None` at the end.
+    pub(crate) fn read(&self, place: Place) -> Result<Option<Frame>, QueueError> {
         if place.offset >= self.bytes {
             return Ok(None);
         }
@@ -217,7 +232,8 @@ impl Segment {
         let (header, plaintext) = self.frame_at(place.offset, self.bytes)?.ok_or_else(damaged)?;
         let bodies = records(&plaintext, header.count).ok_or_else(damaged)?;
         let bodies = bodies.into_iter().map(<[u8]>::to_vec).collect();
-        Ok(Some((header.first_sequence, bodies, Place { offset: place.offset + header.frame_bytes() })))
+        let after = Place { offset: place.offset + header.frame_bytes() };
+        Ok(Some(Frame { first: header.first_sequence, bodies, after }))
     }
 
     /// The place after all frames that end at or before `through`.
@@ -225,8 +241,9 @@ impl Segment {
         while place.offset < self.bytes {
             let mut head = [0; FRAME_HEADER_BYTES];
             self.file.read_exact_at(&mut head, place.offset).map_err(QueueError::io("read", &self.path))?;
-            let header = FrameHeader::parse(&head)
-                .ok_or_else(|| QueueError::damaged(&self.path, place.offset, "a frame is not what was written"))?;
+            let header = FrameHeader::parse(&head).ok_or_else(|| {
+                QueueError::damaged(&self.path, place.offset, "a frame is not what was written")
+            })?;
             if header.last_sequence() > through {
                 break;
             }

@@ -1,4 +1,13 @@
 //! Fifty kills with SIGKILL at random moments: all that was acknowledged is there, in order, once.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::unreachable,
+    clippy::cast_possible_truncation,
+    reason = "a test fails by panicking"
+)]
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -15,7 +24,7 @@ async fn open(folder: &Path) -> Queue {
     Queue::open(folder, Zeroizing::new([3; 32]), 8 * 1024 * 1024).await.unwrap()
 }
 
-fn say(line: String) {
+fn say(line: &str) {
     std::io::stdout().write_all(line.as_bytes()).unwrap();
 }
 
@@ -31,7 +40,7 @@ async fn child() {
                 let queue = queue.clone();
                 tokio::spawn(async move {
                     let sequence = queue.append(vec![1; 200 + (round * 37) % 3000]).await.unwrap();
-                    say(format!("stored {sequence}\n"));
+                    say(&format!("stored {sequence}\n"));
                 })
             })
             .collect();
@@ -41,7 +50,7 @@ async fn child() {
         if round % 4 == 3 {
             let last = queue.read(10, usize::MAX).await.unwrap().last().unwrap().sequence;
             // Said before it is done: the parent takes either state for right.
-            say(format!("deliver {last}\n"));
+            say(&format!("deliver {last}\n"));
             queue.acknowledge(last).await.unwrap();
         }
     }
@@ -73,13 +82,16 @@ async fn what_was_acknowledged_survives_fifty_kills() {
         let output = BufReader::new(child.0.stdout.take().unwrap());
         // At a random moment, after a number of lines that differs each time.
         let patience = (kill * 7) % 40 + 1;
-        let random = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().subsec_nanos();
+        let random =
+            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().subsec_nanos();
         let mut seen = 0;
         for line in output.lines() {
             let line = line.unwrap();
             // The test harness's own words may stand in front of the first of ours.
             let words = line.rsplit("... ").next().and_then(|line| line.split_once(' '));
-            let Some((word, Ok(number))) = words.map(|(word, number)| (word, number.parse::<u64>())) else { continue };
+            let Some((word, Ok(number))) = words.map(|(word, number)| (word, number.parse::<u64>())) else {
+                continue;
+            };
             match word {
                 "stored" => stored = stored.max(number),
                 "deliver" => delivered = delivered.max(number),

@@ -1,4 +1,13 @@
 //! The queue through its public door.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::unreachable,
+    clippy::cast_possible_truncation,
+    reason = "a test fails by panicking"
+)]
 
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
@@ -100,7 +109,8 @@ async fn at_the_cap_the_new_is_refused_and_the_old_is_kept() {
     for round in 0..5 {
         queue.acknowledge(stored).await.unwrap();
         for _ in 0..50 {
-            stored = queue.append(vec![6; 1000]).await.unwrap_or_else(|error| panic!("round {round}: {error}"));
+            stored =
+                queue.append(vec![6; 1000]).await.unwrap_or_else(|error| panic!("round {round}: {error}"));
         }
     }
     for _ in 0..3 {
@@ -194,7 +204,8 @@ async fn what_no_crash_explains_is_damage() {
         ("the file with the id gone", |path, _| std::fs::remove_file(path.with_file_name("queue")).unwrap()),
         ("the file with the id cut off", |path, _| edit(&path.with_file_name("queue"), |b| b.truncate(10))),
         ("the cursor made up", |path, _| {
-            std::fs::write(path.with_file_name("cursor"), [b"EWQCURS1".to_vec(), vec![9; 56]].concat()).unwrap();
+            std::fs::write(path.with_file_name("cursor"), [b"EWQCURS1".to_vec(), vec![9; 56]].concat())
+                .unwrap();
         }),
     ];
     for (name, harm) in cases {

@@ -53,7 +53,9 @@ impl Client {
 
     /// The next packet; `None` when the server has closed.
     pub async fn next(&mut self) -> Option<Packet> {
-        tokio::time::timeout(Duration::from_secs(30), self.read()).await.expect("neither a packet nor the end")
+        tokio::time::timeout(Duration::from_secs(30), self.read())
+            .await
+            .expect("neither a packet nor the end")
     }
 
     async fn read(&mut self) -> Option<Packet> {
@@ -109,6 +111,6 @@ pub fn publish(topic: &str, payload: &[u8], qos1: Option<u16>) -> Packet {
     })
 }
 
-pub fn puback(id: u16) -> Option<Packet> {
-    Some(Packet::PubAck(PacketId::new(id).unwrap()))
+pub fn puback(id: u16) -> Packet {
+    Packet::PubAck(PacketId::new(id).unwrap())
 }

@@ -44,7 +44,8 @@ impl Fleet {
                 let (acceptor, store) = (acceptor.clone(), Arc::clone(&store));
                 tokio::spawn(async move {
                     let Ok(stream) = acceptor.accept(stream).await else { return };
-                    let service = hyper::service::service_fn(move |request| take(request, Arc::clone(&store)));
+                    let service =
+                        hyper::service::service_fn(move |request| take(request, Arc::clone(&store)));
                     let server = hyper::server::conn::http1::Builder::new();
                     drop(server.serve_connection(TokioIo::new(stream), service).await);
                 });

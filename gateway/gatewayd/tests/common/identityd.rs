@@ -118,7 +118,9 @@ impl Identityd {
         let compiled = compile(&deployment, &gateway(), Epoch(epoch)).unwrap();
         let compiled = Bytes(serde_json::to_vec(&compiled).unwrap());
         let routes = deployment.routes;
-        self.change(|snapshot| snapshot.policy = Some(PolicyInForce { epoch: Epoch(epoch), compiled, routes }));
+        self.change(|snapshot| {
+            snapshot.policy = Some(PolicyInForce { epoch: Epoch(epoch), compiled, routes });
+        });
     }
 
     pub fn forget_enforced(&self) {
@@ -156,7 +158,10 @@ impl Identityd {
     pub async fn enforced(&self, epoch: Epoch) {
         let mut enforced = self.shared.enforced.subscribe();
         let wait = enforced.wait_for(|enforced| *enforced == Some(epoch));
-        tokio::time::timeout(std::time::Duration::from_secs(30), wait).await.expect("the epoch is not in force").unwrap();
+        tokio::time::timeout(std::time::Duration::from_secs(30), wait)
+            .await
+            .expect("the epoch is not in force")
+            .unwrap();
     }
 
     pub fn refusals(&self) -> Vec<Refusal> {

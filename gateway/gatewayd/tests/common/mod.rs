@@ -1,6 +1,11 @@
 //! A gateway for `gatewayd` to serve: real certificates, the real process (this test program again, as a child), a
 //! control server that speaks `identityd`'s protocol, and a fleet that takes messages.
-#![allow(dead_code, clippy::unwrap_used, clippy::panic, reason = "each test file uses a part; a test fails by panicking")]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "each test file uses a part; a test fails by panicking"
+)]
 
 pub mod client;
 pub mod fleet;
@@ -113,12 +118,12 @@ pub fn free_port() -> u16 {
 impl Site {
     /// A gateway with `policy` in force (the clinic's deployment), served by a child process.
     pub async fn start(policy: &str) -> Self {
-        let mut site = Self::prepare(policy, None, 1 << 20).await;
+        let mut site = Self::prepare(policy, None, 1 << 20);
         site.spawn().await;
         site
     }
 
-    pub async fn prepare(policy: &str, fleet: Option<u16>, queue_bytes_max: u64) -> Self {
+    pub fn prepare(policy: &str, fleet: Option<u16>, queue_bytes_max: u64) -> Self {
         static COUNT: AtomicU8 = AtomicU8::new(0);
         let folder = tempfile::tempdir().unwrap();
         let layout = Layout::new(folder.path());
@@ -148,7 +153,18 @@ impl Site {
         std::fs::write(layout.config_file(), config).unwrap();
         let identityd = identityd::Identityd::start(&layout, &root, Arc::clone(&issuing));
         identityd.enforce(policy, 1);
-        Self { folder, layout, root, issuing, identityd, leaf_port, enrol_port, network, module_port, child: None }
+        Self {
+            folder,
+            layout,
+            root,
+            issuing,
+            identityd,
+            leaf_port,
+            enrol_port,
+            network,
+            module_port,
+            child: None,
+        }
     }
 
     /// Starts the process and waits until the policy is in force in it.

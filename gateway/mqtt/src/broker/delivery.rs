@@ -39,7 +39,12 @@ impl<A: Authority> Broker<A> {
 
     /// One try. On the first, the publication is authorized, retained, given to be stored and to all receivers that
     /// have room; those that have none are `owed`, and a later try serves them only.
-    fn publish(&mut self, id: ConnectionId, client: &A::Client, parked: &mut Parked<A::Client>) -> Result<(), Refusal> {
+    fn publish(
+        &mut self,
+        id: ConnectionId,
+        client: &A::Client,
+        parked: &mut Parked<A::Client>,
+    ) -> Result<(), Refusal> {
         let publish = &parked.publish;
         let packet_id = match publish.delivery {
             Delivery::AtMostOnce => None,
@@ -57,7 +62,8 @@ impl<A: Authority> Broker<A> {
         });
         let first = parked.owed.is_none();
         if first && let Some(packet_id) = packet_id {
-            let pending = self.connections.get(&id).is_some_and(|c| c.acks.iter().any(|ack| ack.id == packet_id));
+            let pending =
+                self.connections.get(&id).is_some_and(|c| c.acks.iter().any(|ack| ack.id == packet_id));
             if pending && publish.dup {
                 // An impatient client repeats what we are still at: one acknowledgement will answer both.
                 self.credit(id, parked.cost);
@@ -69,20 +75,26 @@ impl<A: Authority> Broker<A> {
         }
         if first && publish.retain {
             if !self.retained.has_room(&message, &self.limits) {
-                return Err(Refusal::new(Reason::QueueFull, client, "there is no room for one more retained message"));
+                return Err(Refusal::new(
+                    Reason::QueueFull,
+                    client,
+                    "there is no room for one more retained message",
+                ));
             }
             self.retained.set(&message, publish.delivery.qos());
         }
         if first {
             let cost = if keep == Keep::Durable { std::mem::take(&mut parked.cost) } else { 0 };
             if let (Some(packet_id), Some(connection)) = (packet_id, self.connections.get_mut(&id)) {
-                connection.acks.push_back(Ack { id: packet_id, outstanding: 1 + u8::from(keep == Keep::Durable) });
+                connection
+                    .acks
+                    .push_back(Ack { id: packet_id, outstanding: 1 + u8::from(keep == Keep::Durable) });
             }
             if keep == Keep::Durable {
                 self.store(Some(id), packet_id, cost, &message);
             }
         }
-        let owed = self.deliver(&message, publish, parked.owed.take());
+        let owed = self.deliver(&message, publish, parked.owed.as_deref());
         if owed.is_empty() {
             if let Some(packet_id) = packet_id {
                 self.step_done(id, packet_id);
@@ -116,11 +128,11 @@ impl<A: Authority> Broker<A> {
         &mut self,
         message: &Arc<Message<A::Client>>,
         publish: &Publish,
-        only: Option<Vec<A::Client>>,
+        only: Option<&[A::Client]>,
     ) -> Vec<A::Client> {
         let mut owed = Vec::new();
         for (client, granted) in self.receivers(&message.topic) {
-            if only.as_ref().is_some_and(|only| !only.contains(&client)) {
+            if only.is_some_and(|only| !only.contains(&client)) {
                 continue;
             }
             if publish.delivery.qos().min(granted) == Qos::AtMostOnce {

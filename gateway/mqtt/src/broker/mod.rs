@@ -283,7 +283,9 @@ impl<A: Authority> Broker<A> {
     /// What the peer sent is not MQTT 3.1.1.
     pub fn malformed(&mut self, id: ConnectionId, error: &DecodeError, now: Duration) {
         // [MQTT-3.1.2-2]
-        if matches!(error, DecodeError::ProtocolLevel(_)) && self.connections.get(&id).is_some_and(|c| !c.connected) {
+        if matches!(error, DecodeError::ProtocolLevel(_))
+            && self.connections.get(&id).is_some_and(|c| !c.connected)
+        {
             self.send(id, &Packet::ConnAck { session_present: false, code: ConnectCode::ProtocolVersion });
         }
         self.violation(id, error);
@@ -442,11 +444,18 @@ impl<A: Authority> Broker<A> {
         let expected = self.authority.client_id(client);
         if connect.client_id != expected {
             let rule = format!("the client identifier must be `{expected}`");
-            return Err((ConnectCode::IdentifierRejected, Refusal::new(Reason::ClientIdMismatch, client, rule)));
+            return Err((
+                ConnectCode::IdentifierRejected,
+                Refusal::new(Reason::ClientIdMismatch, client, rule),
+            ));
         }
         if let Some(will) = &connect.will {
             if will.qos == Qos::ExactlyOnce {
-                return Err(not_authorized(Refusal::new(Reason::RequestInvalid, client, "QoS 2 is not offered")));
+                return Err(not_authorized(Refusal::new(
+                    Reason::RequestInvalid,
+                    client,
+                    "QoS 2 is not offered",
+                )));
             }
             self.authority.may_publish(client, &will.topic).map_err(not_authorized)?;
         }

@@ -8,7 +8,9 @@ use edgewarden_names::{Reason, Refusal};
 impl<A: Authority> Broker<A> {
     /// Section 3.8.4: one return code for each filter, in order; then the retained messages.
     pub(super) fn subscribe(&mut self, id: ConnectionId, subscribe: &Subscribe) {
-        let Some(client) = self.connections.get(&id).map(|connection| connection.client.clone()) else { return };
+        let Some(client) = self.connections.get(&id).map(|connection| connection.client.clone()) else {
+            return;
+        };
         let mut codes = Vec::new();
         for (filter, wanted) in &subscribe.filters {
             let granted = (*wanted).min(Qos::AtLeastOnce);
@@ -28,7 +30,12 @@ impl<A: Authority> Broker<A> {
         }
     }
 
-    fn add_subscription(&mut self, client: &A::Client, filter: &TopicFilter, granted: Qos) -> Result<(), Refusal> {
+    fn add_subscription(
+        &mut self,
+        client: &A::Client,
+        filter: &TopicFilter,
+        granted: Qos,
+    ) -> Result<(), Refusal> {
         self.authority.may_subscribe(client, filter)?;
         let Some(session) = self.sessions.get_mut(client) else {
             return Err(Refusal::new(Reason::Internal, client, "there is no session"));
@@ -43,9 +50,14 @@ impl<A: Authority> Broker<A> {
         let total = self.waiting_bytes.saturating_add(bytes);
         if granted == Qos::AtLeastOnce
             && !retained.is_empty()
-            && (!session.has_room(retained.len(), bytes, &self.limits) || total > self.limits.waiting_bytes_max)
+            && (!session.has_room(retained.len(), bytes, &self.limits)
+                || total > self.limits.waiting_bytes_max)
         {
-            return Err(Refusal::new(Reason::QueueFull, client, "the session has no room for the retained messages"));
+            return Err(Refusal::new(
+                Reason::QueueFull,
+                client,
+                "the session has no room for the retained messages",
+            ));
         }
         session.subscriptions.insert(filter.clone(), granted);
         self.subscriptions.insert(filter, client.clone(), granted);
@@ -54,7 +66,9 @@ impl<A: Authority> Broker<A> {
 
     /// Section 3.10.4.
     pub(super) fn unsubscribe(&mut self, id: ConnectionId, unsubscribe: &Unsubscribe) {
-        let Some(client) = self.connections.get(&id).map(|connection| connection.client.clone()) else { return };
+        let Some(client) = self.connections.get(&id).map(|connection| connection.client.clone()) else {
+            return;
+        };
         for filter in &unsubscribe.filters {
             self.subscriptions.remove(filter, &client);
             if let Some(session) = self.sessions.get_mut(&client) {
