@@ -16,7 +16,9 @@ use crate::OciError;
 use crate::error::refused;
 use crate::hashing::Hashing;
 use crate::layout::{ImageLayout, json};
-use crate::manifest::{Execution, ImageConfig, LAYER_BYTES_MAX, Manifest, OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST, RootFs};
+use crate::manifest::{
+    Execution, ImageConfig, LAYER_BYTES_MAX, Manifest, OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST, RootFs,
+};
 
 /// The user that a built image runs as: `nonroot`, as in other minimal images.
 pub const USER: u32 = 65532;
@@ -87,8 +89,10 @@ pub fn build(recipe: &Recipe, into: &ImageLayout) -> Result<Digest, OciError> {
 }
 
 fn skeleton() -> BTreeMap<String, Entry> {
-    let mut entries: BTreeMap<String, Entry> =
-        ["dev", "proc", "run", "sys", "tmp"].into_iter().map(|folder| (folder.into(), Entry::Folder)).collect();
+    let mut entries: BTreeMap<String, Entry> = ["dev", "proc", "run", "sys", "tmp"]
+        .into_iter()
+        .map(|folder| (folder.into(), Entry::Folder))
+        .collect();
     for (file, text) in [
         ("etc/passwd", format!("root:x:0:0::/:/nologin\nnonroot:x:{USER}:{USER}::/:/nologin\n")),
         ("etc/group", format!("root:x:0:\nnonroot:x:{USER}:\n")),
@@ -114,13 +118,19 @@ fn with_parents(mut entries: BTreeMap<String, Entry>) -> BTreeMap<String, Entry>
 
 /// The shared libraries of a binary, and its loader, by the paths under which they will be looked for.
 fn libraries(binary: &Path) -> Result<BTreeSet<PathBuf>, OciError> {
-    let output = Command::new("ldd").arg(binary).env("LC_ALL", "C").output().map_err(OciError::io("run `ldd`"))?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let output =
+        Command::new("ldd").arg(binary).env("LC_ALL", "C").output().map_err(OciError::io("run `ldd`"))?;
+    let text =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     if text.contains("statically linked") || text.contains("not a dynamic executable") {
         return Ok(BTreeSet::new());
     }
     if !output.status.success() {
-        return refused(Reason::RequestInvalid, binary.display(), format!("`ldd` cannot read it: {}", text.trim()));
+        return refused(
+            Reason::RequestInvalid,
+            binary.display(),
+            format!("`ldd` cannot read it: {}", text.trim()),
+        );
     }
     parse_ldd(&text).map_or_else(|rule| refused(Reason::RequestInvalid, binary.display(), rule), Ok)
 }
@@ -148,10 +158,13 @@ fn layer(entries: &BTreeMap<String, Entry>) -> Result<(Vec<u8>, Digest), OciErro
     for (place, entry) in entries {
         let failed = |source| OciError::Io { what: format!("pack `{place}`"), source };
         match entry {
-            Entry::Folder => append(&mut archive, &format!("{place}/"), 0o755, tar::EntryType::Directory, &[]),
+            Entry::Folder => {
+                append(&mut archive, &format!("{place}/"), 0o755, tar::EntryType::Directory, &[])
+            }
             Entry::Text(text) => append(&mut archive, place, 0o644, tar::EntryType::Regular, text.as_bytes()),
             Entry::Copy { from, mode } => {
-                let bytes = std::fs::read(from).map_err(OciError::io(format!("read `{}`", from.display())))?;
+                let bytes =
+                    std::fs::read(from).map_err(OciError::io(format!("read `{}`", from.display())))?;
                 append(&mut archive, place, *mode, tar::EntryType::Regular, &bytes)
             }
         }

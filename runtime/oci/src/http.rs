@@ -73,8 +73,8 @@ fn unavailable(host: &str, rule: impl std::fmt::Display) -> OciError {
 }
 
 impl Host {
-    pub(crate) fn new(name: &str, plain_http: &[String]) -> Result<Self, OciError> {
-        Ok(Self { name: name.into(), plain_http: plain_http.into() })
+    pub(crate) fn new(name: &str, plain_http: &[String]) -> Self {
+        Self { name: name.into(), plain_http: plain_http.into() }
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -91,11 +91,17 @@ impl Host {
             .await
             .map_err(|_| unavailable(&self.name, "the registry does not answer"))?
             .map_err(|error| unavailable(&self.name, format!("cannot connect to the registry: {error}")))?;
-        if self.plain() { self.exchange(stream, call).await } else { self.exchange(self.tls(stream).await?, call).await }
+        if self.plain() {
+            self.exchange(stream, call).await
+        } else {
+            self.exchange(self.tls(stream).await?, call).await
+        }
     }
 
     fn has_port(&self) -> bool {
-        self.name.rsplit_once(':').is_some_and(|(_, port)| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()))
+        self.name
+            .rsplit_once(':')
+            .is_some_and(|(_, port)| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()))
     }
 
     fn address(&self) -> String {
@@ -103,8 +109,15 @@ impl Host {
         if self.has_port() { self.name.clone() } else { format!("{}:{port}", self.name) }
     }
 
-    async fn tls(&self, stream: TcpStream) -> Result<impl AsyncRead + AsyncWrite + Unpin + Send + 'static, OciError> {
-        let host = if self.has_port() { self.name.rsplit_once(':').map_or("", |(host, _)| host) } else { &self.name };
+    async fn tls(
+        &self,
+        stream: TcpStream,
+    ) -> Result<impl AsyncRead + AsyncWrite + Unpin + Send + 'static, OciError> {
+        let host = if self.has_port() {
+            self.name.rsplit_once(':').map_or("", |(host, _)| host)
+        } else {
+            &self.name
+        };
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let name = ServerName::try_from(host.to_owned())
             .map_err(|_| unavailable(&self.name, "the registry's name is not a host name"))?;
@@ -114,7 +127,10 @@ impl Host {
             .map_err(|_| unavailable(&self.name, "the registry does not answer in TLS"))?
             .map_err(|error| {
                 let hint = "or list it in `runtime.plain_http_registries`";
-                unavailable(&self.name, format!("the TLS handshake failed: {error}; correct its certificate, {hint}"))
+                unavailable(
+                    &self.name,
+                    format!("the TLS handshake failed: {error}; correct its certificate, {hint}"),
+                )
             })
     }
 
@@ -142,9 +158,12 @@ impl Host {
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         call: Call,
     ) -> Result<Answer, OciError> {
-        let broken = |error: &dyn std::fmt::Display| unavailable(&self.name, format!("the exchange broke off: {error}"));
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
+        let broken = |error: &dyn std::fmt::Display| {
+            unavailable(&self.name, format!("the exchange broke off: {error}"))
+        };
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| broken(&error))?;
         // Ends when the answer's body has been read or dropped.
         tokio::spawn(async move { drop(connection.await) });
         let mut request = Request::builder().method(call.method).uri(&call.path).header(HOST, &self.name);
@@ -181,19 +200,35 @@ impl Host {
     /// Where an answer's `Location` points to.
     fn place(&self, answer: &Answer) -> Result<(Self, String), OciError> {
         let wrong = || unavailable(&self.name, "the registry points to no usable place");
-        let place = answer.response.headers().get(LOCATION).and_then(|value| value.to_str().ok()).ok_or_else(wrong)?;
+        let place = answer
+            .response
+            .headers()
+            .get(LOCATION)
+            .and_then(|value| value.to_str().ok())
+            .ok_or_else(wrong)?;
         let uri: Uri = place.parse().map_err(|_| wrong())?;
-        let path = uri.path_and_query().map(ToString::to_string).filter(|path| path.starts_with('/')).ok_or_else(wrong)?;
+        let path = uri
+            .path_and_query()
+            .map(ToString::to_string)
+            .filter(|path| path.starts_with('/'))
+            .ok_or_else(wrong)?;
         let host = match uri.authority() {
             None => self.clone(),
-            Some(authority) => Self { name: authority.as_str().into(), plain_http: Arc::clone(&self.plain_http) },
+            Some(authority) => {
+                Self { name: authority.as_str().into(), plain_http: Arc::clone(&self.plain_http) }
+            }
         };
         // Plain HTTP is the configuration's word, not the registry's.
         match uri.scheme_str() {
             None => {}
             Some("https") if !host.plain() => {}
             Some("http") if host.plain() => {}
-            _ => return Err(unavailable(&self.name, format!("a redirection to `{}` is not followed", host.name))),
+            _ => {
+                return Err(unavailable(
+                    &self.name,
+                    format!("a redirection to `{}` is not followed", host.name),
+                ));
+            }
         }
         Ok((host, path))
     }
@@ -201,7 +236,11 @@ impl Host {
     /// The path of an upload's place, which must be at this registry.
     pub(crate) fn own_path(&self, answer: &Answer) -> Result<String, OciError> {
         let (host, path) = self.place(answer)?;
-        if host.name == self.name { Ok(path) } else { Err(unavailable(&self.name, "the upload is to go to another host")) }
+        if host.name == self.name {
+            Ok(path)
+        } else {
+            Err(unavailable(&self.name, "the upload is to go to another host"))
+        }
     }
 }
 
@@ -219,7 +258,9 @@ impl Answer {
                 .map_err(|_| unavailable(&self.from, "the registry stopped sending"))?;
             match frame {
                 None => return Ok(None),
-                Some(Err(error)) => return Err(unavailable(&self.from, format!("the exchange broke off: {error}"))),
+                Some(Err(error)) => {
+                    return Err(unavailable(&self.from, format!("the exchange broke off: {error}")));
+                }
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {
                         return Ok(Some(data));
@@ -243,7 +284,9 @@ impl Answer {
 
     pub(crate) fn unexpected(&self, wanted: &str) -> OciError {
         let rule = match self.status() {
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => "the registry asks for a login, which is not supported".into(),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                "the registry asks for a login, which is not supported".into()
+            }
             status => format!("the registry answered {status} when asked for {wanted}"),
         };
         unavailable(&self.from, rule)

@@ -25,7 +25,8 @@ pub struct ImageLayout {
 impl ImageLayout {
     /// Opens an existing layout.
     pub fn open(path: &Path) -> Result<Self, OciError> {
-        let mark = durable::read(&path.join("oci-layout"), 4096).map_err(OciError::io("read `oci-layout`"))?;
+        let mark =
+            durable::read(&path.join("oci-layout"), 4096).map_err(OciError::io("read `oci-layout`"))?;
         if mark.is_none_or(|mark| !String::from_utf8_lossy(&mark).contains("\"1.0.0\"")) {
             return refused(Reason::ImageInvalid, path.display(), "it is not an OCI image layout 1.0.0");
         }
@@ -35,7 +36,8 @@ impl ImageLayout {
     /// Makes an empty layout; what an existing one points to is replaced by what is put in next.
     pub fn create(path: &Path) -> Result<Self, OciError> {
         let layout = Self { path: path.into() };
-        std::fs::create_dir_all(layout.blobs()).map_err(OciError::io(format!("make `{}`", path.display())))?;
+        std::fs::create_dir_all(layout.blobs())
+            .map_err(OciError::io(format!("make `{}`", path.display())))?;
         durable::write(&path.join("oci-layout"), MARK, 0o644).map_err(OciError::io("write `oci-layout`"))?;
         Ok(layout)
     }
@@ -51,7 +53,8 @@ impl ImageLayout {
     /// Keeps a blob.
     pub fn put(&self, media_type: &str, bytes: &[u8]) -> Result<Descriptor, OciError> {
         let digest = sha256(bytes);
-        durable::write(&self.blobs().join(digest.hex()), bytes, 0o644).map_err(OciError::io(format!("write {digest}")))?;
+        durable::write(&self.blobs().join(digest.hex()), bytes, 0o644)
+            .map_err(OciError::io(format!("write {digest}")))?;
         Ok(Descriptor::new(media_type, digest, bytes.len() as u64))
     }
 
@@ -70,8 +73,10 @@ impl ImageLayout {
 
     /// Makes the manifest the layout's image.
     pub fn set_image(&self, image: &Descriptor) -> Result<(), OciError> {
-        let index = Index { schema_version: 2, media_type: Some(OCI_INDEX.into()), manifests: vec![image.clone()] };
-        durable::write(&self.path.join("index.json"), &json(&index)?, 0o644).map_err(OciError::io("write `index.json`"))
+        let index =
+            Index { schema_version: 2, media_type: Some(OCI_INDEX.into()), manifests: vec![image.clone()] };
+        durable::write(&self.path.join("index.json"), &json(&index)?, 0o644)
+            .map_err(OciError::io("write `index.json`"))
     }
 
     /// The layout's image: digest, bytes and document of its manifest.
@@ -84,7 +89,11 @@ impl ImageLayout {
             Some(Ok(index)) => index,
         };
         let [image] = index.manifests.as_slice() else {
-            return refused(Reason::ImageInvalid, path.display(), "the layout does not hold exactly one image");
+            return refused(
+                Reason::ImageInvalid,
+                path.display(),
+                "the layout does not hold exactly one image",
+            );
         };
         let bytes = self.blob(&image.digest, MANIFEST_BYTES_MAX as u64)?;
         let manifest = manifest::parse_image(&image.digest, &bytes)?;
@@ -102,5 +111,6 @@ impl ImageLayout {
 }
 
 pub(crate) fn json(document: &impl serde::Serialize) -> Result<Vec<u8>, OciError> {
-    serde_json::to_vec(document).map_err(|error| OciError::Io { what: "write JSON".into(), source: error.into() })
+    serde_json::to_vec(document)
+        .map_err(|error| OciError::Io { what: "write JSON".into(), source: error.into() })
 }

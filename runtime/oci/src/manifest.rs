@@ -166,7 +166,10 @@ fn check(digest: &Digest, manifest: &Manifest) -> Result<(), Refusal> {
         return Err(Refusal::new(Reason::ImageTooLarge, digest, rule));
     }
     if manifest.config.size > CONFIG_BYTES_MAX {
-        let rule = format!("a configuration of {} bytes is over the limit of {CONFIG_BYTES_MAX}", manifest.config.size);
+        let rule = format!(
+            "a configuration of {} bytes is over the limit of {CONFIG_BYTES_MAX}",
+            manifest.config.size
+        );
         return Err(Refusal::new(Reason::ImageTooLarge, digest, rule));
     }
     for blob in manifest.layers.iter().chain([&manifest.config]) {
@@ -190,7 +193,9 @@ impl Index {
         });
         match (fitting.next(), fitting.next()) {
             (Some(entry), None) => Ok(entry),
-            (Some(_), Some(_)) => Err(invalid(digest, format!("the index has more than one linux/{architecture} image"))),
+            (Some(_), Some(_)) => {
+                Err(invalid(digest, format!("the index has more than one linux/{architecture} image")))
+            }
             (None, _) => Err(invalid(digest, format!("the index has no linux/{architecture} image"))),
         }
     }
@@ -201,7 +206,10 @@ impl ImageConfig {
     pub fn parse(digest: &Digest, bytes: &[u8]) -> Result<Self, Refusal> {
         let config: Self = serde_json::from_slice(bytes).map_err(|error| invalid(digest, error))?;
         if config.os != "linux" || config.rootfs.kind != "layers" {
-            return Err(invalid(digest, "the image is not for linux, or its root file system is not of layers"));
+            return Err(invalid(
+                digest,
+                "the image is not for linux, or its root file system is not of layers",
+            ));
         }
         Ok(config)
     }

@@ -8,7 +8,9 @@
 use edgewarden_names::{Digest, Reason};
 use edgewarden_protocol::Bytes as Binary;
 use edgewarden_protocol::config::Runtime;
-use edgewarden_protocol::control::{MANIFEST_BYTES_MAX, SIGNATURE_PAYLOAD_BYTES_MAX, SIGNATURES_MAX, SignatureEvidence};
+use edgewarden_protocol::control::{
+    MANIFEST_BYTES_MAX, SIGNATURE_PAYLOAD_BYTES_MAX, SIGNATURES_MAX, SignatureEvidence,
+};
 use edgewarden_protocol::deployment::ImageReference;
 use hyper::body::Bytes;
 use hyper::{Method, StatusCode};
@@ -43,7 +45,7 @@ impl Registry {
         if let Err(rule) = ImageReference::parse(&reference) {
             return refused(Reason::RequestInvalid, host, rule);
         }
-        Ok(Self { host: Host::new(host, &config.plain_http_registries)?, repository: repository.into() })
+        Ok(Self { host: Host::new(host, &config.plain_http_registries), repository: repository.into() })
     }
 
     /// The repository that an image reference names.
@@ -64,7 +66,11 @@ impl Registry {
     pub async fn resolve(&self, tag: &str) -> Result<Digest, OciError> {
         match self.tagged(tag).await? {
             Some(bytes) => Ok(sha256(&bytes)),
-            None => refused(Reason::ImageUnavailable, format!("{}:{tag}", self.name()), "the registry has no such tag"),
+            None => refused(
+                Reason::ImageUnavailable,
+                format!("{}:{tag}", self.name()),
+                "the registry has no such tag",
+            ),
         }
     }
 
@@ -119,7 +125,11 @@ impl Registry {
         while let Some(chunk) = answer.chunk().await? {
             hasher.update(&chunk);
             if hasher.bytes() > size {
-                return refused(Reason::ImageContent, digest, format!("the registry sent more than the {size} bytes named"));
+                return refused(
+                    Reason::ImageContent,
+                    digest,
+                    format!("the registry sent more than the {size} bytes named"),
+                );
             }
             into.write_all(&chunk).await.map_err(OciError::io("write what the registry sends"))?;
         }
@@ -128,7 +138,11 @@ impl Registry {
             return refused(Reason::ImageContent, digest, rule);
         }
         if hasher.finish() != *digest {
-            return refused(Reason::ImageContent, digest, "the registry sent other content than the digest names");
+            return refused(
+                Reason::ImageContent,
+                digest,
+                "the registry sent other content than the digest names",
+            );
         }
         into.flush().await.map_err(OciError::io("write what the registry sends"))
     }
@@ -144,17 +158,22 @@ impl Registry {
         let answer = self.host.call_following(&self.path(&format!("blobs/{digest}"))).await?;
         match answer.status() {
             StatusCode::OK => Ok(answer),
-            StatusCode::NOT_FOUND => refused(Reason::ImageUnavailable, digest, "the registry has no such blob"),
+            StatusCode::NOT_FOUND => {
+                refused(Reason::ImageUnavailable, digest, "the registry has no such blob")
+            }
             _ => Err(answer.unexpected("a blob")),
         }
     }
 
     /// The signature manifests of an image in cosign's layout with their payloads; none when there is no such tag.
     pub async fn signatures(&self, image: &Digest) -> Result<Vec<SignatureEvidence>, OciError> {
-        let Some(bytes) = self.tagged(&format!("sha256-{}.sig", image.hex())).await? else { return Ok(Vec::new()) };
+        let Some(bytes) = self.tagged(&format!("sha256-{}.sig", image.hex())).await? else {
+            return Ok(Vec::new());
+        };
         let digest = sha256(&bytes);
         let signature = manifest::parse_image(&digest, &bytes)?;
-        let named: Vec<_> = signature.layers.iter().filter(|layer| layer.media_type == SIMPLE_SIGNING).collect();
+        let named: Vec<_> =
+            signature.layers.iter().filter(|layer| layer.media_type == SIMPLE_SIGNING).collect();
         if named.len() > SIGNATURES_MAX {
             let rule = format!("{} signatures are over the limit of {SIGNATURES_MAX}", named.len());
             return refused(Reason::ImageTooLarge, image, rule);
@@ -165,7 +184,13 @@ impl Registry {
             let fits = layer.size <= SIGNATURE_PAYLOAD_BYTES_MAX as u64;
             left = match left.checked_sub(layer.size) {
                 Some(left) if fits => left,
-                _ => return refused(Reason::ImageTooLarge, image, "the signatures' payloads are over the limit"),
+                _ => {
+                    return refused(
+                        Reason::ImageTooLarge,
+                        image,
+                        "the signatures' payloads are over the limit",
+                    );
+                }
             };
             payloads.push(Binary(self.blob(&layer.digest, layer.size).await?));
         }
@@ -188,7 +213,11 @@ impl Registry {
         let put = Call::new(Method::PUT, &format!("{place}{separator}digest={digest}"))
             .body("application/octet-stream", Bytes::copy_from_slice(bytes));
         let done = self.host.call(put).await?;
-        if done.status() == StatusCode::CREATED { Ok(digest) } else { Err(done.unexpected("an uploaded blob")) }
+        if done.status() == StatusCode::CREATED {
+            Ok(digest)
+        } else {
+            Err(done.unexpected("an uploaded blob"))
+        }
     }
 
     /// Puts a manifest under a tag.
@@ -199,7 +228,11 @@ impl Registry {
         let path = self.path(&format!("manifests/{tag}"));
         let put = Call::new(Method::PUT, &path).body(media_type, Bytes::copy_from_slice(bytes));
         let done = self.host.call(put).await?;
-        if done.status() == StatusCode::CREATED { Ok(sha256(bytes)) } else { Err(done.unexpected("a pushed manifest")) }
+        if done.status() == StatusCode::CREATED {
+            Ok(sha256(bytes))
+        } else {
+            Err(done.unexpected("a pushed manifest"))
+        }
     }
 }
 

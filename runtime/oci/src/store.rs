@@ -31,7 +31,8 @@ use crate::{tree, unpack::Unpacker};
 const EVIDENCE_BYTES_MAX: usize = 16 * 1024 * 1024;
 const RECORD_BYTES_MAX: usize = 1024 * 1024;
 /// Where the runtime mounts in each container.
-const MOUNT_FOLDERS: &[(&str, u32)] = &[("dev", 0o755), ("proc", 0o555), ("run", 0o755), ("sys", 0o555), ("tmp", 0o1777)];
+const MOUNT_FOLDERS: &[(&str, u32)] =
+    &[("dev", 0o755), ("proc", 0o555), ("run", 0o755), ("sys", 0o555), ("tmp", 0o1777)];
 const MOUNT_FILES: &[&str] = &["etc/hosts", "etc/resolv.conf"];
 const TEMPORARY: &str = ".partial-";
 
@@ -64,7 +65,7 @@ impl ContentStore {
         for part in [store.blobs(), store.evidence_folder(), store.roots()] {
             let made = DirBuilder::new().recursive(true).mode(0o700).create(&part);
             made.map_err(OciError::io(format!("make `{}`", part.display())))?;
-            store.sweep(&part)?;
+            Self::sweep(&part)?;
         }
         Ok(store)
     }
@@ -82,7 +83,7 @@ impl ContentStore {
         self.blobs().join(digest.hex())
     }
 
-    fn sweep(&self, part: &Path) -> Result<(), OciError> {
+    fn sweep(part: &Path) -> Result<(), OciError> {
         let what = || OciError::io(format!("sweep `{}`", part.display()));
         durable::sweep(part).map_err(what())?;
         for entry in std::fs::read_dir(part).map_err(what())? {
@@ -102,7 +103,8 @@ impl ContentStore {
     /// Keeps bytes by their digest.
     pub fn put(&self, bytes: &[u8]) -> Result<Digest, OciError> {
         let digest = sha256(bytes);
-        durable::write(&self.blob_path(&digest), bytes, 0o400).map_err(OciError::io(format!("keep {digest}")))?;
+        durable::write(&self.blob_path(&digest), bytes, 0o400)
+            .map_err(OciError::io(format!("keep {digest}")))?;
         Ok(digest)
     }
 
@@ -136,7 +138,10 @@ impl ContentStore {
             manifest::Document::Image(parsed) => parsed,
             manifest::Document::Index(index) => {
                 let rule = match index.for_this_machine(image) {
-                    Ok(entry) => format!("it is an index of several platforms; deploy its image for this one, {}", entry.digest),
+                    Ok(entry) => format!(
+                        "it is an index of several platforms; deploy its image for this one, {}",
+                        entry.digest
+                    ),
                     Err(refusal) => refusal.rule,
                 };
                 return refused(Reason::ImageInvalid, image, rule);
@@ -166,7 +171,13 @@ impl ContentStore {
         fetched
     }
 
-    async fn fetch_into(&self, registry: &Registry, digest: &Digest, size: u64, temporary: &Path) -> Result<(), OciError> {
+    async fn fetch_into(
+        &self,
+        registry: &Registry,
+        digest: &Digest,
+        size: u64,
+        temporary: &Path,
+    ) -> Result<(), OciError> {
         let what = || OciError::io(format!("keep {digest}"));
         let mut file = tokio::fs::OpenOptions::new()
             .write(true)
@@ -206,8 +217,12 @@ impl ContentStore {
         {
             match tree::digest(&root) {
                 Ok(digest) if digest == record.tree => return Ok(root),
-                Ok(_) => tracing::warn!(%image, "the root file system is not what was unpacked: it is unpacked again"),
-                Err(error) => tracing::warn!(%image, %error, "the root file system cannot be checked: it is unpacked again"),
+                Ok(_) => {
+                    tracing::warn!(%image, "the root file system is not what was unpacked: it is unpacked again");
+                }
+                Err(error) => {
+                    tracing::warn!(%image, %error, "the root file system cannot be checked: it is unpacked again");
+                }
             }
         }
         self.unpack(image, layers, diff_ids, &root)?;
@@ -219,11 +234,18 @@ impl ContentStore {
     }
 
     fn root_record(&self, image: &Digest) -> Result<Option<RootRecord>, OciError> {
-        let read = durable::read(&self.record_path(image), RECORD_BYTES_MAX).map_err(OciError::io("read a root's record"))?;
+        let read = durable::read(&self.record_path(image), RECORD_BYTES_MAX)
+            .map_err(OciError::io("read a root's record"))?;
         Ok(read.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
     }
 
-    fn unpack(&self, image: &Digest, layers: &[Layer], diff_ids: Vec<Digest>, root: &Path) -> Result<(), OciError> {
+    fn unpack(
+        &self,
+        image: &Digest,
+        layers: &[Layer],
+        diff_ids: Vec<Digest>,
+        root: &Path,
+    ) -> Result<(), OciError> {
         let what = || OciError::io(format!("unpack {image}"));
         let temporary = Self::temporary(&self.roots());
         DirBuilder::new().mode(0o755).create(&temporary).map_err(what())?;
@@ -244,7 +266,8 @@ impl ContentStore {
             drop(remove_tree(&old));
         }
         std::fs::rename(&temporary, root).map_err(what())?;
-        durable::write(&self.record_path(image), &json(&RootRecord { diff_ids, tree })?, 0o400).map_err(what())
+        durable::write(&self.record_path(image), &json(&RootRecord { diff_ids, tree })?, 0o400)
+            .map_err(what())
     }
 
     fn unpack_into(&self, layers: &[Layer], into: &Path) -> Result<(), OciError> {
@@ -278,7 +301,9 @@ impl ContentStore {
             if let Some(bytes) = self.get(image, MANIFEST_BYTES_MAX)?
                 && let Ok(manifest) = manifest::parse_image(image, &bytes)
             {
-                kept.extend(manifest.layers.iter().chain([&manifest.config]).map(|blob| blob.digest.hex().to_owned()));
+                kept.extend(
+                    manifest.layers.iter().chain([&manifest.config]).map(|blob| blob.digest.hex().to_owned()),
+                );
             }
         }
         for part in [self.blobs(), self.evidence_folder(), self.roots()] {

@@ -33,7 +33,9 @@ fn walk(hasher: &mut Hasher, root: &Path, below: &Path) -> std::io::Result<()> {
     if kind.is_symlink() {
         field(hasher, std::fs::read_link(&path)?.as_os_str().as_bytes());
     } else if kind.is_dir() {
-        let mut names = std::fs::read_dir(&path)?.map(|entry| Ok(entry?.file_name())).collect::<std::io::Result<Vec<_>>>()?;
+        let mut names = std::fs::read_dir(&path)?
+            .map(|entry| Ok(entry?.file_name()))
+            .collect::<std::io::Result<Vec<_>>>()?;
         names.sort();
         hasher.update(&(names.len() as u64).to_be_bytes());
         for name in names {
@@ -53,7 +55,10 @@ fn walk(hasher: &mut Hasher, root: &Path, below: &Path) -> std::io::Result<()> {
     } else {
         // Unpacking makes no other kind: whatever this is, it was not verified.
         let what = if kind.is_fifo() { "a FIFO" } else { "a device or socket" };
-        return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, format!("`{}` is {what}", below.display())));
+        return Err(std::io::Error::new(
+            std::io::ErrorKind::InvalidData,
+            format!("`{}` is {what}", below.display()),
+        ));
     }
     Ok(())
 }

@@ -65,32 +65,35 @@ impl Unpacker {
                 self.apply_tar(&layer.digest, &mut plain)?;
                 plain.finish()
             }
-            other => return refused(Reason::ImageInvalid, &layer.digest, format!("layers of type `{other}` are not supported")),
+            other => {
+                return refused(
+                    Reason::ImageInvalid,
+                    &layer.digest,
+                    format!("layers of type `{other}` are not supported"),
+                );
+            }
         };
         self.bytes_left = self.bytes_left.saturating_sub(bytes);
         let mut packed = packed;
         // What follows the compressed stream belongs to the blob too.
-        io::copy(&mut packed, &mut io::sink()).map_err(|error| self.failed(&layer.digest, &error))?;
+        io::copy(&mut packed, &mut io::sink()).map_err(|error| failed(&layer.digest, &error))?;
         let (_, digest, _) = packed.finish();
         if digest != layer.digest {
             return refused(Reason::ImageContent, &layer.digest, "the layer's bytes do not match its digest");
         }
         if plain != layer.diff_id {
-            return refused(Reason::ImageContent, &layer.digest, "the uncompressed layer does not match its diff_id");
+            return refused(
+                Reason::ImageContent,
+                &layer.digest,
+                "the uncompressed layer does not match its diff_id",
+            );
         }
         Ok(())
     }
 
-    #[expect(clippy::unused_self, reason = "reads as a part of the unpacker")]
-    fn failed(&self, layer: &Digest, error: &io::Error) -> OciError {
-        let reason =
-            if error.kind() == io::ErrorKind::FileTooLarge { Reason::ImageTooLarge } else { Reason::ImageInvalid };
-        edgewarden_names::Refusal::new(reason, layer, format!("the layer cannot be unpacked: {error}")).into()
-    }
-
     fn apply_tar(&mut self, layer: &Digest, stream: &mut impl Read) -> Result<(), OciError> {
         let applied = self.apply_entries(stream).and_then(|()| io::copy(stream, &mut io::sink()).map(drop));
-        applied.map_err(|error| self.failed(layer, &error))
+        applied.map_err(|error| failed(layer, &error))
     }
 
     /// Headers of long names are read here and not by the library, which has no limit on them.
@@ -105,8 +108,12 @@ impl Unpacker {
                 return Err(io::Error::new(io::ErrorKind::FileTooLarge, "too many entries"));
             }
             match entry.header().entry_type() {
-                tar::EntryType::GNULongName => long_name = Some(small(&mut entry, PATH_BYTES_MAX as u64 + 1)?),
-                tar::EntryType::GNULongLink => long_link = Some(small(&mut entry, PATH_BYTES_MAX as u64 + 1)?),
+                tar::EntryType::GNULongName => {
+                    long_name = Some(small(&mut entry, PATH_BYTES_MAX as u64 + 1)?);
+                }
+                tar::EntryType::GNULongLink => {
+                    long_link = Some(small(&mut entry, PATH_BYTES_MAX as u64 + 1)?);
+                }
                 tar::EntryType::XGlobalHeader => {}
                 tar::EntryType::XHeader => {
                     let records = small(&mut entry, PAX_BYTES_MAX)?;
@@ -117,14 +124,18 @@ impl Unpacker {
                             b"linkpath" => long_link = Some(record.value_bytes().to_vec()),
                             // The header's own size would say something else: two readers, two archives.
                             b"size" => return Err(invalid("a size in an extended header is not supported")),
-                            key if key.starts_with(b"GNU.sparse") => return Err(invalid("sparse files are not supported")),
+                            key if key.starts_with(b"GNU.sparse") => {
+                                return Err(invalid("sparse files are not supported"));
+                            }
                             _ => {}
                         }
                     }
                 }
                 _ => {
                     let name = long_name.take().unwrap_or_else(|| entry.path_bytes().into_owned());
-                    let link = long_link.take().or_else(|| entry.link_name_bytes().map(std::borrow::Cow::into_owned));
+                    let link = long_link
+                        .take()
+                        .or_else(|| entry.link_name_bytes().map(std::borrow::Cow::into_owned));
                     self.apply_entry(&mut entry, &name, link.as_deref(), &mut made)?;
                 }
             }
@@ -142,11 +153,15 @@ impl Unpacker {
         let path = clean(name)?;
         let Some((folder, last)) = split(&path) else {
             // The root itself: its mode is ours.
-            return if entry.header().entry_type().is_dir() { Ok(()) } else { Err(invalid("the root is not a folder")) };
+            return if entry.header().entry_type().is_dir() {
+                Ok(())
+            } else {
+                Err(invalid("the root is not a folder"))
+            };
         };
         let parent = self.folder(folder)?;
         if last == OPAQUE {
-            return self.clear(&parent, folder, made);
+            return clear(&parent, folder, made);
         }
         if let Some(hidden) = last.strip_prefix(WHITEOUT) {
             if hidden.is_empty() || hidden.starts_with(WHITEOUT) || hidden == "." || hidden == ".." {
@@ -173,14 +188,15 @@ impl Unpacker {
                 fchmodat(&parent, last, mode(entry.header(), true)?, FchmodatFlags::FollowSymlink)?;
             }
             tar::EntryType::Regular | tar::EntryType::Continuous => {
-                let mode = mode(entry.header(), false)?;
-                let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+                let permissions = mode(entry.header(), false)?;
+                let flags =
+                    OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
                 let mut file = File::from(openat(&parent, last, flags, Mode::S_IRUSR | Mode::S_IWUSR)?);
                 let size = entry.header().entry_size()?;
                 if io::copy(entry, &mut file)? != size {
                     return Err(invalid("the archive ends inside a file"));
                 }
-                fchmod(&file, mode)?;
+                fchmod(&file, permissions)?;
             }
             tar::EntryType::Symlink => {
                 let target = link.ok_or_else(|| invalid("a symbolic link without a target"))?;
@@ -195,11 +211,19 @@ impl Unpacker {
                 let (folder, name) = split(&target).ok_or_else(|| invalid("a hard link to the root"))?;
                 let from = self.existing_folder(folder)?;
                 if kind_of(&from, name)? != Some(SFlag::S_IFREG) {
-                    return Err(invalid(&format!("`{}` is a hard link to no file of the image", path.escape_debug())));
+                    return Err(invalid(&format!(
+                        "`{}` is a hard link to no file of the image",
+                        path.escape_debug()
+                    )));
                 }
                 linkat(&from, name, &parent, last, AtFlags::empty())?;
             }
-            _ => return Err(invalid(&format!("`{}` is a device node, a FIFO or unknown", path.escape_debug()))),
+            _ => {
+                return Err(invalid(&format!(
+                    "`{}` is a device node, a FIFO or unknown",
+                    path.escape_debug()
+                )));
+            }
         }
         Ok(())
     }
@@ -222,26 +246,14 @@ impl Unpacker {
         let parent = self.folder(above)?;
         match mkdirat(&parent, last, Mode::from_bits_truncate(0o755)) {
             // A link that leads nowhere: making what it points to is not ours.
-            Err(Errno::EEXIST) => return Err(invalid(&format!("`{}` is a broken link", path.escape_debug()))),
+            Err(Errno::EEXIST) => {
+                return Err(invalid(&format!("`{}` is a broken link", path.escape_debug())));
+            }
             other => other?,
         }
         // The umask must not decide who gets in.
         fchmodat(&parent, last, Mode::from_bits_truncate(0o755), FchmodatFlags::FollowSymlink)?;
         self.existing_folder(path)
-    }
-
-    /// Removes what lower layers put in a folder.
-    fn clear(&self, folder: &OwnedFd, path: &str, made: &BTreeSet<String>) -> io::Result<()> {
-        for entry in std::fs::read_dir(format!("/proc/self/fd/{}", folder.as_raw_fd()))? {
-            let name = entry?.file_name();
-            let name = name.to_str().ok_or_else(|| invalid("a name is not UTF-8"))?;
-            let inside = format!("{}/", join(path, name));
-            let kept = made.contains(&join(path, name)) || made.range(inside.clone()..).next().is_some_and(|m| m.starts_with(&inside));
-            if !kept {
-                remove(folder, name)?;
-            }
-        }
-        Ok(())
     }
 
     /// Makes the places over which the runtime mounts, so that it has nothing to make in a tree that is fixed.
@@ -259,7 +271,8 @@ impl Unpacker {
             self.folder(path).map_err(failed(path))?;
             // Runtimes give what they mount the mode of the folder below.
             let mode = Mode::from_bits_truncate(*mode);
-            fchmodat(&self.root, *path, mode, FchmodatFlags::NoFollowSymlink).map_err(|error| failed(path)(error.into()))?;
+            fchmodat(&self.root, *path, mode, FchmodatFlags::NoFollowSymlink)
+                .map_err(|error| failed(path)(error.into()))?;
         }
         for path in files {
             let (folder, last) = split(path).ok_or_else(|| failed(path)(invalid("names no file")))?;
@@ -270,13 +283,39 @@ impl Unpacker {
                 remove(&parent, last).map_err(failed(path))?;
             }
             if kind != Some(SFlag::S_IFREG) {
-                let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-                let file = openat(&parent, last, flags, Mode::S_IRUSR).map_err(|error| failed(path)(error.into()))?;
+                let flags =
+                    OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+                let file = openat(&parent, last, flags, Mode::S_IRUSR)
+                    .map_err(|error| failed(path)(error.into()))?;
                 fchmod(&file, Mode::from_bits_truncate(0o444)).map_err(|error| failed(path)(error.into()))?;
             }
         }
         Ok(())
     }
+}
+
+/// Removes what lower layers put in a folder.
+fn clear(folder: &OwnedFd, path: &str, made: &BTreeSet<String>) -> io::Result<()> {
+    for entry in std::fs::read_dir(format!("/proc/self/fd/{}", folder.as_raw_fd()))? {
+        let name = entry?.file_name();
+        let name = name.to_str().ok_or_else(|| invalid("a name is not UTF-8"))?;
+        let inside = format!("{}/", join(path, name));
+        let kept = made.contains(&join(path, name))
+            || made.range(inside.clone()..).next().is_some_and(|m| m.starts_with(&inside));
+        if !kept {
+            remove(folder, name)?;
+        }
+    }
+    Ok(())
+}
+
+fn failed(layer: &Digest, error: &io::Error) -> OciError {
+    let reason = if error.kind() == io::ErrorKind::FileTooLarge {
+        Reason::ImageTooLarge
+    } else {
+        Reason::ImageInvalid
+    };
+    edgewarden_names::Refusal::new(reason, layer, format!("the layer cannot be unpacked: {error}")).into()
 }
 
 fn invalid(rule: &str) -> io::Error {
@@ -331,7 +370,9 @@ fn kind_of(parent: &impl AsFd, name: &str) -> io::Result<Option<SFlag>> {
 fn remove(parent: &OwnedFd, name: &str) -> io::Result<()> {
     match kind_of(parent, name)? {
         None => Ok(()),
-        Some(SFlag::S_IFDIR) => std::fs::remove_dir_all(format!("/proc/self/fd/{}/{name}", parent.as_raw_fd())),
+        Some(SFlag::S_IFDIR) => {
+            std::fs::remove_dir_all(format!("/proc/self/fd/{}/{name}", parent.as_raw_fd()))
+        }
         Some(_) => Ok(unlinkat(parent, name, UnlinkatFlags::NoRemoveDir)?),
     }
 }

@@ -1,4 +1,14 @@
 //! Build, push, pull, keep and unpack, against Debian's docker-registry; and registries that do not behave.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::items_after_statements,
+    clippy::missing_panics_doc,
+    reason = "a test fails by panicking"
+)]
 
 mod common;
 
@@ -8,12 +18,12 @@ use std::path::{Path, PathBuf};
 use aws_lc_rs::digest::{SHA256, digest};
 use common::TestRegistry;
 use edgewarden_names::{Digest, Reason};
+use edgewarden_oci::OciError;
 use edgewarden_oci::build::{Recipe, build};
 use edgewarden_oci::layout::ImageLayout;
 use edgewarden_oci::manifest::{ImageConfig, OCI_MANIFEST, parse_image};
 use edgewarden_oci::registry::Registry;
 use edgewarden_oci::store::ContentStore;
-use edgewarden_oci::OciError;
 use edgewarden_protocol::config::Runtime;
 use edgewarden_protocol::control::Layer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -83,7 +93,11 @@ async fn an_image_goes_to_a_registry_and_comes_back_as_a_root_file_system() {
     let config = ImageConfig::parse(&sha256(&documents.config), &documents.config).unwrap();
     assert_eq!(config.config.entrypoint.unwrap(), ["/usr/bin/true"]);
     assert_eq!(config.config.user.unwrap(), "65532:65532");
-    let ran = std::process::Command::new("chroot").arg(&root).args(["/usr/bin/cat", "/etc/nsswitch.conf"]).output().unwrap();
+    let ran = std::process::Command::new("chroot")
+        .arg(&root)
+        .args(["/usr/bin/cat", "/etc/nsswitch.conf"])
+        .output()
+        .unwrap();
     assert!(ran.status.success(), "the libraries are in the image: {}", String::from_utf8_lossy(&ran.stderr));
 
     // What was changed on disk is unpacked again, from blobs that are hashed again.
@@ -119,7 +133,8 @@ async fn signatures_are_found_by_cosigns_tag_and_limits_hold() {
     let tag = format!("sha256-{}.sig", image.hex());
     let manifest = |layers: Vec<serde_json::Value>| {
         let config = serde_json::json!({"mediaType": "application/vnd.oci.image.config.v1+json", "digest": sha256(b"{}"), "size": 2});
-        serde_json::json!({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config, "layers": layers}).to_string()
+        serde_json::json!({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config, "layers": layers})
+            .to_string()
     };
     let layer = |size: usize| {
         serde_json::json!({"mediaType": "application/vnd.dev.cosign.simplesigning.v1+json",
@@ -158,7 +173,11 @@ async fn content_that_does_not_hash_is_refused() {
     let store = ContentStore::open(folder.path()).unwrap();
     assert_eq!(reason(store.fetch(&registry, &blob, 12).await), Reason::ImageContent);
     assert!(!store.has(&blob, 12));
-    assert_eq!(std::fs::read_dir(folder.path().join("blobs/sha256")).unwrap().count(), 0, "nothing half-way stays");
+    assert_eq!(
+        std::fs::read_dir(folder.path().join("blobs/sha256")).unwrap().count(),
+        0,
+        "nothing half-way stays"
+    );
 }
 
 /// Answers every request with the same bytes.
@@ -193,7 +212,10 @@ async fn registries_that_do_not_behave_are_refused() {
     }
     for (name, answer) in [
         ("to https", &b"HTTP/1.1 307 Go\r\nLocation: https://127.0.0.1:1/x\r\nContent-Length: 0\r\n\r\n"[..]),
-        ("to plain http elsewhere", b"HTTP/1.1 307 Go\r\nLocation: http://127.0.0.1:1/x\r\nContent-Length: 0\r\n\r\n"),
+        (
+            "to plain http elsewhere",
+            b"HTTP/1.1 307 Go\r\nLocation: http://127.0.0.1:1/x\r\nContent-Length: 0\r\n\r\n",
+        ),
         ("nowhere", b"HTTP/1.1 307 Go\r\nContent-Length: 0\r\n\r\n"),
         ("for ever", b"HTTP/1.1 307 Go\r\nLocation: /v2/again\r\nContent-Length: 0\r\n\r\n"),
     ] {
@@ -211,7 +233,9 @@ async fn plain_http_is_spoken_only_where_the_configuration_says_so() {
     let refusal = registry.manifest(&sha256(b"{}")).await.unwrap_err().refusal();
     assert_eq!(refusal.reason, Reason::ImageUnavailable);
     assert!(refusal.rule.contains("plain_http_registries"), "{refusal}");
-    for (host, repository) in [("", "a"), ("h ost", "a"), ("host", "../a"), ("host", "A"), ("host", "a?b"), ("h/x", "a@b")] {
+    for (host, repository) in
+        [("", "a"), ("h ost", "a"), ("host", "../a"), ("host", "A"), ("host", "a?b"), ("h/x", "a@b")]
+    {
         assert!(Registry::new(host, repository, &Runtime::default()).is_err(), "{host}/{repository}");
     }
 }

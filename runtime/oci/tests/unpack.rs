@@ -1,4 +1,14 @@
 //! Layers that try to get out, and layers that are fine.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::items_after_statements,
+    clippy::missing_panics_doc,
+    reason = "a test fails by panicking"
+)]
 
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -83,7 +93,8 @@ impl Bench {
 
     fn check(&self) {
         assert_eq!(std::fs::read_to_string(self.folder.path().join("outside")).unwrap(), "untouched");
-        let names: Vec<_> = std::fs::read_dir(self.folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        let names: Vec<_> =
+            std::fs::read_dir(self.folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(names.len(), 2, "nothing was made beside the store: {names:?}");
     }
 }
@@ -96,14 +107,20 @@ fn layers_that_attack_are_refused_and_leave_nothing() {
     let attacks: Vec<Attack> = vec![
         ("parent", vec![file("../outside", b"x")]),
         ("parent in the middle", vec![file("a/../../outside", b"x")]),
-        ("parent by long name", vec![entry(tar::EntryType::GNULongName, "n", "", 0, b"../../outside\0"), file("x", b"x")]),
+        (
+            "parent by long name",
+            vec![entry(tar::EntryType::GNULongName, "n", "", 0, b"../../outside\0"), file("x", b"x")],
+        ),
         ("parent by extended header", vec![pax("22 path=../../outside\n"), file("x", b"x")]),
         ("size by extended header", vec![pax("12 size=999\n"), file("x", b"x")]),
         ("hard link to the parent", vec![link("x", "../../../outside")]),
         ("hard link to nothing", vec![link("x", "missing")]),
         ("hard link to a folder", vec![folder("a"), link("x", "a")]),
         ("hard link to a link", vec![symlink("a", "/outside"), link("x", "a")]),
-        ("hard link through a link that leaves", vec![symlink("up", "../../../../../.."), link("x", "up/outside")]),
+        (
+            "hard link through a link that leaves",
+            vec![symlink("up", "../../../../../.."), link("x", "up/outside")],
+        ),
         ("through a link to nowhere", vec![symlink("a", "/nowhere/at/all"), file("a/b", b"x")]),
         ("character device", vec![entry(tar::EntryType::Char, "null", "", 0o666, b"")]),
         ("block device", vec![entry(tar::EntryType::Block, "sda", "", 0o666, b"")]),
@@ -114,20 +131,47 @@ fn layers_that_attack_are_refused_and_leave_nothing() {
         ("whiteout of nothing", vec![file(".wh.", b"")]),
         ("whiteout of the parent", vec![file(".wh...", b"")]),
         ("whiteout that leaves", vec![file("../.wh.outside", b"")]),
-        ("deep", vec![file(&long[..99], b"x"), entry(tar::EntryType::GNULongName, "n", "", 0, long.as_bytes()), file("x", b"x")]),
+        (
+            "deep",
+            vec![
+                file(&long[..99], b"x"),
+                entry(tar::EntryType::GNULongName, "n", "", 0, long.as_bytes()),
+                file("x", b"x"),
+            ],
+        ),
         ("long name", vec![entry(tar::EntryType::GNULongName, "n", "", 0, &[b'a'; 5000]), file("x", b"x")]),
-        ("huge extended header", vec![entry(tar::EntryType::XHeader, "n", "", 0, &[b'a'; 70_000]), file("x", b"x")]),
+        (
+            "huge extended header",
+            vec![entry(tar::EntryType::XHeader, "n", "", 0, &[b'a'; 70_000]), file("x", b"x")],
+        ),
         ("control character", vec![file("a\nb", b"x")]),
-        ("not UTF-8", vec![{
-            let mut bytes = file("aXb", b"x");
-            bytes[1] = 0xff;
-            let mut header = tar::Header::from_byte_slice(&bytes[..512]).clone();
-            header.set_cksum();
-            [header.as_bytes().as_slice(), &bytes[512..]].concat()
-        }]),
+        (
+            "not UTF-8",
+            vec![{
+                let mut bytes = file("aXb", b"x");
+                bytes[1] = 0xff;
+                let mut header = tar::Header::from_byte_slice(&bytes[..512]).clone();
+                header.set_cksum();
+                [header.as_bytes().as_slice(), &bytes[512..]].concat()
+            }],
+        ),
         ("root is a file", vec![file(".", b"x")]),
-        ("cut off", vec![{ let mut bytes = file("a", &[7; 2000]); bytes.truncate(1024); bytes }]),
-        ("no checksum", vec![{ let mut bytes = file("a", b"x"); bytes[0] = b'b'; bytes }]),
+        (
+            "cut off",
+            vec![{
+                let mut bytes = file("a", &[7; 2000]);
+                bytes.truncate(1024);
+                bytes
+            }],
+        ),
+        (
+            "no checksum",
+            vec![{
+                let mut bytes = file("a", b"x");
+                bytes[0] = b'b';
+                bytes
+            }],
+        ),
     ];
     for (name, entries) in attacks {
         let bench = Bench::new();
@@ -145,8 +189,18 @@ fn links_are_followed_inside_the_root_only() {
     let outside = bench.folder.path().to_str().unwrap().to_owned();
     let escape = "../../../../../../../..".to_owned() + &outside;
     let layers = [
-        bench.layer(&[symlink("absolute", "/data"), symlink("relative", "../../../data"), folder("data"), folder(&outside[1..])]),
-        bench.layer(&[file("absolute/one", b"1"), file("relative/two", b"2"), symlink("out", &escape), file("out/outside", b"x")]),
+        bench.layer(&[
+            symlink("absolute", "/data"),
+            symlink("relative", "../../../data"),
+            folder("data"),
+            folder(&outside[1..]),
+        ]),
+        bench.layer(&[
+            file("absolute/one", b"1"),
+            file("relative/two", b"2"),
+            symlink("out", &escape),
+            file("out/outside", b"x"),
+        ]),
     ];
     let root = bench.unpack(&layers).unwrap();
     assert_eq!(std::fs::read(root.join("data/one")).unwrap(), b"1");
@@ -158,7 +212,12 @@ fn links_are_followed_inside_the_root_only() {
 #[test]
 fn what_is_unpacked_is_read_only_and_roots_own() {
     let bench = Bench::new();
-    let layer = bench.layer(&[folder("opt"), file("opt/tool", b"tool"), link("opt/same", "opt/tool"), symlink("t", "/opt/tool")]);
+    let layer = bench.layer(&[
+        folder("opt"),
+        file("opt/tool", b"tool"),
+        link("opt/same", "opt/tool"),
+        symlink("t", "/opt/tool"),
+    ]);
     let root = bench.unpack(&[layer]).unwrap();
     let metadata = root.join("opt/tool").metadata().unwrap();
     assert_eq!(metadata.permissions().mode() & 0o7777, 0o555, "no set-user-ID, not writable");
@@ -177,11 +236,24 @@ fn what_is_unpacked_is_read_only_and_roots_own() {
 fn upper_layers_hide_and_replace_what_is_below() {
     let bench = Bench::new();
     let layers = [
-        bench.layer(&[folder("a"), file("a/old", b"1"), file("a/kept", b"1"), folder("b"), file("b/old", b"1"), file("c", b"1"), folder("d")]),
         bench.layer(&[
-            file("a/.wh.old", b""), file("a/.wh.missing", b""),
-            file("b/new", b"2"), file("b/.wh..wh..opq", b""),
-            file("c", b"2"), file("d", b"2"), file("e", b"2"), file(".wh.e", b""),
+            folder("a"),
+            file("a/old", b"1"),
+            file("a/kept", b"1"),
+            folder("b"),
+            file("b/old", b"1"),
+            file("c", b"1"),
+            folder("d"),
+        ]),
+        bench.layer(&[
+            file("a/.wh.old", b""),
+            file("a/.wh.missing", b""),
+            file("b/new", b"2"),
+            file("b/.wh..wh..opq", b""),
+            file("c", b"2"),
+            file("d", b"2"),
+            file("e", b"2"),
+            file(".wh.e", b""),
         ]),
     ];
     let root = bench.unpack(&layers).unwrap();
@@ -208,7 +280,7 @@ fn a_layer_that_is_not_what_its_digests_say_is_refused() {
         // A blob that does not match its names is removed from the store; put it back.
         bench.layer(&[file("a", b"1")]);
     }
-    bench.unpack(&[good.clone()]).unwrap();
+    bench.unpack(std::slice::from_ref(&good)).unwrap();
     // The same image with another list of layers is unpacked anew, and fails as it should.
     assert!(bench.unpack(&[Layer { diff_id: sha256(b""), ..good }]).is_err());
 }

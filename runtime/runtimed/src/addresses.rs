@@ -4,6 +4,7 @@
 //! interface `ew<n>`. The table is on disk, because other modules know the address by their hosts file.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
@@ -92,7 +93,8 @@ impl Addresses {
         table.numbers.retain(|module, _| modules.contains(module) || kept.contains(module));
         for module in modules {
             if !table.numbers.contains_key(module) {
-                let free = (1..=NUMBER_MAX).find(|number| !table.numbers.values().any(|taken| taken == number));
+                let free =
+                    (1..=NUMBER_MAX).find(|number| !table.numbers.values().any(|taken| taken == number));
                 let free = free.ok_or_else(|| RunError::Config("there is no free module address".into()))?;
                 table.numbers.insert(module.clone(), free);
             }
@@ -113,7 +115,8 @@ impl Addresses {
     pub fn hosts(&self) -> String {
         let mut text = format!("127.0.0.1 localhost\n{} gateway\n", self.network.gateway());
         for (module, _, address) in self.iter() {
-            text.push_str(&format!("{address} {module}\n"));
+            // Writing to a `String` cannot fail.
+            let _ = writeln!(text, "{address} {module}");
         }
         text
     }
@@ -132,7 +135,16 @@ mod tests {
         let network = ModuleNetwork::parse("10.77.0.0/24").unwrap();
         assert_eq!(network.gateway(), Ipv4Addr::new(10, 77, 0, 1));
         assert_eq!(network.module(1), Ipv4Addr::new(10, 77, 0, 2));
-        for bad in ["", "10.77.0.0", "10.77.0.0/25", "10.77.0.1/24", "10.77.0.0/7", "10.77.0.0/x", "fd00::/24", "a/24"] {
+        for bad in [
+            "",
+            "10.77.0.0",
+            "10.77.0.0/25",
+            "10.77.0.1/24",
+            "10.77.0.0/7",
+            "10.77.0.0/x",
+            "fd00::/24",
+            "a/24",
+        ] {
             assert!(ModuleNetwork::parse(bad).is_err(), "{bad}");
         }
     }

@@ -65,7 +65,11 @@ impl Board {
 
     pub fn status(&self) -> Status {
         let shown = self.shown();
-        Status { modules: shown.modules.values().cloned().collect(), epoch: shown.epoch, fleet: shown.fleet.clone() }
+        Status {
+            modules: shown.modules.values().cloned().collect(),
+            epoch: shown.epoch,
+            fleet: shown.fleet.clone(),
+        }
     }
 
     /// The modules for the fleet.

@@ -76,7 +76,11 @@ impl Bundle<'_> {
         } else {
             self.module.args.clone()
         });
-        if args.first().is_none_or(String::is_empty) { Err(self.invalid("the image names nothing to run")) } else { Ok(args) }
+        if args.first().is_none_or(String::is_empty) {
+            Err(self.invalid("the image names nothing to run"))
+        } else {
+            Ok(args)
+        }
     }
 
     /// The image's variables, then the deployment's, then ours: the last word on a name counts.
@@ -127,15 +131,23 @@ impl Bundle<'_> {
 
     /// Number and group of a name in a table of the image. The table's folder must not be a link.
     fn look_up(&self, table: &str, name: &str) -> Result<(u32, u32), Refusal> {
-        let unknown = || self.invalid(format!("the image has no `{}` in its `/{table}`", name.escape_debug()));
+        let unknown =
+            || self.invalid(format!("the image has no `{}` in its `/{table}`", name.escape_debug()));
         let path = self.root.join(table);
-        if path.parent().is_none_or(|folder| folder.symlink_metadata().map_or(true, |metadata| !metadata.is_dir())) {
+        if path
+            .parent()
+            .is_none_or(|folder| folder.symlink_metadata().map_or(true, |metadata| !metadata.is_dir()))
+        {
             return Err(unknown());
         }
         let bytes = durable::read(&path, ACCOUNTS_BYTES_MAX).ok().flatten().ok_or_else(unknown)?;
         let text = String::from_utf8_lossy(&bytes);
-        let line = text.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|line| line.first() == Some(&name));
-        let number = |line: &[&str], index: usize| line.get(index).and_then(|field| field.parse::<u32>().ok());
+        let line = text
+            .lines()
+            .map(|line| line.split(':').collect::<Vec<_>>())
+            .find(|line| line.first() == Some(&name));
+        let number =
+            |line: &[&str], index: usize| line.get(index).and_then(|field| field.parse::<u32>().ok());
         let line = line.ok_or_else(unknown)?;
         let id = number(&line, 2).ok_or_else(unknown)?;
         Ok((id, number(&line, 3).unwrap_or(id)))
@@ -194,5 +206,143 @@ fn memory(bytes: u64) -> Value {
 
 /// Never above our own limit, which some machines do not let even root raise.
 fn nofile_max() -> u64 {
-    nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).map_or(1024, |(_, hard)| hard.min(NOFILE_MAX))
+    nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)
+        .map_or(1024, |(_, hard)| hard.min(NOFILE_MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use edgewarden_oci::manifest::{Execution, RootFs};
+
+    struct Case {
+        root: tempfile::TempDir,
+        module: Module,
+        image: ImageConfig,
+    }
+
+    impl Case {
+        fn new(user: &str) -> Self {
+            let root = tempfile::tempdir().unwrap();
+            std::fs::create_dir(root.path().join("etc")).unwrap();
+            std::fs::write(root.path().join("etc/passwd"), "root:x:0:0::/:\napp:x:1000:2000::/:\nbad:x\n")
+                .unwrap();
+            std::fs::write(root.path().join("etc/group"), "root:x:0:\nstaff:x:50:\n").unwrap();
+            let image = format!("r/a@sha256:{}", "ab".repeat(32));
+            let module = serde_json::from_value(json!({"name": "alerts", "image": image})).unwrap();
+            let config = Execution {
+                user: Some(user.into()),
+                env: Some(vec![
+                    "A=image".into(),
+                    "EDGEWARDEN_MODULE=liar".into(),
+                    "PATH=/x".into(),
+                    "bad".into(),
+                ]),
+                entrypoint: Some(vec!["/bin/alerts".into()]),
+                cmd: Some(vec!["default".into()]),
+                ..Execution::default()
+            };
+            let rootfs = RootFs { kind: "layers".into(), diff_ids: Vec::new() };
+            let image = ImageConfig { architecture: "amd64".into(), os: "linux".into(), config, rootfs };
+            Self { root, module, image }
+        }
+
+        fn config(&self) -> Result<Value, Refusal> {
+            Bundle {
+                gateway: &GatewayName::parse("gw-1").unwrap(),
+                trust_domain: &TrustDomain::parse("plant.example").unwrap(),
+                module: &self.module,
+                image: &self.image,
+                mqtt_port: 8885,
+                root: self.root.path(),
+                network_namespace: Path::new("/run/n"),
+                workload_folder: Path::new("/run/w"),
+                hosts: Path::new("/run/hosts"),
+                cgroup: "/edgewarden/gw-1/alerts-1",
+            }
+            .config()
+        }
+    }
+
+    #[test]
+    fn a_module_runs_as_the_images_user_and_never_as_root() {
+        for (user, expected) in [
+            ("", Some((USER, USER))),
+            ("1000", Some((1000, 1000))),
+            ("1000:2000", Some((1000, 2000))),
+            ("app", Some((1000, 2000))),
+            ("app:staff", Some((1000, 50))),
+            ("1000:staff", Some((1000, 50))),
+            ("0", None),
+            ("root", None),
+            ("1000:0", None),
+            ("1000:root", None),
+            ("0:1000", None),
+            ("nobody", None),
+            ("bad", None),
+            ("app:none", None),
+            ("-1", None),
+            ("4294967296", None),
+            ("app:", None),
+            ("a\nb", None),
+        ] {
+            let config = Case::new(user).config();
+            let found = config.as_ref().ok().map(|config| &config["process"]["user"]);
+            let expected = expected.map(|(uid, gid): (u32, u32)| json!({"uid": uid, "gid": gid}));
+            assert_eq!(found, expected.as_ref(), "{user:?}");
+            if let Err(refusal) = config {
+                assert_eq!(refusal.reason, Reason::ImageInvalid);
+            }
+        }
+        let linked = Case::new("app");
+        std::fs::remove_dir_all(linked.root.path().join("etc")).unwrap();
+        std::os::unix::fs::symlink("/etc", linked.root.path().join("etc")).unwrap();
+        assert!(linked.config().is_err(), "the table of the gateway itself is not asked");
+    }
+
+    #[test]
+    fn the_deployment_says_more_than_the_image_and_we_have_the_last_word() {
+        let mut case = Case::new("");
+        case.module.env = [("A", "deployment"), ("SPIFFE_ENDPOINT_SOCKET", "unix:///tmp/other")]
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into();
+        let config = case.config().unwrap();
+        assert_eq!(config["process"]["args"], json!(["/bin/alerts", "default"]));
+        let env = config["process"]["env"].to_string();
+        for expected in [
+            "A=deployment",
+            "PATH=/x",
+            "EDGEWARDEN_MODULE=alerts",
+            "SPIFFE_ENDPOINT_SOCKET=unix:///run/edgewarden/api.sock",
+        ] {
+            assert!(env.contains(&format!("\"{expected}\"")), "{expected} in {env}");
+        }
+        assert!(!env.contains("liar") && !env.contains("other") && !env.contains("bad"));
+        case.module.args = vec!["own".into()];
+        assert_eq!(case.config().unwrap()["process"]["args"], json!(["/bin/alerts", "own"]));
+        case.image.config.entrypoint = None;
+        case.image.config.cmd = None;
+        case.module.args = Vec::new();
+        assert_eq!(case.config().unwrap_err().reason, Reason::ImageInvalid);
+        case.module.args = vec!["/bin/own".into()];
+        assert!(case.config().is_ok());
+        case.image.config.working_dir = Some("relative".into());
+        assert_eq!(case.config().unwrap_err().reason, Reason::ImageInvalid);
+    }
+
+    #[test]
+    fn nothing_opens_the_confinement() {
+        let config = Case::new("").config().unwrap();
+        let capabilities = config["process"]["capabilities"].as_object().unwrap();
+        assert!(capabilities.len() == 5 && capabilities.values().all(|set| *set == json!([])));
+        assert_eq!(config["process"]["noNewPrivileges"], true);
+        assert_eq!(config["root"]["readonly"], true);
+        let namespaces = config["linux"]["namespaces"].to_string();
+        assert!(["pid", "mount", "ipc", "uts", "network"].iter().all(|kind| namespaces.contains(kind)));
+        for mount in config["mounts"].as_array().unwrap() {
+            let options = mount["options"].to_string();
+            assert!(options.contains("nosuid"), "{mount}");
+            assert!(mount["type"] != "bind" || options.contains("\"ro\""), "{mount}");
+        }
+    }
 }

@@ -46,7 +46,9 @@ impl Context {
         &self,
         work: impl FnOnce() -> Result<T, RunError> + Send + 'static,
     ) -> Result<T, RunError> {
-        tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(RunError::Runtime(error.to_string())))
+        tokio::task::spawn_blocking(work)
+            .await
+            .unwrap_or_else(|error| Err(RunError::Runtime(error.to_string())))
     }
 
     /// `/edgewarden/<gateway>/<instance>`. Gateways side by side on one machine, below roots of their own, are told

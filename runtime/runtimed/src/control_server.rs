@@ -75,8 +75,12 @@ async fn converse(context: &Context, mut stream: UnixStream, commands: &mpsc::Se
     }
 }
 
-async fn answer(context: &Context, request: Request, commands: &mpsc::Sender<Command>) -> Result<Reply, Refusal> {
-    let ends = |_| Refusal::new(Reason::Busy, "runtimed", "the daemon is ending");
+async fn answer(
+    context: &Context,
+    request: Request,
+    commands: &mpsc::Sender<Command>,
+) -> Result<Reply, Refusal> {
+    let ends = || Refusal::new(Reason::Busy, "runtimed", "the daemon is ending");
     match request {
         Request::Status => Ok(Reply::Status(Box::new(context.board.status()))),
         Request::Logs { module, last } => {
@@ -87,21 +91,21 @@ async fn answer(context: &Context, request: Request, commands: &mpsc::Sender<Com
         }
         Request::Renew => {
             let (send, renewed) = oneshot::channel();
-            commands.send(Command::Renew(send)).await.map_err(|_| ends(()))?;
-            match renewed.await.map_err(|_| ends(()))? {
+            commands.send(Command::Renew(send)).await.map_err(|_| ends())?;
+            match renewed.await.map_err(|_| ends())? {
                 Ok(verdict) => Ok(Reply::Renewed(Box::new(verdict))),
                 Err(crate::enrol::EnrolError::Refused(refusal)) => Err(refusal),
                 Err(error) => Err(Refusal::new(Reason::IdentityUnavailable, "renewal", crate::chain(&error))),
             }
         }
         Request::SyncNow => {
-            commands.send(Command::Sync).await.map_err(|_| ends(()))?;
+            commands.send(Command::Sync).await.map_err(|_| ends())?;
             Ok(Reply::Done)
         }
         Request::Shutdown { stop_modules } => {
             let (done, finished) = oneshot::channel();
-            commands.send(Command::Shutdown { stop_modules, done }).await.map_err(|_| ends(()))?;
-            finished.await.map_err(|_| ends(()))?;
+            commands.send(Command::Shutdown { stop_modules, done }).await.map_err(|_| ends())?;
+            finished.await.map_err(|_| ends())?;
             Ok(Reply::Done)
         }
     }

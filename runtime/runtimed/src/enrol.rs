@@ -49,9 +49,8 @@ fn identity(error: CallError) -> EnrolError {
 /// Joins with a token, or renews without one. On success `identityd` has the new certificate in force.
 pub async fn run(config: &Config, token: Option<String>, identityd: &Client) -> Result<Verdict, EnrolError> {
     let http = fleet(config)?;
-    let keys = match identityd.call(&Request::EnrolKeys).await.map_err(identity)? {
-        Reply::DeviceKeys(keys) => keys,
-        _ => return Err(EnrolError::Identity(CallError::Unexpected)),
+    let Reply::DeviceKeys(keys) = identityd.call(&Request::EnrolKeys).await.map_err(identity)? else {
+        return Err(EnrolError::Identity(CallError::Unexpected));
     };
     match exchange(config, token, identityd, &http, keys).await {
         Err(EnrolError::Refused(refusal)) => {
@@ -95,9 +94,8 @@ async fn exchange(
         http.post_json("/v1/enrol/begin", &begin, REPLY_BYTES_MAX, DEADLINE).await.map_err(answered)?;
     let session = challenge.session.clone();
     // A refusal from here to the next request is `identityd`'s own: the gateway cannot prove itself.
-    let proof = match identityd.call(&Request::EnrolProve(challenge)).await.map_err(identity)? {
-        Reply::Proof(proof) => proof,
-        _ => return Err(EnrolError::Identity(CallError::Unexpected)),
+    let Reply::Proof(proof) = identityd.call(&Request::EnrolProve(challenge)).await.map_err(identity)? else {
+        return Err(EnrolError::Identity(CallError::Unexpected));
     };
     let finish = Finish { session, proof };
     let enrolled: Enrolled =

@@ -38,7 +38,9 @@ pub type RenewNow = oneshot::Sender<Result<Verdict, EnrolError>>;
 
 /// `wait` spread over its second half, so that many gateways do not come back at once.
 fn jittered(wait: Duration) -> Duration {
-    let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |now| now.subsec_nanos());
+    let nanos = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |now| now.subsec_nanos());
     wait / 2 + (wait / 2).mul_f64(f64::from(nanos % 1000) / 1000.0)
 }
 
@@ -65,7 +67,7 @@ pub async fn sync(context: Arc<Context>, mut now: mpsc::Receiver<()>) {
             return std::future::pending().await;
         }
         changes.mark_unchanged();
-        let changed = async {
+        let news = async {
             if changes.changed().await.is_ok() {
                 sleep(SETTLE).await;
             } else {
@@ -75,7 +77,7 @@ pub async fn sync(context: Arc<Context>, mut now: mpsc::Receiver<()>) {
         let outcome = tokio::select! {
             outcome = link.once() => outcome,
             // A held request is given up: its answer would come again.
-            () = changed => continue,
+            () = news => continue,
             _ = now.recv() => continue,
         };
         match outcome {
@@ -104,7 +106,8 @@ impl Link {
             Ok(_) => return Err(CallError::Unexpected.to_string()),
             Err(error) => return Err(crate::chain(&error)),
         };
-        let request = Sync { have: self.have().await?, wait_seconds: HELD_SECONDS, report: self.report(status) };
+        let request =
+            Sync { have: self.have().await?, wait_seconds: HELD_SECONDS, report: self.report(status) };
         let reply: Result<SyncReply, HttpError> =
             self.http.post_json("/v1/gateway/sync", &request, REPLY_BYTES_MAX, SYNC_DEADLINE).await;
         let reply = reply.map_err(|error| crate::chain(&error))?;

@@ -7,10 +7,10 @@
 use std::path::PathBuf;
 
 use edgewarden_names::{Reason, Refusal};
+use edgewarden_oci::OciError;
 use edgewarden_oci::manifest::ImageConfig;
 use edgewarden_oci::registry::Registry;
 use edgewarden_oci::store::{ContentStore, Documents};
-use edgewarden_oci::OciError;
 use edgewarden_protocol::Bytes;
 use edgewarden_protocol::config::Runtime;
 use edgewarden_protocol::control::{ImageEvidence, Reply, Request, SignatureEvidence, StartPermit};
@@ -47,7 +47,11 @@ pub async fn ready(
         permit = self::permit(store, &registry, identityd, module, &documents).await?;
     }
     if permit.manifest != *module.image.digest() || permit.module != module.name {
-        return Err(Refusal::new(Reason::StartPermit, &module.name, "the permit is for another image or module"));
+        return Err(Refusal::new(
+            Reason::StartPermit,
+            &module.name,
+            "the permit is for another image or module",
+        ));
     }
     let config = ImageConfig::parse(&permit.config, &documents.config)?;
     let (store, layers, manifest) = (store.clone(), permit.layers.clone(), permit.manifest.clone());
@@ -83,7 +87,10 @@ async fn permit(
 fn about_signatures(reason: Reason) -> bool {
     matches!(
         reason,
-        Reason::ImageUnsigned | Reason::ImageSignature | Reason::ImageDigestMismatch | Reason::ImageRepositoryMismatch
+        Reason::ImageUnsigned
+            | Reason::ImageSignature
+            | Reason::ImageDigestMismatch
+            | Reason::ImageRepositoryMismatch
     )
 }
 

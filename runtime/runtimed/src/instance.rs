@@ -81,7 +81,12 @@ fn local(module: &Module, error: &RunError) -> Refusal {
 }
 
 /// Starts the module. What a failed attempt made is removed.
-pub async fn start(context: &Context, module: &Module, place: Place, ready: &Ready) -> Result<Instance, Refusal> {
+pub async fn start(
+    context: &Context,
+    module: &Module,
+    place: Place,
+    ready: &Ready,
+) -> Result<Instance, Refusal> {
     let record = Record {
         instance: ready.permit.instance.clone(),
         generation: ready.permit.generation,
@@ -92,7 +97,11 @@ pub async fn start(context: &Context, module: &Module, place: Place, ready: &Rea
     // A name that `identityd` chose becomes part of paths.
     let expected = format!("{}-{}", module.name, record.generation);
     if record.instance != expected {
-        return Err(Refusal::new(Reason::Internal, &module.name, "the instance has another name than its module and generation"));
+        return Err(Refusal::new(
+            Reason::Internal,
+            &module.name,
+            "the instance has another name than its module and generation",
+        ));
     }
     context.live(&record.instance);
     let started = carry_out(context, ready, record.clone()).await;
@@ -113,10 +122,7 @@ async fn carry_out(context: &Context, ready: &Ready, mut record: Record) -> Resu
     save(context, &record).map_err(failed)?;
     let namespace = context.places.namespace(&record.instance);
     let (joined, place) = (namespace.clone(), record.place);
-    context
-        .blocking(move || network::join(&joined, place.number, place.address))
-        .await
-        .map_err(failed)?;
+    context.blocking(move || network::join(&joined, place.number, place.address)).await.map_err(failed)?;
     let folder = context.places.bundle(&record.instance);
     let cgroup = context.cgroup(&record.instance);
     let config = Bundle {
@@ -133,7 +139,9 @@ async fn carry_out(context: &Context, ready: &Ready, mut record: Record) -> Resu
     }
     .config()?;
     write_bundle(&folder, &config).map_err(failed)?;
-    let log = logs::open(context.places.logs(), &module.name).map_err(RunError::io("open the module's log")).map_err(failed)?;
+    let log = logs::open(context.places.logs(), &module.name)
+        .map_err(RunError::io("open the module's log"))
+        .map_err(failed)?;
     let pid = context.runc.create(&record.instance, &folder, log).await.map_err(failed)?;
     let process = Process::open(pid).map_err(RunError::io("watch the module's process")).map_err(failed)?;
     record.process = Some((process.pid(), process.started()));
@@ -155,7 +163,8 @@ fn write_bundle(folder: &Path, config: &serde_json::Value) -> Result<(), RunErro
 
 fn save(context: &Context, record: &Record) -> Result<(), RunError> {
     let bytes = serde_json::to_vec(record).map_err(|error| RunError::Runtime(error.to_string()))?;
-    durable::write(&context.places.record(&record.instance), &bytes, 0o600).map_err(RunError::io("write an instance's record"))
+    durable::write(&context.places.record(&record.instance), &bytes, 0o600)
+        .map_err(RunError::io("write an instance's record"))
 }
 
 /// The records on disk; what cannot be read is removed, since nothing can be adopted by it.
@@ -167,7 +176,9 @@ pub fn records(folder: &Path) -> Result<Vec<Record>, RunError> {
         let path = entry.map_err(what())?.path();
         let bytes = durable::read(&path, RECORD_BYTES_MAX).map_err(what())?.unwrap_or_default();
         match serde_json::from_slice::<Record>(&bytes) {
-            Ok(record) if path.file_stem().is_some_and(|stem| stem == record.instance.as_str()) => records.push(record),
+            Ok(record) if path.file_stem().is_some_and(|stem| stem == record.instance.as_str()) => {
+                records.push(record);
+            }
             _ => {
                 tracing::warn!(path = %path.display(), "a broken record is removed");
                 durable::remove(&path).map_err(what())?;
@@ -178,12 +189,16 @@ pub fn records(folder: &Path) -> Result<Vec<Record>, RunError> {
 }
 
 /// The instance that the record is about, when it still runs and `identityd` knows it too.
-pub fn adopt(record: Record, known: &[StartRecord]) -> Result<Instance, Record> {
-    let Some((pid, started)) = record.process else { return Err(record) };
-    let same = |known: &StartRecord| known.instance == record.instance && known.pid == pid && known.pid_started == started;
+pub fn adopt(record: Record, known: &[StartRecord]) -> Result<Instance, Box<Record>> {
+    let Some((pid, started)) = record.process else { return Err(Box::new(record)) };
+    let same = |known: &StartRecord| {
+        known.instance == record.instance && known.pid == pid && known.pid_started == started
+    };
     match Process::open(pid) {
-        Ok(process) if process.started() == started && known.iter().any(same) => Ok(Instance { record, process }),
-        _ => Err(record),
+        Ok(process) if process.started() == started && known.iter().any(same) => {
+            Ok(Instance { record, process })
+        }
+        _ => Err(Box::new(record)),
     }
 }
 
@@ -223,9 +238,12 @@ impl Instance {
 
     /// `SigCgt` of `/proc/<pid>/status` (proc_pid_status(5)); SIGTERM is bit 14.
     fn handles_sigterm(&self) -> bool {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.pid())).unwrap_or_default();
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.process.pid())).unwrap_or_default();
         let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
-        caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_none_or(|mask| mask & (1 << 14) != 0)
+        caught
+            .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+            .is_none_or(|mask| mask & (1 << 14) != 0)
     }
 }
 

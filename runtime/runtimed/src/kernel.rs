@@ -134,7 +134,8 @@ impl Kernel {
     }
 
     fn refusal(&self, flow: &Flow, addresses: &Addresses) -> Refusal {
-        let names: BTreeMap<Ipv4Addr, &ModuleName> = addresses.iter().map(|(module, _, address)| (address, module)).collect();
+        let names: BTreeMap<Ipv4Addr, &ModuleName> =
+            addresses.iter().map(|(module, _, address)| (address, module)).collect();
         let name = |address: &Ipv4Addr| match names.get(address) {
             Some(module) => module.to_string(),
             None if *address == self.gateway.address => "gateway".into(),
@@ -146,7 +147,9 @@ impl Kernel {
         };
         let epoch = self.epoch().unwrap_or(Epoch(0));
         let Some((from, to, port)) = &flow.ends else {
-            let rule = format!("the module sent packets from an address that is not its own; refused in the kernel, epoch {epoch}");
+            let rule = format!(
+                "the module sent packets from an address that is not its own; refused in the kernel, epoch {epoch}"
+            );
             return Refusal::new(Reason::PlaceMismatch, by_interface(), rule);
         };
         let rule = match (&self.epoch, names.get(from), names.get(to)) {
@@ -164,32 +167,34 @@ pub struct Listed(Vec<(Flow, u64)>);
 
 /// Reads the sets. Blocks.
 pub fn list() -> Result<Listed, RunError> {
-    let mut flows = Vec::new();
-    for set in ["denied", "spoofed"] {
-        let output = Command::new("nft")
-            .args(["-j", "list", "set", "inet", "edgewarden", set])
-            .stdin(Stdio::null())
-            .output()
-            .map_err(RunError::io("run `nft`"))?;
-        if !output.status.success() {
-            return Err(RunError::Network(format!("`nft` cannot list the set `{set}`")));
-        }
-        let document: Value = serde_json::from_slice(&output.stdout)
-            .map_err(|error| RunError::Network(format!("`nft` printed no JSON: {error}")))?;
-        flows.extend(parse(&document));
+    let output = Command::new("nft")
+        .args(["-j", "list", "sets", "inet"])
+        .stdin(Stdio::null())
+        .output()
+        .map_err(RunError::io("run `nft`"))?;
+    if !output.status.success() {
+        return Err(RunError::Network("`nft` cannot list the sets".into()));
     }
-    Ok(Listed(flows))
+    let document: Value = serde_json::from_slice(&output.stdout)
+        .map_err(|error| RunError::Network(format!("`nft` printed no JSON: {error}")))?;
+    Ok(Listed(parse(&document)))
 }
 
 /// `{"nftables": [{"set": {"elem": [{"elem": {"val": {"concat": ["ew1", "10.77.0.2", "10.77.0.3", 9443]}, "counter": {"packets": 3, …}}}]}}]}`
 fn parse(document: &Value) -> Vec<(Flow, u64)> {
     let sets = document.get("nftables").and_then(Value::as_array).into_iter().flatten();
-    let elements = sets.filter_map(|item| item.get("set")?.get("elem")?.as_array()).flatten();
+    let text = |set: &Value, key: &str| set.get(key).and_then(Value::as_str).map(str::to_owned);
+    let refused = sets.filter_map(|item| item.get("set")).filter(|set| {
+        text(set, "table").as_deref() == Some("edgewarden")
+            && matches!(text(set, "name").as_deref(), Some("denied" | "spoofed"))
+    });
+    let elements = refused.filter_map(|set| set.get("elem")?.as_array()).flatten();
     elements
         .filter_map(|element| {
             let element = element.get("elem").unwrap_or(element);
             let value = element.get("val").unwrap_or(element);
-            let packets = element.get("counter").and_then(|counter| counter.get("packets")?.as_u64()).unwrap_or(1);
+            let packets =
+                element.get("counter").and_then(|counter| counter.get("packets")?.as_u64()).unwrap_or(1);
             Some((flow(value)?, packets))
         })
         .collect()
@@ -211,7 +216,9 @@ mod tests {
     use crate::addresses::ModuleNetwork;
 
     fn document(packets: u64) -> Value {
-        serde_json::json!({"nftables": [{"metainfo": {}}, {"set": {"elem": [
+        serde_json::json!({"nftables": [{"metainfo": {}}, {"set": {"table": "edgewarden", "name": "flows", "elem": ["ew9"]}},
+            {"set": {"table": "other", "name": "denied", "elem": ["ew8"]}},
+            {"set": {"table": "edgewarden", "name": "denied", "elem": [
             {"elem": {"val": {"concat": ["ew1", "10.77.0.2", "10.77.0.3", 22]}, "counter": {"packets": packets}}},
             {"elem": {"val": "ew1", "counter": {"packets": 1}}},
             {"elem": {"val": {"concat": ["ew1", "10.77.0.2", "nonsense", 22]}}},

@@ -94,7 +94,8 @@ pub async fn run(layout: Layout, config: Config) -> Result<(), RunError> {
     harden::no_new_privs().map_err(RunError::io("give up new privileges"))?;
     harden::no_core_dumps().map_err(RunError::io("turn off core dumps"))?;
     // Containers become our children when the OCI runtime ends, so that their exit status reaches us.
-    nix::sys::prctl::set_child_subreaper(true).map_err(|error| RunError::io("adopt orphans")(error.into()))?;
+    nix::sys::prctl::set_child_subreaper(true)
+        .map_err(|error| RunError::io("adopt orphans")(error.into()))?;
     let network = ModuleNetwork::parse(&config.runtime.module_network)?;
     let places = Places::make(&layout)?;
     let _lock = lock(&places)?;

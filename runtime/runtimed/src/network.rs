@@ -110,7 +110,8 @@ fn make_namespace(path: &Path) -> Result<(), RunError> {
     remove_namespace(path)?;
     File::create_new(path).map_err(RunError::io(format!("make `{}`", path.display())))?;
     elsewhere(|| {
-        unshare(CloneFlags::CLONE_NEWNET).map_err(|error| RunError::io("make a network namespace")(error.into()))?;
+        unshare(CloneFlags::CLONE_NEWNET)
+            .map_err(|error| RunError::io("make a network namespace")(error.into()))?;
         // Held by the mount, the namespace outlives this thread.
         mount(Some("/proc/thread-self/ns/net"), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
             .map_err(|error| RunError::io(format!("mount `{}`", path.display()))(error.into()))
@@ -118,7 +119,10 @@ fn make_namespace(path: &Path) -> Result<(), RunError> {
 }
 
 /// Runs `work` in the namespace at `path`. Blocks.
-pub fn inside<T: Send>(path: &Path, work: impl FnOnce() -> Result<T, RunError> + Send) -> Result<T, RunError> {
+pub fn inside<T: Send>(
+    path: &Path,
+    work: impl FnOnce() -> Result<T, RunError> + Send,
+) -> Result<T, RunError> {
     let what = || RunError::io(format!("enter `{}`", path.display()));
     let namespace = File::open(path).map_err(what())?;
     elsewhere(|| {
@@ -149,7 +153,8 @@ fn exists(device: &str) -> bool {
 
 /// The numbers of all module interfaces that exist.
 pub fn interfaces() -> Result<Vec<u8>, RunError> {
-    let all = nix::net::if_::if_nameindex().map_err(|error| RunError::io("list the interfaces")(error.into()))?;
+    let all =
+        nix::net::if_::if_nameindex().map_err(|error| RunError::io("list the interfaces")(error.into()))?;
     let number = |name: &str| name.strip_prefix("ew").and_then(|number| number.parse().ok());
     Ok(all.iter().filter_map(|interface| number(&interface.name().to_string_lossy())).collect())
 }

@@ -20,7 +20,15 @@ impl Places {
     /// Makes the folders, for root only.
     pub fn make(layout: &Layout) -> Result<Self, RunError> {
         let places = Self { run: layout.runtime_run(), state: layout.runtime_state(), logs: layout.logs() };
-        for folder in [&places.run, &places.state, &places.logs, &places.bundles(), &places.namespaces(), &places.records(), &places.ended_folder()] {
+        for folder in [
+            &places.run,
+            &places.state,
+            &places.logs,
+            &places.bundles(),
+            &places.namespaces(),
+            &places.records(),
+            &places.ended_folder(),
+        ] {
             std::fs::DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)

@@ -63,7 +63,14 @@ impl Runc {
         let said = bundle.join("runc.log");
         let stderr = log.try_clone().map_err(RunError::io("share the log"))?;
         let mut command = self.command();
-        command.arg("--log").arg(&said).args(["create", "--bundle"]).arg(bundle).arg("--pid-file").arg(&pid_file).arg(id);
+        command
+            .arg("--log")
+            .arg(&said)
+            .args(["create", "--bundle"])
+            .arg(bundle)
+            .arg("--pid-file")
+            .arg(&pid_file)
+            .arg(id);
         command.stdout(log).stderr(stderr);
         if let Err(error) = self.wait("create", command).await {
             let said: String = read(&said).trim().chars().take(SAID_CHARS_MAX).collect();

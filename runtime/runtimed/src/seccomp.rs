@@ -55,8 +55,11 @@ pub fn profile() -> Value {
         when("clone", 0, CLONE_NAMESPACES, 0, "SCMP_CMP_MASKED_EQ"),
     ];
     rules.extend(FAMILIES.iter().map(|family| when("socket", 0, *family, 0, "SCMP_CMP_EQ")));
-    rules.extend(PERSONALITIES.iter().map(|personality| when("personality", 0, *personality, 0, "SCMP_CMP_EQ")));
-    let architecture = if std::env::consts::ARCH == "aarch64" { "SCMP_ARCH_AARCH64" } else { "SCMP_ARCH_X86_64" };
+    rules.extend(
+        PERSONALITIES.iter().map(|personality| when("personality", 0, *personality, 0, "SCMP_CMP_EQ")),
+    );
+    let architecture =
+        if std::env::consts::ARCH == "aarch64" { "SCMP_ARCH_AARCH64" } else { "SCMP_ARCH_X86_64" };
     json!({
         "defaultAction": "SCMP_ACT_ERRNO",
         "defaultErrnoRet": EPERM,
@@ -73,9 +76,31 @@ mod tests {
     fn nothing_dangerous_is_on_the_list() {
         let text = profile().to_string();
         for call in [
-            "mount", "umount2", "unshare", "setns", "ptrace", "bpf", "keyctl", "add_key", "init_module", "finit_module",
-            "kexec_load", "perf_event_open", "io_uring_setup", "userfaultfd", "process_vm_readv", "pivot_root", "reboot",
-            "open_by_handle_at", "mknod", "mknodat", "chroot", "swapon", "quotactl", "settimeofday", "clock_settime",
+            "mount",
+            "umount2",
+            "unshare",
+            "setns",
+            "ptrace",
+            "bpf",
+            "keyctl",
+            "add_key",
+            "init_module",
+            "finit_module",
+            "kexec_load",
+            "perf_event_open",
+            "io_uring_setup",
+            "userfaultfd",
+            "process_vm_readv",
+            "pivot_root",
+            "reboot",
+            "open_by_handle_at",
+            "mknod",
+            "mknodat",
+            "chroot",
+            "swapon",
+            "quotactl",
+            "settimeofday",
+            "clock_settime",
         ] {
             assert!(!text.contains(&format!("\"{call}\"")), "{call}");
         }

@@ -44,7 +44,15 @@ pub struct Supervisor {
 impl Supervisor {
     pub fn new(context: Arc<Context>, addresses: Addresses) -> Self {
         let kernel = Kernel::new(addresses.network().gateway(), context.config.mqtt.module_port);
-        Self { context, addresses, kernel, workers: BTreeMap::new(), adopted: false, reported: None, last: None }
+        Self {
+            context,
+            addresses,
+            kernel,
+            workers: BTreeMap::new(),
+            adopted: false,
+            reported: None,
+            last: None,
+        }
     }
 
     /// Runs until it is told to stop everything. Dropping the future leaves the modules running.
@@ -92,8 +100,9 @@ impl Supervisor {
         let epoch = match &snapshot.policy {
             None => None,
             Some(policy) => Some(
-                serde_json::from_slice::<CompiledEpoch>(policy.compiled.as_slice())
-                    .map_err(|error| RunError::Runtime(format!("the policy of epoch {} cannot be read: {error}", policy.epoch)))?,
+                serde_json::from_slice::<CompiledEpoch>(policy.compiled.as_slice()).map_err(|error| {
+                    RunError::Runtime(format!("the policy of epoch {} cannot be read: {error}", policy.epoch))
+                })?,
             ),
         };
         match (deployment, epoch) {
@@ -108,7 +117,12 @@ impl Supervisor {
         Ok(())
     }
 
-    async fn carry_out(&mut self, force: DeploymentInForce, epoch: CompiledEpoch, trusted: bool) -> Result<(), RunError> {
+    async fn carry_out(
+        &mut self,
+        force: DeploymentInForce,
+        epoch: CompiledEpoch,
+        trusted: bool,
+    ) -> Result<(), RunError> {
         let modules = &force.deployment.modules;
         let names: Vec<ModuleName> = modules.iter().map(|module| module.name.clone()).collect();
         let running: Vec<ModuleName> = self.workers.keys().cloned().collect();
@@ -154,7 +168,8 @@ impl Supervisor {
     /// Stops all workers but these, side by side.
     async fn stop_workers(&mut self, kept: &BTreeSet<ModuleName>) {
         let all = std::mem::take(&mut self.workers);
-        let (keep, stop): (BTreeMap<_, _>, BTreeMap<_, _>) = all.into_iter().partition(|(name, _)| kept.contains(name));
+        let (keep, stop): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            all.into_iter().partition(|(name, _)| kept.contains(name));
         self.workers = keep;
         let mut stopping = tokio::task::JoinSet::new();
         for worker in stop.into_values() {
@@ -190,7 +205,13 @@ impl Supervisor {
         if std::fs::read_to_string(&path).is_ok_and(|old| old == text) {
             return Ok(());
         }
-        let file = std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o644).open(&path).map_err(what())?;
+        let file = std::fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o644)
+            .open(&path)
+            .map_err(what())?;
         file.write_all_at(text.as_bytes(), 0).map_err(what())?;
         file.set_len(text.len() as u64).map_err(what())?;
         // The umask must not decide whether modules can read it.
@@ -217,14 +238,16 @@ impl Supervisor {
             let fits = running.contains(&record.instance)
                 && !self.workers.contains_key(&name)
                 && self.addresses.number(&name) == Some(record.place.number);
-            let adopted = if fits { instance::adopt(record, &snapshot.records) } else { Err(record) };
+            let adopted =
+                if fits { instance::adopt(record, &snapshot.records) } else { Err(Box::new(record)) };
             match adopted {
                 Ok(instance) => {
                     tracing::info!(instance = %instance.record.instance, pid = instance.process.pid(), "took over a running module");
                     context.live(&instance.record.instance);
                     let (module, place) = (instance.record.module.clone(), instance.record.place);
                     numbers.insert(place.number);
-                    self.workers.insert(name, Worker::spawn(Arc::clone(&context), module, place, Some(instance)));
+                    self.workers
+                        .insert(name, Worker::spawn(Arc::clone(&context), module, place, Some(instance)));
                 }
                 Err(record) => {
                     tracing::info!(instance = %record.instance, "removing what is left of an instance");
@@ -242,7 +265,8 @@ impl Supervisor {
 
     async fn remove_unknown(&self, numbers: &BTreeSet<u8>) -> Result<(), RunError> {
         let context = &self.context;
-        let mut unknown: BTreeSet<String> = context.runc.list().await?.into_iter().map(|container| container.id).collect();
+        let mut unknown: BTreeSet<String> =
+            context.runc.list().await?.into_iter().map(|container| container.id).collect();
         for folder in [context.places.bundles(), context.places.namespaces()] {
             let what = || RunError::io(format!("read `{}`", folder.display()));
             for entry in std::fs::read_dir(&folder).map_err(what())? {

@@ -133,7 +133,11 @@ impl Life {
         // Trouble that passes by itself is tried sooner than a refusal that somebody must remove.
         let passing = matches!(
             refusal.reason,
-            Reason::Internal | Reason::Busy | Reason::IdentityUnavailable | Reason::ImageUnavailable | Reason::StartPermit
+            Reason::Internal
+                | Reason::Busy
+                | Reason::IdentityUnavailable
+                | Reason::ImageUnavailable
+                | Reason::StartPermit
         );
         let wait = if passing { self.backoff.after(Duration::ZERO) } else { REFUSED_WAIT };
         let state = if passing { ModuleState::Waiting } else { ModuleState::Refused };

@@ -1,5 +1,11 @@
 //! Modules on a whole gateway: real `identityd`, registry, runc, namespaces and rules.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
 
 mod common;
 
@@ -49,12 +55,17 @@ fn a_module_runs_confined() {
         ] {
             assert!(log.iter().any(|line| line == expected), "{expected} in {log:#?}");
         }
-        for expected in ["CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"] {
+        for expected in
+            ["CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"]
+        {
             assert!(log.iter().any(|line| line == expected), "{expected} in {log:#?}");
         }
         let wrote: Vec<_> = log.iter().filter(|line| line.starts_with("wrote")).collect();
         assert!(wrote.is_empty(), "{wrote:?}");
-        assert!(log.iter().any(|line| line.starts_with("eth0\t00000000\t0101FEA9")), "the default route: {log:#?}");
+        assert!(
+            log.iter().any(|line| line.starts_with("eth0\t00000000\t0101FEA9")),
+            "the default route: {log:#?}"
+        );
 
         let instance = module.instance.unwrap();
         let pid = module.pid.unwrap();
@@ -88,7 +99,11 @@ fn modules_outlive_the_daemon_and_what_dies_is_started_again() {
         let once = gateway.module("once", "stopped", |module| module.state == ModuleState::Stopped).await;
         let reason = once.reason.unwrap();
         assert_eq!(reason.reason, Reason::ModuleExited);
-        assert!(reason.rule.contains("status 3"), "the exit status is known: {reason}, {:?}", gateway.logs("once").await);
+        assert!(
+            reason.rule.contains("status 3"),
+            "the exit status is known: {reason}, {:?}",
+            gateway.logs("once").await
+        );
 
         gateway.kill_runtimed();
         let log = gateway.layout().logs().join("alerts.log");
@@ -123,7 +138,8 @@ fn modules_outlive_the_daemon_and_what_dies_is_started_again() {
         until("the modules are gone", async || gateway.status().await.modules.is_empty().then_some(())).await;
         let run = gateway.layout().runtime_run();
         until("nothing is left", async || {
-            let left = [run.join("netns"), run.join("bundles"), run.join("instances")].map(|folder| entries(&folder));
+            let left = [run.join("netns"), run.join("bundles"), run.join("instances")]
+                .map(|folder| entries(&folder));
             (left == [0, 0, 0] && gateway.runc(&["list", "--quiet"]).trim().is_empty()).then_some(())
         })
         .await;
@@ -137,22 +153,33 @@ fn what_policy_does_not_name_is_refused_in_the_kernel_and_told() {
         let image = gateway.image("clinic/alerts", true).await;
         // Nobody listens: what is let through is answered with a reset, what is not with silence.
         let connect = |port: u16| {
-            format!("while :; do (echo > /dev/tcp/alerts/{port}) 2>&1 | cat; echo tried {port}; sleep 0.2; done")
+            format!(
+                "while :; do (echo > /dev/tcp/alerts/{port}) 2>&1 | cat; echo tried {port}; sleep 0.2; done"
+            )
         };
-        gateway.deploy(1, vec![shell("alerts", &image, WAIT), shell("analytics", &image, &connect(9443))], OPEN).await;
+        gateway
+            .deploy(1, vec![shell("alerts", &image, WAIT), shell("analytics", &image, &connect(9443))], OPEN)
+            .await;
         gateway.start_runtimed().await;
         gateway.module("analytics", "running", running).await;
         gateway.printed("analytics", "Connection refused").await;
-        assert_eq!(gateway.status().await.epoch, match gateway.ask(edgewarden_protocol::control::Request::Status).await.unwrap() {
-            edgewarden_protocol::control::Reply::Status(status) => status.epoch,
-            other => panic!("{other:?}"),
-        });
+        assert_eq!(
+            gateway.status().await.epoch,
+            match gateway.ask(edgewarden_protocol::control::Request::Status).await.unwrap() {
+                edgewarden_protocol::control::Reply::Status(status) => status.epoch,
+                other => panic!("{other:?}"),
+            }
+        );
         let before = gateway.module("analytics", "running", running).await;
 
         // The same modules, another policy: nobody is restarted, the flow ends.
-        gateway.deploy(2, vec![shell("alerts", &image, WAIT), shell("analytics", &image, &connect(9443))], "").await;
+        gateway
+            .deploy(2, vec![shell("alerts", &image, WAIT), shell("analytics", &image, &connect(9443))], "")
+            .await;
         let told = until("the refusal is in the audit log", async || {
-            let refused = |entry: &edgewarden_protocol::control::AuditEntry| format!("{entry:?}").contains("analytics → alerts:9443");
+            let refused = |entry: &edgewarden_protocol::control::AuditEntry| {
+                format!("{entry:?}").contains("analytics → alerts:9443")
+            };
             gateway.audit().await.into_iter().find(refused)
         })
         .await;
@@ -169,12 +196,14 @@ fn an_image_that_nobody_signed_does_not_start_and_the_reason_is_shown() {
         let unsigned = gateway.image("clinic/unsigned", false).await;
         let good = gateway.image("clinic/good", true).await;
         let missing = format!("127.0.0.1:5000/clinic/none@sha256:{}", "ab".repeat(32));
-        let modules = vec![shell("bad", &unsigned, WAIT), shell("good", &good, WAIT), shell("missing", &missing, WAIT)];
+        let modules =
+            vec![shell("bad", &unsigned, WAIT), shell("good", &good, WAIT), shell("missing", &missing, WAIT)];
         gateway.deploy(1, modules, "").await;
         gateway.start_runtimed().await;
         let bad = gateway.module("bad", "refused", |module| module.state == ModuleState::Refused).await;
         assert_eq!(bad.reason.unwrap().reason, Reason::ImageUnsigned);
-        let missing = gateway.module("missing", "waiting", |module| module.state == ModuleState::Waiting).await;
+        let missing =
+            gateway.module("missing", "waiting", |module| module.state == ModuleState::Waiting).await;
         assert_eq!(missing.reason.unwrap().reason, Reason::ImageUnavailable);
         let module = gateway.module("good", "running", running).await;
         let listed = gateway.runc(&["list", "--quiet"]);

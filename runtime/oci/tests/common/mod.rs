@@ -1,4 +1,14 @@
 //! A registry to talk to: Debian's docker-registry, on a free port, in a folder of its own.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::items_after_statements,
+    clippy::missing_panics_doc,
+    reason = "a test fails by panicking"
+)]
 #![allow(dead_code)]
 
 use std::net::TcpListener;
@@ -11,7 +21,7 @@ use edgewarden_protocol::config::Runtime;
 pub struct TestRegistry {
     child: Child,
     pub host: String,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Drop for TestRegistry {
@@ -40,7 +50,7 @@ impl TestRegistry {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let registry = Self { child, host, _folder: folder };
+        let registry = Self { child, host, folder };
         while tokio::net::TcpStream::connect(&registry.host).await.is_err() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -49,7 +59,7 @@ impl TestRegistry {
 
     /// Where the registry keeps a blob, for tests that damage it.
     pub fn blob(&self, hex: &str) -> std::path::PathBuf {
-        let data = self._folder.path().join("data/docker/registry/v2/blobs/sha256");
+        let data = self.folder.path().join("data/docker/registry/v2/blobs/sha256");
         data.join(&hex[..2]).join(hex).join("data")
     }
 

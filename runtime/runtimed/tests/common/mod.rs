@@ -1,6 +1,14 @@
 //! A gateway in network and mount namespaces of its own: the real `identityd` with keys in a file, a registry, signed
 //! images, and `runtimed` as a process that can be killed.
-#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::missing_panics_doc,
+    reason = "a test fails by panicking"
+)]
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -23,7 +31,7 @@ use edgewarden_protocol::dsse::{Envelope, Signature, pre_authentication_encoding
 use edgewarden_protocol::enrol::{Challenge, Enrolled, Proof, Verdict, VerdictState};
 use edgewarden_protocol::layout::Layout;
 use edgewarden_runtimed::control::{self, ModuleStatus, Status};
-use edgewarden_runtimed::identity::Client;
+use edgewarden_runtimed::identity::{CallError, Client};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -54,6 +62,11 @@ pub fn in_namespaces(name: &str, test: impl AsyncFnOnce()) {
 pub fn role_runtimed() {
     let Some(root) = std::env::var_os(ROLE_ROOT) else { return };
     let root = PathBuf::from(root);
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_max_level(tracing_subscriber::filter::LevelFilter::DEBUG)
+        .init();
     let config: Config = serde_json::from_slice(&std::fs::read(root.join("config.json")).unwrap()).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(edgewarden_runtimed::run(Layout::new(root), config)).unwrap();
@@ -82,12 +95,16 @@ impl Drop for Gateway {
         for id in self.runc(&["list", "--quiet"]).split_whitespace() {
             self.runc(&["delete", "--force", id]);
         }
-        for entry in std::fs::read_dir(self.layout().runtime_run().join("netns")).into_iter().flatten().flatten() {
+        for entry in
+            std::fs::read_dir(self.layout().runtime_run().join("netns")).into_iter().flatten().flatten()
+        {
             drop(Command::new("umount").arg("--lazy").arg(entry.path()).stderr(Stdio::null()).status());
         }
         if let Ok(hierarchies) = std::fs::read_dir("/sys/fs/cgroup") {
             for hierarchy in hierarchies.flatten() {
-                drop(std::fs::remove_dir(hierarchy.path().join("edgewarden").join(self.config.gateway.name.as_str())));
+                drop(std::fs::remove_dir(
+                    hierarchy.path().join("edgewarden").join(self.config.gateway.name.as_str()),
+                ));
             }
         }
     }
@@ -122,9 +139,14 @@ impl Gateway {
             fleet: Some(config::Fleet {
                 url: "https://127.0.0.1:1".into(),
                 root: file("root.pem", &pem::encode(pem::CERTIFICATE, root.certificate_der())),
-                operator_keys: vec![file("operator.pem", &spki::to_pem(operator.public_key().as_ref()).unwrap())],
+                operator_keys: vec![file(
+                    "operator.pem",
+                    &spki::to_pem(operator.public_key().as_ref()).unwrap(),
+                )],
             }),
-            keystore: config::Keystore::Software { passphrase_file: file("passphrase", "correct horse battery") },
+            keystore: config::Keystore::Software {
+                passphrase_file: file("passphrase", "correct horse battery"),
+            },
             attestation: config::Attestation::default(),
             identity: config::Identity::default(),
             runtime: Runtime { plain_http_registries: vec![host.into()], ..Runtime::default() },
@@ -154,8 +176,10 @@ impl Gateway {
     }
 
     async fn join(&self) {
-        let challenge = Challenge { session: "s".into(), nonce: vec![7; 32].into(), pcrs: Vec::new(), credential: None };
-        let Reply::Proof(Proof::None { csr, .. }) = self.ask(Request::EnrolProve(challenge)).await.unwrap() else {
+        let challenge =
+            Challenge { session: "s".into(), nonce: vec![7; 32].into(), pcrs: Vec::new(), credential: None };
+        let Reply::Proof(Proof::None { csr, .. }) = self.ask(Request::EnrolProve(challenge)).await.unwrap()
+        else {
             panic!("no proof")
         };
         let point = public_point(csr.as_slice()).unwrap();
@@ -196,13 +220,15 @@ impl Gateway {
     }
 
     pub async fn ask(&self, request: Request) -> Result<Reply, Refusal> {
-        self.identityd.call(&request).await.map_err(|error| error.refusal())
+        self.identityd.call(&request).await.map_err(CallError::refusal)
     }
 
     /// An image with a shell, pushed, and signed unless it is told not to. Gives the reference.
     pub async fn image(&self, repository: &str, signed: bool) -> String {
         let layout = ImageLayout::create(&self.folder.path().join("images").join(repository)).unwrap();
-        let binaries = ["/bin/bash", "/bin/cat", "/bin/sleep", "/usr/bin/id", "/bin/touch", "/bin/mkdir"].map(PathBuf::from).to_vec();
+        let binaries = ["/bin/bash", "/bin/cat", "/bin/sleep", "/usr/bin/id", "/bin/touch", "/bin/mkdir"]
+            .map(PathBuf::from)
+            .to_vec();
         let labels = [("repository".to_owned(), repository.to_owned())].into();
         build(&Recipe { binaries, labels, ..Recipe::default() }, &layout).unwrap();
         let host = self.config.runtime.plain_http_registries[0].clone();
@@ -234,7 +260,11 @@ impl Gateway {
     }
 
     pub async fn start_runtimed(&mut self) {
-        let log = std::fs::OpenOptions::new().append(true).create(true).open(self.folder.path().join("runtimed.log")).unwrap();
+        let log = std::fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(self.folder.path().join("runtimed.log"))
+            .unwrap();
         let child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "role_runtimed", "--nocapture", "--test-threads=1"])
             .env(ROLE_ROOT, self.folder.path())
@@ -289,10 +319,23 @@ impl Gateway {
 
     /// Waits for a line that holds `text`.
     pub async fn printed(&self, name: &str, text: &str) -> String {
-        until(&format!("`{name}` prints `{text}`"), async || {
-            self.logs(name).await.into_iter().find(|line| line.contains(text))
-        })
-        .await
+        for _ in 0..600 {
+            if let Some(line) = self.logs(name).await.into_iter().find(|line| line.contains(text)) {
+                return line;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let log = std::fs::read_to_string(self.folder.path().join("runtimed.log")).unwrap_or_default();
+        let shown = |program: &str, args: &[&str]| {
+            String::from_utf8_lossy(&Command::new(program).args(args).output().unwrap().stdout).into_owned()
+        };
+        panic!(
+            "`{name}` never printed `{text}`: {:?}\n{:?}\n{log}\n{}\n{}",
+            self.logs(name).await,
+            self.status().await.modules,
+            shown("nft", &["list", "ruleset"]),
+            shown("ip", &["route"]),
+        );
     }
 
     pub async fn audit(&self) -> Vec<AuditEntry> {
