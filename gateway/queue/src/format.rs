@@ -5,7 +5,8 @@
 //!
 //! ```text
 //! queue    "EWQUEUE1" id[16] salt[32] tag[16]
-//! cursor   "EWQCURS1" salt[32] through:u64 tag[16]
+//! cursor   slot slot
+//! slot     "EWQCURS1" salt[32] through:u64 tag[16] zero[4032]        the highest `through` counts
 //! segment  "EWQSEGM1" id[16] first_sequence:u64 salt[32] tag[16]  frame*
 //! frame    length:u32 count:u32 index:u64 first_sequence:u64 chain[16]  ciphertext[length] tag[16]
 //! ```
@@ -20,6 +21,8 @@ use crate::keys::TAG_BYTES;
 pub(crate) const QUEUE_MAGIC: &[u8; 8] = b"EWQUEUE1";
 pub(crate) const CURSOR_MAGIC: &[u8; 8] = b"EWQCURS1";
 pub(crate) const SEGMENT_MAGIC: &[u8; 8] = b"EWQSEGM1";
+/// A slot has blocks of its own, so that a write to one cannot spoil the other.
+pub(crate) const CURSOR_SLOT_BYTES: usize = 4096;
 pub(crate) const ID_BYTES: usize = 16;
 pub(crate) const SALT_BYTES: usize = 32;
 

@@ -14,6 +14,7 @@
 //! who can write to the disk can put back an older state of the whole queue, or cut off its newest frames; that looks
 //! like a crash. The fleet sees the first as repetitions, which it drops.
 
+mod cursor;
 mod error;
 pub mod format;
 mod keys;

@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use edgewarden_platform::durable;
 use zeroize::Zeroizing;
 
+use crate::cursor::Cursor;
 use crate::error::QueueError;
-use crate::format::{CURSOR_MAGIC, Fields, ID_BYTES, QUEUE_MAGIC, SALT_BYTES};
+use crate::format::{Fields, ID_BYTES, QUEUE_MAGIC, SALT_BYTES};
 use crate::keys::{StorageKey, TAG_BYTES, random};
 use crate::segment::{AppendError, Frame, Place, Segment, first_of, frame_bytes};
 use crate::{RECORD_BYTES_MAX, Record};
 
 const CHECK_PURPOSE: &[u8] = b"edgewarden queue id v1";
-const CURSOR_PURPOSE: &[u8] = b"edgewarden queue cursor v1";
 /// Many small files after many restarts are still bounded.
 const SEGMENTS_MAX: usize = 65_536;
 
@@ -31,7 +31,7 @@ pub(crate) struct Log {
     appendable: bool,
     /// A failed write could not be undone.
     stuck: bool,
-    acknowledged: u64,
+    cursor: Cursor,
     /// In the first segment.
     place: Place,
     _lock: File,
@@ -47,7 +47,7 @@ impl Log {
         durable::sweep(folder).map_err(QueueError::io("clean", folder))?;
         let firsts = segment_names(folder)?;
         let id = open_id(folder, &storage, firsts.is_empty())?;
-        let acknowledged = read_cursor(folder, &storage, &id)?;
+        let cursor = Cursor::open(folder, &storage, &id, firsts.is_empty())?;
         let mut log = Self {
             folder: folder.into(),
             storage,
@@ -57,7 +57,7 @@ impl Log {
             segments: VecDeque::new(),
             appendable: false,
             stuck: false,
-            acknowledged,
+            cursor,
             place: Place::START,
             _lock: lock,
         };
@@ -74,7 +74,7 @@ impl Log {
             // The segments before the first are those that the cursor says are consumed.
             let contiguous = match self.segments.back() {
                 Some(before) => before.next == *first,
-                None => *first <= self.acknowledged.saturating_add(1),
+                None => *first <= self.acknowledged().saturating_add(1),
             };
             if !contiguous {
                 return Err(QueueError::damaged(
@@ -90,11 +90,11 @@ impl Log {
 
     /// The number that the next record gets.
     pub(crate) fn next_sequence(&self) -> u64 {
-        self.segments.back().map_or(0, |segment| segment.next).max(self.acknowledged.saturating_add(1))
+        self.segments.back().map_or(0, |segment| segment.next).max(self.acknowledged().saturating_add(1))
     }
 
     pub(crate) fn acknowledged(&self) -> u64 {
-        self.acknowledged
+        self.cursor.through()
     }
 
     pub(crate) fn bytes(&self) -> u64 {
@@ -149,7 +149,7 @@ impl Log {
         if self.appendable && !full {
             return Ok(());
         }
-        let consumed = self.next_sequence().saturating_sub(1) <= self.acknowledged;
+        let consumed = self.next_sequence().saturating_sub(1) <= self.acknowledged();
         if (self.bytes() >= self.bytes_max && !consumed) || self.segments.len() >= SEGMENTS_MAX {
             return Err(QueueError::Full { bytes_max: self.bytes_max });
         }
@@ -176,7 +176,7 @@ impl Log {
         for segment in &self.segments {
             while let Some(Frame { first, bodies, after }) = segment.read(place)? {
                 for (sequence, body) in (first..).zip(bodies) {
-                    if sequence <= self.acknowledged {
+                    if sequence <= self.acknowledged() {
                         continue;
                     }
                     bytes = bytes.saturating_add(body.len());
@@ -198,11 +198,10 @@ impl Log {
         if through >= self.next_sequence() {
             return Err(QueueError::NoSuchRecord(through));
         }
-        if through <= self.acknowledged {
+        if through <= self.acknowledged() {
             return Ok(());
         }
-        write_cursor(&self.folder, &self.storage, &self.id, through)?;
-        self.acknowledged = through;
+        self.cursor.advance(&self.storage, &self.id, through)?;
         self.drop_consumed()
     }
 
@@ -212,8 +211,8 @@ impl Log {
             let newest = self.segments.len() == 1;
             let keep = newest && self.appendable;
             let Some(first) = self.segments.front() else { return Ok(()) };
-            if first.next.saturating_sub(1) > self.acknowledged || keep {
-                self.place = first.skip(self.place, self.acknowledged)?;
+            if first.next.saturating_sub(1) > self.acknowledged() || keep {
+                self.place = first.skip(self.place, self.acknowledged())?;
                 return Ok(());
             }
             // Losing the removal to a crash is no harm: the cursor is on disk, the next start removes it again.
@@ -265,41 +264,4 @@ fn open_id(folder: &Path, storage: &StorageKey, is_new: bool) -> Result<[u8; ID_
     }
     let key = storage.derive(&salt, &[CHECK_PURPOSE]).map_err(crypto)?;
     if key.check_tag(head, tag) { Ok(id) } else { Err(QueueError::WrongKey(folder.into())) }
-}
-
-fn read_cursor(folder: &Path, storage: &StorageKey, id: &[u8; ID_BYTES]) -> Result<u64, QueueError> {
-    let path = folder.join("cursor");
-    let Some(bytes) = durable::read(&path, 1024).map_err(QueueError::io("read", &path))? else {
-        return Ok(0);
-    };
-    let damaged = || QueueError::damaged(&path, 0, "it is not what was written");
-    let (head, tag) = bytes.split_last_chunk::<TAG_BYTES>().ok_or_else(damaged)?;
-    let mut fields = Fields(head);
-    let (magic, salt, through) = (fields.array(), fields.array::<SALT_BYTES>(), fields.u64());
-    let (Some(salt), Some(through)) = (salt, through) else { return Err(damaged()) };
-    let key = storage.derive(&salt, &[CURSOR_PURPOSE, id]).map_err(|_| QueueError::Stopped)?;
-    if magic.as_ref() != Some(CURSOR_MAGIC) || !fields.0.is_empty() || !key.check_tag(head, tag) {
-        return Err(damaged());
-    }
-    Ok(through)
-}
-
-fn write_cursor(
-    folder: &Path,
-    storage: &StorageKey,
-    id: &[u8; ID_BYTES],
-    through: u64,
-) -> Result<(), QueueError> {
-    let path = folder.join("cursor");
-    // A new salt, so a new key, for each: the tag's nonce is the same each time.
-    let salt: [u8; SALT_BYTES] = random().map_err(|_| QueueError::Stopped)?;
-    let mut bytes = CURSOR_MAGIC.to_vec();
-    bytes.extend_from_slice(&salt);
-    bytes.extend_from_slice(&through.to_be_bytes());
-    let tag = storage
-        .derive(&salt, &[CURSOR_PURPOSE, id])
-        .and_then(|key| key.tag(&bytes))
-        .map_err(|_| QueueError::Stopped)?;
-    bytes.extend_from_slice(&tag);
-    durable::write(&path, &bytes, 0o600).map_err(QueueError::io("write", &path))
 }

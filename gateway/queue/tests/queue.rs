@@ -174,6 +174,30 @@ async fn an_unfinished_end_is_cut_off_wherever_the_crash_cut() {
     }
 }
 
+#[tokio::test]
+async fn a_cursor_that_a_crash_has_cut_short_is_the_one_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let queue = open(folder.path()).await;
+    for n in 0..6 {
+        queue.append(vec![n]).await.unwrap();
+    }
+    for through in 1..=4 {
+        queue.acknowledge(through).await.unwrap();
+    }
+    queue.close().await;
+    // The fourth acknowledgement and the second share a slot.
+    edit(&folder.path().join("cursor"), |bytes| {
+        let newest = [0, 4096].into_iter().max_by_key(|slot| bytes[slot + 47]).unwrap();
+        assert_eq!(bytes[newest + 47], 4);
+        bytes[newest + 40..newest + 48].fill(0xff);
+    });
+    let queue = open(folder.path()).await;
+    assert_eq!(all(&queue).await.first().unwrap().0, 4, "once more rather than never");
+    queue.acknowledge(6).await.unwrap();
+    queue.close().await;
+    assert_eq!(all(&open(folder.path()).await).await, []);
+}
+
 fn edit(path: &Path, change: impl Fn(&mut Vec<u8>)) {
     let mut bytes = std::fs::read(path).unwrap();
     change(&mut bytes);
@@ -264,7 +288,7 @@ impl Drop for SmallDisk {
 async fn a_full_disk_is_the_producers_error_and_nothing_is_lost() {
     let disk = SmallDisk::new();
     let folder = disk.0.path().join("queue");
-    let queue = Queue::open(&folder, key(7), 1 << 30).await.unwrap();
+    let queue = Queue::open(&folder, key(7), CAP).await.unwrap();
     let (mut stored, mut refused) = (0, 0);
     for n in 0..100 {
         match queue.append(vec![1; if n % 2 == 0 { 20_000 } else { 10 }]).await {
@@ -275,11 +299,16 @@ async fn a_full_disk_is_the_producers_error_and_nothing_is_lost() {
     }
     assert!(stored > 30 && refused > 20, "{stored} {refused}");
     assert_eq!(all(&queue).await.len() as u64, stored);
+    // Acknowledging needs no room, and makes some.
+    let disk_bytes = queue.status().bytes;
+    let half = stored / 2;
+    queue.acknowledge(half).await.unwrap();
+    assert!(queue.status().bytes < disk_bytes || segments(&folder).len() == 1);
     queue.close().await;
     // When there is room again the queue goes on where it was.
     disk.mount(nix::mount::MsFlags::MS_REMOUNT, "size=4m");
-    let queue = Queue::open(&folder, key(7), 1 << 30).await.unwrap();
+    let queue = Queue::open(&folder, key(7), CAP).await.unwrap();
     let kept: Vec<u64> = all(&queue).await.iter().map(|(sequence, _)| *sequence).collect();
-    assert_eq!(kept, (1..=stored).collect::<Vec<_>>());
+    assert_eq!(kept, (half + 1..=stored).collect::<Vec<_>>());
     assert_eq!(queue.append(vec![3]).await.unwrap(), stored + 1);
 }

@@ -13,7 +13,9 @@
 //! Left out of MQTT 3.1.1: QoS 2 (a QoS 2 publication ends the connection, a subscription is granted at most QoS 1),
 //! user name and password (read and ignored), and client identifiers of the client's own choice.
 
+mod connect;
 mod delivery;
+mod limits;
 mod retained;
 mod session;
 mod subscribe;
@@ -27,9 +29,10 @@ use std::time::Duration;
 use edgewarden_names::{Reason, Refusal};
 
 use crate::decode::DecodeError;
-use crate::packet::{Connect, ConnectCode, Delivery, Packet, PacketId, Publish, Qos, Will};
+use crate::packet::{ConnectCode, Delivery, Packet, PacketId, Publish, Qos, Will};
 use crate::topic::{TopicFilter, TopicName};
 use crate::trie::Trie;
+pub use limits::{Counts, Limits};
 use retained::Retained;
 use session::Session;
 
@@ -76,66 +79,12 @@ pub enum Action<C> {
     Refused(Refusal),
 }
 
-/// Bounds of everything a client can make grow.
-#[derive(Debug, Clone)]
-pub struct Limits {
-    pub sessions_max: usize,
-    pub subscriptions_per_session_max: usize,
-    /// QoS 1 messages sent and not acknowledged, for each session.
-    pub window_messages_max: usize,
-    /// QoS 1 messages that a session holds, in flight or waiting.
-    pub session_messages_max: usize,
-    pub session_bytes_max: usize,
-    /// Over all sessions.
-    pub waiting_bytes_max: usize,
-    pub retained_messages_max: usize,
-    pub retained_bytes_max: usize,
-    /// Bytes that wait to be written to one connection.
-    pub output_bytes_max: usize,
-    /// How long a client may take to send CONNECT.
-    pub connect_max: Duration,
-    /// How long a publication may wait for a full receiver before its publisher is disconnected.
-    pub blocked_max: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            sessions_max: 2048,
-            subscriptions_per_session_max: 128,
-            window_messages_max: 64,
-            session_messages_max: 1000,
-            session_bytes_max: 1024 * 1024,
-            waiting_bytes_max: 32 * 1024 * 1024,
-            retained_messages_max: 1024,
-            retained_bytes_max: 4 * 1024 * 1024,
-            output_bytes_max: 1024 * 1024,
-            connect_max: Duration::from_secs(10),
-            blocked_max: Duration::from_secs(30),
-        }
-    }
-}
-
 /// One publication, shared by all who receive it.
 #[derive(Debug)]
 struct Message<C> {
     from: C,
     topic: TopicName,
     payload: Arc<[u8]>,
-}
-
-/// Counts for people.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Counts {
-    pub sessions: usize,
-    pub subscriptions: usize,
-    /// QoS 1 messages that sessions hold.
-    pub waiting_messages: usize,
-    pub waiting_bytes: usize,
-    pub retained_messages: usize,
-    /// QoS 0 messages that were dropped because the receiver's connection was full.
-    pub dropped_qos0: u64,
-    pub refused: u64,
 }
 
 #[derive(Debug)]
@@ -404,66 +353,6 @@ impl<A: Authority> Broker<A> {
             dropped_qos0: self.dropped_qos0,
             refused: self.refused,
         }
-    }
-
-    /// Section 3.1.4.
-    fn connect(&mut self, id: ConnectionId, connect: Connect) {
-        let Some(connection) = self.connections.get(&id) else { return };
-        let client = connection.client.clone();
-        if let Err((code, refusal)) = self.admit(&client, &connect) {
-            self.refuse(refusal);
-            self.send(id, &Packet::ConnAck { session_present: false, code });
-            self.close(id, true);
-            return;
-        }
-        // [MQTT-3.1.4-2]: the newer connection of a client ends the older.
-        if let Some(older) = self.sessions.get(&client).and_then(|session| session.connection) {
-            self.close(older, false);
-        }
-        if connect.clean_session {
-            self.remove_session(&client);
-        }
-        let session_present = self.sessions.contains_key(&client);
-        let session = self.sessions.entry(client.clone()).or_default();
-        session.connection = Some(id);
-        session.clean = connect.clean_session;
-        if let Some(connection) = self.connections.get_mut(&id) {
-            connection.connected = true;
-            connection.will = connect.will;
-            connection.keep_alive = (connect.keep_alive_seconds > 0)
-                .then(|| Duration::from_secs(connect.keep_alive_seconds.into()));
-        }
-        self.send(id, &Packet::ConnAck { session_present, code: ConnectCode::Accepted });
-        self.redeliver(&client);
-        self.pump(&client);
-    }
-
-    fn admit(&self, client: &A::Client, connect: &Connect) -> Result<(), (ConnectCode, Refusal)> {
-        let not_authorized = |refusal| (ConnectCode::NotAuthorized, refusal);
-        self.authority.may_connect(client).map_err(not_authorized)?;
-        let expected = self.authority.client_id(client);
-        if connect.client_id != expected {
-            let rule = format!("the client identifier must be `{expected}`");
-            return Err((
-                ConnectCode::IdentifierRejected,
-                Refusal::new(Reason::ClientIdMismatch, client, rule),
-            ));
-        }
-        if let Some(will) = &connect.will {
-            if will.qos == Qos::ExactlyOnce {
-                return Err(not_authorized(Refusal::new(
-                    Reason::RequestInvalid,
-                    client,
-                    "QoS 2 is not offered",
-                )));
-            }
-            self.authority.may_publish(client, &will.topic).map_err(not_authorized)?;
-        }
-        if !self.sessions.contains_key(client) && self.sessions.len() >= self.limits.sessions_max {
-            let refusal = Refusal::new(Reason::Busy, client, "there are too many sessions");
-            return Err((ConnectCode::ServerUnavailable, refusal));
-        }
-        Ok(())
     }
 
     fn violation(&mut self, id: ConnectionId, what: impl fmt::Display) {
