@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use edgewarden_ca::{CaError, Issued, IssuingCa};
+use edgewarden_ca::{CaError, Issued, IssuingCa, Svid};
 use edgewarden_keystore::{CaKey, Keystore};
 use edgewarden_names::{GatewayName, ModuleName, Reason, Refusal, SpiffeId, TrustDomain, UnixTime};
 use edgewarden_protocol::config::{Identity, seconds};
@@ -60,6 +60,13 @@ struct Holder {
     due: UnixTime,
     issued: u64,
     streams: u32,
+}
+
+/// A certificate to be issued.
+struct Due {
+    instance: String,
+    id: SpiffeId,
+    dns: Vec<String>,
 }
 
 impl std::fmt::Debug for Issuance {
@@ -190,34 +197,46 @@ impl Issuance {
     }
 
     /// Issues what is due. `record` is called before a certificate goes out. Returns the failures.
+    ///
+    /// Callers of the Workload API do not wait for it: keys, signatures and the disk are used without the lock.
     pub fn issue_due(&self, now: UnixTime, mut record: impl FnMut(&Event)) -> Vec<(SpiffeId, CaError)> {
-        let mut inner = self.lock();
-        let Inner { authority, holders } = &mut *inner;
-        let Some(authority) = authority else { return Vec::new() };
+        let Some((ca, root, due)) = self.due(now) else { return Vec::new() };
         let mut failures = Vec::new();
-        for (instance, holder) in holders.iter_mut().filter(|(_, holder)| holder.due <= now) {
-            match authority.ca.issue_svid(&holder.id, &holder.dns, self.svid_lifetime, now) {
-                Ok(svid) => {
-                    let detail = format!("{instance}, serial {}, until {}", svid.serial, svid.not_after);
-                    record(&Event::new("svid.issued", &holder.id, detail));
-                    holder.expires = svid.not_after;
-                    holder.due = now.plus(half_life(svid.not_after.after(now), &svid.serial));
-                    holder.issued = holder.issued.saturating_add(1);
-                    holder.current.send_replace(Some(Arc::new(X509Context {
-                        id: svid.id,
-                        chain_der: svid.chain_der,
-                        key_pkcs8: svid.key_pkcs8,
-                        bundle_der: vec![authority.root.clone()],
-                        trust_domain: self.domain.clone(),
-                    })));
-                }
+        for Due { instance, id, dns } in due {
+            let issued = ca.issue_svid(&id, &dns, self.svid_lifetime, now);
+            if let Ok(svid) = &issued {
+                let detail = format!("{instance}, serial {}, until {}", svid.serial, svid.not_after);
+                record(&Event::new("svid.issued", &id, detail));
+            }
+            let mut inner = self.lock();
+            let Inner { authority, holders } = &mut *inner;
+            // Meanwhile the instance may have ended, or every certificate been withdrawn.
+            if !authority.as_ref().is_some_and(|authority| Arc::ptr_eq(&authority.ca, &ca)) {
+                return failures;
+            }
+            let Some(holder) = holders.get_mut(&instance) else { continue };
+            match issued {
+                Ok(svid) => holder.put(svid, &root, &self.domain, now),
                 Err(error) => {
                     holder.due = now.plus(RETRY);
-                    failures.push((holder.id.clone(), error));
+                    failures.push((id, error));
                 }
             }
         }
         failures
+    }
+
+    /// The issuing CA with the root, and whose certificates are due.
+    fn due(&self, now: UnixTime) -> Option<(Arc<IssuingCa>, Vec<u8>, Vec<Due>)> {
+        let inner = self.lock();
+        let authority = inner.authority.as_ref()?;
+        let due = inner.holders.iter().filter(|(_, holder)| holder.due <= now);
+        let due = due.map(|(instance, holder)| Due {
+            instance: instance.clone(),
+            id: holder.id.clone(),
+            dns: holder.dns.clone(),
+        });
+        Some((Arc::clone(&authority.ca), authority.root.clone(), due.collect()))
     }
 
     /// Takes expired certificates out of use.
@@ -266,6 +285,19 @@ impl Issuance {
 }
 
 impl Holder {
+    fn put(&mut self, svid: Svid, root: &[u8], domain: &TrustDomain, now: UnixTime) {
+        self.expires = svid.not_after;
+        self.due = now.plus(half_life(svid.not_after.after(now), &svid.serial));
+        self.issued = self.issued.saturating_add(1);
+        self.current.send_replace(Some(Arc::new(X509Context {
+            id: svid.id,
+            chain_der: svid.chain_der,
+            key_pkcs8: svid.key_pkcs8,
+            bundle_der: vec![root.to_vec()],
+            trust_domain: domain.clone(),
+        })));
+    }
+
     fn withdraw(&mut self) {
         self.current.send_replace(None);
         self.due = UnixTime(0);

@@ -197,6 +197,9 @@ async fn carry_out(service: &Arc<Service>, effect: Effect) -> Result<(), Refusal
         }
         Effect::Withdraw => {
             service.issuance.withdraw();
+            // A renewal that began before may still put certificates in place: the next one sees that it must not. Until
+            // then no caller gets them, because each is checked against the verdict.
+            service.renewal_due.notify_one();
             Ok(())
         }
         Effect::Reissue => {
@@ -366,11 +369,7 @@ fn storage_key(service: &Service) -> Result<Reply, Refusal> {
 }
 
 fn rotate(service: &Service, module: Option<&ModuleName>) -> Result<Reply, Refusal> {
-    let count = service.issuance.rotate(module);
-    if let Some(module) = module.filter(|_| count == 0) {
-        return Err(Refusal::new(Reason::RequestInvalid, module, "no instance of it is live"));
-    }
-    service.renew()?;
+    service.rotate(module)?;
     service.renewal_due.notify_one();
     Ok(Reply::Done)
 }

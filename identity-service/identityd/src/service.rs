@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use edgewarden_keystore::Keystore;
-use edgewarden_names::{Reason, Refusal, UnixTime};
+use edgewarden_names::{ModuleName, Reason, Refusal, UnixTime};
 use edgewarden_protocol::config::Config;
 use edgewarden_protocol::control::Reply;
 use tokio::sync::{Notify, watch};
@@ -163,6 +163,20 @@ impl Service {
     /// Brings the issuing CA and all certificates up to date with the state. Blocks on the keystore.
     pub fn renew(&self) -> Result<(), Refusal> {
         let _one_at_a_time = self.renewal.lock().unwrap_or_else(PoisonError::into_inner);
+        self.renew_alone()
+    }
+
+    /// Gives new certificates now: to one module's instances, or to all.
+    pub fn rotate(&self, module: Option<&ModuleName>) -> Result<(), Refusal> {
+        let _one_at_a_time = self.renewal.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = self.issuance.rotate(module);
+        if let Some(module) = module.filter(|_| count == 0) {
+            return Err(Refusal::new(Reason::RequestInvalid, module, "no instance of it is live"));
+        }
+        self.renew_alone()
+    }
+
+    fn renew_alone(&self) -> Result<(), Refusal> {
         let authority = self.current();
         let now = authority.believe(UnixTime::now()).now;
         self.issuance.expire(now);
