@@ -1,8 +1,11 @@
 //! What the parts of the daemon share.
 
 use std::collections::BTreeSet;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
+use aws_lc_rs::digest::{SHA256, digest};
 use edgewarden_oci::store::ContentStore;
 use edgewarden_protocol::config::Config;
 use edgewarden_protocol::layout::Layout;
@@ -51,10 +54,31 @@ impl Context {
             .unwrap_or_else(|error| Err(RunError::Runtime(error.to_string())))
     }
 
-    /// `/edgewarden/<gateway>/<instance>`. Gateways side by side on one machine, below roots of their own, are told
-    /// apart by their names.
+    /// `/edgewarden/<gateway>/<instance>`. Cgroups are the machine's, not the root's: gateways below roots of their own
+    /// have the hash of the root's path in the name, so that none touches another's.
     pub fn cgroup(&self, instance: &str) -> String {
-        format!("/edgewarden/{}/{instance}", self.config.gateway.name)
+        let gateway = &self.config.gateway.name;
+        let root = self.layout.root();
+        if root == Path::new("/") {
+            return format!("/edgewarden/{gateway}/{instance}");
+        }
+        let hash = digest(&SHA256, root.as_os_str().as_bytes());
+        let mark: String = hash.as_ref().iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+        format!("/edgewarden/{gateway}-{mark}/{instance}")
+    }
+
+    /// Removes the cgroups above the instances' own, once no instance is in them: of every hierarchy, v1 or unified.
+    pub fn remove_cgroups(&self) {
+        let ours = self.cgroup("");
+        let ours = Path::new(ours.trim_matches('/'));
+        let mount = Path::new("/sys/fs/cgroup");
+        let hierarchies = std::fs::read_dir(mount).into_iter().flatten().flatten().map(|entry| entry.path());
+        for hierarchy in hierarchies.chain([mount.to_owned()]) {
+            for folder in ours.ancestors().filter(|folder| *folder != Path::new("")) {
+                // It is not there, or somebody's else is in it.
+                drop(std::fs::remove_dir(hierarchy.join(folder)));
+            }
+        }
     }
 
     fn lives(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {

@@ -337,6 +337,7 @@ impl Supervisor {
             instance::clean(&self.context, &record).await;
         }
         self.remove_unknown(&BTreeSet::new()).await?;
+        self.context.remove_cgroups();
         let own = self.addresses.network().gateway();
         self.context
             .blocking(move || {

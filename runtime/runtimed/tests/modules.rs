@@ -70,9 +70,14 @@ fn a_module_runs_confined() {
         let instance = module.instance.unwrap();
         let pid = module.pid.unwrap();
         let cgroup = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
-        assert!(cgroup.contains(&format!("/edgewarden/confined/{instance}")), "{cgroup}");
+        let own = cgroup
+            .lines()
+            .find_map(|line| line.split_once(":/edgewarden/confined-"))
+            .expect("a cgroup of its own")
+            .1;
+        assert!(own.ends_with(&format!("/{instance}")), "{cgroup}");
         let limit = |file: [&str; 2]| {
-            let v1 = format!("/sys/fs/cgroup/{}/edgewarden/confined/{instance}/{}", file[0], file[1]);
+            let v1 = format!("/sys/fs/cgroup/{}/edgewarden/confined-{own}/{}", file[0], file[1]);
             std::fs::read_to_string(v1).ok().map(|text| text.trim().to_owned())
         };
         if std::path::Path::new("/sys/fs/cgroup/pids").exists() {

@@ -100,11 +100,15 @@ impl Drop for Gateway {
         {
             drop(Command::new("umount").arg("--lazy").arg(entry.path()).stderr(Stdio::null()).status());
         }
-        if let Ok(hierarchies) = std::fs::read_dir("/sys/fs/cgroup") {
-            for hierarchy in hierarchies.flatten() {
-                drop(std::fs::remove_dir(
-                    hierarchy.path().join("edgewarden").join(self.config.gateway.name.as_str()),
-                ));
+        for hierarchy in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+            let ours = format!("{}-", self.config.gateway.name);
+            for folder in
+                std::fs::read_dir(hierarchy.path().join("edgewarden")).into_iter().flatten().flatten()
+            {
+                if folder.file_name().to_string_lossy().starts_with(&ours) {
+                    // Fails for another run's that is in use.
+                    drop(std::fs::remove_dir(folder.path()));
+                }
             }
         }
     }
