@@ -75,7 +75,7 @@ impl Deploy {
         if sent.signer.is_none() {
             eprintln!("dangerous: the fleet carries this deployment unverified");
         }
-        println!("{} v{} for {}", sent.name, sent.version, gateways(&sent.gateways));
+        say!("{} v{} for {}", sent.name, sent.version, gateways(&sent.gateways));
         Ok(())
     }
 
@@ -136,9 +136,9 @@ async fn checked(deployment: &Deployment, common: &Common) -> Result<(), Stop> {
         return output::json(&checked);
     }
     eprintln!("the deployment is valid");
-    println!("{} v{} is for {}", deployment.name, deployment.version, gateways(&checked.gateways));
+    say!("{} v{} is for {}", deployment.name, deployment.version, gateways(&checked.gateways));
     for module in &deployment.modules {
-        println!("  {}  {}", module.name, module.image);
+        say!("  {}  {}", module.name, module.image);
     }
     Ok(())
 }

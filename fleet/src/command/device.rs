@@ -112,15 +112,15 @@ fn show(detail: &DeviceDetail, now: UnixTime) {
         facts.push(("software", version.clone()));
     }
     output::facts(&facts);
-    println!("\nchecks");
+    say!("\nchecks");
     for check in &detail.checks {
         let mark = if check.passed { '✓' } else { '✗' };
-        println!("  {mark} {}: {}", shortened(&check.name, TEXT_MAX), shortened(&check.detail, TEXT_MAX));
+        say!("  {mark} {}: {}", shortened(&check.name, TEXT_MAX), shortened(&check.detail, TEXT_MAX));
     }
     if let Some(refusal) = &device.refusal {
-        println!("  {}\n  next: {}", shortened(&refusal.to_string(), TEXT_MAX), refusal.reason.next_step());
+        say!("  {}\n  next: {}", shortened(&refusal.to_string(), TEXT_MAX), refusal.reason.next_step());
     }
-    println!("\nmodules");
+    say!("\nmodules");
     for module in &detail.modules {
         let why = module.reason.as_ref().map_or_else(String::new, |refusal| format!("  {refusal}"));
         let line = format!(
@@ -130,16 +130,16 @@ fn show(detail: &DeviceDetail, now: UnixTime) {
             module.restarts,
             module.image
         );
-        println!("  {}", shortened(&line, TEXT_MAX * 2));
+        say!("  {}", shortened(&line, TEXT_MAX * 2));
     }
-    println!("\nrefusals");
+    say!("\nrefusals");
     for report in &detail.refusals {
-        println!("  {}  {}", date(report.at), shortened(&report.refusal.to_string(), TEXT_MAX));
-        println!("    next: {}", report.refusal.reason.next_step());
+        say!("  {}  {}", date(report.at), shortened(&report.refusal.to_string(), TEXT_MAX));
+        say!("    next: {}", report.refusal.reason.next_step());
     }
-    println!("\nevents");
+    say!("\nevents");
     for event in &detail.events {
         let reason = event.reason.as_ref().map_or_else(String::new, |reason| format!("{reason}: "));
-        println!("  {}  {reason}{}", date(event.at), shortened(&event.text, TEXT_MAX));
+        say!("  {}  {reason}{}", date(event.at), shortened(&event.text, TEXT_MAX));
     }
 }

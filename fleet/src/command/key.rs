@@ -55,7 +55,7 @@ impl Key {
             return output::json(&made);
         }
         eprintln!("keep the private key off the server; gateways and the fleet pin the public one:");
-        println!("{}", made.public.display());
+        say!("{}", made.public.display());
         Ok(())
     }
 }

@@ -3,6 +3,11 @@
 //! Data goes to standard output, words to standard error. Exit codes: 0 yes, 1 failed, 2 usage, 3 refused.
 //! All but `init`, `serve` and `key` ask the running server.
 
+/// Prints a line of data.
+macro_rules! say {
+    ($($what:tt)*) => { $crate::command::output::line(format_args!($($what)*)) };
+}
+
 mod client;
 mod deploy;
 mod device;
@@ -162,7 +167,7 @@ async fn token(common: &Common, gateway: GatewayName, expires_seconds: u64) -> R
         return output::json(&token);
     }
     eprintln!("for {}, once, until {}", token.gateway, date(token.expires));
-    println!("{}", token.token);
+    say!("{}", token.token);
     Ok(())
 }
 
@@ -195,6 +200,6 @@ async fn web(common: &Common) -> Result<(), Stop> {
             "the fleet shows no dashboard\nhint: start it with `--web 127.0.0.1:8080`".into(),
         ));
     };
-    println!("{url}");
+    say!("{url}");
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! Prints answers: a table for people, JSON for scripts.
 
+use std::io::Write as _;
+
 use serde::Serialize;
 
 use super::exit::Stop;
@@ -13,9 +15,15 @@ pub enum Format {
 
 const CELL_CHARACTERS_MAX: usize = 400;
 
+/// One line on standard output. Whoever reads it may stop reading: that is no failure of ours.
+pub fn line(what: std::fmt::Arguments<'_>) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{what}");
+}
+
 /// One JSON document on one line.
 pub fn json(value: &impl Serialize) -> Result<(), Stop> {
-    println!("{}", serde_json::to_string(value).map_err(Stop::failed)?);
+    say!("{}", serde_json::to_string(value).map_err(Stop::failed)?);
     Ok(())
 }
 
@@ -35,7 +43,7 @@ pub fn table(head: &[&str], rows: &[Vec<String>]) {
             .enumerate()
             .map(|(column, cell)| format!("{cell:<width$}", width = width(column)))
             .collect();
-        println!("{}", line.join("  ").trim_end());
+        say!("{}", line.join("  ").trim_end());
     };
     print(&head.iter().map(|title| (*title).to_owned()).collect::<Vec<_>>());
     for row in &rows {
@@ -47,6 +55,6 @@ pub fn table(head: &[&str], rows: &[Vec<String>]) {
 pub fn facts(rows: &[(&str, String)]) {
     let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
     for (name, value) in rows {
-        println!("{name:<width$}  {}", shortened(value, CELL_CHARACTERS_MAX));
+        say!("{name:<width$}  {}", shortened(value, CELL_CHARACTERS_MAX));
     }
 }

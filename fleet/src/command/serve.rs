@@ -40,7 +40,7 @@ impl Init {
             return output::json(&made);
         }
         eprintln!("the fleet `{}` is made; gateways pin its root:", made.trust_domain);
-        println!("{}", made.root.display());
+        say!("{}", made.root.display());
         Ok(())
     }
 }

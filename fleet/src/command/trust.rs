@@ -60,7 +60,7 @@ impl Reference {
         if common.is_json() {
             return output::json(&added);
         }
-        println!("{}", added.name);
+        say!("{}", added.name);
         Ok(())
     }
 }
@@ -122,7 +122,7 @@ impl OperatorKey {
             return output::json(&keys);
         }
         for key in keys {
-            println!("{}\n{}", key.name, key.public_key.trim_end());
+            say!("{}\n{}", key.name, key.public_key.trim_end());
         }
         Ok(())
     }

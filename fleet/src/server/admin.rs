@@ -155,7 +155,6 @@ async fn references(State(shared): App) -> Response {
 
 async fn reference_add(State(shared): App, body: Body) -> Response {
     let added = async {
-        let _room = shared.large_bodies.acquire().await.map_err(Problem::internal)?;
         let ReferenceRequest { name, event_log } =
             read_json(body, EVENT_LOG_BYTES_MAX / 3 * 4 + SMALL_BYTES_MAX).await?;
         learn(&shared, name, event_log.0, "file").await

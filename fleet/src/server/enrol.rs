@@ -40,7 +40,7 @@ async fn begin(State(shared): State<Arc<Shared>>, Extension(peer): Extension<Pee
 
 async fn finish(State(shared): State<Arc<Shared>>, Extension(peer): Extension<Peer>, body: Body) -> Response {
     let enrolled = async {
-        let _room = shared.large_bodies.acquire().await.map_err(Problem::internal)?;
+        let _room = shared.strangers_bodies.acquire().await.map_err(Problem::internal)?;
         let finish: Finish = read_json(body, FINISH_BYTES_MAX).await?;
         let finished = shared.enrolment.finish(finish, UnixTime::now()).await;
         // A gateway whose verdict changed is in another position: its held sync looks again.

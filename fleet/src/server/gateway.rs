@@ -132,7 +132,7 @@ async fn messages(
     let answer = async {
         let (gateway, client) = peer.gateway(&shared.domain, "gatewayd", UnixTime::now())?;
         admitted(&shared, &gateway, client).await?;
-        let _room = shared.large_bodies.acquire().await.map_err(Problem::internal)?;
+        let _room = shared.gateways_bodies.acquire().await.map_err(Problem::internal)?;
         let Messages { messages } = read_json(body, MESSAGES_BODY_BYTES_MAX).await?;
         let Some(first) = messages.first() else { return Ok(MessagesReply { stored: 0 }) };
         check_messages(&shared.domain, &gateway, &messages)?;

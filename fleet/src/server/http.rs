@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use edgewarden_names::{Reason, Refusal};
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use http_body_util::BodyExt as _;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -15,21 +15,41 @@ use crate::Problem;
 /// A peer that sends its body more slowly than this is cut off.
 const BODY_DEADLINE: Duration = Duration::from_secs(30);
 
+/// What is read and thrown away of a body over its limit, so that its sender gets to read the refusal.
+const DISCARDED_BYTES_MAX: usize = 16 * 1024 * 1024;
+
 /// Reads a JSON body of at most `bytes_max` bytes.
 pub async fn read_json<T: DeserializeOwned>(body: Body, bytes_max: usize) -> Result<T, Refusal> {
     let refused = |reason, rule: &dyn std::fmt::Display| Err(Refusal::new(reason, "request", rule));
-    let bytes = match tokio::time::timeout(BODY_DEADLINE, Limited::new(body, bytes_max).collect()).await {
-        Err(_) => return refused(Reason::RequestInvalid, &"the body did not arrive in time"),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            return refused(
-                Reason::RequestTooLarge,
-                &format_args!("the body has more than {bytes_max} bytes"),
-            );
+    match tokio::time::timeout(BODY_DEADLINE, read(body, bytes_max)).await {
+        Err(_) => refused(Reason::RequestInvalid, &"the body did not arrive in time"),
+        Ok(Err(_)) => refused(Reason::RequestInvalid, &"the body broke off"),
+        Ok(Ok(None)) => {
+            refused(Reason::RequestTooLarge, &format_args!("the body has more than {bytes_max} bytes"))
         }
-        Ok(Err(_)) => return refused(Reason::RequestInvalid, &"the body broke off"),
-        Ok(Ok(collected)) => collected.to_bytes(),
-    };
-    serde_json::from_slice(&bytes).or_else(|error| refused(Reason::RequestInvalid, &error))
+        Ok(Ok(Some(bytes))) => {
+            serde_json::from_slice(&bytes).or_else(|error| refused(Reason::RequestInvalid, &error))
+        }
+    }
+}
+
+/// The body, or nothing when it is over the limit.
+async fn read(mut body: Body, bytes_max: usize) -> Result<Option<Vec<u8>>, axum::Error> {
+    let (mut bytes, mut discarded) = (Some(Vec::new()), 0);
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame?.into_data() else { continue };
+        match &mut bytes {
+            Some(kept) if kept.len() + data.len() <= bytes_max => kept.extend_from_slice(&data),
+            _ => {
+                bytes = None;
+                discarded += data.len();
+            }
+        }
+        if discarded > DISCARDED_BYTES_MAX {
+            break;
+        }
+    }
+    Ok(bytes)
 }
 
 /// The reply to a request.

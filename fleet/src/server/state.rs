@@ -15,7 +15,8 @@ use crate::selection::Carry;
 use crate::store::Store;
 use crate::store::messages::Retention;
 
-/// Large bodies that are read at once, so that many slow senders cannot fill the memory.
+/// Large bodies that are read at once, so that many slow senders cannot fill the memory. Strangers and gateways have
+/// each their own: who enrols, or pretends to, holds no telemetry up.
 const LARGE_BODIES_MAX: usize = 16;
 
 /// A gateway that still has not put in force what it was sent is sent it again after this long, not at once.
@@ -28,7 +29,8 @@ pub struct Shared {
     pub enrolment: Enrolment,
     pub carry: Carry,
     pub retention: Retention,
-    pub large_bodies: Semaphore,
+    pub strangers_bodies: Semaphore,
+    pub gateways_bodies: Semaphore,
     pub web: Option<SocketAddr>,
     pub admin: AccessToken,
     pub web_token: Secret,
@@ -64,7 +66,8 @@ impl Shared {
             enrolment,
             carry,
             retention: Retention::default(),
-            large_bodies: Semaphore::new(LARGE_BODIES_MAX),
+            strangers_bodies: Semaphore::new(LARGE_BODIES_MAX),
+            gateways_bodies: Semaphore::new(LARGE_BODIES_MAX),
             web,
             admin: AccessToken::new(admin),
             web_token,

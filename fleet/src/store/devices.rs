@@ -11,6 +11,8 @@ use super::{Store, StoreError, from_json, parsed, signed, time, to_json};
 
 /// Most appraisals of one gateway that are kept.
 pub const ATTEMPTS_MAX: i64 = 10;
+/// Most certified CA keys of one gateway that are good here: the newest, and those that it is moving away from.
+pub const CA_KEYS_MAX: i64 = 4;
 
 /// What a gateway's name is bound to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -182,6 +184,14 @@ impl Store {
             .bind(signed(now.0))
             .execute(&mut *transaction)
             .await?;
+        sqlx::query(
+            "DELETE FROM gateway_ca WHERE gateway = ?1 AND key_digest NOT IN \
+             (SELECT key_digest FROM gateway_ca WHERE gateway = ?1 ORDER BY issued DESC, rowid DESC LIMIT ?2)",
+        )
+        .bind(name)
+        .bind(CA_KEYS_MAX)
+        .execute(&mut *transaction)
+        .await?;
         insert_attempt(&mut transaction, admission.gateway, admission.attempt).await?;
         transaction.commit().await?;
         Ok(Ok(()))
