@@ -106,7 +106,7 @@ fn commands_answer_with_their_exit_codes() {
     let keys = fleet.json(&["operator-key", "list"]);
     assert_eq!(keys.as_array().unwrap().len(), 2);
     // No secret is readable by others.
-    for file in ["data/root.key", "data/admin.token", "data/web.token", "operator.key"] {
+    for file in ["data/root.key", "data/admin.token", "data/web.token", "data/fleet.db", "operator.key"] {
         let mode = std::fs::metadata(fleet.path(file)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{file}");
     }

@@ -11,6 +11,7 @@ pub mod messages;
 pub mod tokens;
 pub mod trust;
 
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -45,6 +46,13 @@ pub struct Store {
 impl Store {
     /// Opens the database, makes it when it is not there, and brings its schema up to date.
     pub async fn open(file: &Path) -> Result<Self, StoreError> {
+        // SQLite would make it readable by all; its journal files take the mode of the database.
+        std::fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(file)
+            .map_err(|error| StoreError::Sql(error.into()))?;
         let options = SqliteConnectOptions::new()
             .filename(file)
             .create_if_missing(true)
