@@ -42,8 +42,16 @@ impl Registry {
     pub fn new(host: &str, repository: &str, config: &Runtime) -> Result<Self, OciError> {
         // The reference's parser is the one place that knows the grammar.
         let reference = format!("{host}/{repository}@sha256:{}", "0".repeat(64));
-        if let Err(rule) = ImageReference::parse(&reference) {
-            return refused(Reason::RequestInvalid, host, rule);
+        match ImageReference::parse(&reference) {
+            Ok(parsed) if parsed.registry() == host && parsed.repository() == repository => {}
+            Ok(_) => {
+                return refused(
+                    Reason::RequestInvalid,
+                    host,
+                    "the repository holds a tag, or the host a repository",
+                );
+            }
+            Err(rule) => return refused(Reason::RequestInvalid, host, rule),
         }
         Ok(Self { host: Host::new(host, &config.plain_http_registries), repository: repository.into() })
     }

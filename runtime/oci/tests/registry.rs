@@ -233,9 +233,16 @@ async fn plain_http_is_spoken_only_where_the_configuration_says_so() {
     let refusal = registry.manifest(&sha256(b"{}")).await.unwrap_err().refusal();
     assert_eq!(refusal.reason, Reason::ImageUnavailable);
     assert!(refusal.rule.contains("plain_http_registries"), "{refusal}");
-    for (host, repository) in
-        [("", "a"), ("h ost", "a"), ("host", "../a"), ("host", "A"), ("host", "a?b"), ("h/x", "a@b")]
-    {
+    for (host, repository) in [
+        ("", "a"),
+        ("h ost", "a"),
+        ("host", "../a"),
+        ("host", "A"),
+        ("host", "a?b"),
+        ("h/x", "a@b"),
+        ("host", "a:1"),
+        ("h/x", "a"),
+    ] {
         assert!(Registry::new(host, repository, &Runtime::default()).is_err(), "{host}/{repository}");
     }
 }

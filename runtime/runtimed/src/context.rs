@@ -63,8 +63,8 @@ impl Context {
             return format!("/edgewarden/{gateway}/{instance}");
         }
         let hash = digest(&SHA256, root.as_os_str().as_bytes());
-        let mark: String = hash.as_ref().iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-        format!("/edgewarden/{gateway}-{mark}/{instance}")
+        let mark = hash.as_ref().first_chunk::<4>().map_or(0, |mark| u32::from_be_bytes(*mark));
+        format!("/edgewarden/{gateway}-{mark:08x}/{instance}")
     }
 
     /// Removes the cgroups above the instances' own, once no instance is in them: of every hierarchy, v1 or unified.

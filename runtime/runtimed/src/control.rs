@@ -23,7 +23,9 @@ pub enum Request {
     Renew,
     /// Asks the fleet for a deployment now. → [`Reply::Done`]
     SyncNow,
-    /// Ends the daemon; with `stop_modules` it stops the modules first and removes rules, networks and mounts. → [`Reply::Done`]
+    /// Ends the daemon and leaves the modules running. With `stop_modules`: stops the modules, removes rules, networks
+    /// and mounts, and then starts nothing more until the daemon itself is started anew; it stays, because whoever
+    /// supervises it would only start it again. → [`Reply::Done`]
     Shutdown { stop_modules: bool },
 }
 

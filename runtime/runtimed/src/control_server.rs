@@ -23,7 +23,7 @@ const LINES_MAX: usize = 100_000;
 pub enum Command {
     Renew(RenewNow),
     Sync,
-    Shutdown { stop_modules: bool, done: oneshot::Sender<()> },
+    Shutdown { stop_modules: bool, done: oneshot::Sender<Result<(), Refusal>> },
 }
 
 pub fn bind(path: &Path) -> Result<UnixListener, RunError> {
@@ -105,7 +105,7 @@ async fn answer(
         Request::Shutdown { stop_modules } => {
             let (done, finished) = oneshot::channel();
             commands.send(Command::Shutdown { stop_modules, done }).await.map_err(|_| ends())?;
-            finished.await.map_err(|_| ends())?;
+            finished.await.map_err(|_| ends())??;
             Ok(Reply::Done)
         }
     }

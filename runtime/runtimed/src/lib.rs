@@ -34,7 +34,7 @@ mod worker;
 use std::fmt::Display;
 use std::sync::Arc;
 
-use edgewarden_names::Refusal;
+use edgewarden_names::{Reason, Refusal};
 use edgewarden_platform::harden;
 use edgewarden_protocol::config::Config;
 use edgewarden_protocol::layout::Layout;
@@ -122,11 +122,12 @@ pub async fn run(layout: Layout, config: Config) -> Result<(), RunError> {
     tasks.spawn(fleet_link::renewals(Arc::clone(&context), renewals));
     let mut supervisor = tokio::spawn(Supervisor::new(Arc::clone(&context), addresses).run(stop));
     tracing::info!(gateway = %context.config.gateway.name, "runtimed is ready");
+    let mut stopped_all = false;
     let done = loop {
         tokio::select! {
             _ = terminate.recv() => break None,
             _ = interrupt.recv() => break None,
-            ended = &mut supervisor => {
+            ended = &mut supervisor, if !stopped_all => {
                 return ended.unwrap_or_else(|error| Err(RunError::Runtime(error.to_string())));
             }
             Some(command) = commands.recv() => match command {
@@ -137,8 +138,19 @@ pub async fn run(layout: Layout, config: Config) -> Result<(), RunError> {
                 Command::Shutdown { stop_modules: true, done } => {
                     let (stopped, all_stopped) = oneshot::channel();
                     drop(stop_all.send(stopped).await);
+                    // An error here: they are stopped already.
                     drop(all_stopped.await);
-                    break Some(done);
+                    let mut outcome = Ok(());
+                    if !stopped_all {
+                        stopped_all = true;
+                        if let Err(error) = (&mut supervisor).await.unwrap_or(Ok(())) {
+                            tracing::error!(error = %error.chain(), "not everything was removed");
+                            outcome = Err(Refusal::new(Reason::Internal, "shutdown", error.chain()));
+                        }
+                        tracing::info!("the modules are stopped and stay so until this daemon is started anew");
+                    }
+                    // Whoever asked may be gone.
+                    drop(done.send(outcome));
                 }
             },
         }
@@ -146,11 +158,11 @@ pub async fn run(layout: Layout, config: Config) -> Result<(), RunError> {
     supervisor.abort();
     if let Some(done) = done {
         // The answer is written by a task that must live that long.
-        let _ = done.send(());
+        drop(done.send(Ok(())));
         drop(tokio::time::timeout(std::time::Duration::from_millis(200), tasks.join_next()).await);
     }
     drop(std::fs::remove_file(context.layout.runtime_socket()));
-    tracing::info!("runtimed ends; modules that run keep running");
+    tracing::info!("runtimed ends; what runs keeps running");
     Ok(())
 }
 

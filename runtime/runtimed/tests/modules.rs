@@ -218,6 +218,7 @@ fn an_image_that_nobody_signed_does_not_start_and_the_reason_is_shown() {
         let shutdown = control::Request::Shutdown { stop_modules: true };
         assert_eq!(control::call(&gateway.layout(), &shutdown).await.unwrap(), control::Reply::Done);
         assert!(gateway.runc(&["list", "--quiet"]).trim().is_empty());
+        assert!(gateway.status().await.modules.is_empty(), "the daemon stays and starts nothing more");
         let log = std::fs::read_to_string(gateway.layout().logs().join("good.log")).unwrap();
         assert!(log.contains("bye"), "SIGTERM came first: {log}");
         let shown = |program: &str, args: &[&str]| {
