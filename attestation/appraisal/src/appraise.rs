@@ -64,6 +64,12 @@ impl Failure {
         let reason = self.refusal.reason;
         matches!(reason, AttestPcrSelection | AttestEventLog | AttestUnmeasured | AttestReference)
     }
+
+    /// True when moreover the event log led to the quoted PCRs, so that it tells of a boot that took place. Only such
+    /// a log may become a reference.
+    pub fn has_proven_log(&self) -> bool {
+        matches!(self.refusal.reason, Reason::AttestUnmeasured | Reason::AttestReference)
+    }
 }
 
 /// Judges the answer to a challenge. The caller spends `pending` whatever the result.

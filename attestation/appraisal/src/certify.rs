@@ -36,6 +36,10 @@ pub(crate) fn check(
     }
     let public = Public::parse(proof.ca_public.as_slice())
         .map_err(|error| checks.failed(NAME, REASON, error.to_string()))?;
+    // What is certified is the Name, so the Name must be one that no second public area has.
+    if public.name_alg != HashAlg::Sha256 {
+        return Err(checks.failed(NAME, REASON, "it is not named by SHA-256"));
+    }
     if public.name() != name {
         return Err(checks.failed(NAME, REASON, "the certification is for another key"));
     }

@@ -181,6 +181,11 @@ fn check_ak(public: &[u8]) -> Result<Public, Refusal> {
         return Err(refuse(format!("its attributes are {}, not {AK_ATTRIBUTES}", public.attributes)));
     }
     let plain = matches!(public.key, Key::Ecc { symmetric: Symmetric::Null, .. });
+    // A policy is a second way to use a key, beside its attributes, and would also cover a key that the TPM was only
+    // told of (TPM2_LoadExternal), if the TPM lets policies authorize those.
+    if !public.auth_policy.is_empty() {
+        return Err(refuse("it can be used by a policy".to_owned()));
+    }
     if public.name_alg != HashAlg::Sha256
         || !plain
         || p256_point(&public, &[Scheme::Ecdsa(HashAlg::Sha256)]).is_none()

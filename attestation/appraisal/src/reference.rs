@@ -8,6 +8,7 @@ use edgewarden_names::Digest;
 use serde::{Deserialize, Serialize};
 
 use crate::challenge::BOOT_PCRS;
+use crate::crypto::sha256;
 
 /// Events of a PCR that a mismatch names; what is beyond them is counted.
 const EXPLAINED_MAX: usize = 4;
@@ -99,8 +100,21 @@ impl ReferenceValues {
 /// PCR 0 or 4 when nothing was measured into it: such a TPM vouches for any firmware or any boot loader that is put
 /// in later ("TPM Carte Blanche").
 pub(crate) fn unmeasured(log: &EventLog) -> Option<u8> {
-    [0, 4].into_iter().find(|&pcr| events_of(log, pcr).next().is_none())
+    let markers: Vec<Digest> = MARKERS.iter().map(|data| Digest::from_sha256(&sha256(data))).collect();
+    let measures = |event: &Event| digest_of(event).is_none_or(|digest| !markers.contains(&digest));
+    [0, 4].into_iter().find(|&pcr| !events_of(log, pcr).any(measures))
 }
+
+/// What firmware extends to mark a step of the boot, whatever it boots (PFP sections 3.3.4 and 10.4.1): separators
+/// and the actions of the boot manager. Told by their digests, for the event types are anybody's word.
+const MARKERS: [&[u8]; 6] = [
+    &[0; 4],
+    &[0xff; 4],
+    &[1, 0, 0, 0],
+    b"Calling EFI Application from Boot Option",
+    b"Returning from EFI Application from Boot Option",
+    b"Booting to EFI Shell",
+];
 
 pub(crate) fn sha256_value(values: &PcrValues, pcr: u8) -> Option<Digest> {
     let value: &[u8; 32] = values.get(HashAlg::Sha256, pcr)?.try_into().ok()?;

@@ -286,6 +286,15 @@ fn ca_keys_that_are_not_good_enough() {
         let (pending, proof) = bench.proof();
         assert_eq!(judge(&pending, proof, &references()).is_ok(), accepted, "{scheme:?}");
     }
+    // A Name by another hash, and one by SHA-1, of which collisions are known.
+    for name_alg in [HashAlg::Sha1, HashAlg::Sha384] {
+        let mut bench = bench();
+        bench.answer.ca_public.name_alg = name_alg;
+        let name = bench.answer.ca_public.name();
+        bench.answer.certify.kind = AttestKind::Certify { name, qualified_name: vec![] };
+        let (pending, proof) = bench.proof();
+        assert_refused("named otherwise", judge(&pending, proof, &references()), Reason::AttestCertify);
+    }
     // A key outside the TPM, with a certification of the key inside.
     let mut bench = bench();
     let outside = SigningKey::generate();
@@ -378,12 +387,12 @@ fn boots_that_are_not_accepted() {
     assert_eq!(appraised.verdict().reference.as_deref(), Some("changed"));
     let (pending, proof) = booted(&[
         (0, 8, b"firmware"),
-        (4, 4, &[0; 4]),
+        (4, 0x8000_0003, b"grub"),
         (9, 13, b"kernel with a backdoor"),
         (14, 13, b"keys"),
     ]);
     let both = [references(), vec![changed]].concat();
-    let failure = assert_refused("no grub", judge(&pending, proof, &both), Reason::AttestReference);
+    let failure = assert_refused("no separator", judge(&pending, proof, &both), Reason::AttestReference);
     assert!(failure.refusal.rule.starts_with("PCR 4 differs from reference `changed`; its events are known"));
 
     let (pending, proof) = booted(&[
@@ -431,11 +440,22 @@ fn a_tpm_that_measured_nothing_vouches_for_nothing() {
         ("nothing at all", vec![]),
         ("no firmware", vec![(4, 13, b"grub".as_slice())]),
         ("no boot loader", vec![(0, 8, b"firmware".as_slice()), (9, 13, b"kernel")]),
+        (
+            "only marks in the boot loader's PCR",
+            vec![
+                (0, 8, b"firmware".as_slice()),
+                (4, 0x8000_0007, b"Calling EFI Application from Boot Option"),
+                (4, 4, &[0; 4]),
+                (9, 13, b"kernel"),
+            ],
+        ),
+        ("a separator under another name", vec![(0, 8, b"firmware".as_slice()), (4, 0x8000_0003, &[0; 4])]),
+        ("firmware that only separates", vec![(0, 8, [0xff; 4].as_slice()), (4, 13, b"grub")]),
     ] {
         let (pending, proof) = booted(&events);
         let failure =
             assert_refused(what, judge(&pending, proof.clone(), &references()), Reason::AttestUnmeasured);
-        assert!(failure.is_genuine(), "{what}");
+        assert!(failure.is_genuine() && failure.has_proven_log(), "{what}");
         assert!(ReferenceValues::learn("x", proof.event_log.as_slice()).is_err(), "{what}");
     }
     assert!(ReferenceValues::learn("x", &[]).is_err());
@@ -450,6 +470,8 @@ fn a_log_that_hides_something_is_named() {
     let (pending, proof) = bench.proof();
     let failure = assert_refused("hidden", judge(&pending, proof, &references()), Reason::AttestEventLog);
     assert!(failure.refusal.rule.ends_with("it is wrong about PCR 4"), "{failure}");
+    // The TPM vouched for its PCRs, not for this log: it must not become a reference.
+    assert!(failure.is_genuine() && !failure.has_proven_log());
 }
 
 /// What a log calls an event is not proven; only digests are compared.

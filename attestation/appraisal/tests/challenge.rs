@@ -18,6 +18,7 @@ use edgewarden_evidence::tpm::{Attributes, Curve, Key, Public, Scheme, Symmetric
 use edgewarden_names::{Reason, UnixTime};
 use edgewarden_protocol::Bytes;
 use edgewarden_protocol::enrol::DeviceKeys;
+use rcgen::IsCa;
 use rcgen::KeyUsagePurpose;
 
 fn refused(keys: &DeviceKeys, roots: &VendorRoots, now: UnixTime, reason: Reason, what: &str) {
@@ -131,6 +132,11 @@ fn certificate_chains() {
         let text: String = bundle.iter().map(|vendor| vendor.pem()).collect();
         VendorRoots::from_pem(text.as_bytes()).unwrap()
     };
+    // What a vendor certifies but is no authority: its key must not vouch for endorsement keys.
+    let no_authority =
+        EkCertificate { issuer: root.beneath("server", IsCa::ExplicitNoCa), ..EkCertificate::default() };
+    let silent = EkCertificate { issuer: root.beneath("server", IsCa::NoCa), ..EkCertificate::default() };
+    let (by_no_authority, by_silent) = (no_authority.make(&forge.ek_point()), silent.make(&forge.ek_point()));
     let der = leaf.make(&forge.ek_point());
     let deep = under_middle.make(&forge.ek_point());
     let sent = &leaf.issuer.der;
@@ -143,6 +149,8 @@ fn certificate_chains() {
         ("an intermediate is missing", keys(&[&deep, &under_middle.issuer.der]), roots(&[&root]), false),
         ("too many", keys(&[&der, sent, sent, sent, sent, sent, sent, sent, sent]), roots(&[&root]), false),
         ("none", keys(&[]), roots(&[&root]), false),
+        ("by no authority", keys(&[&by_no_authority, &no_authority.issuer.der]), roots(&[&root]), false),
+        ("by one that does not say so", keys(&[&by_silent, &silent.issuer.der]), roots(&[&root]), false),
     ] {
         let result = challenge(&keys, &roots, NOW);
         assert_eq!(result.is_ok(), trusted, "{what}");
@@ -267,6 +275,7 @@ fn attestation_keys_are_exact() {
             }),
         ),
         ("a name by SHA-512", ak(|ak| ak.name_alg = HashAlg::Sha512)),
+        ("a policy", ak(|ak| ak.auth_policy = vec![7; 32])),
         (
             "a cipher",
             ak(|ak| {

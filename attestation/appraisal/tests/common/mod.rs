@@ -125,8 +125,14 @@ impl Vendor {
 
     /// An intermediate authority beneath `self`.
     pub fn intermediate(&self, name: &str) -> Self {
+        self.beneath(name, IsCa::Ca(BasicConstraints::Unconstrained))
+    }
+
+    /// Whatever it is, certified by `self`.
+    pub fn beneath(&self, name: &str, is_ca: IsCa) -> Self {
         let key = rcgen::KeyPair::generate().unwrap();
-        let params = authority(name);
+        let mut params = authority(name);
+        params.is_ca = is_ca;
         let der =
             params.signed_by(&key, &Issuer::from_params(&self.params, &self.key)).unwrap().der().to_vec();
         Self { key, params, der }
