@@ -16,7 +16,8 @@ const TEMPORARY_SUFFIX: &str = ".ew-tmp";
 
 /// Puts `bytes` in the place of the file at `path`, with exactly the permissions `mode`.
 ///
-/// When it returns, the new contents are on the disk; when it fails, the old ones are still there.
+/// When it returns, the new contents are on the disk; when it fails, the old ones are still there, or the new ones if
+/// only the folder could not be synced.
 pub fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let temporary = temporary_beside(path)?;
     let written = write_new(&temporary, bytes, mode).and_then(|()| std::fs::rename(&temporary, path));

@@ -112,21 +112,25 @@ fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
     Ok(pidfd)
 }
 
-fn read_proc(pid: i32, file: &str) -> io::Result<String> {
-    let mut text = String::new();
+fn read_proc(pid: i32, file: &str) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
     File::open(format!("/proc/{pid}/{file}"))
         .map_err(|error| if error.kind() == io::ErrorKind::NotFound { gone(pid) } else { error })?
         .take(PROC_BYTES_MAX)
-        .read_to_string(&mut text)?;
-    Ok(text)
+        .read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 fn read_started(pid: i32) -> io::Result<u64> {
-    parse_started(&read_proc(pid, "stat")?).ok_or_else(|| malformed(pid, "stat"))
+    // A process chooses its command's bytes (prctl(2), PR_SET_NAME) and must not hide by them.
+    let stat = read_proc(pid, "stat")?;
+    parse_started(&String::from_utf8_lossy(&stat)).ok_or_else(|| malformed(pid, "stat"))
 }
 
 fn read_cgroup(pid: i32) -> io::Result<String> {
-    parse_cgroup(&read_proc(pid, "cgroup")?).ok_or_else(|| malformed(pid, "cgroup"))
+    // Two paths that are no UTF-8 could be shown alike, so none is shown.
+    let cgroup = String::from_utf8(read_proc(pid, "cgroup")?);
+    cgroup.ok().as_deref().and_then(parse_cgroup).ok_or_else(|| malformed(pid, "cgroup"))
 }
 
 /// Field 22 (proc_pid_stat(5)). Field 2 is the command in parentheses and may itself hold spaces and parentheses, so

@@ -123,6 +123,7 @@ const KILLED: &[i64] = &[
 fn other_sockets(allow_tcp: bool) -> Result<Vec<SeccompRule>, SeccompError> {
     const DOMAIN: u8 = 0;
     const TYPE: u8 = 1;
+    const PROTOCOL: u8 = 2;
     /// The type without SOCK_NONBLOCK and SOCK_CLOEXEC.
     const TYPE_MASK: u64 = 0xf;
     let mut allowed = vec![libc::AF_UNIX];
@@ -136,6 +137,12 @@ fn other_sockets(allow_tcp: bool) -> Result<Vec<SeccompRule>, SeccompError> {
                     argument(TYPE, SeccompCmpOp::MaskedEq(TYPE_MASK), other)?,
                 ])?);
             }
+            // A stream may also be MPTCP, SCTP or SMC, which Landlock's rules about TCP ports do not see.
+            rules.push(SeccompRule::new(vec![
+                argument(DOMAIN, SeccompCmpOp::Eq, number(family))?,
+                argument(PROTOCOL, SeccompCmpOp::Ne, 0)?,
+                argument(PROTOCOL, SeccompCmpOp::Ne, number(libc::IPPROTO_TCP))?,
+            ])?);
         }
     }
     let neither: Result<Vec<_>, _> =

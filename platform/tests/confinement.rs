@@ -98,6 +98,21 @@ fn child_with_tcp() {
     ] {
         assert!(refused_socket(family, kind), "{family:?} {kind:?}");
     }
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        // What is TCP on the wire, or a stream, but no TCP socket to Landlock.
+        for protocol in [libc::IPPROTO_MPTCP, libc::IPPROTO_SCTP, libc::IPPROTO_UDP, 256] {
+            assert_eq!(stream_socket(family, protocol), Err(Errno::EPERM), "{family} {protocol}");
+        }
+        assert_eq!(stream_socket(family, libc::IPPROTO_TCP), Ok(()));
+    }
+}
+
+/// `nix` knows no number for some of these.
+fn stream_socket(family: libc::c_int, protocol: libc::c_int) -> Result<(), Errno> {
+    // SAFETY: socket(2) takes three integers and no pointer.
+    #[expect(unsafe_code, reason = "a protocol that no wrapper names")]
+    let descriptor = unsafe { libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, protocol) };
+    Errno::result(descriptor).map(drop)
 }
 
 #[test]

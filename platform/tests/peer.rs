@@ -1,6 +1,7 @@
 //! Peers of Unix sockets: this process, and children made by running this test binary again.
 #![expect(clippy::unwrap_used, reason = "a test helper that cannot go on fails its test")]
 
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Child, Command, Stdio};
 
@@ -108,6 +109,22 @@ fn a_process_that_is_not_there_cannot_be_held() {
         assert!(Process::open(pid).is_err(), "{pid}");
         assert!(process::started(pid).is_err(), "{pid}");
         assert!(process::cgroup(pid).is_err(), "{pid}");
+    }
+}
+
+#[test]
+fn a_process_cannot_hide_behind_its_name() {
+    // A program's file gives the process its name: here with bytes that are no text, and with what ends a name.
+    let folder = tempfile::tempdir().unwrap();
+    for name in [&b"\xff\xfe"[..], b"a) S 1 (b", b"\n) R 9"] {
+        let program = folder.path().join(std::ffi::OsStr::from_bytes(name));
+        std::os::unix::fs::symlink("/bin/sleep", &program).unwrap();
+        let running = Running(Command::new(&program).arg("600").spawn().unwrap());
+        let pid = i32::try_from(running.0.id()).unwrap();
+        // Its parent started before it, and it is not from another life of the machine.
+        let started = process::started(pid).unwrap();
+        assert!(started >= process::started(i32::try_from(std::process::id()).unwrap()).unwrap());
+        assert_eq!(Process::open(pid).unwrap().started(), started);
     }
 }
 
