@@ -404,7 +404,7 @@ fn boots_that_are_not_accepted() {
     ]);
     assert_refused("another order", judge(&pending, proof, &references()), Reason::AttestReference);
     let many: Vec<Vec<u8>> = (0..20_u8).map(|n| vec![n]).collect();
-    let mut events: Vec<(u32, u32, &[u8])> = vec![(0, 8, b"firmware"), (4, 4, &[0; 4])];
+    let mut events: Vec<(u32, u32, &[u8])> = vec![(0, 8, b"firmware"), (4, 13, b"grub")];
     events.extend(many.iter().map(|content| (9, 13, content.as_slice())));
     let (pending, proof) = booted(&events);
     let failure = assert_refused("many", judge(&pending, proof, &references()), Reason::AttestReference);
