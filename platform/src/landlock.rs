@@ -6,8 +6,8 @@
 use std::path::PathBuf;
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, NetPort, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr,
-    RulesetError, RulesetStatus, Scope,
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, NetPort, PathBeneath, PathFd, Ruleset,
+    RulesetAttr, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
 };
 
 /// The newest rules that were looked through for this file.
@@ -34,6 +34,17 @@ pub struct Confinement {
     pub enforcement: Enforcement,
     /// False when other threads ran already: they are not confined.
     pub all_threads: bool,
+}
+
+/// The newest version of the interface, of those looked through for this file, that the kernel knows whole; 0 when it
+/// knows none or has it switched off. Confines nothing.
+pub fn version() -> u32 {
+    let known = |abi: ABI| {
+        let rules = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
+        rules.handle_access(AccessFs::from_all(abi)).and_then(Ruleset::create).is_ok()
+    };
+    let versions = [(ABI::V5, 5), (ABI::V3, 3), (ABI::V2, 2), (ABI::V1, 1)];
+    versions.into_iter().find_map(|(abi, version)| known(abi).then_some(version)).unwrap_or(0)
 }
 
 /// From now on opens only what lies beneath `read` (also to execute) and `write`, connects only to `connect_tcp_ports`,

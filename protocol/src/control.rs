@@ -6,7 +6,9 @@
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
-use edgewarden_names::{Digest, Epoch, GatewayName, Generation, LeafName, ModuleName, Refusal, SpiffeId, TrustDomain, UnixTime};
+use edgewarden_names::{
+    Digest, Epoch, GatewayName, Generation, LeafName, ModuleName, Refusal, SpiffeId, TrustDomain, UnixTime,
+};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
@@ -24,6 +26,8 @@ pub const SIGNATURE_PAYLOAD_BYTES_MAX: usize = 1024 * 1024;
 pub enum Request {
     /// → [`Reply::Status`]
     Status,
+    /// What the store of keys says about itself now; asks the chip. → [`Reply::KeystoreHealth`]
+    KeystoreHealth,
 
     /// → [`Reply::DeviceKeys`]
     EnrolKeys,
@@ -90,6 +94,7 @@ pub enum Reply {
     Done,
     Refused(Refusal),
     Status(Box<Status>),
+    KeystoreHealth(KeystoreHealth),
     DeviceKeys(DeviceKeys),
     Proof(Proof),
     Deployment(Box<DeploymentInForce>),
@@ -128,6 +133,26 @@ pub struct Status {
     pub enforced: Vec<(Enforcer, Epoch)>,
     pub identities: Vec<IdentityStatus>,
     pub refusals: Vec<(UnixTime, Refusal)>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeystoreHealth {
+    /// As in [`Status::keystore`].
+    pub keystore: String,
+    /// `None` for a store that is not a TPM.
+    pub lockout: Option<Lockout>,
+}
+
+/// A TPM's protection against guessing (TPM 2.0 Library Part 1, "Dictionary Attack Protection").
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lockout {
+    pub locked: bool,
+    pub failures: u32,
+    pub failures_max: u32,
+    /// Seconds after which one failure is forgiven.
+    pub recovery_seconds: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -9,8 +9,8 @@ use edgewarden_keystore::KeystoreError;
 use edgewarden_names::{LeafName, ModuleName, Reason, Refusal, SpiffeId, UnixTime};
 use edgewarden_protocol::Bytes;
 use edgewarden_protocol::control::{
-    Certificate, ExportedQuote, MANIFEST_BYTES_MAX, Reply, Request, SIGNATURE_PAYLOAD_BYTES_MAX,
-    SIGNATURES_MAX, Status, StorageKey,
+    Certificate, ExportedQuote, KeystoreHealth, Lockout, MANIFEST_BYTES_MAX, Reply, Request,
+    SIGNATURE_PAYLOAD_BYTES_MAX, SIGNATURES_MAX, Status, StorageKey,
 };
 use edgewarden_protocol::dsse::ENVELOPE_BYTES_MAX;
 use edgewarden_protocol::enrol::{Challenge, EVENT_LOG_BYTES_MAX};
@@ -45,6 +45,7 @@ pub async fn answer(service: &Arc<Service>, request: Request) -> Result<Reply, R
     check_sizes(&request)?;
     match request {
         Request::Status => Ok(status(service)),
+        Request::KeystoreHealth => blocking(service, keystore_health).await,
         Request::Deployment => Ok(deployment(service)),
         Request::Watch { seen } => Ok(watch(service, seen).await),
         Request::Audit { last } => {
@@ -266,6 +267,17 @@ fn status(service: &Service) -> Reply {
 fn keystore_refusal(subject: &str, error: &KeystoreError) -> Refusal {
     tracing::error!(subject, error = %crate::service::Chain(error), "the keystore refused");
     error.refusal(subject)
+}
+
+fn keystore_health(service: &Service) -> Result<Reply, Refusal> {
+    let health = service.keystore.health().map_err(|error| keystore_refusal("keystore", &error))?;
+    let lockout = health.lockout.map(|lockout| Lockout {
+        locked: lockout.locked,
+        failures: lockout.failures,
+        failures_max: lockout.failures_max,
+        recovery_seconds: lockout.recovery_seconds,
+    });
+    Ok(Reply::KeystoreHealth(KeystoreHealth { keystore: health.description.text, lockout }))
 }
 
 fn enrol_keys(service: &Service) -> Result<Reply, Refusal> {
