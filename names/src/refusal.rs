@@ -44,6 +44,16 @@ reasons! {
     // Enrolment
     EnrolToken "enrol.token" "make a join token with `edgewarden-fleet token create`";
     EnrolName "enrol.name" "the token or certificate is for another name; use that name";
+    // A site's own CA (EST)
+    EstConfig "est.config" "correct the EST settings; the message names the one";
+    EstUnavailable "est.unavailable" "the EST server cannot be reached or is out of order; it is asked again by itself";
+    EstUntrusted "est.untrusted" "the EST server is not the one that the trust anchors and the URL name, or it does not accept our certificate";
+    EstAuthorization "est.authorization" "the EST server does not accept the password or the certificate; ask the site's CA";
+    EstRejected "est.rejected" "the EST server refused the request itself; check the URL and the label, and ask the site's CA";
+    EstPending "est.pending" "the site's CA has not decided; ask its operator to approve the request";
+    EstAnswer "est.answer" "the answer is not what RFC 7030 says; check that the URL is an EST server's";
+    EstAttributes "est.attributes" "the site's CA asks for what a P-256 key or this client cannot give; change its CSR attributes";
+    EstCertificate "est.certificate" "the certificate is not one that may be used; ask the site's CA, and check the clock and the trust anchors";
     // Deployments
     DeploymentSignature "deployment.signature" "sign the deployment with an operator key that the gateway pins";
     DeploymentRollback "deployment.rollback" "give the deployment a version above the one that runs";

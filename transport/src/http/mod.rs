@@ -1,4 +1,4 @@
-//! JSON requests over HTTP/1.1 and TLS, every part of the reply bounded. No redirects, no proxies.
+//! Requests over HTTP/1.1 and TLS, mostly JSON, every part of the reply bounded. No redirects, no proxies.
 //!
 //! Trusts the server as far as [`crate::tls`] has identified it, and not with our memory or time: headers, body and the
 //! whole exchange have limits.
@@ -15,7 +15,7 @@ use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Bytes};
 use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
 use hyper::http::uri::{PathAndQuery, Scheme};
-use hyper::{Method, Request, Response, Uri};
+use hyper::{HeaderMap, Method, Request, Response, Uri};
 use rustls::ClientConfig;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -95,6 +95,31 @@ impl Client {
         deadline: Duration,
     ) -> Result<R, HttpError> {
         self.exchange(Method::GET, path, Bytes::new(), reply_bytes_max, deadline).await
+    }
+
+    /// A request of a protocol other than JSON. The answer comes as it is: its status and headers are the caller's to
+    /// judge. `path` begins with `/`; `headers` come on top of `Host` and the bearer. Bounded like everything else here.
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: HeaderMap,
+        body: Bytes,
+        reply_bytes_max: usize,
+        deadline: Duration,
+    ) -> Result<Response<Bytes>, HttpError> {
+        let mut request = self.request(method, path, body)?;
+        request.headers_mut().remove(ACCEPT);
+        request.headers_mut().remove(CONTENT_TYPE);
+        request.headers_mut().extend(headers);
+        let exchange = async {
+            let (response, connection) = self.shared.pool.send(request).await?;
+            let (head, body) = response.into_parts();
+            let body = collect(body, reply_bytes_max).await?;
+            self.shared.pool.put_back(connection);
+            Ok(Response::from_parts(head, body))
+        };
+        tokio::time::timeout(deadline, exchange).await.map_err(|_| HttpError::Deadline(deadline))?
     }
 
     /// Dropping the future closes the connection; whether the server carried the request out is then unknown.

@@ -1,0 +1,64 @@
+//! The Explicit Trust Anchor database (RFC 7030 section 1.1): the site's root certificates, from a file that the
+//! operator gave. It never grows by what a server says.
+
+use std::path::Path;
+
+use edgewarden_ca::{CERTIFICATE_BYTES_MAX, pem};
+use edgewarden_names::{Reason, Refusal};
+use rustls::RootCertStore;
+use rustls::pki_types::{CertificateDer, TrustAnchor};
+use webpki::anchor_from_trusted_cert;
+
+use crate::certificate::{Certificate, Malformed};
+use crate::file;
+
+pub const ANCHORS_MAX: usize = 16;
+const FILE_BYTES_MAX: usize = 256 * 1024;
+
+/// Certificates that chains end at. There is at least one.
+#[derive(Debug, Clone)]
+pub struct TrustAnchors {
+    pub(crate) certificates: Vec<Certificate>,
+    pub(crate) anchors: Vec<TrustAnchor<'static>>,
+}
+
+impl TrustAnchors {
+    /// Of DER certificates of CAs. As RFC 5280 section 6.1.1 has it, an anchor is believed because it was given: its
+    /// own dates and signature are not looked at.
+    pub fn new(certificates: &[Vec<u8>]) -> Result<Self, Refusal> {
+        let refuse = |rule: &str| Refusal::new(Reason::EstConfig, "trust anchors", rule);
+        if certificates.is_empty() || certificates.len() > ANCHORS_MAX {
+            return Err(refuse("there are 1 to 16 trust anchors"));
+        }
+        let mut read = Self { certificates: Vec::new(), anchors: Vec::new() };
+        for der in certificates {
+            if der.len() > CERTIFICATE_BYTES_MAX {
+                return Err(refuse("a certificate is too long"));
+            }
+            let certificate = Certificate::parse(der).map_err(|Malformed(rule)| refuse(rule))?;
+            if !certificate.is_ca {
+                return Err(refuse("a certificate is not a CA's"));
+            }
+            let der = CertificateDer::from(der.as_slice());
+            let anchor =
+                anchor_from_trusted_cert(&der).map_err(|_| refuse("a certificate cannot be an anchor"))?;
+            read.anchors.push(anchor.to_owned());
+            read.certificates.push(certificate);
+        }
+        Ok(read)
+    }
+
+    /// Of a PEM file.
+    pub fn read(path: &Path) -> Result<Self, Refusal> {
+        let refuse = |rule: String| Refusal::new(Reason::EstConfig, "trust anchors", rule);
+        let bytes = file::read(path, FILE_BYTES_MAX, file::Secrecy::Public)
+            .map_err(|error| refuse(error.to_string()))?;
+        let text = std::str::from_utf8(&bytes).map_err(|_| refuse("the file is not PEM".into()))?;
+        let certificates = pem::all(text, pem::CERTIFICATE).map_err(|error| refuse(error.to_string()))?;
+        Self::new(&certificates)
+    }
+
+    pub(crate) fn store(&self) -> RootCertStore {
+        RootCertStore { roots: self.anchors.clone() }
+    }
+}

@@ -1,0 +1,47 @@
+use std::time::Duration;
+
+use edgewarden_names::{Reason, Refusal};
+
+/// Whether asking again can help.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Severity {
+    /// It can pass by itself: ask again with backoff, not before `retry_after`.
+    Transient { retry_after: Option<Duration> },
+    /// Somebody has to change something first: stay visible, ask again rarely or when the cause may be gone.
+    Fatal,
+}
+
+/// Why there is no certificate.
+#[derive(Debug, thiserror::Error)]
+#[error("{refusal}")]
+pub struct EstError {
+    pub refusal: Refusal,
+    pub severity: Severity,
+    #[source]
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl EstError {
+    pub(crate) fn fatal(refusal: Refusal) -> Self {
+        Self { refusal, severity: Severity::Fatal, source: None }
+    }
+
+    pub(crate) fn transient(refusal: Refusal, retry_after: Option<Duration>) -> Self {
+        Self { refusal, severity: Severity::Transient { retry_after }, source: None }
+    }
+
+    pub(crate) fn because(self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self { source: Some(source.into()), ..self }
+    }
+
+    pub fn reason(&self) -> Reason {
+        self.refusal.reason
+    }
+}
+
+/// Malformed or unusable answers: no other answer is to be expected until somebody changes the server.
+impl From<Refusal> for EstError {
+    fn from(refusal: Refusal) -> Self {
+        Self::fatal(refusal)
+    }
+}
