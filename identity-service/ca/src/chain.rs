@@ -14,6 +14,7 @@ pub struct Facts {
     pub not_after: UnixTime,
     /// Hexadecimal, lower case.
     pub serial: String,
+    /// The subject's only one.
     pub common_name: Option<String>,
     /// URI subject alternative names, as they stand.
     pub uris: Vec<String>,
@@ -45,11 +46,13 @@ pub fn facts(der: &[u8]) -> Result<Facts, CaError> {
         .map(|extension| extension.value.general_names.as_slice())
         .unwrap_or_default();
     let mut common_names = certificate.subject().iter_common_name();
+    // Of several names one reader takes the first and another the last, so none is taken.
+    let common_name = common_names.next().filter(|_| common_names.next().is_none());
     Ok(Facts {
         not_before: time(validity.not_before.timestamp())?,
         not_after: time(validity.not_after.timestamp())?,
         serial: serial_text(certificate.raw_serial()),
-        common_name: common_names.next().and_then(|name| name.as_str().ok()).map(str::to_owned),
+        common_name: common_name.and_then(|name| name.as_str().ok()).map(str::to_owned),
         uris: names
             .iter()
             .filter_map(|name| match name {

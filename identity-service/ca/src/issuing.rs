@@ -75,8 +75,8 @@ impl IssuingCa {
         if parent.point != remote.point() {
             return Err(CaError::Certificate("the gateway CA's certificate is for another key"));
         }
-        if !parent.is_ca || parent.path_length == Some(0) {
-            return Err(CaError::Certificate("the gateway CA's certificate may not sign CAs"));
+        if !parent.is_ca || parent.path_length != Some(1) {
+            return Err(CaError::Certificate("the gateway CA's certificate is not for one more CA"));
         }
         if parent.common_name.as_deref() != Some(gateway.as_str()) {
             return Err(CaError::Certificate("the gateway CA's certificate names another gateway"));

@@ -11,7 +11,10 @@ use edgewarden_ca::{
     public_point, spki,
 };
 use edgewarden_names::{GatewayName, Reason, SpiffeId, TrustDomain, UnixTime};
-use rcgen::{CertificateParams, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, PublicKeyData,
+    SanType, SignatureAlgorithm,
+};
 
 #[test]
 fn only_modules_and_leaves_of_this_gateway_get_a_certificate() {
@@ -121,6 +124,57 @@ fn an_issuing_ca_needs_the_right_gateway_ca() {
     ] {
         let error = create(key, der, &domain, &gateway).unwrap_err();
         assert!(matches!(error, CaError::Certificate(_)), "{error}");
+    }
+}
+
+/// A certificate for the gateway CA's key as no fleet of ours makes it.
+fn odd_gateway_ca(key: &ElsewhereKey, names: &[&str], uris: &[&str], is_ca: IsCa) -> Vec<u8> {
+    struct Point(Vec<u8>);
+    impl PublicKeyData for Point {
+        fn der_bytes(&self) -> &[u8] {
+            &self.0
+        }
+        fn algorithm(&self) -> &'static SignatureAlgorithm {
+            &rcgen::PKCS_ECDSA_P256_SHA256
+        }
+    }
+    let mut params = CertificateParams::default();
+    (params.not_before, params.not_after) =
+        (rcgen::date_time_ymd(2020, 1, 1), rcgen::date_time_ymd(2090, 1, 1));
+    params.distinguished_name = DistinguishedName::new();
+    for (at, name) in names.iter().enumerate() {
+        // rcgen keeps one value of a kind; the second common name is spelled by its number.
+        let kind = if at == 0 { DnType::CommonName } else { DnType::CustomDnType(vec![2, 5, 4, 3]) };
+        params.distinguished_name.push(kind, *name);
+    }
+    params.subject_alt_names = uris.iter().map(|uri| SanType::URI((*uri).try_into().unwrap())).collect();
+    params.is_ca = is_ca;
+    let issuer = KeyPair::generate().unwrap();
+    let issuer = Issuer::new(CertificateParams::default(), issuer);
+    params.signed_by(&Point(key.point()), &issuer).unwrap().der().to_vec()
+}
+
+#[test]
+fn a_gateway_ca_that_means_two_things_is_refused() {
+    let fleet = Fleet::new();
+    let one = || IsCa::Ca(BasicConstraints::Constrained(1));
+    let domain_id = "spiffe://plant.example";
+    let create = |der: &[u8]| IssuingCa::create(&fleet.key, der, &domain(), &gateway(), DAY, NOW);
+    create(&odd_gateway_ca(&fleet.key, &["gw-1"], &[domain_id], one())).unwrap();
+    let two = odd_gateway_ca(&fleet.key, &["gw-1", "gw-2"], &[domain_id], one());
+    assert_eq!(chain::facts(&two).unwrap().common_name, None);
+    for (case, names, uris, is_ca) in [
+        ("two names", &["gw-1", "gw-2"][..], &[domain_id][..], one()),
+        ("the same name twice", &["gw-1", "gw-1"], &[domain_id], one()),
+        ("two trust domains", &["gw-1"], &[domain_id, "spiffe://other.example"], one()),
+        ("a path in its ID", &["gw-1"], &["spiffe://plant.example/gateway/gw-1"], one()),
+        ("the trust domain in capitals", &["gw-1"], &["spiffe://PLANT.example"], one()),
+        ("a longer path", &["gw-1"], &[domain_id], IsCa::Ca(BasicConstraints::Constrained(2))),
+        ("no end to the path", &["gw-1"], &[domain_id], IsCa::Ca(BasicConstraints::Unconstrained)),
+        ("no CA", &["gw-1"], &[domain_id], IsCa::ExplicitNoCa),
+    ] {
+        let error = create(&odd_gateway_ca(&fleet.key, names, uris, is_ca)).expect_err(case);
+        assert!(matches!(error, CaError::Certificate(_)), "{case}: {error}");
     }
 }
 
