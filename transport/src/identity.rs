@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use edgewarden_names::{Refusal, SpiffeId, TrustDomain, UnixTime};
 use edgewarden_workload_api::source::{Current, X509Context};
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, TrustAnchor};
 use rustls::sign::CertifiedKey;
 use tokio::sync::watch;
 
 use crate::peer::{peer_expiry, peer_id};
-use crate::tls::provider;
 
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
@@ -73,8 +73,10 @@ impl Held {
             return Err(HoldError::OtherId { named: id, told: context.id.clone() });
         }
         let expires = peer_expiry(&chain)?;
-        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(context.key_pkcs8.to_vec()));
-        let key = CertifiedKey::from_der(chain, key, &provider())?;
+        // Read where it is: a copy would not be wiped.
+        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(context.key_pkcs8.as_slice()));
+        let key = CertifiedKey::new(chain, any_supported_type(&key)?);
+        key.keys_match()?;
         let roots = Roots::new(context.trust_domain.clone(), &context.bundle_der)?;
         Ok(Self { id, expires, key: Arc::new(key), roots })
     }
