@@ -18,7 +18,7 @@ use crate::Bytes;
 /// Largest event log that is sent or read.
 pub const EVENT_LOG_BYTES_MAX: usize = 2 * 1024 * 1024;
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Begin {
     pub gateway: GatewayName,
@@ -27,6 +27,16 @@ pub struct Begin {
     pub token: Option<String>,
     pub labels: BTreeMap<String, String>,
     pub keys: DeviceKeys,
+}
+
+/// Without the token.
+impl std::fmt::Debug for Begin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Begin")
+            .field("gateway", &self.gateway)
+            .field("joins", &self.token.is_some())
+            .finish_non_exhaustive()
+    }
 }
 
 /// The public half of what the device is.
