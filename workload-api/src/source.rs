@@ -36,6 +36,13 @@ pub trait IdentitySource: Send + Sync + 'static {
     /// `caller.*` refuses the caller (PermissionDenied); any other reason says "not now" (Unavailable).
     fn authorize(&self, caller: &PeerEvidence) -> Result<(), Refusal>;
 
+    /// Whether who connects is one of this socket's callers, so that others cannot take the connections that are meant
+    /// for them. Decides only which budget a connection counts against: each call is judged by
+    /// [`IdentitySource::authorize`].
+    fn is_expected(&self, caller: &PeerEvidence) -> bool {
+        self.authorize(caller).is_ok()
+    }
+
     /// The identity of this socket's instance, now and later. All subscribers see the same certificate.
     fn subscribe(&self) -> Result<Current, Refusal>;
 

@@ -242,6 +242,36 @@ async fn connections_have_a_budget() {
     }
 }
 
+/// Anybody on the machine can connect: whoever is no caller of this socket cannot keep its callers out.
+#[tokio::test]
+async fn strangers_do_not_take_the_connections_of_the_callers() {
+    let served = Served::new();
+    *served.source.refuse_callers.lock().unwrap() = Some(Reason::CallerNotModule);
+    let mut held = Vec::new();
+    for _ in 0..server::STRANGERS_MAX {
+        let mut connection = UnixStream::connect(&served.socket).await.unwrap();
+        connection.read_exact(&mut [0; 9]).await.unwrap();
+        held.push(connection);
+    }
+    for _ in 0..10_000 - server::STRANGERS_MAX {
+        let mut refused = UnixStream::connect(&served.socket).await.unwrap();
+        assert!(!matches!(refused.read(&mut [0; 9]).await, Ok(1..)));
+    }
+    *served.source.refuse_callers.lock().unwrap() = None;
+    let mut client = served.client().await;
+    let mut stream = client.fetch_x509svid(request(X509svidRequest {})).await.unwrap().into_inner();
+    stream.message().await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_stranger_that_says_nothing_is_cut_off() {
+    let served = Served::new();
+    *served.source.refuse_callers.lock().unwrap() = Some(Reason::CallerNotModule);
+    let mut silent = UnixStream::connect(&served.socket).await.unwrap();
+    silent.read_exact(&mut [0; 9]).await.unwrap();
+    assert!(silent.read_to_end(&mut Vec::new()).await.is_ok());
+}
+
 #[tokio::test]
 async fn a_request_has_a_size_limit() {
     let served = Served::new();

@@ -249,6 +249,10 @@ impl IdentitySource for InstanceSource {
         trusted(&service)
     }
 
+    fn is_expected(&self, caller: &PeerEvidence) -> bool {
+        upgrade(&self.service).is_ok_and(|service| self.judge(&service, caller).is_ok())
+    }
+
     fn subscribe(&self) -> Result<Current, Refusal> {
         subscribe(&self.service, &self.instance)
     }
@@ -302,6 +306,10 @@ impl IdentitySource for OwnSource {
             return Err(public(refusal));
         }
         trusted(&service)
+    }
+
+    fn is_expected(&self, caller: &PeerEvidence) -> bool {
+        upgrade(&self.service).is_ok_and(|service| self.judge(&service, caller).is_ok())
     }
 
     fn subscribe(&self) -> Result<Current, Refusal> {

@@ -19,6 +19,9 @@ const HEADER_BYTES_MAX: u32 = 16 * 1024;
 /// Replies that a caller does not read wait here, for each stream.
 const SEND_BUFFER_BYTES_MAX: usize = 64 * 1024;
 const RESET_STREAMS_MAX: usize = 16;
+/// What a caller may send before it is read, for each stream and for all. Requests are tiny.
+const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 256 * 1024;
 /// A connection whose other end does not answer pings is closed.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -26,14 +29,19 @@ const PING_INTERVAL: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone)]
 pub(super) struct Caller(pub(super) Option<PeerEvidence>);
 
-pub(super) async fn serve(stream: UnixStream, service: SpiffeWorkloadApiServer<Service>) {
-    let caller = match PeerEvidence::of(&stream) {
-        Ok(peer) => Caller(Some(peer)),
-        Err(error) => {
-            tracing::debug!(%error, "the caller of the Workload API cannot be identified");
-            Caller(None)
+impl Caller {
+    pub(super) fn of(stream: &UnixStream) -> Self {
+        match PeerEvidence::of(stream) {
+            Ok(peer) => Self(Some(peer)),
+            Err(error) => {
+                tracing::debug!(%error, "the caller of the Workload API cannot be identified");
+                Self(None)
+            }
         }
-    };
+    }
+}
+
+pub(super) async fn serve(stream: UnixStream, caller: Caller, service: SpiffeWorkloadApiServer<Service>) {
     let service = tower::service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
         let (caller, service) = (caller.clone(), service.clone());
         async move {
@@ -48,6 +56,8 @@ pub(super) async fn serve(stream: UnixStream, service: SpiffeWorkloadApiServer<S
         .timer(TokioTimer::new())
         .keep_alive_interval(PING_INTERVAL)
         .max_concurrent_streams(super::CALLS_MAX)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_header_list_size(HEADER_BYTES_MAX)
         .max_send_buf_size(SEND_BUFFER_BYTES_MAX)
         .max_pending_accept_reset_streams(RESET_STREAMS_MAX)

@@ -2,7 +2,8 @@
 //!
 //! Who calls is asked of the kernel when the connection is accepted; whether that may be answered is asked of the
 //! [`IdentitySource`] at each call and before each message of a stream. Everything a caller can make us hold is
-//! counted per socket: connections, streams, header and message bytes.
+//! counted per socket: connections, streams, header and message bytes. Anybody on the machine can connect, so those who
+//! are none of the socket's callers have connections of their own to fill, few and short.
 
 mod connection;
 mod service;
@@ -22,6 +23,10 @@ use crate::workloadapi::spiffe_workload_api_server::SpiffeWorkloadApiServer;
 
 /// Most connections at a time on one socket. One more is closed at once.
 pub const CONNECTIONS_MAX: usize = 32;
+/// The same for those who are none of the socket's callers.
+pub const STRANGERS_MAX: usize = 8;
+/// How long a stranger has to be told so.
+pub const STRANGER_LIFETIME: Duration = Duration::from_secs(5);
 /// Most calls at a time on one connection.
 pub const CALLS_MAX: u32 = 32;
 /// Most streams open at a time on one socket.
@@ -44,19 +49,33 @@ pub async fn serve(
     // Streams end when `running` is dropped.
     let (running, stopped) = watch::channel(());
     let streams = Arc::new(Semaphore::new(STREAMS_MAX));
-    let service = SpiffeWorkloadApiServer::new(service::Service { source, streams, stopped })
-        .max_decoding_message_size(REQUEST_BYTES_MAX);
+    let service =
+        SpiffeWorkloadApiServer::new(service::Service { source: Arc::clone(&source), streams, stopped })
+            .max_decoding_message_size(REQUEST_BYTES_MAX);
     let mut connections = JoinSet::new();
+    let mut strangers = JoinSet::new();
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
         tokio::select! {
             () = &mut shutdown => break,
             Some(_) = connections.join_next() => {}
+            Some(_) = strangers.join_next() => {}
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) if connections.len() < CONNECTIONS_MAX => {
-                    connections.spawn(connection::serve(stream, service.clone()));
+                Ok((stream, _)) => {
+                    let caller = connection::Caller::of(&stream);
+                    let expected = caller.0.as_ref().is_some_and(|caller| source.is_expected(caller));
+                    let serving = connection::serve(stream, caller, service.clone());
+                    if expected && connections.len() < CONNECTIONS_MAX {
+                        connections.spawn(serving);
+                    } else if !expected && strangers.len() < STRANGERS_MAX {
+                        strangers.spawn(async {
+                            // Ended by its time or by itself: it is over either way.
+                            let _over = tokio::time::timeout(STRANGER_LIFETIME, serving).await;
+                        });
+                    } else {
+                        tracing::debug!(expected, "connection closed: too many on this socket");
+                    }
                 }
-                Ok(_) => tracing::debug!("connection closed: more than {CONNECTIONS_MAX} on this socket"),
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection to the Workload API");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -66,5 +85,6 @@ pub async fn serve(
     }
     drop(running);
     connections.shutdown().await;
+    strangers.shutdown().await;
     Ok(())
 }
