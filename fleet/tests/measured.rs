@@ -17,7 +17,7 @@ use common::{Fleet, domain, name};
 use edgewarden_keystore::{Keystore, open};
 use edgewarden_names::Reason;
 use edgewarden_protocol::config;
-use edgewarden_protocol::enrol::{Begin, Challenge, Enrolled, Finish};
+use edgewarden_protocol::enrol::{Begin, Challenge, Enrolled, Finish, Proof};
 use edgewarden_protocol::uplink::Sync;
 use edgewarden_simulator_tpm::{Scenario, SimulatedTpm};
 use tempfile::TempDir;
@@ -117,6 +117,14 @@ async fn a_changed_boot_fails_the_gateway_until_it_is_accepted_or_undone() {
     let sync = Sync { have: None, wait_seconds: 0, report: common::report() };
     let refused = common::post::<_, serde_json::Value>(&client, "/v1/gateway/sync", &sync).await;
     assert_eq!(refused.unwrap_err(), Reason::AttestFailed);
+
+    // It tries to have a boot accepted that never took place: its own PCRs, under another boot's log.
+    let challenge = fleet.begin(&measured.begin(None)).await.unwrap();
+    let mut lied = measured.answer(&challenge);
+    let Proof::Tpm(proof) = &mut lied.proof else { panic!("a TPM answers") };
+    proof.event_log = std::fs::read(other.tpm.event_log()).unwrap().into();
+    assert_eq!(fleet.finish(&lied).await.unwrap_err(), Reason::AttestEventLog);
+    fleet.cli(&["reference", "accept", "--gateway", "gw-1", "--name", "lie"]).refused(Reason::RequestInvalid);
 
     // Undone: the next renewal heals it. Or meant: then an operator accepts it.
     measured.tpm.reboot(Scenario::Normal).unwrap();

@@ -39,9 +39,19 @@ fn attempt(refusal: Option<Refusal>) -> Attempt {
 }
 
 async fn admit(store: &Store, name: &str, key: u8, token: Option<&[u8; 32]>) -> Result<(), Reason> {
+    admit_with(store, name, (key, key), token).await
+}
+
+/// With endorsement key and attestation key.
+async fn admit_with(
+    store: &Store,
+    name: &str,
+    (endorsement, attestation): (u8, u8),
+    token: Option<&[u8; 32]>,
+) -> Result<(), Reason> {
     let admission = Admission {
         gateway: &gateway(name),
-        binding: &Binding { endorsement: sha256(&[key]), attestation: sha256(&[key]) },
+        binding: &Binding { endorsement: sha256(&[endorsement]), attestation: sha256(&[attestation]) },
         labels: &BTreeMap::new(),
         token,
         ca_key: &sha256(b"ca"),
@@ -141,7 +151,7 @@ async fn a_failed_appraisal_is_kept_and_bounded() {
     let name = gateway("gw-1");
     let refusal = Refusal::new(Reason::AttestReference, "gw-1", "PCR 4 differs");
     for _ in 0..ATTEMPTS_MAX + 5 {
-        store.add_failure(&name, &attempt(Some(refusal.clone()))).await.unwrap();
+        store.add_failure(&name, &sha256(&[1]), &attempt(Some(refusal.clone()))).await.unwrap();
     }
     let device = store.device(&name).await.unwrap().unwrap();
     assert_eq!((device.state(NOW), device.refusal), (VerdictState::Failed, Some(refusal)));
@@ -150,6 +160,37 @@ async fn a_failed_appraisal_is_kept_and_bounded() {
     let device = store.device(&name).await.unwrap().unwrap();
     assert_eq!((device.state(NOW), device.refusal.is_none()), (VerdictState::Fresh, true));
     assert_eq!(device.state(UnixTime(NOW.0 + 60)), VerdictState::Stale);
+    // What failed before is of the past: a healthy gateway has no boot that waits to be accepted.
+    assert!(store.last_failure(&name).await.unwrap().is_none());
+}
+
+/// Both began while the name was free; then one of them got it.
+#[tokio::test]
+async fn a_failure_of_another_tpm_does_not_touch_the_one_that_has_the_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = with_gateway(folder.path()).await;
+    let name = gateway("gw-1");
+    let refusal = Refusal::new(Reason::AttestReference, "gw-1", "PCR 4 differs");
+    store.add_failure(&name, &sha256(&[2]), &attempt(Some(refusal.clone()))).await.unwrap();
+    assert_eq!(store.device(&name).await.unwrap().unwrap().state(NOW), VerdictState::Fresh);
+    assert!(store.last_failure(&name).await.unwrap().is_none(), "its boot must not be there to be accepted");
+    // The one that has the name, and one whose name is still free, are kept.
+    store.add_failure(&name, &sha256(&[1]), &attempt(Some(refusal.clone()))).await.unwrap();
+    assert_eq!(store.device(&name).await.unwrap().unwrap().state(NOW), VerdictState::Failed);
+    store.add_failure(&gateway("gw-2"), &sha256(&[2]), &attempt(Some(refusal))).await.unwrap();
+    assert!(store.last_failure(&gateway("gw-2")).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_renewal_that_began_with_an_old_attestation_key_does_not_bring_it_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = with_gateway(folder.path()).await;
+    store.add_token(&[2; 32], &gateway("gw-1"), UnixTime(NOW.0 + 60), NOW).await.unwrap();
+    admit_with(&store, "gw-1", (1, 2), Some(&[2; 32])).await.unwrap();
+    assert_eq!(admit_with(&store, "gw-1", (1, 1), None).await, Err(Reason::AttestEkMismatch));
+    let device = store.device(&gateway("gw-1")).await.unwrap().unwrap();
+    assert_eq!(device.binding.attestation, sha256(&[2]));
+    admit_with(&store, "gw-1", (1, 2), None).await.unwrap();
 }
 
 #[tokio::test]

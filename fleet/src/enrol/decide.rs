@@ -1,7 +1,7 @@
 //! Who may begin an enrolment. Pure.
 //!
 //! A join needs a token for this very name; a renewal needs the TPM and attestation key that the name is bound to.
-//! The token is looked at before the device, so that who has none learns nothing of the fleet's names.
+//! The token is looked at before the device, so that who has none learns no more than whether a name is taken.
 
 use std::collections::BTreeMap;
 

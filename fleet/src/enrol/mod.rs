@@ -64,10 +64,11 @@ impl Enrolment {
         let known = Known { token: token.as_ref(), binding: bound.as_ref(), name_of_endorsement: None };
         let is_join = decide::check_token(&request, known, now)?;
 
-        let roots = self.vendor_roots().await?;
         let keys = request.keys.clone();
         let permit = self.appraisals.acquire().await.map_err(Problem::internal)?;
-        let (parts, pending) = blocking(move || challenge(&keys, &roots, now)).await??;
+        let bundle = self.store.vendor_bundle().await?;
+        let (parts, pending) =
+            blocking(move || Ok::<_, Problem>(challenge(&keys, &vendor_roots(&bundle)?, now)?)).await??;
         drop(permit);
         let binding = Binding {
             endorsement: pending.device().clone(),
@@ -148,14 +149,14 @@ impl Enrolment {
         // What anybody could have sent in the gateway's name must not take a healthy gateway down, and only an event
         // log that the TPM vouched for may become a reference later.
         let proven = failure.is_genuine();
-        let Failure { refusal, verdict } = failure;
         let event_log = match proof {
-            Proof::Tpm(tpm) => Some(tpm.event_log.as_slice().to_vec()),
-            Proof::None { .. } => None,
+            Proof::Tpm(tpm) if failure.has_proven_log() => Some(tpm.event_log.as_slice().to_vec()),
+            Proof::Tpm(_) | Proof::None { .. } => None,
         };
+        let Failure { refusal, verdict } = failure;
         if proven {
             let attempt = Attempt { at: now, verdict, refusal: Some(refusal.clone()), evidence, event_log };
-            self.store.add_failure(&begun.gateway, &attempt).await?;
+            self.store.add_failure(&begun.gateway, &begun.binding.endorsement, &attempt).await?;
         }
         let what = if begun.token.is_some() { "join" } else { "renewal" };
         let text = format!("{what} refused: {}", refusal.rule);
@@ -163,17 +164,17 @@ impl Enrolment {
         Ok(refusal)
     }
 
-    async fn vendor_roots(&self) -> Result<VendorRoots, Problem> {
-        let bundle = self.store.vendor_bundle().await?;
-        if bundle.is_empty() {
-            return Ok(VendorRoots::none());
-        }
-        VendorRoots::from_pem(bundle.as_bytes()).map_err(Problem::internal)
-    }
-
     fn sessions(&self) -> std::sync::MutexGuard<'_, Sessions<Begun>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The bundle holds some thousands of certificates: not for a thread that serves others.
+fn vendor_roots(bundle: &str) -> Result<VendorRoots, Problem> {
+    if bundle.is_empty() {
+        return Ok(VendorRoots::none());
+    }
+    VendorRoots::from_pem(bundle.as_bytes()).map_err(Problem::internal)
 }
 
 /// What is kept of a token.

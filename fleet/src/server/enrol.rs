@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use axum::routing::post;
-use edgewarden_names::{Refusal, UnixTime};
+use edgewarden_names::{Reason, Refusal, UnixTime};
 use edgewarden_protocol::enrol::{Begin, Finish};
 
 use super::http::{read_json, reply};
@@ -43,8 +43,11 @@ async fn finish(State(shared): State<Arc<Shared>>, Extension(peer): Extension<Pe
         let _room = shared.strangers_bodies.acquire().await.map_err(Problem::internal)?;
         let finish: Finish = read_json(body, FINISH_BYTES_MAX).await?;
         let finished = shared.enrolment.finish(finish, UnixTime::now()).await;
-        // A gateway whose verdict changed is in another position: its held sync looks again.
-        shared.wake.send_replace(());
+        // A gateway whose verdict changed is in another position: its held sync looks again. Who only guesses at
+        // sessions changes nothing and wakes nobody.
+        if !matches!(&finished, Err(Problem::Refused(refusal)) if refusal.reason == Reason::AttestNonce) {
+            shared.wake.send_replace(());
+        }
         match finished {
             Ok((gateway, enrolled)) => {
                 tracing::info!(%gateway, hardware = enrolled.verdict.hardware, "gateway attested");

@@ -144,19 +144,25 @@ impl Store {
                 return Ok(Err(Refusal::new(Reason::EnrolToken, name, rule)));
             }
         }
-        let bound: Option<(String, String)> = sqlx::query_as(
-            "SELECT name, endorsement FROM device WHERE name = ?1 OR endorsement = ?2 ORDER BY name = ?1",
+        let bound: Option<(String, String, String)> = sqlx::query_as(
+            "SELECT name, endorsement, attestation FROM device WHERE name = ?1 OR endorsement = ?2 ORDER BY name = ?1",
         )
         .bind(name)
         .bind(admission.binding.endorsement.as_str())
         .fetch_optional(&mut *transaction)
         .await?;
-        let fits = |(bound_name, endorsement): &(String, String)| {
+        let fits = |(bound_name, endorsement, _): &(String, String, String)| {
             bound_name == name && endorsement == admission.binding.endorsement.as_str()
         };
         match &bound {
             Some(bound) if !fits(bound) => {
                 let rule = "the name and the TPM are not bound to each other";
+                return Ok(Err(Refusal::new(Reason::AttestEkMismatch, name, rule)));
+            }
+            Some((_, _, attestation))
+                if admission.token.is_none() && attestation != admission.binding.attestation.as_str() =>
+            {
+                let rule = "the device joined again with another attestation key meanwhile";
                 return Ok(Err(Refusal::new(Reason::AttestEkMismatch, name, rule)));
             }
             None if admission.token.is_none() => {
@@ -197,9 +203,22 @@ impl Store {
         Ok(Ok(()))
     }
 
-    /// Keeps an appraisal that failed on evidence which the gateway itself proved: its verdict is now that.
-    pub async fn add_failure(&self, gateway: &GatewayName, attempt: &Attempt) -> Result<(), StoreError> {
+    /// Keeps an appraisal that failed on evidence which the gateway itself proved: its verdict is now that. Nothing is
+    /// kept when the name was bound to another TPM since the challenge.
+    pub async fn add_failure(
+        &self,
+        gateway: &GatewayName,
+        endorsement: &Digest,
+        attempt: &Attempt,
+    ) -> Result<(), StoreError> {
         let mut transaction = self.begin().await?;
+        let bound: Option<String> = sqlx::query_scalar("SELECT endorsement FROM device WHERE name = ?")
+            .bind(gateway.as_str())
+            .fetch_optional(&mut *transaction)
+            .await?;
+        if bound.is_some_and(|bound| bound != endorsement.as_str()) {
+            return Ok(());
+        }
         insert_attempt(&mut transaction, gateway, attempt).await?;
         sqlx::query("UPDATE device SET verdict = ?, refusal = ? WHERE name = ?")
             .bind(to_json(&attempt.verdict)?)
@@ -210,25 +229,27 @@ impl Store {
         Ok(transaction.commit().await?)
     }
 
-    /// The newest failed appraisal of a gateway that kept its event log.
+    /// The newest appraisal of a gateway, if it failed.
     pub async fn last_failure(&self, gateway: &GatewayName) -> Result<Option<Attempt>, StoreError> {
         let row: Option<AttemptRow> = sqlx::query_as(
             "SELECT at, verdict, refusal, evidence, event_log FROM attempt \
-             WHERE gateway = ? AND refusal IS NOT NULL AND event_log IS NOT NULL ORDER BY id DESC LIMIT 1",
+             WHERE gateway = ? ORDER BY id DESC LIMIT 1",
         )
         .bind(gateway.as_str())
         .fetch_optional(&self.readers)
         .await?;
-        row.map(|(at, verdict, refusal, evidence, event_log)| {
-            Ok(Attempt {
-                at: time(at),
-                verdict: from_json(&verdict)?,
-                refusal: refusal.as_deref().map(from_json).transpose()?,
-                evidence: parsed(&evidence)?,
-                event_log,
+        let failed = row.filter(|(_, _, refusal, ..)| refusal.is_some());
+        failed
+            .map(|(at, verdict, refusal, evidence, event_log)| {
+                Ok(Attempt {
+                    at: time(at),
+                    verdict: from_json(&verdict)?,
+                    refusal: refusal.as_deref().map(from_json).transpose()?,
+                    evidence: parsed(&evidence)?,
+                    event_log,
+                })
             })
-        })
-        .transpose()
+            .transpose()
     }
 
     /// Whether this gateway CA key was certified for this gateway, and the gateway is still one of the fleet.
