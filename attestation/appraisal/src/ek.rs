@@ -7,6 +7,7 @@ use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificat
 use x509_parser::public_key::PublicKey;
 
 use crate::crypto::sha256;
+use crate::roca;
 
 const EKU_EK_CERTIFICATE: &str = "2.23.133.8.1";
 /// Attributes of the subject alternative name's directoryName (section 3.1.2).
@@ -76,6 +77,13 @@ impl Certificate {
         };
         if !fits {
             return Err(untrusted("the certificate's key usage does not allow what an endorsement key does"));
+        }
+        if let CertifiedKey::Rsa { modulus, .. } = &key
+            && roca::is_weak(modulus)
+        {
+            return Err(untrusted(
+                "the endorsement key can be factored (CVE-2017-15361); update the TPM's firmware",
+            ));
         }
         let device = Digest::from_sha256(&sha256(spki.raw));
         Ok(Self { key, device, maker: maker(&certificate) })

@@ -18,6 +18,7 @@ mod csr;
 mod ek;
 mod quote;
 mod reference;
+mod roca;
 mod vendor;
 
 pub use appraise::{Appraised, CHALLENGE_LIFETIME, Failure, VERDICT_LIFETIME, appraise};

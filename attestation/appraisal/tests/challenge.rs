@@ -226,6 +226,27 @@ fn endorsement_keys_that_are_not_what_they_should_be() {
     refused(&keys, &forge.roots(), NOW, Reason::AttestEkUntrusted, "no public area");
 }
 
+/// The vendor's certificate is genuine; but whoever factors the key is this TPM.
+#[test]
+fn endorsement_keys_that_can_be_factored() {
+    let forge = Forge::new();
+    let usage = vec![KeyUsagePurpose::KeyEncipherment];
+    let certificate = EkCertificate { usage, ..EkCertificate::default() };
+    let roots = VendorRoots::from_pem(certificate.issuer.pem().as_bytes()).unwrap();
+    // The square of 65537 has the mark of weak keys; another number has not.
+    for (modulus, weak) in [([1, 0, 2, 0, 1], true), ([1, 0, 1, 0xff, 0xff], false)] {
+        let keys = DeviceKeys::Tpm {
+            ek_certificates: vec![certificate.make_rsa(&modulus).into()],
+            ek_public: forge.ek_public.to_bytes().into(),
+            ak_public: forge.ak_public.to_bytes().into(),
+        };
+        let refusal = challenge(&keys, &roots, NOW).unwrap_err();
+        assert_eq!(refusal.reason, Reason::AttestEkUntrusted);
+        assert_eq!(refusal.rule.contains("CVE-2017-15361"), weak, "{refusal}");
+        assert_eq!(refusal.rule.contains("not the key in its certificate"), !weak, "{refusal}");
+    }
+}
+
 /// Each attribute bit that is wrong makes an AK that could sign what its TPM did not make, or could be locked.
 #[test]
 fn attestation_keys_are_exact() {
