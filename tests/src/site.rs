@@ -219,6 +219,15 @@ impl Site {
         Ok(())
     }
 
+    /// Ends modules and daemons in an orderly way.
+    pub fn down(&mut self) -> Result<(), Failure> {
+        run(&mut self.edgewarden(&["down"]))?.ok()?;
+        if let Some(mut up) = self.up.take() {
+            up.stop();
+        }
+        Ok(())
+    }
+
     pub fn wait_for_modules(&self, names: &[&str]) -> Result<(), Failure> {
         wait_for("the modules to run", Duration::from_secs(40), || {
             let status = self.status()?;

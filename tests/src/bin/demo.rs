@@ -7,9 +7,10 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
-use edgewarden_tests::site::{Keys, Site};
+use edgewarden_tests::process::run;
+use edgewarden_tests::site::{Keys, Site, WEB};
 use edgewarden_tests::story::STEPS;
-use edgewarden_tests::{Failure, sandbox};
+use edgewarden_tests::{Failure, relay, sandbox};
 use serde_json::json;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -38,6 +39,9 @@ struct Arguments {
     stop: bool,
     #[arg(short = 'o', long, default_value = "text")]
     output: Format,
+    /// Shows the page of a kept story on the host (started by --keep).
+    #[arg(long, hide = true)]
+    relay: bool,
     /// Where the gateway's keys are.
     #[arg(long, default_value = "tpm")]
     keys: Store,
@@ -49,6 +53,7 @@ struct Arguments {
 const GATEWAY: &str = "gw-1";
 /// Printed inside when all is told and kept running.
 const KEPT: &str = "edgewarden-story-kept";
+const PAGE_SOCKET: &str = "page.sock";
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -64,6 +69,9 @@ fn main() -> ExitCode {
 
 /// Starts the story in a sandbox and passes on what it prints.
 fn outside(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    if arguments.relay {
+        return show_page(&arguments.story);
+    }
     stop(&arguments.story)?;
     if arguments.stop {
         return Ok(ExitCode::SUCCESS);
@@ -80,7 +88,9 @@ fn outside(arguments: &Arguments) -> Result<ExitCode, Failure> {
         let mut detached = Command::new("setsid");
         detached.arg(command.get_program()).args(command.get_args()).env("EDGEWARDEN_SANDBOX", "1");
         command = detached;
-        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        // Not this terminal's: whoever reads our output would wait for the story's end.
+        let log = fs::File::create(story.join("story.log"))?;
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
     }
     let mut child = command.spawn()?;
     let output = child.stdout.take().ok_or_else(|| Failure::new("no output of the story"))?;
@@ -89,6 +99,10 @@ fn outside(arguments: &Arguments) -> Result<ExitCode, Failure> {
         if line == KEPT {
             fs::write(story.join("pid"), first_process(child.id())?.to_string())?;
             fs::write(story.join("sandbox"), child.id().to_string())?;
+            let page = start_page(&story)?;
+            if arguments.output == Format::Text {
+                println!("the fleet's page: {page}");
+            }
             return Ok(ExitCode::SUCCESS);
         }
         println!("{line}");
@@ -106,19 +120,43 @@ fn first_process(unshare: u32) -> Result<u32, Failure> {
 }
 
 fn stop(story: &Path) -> Result<(), Failure> {
-    let Ok(pid) = fs::read_to_string(story.join("sandbox")) else { return Ok(()) };
-    // The number may be another's by now: only our own sandbox is ended.
-    let ours = fs::read_to_string(format!("/proc/{}/cmdline", pid.trim()));
-    if let Ok(pid) = pid.trim().parse()
-        && ours.is_ok_and(|command| command.contains("ew-demo"))
-    {
-        let pid = nix::unistd::Pid::from_raw(pid);
-        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
-        std::thread::sleep(Duration::from_millis(300));
+    for name in ["relay", "sandbox"] {
+        let file = story.join(name);
+        let Ok(pid) = fs::read_to_string(&file) else { continue };
+        // The number may be another's by now: only what we started is ended.
+        let ours = fs::read_to_string(format!("/proc/{}/cmdline", pid.trim()));
+        if let Ok(pid) = pid.trim().parse()
+            && ours.is_ok_and(|command| command.contains("ew-demo"))
+        {
+            let pid = nix::unistd::Pid::from_raw(pid);
+            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        fs::remove_file(file)?;
     }
     sandbox::remove_cgroups(GATEWAY);
-    fs::remove_file(story.join("sandbox"))?;
     Ok(())
+}
+
+/// Starts the host's end of the window to the page, and gives the page's address on the host.
+fn start_page(story: &Path) -> Result<String, Failure> {
+    let mut relay = Command::new("setsid");
+    relay.arg(std::env::current_exe()?).arg("--relay").arg("--story").arg(story);
+    let mut child = relay.stdin(Stdio::null()).stderr(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+    fs::write(story.join("relay"), child.id().to_string())?;
+    let mut address = String::new();
+    if let Some(output) = child.stdout.take() {
+        BufReader::new(output).read_line(&mut address)?;
+    }
+    let url = fs::read_to_string(story.join("page"))?;
+    Ok(url.trim().replace(WEB, address.trim()))
+}
+
+fn show_page(story: &Path) -> Result<ExitCode, Failure> {
+    let listener = relay::listen_outside(WEB)?;
+    println!("{}", listener.local_addr()?);
+    relay::serve_outside(&listener, &story.join(PAGE_SOCKET));
+    Ok(ExitCode::SUCCESS)
 }
 
 fn inside(arguments: &Arguments) -> Result<ExitCode, Failure> {
@@ -156,25 +194,15 @@ fn inside(arguments: &Arguments) -> Result<ExitCode, Failure> {
         }
     }
     if arguments.keep {
+        relay::serve_inside(&site.path(PAGE_SOCKET), WEB)?;
+        fs::write(site.path("page"), run(&mut site.operator(&["web", "url"]))?.ok()?)?;
         println!("{KEPT}");
         loop {
             std::thread::park();
         }
     }
-    if let Some(up) = &mut site.up {
-        let _ = edgewarden_tests::process::run(
-            Command::new(std::env::current_exe()?.with_file_name("edgewarden"))
-                .arg("--root")
-                .arg(site_root(arguments)?)
-                .arg("down"),
-        );
-        up.stop();
-    }
+    site.down()?;
     Ok(ExitCode::SUCCESS)
-}
-
-fn site_root(arguments: &Arguments) -> Result<PathBuf, Failure> {
-    Ok(fs::canonicalize(&arguments.story)?.join("gateway"))
 }
 
 fn tell_json(name: &str, shown: &Result<Vec<String>, Failure>, elapsed: Duration) {

@@ -31,6 +31,10 @@ pub fn offline(site: &mut Site) -> Shown {
         flow::newest_alarm(site)
     })?;
 
+    // Policy holds as well as certificates do.
+    super::refusals::foreign_topic(site)?;
+    super::refusals::unnamed_flow(site)?;
+
     site.start_fleet(&["--dangerous-carry-unverified"])?;
     let arrived = wait_for("the queued summaries", WAIT, || {
         let now = summaries(site)?;
@@ -38,7 +42,7 @@ pub fn offline(site: &mut Site) -> Shown {
         Ok(now - summaries_before)
     })?;
     Ok(vec![
-        "no fleet, every daemon killed with -9 and started again: modules never stopped, alarms went on"
+        "no fleet, every daemon killed with -9 and started again: modules never stopped, alarms and policy went on"
             .into(),
         alarm,
         format!("{arrived} queued summaries arrived when the fleet was back"),
