@@ -12,6 +12,7 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use common::{Device, Fleet, domain};
 use edgewarden_names::{Reason, SpiffeId, TrustDomain};
@@ -115,6 +116,31 @@ async fn two_at_once_do_not_get_the_same_name() {
     let second = fleet.begin(&two.begin(Some(&token_2))).await.unwrap();
     fleet.finish(&one.answer(&first)).await.unwrap();
     assert_eq!(fleet.finish(&two.answer(&second)).await.unwrap_err(), Reason::AttestEkMismatch);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_at_once_one_gets_the_token_and_the_name() {
+    let fleet = Arc::new(Fleet::start(&[]));
+    let token = fleet.token("gw-1");
+    let mut begun = Vec::new();
+    for _ in 0..8 {
+        let device = Device::new("gw-1");
+        let challenge = fleet.begin(&device.begin(Some(&token))).await.unwrap();
+        begun.push(device.answer(&challenge));
+    }
+    // Each answer goes off twice: a session is good for one of them.
+    let all = begun.iter().chain(&begun).cloned().map(|answer| {
+        let fleet = fleet.clone();
+        tokio::spawn(async move { fleet.finish(&answer).await.map(drop) })
+    });
+    let mut ends = Vec::new();
+    for end in all.collect::<Vec<_>>() {
+        ends.push(end.await.unwrap());
+    }
+    assert_eq!(ends.iter().filter(|end| end.is_ok()).count(), 1, "{ends:?}");
+    assert_eq!(ends.iter().filter(|end| **end == Err(Reason::AttestNonce)).count(), 8, "{ends:?}");
+    assert_eq!(ends.iter().filter(|end| **end == Err(Reason::EnrolToken)).count(), 7, "{ends:?}");
+    assert_eq!(fleet.json(&["device", "list"]).as_array().unwrap().len(), 1);
 }
 
 #[tokio::test]

@@ -100,6 +100,13 @@ async fn a_changed_boot_fails_the_gateway_until_it_is_accepted_or_undone() {
     assert_eq!(other.enrol(&fleet, None).await.unwrap_err(), Reason::AttestEkMismatch, "another genuine TPM");
     assert_eq!(verdict(&fleet), "fresh");
 
+    // Nor does a key in a file take the place of the TPM, token or not.
+    let file = common::Device::new("gw-1");
+    for token in [None, Some(fleet.token("gw-1"))] {
+        assert_eq!(file.enrol(&fleet, token.as_deref()).await.unwrap_err(), Reason::AttestEkMismatch);
+    }
+    assert_eq!(verdict(&fleet), "fresh");
+
     // Another kernel: the gateway itself proves that it is not what it was, and everything closes.
     measured.tpm.reboot(Scenario::ChangedKernel).unwrap();
     assert_eq!(measured.enrol(&fleet, None).await.unwrap_err(), Reason::AttestReference);
