@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
+use edgewarden_image_trust::check_key;
 use edgewarden_names::{Digest, Epoch, GatewayName, Reason, Refusal, TrustDomain};
 use edgewarden_policy::compile;
 use edgewarden_protocol::Bytes;
@@ -106,6 +107,10 @@ fn open(envelope: &Bytes, target: &Target) -> Result<(Deployment, String), Refus
         if target.labels.get(label) != Some(value) {
             return refuse(format!("this gateway does not have the label `{label}` = `{value}`"));
         }
+    }
+    // A key that cannot be used would refuse every image later, when the good document before it is gone.
+    for key in &deployment.image_keys {
+        check_key(key)?;
     }
     Ok((deployment, verified.key_name().to_owned()))
 }

@@ -111,6 +111,21 @@ async fn a_bad_deployment_does_not_replace_a_good_one() {
             }),
         ),
         (
+            "an image key that is no key",
+            Reason::DeploymentInvalid,
+            changed(&|d| {
+                d["image_keys"] = json!([{"name": "ci", "public_key": "-----BEGIN PUBLIC KEY-----"}])
+            }),
+        ),
+        (
+            "an image key that is a private one",
+            Reason::DeploymentInvalid,
+            changed(&|d| {
+                let pem = edgewarden_image_trust::sign::SigningKey::generate().unwrap().private_pem();
+                d["image_keys"] = json!([{"name": "ci", "public_key": *pem}]);
+            }),
+        ),
+        (
             "another trust domain",
             Reason::DeploymentTarget,
             changed(&|d| d["trust_domain"] = json!("other.example")),
