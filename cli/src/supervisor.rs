@@ -21,6 +21,8 @@ const STABLE: Duration = Duration::from_secs(60);
 /// How long a daemon may take to end by itself.
 const GRACE: Duration = Duration::from_secs(8);
 
+const IDENTITYD: &str = "identityd";
+
 #[derive(Debug, Clone, Copy)]
 struct Daemon {
     name: &'static str,
@@ -37,7 +39,7 @@ pub async fn up(layout: &Layout) -> Result<(), Problem> {
     let identity = folders::user(folders::IDENTITY_USER)?;
     let gateway = folders::user(folders::GATEWAY_USER)?;
     let daemons = [
-        Daemon { name: "identityd", user: Some(identity) },
+        Daemon { name: IDENTITYD, user: Some(identity) },
         Daemon { name: "runtimed", user: None },
         Daemon { name: "gatewayd", user: Some(gateway) },
     ];
@@ -61,6 +63,14 @@ async fn supervise(daemon: Daemon, layout: Layout, mut stopped: tokio::sync::wat
     let mut pause = PAUSE_MIN;
     loop {
         let started = Instant::now();
+        if daemon.name == IDENTITYD {
+            // Without a copy the daemon still starts: only a proof of this boot fails, and says why.
+            let copied =
+                crate::commands::load(&layout).and_then(|config| folders::copy_event_log(&layout, &config));
+            if let Err(problem) = copied {
+                tracing::error!(daemon = daemon.name, %problem, "the event log is not copied");
+            }
+        }
         match start(daemon, &layout) {
             Err(error) => tracing::error!(daemon = daemon.name, %error, "cannot start the daemon"),
             Ok(mut child) => tokio::select! {

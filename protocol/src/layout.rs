@@ -87,4 +87,10 @@ impl Layout {
     pub fn identity_run(&self) -> PathBuf {
         self.run().join("identityd")
     }
+
+    /// A copy of the boot's event log for `identityd`, made as root before it starts: Linux lets only root read the
+    /// log itself. Owner `ew-identity`, mode 0400.
+    pub fn event_log_copy(&self) -> PathBuf {
+        self.identity_run().join("event_log")
+    }
 }

@@ -1,7 +1,8 @@
 //! Each request's way: what it reads, which decision it asks of the authority, and what is done afterwards.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
+use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use edgewarden_protocol::dsse::ENVELOPE_BYTES_MAX;
 use edgewarden_protocol::enrol::{Challenge, EVENT_LOG_BYTES_MAX};
 use zeroize::Zeroizing;
 
-use crate::audit::{ENTRIES_MAX, Event, clip};
+use crate::audit::{ENTRIES_MAX, Event, KeyUse, clip};
 use crate::authority::{Effect, Input};
 use crate::records::ProcessSeen;
 use crate::service::{Service, internal, random};
@@ -292,7 +293,8 @@ fn enrol_prove(service: &Service, challenge: &Challenge) -> Result<Reply, Refusa
         .keystore
         .prove(challenge, &target.gateway, &target.trust_domain, event_log)
         .map_err(|error| keystore_refusal("enrolment", &error))?;
-    service.record(&Event::new("enrol.proved", &target.gateway, clip(&challenge.session)));
+    let event = Event::new("enrol.proved", &target.gateway, clip(&challenge.session));
+    service.record(&event.with_key(KeyUse::Enrolment));
     Ok(Reply::Proof(proof))
 }
 
@@ -301,17 +303,27 @@ fn event_log(service: &Service) -> Result<Vec<u8>, Refusal> {
     if !service.keystore.describe().hardware && !service.keystore.describe().dangerous {
         return Ok(Vec::new());
     }
-    let path = &service.config.attestation.event_log;
-    let limit = u64::try_from(EVENT_LOG_BYTES_MAX).unwrap_or(u64::MAX);
-    // Read to the end, not to a size asked for before: the kernel's file says that its size is 0.
-    let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(limit.saturating_add(1)).read_to_end(&mut bytes))
-        .map_err(|error| internal("event log", &error))?;
+    let bytes = match read_event_log(&service.config.attestation.event_log) {
+        // The kernel's own file is root's. Who starts us has made a copy; the TPM's quote says whether it is true.
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            read_event_log(&service.context.layout.event_log_copy())
+        }
+        other => other,
+    };
+    let bytes = bytes.map_err(|error| internal("event log", &error))?;
     if bytes.len() > EVENT_LOG_BYTES_MAX {
         let rule = format!("it is over the limit of {EVENT_LOG_BYTES_MAX} bytes");
         return Err(Refusal::new(Reason::RequestTooLarge, "event log", rule));
     }
+    Ok(bytes)
+}
+
+/// One byte more than the limit at most.
+fn read_event_log(path: &Path) -> std::io::Result<Vec<u8>> {
+    let limit = u64::try_from(EVENT_LOG_BYTES_MAX).unwrap_or(u64::MAX);
+    // Read to the end, not to a size asked for before: the kernel's file says that its size is 0.
+    let mut bytes = Vec::new();
+    File::open(path)?.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
@@ -376,7 +388,7 @@ fn storage_key(service: &Service) -> Result<Reply, Refusal> {
     });
     let key = released.inspect_err(|refusal| service.note(refusal))?;
     let key: &[u8; 32] = key.as_slice().try_into().map_err(|error| internal("storage key", &error))?;
-    service.record(&Event::new("storage_key.released", "gatewayd", ""));
+    service.record(&Event::new("storage_key.released", "gatewayd", "").with_key(KeyUse::Storage));
     Ok(Reply::StorageKey(StorageKey::new(key)))
 }
 
@@ -392,7 +404,8 @@ fn attest_quote(service: &Service, nonce: &Bytes) -> Result<Reply, Refusal> {
         .keystore
         .quote(nonce.as_slice(), &QUOTED_PCRS)
         .map_err(|error| keystore_refusal("quote", &error))?;
-    service.record(&Event::new("attest.quoted", "outside verifier", hex::encode(nonce.as_slice())));
+    let event = Event::new("attest.quoted", "outside verifier", hex::encode(nonce.as_slice()));
+    service.record(&event.with_key(KeyUse::Attestation));
     Ok(Reply::Quote(Box::new(ExportedQuote {
         message: quote.message.into(),
         signature: quote.signature.into(),
