@@ -154,8 +154,13 @@ impl ImageReference {
             return wrong("the repository holds only `a-z`, `0-9`, `.`, `_`, `-` and `/`");
         }
         let tag_ok = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
-        if tag.is_some_and(|tag| tag.is_empty() || tag.len() > 128 || !tag.chars().all(tag_ok)) {
-            return wrong("the tag holds 1 to 128 of `a-z`, `A-Z`, `0-9`, `.`, `-` and `_`");
+        let tag_bad = |tag: &str| {
+            tag.is_empty() || tag.len() > 128 || tag.starts_with(['.', '-']) || !tag.chars().all(tag_ok)
+        };
+        if tag.is_some_and(tag_bad) {
+            return wrong(
+                "the tag holds 1 to 128 of `a-z`, `A-Z`, `0-9`, `_`, and after the first `.` and `-`",
+            );
         }
         Ok(Self {
             registry: registry.into(),
@@ -324,7 +329,18 @@ mod tests {
         for bad in ["alerts:1", "reg/alerts:1", "alerts", ""] {
             assert!(ImageReference::parse(bad).is_err(), "{bad}");
         }
-        for bad in ["alerts", "/alerts", "reg/", "reg/../etc", "reg/Alerts", "reg/a//b", "reg/a:", "r g/a"] {
+        for bad in [
+            "alerts",
+            "/alerts",
+            "reg/",
+            "reg/../etc",
+            "reg/Alerts",
+            "reg/a//b",
+            "reg/a:",
+            "reg/a:..",
+            "reg/a:-x",
+            "r g/a",
+        ] {
             assert!(ImageReference::parse(&format!("{bad}{digest}")).is_err(), "{bad}");
         }
     }

@@ -7,17 +7,21 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _};
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _, ParsedPublicKey,
+};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use edgewarden_names::Digest;
 use edgewarden_protocol::deployment::ImageReference;
 use zeroize::Zeroizing;
 
 use crate::key::{SPKI_PREFIX, decode_pem, encode_pem};
+use crate::limits::{MANIFEST_BYTES_MAX, SIGNATURES_MAX};
 use crate::sha256;
 use crate::signature::{
-    Critical, Descriptor, Identity, Image, MANIFEST_MEDIA_TYPE, PAYLOAD_MEDIA_TYPE, PAYLOAD_TYPE, Payload,
-    SIGNATURE_ANNOTATION, SignatureManifest,
+    self, Critical, Descriptor, Identity, Image, MANIFEST_MEDIA_TYPE, PAYLOAD_MEDIA_TYPE, PAYLOAD_TYPE,
+    Payload, SIGNATURE_ANNOTATION, SignatureManifest,
 };
 
 const KEY_FILE_BYTES_MAX: u16 = 4096;
@@ -32,6 +36,8 @@ pub enum SignError {
     Key,
     #[error("the crypto library refused to make a key or a signature")]
     Crypto,
+    #[error("cannot add to the signatures that the image has: {0}")]
+    Existing(String),
     #[error("cannot write the manifest")]
     Json(#[from] serde_json::Error),
 }
@@ -94,6 +100,22 @@ impl SigningKey {
         Self::from_pem(&pem)
     }
 
+    fn sign(&self, payload: &[u8]) -> Result<Vec<u8>, SignError> {
+        let signature = self.pair.sign(&SystemRandom::new(), payload).map_err(|_| SignError::Crypto)?;
+        Ok(signature.as_ref().to_vec())
+    }
+
+    /// Is `layer` this key's signature over `payload`?
+    fn has_signed(&self, layer: &Descriptor, payload: &[u8]) -> bool {
+        let text = layer.annotations.get(SIGNATURE_ANNOTATION);
+        let Some(signature) = text.and_then(|text| STANDARD.decode(text).ok()) else { return false };
+        let public = ParsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, self.pair.public_key().as_ref());
+        layer.media_type == PAYLOAD_MEDIA_TYPE
+            && layer.digest == sha256(payload)
+            && layer.size == payload.len() as u64
+            && public.is_ok_and(|public| public.verify_sig(payload, &signature).is_ok())
+    }
+
     /// PEM, SubjectPublicKeyInfo: what a deployment pins as `image_keys[].public_key`.
     pub fn public_pem(&self) -> String {
         let der = [&SPKI_PREFIX, self.pair.public_key().as_ref()].concat();
@@ -118,11 +140,38 @@ pub fn payload(image: &ImageReference) -> Result<Vec<u8>, SignError> {
     })?)
 }
 
-/// Signs one image.
+/// Signs one image that has no signature yet.
 pub fn sign(image: &ImageReference, key: &SigningKey) -> Result<SignedImage, SignError> {
     let payload = payload(image)?;
-    let signature = key.pair.sign(&SystemRandom::new(), &payload).map_err(|_| SignError::Crypto)?;
-    signature_manifest(image, payload, signature.as_ref())
+    let signature = key.sign(&payload)?;
+    signature_manifest(image, payload, &signature)
+}
+
+/// Signs one image beside the signatures of the manifest that stands under its tag now. `None`: this key has signed it
+/// already.
+pub fn sign_beside(
+    image: &ImageReference,
+    key: &SigningKey,
+    existing: Option<&[u8]>,
+) -> Result<Option<SignedImage>, SignError> {
+    let Some(existing) = existing else { return sign(image, key).map(Some) };
+    let unusable = |problem: String| SignError::Existing(problem);
+    let existing = signature::parse_manifest(existing).map_err(|(_, problem)| unusable(problem))?;
+    let payload = payload(image)?;
+    if existing.layers.iter().any(|layer| key.has_signed(layer, &payload)) {
+        return Ok(None);
+    }
+    if existing.layers.len() >= SIGNATURES_MAX {
+        return Err(unusable(format!("there are {} signatures already", existing.layers.len())));
+    }
+    let signature = key.sign(&payload)?;
+    let mut layers = existing.layers;
+    layers.push(layer(&payload, &signature));
+    let signed = manifest(image, payload, layers)?;
+    if signed.manifest.len() > MANIFEST_BYTES_MAX {
+        return Err(unusable("with one more it would be too large".into()));
+    }
+    Ok(Some(signed))
 }
 
 /// Wraps a signature that was made elsewhere (an HSM, `openssl dgst -sign`): ECDSA P-256 with SHA-256, in DER, over
@@ -132,17 +181,30 @@ pub fn signature_manifest(
     payload: Vec<u8>,
     signature: &[u8],
 ) -> Result<SignedImage, SignError> {
-    let layer = Descriptor {
+    let layer = layer(&payload, signature);
+    manifest(image, payload, vec![layer])
+}
+
+fn layer(payload: &[u8], signature: &[u8]) -> Descriptor {
+    Descriptor {
         media_type: PAYLOAD_MEDIA_TYPE.into(),
         size: payload.len() as u64,
-        digest: sha256(&payload),
+        digest: sha256(payload),
         annotations: BTreeMap::from([(SIGNATURE_ANNOTATION.to_owned(), STANDARD.encode(signature))]),
-    };
+    }
+}
+
+fn manifest(
+    image: &ImageReference,
+    payload: Vec<u8>,
+    layers: Vec<Descriptor>,
+) -> Result<SignedImage, SignError> {
+    let diff_ids: Vec<&Digest> = layers.iter().map(|layer| &layer.digest).collect();
     // cosign's own configuration: registries want one, nobody reads it.
     let config = serde_json::to_vec(&serde_json::json!({
         "architecture": "", "config": {}, "created": "0001-01-01T00:00:00Z",
         "history": [{"created": "0001-01-01T00:00:00Z"}], "os": "",
-        "rootfs": {"type": "layers", "diff_ids": [layer.digest]},
+        "rootfs": {"type": "layers", "diff_ids": diff_ids},
     }))?;
     let manifest = serde_json::to_vec(&SignatureManifest {
         schema_version: 2,
@@ -153,7 +215,7 @@ pub fn signature_manifest(
             digest: sha256(&config),
             annotations: BTreeMap::new(),
         },
-        layers: vec![layer],
+        layers,
     })?;
     Ok(SignedImage {
         tag: format!("sha256-{}.sig", image.digest().hex()),

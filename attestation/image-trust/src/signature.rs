@@ -75,7 +75,7 @@ pub(crate) struct Image {
 
 /// How near a candidate came to being a signature of this image. The nearest one gives the reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Nearness {
+pub(crate) enum Nearness {
     Nothing,
     MalformedManifest,
     NoPayload,
@@ -98,7 +98,7 @@ impl Nearness {
     }
 }
 
-type Miss = (Nearness, String);
+pub(crate) type Miss = (Nearness, String);
 
 /// The name of the key that signed this image in this repository.
 pub(crate) fn find_signer<'a>(
@@ -140,7 +140,7 @@ fn nearer(one: Miss, other: Miss) -> Miss {
     if other.0 > one.0 { other } else { one }
 }
 
-fn parse_manifest(bytes: &[u8]) -> Result<SignatureManifest, Miss> {
+pub(crate) fn parse_manifest(bytes: &[u8]) -> Result<SignatureManifest, Miss> {
     let miss = |rule: String| (Nearness::MalformedManifest, format!("a signature's manifest {rule}"));
     let manifest: SignatureManifest =
         crate::json::parse(bytes).map_err(|error| miss(format!("is malformed: {error}")))?;

@@ -14,7 +14,8 @@ use std::process::Command;
 
 use base64::Engine as _;
 use edgewarden_image_trust::judge;
-use edgewarden_image_trust::sign::{SignError, SigningKey, payload, sign, signature_manifest};
+use edgewarden_image_trust::limits::SIGNATURES_MAX;
+use edgewarden_image_trust::sign::{SignError, SigningKey, payload, sign, sign_beside, signature_manifest};
 use edgewarden_names::ModuleName;
 use edgewarden_protocol::control::{ImageEvidence, SignatureEvidence};
 use edgewarden_protocol::deployment::{ImageKey, ImageReference};
@@ -107,4 +108,68 @@ fn a_signature_made_by_openssl_is_accepted() {
     };
     let key = ImageKey { name: "openssl".into(), public_key: text("key.pub") };
     assert_eq!(judge(&evidence, &[key]).unwrap().key_name(), "openssl");
+}
+
+fn reference(repository: &str) -> ImageReference {
+    ImageReference::parse(&format!("reg:5000/{repository}@sha256:{}", "ab".repeat(32))).unwrap()
+}
+
+fn layers(manifest: &[u8]) -> Vec<serde_json::Value> {
+    let manifest: serde_json::Value = serde_json::from_slice(manifest).unwrap();
+    manifest["layers"].as_array().unwrap().clone()
+}
+
+#[test]
+fn signatures_of_several_keys_stand_beside_each_other() {
+    let image = reference("clinic/alerts");
+    let (one, two) = (SigningKey::generate().unwrap(), SigningKey::generate().unwrap());
+    let first = sign_beside(&image, &one, None).unwrap().unwrap();
+    // As a tool with annotations of its own would have left it.
+    let mut annotated: serde_json::Value = serde_json::from_slice(&first.manifest).unwrap();
+    annotated["layers"][0]["annotations"]["dev.sigstore.cosign/bundle"] = "theirs".into();
+    let existing = annotated.to_string().into_bytes();
+
+    let both = sign_beside(&image, &two, Some(&existing)).unwrap().unwrap();
+    assert_eq!(both.tag, first.tag);
+    assert_eq!(layers(&both.manifest)[0], annotated["layers"][0], "the other signature is as it was");
+    let signatures: std::collections::BTreeSet<String> = layers(&both.manifest)
+        .iter()
+        .map(|layer| layer["annotations"]["dev.cosignproject.cosign/signature"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(signatures.len(), 2);
+
+    // Signing again adds nothing, whoever of the two does it.
+    for key in [&one, &two] {
+        assert_eq!(sign_beside(&image, key, Some(&both.manifest)).unwrap(), None);
+    }
+    // The same key for another repository is another signature.
+    let moved = sign_beside(&reference("clinic/moved"), &one, Some(&both.manifest)).unwrap().unwrap();
+    assert_eq!(layers(&moved.manifest).len(), 3);
+    // A signature of this key that does not verify is no signature of it.
+    let text = String::from_utf8(first.manifest.clone()).unwrap();
+    let forged = text.replace("signature\":\"M", "signature\":\"N");
+    assert_ne!(forged, text);
+    assert!(sign_beside(&image, &one, Some(forged.as_bytes())).unwrap().is_some());
+}
+
+#[test]
+fn what_cannot_be_added_to_is_not_replaced() {
+    let image = reference("clinic/alerts");
+    let key = SigningKey::generate().unwrap();
+    let good = String::from_utf8(sign(&image, &key).unwrap().manifest).unwrap();
+    let mut full: serde_json::Value = serde_json::from_str(&good).unwrap();
+    let other = sign(&reference("clinic/other"), &key).unwrap();
+    full["layers"] = vec![layers(&other.manifest)[0].clone(); SIGNATURES_MAX].into();
+    for (name, existing) in [
+        ("nothing", String::new()),
+        ("not JSON", "<html>".into()),
+        ("an index", r#"{"schemaVersion":2,"manifests":[]}"#.into()),
+        ("schema 1", good.replace("\"schemaVersion\":2", "\"schemaVersion\":1")),
+        ("another type", good.replace("image.manifest.v1", "image.index.v1")),
+        ("a key twice", good.replace("{\"schemaVersion\":2", "{\"schemaVersion\":2,\"schemaVersion\":2")),
+        ("full", full.to_string()),
+    ] {
+        let refused = sign_beside(&image, &key, Some(existing.as_bytes()));
+        assert!(matches!(refused, Err(SignError::Existing(_))), "{name}: {refused:?}");
+    }
 }

@@ -32,7 +32,8 @@ pub enum Image {
         #[command(flatten)]
         registry: RegistryOptions,
     },
-    /// Signs what `registry/repository:tag` or `…@sha256:…` names now, in cosign's keyed layout.
+    /// Signs what `registry/repository:tag` or `…@sha256:…` names now, in cosign's keyed layout. Signatures of other
+    /// keys stay; of two who sign the same image at the same moment, one must do so again.
     Sign {
         image: String,
         /// P-256 private key, PKCS#8 PEM, readable by its owner only.
@@ -52,13 +53,15 @@ pub struct RegistryOptions {
     plain_http: Vec<String>,
 }
 
-/// `registry/repository`, and what comes after: a tag or a digest.
+/// `registry/repository`, and what comes after: a tag, or a digest, before which a tag is for people.
+#[derive(Debug, PartialEq, Eq)]
 struct Name {
     registry: String,
     repository: String,
     version: Version,
 }
 
+#[derive(Debug, PartialEq, Eq)]
 enum Version {
     Tag(String),
     Digest(Digest),
@@ -114,7 +117,12 @@ async fn sign_image(
     };
     let image = ImageReference::parse(&format!("{}/{}@{digest}", name.registry, name.repository))
         .map_err(Problem::Usage)?;
-    let signed = sign::sign(&image, key).map_err(Problem::failed)?;
+    let existing = registry.signature_manifest(&digest).await?;
+    let signed = sign::sign_beside(&image, key, existing.as_deref()).map_err(Problem::failed)?;
+    let Some(signed) = signed else {
+        eprintln!("this key has signed it already");
+        return Ok(image);
+    };
     registry.push_blob(&signed.config).await?;
     registry.push_blob(&signed.payload).await?;
     registry.push_manifest(&signed.tag, signed.manifest_media_type, &signed.manifest).await?;
@@ -125,17 +133,28 @@ impl Name {
     fn parse(text: &str) -> Result<Self, Problem> {
         let wrong = || {
             Problem::Usage(format!(
-                "`{text}` is not `registry/repository:tag` or `registry/repository@sha256:…`"
+                "`{}` is not `registry/repository:tag` or `registry/repository@sha256:…`",
+                text.escape_debug()
             ))
         };
-        let (registry, rest) = text.split_once('/').ok_or_else(wrong)?;
-        let (repository, version) = if let Some((repository, digest)) = rest.split_once('@') {
-            (repository, Version::Digest(Digest::parse(digest).map_err(|_| wrong())?))
-        } else {
-            let (repository, tag) = rest.split_once(':').ok_or_else(wrong)?;
-            (repository, Version::Tag(tag.into()))
-        };
-        Ok(Self { registry: registry.into(), repository: repository.into(), version })
+        // One grammar for all: a name with a tag alone is checked as if it had a digest too.
+        if text.contains('@') {
+            let image = ImageReference::parse(text).map_err(|_| wrong())?;
+            let version = Version::Digest(image.digest().clone());
+            return Ok(Self {
+                registry: image.registry().into(),
+                repository: image.repository().into(),
+                version,
+            });
+        }
+        let image =
+            ImageReference::parse(&format!("{text}@sha256:{}", "0".repeat(64))).map_err(|_| wrong())?;
+        let tag = image.tag().ok_or_else(wrong)?;
+        Ok(Self {
+            registry: image.registry().into(),
+            repository: image.repository().into(),
+            version: Version::Tag(tag.into()),
+        })
     }
 
     fn open(&self, options: &RegistryOptions) -> Result<Registry, Problem> {
@@ -157,6 +176,72 @@ impl From<OciError> for Problem {
         match error {
             OciError::Refused(refusal) => Self::Refused(refusal),
             error @ OciError::Io { .. } => Self::failed(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_taken_apart() {
+        let digest = format!("sha256:{}", "ab".repeat(32));
+        let by_digest = || Version::Digest(Digest::parse(&digest).unwrap());
+        for (text, registry, repository, version) in [
+            ("reg/a:1".to_owned(), "reg", "a", Version::Tag("1".into())),
+            (
+                "127.0.0.1:5000/clinic/alerts:v1.0".into(),
+                "127.0.0.1:5000",
+                "clinic/alerts",
+                Version::Tag("v1.0".into()),
+            ),
+            (format!("reg/a@{digest}"), "reg", "a", by_digest()),
+            (format!("reg/a:1@{digest}"), "reg", "a", by_digest()),
+            (format!("reg:5000/a/b:1@{digest}"), "reg:5000", "a/b", by_digest()),
+        ] {
+            let expected = Name { registry: registry.into(), repository: repository.into(), version };
+            assert_eq!(Name::parse(&text).unwrap(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn nonsense_is_no_name() {
+        let digest = format!("sha256:{}", "ab".repeat(32));
+        for text in [
+            "",
+            "/",
+            "a",
+            "a:1",
+            "reg/a",
+            "reg/",
+            "/a:1",
+            "reg/a:",
+            "reg/:1",
+            "reg/a:1:2",
+            "reg/a:x/y",
+            "reg/a:..",
+            "reg/a: 1",
+            "reg/a:1\n",
+            "reg/../a:1",
+            "reg/A:1",
+            "reg/a@1",
+            "reg/a@sha256:00",
+            "r g/a:1",
+            "https://reg/a:1",
+        ]
+        .map(String::from)
+        .into_iter()
+        .chain([
+            format!("reg/a:@{digest}"),
+            format!("reg/a:1:2@{digest}"),
+            format!("reg/a@{digest}@{digest}"),
+            format!("reg/a@{digest}:1"),
+            format!("@{digest}"),
+            format!("a@{digest}"),
+            format!("reg/a:{}", "x".repeat(129)),
+        ]) {
+            assert!(matches!(Name::parse(&text), Err(Problem::Usage(_))), "{text:?}");
         }
     }
 }

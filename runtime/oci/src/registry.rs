@@ -173,9 +173,14 @@ impl Registry {
         }
     }
 
+    /// What stands under the tag of an image's signatures in cosign's layout, if anything does.
+    pub async fn signature_manifest(&self, image: &Digest) -> Result<Option<Vec<u8>>, OciError> {
+        self.tagged(&format!("sha256-{}.sig", image.hex())).await
+    }
+
     /// The signature manifests of an image in cosign's layout with their payloads; none when there is no such tag.
     pub async fn signatures(&self, image: &Digest) -> Result<Vec<SignatureEvidence>, OciError> {
-        let Some(bytes) = self.tagged(&format!("sha256-{}.sig", image.hex())).await? else {
+        let Some(bytes) = self.signature_manifest(image).await? else {
             return Ok(Vec::new());
         };
         let digest = sha256(&bytes);
