@@ -15,7 +15,7 @@ pub mod layout;
 pub mod manifest;
 pub mod registry;
 pub mod store;
-mod tree;
+pub mod tree;
 mod unpack;
 
 pub use error::OciError;

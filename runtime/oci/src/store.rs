@@ -13,6 +13,7 @@ use std::fs::{DirBuilder, File, Permissions};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use edgewarden_names::{Digest, Reason};
 use edgewarden_platform::durable;
@@ -40,6 +41,9 @@ const TEMPORARY: &str = ".partial-";
 #[derive(Debug, Clone)]
 pub struct ContentStore {
     folder: PathBuf,
+    /// Held while a root file system is checked or made: two modules may have the same image, and the second must find
+    /// the first one's root and not put another in its place, from under a module that runs already.
+    making_roots: Arc<Mutex<()>>,
 }
 
 /// The documents of an image. Layers are fetched once it is known that they may run.
@@ -61,7 +65,7 @@ struct RootRecord {
 impl ContentStore {
     /// Opens the store and removes what writers that died left behind.
     pub fn open(folder: &Path) -> Result<Self, OciError> {
-        let store = Self { folder: folder.into() };
+        let store = Self { folder: folder.into(), making_roots: Arc::default() };
         for part in [store.blobs(), store.evidence_folder(), store.roots()] {
             let made = DirBuilder::new().recursive(true).mode(0o700).create(&part);
             made.map_err(OciError::io(format!("make `{}`", part.display())))?;
@@ -209,6 +213,8 @@ impl ContentStore {
     /// The image's root file system: what is unpacked already and still is what it was, or else unpacked from the
     /// stored layers. Blocks; reads every byte of it.
     pub fn root_file_system(&self, image: &Digest, layers: &[Layer]) -> Result<PathBuf, OciError> {
+        // What is in the folder is whole or swept, whatever a thread left behind that ended early.
+        let _one_at_a_time = self.making_roots.lock().unwrap_or_else(PoisonError::into_inner);
         let root = self.roots().join(image.hex());
         let diff_ids: Vec<Digest> = layers.iter().map(|layer| layer.diff_id.clone()).collect();
         if let Some(record) = self.root_record(image)?

@@ -2,11 +2,13 @@
 //!
 //! It answers one question: is this root file system still what was unpacked from verified layers?
 
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use edgewarden_names::Digest;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 
 use crate::OciError;
 use crate::hashing::Hasher;
@@ -16,6 +18,26 @@ pub(crate) fn digest(root: &Path) -> Result<Digest, OciError> {
     let mut hasher = Hasher::new();
     walk(&mut hasher, root, Path::new("")).map_err(OciError::io(format!("read `{}`", root.display())))?;
     Ok(hasher.finish())
+}
+
+/// Is there a folder at this path of an unpacked image? Links are followed inside the image only, so that `/proc/self/fd/7`
+/// and links to it are nothing: what a runtime finds there would not be the image's (CVE-2024-21626).
+pub fn has_folder(root: &Path, path: &str) -> bool {
+    resolve(root, path, OFlag::O_DIRECTORY).is_ok()
+}
+
+/// Is there a file at this path of an unpacked image? As for folders.
+pub fn has_file(root: &Path, path: &str) -> bool {
+    resolve(root, path, OFlag::empty())
+        .is_ok_and(|file| std::fs::File::from(file).metadata().is_ok_and(|metadata| metadata.is_file()))
+}
+
+fn resolve(root: &Path, path: &str, flags: OFlag) -> std::io::Result<OwnedFd> {
+    let root = std::fs::File::open(root)?;
+    let how = OpenHow::new()
+        .flags(flags | OFlag::O_PATH | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    Ok(openat2(&root, path, how)?)
 }
 
 /// Each part is preceded by its length, so that no two trees have one encoding.

@@ -32,6 +32,8 @@ const UNPACKED_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
 const PATH_BYTES_MAX: usize = 4096;
 const DEPTH_MAX: usize = 64;
 const PAX_BYTES_MAX: u64 = 64 * 1024;
+/// All names of one layer together, which are held in memory.
+const NAMES_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 const WHITEOUT: &str = ".wh.";
 const OPAQUE: &str = ".wh..wh..opq";
@@ -100,6 +102,7 @@ impl Unpacker {
     fn apply_entries(&mut self, stream: &mut impl Read) -> io::Result<()> {
         let mut archive = tar::Archive::new(stream);
         let mut made = BTreeSet::new();
+        let mut names_bytes = 0_usize;
         let (mut long_name, mut long_link) = (None, None);
         for entry in archive.entries()?.raw(true) {
             let mut entry = entry?;
@@ -133,6 +136,10 @@ impl Unpacker {
                 }
                 _ => {
                     let name = long_name.take().unwrap_or_else(|| entry.path_bytes().into_owned());
+                    names_bytes = names_bytes.saturating_add(name.len());
+                    if names_bytes > NAMES_BYTES_MAX {
+                        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "the names are too long"));
+                    }
                     let link = long_link
                         .take()
                         .or_else(|| entry.link_name_bytes().map(std::borrow::Cow::into_owned));
@@ -160,6 +167,7 @@ impl Unpacker {
             };
         };
         let parent = self.folder(folder)?;
+        self.check_depth(&parent)?;
         if last == OPAQUE {
             return clear(&parent, folder, made);
         }
@@ -254,6 +262,17 @@ impl Unpacker {
         // The umask must not decide who gets in.
         fchmodat(&parent, last, Mode::from_bits_truncate(0o755), FchmodatFlags::FollowSymlink)?;
         self.existing_folder(path)
+    }
+
+    /// A path of few parts may lead through links to a folder that lies deep: what walks the tree later must not.
+    fn check_depth(&self, folder: &OwnedFd) -> io::Result<()> {
+        let place = |folder: &OwnedFd| std::fs::read_link(format!("/proc/self/fd/{}", folder.as_raw_fd()));
+        let depth = |path: &Path| path.components().count();
+        // A path that is too long for the kernel to tell is an error too.
+        if depth(&place(folder)?) > depth(&place(&self.root)?).saturating_add(DEPTH_MAX) {
+            return Err(invalid("folders are nested too deeply"));
+        }
+        Ok(())
     }
 
     /// Makes the places over which the runtime mounts, so that it has nothing to make in a tree that is fixed.

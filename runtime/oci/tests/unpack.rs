@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use aws_lc_rs::digest::{SHA256, digest};
 use edgewarden_names::{Digest, Reason};
 use edgewarden_oci::store::ContentStore;
+use edgewarden_oci::tree;
 use edgewarden_protocol::control::Layer;
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -154,6 +155,14 @@ fn layers_that_attack_are_refused_and_leave_nothing() {
                 header.set_cksum();
                 [header.as_bytes().as_slice(), &bytes[512..]].concat()
             }],
+        ),
+        (
+            "deep through links",
+            vec![
+                folder(&"a/".repeat(40)),
+                symlink("b", &"a/".repeat(40)),
+                file(&format!("b/{}x", "a/".repeat(40)), b"x"),
+            ],
         ),
         ("root is a file", vec![file(".", b"x")]),
         (
@@ -307,4 +316,71 @@ fn a_bomb_is_stopped_at_the_limit() {
     let digest = bench.store.put(&packed).unwrap();
     let layer = Layer { digest, diff_id: sha256(b""), size: packed.len() as u64, media_type: GZIP.into() };
     assert_eq!(bench.unpack(&[layer]).unwrap_err(), Reason::ImageTooLarge);
+}
+
+#[test]
+fn names_that_fill_the_memory_are_stopped_at_the_limit() {
+    let bench = Bench::new();
+    let entries: Vec<_> = (0..9000)
+        .flat_map(|n| {
+            // One folder for all: long by parts that say nothing.
+            let name = format!("a/{}{n}\0", "./".repeat(2000));
+            [entry(tar::EntryType::GNULongName, "n", "", 0, name.as_bytes()), file("x", b"")]
+        })
+        .collect();
+    let layer = bench.layer(&entries);
+    assert_eq!(bench.unpack(&[layer]).unwrap_err(), Reason::ImageTooLarge);
+}
+
+#[test]
+fn modules_with_the_same_image_get_the_same_root() {
+    let bench = Bench::new();
+    let content = vec![7; 1 << 20];
+    let layer = bench.layer(&[file("a", &content)]);
+    let inodes = std::thread::scope(|scope| {
+        let one = || {
+            let root = bench.unpack(std::slice::from_ref(&layer)).unwrap();
+            // Held as a container would hold it.
+            (root.metadata().unwrap().ino(), std::fs::File::open(root).unwrap())
+        };
+        let starts: Vec<_> = (0..8).map(|_| scope.spawn(one)).collect();
+        starts.into_iter().map(|start| start.join().unwrap()).collect::<Vec<_>>()
+    });
+    for (inode, root) in &inodes {
+        assert_eq!(*inode, inodes[0].0, "a second start put another root in the first one's place");
+        assert!(root.metadata().unwrap().nlink() > 0);
+    }
+}
+
+#[test]
+fn what_a_runtime_would_find_elsewhere_is_not_in_the_image() {
+    let bench = Bench::new();
+    let layer = bench.layer(&[
+        folder("work"),
+        file("bin/tool", b"#!"),
+        symlink("sbin", "/bin"),
+        symlink("outside", "../../../../outside"),
+        symlink("descriptor", "/proc/self/fd/7"),
+    ]);
+    let root = bench.unpack(&[layer]).unwrap();
+    for (path, folder, file) in [
+        ("/", true, false),
+        ("/work", true, false),
+        ("/work/../work", true, false),
+        ("/bin/tool", false, true),
+        ("/sbin/tool", false, true),
+        ("/missing", false, false),
+        ("/outside", false, false),
+        ("/proc/self/fd/7", false, false),
+        ("/proc/self/fd", false, false),
+        ("/proc/self/cwd", false, false),
+        ("/descriptor", false, false),
+        ("/descriptor/../..", false, false),
+        ("/bin/tool/", false, false),
+        ("\0", false, false),
+        ("", false, false),
+    ] {
+        assert_eq!(tree::has_folder(&root, path), folder, "{path:?}");
+        assert_eq!(tree::has_file(&root, path), file, "{path:?}");
+    }
 }
