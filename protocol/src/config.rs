@@ -7,6 +7,10 @@ use std::time::Duration;
 use edgewarden_names::{GatewayName, TrustDomain};
 use serde::{Deserialize, Serialize};
 
+/// Longest label of a PKCS#11 token.
+const TOKEN_LABEL_BYTES_MAX: usize = 32;
+const LIBRARY_FILES_MAX: usize = 16;
+
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     #[error("cannot read `{}`", path.display())]
@@ -64,6 +68,19 @@ pub enum Keystore {
     /// that it otherwise has not, and its keys are in a file.
     #[serde(rename = "dangerous-simulated-tpm")]
     DangerousSimulatedTpm { address: SocketAddr },
+    /// A PKCS#11 token: an HSM, a smart card, or SoftHSM2. Nothing of it is attested.
+    Pkcs11 {
+        /// The token's library, an absolute path. It runs in `identityd`.
+        module: PathBuf,
+        /// The token's label, and not a slot number, for those change.
+        token: String,
+        /// File with the user PIN, which only `identityd`'s user may read.
+        pin_file: PathBuf,
+        /// What the library itself opens to write: a device node, the folder of SoftHSM2's tokens. `identityd` has
+        /// no other files.
+        #[serde(default)]
+        library_files: Vec<PathBuf>,
+    },
     /// Key files encrypted under the passphrase in `passphrase_file`. Not hardware: shown as such everywhere.
     Software { passphrase_file: PathBuf },
 }
@@ -94,7 +111,11 @@ pub struct Identity {
 
 impl Default for Identity {
     fn default() -> Self {
-        Self { svid_lifetime_seconds: 3600, leaf_lifetime_seconds: 7 * 86400, issuing_ca_lifetime_seconds: 8 * 86400 }
+        Self {
+            svid_lifetime_seconds: 3600,
+            leaf_lifetime_seconds: 7 * 86400,
+            issuing_ca_lifetime_seconds: 8 * 86400,
+        }
     }
 }
 
@@ -172,7 +193,25 @@ impl Config {
         if let Keystore::DangerousSimulatedTpm { address } = &self.keystore
             && !address.ip().is_loopback()
         {
-            return range("keystore.address", "a loopback address: a simulated TPM is never reached over a network");
+            return range(
+                "keystore.address",
+                "a loopback address: a simulated TPM is never reached over a network",
+            );
+        }
+        if let Keystore::Pkcs11 { module, token, pin_file, library_files } = &self.keystore {
+            if !module.is_absolute() {
+                return range("keystore.module", "an absolute path: a bare name would be searched for");
+            }
+            if !pin_file.is_absolute() || library_files.iter().any(|path| !path.is_absolute()) {
+                return range("keystore.pin_file and library_files", "absolute paths");
+            }
+            if library_files.len() > LIBRARY_FILES_MAX {
+                return range("keystore.library_files", "16 paths at most");
+            }
+            // CK_TOKEN_INFO has 32 bytes for it, filled up with blanks.
+            if token.is_empty() || token.len() > TOKEN_LABEL_BYTES_MAX || token.ends_with(' ') {
+                return range("keystore.token", "a label of 1 to 32 bytes that does not end in a blank");
+            }
         }
         Ok(())
     }
@@ -199,6 +238,32 @@ mod tests {
     fn a_configuration_is_read_strictly() {
         let tpm = "[keystore]\nkind = \"tpm\"\ndevice = \"/dev/tpmrm0\"\n";
         assert!(load(tpm).is_ok());
+        let pkcs11 = |module: &str, token: &str, rest: &str| {
+            format!("[keystore]\nkind = \"pkcs11\"\nmodule = \"{module}\"\ntoken = \"{token}\"\n{rest}")
+        };
+        let pin = "pin_file = \"/etc/edgewarden/pin\"\n";
+        assert!(load(&pkcs11("/usr/lib/hsm.so", "gateway", pin)).is_ok());
+        assert!(
+            load(&pkcs11(
+                "/usr/lib/hsm.so",
+                &"a".repeat(32),
+                &format!("{pin}library_files = [\"/dev/hsm\"]\n")
+            ))
+            .is_ok()
+        );
+        for bad in [
+            pkcs11("hsm.so", "gateway", pin),
+            pkcs11("/usr/lib/hsm.so", "", pin),
+            pkcs11("/usr/lib/hsm.so", "gateway ", pin),
+            pkcs11("/usr/lib/hsm.so", &"a".repeat(33), pin),
+            pkcs11("/usr/lib/hsm.so", "gateway", ""),
+            pkcs11("/usr/lib/hsm.so", "gateway", "pin_file = \"pin\"\n"),
+            pkcs11("/usr/lib/hsm.so", "gateway", &format!("{pin}slot = 3\n")),
+            pkcs11("/usr/lib/hsm.so", "gateway", &format!("{pin}pin = \"1234\"\n")),
+            pkcs11("/usr/lib/hsm.so", "gateway", &format!("{pin}library_files = [\"tokens\"]\n")),
+        ] {
+            assert!(load(&bad).is_err(), "{bad}");
+        }
         for bad in [
             "",
             "[keystore]\nkind = \"none\"\n",

@@ -43,9 +43,14 @@ pub struct Join {
     /// A label that deployments select by, `key=value`. Repeat for more.
     #[arg(long = "label")]
     labels: Vec<String>,
-    /// `tpm:/dev/tpmrm0`, `software:PASSPHRASE_FILE`, or `dangerous-simulated-tpm:127.0.0.1:PORT`.
+    /// `tpm:/dev/tpmrm0`, `pkcs11:MODULE:TOKEN:PIN_FILE` (library, token label, and a file with the PIN that only
+    /// `ew-identity` may read), `software:PASSPHRASE_FILE`, or `dangerous-simulated-tpm:127.0.0.1:PORT`.
     #[arg(long, default_value = "tpm:/dev/tpmrm0")]
     keystore: String,
+    /// With a PKCS#11 keystore, what its library opens to write: a device node, SoftHSM2's folder of tokens. Repeat
+    /// for more.
+    #[arg(long = "library-file")]
+    library_files: Vec<PathBuf>,
     /// The TCG2 event log of this boot, when it is not where Linux puts it.
     #[arg(long)]
     event_log: Option<PathBuf>,
@@ -117,7 +122,7 @@ impl Join {
         let config = Config {
             gateway: Gateway { name: self.name.clone(), trust_domain: self.trust_domain.clone(), labels },
             fleet: Some(Fleet { url: self.fleet.clone(), root, operator_keys }),
-            keystore: keystore(&self.keystore)?,
+            keystore: keystore(&self.keystore, &self.library_files)?,
             attestation: self
                 .event_log
                 .clone()
@@ -131,13 +136,30 @@ impl Join {
     }
 }
 
-fn keystore(text: &str) -> Result<Keystore, Problem> {
+fn keystore(text: &str, library_files: &[PathBuf]) -> Result<Keystore, Problem> {
     let wrong = || {
         Problem::Usage(format!(
-            "`{text}` is not a keystore: write `tpm:DEVICE`, `software:PASSPHRASE_FILE` or `dangerous-simulated-tpm:ADDRESS:PORT`"
+            "`{text}` is not a keystore: write `tpm:DEVICE`, `pkcs11:MODULE:TOKEN:PIN_FILE`, `software:PASSPHRASE_FILE` or `dangerous-simulated-tpm:ADDRESS:PORT`"
         ))
     };
+    if !library_files.is_empty() && !text.starts_with("pkcs11:") {
+        return Err(Problem::Usage("`--library-file` is for a PKCS#11 keystore".into()));
+    }
     match text.split_once(':') {
+        // A token's label may have colons, paths have none.
+        Some(("pkcs11", rest)) => {
+            let (module, rest) = rest.split_once(':').ok_or_else(wrong)?;
+            let (token, pin_file) = rest.rsplit_once(':').ok_or_else(wrong)?;
+            if token.is_empty() || !Path::new(module).is_absolute() || !Path::new(pin_file).is_absolute() {
+                return Err(wrong());
+            }
+            Ok(Keystore::Pkcs11 {
+                module: module.into(),
+                token: token.into(),
+                pin_file: pin_file.into(),
+                library_files: library_files.to_vec(),
+            })
+        }
         Some(("tpm", device)) => Ok(Keystore::Tpm { device: device.into() }),
         Some(("software", file)) => Ok(Keystore::Software { passphrase_file: file.into() }),
         Some(("dangerous-simulated-tpm", address)) => {
@@ -192,5 +214,35 @@ async fn running_identityd(layout: &Layout) -> Result<Option<Child>, Problem> {
             return Err(Problem::text(format!("identityd did not answer within {START:?}")));
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_named_by_library_label_and_pin_file() {
+        let files = [PathBuf::from("/var/lib/softhsm/tokens")];
+        let parsed = keystore("pkcs11:/usr/lib/hsm.so:plant: gateway:/etc/edgewarden/pin", &files).ok();
+        let Some(Keystore::Pkcs11 { module, token, pin_file, library_files }) = parsed else { panic!("refused") };
+        assert_eq!(module, Path::new("/usr/lib/hsm.so"));
+        assert_eq!(token, "plant: gateway");
+        assert_eq!(pin_file, Path::new("/etc/edgewarden/pin"));
+        assert_eq!(library_files, files);
+        for bad in [
+            "pkcs11:",
+            "pkcs11:/usr/lib/hsm.so",
+            "pkcs11:/usr/lib/hsm.so:gateway",
+            "pkcs11:/usr/lib/hsm.so::/etc/edgewarden/pin",
+            "pkcs11:hsm.so:gateway:/etc/edgewarden/pin",
+            "pkcs11:/usr/lib/hsm.so:gateway:pin",
+            "pkcs11:/usr/lib/hsm.so:gateway:",
+            "pkcs12:/usr/lib/hsm.so:gateway:/etc/edgewarden/pin",
+        ] {
+            assert!(matches!(keystore(bad, &[]), Err(Problem::Usage(_))), "{bad}");
+        }
+        assert!(matches!(keystore("tpm:/dev/tpmrm0", &files), Err(Problem::Usage(_))));
+        assert!(keystore("tpm:/dev/tpmrm0", &[]).is_ok());
     }
 }

@@ -40,6 +40,12 @@ pub fn files(layout: &Layout, config: &Config) -> Result<(), ConfineError> {
         Keystore::DangerousSimulatedTpm { address } => {
             ports.extend([address.port(), address.port().saturating_add(1)]);
         }
+        Keystore::Pkcs11 { module, pin_file, library_files, .. } => {
+            // The folder: a library brings others of its own.
+            read.extend(module.parent().filter(|folder| folder.parent().is_some()).map(Path::to_path_buf));
+            read.push(pin_file.clone());
+            write.extend(library_files.iter().cloned());
+        }
         Keystore::Software { passphrase_file } => read.push(passphrase_file.clone()),
     }
     read.retain(|path| path.exists());

@@ -8,10 +8,8 @@ use edgewarden_names::{Reason, Refusal};
 #[derive(Debug, thiserror::Error)]
 pub enum KeystoreError {
     /// Retry later; the keys are where they were.
-    #[error(
-        "the TPM at `{transport}` does not answer: {detail}; check that it is there and that this user may open it"
-    )]
-    Unreachable { transport: String, detail: String },
+    #[error("{store} does not answer: {detail}; check that it is there and that this user may open it")]
+    Unreachable { store: String, detail: String },
     /// Retry later.
     #[error(
         "the keystore did not answer within {seconds} seconds; try again, and look for what keeps it busy"
@@ -40,8 +38,37 @@ pub enum KeystoreError {
     Corrupted { path: PathBuf, found: &'static str },
     #[error("`{}` does not open with this passphrase, or has been changed", path.display())]
     Passphrase { path: PathBuf },
-    #[error("the passphrase file `{}` {problem}", path.display())]
-    PassphraseFile { path: PathBuf, problem: &'static str },
+    #[error("the {kind} file `{}` {problem}", path.display())]
+    SecretFile { kind: &'static str, path: PathBuf, problem: &'static str },
+    #[error("the PKCS#11 library `{}` cannot be used: {detail}", path.display())]
+    Module { path: PathBuf, detail: String },
+    #[error("the token `{token}` of `{}` is not found: {problem}", module.display())]
+    TokenMissing { token: String, module: PathBuf, problem: String },
+    #[error(
+        "the token `{token}` cannot do {mechanism} ({used_for}), and there is no other way; take a token that can"
+    )]
+    Mechanism { token: String, mechanism: &'static str, used_for: &'static str },
+    /// Retrying may lock the token.
+    #[error(
+        "the token refused the PIN in `{}`; it is not tried again until that file changes, so that the token does not lock",
+        path.display()
+    )]
+    PinRefused { path: PathBuf },
+    #[error("the token `{token}` {problem}")]
+    PinState { token: String, problem: &'static str },
+    #[error(
+        "the key `{key}` is not in the token `{token}` any more; restore the token, or remove this gateway's identity state and join again"
+    )]
+    KeyMissing { token: String, key: &'static str },
+    #[error("the key `{key}` in the token `{token}` {problem}; it is not used")]
+    KeyAttribute { token: String, key: &'static str, problem: &'static str },
+    #[error(
+        "the key `{key}` in the token `{token}` is another one than `{}` says; restore the token, or remove that file and join again",
+        path.display()
+    )]
+    OtherKey { token: String, key: &'static str, path: PathBuf },
+    #[error("the token refused {call}: {detail}")]
+    Token { call: String, detail: String },
     #[error("cannot use `{}`", path.display())]
     File { path: PathBuf, source: io::Error },
     #[error("nothing is sealed under `{0}`")]

@@ -4,12 +4,18 @@
 //! * [`Description`], [`Health`]: what people are shown · [`KeystoreError`]: what went wrong and what to do next
 //! * [`CaKey`]: a store's gateway CA key, for `edgewarden_ca`
 //!
-//! Implementations, one folder each: `tpm` (a TPM 2.0, or a simulated one) and `software` (an encrypted file).
+//! Implementations, one folder each: `tpm` (a TPM 2.0, or a simulated one), `pkcs11` (a token) and `software` (an
+//! encrypted file). A store that is a device has one thread that talks to it, `owner`.
 //! Every store is opened behind one checking facade, which distrusts what goes in and what comes out.
 
 mod checked;
+mod ecdsa;
 mod error;
 mod name;
+mod owner;
+mod pkcs11;
+mod sealed_folder;
+mod secret_file;
 mod software;
 mod tpm;
 
@@ -57,7 +63,7 @@ pub trait Keystore: Send + Sync {
     /// Signs with the gateway CA's key: ECDSA P-256 with SHA-256, DER.
     fn ca_sign(&self, message: &[u8]) -> Result<Vec<u8>, KeystoreError>;
 
-    /// Quotes PCRs of the SHA-256 bank. A software store has none and answers [`KeystoreError::Unsupported`].
+    /// Quotes PCRs of the SHA-256 bank. Only a TPM has them; the others answer [`KeystoreError::Unsupported`].
     fn quote(&self, nonce: &[u8], pcrs: &[u8]) -> Result<Quote, KeystoreError>;
 
     /// Signs with the device's key. A TPM's attestation key is restricted and signs no foreign data, so a TPM store
@@ -74,9 +80,10 @@ pub trait Keystore: Send + Sync {
 /// What a store is, in words for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Description {
-    /// Such as `tpm (IBM SW TPM)`, `simulated tpm (dangerous)` or `software (hardware: none)`.
+    /// Such as `tpm (IBM SW TPM)`, `simulated tpm (dangerous)`, `pkcs11 (SoftHSM project SoftHSM v2; hardware: none)`
+    /// or `software (hardware: none)`.
     pub text: String,
-    /// True when a chip holds the keys.
+    /// True when a chip holds the keys and can prove it. A PKCS#11 token cannot prove it, be it a chip or not.
     pub hardware: bool,
     /// True for a store that must not be used in the field; shown in red.
     pub dangerous: bool,
@@ -96,7 +103,7 @@ pub struct Lockout {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Health {
     pub description: Description,
-    /// `None` for a software store.
+    /// `None` for a store that is not a TPM.
     pub lockout: Option<Lockout>,
 }
 
@@ -130,6 +137,9 @@ pub fn open(config: &config::Keystore, state: &Path) -> Result<Arc<dyn Keystore>
         )?))),
         config::Keystore::DangerousSimulatedTpm { address } => {
             Ok(Arc::new(checked::Checked::new(tpm::Tpm::open(tpm::Transport::Simulated(*address), state)?)))
+        }
+        config::Keystore::Pkcs11 { module, token, pin_file, .. } => {
+            Ok(Arc::new(checked::Checked::new(pkcs11::Pkcs11::open(module, token, pin_file, state)?)))
         }
         config::Keystore::Software { passphrase_file } => {
             Ok(Arc::new(checked::Checked::new(software::Software::open(passphrase_file, state)?)))

@@ -1,15 +1,14 @@
-//! What every store does, on both of them. A new store is a new line in `FIXTURES`.
+//! What every store does, on all of them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod common;
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, ParsedPublicKey};
-use common::{Fixture, domain, gateway};
+use common::{domain, gateway, on_every_store};
 use edgewarden_keystore::{KeystoreError, SECRET_BYTES_MAX};
 use edgewarden_protocol::Bytes;
+use edgewarden_protocol::config;
 use edgewarden_protocol::enrol::{Challenge, Credential};
-
-const FIXTURES: [fn() -> Fixture; 2] = [Fixture::software, Fixture::tpm];
 
 fn verifies(point: &[u8], message: &[u8], signature: &[u8]) -> bool {
     ParsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, point).unwrap().verify_sig(message, signature).is_ok()
@@ -17,24 +16,27 @@ fn verifies(point: &[u8], message: &[u8], signature: &[u8]) -> bool {
 
 #[test]
 fn a_store_says_what_it_is() {
-    for fixture in FIXTURES {
+    on_every_store(|fixture| {
         let fixture = fixture();
         let store = fixture.open();
         let description = store.describe();
-        assert!(!description.hardware, "neither of the two is a chip: {description:?}");
-        assert_eq!(description.dangerous, fixture.tpm.is_some());
-        let expected =
-            if fixture.tpm.is_some() { "simulated tpm (dangerous)" } else { "software (hardware: none)" };
+        assert!(!description.hardware, "none of the three is a chip: {description:?}");
+        assert_eq!(description.dangerous, fixture.is_tpm());
+        let expected = match &fixture.config {
+            config::Keystore::Software { .. } => "software (hardware: none)",
+            config::Keystore::Pkcs11 { .. } => "pkcs11 (SoftHSM project SoftHSM v2; hardware: none)",
+            _ => "simulated tpm (dangerous)",
+        };
         assert_eq!(description.text, expected);
         let health = store.health().unwrap();
-        assert_eq!(health.lockout.is_some(), fixture.tpm.is_some());
+        assert_eq!(health.lockout.is_some(), fixture.is_tpm());
         assert!(health.lockout.is_none_or(|lockout| !lockout.locked && lockout.failures == 0));
-    }
+    });
 }
 
 #[test]
 fn keys_are_the_same_after_a_restart() {
-    for fixture in FIXTURES {
+    on_every_store(|fixture| {
         let fixture = fixture();
         let (keys, ca) = {
             let store = fixture.open();
@@ -47,22 +49,22 @@ fn keys_are_the_same_after_a_restart() {
         assert!(verifies(&ca, b"to be signed", &signature));
         assert!(!verifies(&ca, b"something else", &signature));
         assert!(matches!(store.ca_sign(&vec![0; 64 * 1024 + 1]), Err(KeystoreError::Request(_))));
-    }
+    });
 }
 
 #[test]
 fn each_gateway_has_keys_of_its_own() {
-    for fixture in FIXTURES {
+    on_every_store(|fixture| {
         let (one, other) = (fixture(), fixture());
         let (one, other) = (one.open(), other.open());
         assert_ne!(one.ca_public().unwrap(), other.ca_public().unwrap());
         assert_ne!(one.device_keys().unwrap(), other.device_keys().unwrap());
-    }
+    });
 }
 
 #[test]
 fn sealed_values_survive_and_are_replaced() {
-    for fixture in FIXTURES {
+    on_every_store(|fixture| {
         let fixture = fixture();
         let long = [7; SECRET_BYTES_MAX];
         {
@@ -79,12 +81,12 @@ fn sealed_values_survive_and_are_replaced() {
         for name in ["device-key", "gateway-ca-key"] {
             assert!(matches!(store.unseal(name), Err(KeystoreError::NotSealed(_))), "{name}");
         }
-    }
+    });
 }
 
 #[test]
 fn what_cannot_be_sealed_is_refused() {
-    for fixture in FIXTURES {
+    on_every_store(|fixture| {
         let fixture = fixture();
         let store = fixture.open();
         for (name, secret) in [
@@ -102,18 +104,18 @@ fn what_cannot_be_sealed_is_refused() {
         for name in ["", "../up", "a/b"] {
             assert!(matches!(store.unseal(name), Err(KeystoreError::Request(_))), "{name}");
         }
-    }
+    });
 }
 
 #[test]
 fn a_changed_file_is_refused_and_never_believed() {
-    for fixture in FIXTURES {
+    on_every_store(|fixture| {
         let fixture = fixture();
         fixture.open().seal("queue-key", b"secret").unwrap();
         let file = fixture.sealed_file("queue-key");
         let good = std::fs::read(&file).unwrap();
         // Every open of the key file derives a key from the passphrase: fewer places there.
-        let step = if fixture.tpm.is_some() { 7 } else { good.len() / 8 };
+        let step = if fixture.is_software() { good.len() / 8 } else { 7 };
         let mut bad: Vec<Vec<u8>> = (0..good.len()).step_by(step).map(|at| good[..at].to_vec()).collect();
         for at in (0..good.len()).step_by(step) {
             let mut flipped = good.clone();
@@ -121,7 +123,7 @@ fn a_changed_file_is_refused_and_never_believed() {
             bad.push(flipped);
         }
         bad.push([&good[..], b"more"].concat());
-        let store = fixture.tpm.is_some().then(|| fixture.open());
+        let store = (!fixture.is_software()).then(|| fixture.open());
         for bytes in bad {
             std::fs::write(&file, &bytes).unwrap();
             let result = match &store {
@@ -136,7 +138,7 @@ fn a_changed_file_is_refused_and_never_believed() {
         }
         std::fs::write(&file, &good).unwrap();
         assert_eq!(fixture.open().unseal("queue-key").unwrap().as_slice(), b"secret");
-    }
+    });
 }
 
 #[test]
@@ -149,7 +151,7 @@ fn impossible_challenges_are_refused() {
         Challenge { pcrs: vec![7, 0], credential: Some(credential.clone()), ..good.clone() },
         Challenge { pcrs: vec![24], credential: Some(credential.clone()), ..good.clone() },
     ];
-    for fixture in FIXTURES {
+    on_every_store(|fixture| {
         let fixture = fixture();
         let store = fixture.open();
         let prove = |challenge: &Challenge, log: usize| {
@@ -165,7 +167,7 @@ fn impossible_challenges_are_refused() {
         ];
         refused.extend(tpm_only.clone());
         // The other store's challenge.
-        refused.push(if fixture.tpm.is_some() {
+        refused.push(if fixture.is_tpm() {
             good.clone()
         } else {
             Challenge { credential: Some(credential.clone()), ..good.clone() }
@@ -175,12 +177,12 @@ fn impossible_challenges_are_refused() {
             assert!(matches!(result, Err(KeystoreError::Request(_))), "{challenge:?}: {result:?}");
         }
         assert!(matches!(prove(&good, 2 * 1024 * 1024 + 1), Err(KeystoreError::Request(_))));
-    }
+    });
 }
 
 #[test]
 fn sixteen_callers_at_once() {
-    for fixture in FIXTURES {
+    on_every_store(|fixture| {
         let fixture = fixture();
         let store = fixture.open();
         let ca = store.ca_public().unwrap();
@@ -199,5 +201,5 @@ fn sixteen_callers_at_once() {
                 });
             }
         });
-    }
+    });
 }

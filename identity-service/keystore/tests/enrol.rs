@@ -104,15 +104,26 @@ fn a_measured_gateway_is_accepted() {
     issues(&*store, &appraised);
 }
 
-#[test]
-fn a_software_gateway_is_accepted_as_such() {
-    let fixture = Fixture::software();
+fn accepted_without_hardware(fixture: &Fixture) {
     let store = fixture.open();
     let (challenge, pending) = challenged(&*store, &VendorRoots::none());
     let proof = store.prove(&challenge, &gateway(), &domain(), Vec::new()).unwrap();
     let appraised = judged(&pending, &proof, &[]).unwrap();
     assert_eq!(appraised.verdict().hardware, "none");
     issues(&*store, &appraised);
+    // Another gateway's answer to the same challenge.
+    let other = Fixture::software().open().prove(&challenge, &gateway(), &domain(), Vec::new()).unwrap();
+    assert!(judged(&pending, &other, &[]).is_err());
+}
+
+#[test]
+fn a_software_gateway_is_accepted_as_such() {
+    accepted_without_hardware(&Fixture::software());
+}
+
+#[test]
+fn a_gateway_with_a_token_is_accepted_as_one_that_proves_nothing() {
+    common::softhsm::alone(|| accepted_without_hardware(&Fixture::pkcs11()));
 }
 
 #[test]

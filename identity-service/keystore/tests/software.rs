@@ -57,13 +57,13 @@ fn passphrase_files_are_refused_by_reason() {
         std::fs::write(&file, bytes).unwrap();
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
         let error = fixture.try_open().err().unwrap();
-        assert!(matches!(error, KeystoreError::PassphraseFile { .. }), "{mode:o}: {error}");
+        assert!(matches!(error, KeystoreError::SecretFile { .. }), "{mode:o}: {error}");
         assert!(error.to_string().contains(expected), "{error}");
     }
     std::fs::remove_file(&file).unwrap();
     assert!(matches!(fixture.try_open().err(), Some(KeystoreError::File { .. })));
     std::fs::create_dir(&file).unwrap();
-    assert!(matches!(fixture.try_open().err(), Some(KeystoreError::PassphraseFile { .. })));
+    assert!(matches!(fixture.try_open().err(), Some(KeystoreError::SecretFile { .. })));
     // Nothing was made while the passphrase was refused.
     assert!(!fixture.sealed_file("any").exists());
 }

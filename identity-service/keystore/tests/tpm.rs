@@ -251,3 +251,41 @@ fn a_tpm_without_an_endorsement_certificate_says_so() {
     let error = fixture.open().device_keys().err().unwrap();
     assert!(matches!(error, KeystoreError::NoEndorsementCertificate), "{error}");
 }
+
+#[test]
+fn three_slots_are_enough_for_sixty_four_callers() {
+    let fixture = Fixture::tpm();
+    let tpm = fixture.tpm.as_ref().unwrap();
+    // The least that a TPM may have (PC Client Platform TPM Profile, TPM_PT_HR_TRANSIENT_MIN and _LOADED_MIN).
+    let properties = run(tpm.tool("tpm2_getcap").arg("properties-fixed"));
+    let properties = String::from_utf8_lossy(&properties.stdout).into_owned();
+    for slots in ["TPM2_PT_HR_TRANSIENT_MIN", "TPM2_PT_HR_LOADED_MIN"] {
+        let (_, after) = properties.split_once(slots).unwrap();
+        assert!(after.trim_start_matches([':', '\n', ' ']).starts_with("raw: 0x3"), "{slots}: {after:.40}");
+    }
+    let store = fixture.open();
+    let together = std::sync::Barrier::new(64);
+    std::thread::scope(|scope| {
+        for caller in 0..64 {
+            let (store, together) = (&store, &together);
+            scope.spawn(move || {
+                together.wait();
+                let name = format!("value-{caller}");
+                match caller % 4 {
+                    0 => drop(store.quote(&[1; 32], &[0, 7]).unwrap()),
+                    1 => drop(store.device_keys().unwrap()),
+                    2 => drop(store.ca_sign(name.as_bytes()).unwrap()),
+                    _ => {
+                        store.seal(&name, name.as_bytes()).unwrap();
+                        assert_eq!(store.unseal(&name).unwrap().as_slice(), name.as_bytes());
+                    }
+                }
+            });
+        }
+    });
+    drop(store);
+    for kind in ["handles-transient", "handles-loaded-session"] {
+        let left = run(tpm.tool("tpm2_getcap").arg(kind));
+        assert_eq!(String::from_utf8_lossy(&left.stdout).trim(), "", "{kind}");
+    }
+}

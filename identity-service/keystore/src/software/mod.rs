@@ -5,7 +5,6 @@
 //! values back. While the store is open the keys are in this process's memory. Trusts the state folder's owner.
 
 mod file;
-mod passphrase;
 
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,6 +17,7 @@ use edgewarden_protocol::enrol::{Challenge, DeviceKeys, Proof, binding};
 use zeroize::Zeroizing;
 
 use self::file::{KeyFile, Values};
+use crate::secret_file::{self, SecretFile};
 use crate::{Description, Health, Keystore, KeystoreError, Quote};
 
 const DEVICE_KEY: &str = "device-key";
@@ -34,7 +34,7 @@ pub(crate) struct Software {
 impl Software {
     /// Opens the store, or makes it with new keys when the folder holds none.
     pub(crate) fn open(passphrase_file: &Path, state: &Path) -> Result<Self, KeystoreError> {
-        let passphrase = passphrase::read(passphrase_file)?;
+        let passphrase = SecretFile::open(passphrase_file, secret_file::PASSPHRASE)?.read()?;
         let path = state.join("software-keys");
         let (file, found) = KeyFile::open(&path, &passphrase)?;
         let values = if let Some(values) = found {

@@ -10,22 +10,9 @@ use tss_esapi::structures::{CapabilityData, TaggedProperty};
 use tss_esapi::tcti_ldr::{DeviceConfig, NetworkTPMConfig, TctiNameConf};
 
 use super::Transport;
+use crate::owner::Connector;
+pub(super) use crate::owner::Fault;
 use crate::{KeystoreError, Lockout};
-
-/// What a request to the TPM fails with, inside the owner thread.
-pub(super) enum Fault {
-    /// The connection or the TPM's volatile state is gone: connect anew and repeat.
-    Lost(String),
-    /// The answer makes no sense: connect anew and repeat, but soon give up and report this.
-    Garbled(KeystoreError),
-    Final(KeystoreError),
-}
-
-impl From<KeystoreError> for Fault {
-    fn from(error: KeystoreError) -> Self {
-        Self::Final(error)
-    }
-}
 
 /// First handle of each kind (TPM 2.0 Library Part 2, section 7.2).
 const LOADED_SESSION_FIRST: u32 = 0x0200_0000;
@@ -92,8 +79,31 @@ pub(super) fn fault(command: &'static str) -> impl Fn(tss_esapi::Error) -> Fault
     }
 }
 
+impl Connector for Transport {
+    type Connection = Context;
+
+    fn name(&self) -> String {
+        format!("the TPM at `{self}`")
+    }
+
+    fn connect(&mut self) -> Result<Context, Fault> {
+        connect(self)
+    }
+
+    /// Says when a TPM in lockout gives a try back.
+    fn explain(&mut self, context: &mut Context, error: KeystoreError) -> KeystoreError {
+        match error {
+            KeystoreError::Lockout { .. } => {
+                let retry_after_seconds = lockout(context).map_or(0, |lockout| lockout.recovery_seconds);
+                KeystoreError::Lockout { retry_after_seconds }
+            }
+            error => error,
+        }
+    }
+}
+
 /// Opens a connection.
-pub(super) fn connect(transport: &Transport) -> Result<Context, Fault> {
+fn connect(transport: &Transport) -> Result<Context, Fault> {
     let name = match transport {
         Transport::Device(path) => {
             let path = path.to_str().filter(|path| path.starts_with('/'));

@@ -1,7 +1,7 @@
 //! Keys in a TPM 2.0. Nothing about them is on disk: attestation key and gateway CA key are primaries, derived
 //! by the TPM from its seeds and the fixed templates in `templates`, so they survive restarts and power cuts.
 //!
-//! * `owner`: the one thread that talks to the TPM; `queue`: what waits for it; `link`: the connection
+//! * `link`: the connection, which `crate::owner` owns and takes requests for
 //! * `templates`, `objects`: which keys, and how they are loaded and flushed
 //! * `endorsement`: EK and its certificate; `attest`: quote and proof; `sealed`: secrets
 //!
@@ -16,8 +16,6 @@ mod convert;
 mod endorsement;
 mod link;
 mod objects;
-mod owner;
-mod queue;
 mod sealed;
 mod session;
 mod templates;
@@ -32,9 +30,9 @@ use edgewarden_names::{GatewayName, TrustDomain};
 use edgewarden_protocol::enrol::{Challenge, DeviceKeys, Proof};
 use zeroize::Zeroizing;
 
-use self::owner::Owner;
-use self::queue::Priority;
 use self::session::SaltPin;
+use crate::owner::{Owner, Priority};
+use crate::sealed_folder::SealedFolder;
 use crate::{Description, Health, Keystore, KeystoreError, Quote};
 
 /// The TSS prints to standard error on its own unless this variable is set before the process starts, so whoever
@@ -60,9 +58,9 @@ impl fmt::Display for Transport {
 }
 
 pub(crate) struct Tpm {
-    owner: Owner,
+    owner: Owner<Transport>,
     description: Description,
-    sealed: sealed::Folder,
+    sealed: SealedFolder,
     pin: Arc<SaltPin>,
 }
 
@@ -72,7 +70,7 @@ impl Tpm {
     pub(crate) fn open(transport: Transport, state: &Path) -> Result<Self, KeystoreError> {
         let simulated = matches!(transport, Transport::Simulated(_));
         let pin = Arc::new(SaltPin::new(state));
-        let sealed = sealed::Folder::open(state)?;
+        let sealed = SealedFolder::open(state, "tpm")?;
         let owner = Owner::start(transport)?;
         let found = owner.request(Priority::Other, {
             let pin = Arc::clone(&pin);

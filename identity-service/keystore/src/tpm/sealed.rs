@@ -2,10 +2,9 @@
 //!
 //! The object's authorization value is a hash of the value's name, so that files cannot be swapped for one another.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use aws_lc_rs::digest::{SHA256, digest};
-use edgewarden_platform::durable;
 use tss_esapi::Context;
 use tss_esapi::structures::{Auth, Private, Public, SensitiveData};
 use tss_esapi::traits::UnMarshall as _;
@@ -20,40 +19,6 @@ use crate::KeystoreError;
 /// File format: this, then TPMT_PUBLIC and the private part of TPM2B_PRIVATE, each after its length (two bytes,
 /// big-endian).
 const MAGIC: &[u8] = b"edgewarden sealed 1\n";
-/// More than a sealed value needs.
-const FILE_BYTES_MAX: usize = 4096;
-
-/// Where the files are.
-pub(super) struct Folder(PathBuf);
-
-impl Folder {
-    pub(super) fn open(state: &Path) -> Result<Self, KeystoreError> {
-        use std::os::unix::fs::DirBuilderExt as _;
-        let path = state.join("sealed");
-        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&path);
-        match made.and_then(|()| durable::sweep(&path)) {
-            Ok(_) => Ok(Self(path)),
-            Err(source) => Err(KeystoreError::File { path, source }),
-        }
-    }
-
-    pub(super) fn path(&self, name: &str) -> PathBuf {
-        self.0.join(format!("{name}.tpm"))
-    }
-
-    pub(super) fn write(&self, name: &str, blob: &[u8]) -> Result<(), KeystoreError> {
-        let path = self.path(name);
-        durable::write(&path, blob, 0o600).map_err(|source| KeystoreError::File { path, source })
-    }
-
-    pub(super) fn read(&self, name: &str) -> Result<Vec<u8>, KeystoreError> {
-        let path = self.path(name);
-        durable::read(&path, FILE_BYTES_MAX)
-            .map_err(|source| KeystoreError::File { path, source })?
-            .ok_or_else(|| KeystoreError::NotSealed(name.to_owned()))
-    }
-}
-
 fn authorization(name: &str) -> Result<Auth, Fault> {
     let hash = digest(&SHA256, format!("edgewarden sealed value {name}").as_bytes());
     Auth::try_from(hash.as_ref()).map_err(fault("make an authorization value"))

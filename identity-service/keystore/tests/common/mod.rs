@@ -1,11 +1,14 @@
-//! Stores to test: swtpm with an EK certificate of a vendor CA of its own, and a key file.
+//! Stores to test: swtpm with an EK certificate of a vendor CA of its own, SoftHSM2, and a key file.
 #![allow(
     dead_code,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
+    clippy::indexing_slicing,
     reason = "a test fails by panicking"
 )]
+
+pub mod softhsm;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt as _;
@@ -167,25 +170,64 @@ impl Fixture {
         Self { tpm: None, config: config::Keystore::Software { passphrase_file }, state }
     }
 
+    /// A token of its own. Only in a process that has SoftHSM2 to itself.
+    pub fn pkcs11() -> Self {
+        Self::pkcs11_with(softhsm::make_token())
+    }
+
+    pub fn pkcs11_with(token: String) -> Self {
+        let state = TempDir::new().unwrap();
+        let pin_file = state.path().join("pin");
+        write_private(&pin_file, softhsm::PIN.as_bytes());
+        let module = softhsm::library();
+        let config = config::Keystore::Pkcs11 { module, token, pin_file, library_files: Vec::new() };
+        Self { tpm: None, config, state }
+    }
+
+    pub fn is_tpm(&self) -> bool {
+        self.tpm.is_some()
+    }
+
+    pub fn is_software(&self) -> bool {
+        matches!(self.config, config::Keystore::Software { .. })
+    }
+
     pub fn open(&self) -> Arc<dyn Keystore> {
         self.try_open().unwrap_or_else(|error| panic!("{error}"))
     }
 
     pub fn try_open(&self) -> Result<Arc<dyn Keystore>, KeystoreError> {
-        open(&self.config, self.state.path())
+        open_config(&self.config, self.state.path())
     }
 
     /// The file that holds a sealed value.
     pub fn sealed_file(&self, name: &str) -> PathBuf {
-        match self.tpm {
-            Some(_) => self.state.path().join("sealed").join(format!("{name}.tpm")),
-            None => self.state.path().join("software-keys"),
+        let sealed = self.state.path().join("sealed");
+        match self.config {
+            config::Keystore::Software { .. } => self.state.path().join("software-keys"),
+            config::Keystore::Pkcs11 { .. } => sealed.join(format!("{name}.pkcs11")),
+            _ => sealed.join(format!("{name}.tpm")),
         }
     }
 
     pub fn tpm_mut(&mut self) -> &mut Swtpm {
         self.tpm.as_mut().unwrap()
     }
+}
+
+pub fn open_config(config: &config::Keystore, state: &Path) -> Result<Arc<dyn Keystore>, KeystoreError> {
+    open(config, state)
+}
+
+/// Runs a test on every store there is. A new store is a new line here.
+pub fn on_every_store<F: Fn(fn() -> Fixture)>(test: F) {
+    if softhsm::is_inside() {
+        return test(Fixture::pkcs11);
+    }
+    test(Fixture::software);
+    test(Fixture::tpm);
+    // The test that calls us comes here again, and to the first line.
+    softhsm::alone_as(&softhsm::name_of::<F>());
 }
 
 pub fn write_private(path: &Path, bytes: &[u8]) {
