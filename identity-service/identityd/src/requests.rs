@@ -17,7 +17,7 @@ use edgewarden_protocol::dsse::ENVELOPE_BYTES_MAX;
 use edgewarden_protocol::enrol::{Challenge, EVENT_LOG_BYTES_MAX};
 use zeroize::Zeroizing;
 
-use crate::audit::{ENTRIES_MAX, Event, KeyUse, clip};
+use crate::audit::{ENTRIES_MAX, Event, clip};
 use crate::authority::{Effect, Input};
 use crate::records::ProcessSeen;
 use crate::service::{Service, internal, random};
@@ -293,8 +293,7 @@ fn enrol_prove(service: &Service, challenge: &Challenge) -> Result<Reply, Refusa
         .keystore
         .prove(challenge, &target.gateway, &target.trust_domain, event_log)
         .map_err(|error| keystore_refusal("enrolment", &error))?;
-    let event = Event::new("enrol.proved", &target.gateway, clip(&challenge.session));
-    service.record(&event.with_key(KeyUse::Enrolment));
+    service.record(&Event::new("enrol.proved", &target.gateway, clip(&challenge.session)));
     Ok(Reply::Proof(proof))
 }
 
@@ -388,7 +387,7 @@ fn storage_key(service: &Service) -> Result<Reply, Refusal> {
     });
     let key = released.inspect_err(|refusal| service.note(refusal))?;
     let key: &[u8; 32] = key.as_slice().try_into().map_err(|error| internal("storage key", &error))?;
-    service.record(&Event::new("storage_key.released", "gatewayd", "").with_key(KeyUse::Storage));
+    service.record(&Event::new("storage_key.released", "gatewayd", ""));
     Ok(Reply::StorageKey(StorageKey::new(key)))
 }
 
@@ -404,8 +403,7 @@ fn attest_quote(service: &Service, nonce: &Bytes) -> Result<Reply, Refusal> {
         .keystore
         .quote(nonce.as_slice(), &QUOTED_PCRS)
         .map_err(|error| keystore_refusal("quote", &error))?;
-    let event = Event::new("attest.quoted", "outside verifier", hex::encode(nonce.as_slice()));
-    service.record(&event.with_key(KeyUse::Attestation));
+    service.record(&Event::new("attest.quoted", "outside verifier", hex::encode(nonce.as_slice())));
     Ok(Reply::Quote(Box::new(ExportedQuote {
         message: quote.message.into(),
         signature: quote.signature.into(),
