@@ -10,6 +10,7 @@ use std::path::Path;
 use edgewarden_names::{GatewayName, Reason, Refusal, TrustDomain};
 use edgewarden_oci::build::USER;
 use edgewarden_oci::manifest::ImageConfig;
+use edgewarden_oci::tree;
 use edgewarden_platform::durable;
 use edgewarden_protocol::deployment::Module;
 use serde_json::{Value, json};
@@ -17,6 +18,11 @@ use serde_json::{Value, json};
 use crate::seccomp;
 
 const NOFILE_MAX: u64 = 4096;
+/// The OCI runtime's own limit; above it lies the number that means "no user".
+const ID_MAX: u32 = i32::MAX as u32;
+/// Largest file that a module writes. Only its log is on the gateway's disk, and is cut long before; this ends a module
+/// that floods it faster than that, or while nobody cuts.
+const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 const ACCOUNTS_BYTES_MAX: usize = 64 * 1024;
 
 /// What differs from instance to instance.
@@ -34,6 +40,8 @@ pub struct Bundle<'a> {
     pub workload_folder: &'a Path,
     pub hosts: &'a Path,
     pub cgroup: &'a str,
+    /// Users of the gateway that no module runs as.
+    pub forbidden_users: &'a [u32],
 }
 
 impl Bundle<'_> {
@@ -52,6 +60,7 @@ impl Bundle<'_> {
                 "rlimits": [
                     {"type": "RLIMIT_NOFILE", "soft": nofile_max(), "hard": nofile_max()},
                     {"type": "RLIMIT_CORE", "soft": 0, "hard": 0},
+                    {"type": "RLIMIT_FSIZE", "soft": FILE_BYTES_MAX, "hard": FILE_BYTES_MAX},
                 ],
                 "noNewPrivileges": true,
                 // When memory is short a module goes before the daemons that guard it.
@@ -76,10 +85,13 @@ impl Bundle<'_> {
         } else {
             self.module.args.clone()
         });
-        if args.first().is_none_or(String::is_empty) {
-            Err(self.invalid("the image names nothing to run"))
-        } else {
-            Ok(args)
+        match args.first().map(String::as_str) {
+            None | Some("") => Err(self.invalid("the image names nothing to run")),
+            // A name alone is looked for in PATH, inside.
+            Some(program) if program.contains('/') && !tree::has_file(self.root, program) => {
+                Err(self.invalid(format!("the image has no program `{}`", program.escape_debug())))
+            }
+            Some(_) => Ok(args),
         }
     }
 
@@ -102,8 +114,15 @@ impl Bundle<'_> {
     fn working_folder(&self) -> Result<&str, Refusal> {
         match self.image.config.working_dir.as_deref() {
             None | Some("") => Ok("/"),
-            Some(folder) if folder.starts_with('/') => Ok(folder),
-            Some(_) => Err(self.invalid("the image's working folder is not absolute")),
+            Some(folder) if !folder.starts_with('/') => {
+                Err(self.invalid("the image's working folder is not absolute"))
+            }
+            // A runtime would make it in the root that modules share, or find it elsewhere.
+            Some(folder) if !tree::has_folder(self.root, folder) => Err(self.invalid(format!(
+                "the image's working folder `{}` is not in the image",
+                folder.escape_debug()
+            ))),
+            Some(folder) => Ok(folder),
         }
     }
 
@@ -125,6 +144,13 @@ impl Bundle<'_> {
         };
         if user == 0 || group == 0 {
             return Err(self.invalid("the image asks to run as root; give it a USER"));
+        }
+        if user > ID_MAX || group > ID_MAX {
+            return Err(self.invalid("the image asks to run as a user that no system has"));
+        }
+        // Users are not the kernel's only measure, but the limits that it keeps for each user are shared by its number.
+        if self.forbidden_users.contains(&user) {
+            return Err(self.invalid("the image asks to run as the user of one of the gateway's own daemons"));
         }
         Ok((user, group))
     }
@@ -227,6 +253,10 @@ mod tests {
             std::fs::create_dir(root.path().join("etc")).unwrap();
             std::fs::write(root.path().join("etc/passwd"), "root:x:0:0::/:\napp:x:1000:2000::/:\nbad:x\n")
                 .unwrap();
+            for (folder, program) in [("bin", "alerts"), ("x", "own")] {
+                std::fs::create_dir(root.path().join(folder)).unwrap();
+                std::fs::write(root.path().join(folder).join(program), "").unwrap();
+            }
             std::fs::write(root.path().join("etc/group"), "root:x:0:\nstaff:x:50:\n").unwrap();
             let image = format!("r/a@sha256:{}", "ab".repeat(32));
             let module = serde_json::from_value(json!({"name": "alerts", "image": image})).unwrap();
@@ -259,6 +289,7 @@ mod tests {
                 workload_folder: Path::new("/run/w"),
                 hosts: Path::new("/run/hosts"),
                 cgroup: "/edgewarden/gw-1/alerts-1",
+                forbidden_users: &[998, 999],
             }
             .config()
         }
@@ -283,6 +314,14 @@ mod tests {
             ("app:none", None),
             ("-1", None),
             ("4294967296", None),
+            ("4294967295", None),
+            ("2147483648", None),
+            ("1000:4294967295", None),
+            ("999", None),
+            ("998:1000", None),
+            ("1000:999", Some((1000, 999))),
+            ("+0", None),
+            ("00", None),
             ("app:", None),
             ("a\nb", None),
         ] {
@@ -324,10 +363,55 @@ mod tests {
         case.image.config.cmd = None;
         case.module.args = Vec::new();
         assert_eq!(case.config().unwrap_err().reason, Reason::ImageInvalid);
-        case.module.args = vec!["/bin/own".into()];
+        case.module.args = vec!["/x/own".into()];
         assert!(case.config().is_ok());
-        case.image.config.working_dir = Some("relative".into());
-        assert_eq!(case.config().unwrap_err().reason, Reason::ImageInvalid);
+    }
+
+    #[test]
+    fn program_and_working_folder_are_in_the_image() {
+        let mut case = Case::new("");
+        let root = case.root.path();
+        std::os::unix::fs::symlink("/proc/self/fd/7", root.join("descriptor")).unwrap();
+        std::os::unix::fs::symlink("/proc/self/exe", root.join("bin/exe")).unwrap();
+        std::os::unix::fs::symlink("/x", root.join("link")).unwrap();
+        for (folder, good) in [
+            (None, true),
+            (Some(""), true),
+            (Some("/"), true),
+            (Some("/x"), true),
+            (Some("/link"), true),
+            (Some("/x/../x"), true),
+            (Some("relative"), false),
+            (Some("/missing"), false),
+            (Some("/bin/alerts"), false),
+            (Some("/proc/self/fd/7"), false),
+            (Some("/proc/self/fd/7/../../.."), false),
+            (Some("/descriptor"), false),
+            (Some("/../../../../tmp"), false),
+            (Some("/x\0"), false),
+        ] {
+            case.image.config.working_dir = folder.map(Into::into);
+            let reason = case.config().err().map(|refusal| refusal.reason);
+            assert_eq!(reason, (!good).then_some(Reason::ImageInvalid), "{folder:?}");
+        }
+        case.image.config.working_dir = None;
+        for (program, good) in [
+            ("/bin/alerts", true),
+            ("alerts", true),
+            ("bin/alerts", true),
+            ("/link/own", true),
+            ("/bin/missing", false),
+            ("/bin", false),
+            ("/proc/self/exe", false),
+            ("/bin/exe", false),
+            ("/proc/self/fd/7/bin/sh", false),
+            ("../bin/sh", false),
+            ("/bin/alerts\0", false),
+        ] {
+            case.image.config.entrypoint = Some(vec![program.into()]);
+            let reason = case.config().err().map(|refusal| refusal.reason);
+            assert_eq!(reason, (!good).then_some(Reason::ImageInvalid), "{program:?}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use edgewarden_oci::store::ContentStore;
+use edgewarden_platform::users;
 use edgewarden_protocol::config::Config;
 use edgewarden_protocol::layout::Layout;
 
@@ -25,8 +26,20 @@ pub struct Context {
     pub store: ContentStore,
     pub runc: Runc,
     pub board: Board,
+    /// Users of Edgewarden's other daemons.
+    pub daemon_users: Vec<u32>,
     /// Instances between the first thing made for them and the last removed.
     live: Mutex<BTreeSet<String>>,
+}
+
+/// The users that there are of those that the other daemons run as.
+fn daemon_users() -> Result<Vec<u32>, RunError> {
+    let mut found = Vec::new();
+    for name in ["ew-identity", "ew-gateway"] {
+        let user = users::lookup(name).map_err(RunError::io(format!("look up the user `{name}`")))?;
+        found.extend(user.map(|user| user.uid));
+    }
+    Ok(found)
 }
 
 impl Context {
@@ -35,6 +48,7 @@ impl Context {
         Ok(Self {
             identityd: Client::new(&layout),
             runc: Runc::new(&config.runtime.oci_runtime, places.runc()),
+            daemon_users: daemon_users()?,
             board: Board::new(config.fleet.as_ref().map(|fleet| fleet.url.clone())),
             store,
             places,

@@ -136,6 +136,7 @@ async fn carry_out(context: &Context, ready: &Ready, mut record: Record) -> Resu
         workload_folder: &prepared.workload_folder,
         hosts: &context.places.hosts(),
         cgroup: &cgroup,
+        forbidden_users: &context.daemon_users,
     }
     .config()?;
     write_bundle(&folder, &config).map_err(failed)?;
