@@ -17,7 +17,7 @@ use edgewarden_names::Reason;
 use edgewarden_workload_api::server::{self, CONNECTIONS_MAX, STREAMS_MAX};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::getppid;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tonic::{Code, Request, Status};
 
@@ -270,6 +270,37 @@ async fn a_stranger_that_says_nothing_is_cut_off() {
     let mut silent = UnixStream::connect(&served.socket).await.unwrap();
     silent.read_exact(&mut [0; 9]).await.unwrap();
     assert!(silent.read_to_end(&mut Vec::new()).await.is_ok());
+}
+
+/// An HTTP/2 frame (RFC 9113 section 4.1) that says it has `length` bytes.
+fn frame(length: u32, kind: u8, flags: u8, body: &[u8]) -> Vec<u8> {
+    let [_, length @ ..] = length.to_be_bytes();
+    [&length[..], &[kind, flags, 0, 0, 0, 1], body].concat()
+}
+
+#[tokio::test]
+async fn frames_without_end_end_the_connection() {
+    const CONTINUATION: u8 = 9;
+    const HEADERS: u8 = 1;
+    const DATA: u8 = 0;
+    let block = [0; 16 * 1024];
+    // A header block that is never complete; and a frame that is larger than any may be.
+    let endless = frame(16 * 1024, CONTINUATION, 0, &block);
+    for (first, then) in
+        [(frame(16 * 1024, HEADERS, 0, &block), endless), (frame(0xff_ffff, DATA, 0, &block), block.to_vec())]
+    {
+        let served = Served::new();
+        let mut connection = UnixStream::connect(&served.socket).await.unwrap();
+        connection.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+        let mut sent = connection.write_all(&first).await;
+        for _ in 0..10_000 {
+            if sent.is_err() {
+                break;
+            }
+            sent = connection.write_all(&then).await;
+        }
+        assert!(sent.is_err(), "160 MiB were taken");
+    }
 }
 
 #[tokio::test]
