@@ -44,3 +44,12 @@ pub fn until(then: edgewarden_names::UnixTime, now: edgewarden_names::UnixTime) 
         _ => format!("in {} d", seconds / 86400),
     }
 }
+
+/// `2026-11-21 06:13:40Z`
+pub fn at(time: edgewarden_names::UnixTime) -> String {
+    const FORM: &[time::format_description::BorrowedFormatItem<'_>] =
+        time::macros::format_description!("[year]-[month]-[day] [hour]:[minute]:[second]Z");
+    let seconds = i64::try_from(time.0).ok();
+    let moment = seconds.and_then(|seconds| time::OffsetDateTime::from_unix_timestamp(seconds).ok());
+    moment.and_then(|moment| moment.format(FORM).ok()).unwrap_or_else(|| time.to_string())
+}

@@ -159,6 +159,13 @@ impl Site {
         Ok(())
     }
 
+    pub fn restart_fleet(&mut self, extra: &[&str]) -> Result<(), Failure> {
+        if let Some(mut fleet) = self.fleet.take() {
+            fleet.stop();
+        }
+        self.start_fleet(extra)
+    }
+
     pub fn devices(&self) -> Result<Value, Failure> {
         self.json(&mut self.operator(&["device", "list"]))
     }

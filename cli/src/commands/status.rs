@@ -119,6 +119,6 @@ fn print_refusals(status: &Status) {
     }
     println!("\nnewest refusals");
     for (at, refusal) in status.refusals.iter().rev().take(5) {
-        println!("  {at}  {refusal}");
+        println!("  {}  {refusal}", output::at(*at));
     }
 }

@@ -19,7 +19,7 @@ pub fn manufacture(site: &mut Site) -> Shown {
 
 pub fn fleet(site: &mut Site) -> Shown {
     site.make_fleet()?;
-    site.start_fleet(&["--dangerous-carry-unverified"])?;
+    site.start_fleet(&[])?;
     if site.keys == Keys::SimulatedTpm {
         let mut add = site.operator(&["reference", "add", "--name", "gateway-2026-11"]);
         run(add.arg("--event-log").arg(site.event_log()))?.ok()?;

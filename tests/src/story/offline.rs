@@ -35,11 +35,15 @@ pub fn offline(site: &mut Site) -> Shown {
     super::refusals::foreign_topic(site)?;
     super::refusals::unnamed_flow(site)?;
 
-    site.start_fleet(&["--dangerous-carry-unverified"])?;
+    site.start_fleet(&[])?;
     let arrived = wait_for("the queued summaries", WAIT, || {
         let now = summaries(site)?;
         ensure(now > summaries_before, || format!("still {now} summaries"))?;
         Ok(now - summaries_before)
+    })?;
+    wait_for("the gateway to find its fleet again", WAIT, || {
+        let status = site.status()?;
+        ensure(status["runtime"]["fleet"]["error"].is_null(), || "still away".into())
     })?;
     Ok(vec![
         "no fleet, every daemon killed with -9 and started again: modules never stopped, alarms and policy went on"

@@ -67,15 +67,18 @@ pub fn images(site: &Site) -> Result<Vec<String>, Failure> {
     ])
 }
 
-/// The fleet carries it (it was told to, dangerously): the gateway itself refuses.
-pub fn wrong_key(site: &Site) -> Result<String, Failure> {
+/// A fleet server in the wrong hands carries it: the gateway itself refuses.
+pub fn wrong_key(site: &mut Site) -> Result<String, Failure> {
+    site.restart_fleet(&["--dangerous-carry-unverified"])?;
     deploy::send(site, 9, "stranger.key", |text| text)?.ok()?;
     wait_for("the refusal of a foreign deployment", WAIT, || {
         let status = site.status()?;
         ensure(names_reason(&status, "deployment.signature"), || "not refused yet".into())?;
         ensure(status["identity"]["deployment"][1] == 3, || "it took force".into())
     })?;
-    Ok("deployment.signature: a deployment signed by a key that the gateway does not pin".into())
+    site.restart_fleet(&[])?;
+    deploy::send(site, 9, "stranger.key", |text| text)?.refused("deployment.signature")?;
+    Ok("deployment.signature: a deployment signed by a key that is not pinned, even from a stolen fleet server".into())
 }
 
 /// An envelope that was good once, given to the gateway again.
