@@ -73,6 +73,11 @@ fn write(folder: &Path, quote: &ExportedQuote) -> io::Result<()> {
     std::fs::write(folder.join(PCRS), serialized(&quote.pcrs)?)
 }
 
+/// A `UINT32` count.
+fn count(number: usize) -> io::Result<[u8; 4]> {
+    Ok(u32::try_from(number).map_err(io::Error::other)?.to_le_bytes())
+}
+
 /// TPM_ALG_SHA256 (TCG Algorithm Registry).
 const SHA256: u16 = 0x000b;
 /// `TPML_PCR_SELECTION` in memory: a count and 16 selections of 8 bytes.
@@ -95,12 +100,13 @@ fn serialized(pcrs: &[(u8, Bytes)]) -> io::Result<Vec<u8>> {
     file.extend(mask);
     file.resize(SELECTION_BYTES, 0);
     let lists: Vec<_> = pcrs.chunks(DIGESTS_MAX).collect();
-    file.extend((lists.len() as u32).to_le_bytes());
+    file.extend(count(lists.len())?);
     for list in lists {
         let end = file.len() + DIGESTS_BYTES;
-        file.extend((list.len() as u32).to_le_bytes());
+        file.extend(count(list.len())?);
         for (_, value) in list {
-            file.extend((value.as_slice().len() as u16).to_le_bytes());
+            let size = u16::try_from(value.as_slice().len()).map_err(io::Error::other)?;
+            file.extend(size.to_le_bytes());
             let next = file.len() + 64;
             file.extend(value.as_slice());
             file.resize(next, 0);

@@ -69,7 +69,7 @@ impl Join {
         self.write_configuration(layout)?;
         let config = super::load(layout)?;
         // Kept until the end of the exchange: it ends with this value.
-        let _identityd = running_identityd(layout).await?;
+        let _identityd = running_identityd(layout, &config).await?;
         let client = edgewarden_runtimed::identity::Client::new(layout);
         let verdict = match enrol::run(&config, Some(token), &client).await {
             Ok(verdict) => verdict,
@@ -184,12 +184,13 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), Problem> {
 }
 
 /// The `identityd` that runs already, or one of our own for as long as the value lives.
-async fn running_identityd(layout: &Layout) -> Result<Option<Child>, Problem> {
+async fn running_identityd(layout: &Layout, config: &Config) -> Result<Option<Child>, Problem> {
     let socket = layout.control_socket();
     if Client::connect(&socket).await.is_ok() {
         return Ok(None);
     }
     let user = folders::user(folders::IDENTITY_USER)?;
+    folders::copy_event_log(layout, config)?;
     let program = std::env::current_exe().map_err(Problem::failed)?;
     let mut child = Command::new(program)
         .arg("identityd")
@@ -225,7 +226,9 @@ mod tests {
     fn a_token_is_named_by_library_label_and_pin_file() {
         let files = [PathBuf::from("/var/lib/softhsm/tokens")];
         let parsed = keystore("pkcs11:/usr/lib/hsm.so:plant: gateway:/etc/edgewarden/pin", &files).ok();
-        let Some(Keystore::Pkcs11 { module, token, pin_file, library_files }) = parsed else { panic!("refused") };
+        let Some(Keystore::Pkcs11 { module, token, pin_file, library_files }) = parsed else {
+            panic!("refused")
+        };
         assert_eq!(module, Path::new("/usr/lib/hsm.so"));
         assert_eq!(token, "plant: gateway");
         assert_eq!(pin_file, Path::new("/etc/edgewarden/pin"));
