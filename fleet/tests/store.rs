@@ -39,7 +39,7 @@ fn attempt(refusal: Option<Refusal>) -> Attempt {
 }
 
 async fn admit(store: &Store, name: &str, key: u8, token: Option<&[u8; 32]>) -> Result<(), Reason> {
-    admit_with(store, name, (key, key), token).await
+    admit_with(store, name, (key, key), token, "ca").await
 }
 
 /// With endorsement key and attestation key.
@@ -48,13 +48,14 @@ async fn admit_with(
     name: &str,
     (endorsement, attestation): (u8, u8),
     token: Option<&[u8; 32]>,
+    ca_key: &str,
 ) -> Result<(), Reason> {
     let admission = Admission {
         gateway: &gateway(name),
         binding: &Binding { endorsement: sha256(&[endorsement]), attestation: sha256(&[attestation]) },
         labels: &BTreeMap::new(),
         token,
-        ca_key: &sha256(b"ca"),
+        ca_key: &sha256(ca_key.as_bytes()),
         attempt: &attempt(None),
     };
     store.admit(&admission, NOW).await.unwrap().map_err(|refusal| refusal.reason)
@@ -94,6 +95,28 @@ async fn an_admission_is_all_or_nothing() {
     admit(&store, "gw-2", 2, Some(&[2; 32])).await.unwrap();
     admit(&store, "gw-1", 1, None).await.unwrap();
     assert_eq!(store.devices().await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_join_ends_the_ca_keys_before_it_and_renewals_have_a_cap() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = with_gateway(folder.path()).await;
+    let name = gateway("gw-1");
+    let knows = async |key: &str| store.knows_ca_key(&name, &sha256(key.as_bytes())).await.unwrap();
+    for key in ["1", "2", "3", "4", "5", "6"] {
+        admit_with(&store, "gw-1", (1, 1), None, key).await.unwrap();
+        assert!(knows(key).await);
+    }
+    let known = [knows("ca").await, knows("1").await, knows("2").await, knows("3").await, knows("6").await];
+    assert_eq!(known, [false, false, false, true, true]);
+    // Who joins again because a key was stolen must not leave it good.
+    store.add_token(&[2; 32], &name, UnixTime(NOW.0 + 60), NOW).await.unwrap();
+    admit_with(&store, "gw-1", (1, 1), Some(&[2; 32]), "new").await.unwrap();
+    assert!(knows("new").await && !knows("6").await && !knows("3").await);
+    // The keys of others stay.
+    store.add_token(&[3; 32], &gateway("gw-2"), UnixTime(NOW.0 + 60), NOW).await.unwrap();
+    admit_with(&store, "gw-2", (2, 2), Some(&[3; 32]), "new").await.unwrap();
+    assert!(knows("new").await);
 }
 
 fn message(queue: u8, sequence: u64, bytes: usize) -> Message {
@@ -186,11 +209,11 @@ async fn a_renewal_that_began_with_an_old_attestation_key_does_not_bring_it_back
     let folder = tempfile::tempdir().unwrap();
     let store = with_gateway(folder.path()).await;
     store.add_token(&[2; 32], &gateway("gw-1"), UnixTime(NOW.0 + 60), NOW).await.unwrap();
-    admit_with(&store, "gw-1", (1, 2), Some(&[2; 32])).await.unwrap();
-    assert_eq!(admit_with(&store, "gw-1", (1, 1), None).await, Err(Reason::AttestEkMismatch));
+    admit_with(&store, "gw-1", (1, 2), Some(&[2; 32]), "ca").await.unwrap();
+    assert_eq!(admit_with(&store, "gw-1", (1, 1), None, "ca").await, Err(Reason::AttestEkMismatch));
     let device = store.device(&gateway("gw-1")).await.unwrap().unwrap();
     assert_eq!(device.binding.attestation, sha256(&[2]));
-    admit_with(&store, "gw-1", (1, 2), None).await.unwrap();
+    admit_with(&store, "gw-1", (1, 2), None, "ca").await.unwrap();
 }
 
 #[tokio::test]

@@ -190,12 +190,15 @@ impl Store {
             .bind(signed(now.0))
             .execute(&mut *transaction)
             .await?;
+        // A join stands for all the keys before it, so that who has a stolen one is out.
+        let kept = if admission.token.is_some() { 1 } else { CA_KEYS_MAX };
         sqlx::query(
-            "DELETE FROM gateway_ca WHERE gateway = ?1 AND key_digest NOT IN \
-             (SELECT key_digest FROM gateway_ca WHERE gateway = ?1 ORDER BY issued DESC, rowid DESC LIMIT ?2)",
+            "DELETE FROM gateway_ca WHERE gateway = ?1 AND key_digest != ?2 AND rowid NOT IN \
+             (SELECT rowid FROM gateway_ca WHERE gateway = ?1 AND key_digest != ?2 ORDER BY issued DESC, rowid DESC LIMIT ?3)",
         )
         .bind(name)
-        .bind(CA_KEYS_MAX)
+        .bind(admission.ca_key.as_str())
+        .bind(kept - 1)
         .execute(&mut *transaction)
         .await?;
         insert_attempt(&mut transaction, admission.gateway, admission.attempt).await?;
