@@ -78,6 +78,6 @@ pub fn state(state: VerdictState) -> Markup {
 /// Hardware, in red where there is none.
 pub fn hardware(hardware: &str) -> Markup {
     html! {
-        @if hardware == "none" { span.bad title="keys in a file, not in a TPM" { "hardware: none" } } @else { (hardware) }
+        @if hardware == "none" { span.bad title="nothing proves that the keys cannot be copied" { "hardware: none" } } @else { (hardware) }
     }
 }
