@@ -76,8 +76,8 @@ pub enum Keystore {
         token: String,
         /// File with the user PIN, which only `identityd`'s user may read.
         pin_file: PathBuf,
-        /// What the library itself opens to write: a device node, the folder of SoftHSM2's tokens. `identityd` has
-        /// no other files.
+        /// What the library itself opens, to write or outside /etc and /usr: a device node, the folder of SoftHSM2's
+        /// tokens. `identityd` has no other files.
         #[serde(default)]
         library_files: Vec<PathBuf>,
     },

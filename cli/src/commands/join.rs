@@ -47,8 +47,8 @@ pub struct Join {
     /// `ew-identity` may read), `software:PASSPHRASE_FILE`, or `dangerous-simulated-tpm:127.0.0.1:PORT`.
     #[arg(long, default_value = "tpm:/dev/tpmrm0")]
     keystore: String,
-    /// With a PKCS#11 keystore, what its library opens to write: a device node, SoftHSM2's folder of tokens. Repeat
-    /// for more.
+    /// With a PKCS#11 keystore, what its library opens, to write or outside /etc and /usr: a device node, SoftHSM2's
+    /// folder of tokens. Repeat for more.
     #[arg(long = "library-file")]
     library_files: Vec<PathBuf>,
     /// The TCG2 event log of this boot, when it is not where Linux puts it.

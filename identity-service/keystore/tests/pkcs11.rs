@@ -172,6 +172,18 @@ fn a_library_that_is_none_is_refused() {
 }
 
 #[test]
+fn a_library_that_cannot_read_its_configuration_says_where_to_look() {
+    alone(|| {
+        let fixture = Fixture::pkcs11();
+        std::fs::remove_dir_all(softhsm::tokens()).unwrap();
+        std::fs::remove_file(softhsm::tokens().with_file_name("softhsm2.conf")).unwrap();
+        let error = error_of(&fixture);
+        assert!(matches!(error, KeystoreError::Module { .. }), "{error}");
+        assert!(error.to_string().contains("library_files"), "{error}");
+    });
+}
+
+#[test]
 fn a_missing_key_pair_generation_is_named() {
     without("CKM_EC_KEY_PAIR_GEN", || refuses_without("CKM_EC_KEY_PAIR_GEN"));
 }

@@ -50,7 +50,15 @@ impl Module {
         };
         let (library, users) = all.entry(real.clone()).or_insert((library, 0));
         if *users == 0 {
-            library.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)).map_err(fault)?;
+            library.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)).map_err(|error| {
+                match fault(error) {
+                    // What libraries say when they may not read their own configuration, and about much else.
+                    Fault::Final(error) | Fault::Garbled(error) => failed(format!(
+                        "{error}; files that it needs outside /etc and /usr are named in `library_files`"
+                    )),
+                    lost @ Fault::Lost(_) => lost,
+                }
+            })?;
         }
         *users += 1;
         Ok(Self { path: real, library: library.clone() })
