@@ -107,8 +107,8 @@ async fn a_join_ends_the_ca_keys_before_it_and_renewals_have_a_cap() {
         admit_with(&store, "gw-1", (1, 1), None, key).await.unwrap();
         assert!(knows(key).await);
     }
-    let known = [knows("ca").await, knows("1").await, knows("2").await, knows("3").await, knows("6").await];
-    assert_eq!(known, [false, false, false, true, true]);
+    let good = [knows("ca").await, knows("1").await, knows("2").await, knows("3").await, knows("6").await];
+    assert_eq!(good, [false, false, false, true, true]);
     // Who joins again because a key was stolen must not leave it good.
     store.add_token(&[2; 32], &name, UnixTime(NOW.0 + 60), NOW).await.unwrap();
     admit_with(&store, "gw-1", (1, 1), Some(&[2; 32]), "new").await.unwrap();

@@ -173,17 +173,17 @@ impl PublicKeyData for EkPublicKey {
 
 impl EkCertificate {
     pub fn make(&self, ek_point: &[u8]) -> Vec<u8> {
-        self.make_for(EkPublicKey(ek_point.to_vec(), &rcgen::PKCS_ECDSA_P256_SHA256))
+        self.make_for(&EkPublicKey(ek_point.to_vec(), &rcgen::PKCS_ECDSA_P256_SHA256))
     }
 
     /// For an RSA key with this modulus of less than 128 bytes, and the exponent 65537.
     pub fn make_rsa(&self, modulus: &[u8]) -> Vec<u8> {
         let integer = |bytes: &[u8]| [&[2, u8::try_from(bytes.len()).unwrap()], bytes].concat();
         let key = wrap(0x30, &[integer(modulus), integer(&[1, 0, 1])].concat());
-        self.make_for(EkPublicKey(key, &rcgen::PKCS_RSA_SHA256))
+        self.make_for(&EkPublicKey(key, &rcgen::PKCS_RSA_SHA256))
     }
 
-    fn make_for(&self, ek: EkPublicKey) -> Vec<u8> {
+    fn make_for(&self, ek: &EkPublicKey) -> Vec<u8> {
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
         params.not_before = rcgen::date_time_ymd(self.days.0, 1, 1);
@@ -193,7 +193,7 @@ impl EkCertificate {
         params.extended_key_usages = self.eku.iter().cloned().map(ExtendedKeyUsagePurpose::Other).collect();
         params.custom_extensions.push(directory_name());
         let issuer = Issuer::from_params(&self.issuer.params, &self.issuer.key);
-        params.signed_by(&ek, &issuer).unwrap().der().to_vec()
+        params.signed_by(ek, &issuer).unwrap().der().to_vec()
     }
 }
 
