@@ -93,7 +93,7 @@ struct Pause {
     length: Duration,
 }
 
-/// What went wrong the last time; it stays until an asking succeeds.
+/// What went wrong the last time; it stays until an asking succeeds, or none is due.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trouble {
     pub at: UnixTime,
@@ -137,7 +137,12 @@ impl Renewal {
         match &self.held {
             Some(held) if held.life.contains(now) => {
                 let left = held.renew_at.after(now);
-                if left.is_zero() { Action::Reenroll } else { Action::Wait(left.min(RECHECK_MAX)) }
+                if left.is_zero() {
+                    return Action::Reenroll;
+                }
+                // Nothing is due: what went wrong was the clock, and it has been put right.
+                self.trouble = None;
+                Action::Wait(left.min(RECHECK_MAX))
             }
             _ => Action::Enroll,
         }

@@ -1,0 +1,156 @@
+//! A site's CA made by the openssl command: nothing of the product's own code has a part in what it issues.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use edgewarden_ca::pem;
+use edgewarden_est::{EstAuth, EstConfig};
+use tempfile::TempDir;
+
+/// Runs `openssl` in `folder`; its standard output.
+fn openssl(folder: &TempDir, arguments: &str) -> Vec<u8> {
+    let output = Command::new("openssl")
+        .args(arguments.split_whitespace())
+        .current_dir(folder.path())
+        .stdin(Stdio::null())
+        .output()
+        .expect("openssl is installed");
+    assert!(output.status.success(), "openssl {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    output.stdout
+}
+
+/// A certs-only message of `openssl crl2pkcs7`.
+pub fn certs_only(certificates: &[Vec<u8>]) -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("all.pem"), pem::chain(certificates)).unwrap();
+    openssl(&folder, "crl2pkcs7 -nocrl -certfile all.pem -outform DER")
+}
+
+/// A P-384 root, an RSA CA beneath it that issues, a server certificate, and a device's certificate to begin with.
+pub struct Site {
+    pub folder: TempDir,
+}
+
+const EXTENSIONS: &str = "
+[issuing]
+basicConstraints = critical, CA:TRUE
+keyUsage = critical, keyCertSign, cRLSign
+subjectKeyIdentifier = hash
+[server]
+basicConstraints = critical, CA:FALSE
+extendedKeyUsage = serverAuth
+subjectAltName = DNS:localhost, IP:127.0.0.1
+[device]
+basicConstraints = critical, CA:FALSE
+keyUsage = critical, digitalSignature
+extendedKeyUsage = clientAuth
+[expired]
+basicConstraints = critical, CA:FALSE
+";
+
+impl Site {
+    pub fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("extensions"), EXTENSIONS).unwrap();
+        openssl(
+            &folder,
+            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-384 -noenc -keyout root.key -out root.pem -days 3650 \
+             -subj /CN=Site-root -addext keyUsage=critical,keyCertSign,cRLSign",
+        );
+        let site = Self { folder };
+        site.certify("issuing", "rsa:2048", "root", 3000);
+        site.certify("server", "ec -pkeyopt ec_paramgen_curve:P-256", "issuing", 30);
+        site.certify("device", "ec -pkeyopt ec_paramgen_curve:P-256", "issuing", 30);
+        let chain = [site.text("server.pem"), site.text("issuing.pem")].concat();
+        std::fs::write(site.path("server-chain.pem"), chain).unwrap();
+        let chain = [site.text("device.pem"), site.text("issuing.pem")].concat();
+        std::fs::write(site.path("device-chain.pem"), chain).unwrap();
+        site
+    }
+
+    fn certify(&self, name: &str, key: &str, issuer: &str, days: u32) {
+        openssl(
+            &self.folder,
+            &format!("req -newkey {key} -noenc -keyout {name}.key -out {name}.csr -subj /CN=Site-{name}"),
+        );
+        openssl(
+            &self.folder,
+            &format!(
+                "x509 -req -in {name}.csr -CA {issuer}.pem -CAkey {issuer}.key -CAcreateserial -days {days} \
+                 -extfile extensions -extensions {name} -out {name}.pem"
+            ),
+        );
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn text(&self, name: &str) -> String {
+        std::fs::read_to_string(self.path(name)).unwrap()
+    }
+
+    pub fn der(&self, name: &str) -> Vec<u8> {
+        pem::one(&self.text(name), pem::CERTIFICATE).unwrap()
+    }
+
+    pub fn write(&self, name: &str, contents: impl AsRef<[u8]>, mode: u32) -> PathBuf {
+        use std::os::unix::fs::PermissionsExt as _;
+        let path = self.path(name);
+        std::fs::write(&path, contents).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        path
+    }
+
+    /// Issues what a request asks for, after openssl has verified the request's own signature. Each call uses files
+    /// of its own: the server answers many at a time.
+    pub fn issue(&self, csr: &[u8], days: u32) -> Vec<u8> {
+        static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(1);
+        let name = format!("request-{}", COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+        std::fs::write(self.path(&name), csr).unwrap();
+        openssl(&self.folder, &format!("req -inform DER -in {name} -verify -noout"));
+        openssl(
+            &self.folder,
+            &format!(
+                "x509 -req -inform DER -in {name} -CA issuing.pem -CAkey issuing.key -copy_extensions copy -days {days} \
+                 -outform DER"
+            ),
+        )
+    }
+
+    /// What openssl reads in a request.
+    pub fn describe(&self, csr: &[u8]) -> String {
+        std::fs::write(self.path("described"), csr).unwrap();
+        let text = openssl(&self.folder, "req -inform DER -in described -verify -noout -text");
+        String::from_utf8(text).unwrap()
+    }
+
+    /// openssl's own judgement of a chain.
+    pub fn verify(&self, chain: &[Vec<u8>]) {
+        std::fs::write(self.path("chain.pem"), pem::chain(chain)).unwrap();
+        std::fs::write(self.path("leaf.pem"), pem::encode(pem::CERTIFICATE, &chain[0])).unwrap();
+        openssl(&self.folder, "verify -x509_strict -CAfile root.pem -untrusted chain.pem leaf.pem");
+    }
+
+    pub fn config(&self, port: u16, auth: EstAuth) -> EstConfig {
+        EstConfig {
+            url: format!("https://localhost:{port}"),
+            label: None,
+            trust_anchors: self.path("root.pem"),
+            auth,
+            timeout_seconds: 20,
+        }
+    }
+
+    pub fn password(&self, password: &str) -> EstAuth {
+        let password_file = self.write("password", format!("{password}\n"), 0o600);
+        EstAuth::Basic { user: "gateway".into(), password_file }
+    }
+
+    pub fn device(&self) -> EstAuth {
+        use std::os::unix::fs::PermissionsExt as _;
+        let key_file = self.path("device.key");
+        std::fs::set_permissions(&key_file, std::fs::Permissions::from_mode(0o600)).unwrap();
+        EstAuth::Certificate { certificate_file: self.path("device-chain.pem"), key_file }
+    }
+}
