@@ -12,7 +12,7 @@ pub enum FrameError {
     /// The other side closed the stream between two messages.
     #[error("the stream is closed")]
     Closed,
-    #[error("a message of {0} bytes is over the limit of {FRAME_BYTES_MAX}")]
+    #[error("a message of {0} bytes is over the limit")]
     TooLarge(u64),
     #[error("cannot read or write the stream")]
     Io(#[from] std::io::Error),
@@ -22,13 +22,21 @@ pub enum FrameError {
 
 /// Reads one message. Dropping the future may lose part of a message: the stream is then unusable.
 pub async fn read<T: DeserializeOwned>(stream: &mut (impl AsyncRead + Unpin)) -> Result<T, FrameError> {
+    read_at_most(stream, FRAME_BYTES_MAX).await
+}
+
+/// Like [`read`], from a peer that has nothing long to say.
+pub async fn read_at_most<T: DeserializeOwned>(
+    stream: &mut (impl AsyncRead + Unpin),
+    bytes_max: u32,
+) -> Result<T, FrameError> {
     let mut length = [0; 4];
     match stream.read_exact(&mut length).await {
         Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Err(FrameError::Closed),
         other => other?,
     };
     let length = u32::from_be_bytes(length);
-    if length > FRAME_BYTES_MAX {
+    if length > bytes_max.min(FRAME_BYTES_MAX) {
         return Err(FrameError::TooLarge(length.into()));
     }
     // Grows with what really arrives: a peer that only announces a large message costs nothing.
@@ -69,6 +77,9 @@ mod tests {
         assert!(matches!(read::<String>(&mut &wire[..cut]).await, Err(FrameError::Io(_))));
         assert!(matches!(read::<String>(&mut &wire[..0]).await, Err(FrameError::Closed)));
         assert!(matches!(read::<u32>(&mut wire.as_slice()).await, Err(FrameError::Json(_))));
+        assert_eq!(read_at_most::<String>(&mut wire.as_slice(), 7).await.unwrap(), "hello");
+        let long = read_at_most::<String>(&mut wire.as_slice(), 6).await;
+        assert!(matches!(long, Err(FrameError::TooLarge(7))));
         let huge = u32::MAX.to_be_bytes();
         assert!(matches!(read::<u32>(&mut huge.as_slice()).await, Err(FrameError::TooLarge(_))));
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use edgewarden_names::{Reason, Refusal};
 use edgewarden_platform::peer::PeerEvidence;
 use edgewarden_protocol::control::{Reply, Request};
-use edgewarden_protocol::frame::{self, FrameError};
+use edgewarden_protocol::frame::{self, FRAME_BYTES_MAX, FrameError};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
@@ -25,6 +25,9 @@ use crate::service::Service;
 const ROOT_MAX: (usize, usize) = (48, 8);
 const GATEWAY_MAX: (usize, usize) = (16, 4);
 const STRANGERS_MAX: (usize, usize) = (4, 1);
+/// Largest request of `ew-gateway`: a leaf's request for a certificate, and room. Its connections together then hold a
+/// megabyte, and not a quarter of a gigabyte.
+const GATEWAY_FRAME_BYTES_MAX: u32 = 64 * 1024;
 /// How long the rest of a request, once begun, or the taking of a reply may last.
 const PEER_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a peer without rights may take to hear so.
@@ -161,9 +164,10 @@ async fn converse(
     rights: Rights,
     in_flight: &Arc<Semaphore>,
 ) -> Result<(), FrameError> {
+    let bytes_max = if rights == Rights::Everything { FRAME_BYTES_MAX } else { GATEWAY_FRAME_BYTES_MAX };
     loop {
         stream.readable().await?;
-        let request = match timeout(PEER_PATIENCE, frame::read(&mut stream)).await {
+        let request = match timeout(PEER_PATIENCE, frame::read_at_most(&mut stream, bytes_max)).await {
             Ok(Ok(request)) => request,
             Ok(Err(FrameError::Closed)) => return Ok(()),
             Ok(Err(error)) => return refuse_frame(&mut stream, error).await,
@@ -256,6 +260,8 @@ mod tests {
             (Request::Rotate { module: None }, false),
             (Request::AttestQuote { nonce: Vec::new().into() }, false),
             (Request::Audit { last: 1 }, false),
+            (Request::AuditQuery { since: None, module: None, last: 1 }, false),
+            (Request::AuditKey, false),
         ] {
             assert_eq!(Rights::Gateway.allow(&request).is_ok(), gateway, "{request:?}");
             assert!(Rights::Everything.allow(&request).is_ok());

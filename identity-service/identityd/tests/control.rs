@@ -28,6 +28,7 @@ fn reason(reply: Reply) -> Option<Reason> {
 async fn the_user_decides_what_may_be_asked() {
     let gateway = Gateway::started().await;
     let ask = |request| Job::Ask { socket: gateway.control(), request: Box::new(request) };
+    let long = || Request::Refused { refusal: Refusal::new(Reason::Busy, "long", "x".repeat(64 * 1024)) };
     let unauthorized = Some(Reason::PeerUnauthorized);
     for (uid, request, expected) in [
         (0, Request::Status, None),
@@ -37,6 +38,8 @@ async fn the_user_decides_what_may_be_asked() {
         (GATEWAY_UID, Request::Audit { last: 1 }, unauthorized),
         (GATEWAY_UID, Request::Rotate { module: None }, unauthorized),
         (GATEWAY_UID, Request::StartPrepare { permit: "x".into() }, unauthorized),
+        (0, long(), None),
+        (GATEWAY_UID, long(), Some(Reason::RequestTooLarge)),
         (STRANGER_UID, Request::Status, unauthorized),
         (STRANGER_UID, Request::StorageKey, unauthorized),
         (STRANGER_UID, Request::Watch { seen: 0 }, unauthorized),

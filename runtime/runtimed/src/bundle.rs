@@ -20,7 +20,7 @@ use crate::seccomp;
 const NOFILE_MAX: u64 = 4096;
 /// The OCI runtime's own limit; above it lies the number that means "no user".
 const ID_MAX: u32 = i32::MAX as u32;
-/// Largest file that a module writes. Only its log is on the gateway's disk, and is cut long before; this ends a module
+/// Largest file that a module writes. Only its log is on the gateway's disk, and is cut long before; this stops a module
 /// that floods it faster than that, or while nobody cuts.
 const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 const ACCOUNTS_BYTES_MAX: usize = 64 * 1024;
@@ -85,13 +85,16 @@ impl Bundle<'_> {
         } else {
             self.module.args.clone()
         });
-        match args.first().map(String::as_str) {
-            None | Some("") => Err(self.invalid("the image names nothing to run")),
+        let program = match args.first().map(String::as_str) {
+            None | Some("") => return Err(self.invalid("the image names nothing to run")),
             // A name alone is looked for in PATH, inside.
-            Some(program) if program.contains('/') && !tree::has_file(self.root, program) => {
-                Err(self.invalid(format!("the image has no program `{}`", program.escape_debug())))
-            }
-            Some(_) => Ok(args),
+            Some(program) if !program.contains('/') => return Ok(args),
+            Some(program) => Path::new(self.working_folder()?).join(program),
+        };
+        if program.to_str().is_some_and(|program| tree::has_file(self.root, program)) {
+            Ok(args)
+        } else {
+            Err(self.invalid(format!("the image has no program `{}`", program.display())))
         }
     }
 
@@ -407,11 +410,15 @@ mod tests {
             ("/proc/self/fd/7/bin/sh", false),
             ("../bin/sh", false),
             ("/bin/alerts\0", false),
+            ("./own", false),
         ] {
             case.image.config.entrypoint = Some(vec![program.into()]);
             let reason = case.config().err().map(|refusal| refusal.reason);
             assert_eq!(reason, (!good).then_some(Reason::ImageInvalid), "{program:?}");
         }
+        case.image.config.working_dir = Some("/x".into());
+        case.image.config.entrypoint = Some(vec!["./own".into()]);
+        assert!(case.config().is_ok(), "from the working folder");
     }
 
     #[test]

@@ -230,3 +230,144 @@ fn an_image_that_nobody_signed_does_not_start_and_the_reason_is_shown() {
         assert!(!shown("cat", &["/proc/self/mounts"]).contains(gateway.folder.path().to_str().unwrap()));
     });
 }
+
+/// From inside: every way to something that is not another module's named port.
+#[test]
+fn a_module_reaches_nothing_of_the_host() {
+    in_namespaces("a_module_reaches_nothing_of_the_host", async || {
+        let mut gateway = Gateway::joined("closed").await;
+        // The host is on a network with a way out, and listens everywhere.
+        let ip = |args: &str| {
+            let status = std::process::Command::new("ip").args(args.split(' ')).status().unwrap();
+            assert!(status.success(), "ip {args}");
+        };
+        ip("link add out type veth peer name far");
+        ip("link set far up");
+        ip("address add 198.51.100.1/24 dev out");
+        ip("link set out up");
+        ip("route add default via 198.51.100.254 dev out");
+        let listener = std::net::TcpListener::bind("0.0.0.0:7777").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let datagrams = std::net::UdpSocket::bind("0.0.0.0:7777").unwrap();
+        datagrams.set_nonblocking(true).unwrap();
+
+        let image = gateway.image("clinic/alerts", true).await;
+        let targets = [
+            // The gateway's own address, another of the host, a neighbour, the metadata services of clouds, the internet.
+            "tcp/10.77.0.1/7777",
+            "tcp/198.51.100.1/7777",
+            "tcp/198.51.100.7/443",
+            "tcp/169.254.169.254/80",
+            "tcp/192.0.2.1/443",
+            "udp/10.77.0.1/7777",
+            "udp/198.51.100.1/7777",
+            "udp/192.0.2.53/53",
+            // The other module, on a port that only the first may open.
+            "tcp/10.77.0.2/9443",
+        ];
+        let mut script = String::new();
+        for target in targets {
+            script.push_str(&format!(
+                "(echo x > /dev/{target} && [[ {target} = tcp* ]] && echo reached {target}) & "
+            ));
+        }
+        // What is its own answers or refuses by itself.
+        script.push_str(&format!(
+            "(echo > /dev/tcp/127.0.0.1/7777) 2>&1 | cat; (echo > /dev/tcp/169.254.1.1/7777; echo) 2>&1 | cat & \
+             (echo > /dev/tcp/::1/7777) 2>&1 | cat; cat /proc/net/if_inet6; \
+             for place in /run/edgewarden/api.sock /run/edgewarden/new /run/new; do mkdir $place && echo made $place; done; \
+             : > /run/edgewarden/api.sock && echo wrote; echo asked; {WAIT}"
+        ));
+        let policy = OPEN.replace("analytics", "other");
+        gateway
+            .deploy(
+                1,
+                vec![
+                    shell("alerts", &image, WAIT),
+                    shell("analytics", &image, &script),
+                    shell("other", &image, WAIT),
+                ],
+                &policy,
+            )
+            .await;
+        gateway.start_runtimed().await;
+        gateway.module("analytics", "running", running).await;
+        gateway.printed("analytics", "asked").await;
+        for told in [
+            "analytics → gateway:7777",
+            "analytics → 198.51.100.1:7777",
+            "analytics → 198.51.100.7:443",
+            "analytics → 169.254.169.254:80",
+            "analytics → 192.0.2.1:443",
+            "analytics → 192.0.2.53:53",
+            "analytics → alerts:9443",
+        ] {
+            until("a refusal in the audit log", async || {
+                gateway
+                    .audit()
+                    .await
+                    .into_iter()
+                    .find(|entry| entry.subject == told && entry.detail.contains("policy.denied"))
+            })
+            .await;
+        }
+        let log = gateway.logs("analytics").await;
+        for word in ["reached", "made", "wrote"] {
+            assert!(!log.iter().any(|line| line.starts_with(word)), "{log:#?}");
+        }
+        assert!(log.iter().any(|line| line.contains("127.0.0.1/7777: Connection refused")), "{log:#?}");
+        assert!(!log.iter().any(|line| line.contains(" eth0")), "IPv6 is off: {log:#?}");
+        assert_eq!(listener.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+        assert_eq!(datagrams.recv(&mut [0; 8]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    });
+}
+
+#[test]
+fn a_module_that_wants_everything_hurts_itself_alone() {
+    in_namespaces("a_module_that_wants_everything_hurts_itself_alone", async || {
+        let mut gateway = Gateway::joined("greedy").await;
+        let image = gateway.image("clinic/alerts", true).await;
+        let forks = format!("for n in {{1..60}}; do sleep 1000 & done; {WAIT}");
+        let memory = "x=x; while :; do x=$x$x; done";
+        let flood = "x=x; for n in {1..20}; do x=$x$x; done; echo ready; until test -e /tmp/go; do sleep 0.05; done; for n in {1..100}; do echo $x; done; touch /tmp/over; while :; do sleep 1; done";
+        let once = |name: &str, script: &str| {
+            let mut module = shell(name, &image, script);
+            module["restart"] = "never".into();
+            module
+        };
+        let modules = vec![
+            once("forks", &forks),
+            once("memory", memory),
+            once("flood", flood),
+            shell("good", &image, WAIT),
+        ];
+        gateway.deploy(1, modules, "").await;
+        gateway.start_runtimed().await;
+        gateway.printed("forks", "Resource temporarily unavailable").await;
+        let ended = gateway.module("memory", "ended", |module| module.state == ModuleState::Stopped).await;
+        assert!(ended.reason.unwrap().rule.contains("signal 9"), "the kernel ended it");
+
+        // Nobody cuts the log while the daemon is away.
+        gateway.printed("flood", "ready").await;
+        let flooding = gateway.module("flood", "running", running).await;
+        gateway.kill_runtimed();
+        std::fs::write(format!("/proc/{}/root/tmp/go", flooding.pid.unwrap()), "").unwrap();
+        until("the flood is over", async || {
+            std::path::Path::new(&format!("/proc/{}/root/tmp/over", flooding.pid.unwrap()))
+                .exists()
+                .then_some(())
+        })
+        .await;
+        let log = gateway.layout().logs().join("flood.log");
+        assert_eq!(
+            std::fs::metadata(&log).unwrap().len(),
+            64 * 1024 * 1024,
+            "and not the hundred that it wrote"
+        );
+
+        gateway.start_runtimed().await;
+        gateway.module("good", "running", running).await;
+        until("the log is cut", async || (std::fs::metadata(&log).unwrap().len() < 5 << 20).then_some(()))
+            .await;
+    });
+}
