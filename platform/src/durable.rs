@@ -12,6 +12,8 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::crash_points::{Step, before};
+
 const TEMPORARY_SUFFIX: &str = ".ew-tmp";
 
 /// Puts `bytes` in the place of the file at `path`, with exactly the permissions `mode`.
@@ -20,10 +22,13 @@ const TEMPORARY_SUFFIX: &str = ".ew-tmp";
 /// only the folder could not be synced.
 pub fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let temporary = temporary_beside(path)?;
-    let written = write_new(&temporary, bytes, mode).and_then(|()| std::fs::rename(&temporary, path));
+    let written = write_new(&temporary, bytes, mode).and_then(|()| {
+        before(Step::Rename { from: &temporary, to: path })?;
+        std::fs::rename(&temporary, path)
+    });
     if written.is_err() {
         // The first error is the one to report; what cannot be removed now is swept later.
-        drop(std::fs::remove_file(&temporary));
+        drop(before(Step::Remove(&temporary)).and_then(|()| std::fs::remove_file(&temporary)));
     }
     written?;
     sync_folder_of(path)
@@ -51,6 +56,7 @@ pub fn read(path: &Path, bytes_max: usize) -> io::Result<Option<Vec<u8>>> {
 
 /// Removes the file at `path` for good. That there is none is no error.
 pub fn remove(path: &Path) -> io::Result<()> {
+    before(Step::Remove(path))?;
     match std::fs::remove_file(path) {
         Ok(()) => sync_folder_of(path),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -66,6 +72,7 @@ pub fn sweep(folder: &Path) -> io::Result<usize> {
         let entry = entry?;
         let name = entry.file_name();
         if name.as_bytes().starts_with(b".") && name.as_bytes().ends_with(TEMPORARY_SUFFIX.as_bytes()) {
+            before(Step::Remove(&entry.path()))?;
             std::fs::remove_file(entry.path())?;
             removed += 1;
         }
@@ -90,10 +97,13 @@ fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
+    before(Step::Create(path))?;
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode & 0o600).open(path)?;
+    before(Step::Write { path, bytes })?;
     file.write_all(bytes)?;
     // The umask has narrowed the mode at creation; this sets it exactly.
     file.set_permissions(Permissions::from_mode(mode))?;
+    before(Step::Sync(path))?;
     file.sync_all()
 }
 
@@ -102,7 +112,80 @@ fn sync_folder_of(path: &Path) -> io::Result<()> {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
+    before(Step::SyncFolder(folder))?;
     File::open(folder)?.sync_all()
+}
+
+/// A file that only grows, each piece on the disk before [`AppendFile::append`] returns. One writer.
+#[derive(Debug)]
+pub struct AppendFile {
+    file: File,
+    path: PathBuf,
+    length: u64,
+    /// Set when a failed write could not be undone: nothing is appended before somebody looks at the file anew.
+    broken: bool,
+}
+
+impl AppendFile {
+    /// Opens the file at `path` at its end, or makes it with permissions `mode`.
+    pub fn open(path: &Path, mode: u32) -> io::Result<Self> {
+        let there = path.symlink_metadata().is_ok();
+        if !there {
+            before(Step::Create(path))?;
+        }
+        let file = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(mode)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+            .open(path)?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(invalid(path, "is not a regular file"));
+        }
+        // The file's name must outlive a power cut as what is in it does. A file that is there may have been made by a
+        // process that died before it got here.
+        sync_folder_of(path)?;
+        Ok(Self { file, path: path.to_path_buf(), length: metadata.len(), broken: false })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Puts `bytes` at the end. When this fails, the file is as it was, or nothing more is ever appended here.
+    pub fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.broken {
+            return Err(io::Error::other("an earlier write failed and could not be undone"));
+        }
+        if let Err(error) = self.append_synced(bytes) {
+            self.broken = self.truncate(self.length).is_err();
+            return Err(error);
+        }
+        self.length = self.length.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+        Ok(())
+    }
+
+    fn append_synced(&mut self, bytes: &[u8]) -> io::Result<()> {
+        before(Step::Write { path: &self.path, bytes })?;
+        self.file.write_all(bytes)?;
+        before(Step::Sync(&self.path))?;
+        self.file.sync_data()
+    }
+
+    /// Takes off what is behind `length`.
+    pub fn truncate(&mut self, length: u64) -> io::Result<()> {
+        before(Step::Truncate { path: &self.path, length })?;
+        self.file.set_len(length)?;
+        before(Step::Sync(&self.path))?;
+        self.file.sync_all()?;
+        self.length = length;
+        Ok(())
+    }
 }
 
 fn invalid(path: &Path, what: &str) -> io::Error {

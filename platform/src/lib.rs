@@ -1,12 +1,16 @@
 //! What Edgewarden asks of Linux. The one crate that may hold `unsafe`, as little of it as will do.
 //!
-//! * [`durable`]: files that are there whole or not at all, power cut or not
+//! * [`durable`]: files that are there whole or not at all, power cut or not · `crash_points`: its steps, for tests
 //! * [`peer`], [`process`]: who is at the other end of a Unix socket, and is it still the same process
 //! * [`seccomp`], [`landlock`], [`harden`]: what a daemon takes away from itself
 //! * [`users`]: user names
 //!
 //! Trusts the kernel and `/proc`. Distrusts every peer, also one that dies and is replaced while it is looked at.
 
+#[cfg(debug_assertions)]
+pub mod crash_points;
+#[cfg(not(debug_assertions))]
+mod crash_points;
 pub mod durable;
 pub mod harden;
 pub mod landlock;

@@ -72,6 +72,10 @@ pub enum Request {
     AttestQuote { nonce: Bytes },
     /// The newest entries, oldest first. → [`Reply::Audit`]
     Audit { last: u32 },
+    /// The newest entries that are about a module and not before a time, oldest first. → [`Reply::Audit`]
+    AuditQuery { since: Option<UnixTime>, module: Option<ModuleName>, last: u32 },
+    /// What the signed heads of the audit log are checked with. → [`Reply::AuditKey`]
+    AuditKey,
 }
 
 impl Request {
@@ -106,6 +110,7 @@ pub enum Reply {
     StorageKey(StorageKey),
     Quote(Box<ExportedQuote>),
     Audit(Vec<AuditEntry>),
+    AuditKey(AuditKey),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -317,6 +322,16 @@ pub struct ExportedQuote {
     /// Index and SHA-256 value, ascending.
     pub pcrs: Vec<(u8, Bytes)>,
     pub event_log: Bytes,
+}
+
+/// The gateway CA's key, which signs the heads of the audit log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuditKey {
+    /// P-256, uncompressed point.
+    pub point: Bytes,
+    /// Its certificate, DER, once the gateway has joined.
+    pub certificate: Option<Bytes>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

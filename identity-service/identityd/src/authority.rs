@@ -16,7 +16,7 @@ use edgewarden_protocol::enrol::Enrolled;
 use edgewarden_protocol::layout::Layout;
 use zeroize::Zeroizing;
 
-use crate::audit::Event;
+use crate::audit::{Event, KeyUse};
 use crate::clock::{Believed, TimeFloor};
 use crate::deployments::{InForce, Target};
 use crate::enrolment::Expected;
@@ -229,7 +229,7 @@ impl Authority {
             self.documents.clock = Arc::new(TimeFloor { floor: accepted.not_before });
         }
         let detail =
-            format!("gateway CA until {}, hardware {}", accepted.not_after, accepted.verdict.hardware);
+            format!("verdict fresh, gateway CA until {}, hardware {}", accepted.not_after, accepted.verdict.hardware);
         self.documents.enrolment = Arc::new(next);
         let step = Step::done().event("enrol.accepted", &self.context.target.gateway, detail);
         Ok(step.effect(Effect::Reissue).look())
@@ -321,7 +321,10 @@ impl Authority {
         self.check_leaf(leaf, now)?;
         let leaves = self.documents.leaves.spend(leaf, token, now)?;
         self.documents.leaves = Arc::new(leaves);
-        Ok(Step::done().event("leaf.enrolled", leaf, format!("serial {serial}")))
+        let event = Event::new("leaf.enrolled", leaf, format!("serial {serial}"));
+        let mut step = Step::done();
+        step.events.push(event.with_key(KeyUse::IssuingCa));
+        Ok(step)
     }
 
     fn tick(&mut self, gone: &[String], wall: UnixTime, now: UnixTime) -> Step {

@@ -260,6 +260,8 @@ mod tests {
             (Request::Rotate { module: None }, false),
             (Request::AttestQuote { nonce: Vec::new().into() }, false),
             (Request::Audit { last: 1 }, false),
+            (Request::AuditQuery { since: None, module: None, last: 1 }, false),
+            (Request::AuditKey, false),
         ] {
             assert_eq!(Rights::Gateway.allow(&request).is_ok(), gateway, "{request:?}");
             assert!(Rights::Everything.allow(&request).is_ok());

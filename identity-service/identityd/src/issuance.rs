@@ -2,8 +2,8 @@
 //!
 //! The issuing CA is born in memory when the gateway is enrolled, at each start, and again before it is too old to sign
 //! what is asked of it. An instance's certificate is held in a `watch`: every stream of the instance sees the same one.
-//! It is replaced at half its life, give or take a tenth so that instances do not renew in step. When renewal fails, the
-//! held certificate stays in use until it expires.
+//! When it is replaced is [`crate::renewal`]'s to say; here it is done. When renewal fails, the held certificate stays in
+//! use until it expires. Key and certificate are swapped together, by one pointer.
 //!
 //! Keys of certificates exist here and in the module that they were made for, and are never written down.
 
@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use edgewarden_ca::{CaError, Issued, IssuingCa, Svid};
 use edgewarden_keystore::{CaKey, Keystore};
 use edgewarden_names::{GatewayName, ModuleName, Reason, Refusal, SpiffeId, TrustDomain, UnixTime};
@@ -20,11 +21,13 @@ use edgewarden_workload_api::X509Context;
 use edgewarden_workload_api::source::Current;
 use tokio::sync::watch;
 
-use crate::audit::Event;
+use crate::audit::{Event, KeyUse};
 use crate::enrolment::Accepted;
+use crate::metrics::{Certificate, Metrics, Operation};
+use crate::renewal::{Failure, Held, Parent, Plan, Renewal, Tick};
 
-/// Time until the next try after an issuance that failed.
-const RETRY: Duration = Duration::from_secs(5);
+/// As far as `edgewarden_ca` reaches back.
+const BACKDATE: Duration = Duration::from_secs(60);
 
 pub struct Issuance {
     domain: TrustDomain,
@@ -32,22 +35,33 @@ pub struct Issuance {
     svid_lifetime: Duration,
     leaf_lifetime: Duration,
     ca_lifetime: Duration,
+    metrics: Arc<Metrics>,
     inner: Mutex<Inner>,
 }
 
-#[derive(Default)]
 struct Inner {
+    /// The gateway CA that issuance rests on, and how many there have been.
+    above: Option<Above>,
+    aboves: u64,
     authority: Option<Authority>,
+    renewal: Renewal,
+    /// Why there is no new issuing CA.
+    problem: Option<Refusal>,
     holders: BTreeMap<String, Holder>,
 }
 
-/// The issuing CA with what it was born from.
+/// The gateway CA's certificate with the root.
+struct Above {
+    root: Vec<u8>,
+    gateway_ca: Vec<u8>,
+    parent: Parent,
+}
+
+/// The issuing CA with the root that it hangs from.
 struct Authority {
     ca: Arc<IssuingCa>,
     root: Vec<u8>,
-    gateway_ca: Vec<u8>,
-    gateway_ca_ends: UnixTime,
-    born: UnixTime,
+    parent: Parent,
 }
 
 struct Holder {
@@ -55,10 +69,9 @@ struct Holder {
     id: SpiffeId,
     dns: Vec<String>,
     current: watch::Sender<Option<Arc<X509Context>>>,
-    expires: UnixTime,
-    /// When to issue the next certificate.
-    due: UnixTime,
-    issued: u64,
+    renewal: Renewal,
+    /// Why there is no new certificate.
+    problem: Option<Refusal>,
     streams: u32,
 }
 
@@ -76,14 +89,30 @@ impl std::fmt::Debug for Issuance {
 }
 
 impl Issuance {
-    pub fn new(domain: TrustDomain, gateway: GatewayName, lifetimes: &Identity) -> Self {
+    pub fn new(
+        domain: TrustDomain,
+        gateway: GatewayName,
+        lifetimes: &Identity,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let svid_lifetime = seconds(lifetimes.svid_lifetime_seconds);
+        let leaf_lifetime = seconds(lifetimes.leaf_lifetime_seconds);
+        let inner = Inner {
+            above: None,
+            aboves: 0,
+            authority: None,
+            renewal: Renewal::new(Plan::Issuer { longest: svid_lifetime.max(leaf_lifetime) }),
+            problem: None,
+            holders: BTreeMap::new(),
+        };
         Self {
             domain,
             gateway,
-            svid_lifetime: seconds(lifetimes.svid_lifetime_seconds),
-            leaf_lifetime: seconds(lifetimes.leaf_lifetime_seconds),
+            svid_lifetime,
+            leaf_lifetime,
             ca_lifetime: seconds(lifetimes.issuing_ca_lifetime_seconds),
-            inner: Mutex::default(),
+            metrics,
+            inner: Mutex::new(inner),
         }
     }
 
@@ -99,9 +128,8 @@ impl Issuance {
             id: SpiffeId::module(&self.domain, &self.gateway, module),
             dns,
             current: watch::Sender::new(None),
-            expires: UnixTime(0),
-            due: UnixTime(0),
-            issued: 0,
+            renewal: Renewal::new(Plan::HalfLife),
+            problem: None,
             streams: 0,
         };
         self.lock().holders.insert(instance.into(), holder);
@@ -118,12 +146,13 @@ impl Issuance {
     pub fn withdraw(&self) {
         let mut inner = self.lock();
         inner.authority = None;
+        inner.renewal.withdraw();
         for holder in inner.holders.values_mut() {
             holder.withdraw();
         }
     }
 
-    pub fn subscribe(&self, instance: &str) -> Result<Current, Refusal> {
+    pub fn subscribe(&self, instance: &str, now: UnixTime) -> Result<Current, Refusal> {
         let unavailable = |rule| Refusal::new(Reason::IdentityUnavailable, instance, rule);
         let inner = self.lock();
         let holder =
@@ -131,6 +160,9 @@ impl Issuance {
         let current = holder.current.subscribe();
         if current.borrow().is_none() {
             return Err(unavailable("no certificate has been issued yet"));
+        }
+        if holder.renewal.has_expired(now) {
+            return Err(unavailable("the certificate has expired and there is no new one yet"));
         }
         Ok(current)
     }
@@ -147,78 +179,93 @@ impl Issuance {
         }
     }
 
-    /// Is the issuing CA missing, born from another certificate, or too old for what it must sign?
-    pub fn wants_birth(&self, accepted: &Accepted, now: UnixTime) -> bool {
-        let inner = self.lock();
-        let Some(held) = &inner.authority else { return true };
-        if held.gateway_ca != accepted.gateway_ca.as_slice() || held.root != accepted.root.as_slice() {
-            return true;
-        }
-        let ends = held.ca.not_after();
-        let short = ends <= now.plus(self.svid_lifetime.max(self.leaf_lifetime));
-        // A new one would not live longer, or was just made: birth asks the keystore, which may be a slow chip.
-        let longer = ends < held.gateway_ca_ends;
-        let rested = held.born.plus(ends.after(held.born) / 16) <= now;
-        short && longer && rested
+    /// Should an issuing CA be born now, under this gateway CA?
+    pub fn wants_birth(&self, accepted: &Accepted, tick: Tick) -> bool {
+        let mut inner = self.lock();
+        let parent = inner.parent(accepted);
+        inner.renewal.wants(tick, &parent)
     }
 
     /// Makes a new issuing CA. Blocks as long as the keystore does. Held certificates stay in use: they chain to the
-    /// same gateway CA.
+    /// same gateway CA, or to the one before, which is as valid as it was.
     pub fn give_birth(
         &self,
         keystore: &dyn Keystore,
         accepted: &Accepted,
-        now: UnixTime,
+        tick: Tick,
     ) -> Result<Event, CaError> {
-        let ca = IssuingCa::create(
-            &CaKey(keystore),
-            accepted.gateway_ca.as_slice(),
-            &self.domain,
-            &self.gateway,
-            self.ca_lifetime,
-            now,
-        )?;
-        let event = Event::new("issuing_ca.born", &self.gateway, format!("until {}", ca.not_after()));
-        self.lock().authority = Some(Authority {
+        let parent = self.lock().parent(accepted);
+        let created = self.metrics.timed(Certificate::IssuingCa, || {
+            self.metrics.keystore(Operation::CaSign, || {
+                IssuingCa::create(
+                    &CaKey(keystore),
+                    accepted.gateway_ca.as_slice(),
+                    &self.domain,
+                    &self.gateway,
+                    self.ca_lifetime,
+                    tick.wall,
+                )
+            })
+        });
+        let mut inner = self.lock();
+        let ca = match created {
+            Ok(ca) => ca,
+            Err(error) => {
+                inner.renewal.failed(tick, parent.generation, failure(&error), die());
+                inner.problem = Some(error.refusal("issuing CA"));
+                return Err(error);
+            }
+        };
+        let ends = ca.not_after();
+        // Like every child, it ends with its parent at the latest.
+        let wanted = tick.wall.plus(self.ca_lifetime);
+        let clipped = if ends < wanted { format!(", clipped from {wanted} by the gateway CA") } else { String::new() };
+        let event = Event::new("issuing_ca.born", &self.gateway, format!("until {ends}{clipped}"));
+        let held = Held { parent: parent.generation, not_before: parent.not_before, not_after: ends };
+        inner.renewal.issued(tick, held, die());
+        inner.problem = None;
+        let generation = inner.renewal.generation();
+        inner.authority = Some(Authority {
             ca: Arc::new(ca),
             root: accepted.root.0.clone(),
-            gateway_ca: accepted.gateway_ca.0.clone(),
-            gateway_ca_ends: accepted.not_after,
-            born: now,
+            parent: Parent { generation, not_before: parent.not_before.max(tick.wall.minus(BACKDATE)), not_after: ends },
         });
-        Ok(event)
+        Ok(event.with_key(KeyUse::GatewayCa))
     }
 
     /// Makes certificates due at once: of one module's instances, or of all. Returns how many.
     pub fn rotate(&self, module: Option<&ModuleName>) -> usize {
         let mut inner = self.lock();
         let chosen = inner.holders.values_mut().filter(|holder| module.is_none_or(|m| *m == holder.module));
-        chosen.map(|holder| holder.due = UnixTime(0)).count()
+        chosen.map(|holder| holder.renewal.force()).count()
     }
 
     /// Issues what is due. `record` is called before a certificate goes out. Returns the failures.
     ///
     /// Callers of the Workload API do not wait for it: keys, signatures and the disk are used without the lock.
-    pub fn issue_due(&self, now: UnixTime, mut record: impl FnMut(&Event)) -> Vec<(SpiffeId, CaError)> {
-        let Some((ca, root, due)) = self.due(now) else { return Vec::new() };
+    pub fn issue_due(&self, tick: Tick, mut record: impl FnMut(&Event)) -> Vec<(SpiffeId, CaError)> {
+        let Some((ca, root, parent, due)) = self.due(tick) else { return Vec::new() };
         let mut failures = Vec::new();
         for Due { instance, id, dns } in due {
-            let issued = ca.issue_svid(&id, &dns, self.svid_lifetime, now);
+            let issued = self
+                .metrics
+                .timed(Certificate::Svid, || ca.issue_svid(&id, &dns, self.svid_lifetime, tick.wall));
             if let Ok(svid) = &issued {
                 let detail = format!("{instance}, serial {}, until {}", svid.serial, svid.not_after);
-                record(&Event::new("svid.issued", &id, detail));
+                record(&Event::new("svid.issued", &id, detail).with_key(KeyUse::IssuingCa));
             }
             let mut inner = self.lock();
-            let Inner { authority, holders } = &mut *inner;
+            let Inner { authority, holders, .. } = &mut *inner;
             // Meanwhile the instance may have ended, or every certificate been withdrawn.
             if !authority.as_ref().is_some_and(|authority| Arc::ptr_eq(&authority.ca, &ca)) {
                 return failures;
             }
             let Some(holder) = holders.get_mut(&instance) else { continue };
             match issued {
-                Ok(svid) => holder.put(svid, &root, &self.domain, now),
+                Ok(svid) => holder.put(svid, &root, &self.domain, tick, parent.generation),
                 Err(error) => {
-                    holder.due = now.plus(RETRY);
+                    holder.renewal.failed(tick, parent.generation, failure(&error), die());
+                    holder.problem = Some(error.refusal(id.as_str()));
                     failures.push((id, error));
                 }
             }
@@ -227,30 +274,38 @@ impl Issuance {
     }
 
     /// The issuing CA with the root, and whose certificates are due.
-    fn due(&self, now: UnixTime) -> Option<(Arc<IssuingCa>, Vec<u8>, Vec<Due>)> {
+    fn due(&self, tick: Tick) -> Option<(Arc<IssuingCa>, Vec<u8>, Parent, Vec<Due>)> {
         let inner = self.lock();
         let authority = inner.authority.as_ref()?;
-        let due = inner.holders.iter().filter(|(_, holder)| holder.due <= now);
+        let due = inner.holders.iter().filter(|(_, holder)| holder.renewal.wants(tick, &authority.parent));
         let due = due.map(|(instance, holder)| Due {
             instance: instance.clone(),
             id: holder.id.clone(),
             dns: holder.dns.clone(),
         });
-        Some((Arc::clone(&authority.ca), authority.root.clone(), due.collect()))
+        Some((Arc::clone(&authority.ca), authority.root.clone(), authority.parent, due.collect()))
     }
 
     /// Takes expired certificates out of use.
     pub fn expire(&self, now: UnixTime) {
-        for holder in self.lock().holders.values_mut().filter(|holder| holder.expires <= now) {
-            if holder.current.borrow().is_some() {
-                holder.withdraw();
-            }
+        for holder in self.lock().holders.values_mut().filter(|holder| holder.renewal.has_expired(now)) {
+            holder.withdraw();
         }
     }
 
-    /// When the next certificate is due, if any.
-    pub fn next_due(&self) -> Option<UnixTime> {
-        self.lock().holders.values().map(|holder| holder.due).min()
+    /// How long nothing is due, unless something changes.
+    pub fn wake(&self, tick: Tick) -> Option<Duration> {
+        let inner = self.lock();
+        let issuer = inner.authority.as_ref().map(|authority| &authority.parent);
+        let holders = inner.holders.values().filter_map(|holder| holder.renewal.wake(tick, issuer));
+        holders.chain(inner.renewal.wake(tick, inner.above.as_ref().map(|above| &above.parent))).min()
+    }
+
+    /// What is not as it should be, and is tried again.
+    pub fn problems(&self) -> Vec<Refusal> {
+        let inner = self.lock();
+        let holders = inner.holders.values().filter_map(|holder| holder.problem.clone());
+        inner.problem.iter().cloned().chain(holders).collect()
     }
 
     /// A certificate for a leaf device's own key.
@@ -262,8 +317,10 @@ impl Issuance {
             })?;
             (Arc::clone(&authority.ca), authority.root.clone())
         };
-        let issued =
-            ca.issue_for_csr(id, csr, self.leaf_lifetime, now).map_err(|error| error.refusal(id.as_str()))?;
+        let issued = self
+            .metrics
+            .timed(Certificate::Leaf, || ca.issue_for_csr(id, csr, self.leaf_lifetime, now))
+            .map_err(|error| error.refusal(id.as_str()))?;
         Ok((issued, root))
     }
 
@@ -272,23 +329,51 @@ impl Issuance {
     }
 
     pub fn status(&self) -> Vec<IdentityStatus> {
+        self.status_by_module().into_iter().map(|(_, status)| status).collect()
+    }
+
+    pub fn status_by_module(&self) -> Vec<(ModuleName, IdentityStatus)> {
         let inner = self.lock();
-        let one = |(instance, holder): (&String, &Holder)| IdentityStatus {
-            id: holder.id.clone(),
-            instance: instance.clone(),
-            expires: holder.current.borrow().is_some().then_some(holder.expires),
-            issued: holder.issued,
-            streams: holder.streams,
+        let one = |(instance, holder): (&String, &Holder)| {
+            let status = IdentityStatus {
+                id: holder.id.clone(),
+                instance: instance.clone(),
+                expires: holder.renewal.held().map(|held| held.not_after),
+                issued: holder.renewal.generation(),
+                streams: holder.streams,
+            };
+            (holder.module.clone(), status)
         };
         inner.holders.iter().map(one).collect()
     }
 }
 
+impl Inner {
+    /// The gateway CA as an issuer. Another certificate is another issuer.
+    fn parent(&mut self, accepted: &Accepted) -> Parent {
+        let (root, gateway_ca) = (accepted.root.as_slice(), accepted.gateway_ca.as_slice());
+        if let Some(above) = &self.above
+            && above.root == root
+            && above.gateway_ca == gateway_ca
+        {
+            return above.parent;
+        }
+        self.aboves = self.aboves.saturating_add(1);
+        let parent = Parent {
+            generation: self.aboves,
+            not_before: accepted.not_before,
+            not_after: accepted.not_after,
+        };
+        self.above = Some(Above { root: root.to_vec(), gateway_ca: gateway_ca.to_vec(), parent });
+        parent
+    }
+}
+
 impl Holder {
-    fn put(&mut self, svid: Svid, root: &[u8], domain: &TrustDomain, now: UnixTime) {
-        self.expires = svid.not_after;
-        self.due = now.plus(half_life(svid.not_after.after(now), &svid.serial));
-        self.issued = self.issued.saturating_add(1);
+    fn put(&mut self, svid: Svid, root: &[u8], domain: &TrustDomain, tick: Tick, parent: u64) {
+        let held = Held { parent, not_before: svid.not_before, not_after: svid.not_after };
+        self.renewal.issued(tick, held, die());
+        self.problem = None;
         self.current.send_replace(Some(Arc::new(X509Context {
             id: svid.id,
             chain_der: svid.chain_der,
@@ -300,29 +385,30 @@ impl Holder {
 
     fn withdraw(&mut self) {
         self.current.send_replace(None);
-        self.due = UnixTime(0);
+        self.renewal.withdraw();
     }
 }
 
-/// Half of a life, give or take a tenth of it. The serial number is as random as a die would be.
-fn half_life(life: Duration, serial: &str) -> Duration {
-    let die = serial.bytes().fold(0_u32, |sum, digit| sum.wrapping_mul(31).wrapping_add(digit.into()));
-    let percent = 40_u32.saturating_add(die % 21);
-    life.saturating_mul(percent) / 100
+/// What can heal by waiting.
+fn failure(error: &CaError) -> Failure {
+    match error {
+        CaError::IssuerExpired { .. }
+        | CaError::IssuerNotYetValid { .. }
+        | CaError::Signer(_)
+        | CaError::Random => Failure::Transient,
+        CaError::ForeignId(_)
+        | CaError::DnsName(_)
+        | CaError::Request(_)
+        | CaError::Certificate(_)
+        | CaError::Key(_)
+        | CaError::Pem(_)
+        | CaError::Lifetime
+        | CaError::Build(_) => Failure::Fatal,
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn renewal_is_at_half_of_life_give_or_take_a_tenth() {
-        let mut seen = std::collections::BTreeSet::new();
-        for n in 0..1000_u32 {
-            let part = half_life(Duration::from_secs(1000), &format!("{n:032x}")).as_secs();
-            assert!((400..=600).contains(&part), "{part}");
-            seen.insert(part);
-        }
-        assert_eq!(seen.len(), 21, "every step is used");
-    }
+/// Spreads renewals. Nothing secret depends on it: without randomness they go in step.
+fn die() -> u32 {
+    let mut bytes = [0; 4];
+    SystemRandom::new().fill(&mut bytes).map_or(0, |()| u32::from_be_bytes(bytes))
 }

@@ -6,13 +6,14 @@
 //! * [`run`]: the process · [`Daemon`]: the same, opened and served by the caller, without confinement
 //! * `authority`, `starts`: the decisions, without I/O, over `enrolment`, `deployments`, `permits`, `records`, `leaves`, `clock`
 //! * `service`: one decision after the other, on disk before in force: `state`, `audit`, `refusals`
-//! * `issuance`: the issuing CA and the certificates in use · `workload`: who gets them
+//! * `issuance`: the issuing CA and the certificates in use · `renewal`: when · `workload`: who gets them
+//! * [`audit`]: the log of decisions, and the judge of such a log · [`metrics`]: numbers for a monitoring system
 //! * `control`, `requests`: the control socket · `confine`: what the process takes away from itself
 //!
 //! Trusts the kernel's word on its peers, the pinned root and the pinned operator keys. Distrusts every byte of every
 //! request, also root's: `runtimed` speaks with registries and the fleet.
 
-mod audit;
+pub mod audit;
 mod authority;
 mod clock;
 mod confine;
@@ -21,11 +22,17 @@ mod deployments;
 mod enrolment;
 mod issuance;
 mod leaves;
+pub mod metrics;
 mod permits;
+#[cfg(all(test, debug_assertions))]
+mod crashes;
+#[cfg(test)]
+mod lifetimes;
 #[cfg(test)]
 mod properties;
 mod records;
 mod refusals;
+mod renewal;
 mod requests;
 mod run;
 mod service;

@@ -30,7 +30,7 @@ use crate::state::Documents;
 #[allow(dead_code, reason = "shared with the tests outside")]
 mod image;
 
-const START: UnixTime = UnixTime(1_800_000_000);
+pub(crate) const START: UnixTime = UnixTime(1_800_000_000);
 const DAY: Duration = Duration::from_secs(86400);
 const VERSIONS: u64 = 6;
 /// More than one life uses up.
@@ -42,16 +42,16 @@ fn document(version: u64) -> Value {
 }
 
 /// What is made once, because keys and signatures take time.
-struct World {
-    context: Arc<Context>,
-    image: image::Image,
+pub(crate) struct World {
+    pub(crate) context: Arc<Context>,
+    pub(crate) image: image::Image,
     /// By version less one: an even one deploys `alerts`, an odd one nothing.
-    envelopes: Vec<Bytes>,
+    pub(crate) envelopes: Vec<Bytes>,
     /// The fleet's answers, each newer than the one before.
-    enrolled: Vec<Enrolled>,
+    pub(crate) enrolled: Vec<Enrolled>,
 }
 
-fn world() -> &'static World {
+pub(crate) fn world() -> &'static World {
     static WORLD: OnceLock<World> = OnceLock::new();
     WORLD.get_or_init(|| {
         let domain = TrustDomain::parse("plant.example").unwrap();

@@ -10,15 +10,16 @@ use edgewarden_keystore::KeystoreError;
 use edgewarden_names::{LeafName, ModuleName, Reason, Refusal, SpiffeId, UnixTime};
 use edgewarden_protocol::Bytes;
 use edgewarden_protocol::control::{
-    Certificate, ExportedQuote, KeystoreHealth, Lockout, MANIFEST_BYTES_MAX, Reply, Request,
+    AuditKey, Certificate, ExportedQuote, KeystoreHealth, Lockout, MANIFEST_BYTES_MAX, Reply, Request,
     SIGNATURE_PAYLOAD_BYTES_MAX, SIGNATURES_MAX, Status, StorageKey,
 };
 use edgewarden_protocol::dsse::ENVELOPE_BYTES_MAX;
 use edgewarden_protocol::enrol::{Challenge, EVENT_LOG_BYTES_MAX};
 use zeroize::Zeroizing;
 
-use crate::audit::{ENTRIES_MAX, Event, clip};
+use crate::audit::{ENTRIES_MAX, Event, KeyUse, Query, clip};
 use crate::authority::{Effect, Input};
+use crate::metrics::Operation;
 use crate::records::ProcessSeen;
 use crate::service::{Service, internal, random};
 use crate::workload;
@@ -53,6 +54,17 @@ pub async fn answer(service: &Arc<Service>, request: Request) -> Result<Reply, R
             let count = usize::try_from(last).unwrap_or(ENTRIES_MAX).min(ENTRIES_MAX);
             Ok(Reply::Audit(service.audit_newest(count)))
         }
+
+        Request::AuditQuery { since, module, last } => {
+            let last = usize::try_from(last).unwrap_or(ENTRIES_MAX).min(ENTRIES_MAX);
+            let query = Query { since, module, last };
+            blocking(service, move |service| {
+                let picked = service.audit_query(&query);
+                picked.map(Reply::Audit).map_err(|error| internal("audit log", &error))
+            })
+            .await
+        }
+        Request::AuditKey => blocking(service, audit_key).await,
 
         Request::EnrolKeys => blocking(service, enrol_keys).await,
         Request::EnrolProve(challenge) => {
@@ -240,6 +252,7 @@ fn status(service: &Service) -> Reply {
     let description = service.keystore.describe();
     let target = &service.context.target;
     let mut refusals = service.refused_lately();
+    refusals.extend(service.issuance.problems().into_iter().map(|problem| (believed.now, problem)));
     if believed.from_floor {
         let rule = format!("the clock was set back; certificates are issued as of {}", believed.now);
         refusals.push((believed.now, Refusal::new(Reason::IdentityUnavailable, "clock", rule)));
@@ -282,18 +295,23 @@ fn keystore_health(service: &Service) -> Result<Reply, Refusal> {
 }
 
 fn enrol_keys(service: &Service) -> Result<Reply, Refusal> {
-    let keys = service.keystore.device_keys().map_err(|error| keystore_refusal("device keys", &error))?;
+    let keys = service
+        .metrics
+        .keystore(Operation::DeviceKeys, || service.keystore.device_keys())
+        .map_err(|error| keystore_refusal("device keys", &error))?;
     Ok(Reply::DeviceKeys(keys))
 }
 
 fn enrol_prove(service: &Service, challenge: &Challenge) -> Result<Reply, Refusal> {
     let event_log = event_log(service)?;
     let target = &service.context.target;
+    let prove = || service.keystore.prove(challenge, &target.gateway, &target.trust_domain, event_log);
     let proof = service
-        .keystore
-        .prove(challenge, &target.gateway, &target.trust_domain, event_log)
+        .metrics
+        .keystore(Operation::Prove, prove)
         .map_err(|error| keystore_refusal("enrolment", &error))?;
-    service.record(&Event::new("enrol.proved", &target.gateway, clip(&challenge.session)));
+    let event = Event::new("enrol.proved", &target.gateway, clip(&challenge.session));
+    service.record(&event.with_key(KeyUse::Enrolment));
     Ok(Reply::Proof(proof))
 }
 
@@ -373,13 +391,14 @@ fn storage_key(service: &Service) -> Result<Reply, Refusal> {
     // Two first askers must not each make a key.
     let _one_at_a_time = service.storage_key.lock().unwrap_or_else(PoisonError::into_inner);
     let released = service.current().documents.enrolment.trusted().map(drop).and_then(|()| {
-        match service.keystore.unseal(STORAGE_KEY_NAME) {
+        let unseal = || service.metrics.keystore(Operation::Seal, || service.keystore.unseal(STORAGE_KEY_NAME));
+        match unseal() {
             Err(KeystoreError::NotSealed(_)) => {
                 let fresh = Zeroizing::new(random()?);
-                service
-                    .keystore
-                    .seal(STORAGE_KEY_NAME, fresh.as_slice())
-                    .and_then(|()| service.keystore.unseal(STORAGE_KEY_NAME))
+                let seal = || service.keystore.seal(STORAGE_KEY_NAME, fresh.as_slice());
+                let sealed = service.metrics.keystore(Operation::Seal, seal);
+                sealed
+                    .and_then(|()| unseal())
                     .map_err(|error| keystore_refusal("storage key", &error))
             }
             unsealed => unsealed.map_err(|error| keystore_refusal("storage key", &error)),
@@ -387,8 +406,18 @@ fn storage_key(service: &Service) -> Result<Reply, Refusal> {
     });
     let key = released.inspect_err(|refusal| service.note(refusal))?;
     let key: &[u8; 32] = key.as_slice().try_into().map_err(|error| internal("storage key", &error))?;
-    service.record(&Event::new("storage_key.released", "gatewayd", ""));
+    service.record(&Event::new("storage_key.released", "gatewayd", "").with_key(KeyUse::Storage));
     Ok(Reply::StorageKey(StorageKey::new(key)))
+}
+
+fn audit_key(service: &Service) -> Result<Reply, Refusal> {
+    let point = service.keystore.ca_public().map_err(|error| keystore_refusal("audit key", &error))?;
+    let state = service.current();
+    let accepted = state.documents.enrolment.accepted.as_ref();
+    Ok(Reply::AuditKey(AuditKey {
+        point: point.into(),
+        certificate: accepted.map(|accepted| accepted.gateway_ca.clone()),
+    }))
 }
 
 fn rotate(service: &Service, module: Option<&ModuleName>) -> Result<Reply, Refusal> {
@@ -400,10 +429,11 @@ fn rotate(service: &Service, module: Option<&ModuleName>) -> Result<Reply, Refus
 fn attest_quote(service: &Service, nonce: &Bytes) -> Result<Reply, Refusal> {
     let event_log = event_log(service)?;
     let quote = service
-        .keystore
-        .quote(nonce.as_slice(), &QUOTED_PCRS)
+        .metrics
+        .keystore(Operation::Quote, || service.keystore.quote(nonce.as_slice(), &QUOTED_PCRS))
         .map_err(|error| keystore_refusal("quote", &error))?;
-    service.record(&Event::new("attest.quoted", "outside verifier", hex::encode(nonce.as_slice())));
+    let event = Event::new("attest.quoted", "outside verifier", hex::encode(nonce.as_slice()));
+    service.record(&event.with_key(KeyUse::Attestation));
     Ok(Reply::Quote(Box::new(ExportedQuote {
         message: quote.message.into(),
         signature: quote.signature.into(),

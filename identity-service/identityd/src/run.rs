@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use edgewarden_ca::{CaError, pem, spki};
 use edgewarden_keystore::{Keystore, KeystoreError};
@@ -21,10 +21,10 @@ use crate::authority::{Authority, Context, Input};
 use crate::deployments::Target;
 use crate::enrolment::Expected;
 use crate::records::still_lives;
-use crate::service::{Parts, Service, internal};
+use crate::service::{Chain, Parts, Service, internal};
 use crate::state::{Documents, StateError, Store};
 use crate::workload::{self, GATEWAYD, RUNTIMED, Sockets};
-use crate::{confine, control, requests};
+use crate::{confine, control, metrics, requests};
 
 /// The user that `gatewayd` runs as.
 const GATEWAY_USER: &str = "ew-gateway";
@@ -37,10 +37,20 @@ const RUN_FOLDER_MODE: u32 = 0o755;
 const PEM_BYTES_MAX: usize = 64 * 1024;
 /// How often instances are looked after whose end nobody reported.
 const PROCESS_INTERVAL: Duration = Duration::from_secs(1);
-/// Longest sleep between renewals: a clock that jumps is noticed within it.
+/// A wall clock that went this much another way than time has jumped. More than a slewed clock does in a second.
+const CLOCK_STEP_MIN: Duration = Duration::from_secs(2);
+/// The head of the audit log is signed after so many entries, or so long after the first that is not covered.
+const HEAD_ENTRIES: u64 = 256;
+const HEAD_INTERVAL: Duration = Duration::from_secs(600);
+/// How often is looked whether it is due.
+const HEAD_LOOK: Duration = Duration::from_secs(5);
+const HEAD_RETRY: Duration = Duration::from_secs(60);
+/// How long the last head may keep the process from ending.
+const LAST_HEAD: Duration = Duration::from_secs(5);
+const METRICS_MODE: u32 = 0o660;
+/// Longest sleep between renewals, should anything have changed without a word.
 const RENEWAL_INTERVAL_MAX: Duration = Duration::from_secs(30);
 const RENEWAL_INTERVAL_MIN: Duration = Duration::from_millis(500);
-const RENEWAL_RETRY: Duration = Duration::from_secs(5);
 
 /// Why the process cannot start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -97,10 +107,12 @@ fn confined(layout: &Layout, config: Config) -> Result<(), RunError> {
         let daemon = Daemon::open(layout.clone(), config, gateway.map(|user| user.uid)).await?;
         confine::system_calls(&daemon.service.config)?;
         tracing::info!(gateway = %daemon.service.context.target.gateway, "identityd serves");
+        let service = Arc::clone(&daemon.service);
         tokio::select! {
             () = daemon.serve() => {}
             _ = stop.recv() => {}
         }
+        last_words(&service).await;
         Ok(())
     })
 }
@@ -110,6 +122,7 @@ fn confined(layout: &Layout, config: Config) -> Result<(), RunError> {
 pub struct Daemon {
     pub(crate) service: Arc<Service>,
     control: UnixListener,
+    metrics: UnixListener,
     refused_callers: mpsc::Receiver<Refusal>,
     gateway_uid: Option<u32>,
 }
@@ -134,20 +147,25 @@ impl Daemon {
         let path = service.context.layout.control_socket();
         let control =
             workload::bind_anew(&path, SOCKET_MODE).map_err(|source| RunError::Socket { path, source })?;
+        let path = service.context.layout.identity_run().join(metrics::SOCKET);
+        let metrics =
+            workload::bind_anew(&path, METRICS_MODE).map_err(|source| RunError::Socket { path, source })?;
         service.record(&Event::new(
             "identityd.started",
             &service.context.target.gateway,
             service.keystore.describe().text,
         ));
-        Ok(Self { service, control, refused_callers, gateway_uid })
+        Ok(Self { service, control, metrics, refused_callers, gateway_uid })
     }
 
     /// Serves until the future is dropped.
     pub async fn serve(self) {
-        let Self { service, control, refused_callers, gateway_uid } = self;
+        let Self { service, control, metrics, refused_callers, gateway_uid } = self;
         tokio::select! {
             () = control::serve(Arc::clone(&service), control, gateway_uid) => {}
+            () = metrics::serve(Arc::clone(&service), metrics) => {}
             () = renew_in_time(&service) => {}
+            () = sign_heads(&service) => {}
             () = look_after_processes(&service) => {}
             () = write_refused_callers(&service, refused_callers) => {}
         }
@@ -174,7 +192,7 @@ type Opened = (Parts, Vec<Refusal>, mpsc::Receiver<Refusal>);
 fn open_parts(layout: Layout, config: Config) -> Result<Opened, RunError> {
     let folder = layout.identity_state();
     durable::sweep(&folder).map_err(|source| RunError::Folder { path: folder.clone(), source })?;
-    let store = Store::new(&folder);
+    let store = Store::open(&folder)?;
     let documents = Documents::load(&store)?;
     let now = documents.clock.believe(UnixTime::now()).now;
     let audit = Audit::open(&folder, now)?;
@@ -285,16 +303,14 @@ async fn renew_in_time(service: &Arc<Service>) {
         };
         log_renewal(&renewed, &mut logged);
         let pause = match &renewed {
-            Ok(()) => {
-                let now = service.now();
-                let due = service.issuance.next_due().map(|due| due.after(now));
-                due.unwrap_or(RENEWAL_INTERVAL_MAX).clamp(RENEWAL_INTERVAL_MIN, RENEWAL_INTERVAL_MAX)
-            }
             // These end by a request, which wakes us.
             Err(refusal) if matches!(refusal.reason, Reason::AttestRequired | Reason::AttestFailed) => {
                 RENEWAL_INTERVAL_MAX
             }
-            Err(_) => RENEWAL_RETRY,
+            _ => {
+                let wake = service.issuance.wake(service.tick());
+                wake.unwrap_or(RENEWAL_INTERVAL_MAX).clamp(RENEWAL_INTERVAL_MIN, RENEWAL_INTERVAL_MAX)
+            }
         };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
@@ -316,8 +332,14 @@ fn log_renewal(renewed: &Result<(), Refusal>, logged: &mut Option<Refusal>) {
 async fn look_after_processes(service: &Arc<Service>) {
     let mut ticks = tokio::time::interval(PROCESS_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut clock = ClockWatch::new();
     loop {
         ticks.tick().await;
+        if let Some(step) = clock.look() {
+            tracing::warn!(seconds = step, "the wall clock jumped; certificates are looked at again");
+            service.metrics.clock_stepped();
+            service.renewal_due.notify_one();
+        }
         let gone = service.sockets.exited();
         if gone.is_empty() && !service.current().tick_is_due(UnixTime::now()) {
             continue;
@@ -325,6 +347,78 @@ async fn look_after_processes(service: &Arc<Service>) {
         if let Err(refusal) = requests::decide(service, Input::Tick { gone }).await {
             tracing::error!(%refusal, "the state could not be brought up to date");
         }
+    }
+}
+
+/// Compares the wall clock with the monotonic one.
+struct ClockWatch {
+    wall: UnixTime,
+    monotonic: Instant,
+}
+
+impl ClockWatch {
+    fn new() -> Self {
+        Self { wall: UnixTime::now(), monotonic: Instant::now() }
+    }
+
+    /// Seconds by which the wall clock jumped since the last look, if it did.
+    fn look(&mut self) -> Option<i64> {
+        let next = Self::new();
+        let passed = next.monotonic.duration_since(self.monotonic).as_secs();
+        let seconds = |time: u64| i64::try_from(time).unwrap_or(i64::MAX);
+        let step = seconds(next.wall.0).saturating_sub(seconds(self.wall.0)).saturating_sub(seconds(passed));
+        *self = next;
+        (step.unsigned_abs() >= CLOCK_STEP_MIN.as_secs()).then_some(step)
+    }
+}
+
+/// Signs the head of the audit log at intervals: soon after the start, then by number of entries or by time.
+async fn sign_heads(service: &Arc<Service>) {
+    let mut covered = Instant::now().checked_sub(HEAD_INTERVAL);
+    loop {
+        let (_, unsigned, _) = service.audit_state();
+        let long_ago = covered.is_none_or(|covered| covered.elapsed() >= HEAD_INTERVAL);
+        let mut pause = HEAD_LOOK;
+        if unsigned >= HEAD_ENTRIES || (unsigned > 0 && long_ago) {
+            if sign_head(service).await {
+                covered = Some(Instant::now());
+            } else {
+                pause = HEAD_RETRY;
+            }
+        }
+        tokio::time::sleep(pause).await;
+    }
+}
+
+async fn sign_head(service: &Arc<Service>) -> bool {
+    let signing = Arc::clone(service);
+    match tokio::task::spawn_blocking(move || signing.sign_head()).await {
+        Ok(Ok(())) => true,
+        Ok(Err(error)) => {
+            service.metrics.head_failed();
+            tracing::error!(error = %Chain(&error), "the head of the audit log is not signed");
+            false
+        }
+        Err(error) => {
+            tracing::error!(%error, "the head of the audit log is not signed");
+            false
+        }
+    }
+}
+
+/// What is left to say before the process ends.
+async fn last_words(service: &Arc<Service>) {
+    let stopping = Arc::clone(service);
+    let words = async {
+        let told = tokio::task::spawn_blocking(move || {
+            stopping.record(&Event::new("identityd.stopped", &stopping.context.target.gateway, ""));
+        });
+        // Nobody is left to hear of it.
+        drop(told.await);
+        sign_head(service).await
+    };
+    if tokio::time::timeout(LAST_HEAD, words).await.is_err() {
+        tracing::warn!("the keystore is too slow to sign the last head of the audit log");
     }
 }
 

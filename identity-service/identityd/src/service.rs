@@ -3,18 +3,21 @@
 //! Readers (callers of the Workload API, status) take the state as it is and never wait for a disk or a TPM.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Instant;
 
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
-use edgewarden_keystore::Keystore;
+use edgewarden_keystore::{Keystore, KeystoreError};
 use edgewarden_names::{ModuleName, Reason, Refusal, UnixTime};
 use edgewarden_protocol::config::Config;
-use edgewarden_protocol::control::Reply;
+use edgewarden_protocol::control::{AuditEntry, Reply};
 use tokio::sync::{Notify, watch};
 
-use crate::audit::{Audit, Event};
+use crate::audit::{Audit, AuditError, Event, Head, Query, fingerprint, folder, statement};
 use crate::authority::{Authority, Context, Effect, Input, Moment};
 use crate::issuance::Issuance;
+use crate::metrics::{Metrics, Operation};
 use crate::refusals::{Noted, RefusalLog};
+use crate::renewal::Tick;
 use crate::state::Store;
 use crate::workload::Sockets;
 
@@ -23,7 +26,9 @@ pub struct Service {
     pub(crate) config: Config,
     pub(crate) keystore: Arc<dyn Keystore>,
     pub(crate) issuance: Issuance,
+    pub(crate) metrics: Arc<Metrics>,
     pub(crate) sockets: Sockets,
+    started: Instant,
     store: Store,
     current: RwLock<Arc<Authority>>,
     /// Whoever holds the audit log may change `current`.
@@ -44,6 +49,17 @@ impl std::fmt::Debug for Service {
     }
 }
 
+/// Why the head of the audit log is not signed. It is tried again.
+#[derive(Debug, thiserror::Error)]
+pub enum SignHeadError {
+    #[error("the newest entry has no hash")]
+    Statement,
+    #[error("the keystore does not sign")]
+    Keystore(#[source] KeystoreError),
+    #[error("the signed head is not stored")]
+    Audit(#[source] AuditError),
+}
+
 /// What a [`Service`] is made of.
 pub struct Parts {
     pub context: Arc<Context>,
@@ -59,13 +75,21 @@ impl Service {
     pub fn new(parts: Parts) -> Self {
         let Parts { context, config, keystore, store, authority, audit, sockets } = parts;
         let gateway = &config.gateway;
-        let issuance = Issuance::new(gateway.trust_domain.clone(), gateway.name.clone(), &config.identity);
+        let metrics = Arc::new(Metrics::default());
+        let issuance = Issuance::new(
+            gateway.trust_domain.clone(),
+            gateway.name.clone(),
+            &config.identity,
+            Arc::clone(&metrics),
+        );
         let now = UnixTime::now();
         Self {
             context,
             keystore,
             issuance,
+            metrics,
             sockets,
+            started: Instant::now(),
             store,
             current: RwLock::new(Arc::new(authority)),
             audit: Mutex::new(audit),
@@ -87,6 +111,11 @@ impl Service {
     /// The time to decide by.
     pub fn now(&self) -> UnixTime {
         self.current().believe(UnixTime::now()).now
+    }
+
+    /// Both clocks.
+    pub fn tick(&self) -> Tick {
+        Tick { monotonic: self.started.elapsed(), wall: self.now() }
     }
 
     pub fn revisions(&self) -> watch::Receiver<u64> {
@@ -124,6 +153,9 @@ impl Service {
             }
             return Err(internal("state", &error));
         }
+        if matches!(step.reply, Reply::Permit(_)) {
+            self.metrics.permitted();
+        }
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
         if step.enforcers_look {
             self.revision.send_modify(|revision| *revision = revision.saturating_add(1));
@@ -133,6 +165,7 @@ impl Service {
 
     /// Writes down that something was refused. Blocks on the disk.
     pub fn note(&self, refusal: &Refusal) {
+        self.metrics.refused(refusal.reason);
         let now = self.now();
         let noted = self.refusals().note(now, refusal);
         let Noted::Write { suppressed } = noted else { return };
@@ -152,8 +185,54 @@ impl Service {
         }
     }
 
-    pub fn audit_newest(&self, count: usize) -> Vec<edgewarden_protocol::control::AuditEntry> {
+    pub fn audit_newest(&self, count: usize) -> Vec<AuditEntry> {
         self.audit().newest(count)
+    }
+
+    /// The newest entries that a query picks. Blocks on the disk when they are no longer in memory.
+    pub fn audit_query(&self, query: &Query) -> Result<Vec<AuditEntry>, folder::FolderError> {
+        let (newest, path) = {
+            let audit = self.audit();
+            (audit.newest(usize::MAX), audit.folder().to_owned())
+        };
+        let oldest = newest.first();
+        let complete = oldest.is_none_or(|oldest| {
+            oldest.sequence == 1 || query.since.is_some_and(|since| oldest.at < since)
+        });
+        let picked: Vec<_> = newest.into_iter().filter(|entry| query.picks(entry)).collect();
+        if complete || picked.len() >= query.last {
+            return Ok(picked.into_iter().rev().take(query.last).rev().collect());
+        }
+        folder::query(&path, query)
+    }
+
+    /// Number of the newest entry, how many no head covers, and the newest that one covers.
+    pub fn audit_state(&self) -> (u64, u64, u64) {
+        let audit = self.audit();
+        let (unsigned, signed) = audit.signed();
+        (audit.tip().0, unsigned, signed)
+    }
+
+    /// Signs the head of the audit log, if there is anything new in it. Blocks on the keystore, without the log's lock.
+    ///
+    /// This is also where a head would be extended into a PCR, for a keystore that could.
+    pub fn sign_head(&self) -> Result<(), SignHeadError> {
+        let (unsigned, (sequence, hash)) = {
+            let audit = self.audit();
+            (audit.signed().0, audit.tip())
+        };
+        if unsigned == 0 {
+            return Ok(());
+        }
+        let (gateway, at) = (self.config.gateway.name.clone(), self.now());
+        let statement = statement(&gateway, sequence, &hash, at).ok_or(SignHeadError::Statement)?;
+        let signed = self.metrics.keystore(Operation::CaSign, || {
+            Ok((self.keystore.ca_public()?, self.keystore.ca_sign(&statement)?))
+        });
+        let (point, signature) = signed.map_err(SignHeadError::Keystore)?;
+        let (key, signature) = (fingerprint(&point), hex::encode(signature));
+        let head = Head { gateway, sequence, hash, at, key, signature };
+        self.audit().append_head(at, &head).map_err(SignHeadError::Audit)
     }
 
     pub fn refused_lately(&self) -> Vec<(UnixTime, Refusal)> {
@@ -178,27 +257,24 @@ impl Service {
 
     fn renew_alone(&self) -> Result<(), Refusal> {
         let authority = self.current();
-        let now = authority.believe(UnixTime::now()).now;
+        let tick = self.tick();
+        let now = tick.wall;
         self.issuance.expire(now);
         if authority.documents.enrolment.trusted().is_err() {
             self.issuance.withdraw();
         }
         let accepted = authority.documents.enrolment.may_issue(now)?;
-        if self.issuance.wants_birth(accepted, now) {
-            match self.issuance.give_birth(&*self.keystore, accepted, now) {
+        if self.issuance.wants_birth(accepted, tick) {
+            match self.issuance.give_birth(&*self.keystore, accepted, tick) {
                 Ok(event) => self.record(&event),
-                Err(error) => {
-                    // The one held, if any, goes on signing as long as it is valid.
-                    tracing::error!(error = %Chain(&error), "no new issuing certificate");
-                    return Err(error.refusal("issuing CA"));
-                }
+                // The one held, if any, goes on signing as long as it is valid.
+                Err(error) => tracing::error!(error = %Chain(&error), "no new issuing certificate"),
             }
         }
-        let failures = self.issuance.issue_due(now, |event| self.record(event));
-        for (id, error) in &failures {
-            tracing::error!(%id, error = %Chain(error), "no new certificate");
+        for (id, error) in self.issuance.issue_due(tick, |event| self.record(event)) {
+            tracing::error!(%id, error = %Chain(&error), "no new certificate");
         }
-        failures.first().map_or(Ok(()), |(id, error)| Err(error.refusal(id.as_str())))
+        self.issuance.problems().into_iter().next().map_or(Ok(()), Err)
     }
 }
 

@@ -3,9 +3,16 @@
 //! A document is `{"version": n, "content": …}`. Unknown fields, an unknown version and torn or foreign bytes are errors
 //! that name the file: state that cannot be read is never taken for state that is not there, because forgetting a
 //! version counter or a spent token is an attack. Trusts the folder (mode 0700, owner `ew-identity`).
+//!
+//! A decision that changes several documents goes through a journal: a file with all of them, written whole, then each
+//! document, then the journal is removed. Once the journal is on disk the decision is made; a start after a crash finds
+//! it and finishes. So there is the state before or the state after, never some of each.
 
+use std::collections::BTreeMap;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use edgewarden_platform::durable;
 use serde::de::DeserializeOwned;
@@ -21,13 +28,17 @@ use crate::records::Records;
 /// Largest document: a deployment's envelope in base64 in base64, with room.
 const DOCUMENT_BYTES_MAX: usize = 4 * 1024 * 1024;
 const FILE_MODE: u32 = 0o600;
+const JOURNAL: &str = "journal.json";
+const JOURNAL_VERSION: u32 = 1;
+/// All documents, as text within JSON.
+const JOURNAL_BYTES_MAX: usize = 8 * DOCUMENT_BYTES_MAX;
 
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     #[error("cannot read the state file `{}`", path.display())]
-    Read { path: PathBuf, source: std::io::Error },
+    Read { path: PathBuf, source: io::Error },
     #[error("cannot write the state file `{}`", path.display())]
-    Write { path: PathBuf, source: std::io::Error },
+    Write { path: PathBuf, source: io::Error },
     #[error("the state file `{}` is damaged: {message}; restore it from a backup, or remove it and join again", path.display())]
     Corrupt { path: PathBuf, message: String },
     #[error("the state file `{}` has version {found}, this program writes version {known}", path.display())]
@@ -64,15 +75,83 @@ struct VersionOnly {
     version: u32,
 }
 
-/// The folder that holds the documents.
-#[derive(Debug, Clone)]
+/// Documents by the names of their files, as they are written.
+type Files = BTreeMap<String, String>;
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Journal {
+    version: u32,
+    files: Files,
+}
+
+/// The folder that holds the documents. One writer.
+#[derive(Debug)]
 pub struct Store {
     folder: PathBuf,
+    /// A journal is there, or may be: what it says must not outlive what is written later.
+    journal_left: AtomicBool,
 }
 
 impl Store {
-    pub fn new(folder: impl Into<PathBuf>) -> Self {
-        Self { folder: folder.into() }
+    /// Opens the folder, and finishes what a crash left unfinished.
+    pub fn open(folder: impl Into<PathBuf>) -> Result<Self, StateError> {
+        let store = Self { folder: folder.into(), journal_left: AtomicBool::new(false) };
+        let path = store.folder.join(JOURNAL);
+        let read = durable::read(&path, JOURNAL_BYTES_MAX);
+        let Some(bytes) = read.map_err(|source| StateError::Read { path: path.clone(), source })? else {
+            return Ok(store);
+        };
+        let corrupt = |message: String| StateError::Corrupt { path: path.clone(), message };
+        let Journal { version, files } =
+            serde_json::from_slice(&bytes).map_err(|error| corrupt(error.to_string()))?;
+        if version != JOURNAL_VERSION {
+            return Err(StateError::Version { path, found: version, known: JOURNAL_VERSION });
+        }
+        if let Some(foreign) = files.keys().find(|name| !Documents::FILES.contains(&name.as_str())) {
+            return Err(corrupt(format!("it is about `{}`", foreign.escape_debug())));
+        }
+        store.apply(&files).map_err(|source| StateError::Write { path, source })?;
+        Ok(store)
+    }
+
+    fn apply(&self, files: &Files) -> io::Result<()> {
+        for (name, text) in files {
+            durable::write(&self.folder.join(name), text.as_bytes(), FILE_MODE)?;
+        }
+        durable::remove(&self.folder.join(JOURNAL))
+    }
+
+    /// Puts documents on disk together: when it returns, all of them; when it fails, none, unless the next start or the
+    /// next write finds that the journal got there after all.
+    fn commit(&self, changed: Files, all: impl FnOnce() -> io::Result<Files>) -> Result<(), StateError> {
+        let unclear = self.journal_left.load(Ordering::Relaxed);
+        let write = |path: PathBuf, bytes: &[u8]| {
+            durable::write(&path, bytes, FILE_MODE).map_err(|source| StateError::Write { path, source })
+        };
+        if let (1, false, Some((name, text))) = (changed.len(), unclear, changed.first_key_value()) {
+            return write(self.folder.join(name), text.as_bytes());
+        }
+        let path = self.folder.join(JOURNAL);
+        let write_error = |source| StateError::Write { path: path.clone(), source };
+        // An older journal is replaced whole, by one that says everything that it may have said.
+        let files = if unclear { all().map_err(write_error)? } else { changed };
+        let journal = serde_json::to_vec(&Journal { version: JOURNAL_VERSION, files: files.clone() })
+            .map_err(|error| write_error(error.into()))?;
+        self.journal_left.store(true, Ordering::Relaxed);
+        if let Err(error) = write(path.clone(), &journal) {
+            // Refused, so it must not come true at the next start.
+            if durable::remove(&path).is_ok() {
+                self.journal_left.store(unclear, Ordering::Relaxed);
+            }
+            return Err(error);
+        }
+        // It is decided. What cannot be written now is written by the next start, or with the next change.
+        match self.apply(&files) {
+            Ok(()) => self.journal_left.store(false, Ordering::Relaxed),
+            Err(error) => tracing::error!(%error, "the state is in its journal only"),
+        }
+        Ok(())
     }
 
     fn path<D: Document>(&self) -> PathBuf {
@@ -97,13 +176,10 @@ impl Store {
         Ok(incoming.content)
     }
 
-    pub fn save<D: Document>(&self, document: &D) -> Result<(), StateError> {
-        let path = self.path::<D>();
-        let written = serde_json::to_vec(&Outgoing { version: D::VERSION, content: document })
-            .map_err(std::io::Error::from)
-            .and_then(|bytes| durable::write(&path, &bytes, FILE_MODE));
-        written.map_err(|source| StateError::Write { path, source })
-    }
+}
+
+fn text<D: Document>(document: &D) -> io::Result<String> {
+    Ok(serde_json::to_string(&Outgoing { version: D::VERSION, content: document })?)
 }
 
 /// All of them. Cloning is cheap, and what a request changed shows by pointer: so nothing changed is left unsaved.
@@ -118,6 +194,15 @@ pub struct Documents {
 }
 
 impl Documents {
+    const FILES: [&str; 6] = [
+        Counter::FILE,
+        LeafTokens::FILE,
+        TimeFloor::FILE,
+        Enrolment::FILE,
+        Deployments::FILE,
+        Records::FILE,
+    ];
+
     pub fn load(store: &Store) -> Result<Self, StateError> {
         Ok(Self {
             enrolment: store.load().map(Arc::new)?,
@@ -129,23 +214,32 @@ impl Documents {
         })
     }
 
-    /// Writes what differs from `before`. Counters and spent tokens go first: a crash between two files then wastes a
-    /// number and never gives one out twice.
+    /// Writes what differs from `before`: all of it or nothing.
     pub fn save_changed(&self, before: &Self, store: &Store) -> Result<(), StateError> {
-        save(&self.generations, &before.generations, store)?;
-        save(&self.leaves, &before.leaves, store)?;
-        save(&self.clock, &before.clock, store)?;
-        save(&self.enrolment, &before.enrolment, store)?;
-        save(&self.deployments, &before.deployments, store)?;
-        save(&self.records, &before.records, store)
+        let files = |before: Option<&Self>| {
+            let mut files = Files::new();
+            put(&mut files, &self.generations, before.map(|before| &before.generations))?;
+            put(&mut files, &self.leaves, before.map(|before| &before.leaves))?;
+            put(&mut files, &self.clock, before.map(|before| &before.clock))?;
+            put(&mut files, &self.enrolment, before.map(|before| &before.enrolment))?;
+            put(&mut files, &self.deployments, before.map(|before| &before.deployments))?;
+            put(&mut files, &self.records, before.map(|before| &before.records))?;
+            Ok(files)
+        };
+        let changed = files(Some(before))
+            .map_err(|source| StateError::Write { path: store.folder.clone(), source })?;
+        if changed.is_empty() {
+            return Ok(());
+        }
+        store.commit(changed, || files(None))
     }
 }
 
-fn save<D: Document>(now: &Arc<D>, before: &Arc<D>, store: &Store) -> Result<(), StateError> {
-    if Arc::ptr_eq(now, before) || now == before {
-        return Ok(());
+fn put<D: Document>(files: &mut Files, now: &Arc<D>, before: Option<&Arc<D>>) -> io::Result<()> {
+    if before.is_none_or(|before| !Arc::ptr_eq(now, before) && now != before) {
+        files.insert(D::FILE.into(), text(&**now)?);
     }
-    store.save(&**now)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -155,9 +249,11 @@ mod tests {
     #[test]
     fn damaged_state_is_an_error_that_names_the_file() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::new(folder.path());
+        let store = Store::open(folder.path()).unwrap();
         assert_eq!(store.load::<Counter>().unwrap(), Counter::default());
-        store.save(&Counter { last: 7 }).unwrap();
+        let before = Documents::default();
+        let after = Documents { generations: Arc::new(Counter { last: 7 }), ..before.clone() };
+        after.save_changed(&before, &store).unwrap();
         assert_eq!(store.load::<Counter>().unwrap().last, 7);
 
         let path = folder.path().join(Counter::FILE);
@@ -184,7 +280,7 @@ mod tests {
     #[test]
     fn only_what_changed_is_written() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::new(folder.path());
+        let store = Store::open(folder.path()).unwrap();
         let before = Documents::default();
         let mut after = before.clone();
         after.generations = Arc::new(Counter { last: 1 });
@@ -192,5 +288,27 @@ mod tests {
         let names: Vec<_> =
             std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(names, [Counter::FILE]);
+    }
+
+    #[test]
+    fn a_journal_that_is_not_ours_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(JOURNAL);
+        for (name, text) in [
+            ("empty", ""),
+            ("torn", r#"{"version":1,"files":{"clock.json":"#),
+            ("another version", r#"{"version":2,"files":{}}"#),
+            ("another file", r#"{"version":1,"files":{"../../etc/passwd":"x"}}"#),
+            ("itself", r#"{"version":1,"files":{"journal.json":"x"}}"#),
+            ("unknown field", r#"{"version":1,"files":{},"more":1}"#),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            assert!(Store::open(folder.path()).is_err(), "{name}");
+        }
+        std::fs::write(&path, r#"{"version":1,"files":{"clock.json":"{\"version\":1,\"content\":{\"floor\":7}}"}}"#)
+            .unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        assert_eq!(store.load::<TimeFloor>().unwrap().floor.0, 7);
+        assert!(!path.exists());
     }
 }

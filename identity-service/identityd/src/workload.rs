@@ -345,6 +345,7 @@ fn trusted(service: &Service) -> Result<(), Refusal> {
 
 fn subscribe(service: &Weak<Service>, name: &str) -> Result<Current, Refusal> {
     let service = upgrade(service)?;
-    service.current().documents.enrolment.may_issue(service.now())?;
-    service.issuance.subscribe(name)
+    let now = service.now();
+    service.current().documents.enrolment.may_issue(now)?;
+    service.issuance.subscribe(name, now)
 }
