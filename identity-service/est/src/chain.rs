@@ -4,7 +4,8 @@
 //! one only when a path of signatures leads from it to an anchor. Such a path also goes over the certificates of a root
 //! that changes its key (RFC 4210 section 4.4): a `NewWithOld` is an intermediate like any other.
 //!
-//! Not looked at: certificate policies, which nobody asks for, and revocation, which EST has no answer for.
+//! Not looked at: certificate policies, which nobody asks for; revocation, which EST has no answer for; and for a CA of
+//! ours the extended key usages above it, which bind the leaves that it issues and are judged with them.
 
 use edgewarden_ca::spki;
 use edgewarden_names::{Reason, Refusal, UnixTime};
@@ -59,7 +60,7 @@ impl CertificateBag {
             is_anchor
                 || (certificate.is_ca
                     && search.check(certificate).is_ok()
-                    && search.path(&mut vec![certificate], 1).is_some())
+                    && search.path(&mut vec![certificate], counted(certificate)).is_some())
         };
         self.certificates.iter().filter(is_trusted).map(|certificate| certificate.der.as_slice()).collect()
     }
@@ -285,8 +286,7 @@ impl<'a> Search<'a> {
         Ok(())
     }
 
-    /// Extends `path` to an anchor. `beneath` is how many CAs the next issuer must allow beneath itself; as RFC 5280
-    /// section 4.2.1.9 has it, self-issued ones do not count.
+    /// Extends `path` to an anchor. `beneath` is how many CAs the next issuer must allow beneath itself.
     fn path(&mut self, path: &mut Vec<&'a Certificate>, beneath: u32) -> Option<&'a Certificate> {
         let last = *path.last()?;
         let anchors = self.anchors;
@@ -310,9 +310,8 @@ impl<'a> Search<'a> {
             if !self.is_signed_by(last, issuer) {
                 continue;
             }
-            let counted = u32::from(issuer.subject != issuer.issuer);
             path.push(issuer);
-            if let Some(anchor) = self.path(path, beneath.saturating_add(counted)) {
+            if let Some(anchor) = self.path(path, beneath.saturating_add(counted(issuer))) {
                 return Some(anchor);
             }
             path.pop();
@@ -325,6 +324,11 @@ impl<'a> Search<'a> {
         self.budget = left;
         certificate.is_signed_by(issuer)
     }
+}
+
+/// What a CA adds to the length of a path: self-issued ones, such as a root's new key, nothing (RFC 5280 section 4.2.1.9).
+fn counted(ca: &Certificate) -> u32 {
+    u32::from(ca.subject != ca.issuer)
 }
 
 /// Whether a CA may have issued a certificate with so many CAs beneath the CA itself.

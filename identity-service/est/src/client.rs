@@ -1,4 +1,7 @@
 //! The async shell: sends what [`crate::wire`] says and hands back what came. It decides nothing.
+//!
+//! A password goes to the server that TLS has identified, and to no other; the copy that is sent is freed, not wiped,
+//! for the HTTP library owns it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -160,7 +163,8 @@ impl Client {
         }
     }
 
-    /// Asks once. Dropping the future closes the connection; whether the CA has issued is then unknown.
+    /// Asks once. A future that is dropped closes the connection, at the latest when its time is over; whether the CA
+    /// has issued is then unknown, and asking again with the same request does no harm.
     pub async fn ask(&self, enrolment: &mut Enrolment) -> Result<Progress, EstError> {
         // The answer has our certificate; what lies between it and an anchor is here.
         let helpers = self.cacerts().await?;

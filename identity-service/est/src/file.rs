@@ -9,6 +9,8 @@ use zeroize::Zeroizing;
 
 /// Read or write by anyone but owner and group, or write by the group.
 const OPEN_TO_OTHERS: u32 = 0o027;
+/// Write by anyone.
+const WRITABLE_BY_ALL: u32 = 0o002;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Secrecy {
@@ -39,6 +41,9 @@ pub(crate) fn read(path: &Path, bytes_max: usize, secrecy: Secrecy) -> Result<Ze
     }
     if secrecy == Secrecy::Secret && metadata.mode() & OPEN_TO_OTHERS != 0 {
         return Err(wrong("can be read or written by others; run `chmod 0600` on it"));
+    }
+    if metadata.mode() & WRITABLE_BY_ALL != 0 {
+        return Err(wrong("can be written by everybody; run `chmod o-w` on it"));
     }
     // As large as can be from the start: a buffer that grows leaves copies behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(bytes_max.saturating_add(1)));

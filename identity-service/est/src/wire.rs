@@ -154,7 +154,7 @@ fn failure(question: Question, status: u16, retry_after: Option<Duration>) -> Es
     let (reason, rule) = match status {
         401 => (Reason::EstAuthorization, "401: it wants other credentials"),
         403 => (Reason::EstAuthorization, "403: it forbids this to us"),
-        408 | 429 | 500..=599 => {
+        408 | 429 | 500 | 502..=504 | 506..=599 => {
             let refusal = Refusal::new(
                 Reason::EstUnavailable,
                 question,

@@ -109,6 +109,8 @@ fn what_is_not_an_answer_is_refused() {
         ("429", status(429, &["7"]), EstUnavailable, false),
         ("500", status(500, &[]), EstUnavailable, false),
         ("503", status(503, &["60"]), EstUnavailable, false),
+        ("501", status(501, &["5"]), EstRejected, true),
+        ("505", status(505, &[]), EstRejected, true),
         ("101", status(101, &[]), EstRejected, true),
     ];
     for (name, reply, reason, fatal) in cases {

@@ -260,7 +260,6 @@ fn a_root_may_change_its_key() {
         let params = Template::ca("root", None).params;
         params.signed_by(world.root.issuer.key(), &new_root.issuer).unwrap().der().to_vec()
     };
-    // pathLen 0: a self-issued certificate above does not count, and one beneath does not either.
     let issuing = new_root.beneath(Template::ca("issuing", Some(0)));
     let certificate = issuing.issue(leaf(), &world.key.point());
     let bag = [
@@ -285,6 +284,25 @@ fn a_root_may_change_its_key() {
     let anchors = TrustAnchors::new(&[new_root.der]).unwrap();
     let chain = [certificate, issuing.der];
     EnrolledChain::verify(&chain, &world.key.point(), Profile::EndEntity, &anchors, NOW).unwrap();
+}
+
+/// RFC 5280 section 4.2.1.9: the root's own new key takes no room; every other CA does.
+#[test]
+fn self_issued_certificates_do_not_count_towards_a_path_length() {
+    for (allowed, good) in [(0, false), (1, true)] {
+        let old = Authority::root_allowing("root", Some(allowed));
+        let new = Authority::root("root");
+        let bridge = new.certified_by(&old, "root");
+        let issuing = new.beneath(Template::ca("issuing", None));
+        let key = Elsewhere::generate();
+        let chain = [issuing.issue(leaf(), &key.point()), issuing.der.clone(), bridge];
+        let anchors = TrustAnchors::new(&[old.der]).unwrap();
+        let judged = EnrolledChain::verify(&chain, &key.point(), Profile::EndEntity, &anchors, NOW);
+        assert_eq!(judged.is_ok(), good, "{allowed}");
+        let bag = CertificateBag::new(chain[1..].iter().map(Vec::as_slice)).unwrap();
+        let expected = if good { vec![&chain[1][..], &chain[2]] } else { vec![&chain[2][..]] };
+        assert_eq!(bag.trusted(&anchors, NOW), expected, "{allowed}");
+    }
 }
 
 #[test]

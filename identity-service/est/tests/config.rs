@@ -50,6 +50,7 @@ fn settings_that_cannot_be_followed_are_refused() {
     let (open, empty) = (secret("open", "password", 0o644), secret("empty", "\n", 0o600));
     let (lines, long) = (secret("lines", "a\nb\n", 0o600), secret("long", &"a".repeat(2000), 0o600));
     let (rubbish, leaf) = (secret("rubbish.pem", "rubbish", 0o600), site.path("device.pem"));
+    let writable = secret("writable.pem", &site.text("root.pem"), 0o666);
     let readable_key = secret("readable.key", &site.text("device.key"), 0o644);
     let EstAuth::Certificate { certificate_file, key_file } = site.device() else {
         panic!("it is a certificate")
@@ -72,6 +73,7 @@ fn settings_that_cannot_be_followed_are_refused() {
         ("too much time", changed(&|c| c.timeout_seconds = 121), "timeout_seconds"),
         ("no such anchors", changed(&|c| c.trust_anchors = site.path("none")), "trust anchors"),
         ("a folder as anchors", changed(&|c| c.trust_anchors = site.folder.path().into()), "trust anchors"),
+        ("anchors for all to write", changed(&|c| c.trust_anchors = writable.clone()), "trust anchors"),
         ("rubbish as anchors", changed(&|c| c.trust_anchors = rubbish.clone()), "trust anchors"),
         ("a leaf as anchor", changed(&|c| c.trust_anchors = leaf.clone()), "trust anchors"),
         ("no such password", changed(&|c| c.auth = basic("gw", &site.path("none"))), "password_file"),
@@ -95,7 +97,8 @@ fn settings_that_cannot_be_followed_are_refused() {
         (
             "the key of another",
             changed(&|c| {
-                c.auth = certificate(&certificate_file, &secret("other.key", &site.text("server.key"), 0o600));
+                c.auth =
+                    certificate(&certificate_file, &secret("other.key", &site.text("server.key"), 0o600));
             }),
             "client certificate",
         ),

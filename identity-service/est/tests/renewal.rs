@@ -357,8 +357,12 @@ fn a_clock_that_jumps_is_noticed_and_loses_nothing() {
     renewal.failed(&transient(), beyond);
     assert!(renewal.is_usable(UnixTime(START + 2)));
     assert!(matches!(renewal.next(UnixTime(START + 2)), Action::Wait(_)));
+    // Nothing is due and nothing was wrong but the clock, so there is nothing to be shown.
+    assert!(renewal.trouble().is_some());
+    assert!(matches!(renewal.next(UnixTime(START + 3600)), Action::Wait(_)));
+    assert!(renewal.trouble().is_none());
     // A pause that was begun under the wrong clock does not last until that time comes.
-    assert!(asks_at(&mut renewal, START + 2) <= START + LIFE * 66 / 100 + 3600);
+    assert!(asks_at(&mut renewal, START + 3600) <= START + LIFE * 66 / 100 + 3600);
     // Before its beginning it is not usable either.
     assert!(!renewal.is_usable(UnixTime(0)));
 }

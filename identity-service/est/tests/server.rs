@@ -339,6 +339,55 @@ async fn a_server_that_the_anchors_or_the_url_do_not_name_learns_nothing() {
 }
 
 #[tokio::test]
+async fn a_server_that_does_not_accept_our_certificate_is_asked_nothing() {
+    let (site, stranger) = (Arc::new(Site::new()), Site::new());
+    let server = standard_server(&site).await;
+    let error = enroll(&client(&site, &server, stranger.device())).await.unwrap_err();
+    // In TLS 1.3 the server's word comes after we have begun to send; a server that hangs up at once may lose it.
+    assert!(matches!(error.reason(), Reason::EstUntrusted | Reason::EstUnavailable), "{error}");
+    assert!(server.log().is_empty());
+}
+
+/// A key that is out of order, as one in a TPM may be for a while.
+struct Broken;
+
+impl edgewarden_ca::CaSigner for Broken {
+    fn public_point(&self) -> Result<Vec<u8>, edgewarden_ca::SignError> {
+        Ok(Elsewhere::generate().point())
+    }
+
+    fn sign(&self, _: &[u8]) -> Result<Vec<u8>, edgewarden_ca::SignError> {
+        Err(edgewarden_ca::SignError::new(std::io::Error::other("the TPM is busy")))
+    }
+}
+
+/// A key that signs as another than it shows.
+struct Impostor(Arc<Elsewhere>);
+
+impl edgewarden_ca::CaSigner for Impostor {
+    fn public_point(&self) -> Result<Vec<u8>, edgewarden_ca::SignError> {
+        Ok(Elsewhere::generate().point())
+    }
+
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, edgewarden_ca::SignError> {
+        edgewarden_ca::CaSigner::sign(&*self.0, message)
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_does_not_sign_sends_nothing() {
+    let site = Arc::new(Site::new());
+    let server = standard_server(&site).await;
+    let client = client(&site, &server, site.password("x"));
+    for key in [Arc::new(Broken) as Key, Arc::new(Impostor(Elsewhere::generate()))] {
+        let error = client.enroll(&key, &subject(Profile::EndEntity), PATIENCE).await.unwrap_err();
+        let expected = (Reason::IdentityUnavailable, Severity::Transient { retry_after: None });
+        assert_eq!((error.reason(), error.severity), expected);
+    }
+    assert!(!server.operations().contains(&"simpleenroll".to_owned()));
+}
+
+#[tokio::test]
 async fn cacerts_are_read_and_believed_only_as_far_as_they_chain() {
     let (site, stranger) = (Arc::new(Site::new()), Site::new());
     let foreign = stranger.der("root.pem");

@@ -119,8 +119,12 @@ pub struct Authority {
 
 impl Authority {
     pub fn root(common_name: &str) -> Self {
+        Self::root_allowing(common_name, None)
+    }
+
+    pub fn root_allowing(common_name: &str, path_length: Option<u8>) -> Self {
         let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
-        let params = Template::ca(common_name, None).params;
+        let params = Template::ca(common_name, path_length).params;
         let der = params.self_signed(&key).unwrap().der().to_vec();
         Self { issuer: Issuer::new(params, key), der }
     }
