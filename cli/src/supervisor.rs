@@ -12,7 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 use crate::exit::Problem;
-use crate::folders::{self, Ids};
+use crate::folders::{self, GATEWAY_USER, IDENTITY_USER};
 
 const PAUSE_MIN: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
@@ -21,12 +21,12 @@ const STABLE: Duration = Duration::from_secs(60);
 /// How long a daemon may take to end by itself.
 const GRACE: Duration = Duration::from_secs(8);
 
-const IDENTITYD: &str = "identityd";
+pub const IDENTITYD: Daemon = Daemon { name: "identityd", user: Some(IDENTITY_USER) };
 
 #[derive(Debug, Clone, Copy)]
-struct Daemon {
+pub struct Daemon {
     name: &'static str,
-    user: Option<Ids>,
+    user: Option<&'static str>,
 }
 
 pub async fn up(layout: &Layout) -> Result<(), Problem> {
@@ -36,12 +36,10 @@ pub async fn up(layout: &Layout) -> Result<(), Problem> {
     let config = crate::commands::load(layout)?;
     folders::prepare(layout)?;
     tracing::info!(gateway = %config.gateway.name, "starting the daemons");
-    let identity = folders::user(folders::IDENTITY_USER)?;
-    let gateway = folders::user(folders::GATEWAY_USER)?;
     let daemons = [
-        Daemon { name: IDENTITYD, user: Some(identity) },
+        IDENTITYD,
         Daemon { name: "runtimed", user: None },
-        Daemon { name: "gatewayd", user: Some(gateway) },
+        Daemon { name: "gatewayd", user: Some(GATEWAY_USER) },
     ];
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let mut tasks = JoinSet::new();
@@ -63,7 +61,7 @@ async fn supervise(daemon: Daemon, layout: Layout, mut stopped: tokio::sync::wat
     let mut pause = PAUSE_MIN;
     loop {
         let started = Instant::now();
-        if daemon.name == IDENTITYD {
+        if daemon.name == IDENTITYD.name {
             // Without a copy the daemon still starts: only a proof of this boot fails, and says why.
             let copied =
                 crate::commands::load(&layout).and_then(|config| folders::copy_event_log(&layout, &config));
@@ -94,16 +92,19 @@ async fn asked_to_stop(stopped: &mut tokio::sync::watch::Receiver<bool>) {
     let _ = stopped.wait_for(|stop| *stop).await;
 }
 
-fn start(daemon: Daemon, layout: &Layout) -> std::io::Result<Child> {
-    let mut command = Command::new(std::env::current_exe()?);
+/// Starts a daemon as its user, with that user's groups (Debian's `tss` opens the TPM), and so that it ends when this
+/// process does, `kill -9` included: a second supervisor must not find daemons that nobody looks after.
+pub fn start(daemon: Daemon, layout: &Layout) -> std::io::Result<Child> {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "TERM"]);
+    if let Some(user) = daemon.user {
+        command.args(["--reuid", user, "--regid", user, "--init-groups"]);
+    }
+    command.arg("--").arg(std::env::current_exe()?);
     command.arg(daemon.name).arg("--root").arg(layout.root()).current_dir("/").kill_on_drop(true);
     // The TPM software stack writes to standard error by itself; what matters reaches us as an error.
     let (name, value) = edgewarden_keystore::TSS_LOG_ENVIRONMENT;
     command.env(name, value);
-    if let Some(ids) = daemon.user {
-        // Also clears the supplementary groups: the standard library does so when root sets a user.
-        command.uid(ids.uid).gid(ids.gid);
-    }
     command.spawn()
 }
 

@@ -174,7 +174,12 @@ impl Site {
 
     /// `edgewarden join` with a fresh token.
     pub fn join(&self) -> Result<Finished, Failure> {
-        let token = run(&mut self.operator(&["token", "create", "--gateway", &self.gateway]))?.ok()?;
+        let mut create =
+            self.operator(&["token", "create", "--gateway", &self.gateway, "--label", "site=clinic"]);
+        if self.keys == Keys::Software {
+            create.arg("--allow-software");
+        }
+        let token = run(&mut create)?.ok()?;
         let token_file = self.path("join-token");
         fs::write(&token_file, token.trim())?;
         let keystore = match self.keys {
@@ -213,16 +218,20 @@ impl Site {
         Ok(())
     }
 
-    /// Kills the supervisor and every daemon at once, as a crash would; the modules are not touched.
+    /// Kills the supervisor and every daemon, as a crash would; the modules are not touched. The supervisor is
+    /// halted first: it would start daemons again, or take them along in an orderly way.
     pub fn crash_gateway(&mut self) -> Result<(), Failure> {
-        if let Some(up) = &mut self.up {
-            up.kill();
+        if let Some(up) = &self.up {
+            let up = nix::unistd::Pid::from_raw(i32::try_from(up.pid()).unwrap_or(i32::MAX));
+            let _ = nix::sys::signal::kill(up, nix::sys::signal::Signal::SIGSTOP);
         }
         for daemon in ["identityd", "runtimed", "gatewayd"] {
             let pattern = format!("^[^ ]*edgewarden {daemon} --root {}", self.root().display());
-            let _ = run(Command::new("pkill").args(["-9", "-f", &pattern]))?;
+            run(Command::new("pkill").args(["-9", "-f", &pattern]))?.ok()?;
         }
-        self.up = None;
+        if let Some(mut up) = self.up.take() {
+            up.kill();
+        }
         Ok(())
     }
 

@@ -11,11 +11,12 @@ use edgewarden_protocol::client::Client;
 use edgewarden_protocol::config::{Attestation, Config, Fleet, Gateway, Identity, Keystore, Mqtt, Runtime};
 use edgewarden_protocol::layout::Layout;
 use edgewarden_runtimed::enrol::{self, EnrolError};
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
 use crate::exit::Problem;
 use crate::folders;
 use crate::output::{self, Format};
+use crate::supervisor;
 
 /// How long `identityd` may take to open the TPM and answer.
 const START: Duration = Duration::from_secs(20);
@@ -189,20 +190,8 @@ async fn running_identityd(layout: &Layout, config: &Config) -> Result<Option<Ch
     if Client::connect(&socket).await.is_ok() {
         return Ok(None);
     }
-    let user = folders::user(folders::IDENTITY_USER)?;
     folders::copy_event_log(layout, config)?;
-    let program = std::env::current_exe().map_err(Problem::failed)?;
-    let mut child = Command::new(program)
-        .arg("identityd")
-        .arg("--root")
-        .arg(layout.root())
-        .current_dir("/")
-        .uid(user.uid)
-        .gid(user.gid)
-        .kill_on_drop(true)
-        .env(edgewarden_keystore::TSS_LOG_ENVIRONMENT.0, edgewarden_keystore::TSS_LOG_ENVIRONMENT.1)
-        .spawn()
-        .map_err(Problem::failed)?;
+    let mut child = supervisor::start(supervisor::IDENTITYD, layout).map_err(Problem::failed)?;
     let deadline = tokio::time::Instant::now() + START;
     loop {
         if Client::connect(&socket).await.is_ok() {
