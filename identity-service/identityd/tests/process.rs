@@ -24,6 +24,8 @@ use edgewarden_protocol::layout::Layout;
 use edgewarden_simulator_tpm::{Scenario, SimulatedTpm};
 use serde::{Deserialize, Serialize};
 
+/// A user of the tests.
+const IDENTITY_UID: u32 = 64_903;
 const SERVE: &str = "EW_TEST_SERVE";
 const LINE: &str = "EW_TEST_LINE ";
 
@@ -65,6 +67,7 @@ fn probe(control: &Path) {
         ("tcp", TcpListener::bind("127.0.0.1:0").map(drop)),
         ("tcp6", TcpListener::bind("[::1]:0").map(drop)),
         ("udp", UdpSocket::bind("127.0.0.1:0").map(drop)),
+        ("connection", std::net::TcpStream::connect("127.0.0.1:1").map(drop)),
         ("exec", Command::new("/bin/true").status().map(drop)),
     ];
     for (what, outcome) in tried {
@@ -115,6 +118,42 @@ async fn ready(gateway: &Gateway) {
     .await;
 }
 
+/// The sockets that the process has open, by the kernel's tables of its network namespace: their kinds.
+fn open_sockets(pid: u32) -> Vec<String> {
+    let tables = ["tcp", "tcp6", "udp", "udp6", "raw", "raw6", "icmp", "icmp6", "packet", "netlink", "unix"];
+    let tables = tables
+        .map(|kind| (kind, std::fs::read_to_string(format!("/proc/{pid}/net/{kind}")).unwrap_or_default()));
+    let descriptors =
+        std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().map(|entry| entry.unwrap().path());
+    descriptors
+        .filter_map(|path| std::fs::read_link(path).ok())
+        .filter_map(|link| Some(link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned()))
+        .map(|inode| {
+            let found = tables.iter().find(|(_, text)| text.split_whitespace().any(|word| *word == inode));
+            found.map_or_else(|| format!("socket {inode} of no known kind"), |(kind, _)| (*kind).to_owned())
+        })
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn identityd_opens_no_network_socket() {
+    // What is looked for is found where it is.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    assert!(open_sockets(std::process::id()).contains(&"tcp".to_owned()));
+    drop(listener);
+    let gateway = Gateway::new();
+    let process = Process::start(&gateway, false);
+    ready(&gateway).await;
+    gateway.join().await;
+    gateway.deploy(&common::document(1)).await;
+    let _connection = edgewarden_protocol::client::Client::connect(&gateway.control()).await.unwrap();
+    let socket = gateway.layout().workload_socket("runtimed");
+    edgewarden_workload_api::client::fetch_once(&socket).await.unwrap();
+    let sockets = open_sockets(process.0.id());
+    assert!(sockets.len() >= 3, "control and two workload sockets: {sockets:?}");
+    assert!(sockets.iter().all(|kind| kind == "unix"), "{sockets:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn it_has_no_network_starts_nothing_and_ends_on_sigterm() {
     let gateway = Gateway::new();
@@ -144,6 +183,7 @@ async fn it_has_no_network_starts_nothing_and_ends_on_sigterm() {
         "tcp permission denied",
         "tcp6 permission denied",
         "udp permission denied",
+        "connection permission denied",
         "exec permission denied",
         "probed",
     ] {
@@ -157,7 +197,6 @@ async fn it_has_no_network_starts_nothing_and_ends_on_sigterm() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_needs_no_privileges_and_grants_its_own_user_none() {
-    const IDENTITY_UID: u32 = 64_903;
     let gateway = Gateway::new();
     // As the supervisor sets it up: the folders and files of `identityd` belong to its user.
     let layout = gateway.layout();
@@ -252,6 +291,43 @@ async fn a_tpm_is_used_under_confinement_and_after_a_kill() {
     };
     assert_eq!(quote.event_log.as_slice(), std::fs::read(tpm.event_log()).unwrap());
     assert!(quote.ak_public.starts_with("-----BEGIN PUBLIC KEY-----") && quote.pcrs.len() == 10);
+}
+
+/// As on hardware: the kernel's event log is root's, and who starts `identityd` leaves it a copy.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_log_that_only_root_reads_is_read_from_its_copy() {
+    let mut gateway = Gateway::new();
+    let tpm = SimulatedTpm::start(&gateway.folder.path().join("tpm"), Scenario::Normal).unwrap();
+    gateway.config.keystore = edgewarden_protocol::config::Keystore::DangerousSimulatedTpm {
+        address: ([127, 0, 0, 1], tpm.port()).into(),
+    };
+    let log = std::fs::read(tpm.event_log()).unwrap();
+    let kernel = gateway.folder.path().join("securityfs");
+    std::fs::create_dir(&kernel).unwrap();
+    gateway.config.attestation.event_log = kernel.join("binary_bios_measurements");
+    std::fs::write(&gateway.config.attestation.event_log, &log).unwrap();
+    std::fs::set_permissions(
+        &gateway.config.attestation.event_log,
+        std::os::unix::fs::PermissionsExt::from_mode(0o400),
+    )
+    .unwrap();
+    let layout = gateway.layout();
+    for folder in [layout.identity_state(), layout.identity_run()] {
+        std::fs::create_dir_all(&folder).unwrap();
+        chown(&folder, Some(IDENTITY_UID), Some(IDENTITY_UID)).unwrap();
+    }
+    for file in ["root.pem", "operator.pem"] {
+        chown(gateway.folder.path().join(file), Some(IDENTITY_UID), Some(IDENTITY_UID)).unwrap();
+    }
+    let _process = Process::start_as(&gateway, false, IDENTITY_UID);
+    ready(&gateway).await;
+    let quote = || Request::AttestQuote { nonce: vec![9; 32].into() };
+    assert_eq!(gateway.refused(quote()).await, edgewarden_names::Reason::Internal, "there is no copy");
+    std::fs::write(layout.event_log_copy(), &log).unwrap();
+    chown(layout.event_log_copy(), Some(IDENTITY_UID), Some(IDENTITY_UID)).unwrap();
+    join_by_tpm(&gateway, &tpm).await;
+    let Reply::Quote(quote) = gateway.ask(quote()).await.unwrap() else { panic!() };
+    assert_eq!(quote.event_log.as_slice(), log);
 }
 
 fn die(sides: u64) -> u64 {

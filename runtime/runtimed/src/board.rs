@@ -54,6 +54,10 @@ impl Board {
         self.changed();
     }
 
+    pub fn has_module(&self, module: &ModuleName) -> bool {
+        self.shown().modules.contains_key(module)
+    }
+
     pub fn set_epoch(&self, epoch: Epoch) {
         self.shown().epoch = Some(epoch);
         self.changed();

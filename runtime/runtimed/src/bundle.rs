@@ -153,7 +153,8 @@ impl Bundle<'_> {
         }
         // Users are not the kernel's only measure, but the limits that it keeps for each user are shared by its number.
         if self.forbidden_users.contains(&user) {
-            return Err(self.invalid("the image asks to run as the user of one of the gateway's own daemons"));
+            let rule = format!("user {user} is a daemon's own on this gateway; give the image another USER");
+            return Err(self.invalid(rule));
         }
         Ok((user, group))
     }

@@ -85,6 +85,10 @@ async fn answer(
         Request::Status => Ok(Reply::Status(Box::new(context.board.status()))),
         Request::Logs { module, last } => {
             let last = usize::try_from(last).unwrap_or(LINES_MAX).min(LINES_MAX);
+            // What ran once keeps its log; silence about a name that never did would look like a quiet module.
+            if !context.board.has_module(&module) && !logs::path(context.places.logs(), &module).exists() {
+                return Err(Refusal::new(Reason::RequestInvalid, &module, "there is no such module"));
+            }
             logs::tail(context.places.logs(), &module, last)
                 .map(Reply::Logs)
                 .map_err(|error| Refusal::new(Reason::Internal, &module, error))
