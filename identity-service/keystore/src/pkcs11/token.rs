@@ -104,7 +104,7 @@ impl Token {
     }
 
     fn check_mechanisms(&self, library: &Pkcs11, slot: Slot) -> Result<(), Fault> {
-        // Libraries differ in which of the two says that a mechanism is switched off.
+        // SoftHSM2 goes on telling about a mechanism that it was told not to list.
         let listed = library.get_mechanism_list(slot).map_err(fault)?;
         for (mechanism, name, uses) in MECHANISMS {
             let missing = |used_for: &'static str| {
