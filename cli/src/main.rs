@@ -41,6 +41,8 @@ enum Command {
     Down,
     /// Show the gateway, its modules and its newest refusals.
     Status,
+    /// Look for what keeps the gateway from working, and say how to mend it. Changes nothing.
+    Doctor(commands::doctor::Doctor),
     /// Show what a module printed.
     Logs(commands::runtime::Logs),
     /// Prove this boot to the fleet again, now.
@@ -65,7 +67,9 @@ enum Command {
     Attest(commands::attest::Attest),
     /// The audit log.
     #[command(subcommand)]
-    Audit(commands::identity::Audit),
+    Audit(commands::audit::Audit),
+    /// Print the numbers of the identity daemon for a monitoring system.
+    Metrics,
     /// Runs the identity daemon (for supervisors).
     #[command(hide = true)]
     Identityd,
@@ -112,6 +116,7 @@ fn run(arguments: Arguments) -> Result<(), Problem> {
             Command::Up => supervisor::up(&layout).await,
             Command::Down => commands::runtime::down(&layout).await,
             Command::Status => commands::status::run(&layout, format).await,
+            Command::Doctor(doctor) => doctor.run(&layout, format).await,
             Command::Logs(logs) => logs.run(&layout).await,
             Command::Renew => commands::runtime::renew(&layout, format).await,
             Command::Deployment(deployment) => deployment.run(&layout, format).await,
@@ -121,6 +126,7 @@ fn run(arguments: Arguments) -> Result<(), Problem> {
             Command::Svid(svid) => svid.run(&layout).await,
             Command::Attest(attest) => attest.run(&layout, format).await,
             Command::Audit(audit) => audit.run(&layout, format).await,
+            Command::Metrics => commands::metrics::run(&layout).await,
             Command::Identityd => {
                 let config = commands::load(&layout)?;
                 edgewarden_identityd::run(layout, config).await.map_err(Problem::failed)

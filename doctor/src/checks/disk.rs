@@ -1,0 +1,146 @@
+//! Where the state is kept.
+
+use super::{judge, no_config, size};
+use crate::check::{Check, Finding};
+use crate::facts::{Facts, Volume};
+
+pub const CHECKS: &[Check] = &[
+    Check {
+        id: "disk.space",
+        title: "the file systems of the state have room (256 MiB)",
+        remedy: "`du -xh --max-depth=2 /var/lib/edgewarden | sort -h` shows what takes it; remove what is not needed or use a larger disk",
+        run: space,
+    },
+    Check {
+        id: "disk.inodes",
+        title: "the file systems of the state can take more files",
+        remedy: "`find /var -xdev -printf '%h\\n' | sort | uniq -c | sort -n | tail` shows where they are",
+        run: inodes,
+    },
+    Check {
+        id: "disk.persistent",
+        title: "the state outlives a restart of the machine",
+        remedy: "mount a disk at /var/lib/edgewarden and join again",
+        run: persistent,
+    },
+    Check {
+        id: "disk.durable",
+        title: "the file systems of the state keep what they acknowledged (fsync, atomic rename)",
+        remedy: "use ext4, xfs, btrfs or f2fs on a local disk for /var/lib/edgewarden",
+        run: durable,
+    },
+    Check {
+        id: "disk.writable",
+        title: "the file systems of the state can be written",
+        remedy: "`dmesg | tail` says why; then `mount -o remount,rw MOUNTPOINT`",
+        run: writable,
+    },
+    Check {
+        id: "disk.queue_room",
+        title: "the upstream queue can grow to its cap",
+        remedy: "make room, or lower `mqtt.queue_bytes_max` in `config.toml` and restart the gateway",
+        run: queue_room,
+    },
+    Check {
+        id: "disk.logs",
+        title: "the modules' logs stay small (256 MiB)",
+        remedy: "`ls -lS /var/lib/edgewarden/logs`; have the module that talks too much say less",
+        run: |facts| match facts.disk.log_bytes {
+            bytes if bytes > LOGS_MAX => Finding::warn(format!("they take {}", size(bytes))),
+            bytes => Finding::pass(format!("they take {}", size(bytes))),
+        },
+    },
+];
+
+const SPACE_MIN: u64 = 64 << 20;
+const SPACE_LOW: u64 = 256 << 20;
+const LOGS_MAX: u64 = 256 << 20;
+const INODES_MIN: u64 = 1000;
+
+/// Puts a question to every file system once.
+fn each(facts: &Facts, fault: impl Fn(&Volume) -> Option<String>) -> Vec<String> {
+    let mut wrong: Vec<String> = facts
+        .disk
+        .volumes
+        .iter()
+        .flatten()
+        .filter_map(|volume| fault(volume).map(|why| format!("`{}`: {why}", volume.folder.display())))
+        .collect();
+    wrong.dedup();
+    wrong
+}
+
+fn space(facts: &Facts) -> Finding {
+    let mut unknown: Vec<String> =
+        facts.disk.volumes.iter().filter_map(|volume| volume.as_ref().err().cloned()).collect();
+    if facts.disk.volumes.is_empty() {
+        unknown.push("the file systems do not answer".into());
+    }
+    let below = |limit| {
+        each(facts, |volume| {
+            (volume.bytes_free < limit)
+                .then(|| format!("{} of {} are free", size(volume.bytes_free), size(volume.bytes)))
+        })
+    };
+    unknown.extend(below(SPACE_MIN));
+    if !unknown.is_empty() {
+        return Finding::fail(unknown.join("; "));
+    }
+    let least = facts.disk.volumes.iter().flatten().map(|volume| volume.bytes_free).min().unwrap_or_default();
+    super::advise(&below(SPACE_LOW), format!("{} are free", size(least)))
+}
+
+fn inodes(facts: &Facts) -> Finding {
+    let few = |volume: &Volume| {
+        (volume.inodes > 0 && volume.inodes_free < INODES_MIN)
+            .then(|| format!("{} of {} inodes are free", volume.inodes_free, volume.inodes))
+    };
+    judge(&each(facts, few), "more than enough")
+}
+
+const TMPFS: i64 = 0x0102_1994;
+const RAMFS: i64 = 0x8584_58f6;
+
+fn persistent(facts: &Facts) -> Finding {
+    let volatile =
+        |volume: &Volume| matches!(volume.kind, TMPFS | RAMFS).then(|| "it is in memory (tmpfs)".to_owned());
+    judge(&each(facts, volatile), "on a disk")
+}
+
+/// `statfs(2)` values of file systems that do not, or not surely, keep our two promises: FAT, exFAT, NFS, SMB, 9P, FUSE.
+const DOUBTFUL: [(i64, &str); 7] = [
+    (0x4d44, "FAT"),
+    (0x2011_bab0, "exFAT"),
+    (0x6969, "NFS"),
+    (0xff53_4d42, "SMB"),
+    (0xfe53_4d42, "SMB"),
+    (0x0102_1997, "9P"),
+    (0x6573_5546, "FUSE"),
+];
+
+fn durable(facts: &Facts) -> Finding {
+    let doubtful = |volume: &Volume| {
+        let found = DOUBTFUL.iter().find(|(kind, _)| *kind == volume.kind);
+        found.map(|(_, name)| format!("{name} may lose what was written before a power cut"))
+    };
+    super::advise(&each(facts, doubtful), "local file systems")
+}
+
+fn writable(facts: &Facts) -> Finding {
+    judge(
+        &each(facts, |volume| volume.read_only.then(|| "it is mounted read-only".to_owned())),
+        "all of them",
+    )
+}
+
+fn queue_room(facts: &Facts) -> Finding {
+    let Some(config) = facts.settings() else { return no_config() };
+    let folder = facts.layout.gateway_state();
+    let Some(volume) = facts.disk.volumes.iter().flatten().find(|volume| volume.folder == folder) else {
+        return Finding::skip("its file system does not answer");
+    };
+    let queue = facts.daemons.gateway.as_ref().and_then(|gateway| gateway.queue.as_ref());
+    let wanted = config.mqtt.queue_bytes_max.saturating_sub(queue.map_or(0, |queue| queue.bytes));
+    let said = format!("{} are free for {} more of the queue", size(volume.bytes_free), size(wanted));
+    if wanted > volume.bytes_free { Finding::warn(said) } else { Finding::pass(said) }
+}

@@ -1,0 +1,82 @@
+//! Messages and the way upstream.
+
+use edgewarden_gatewayd::status::UpstreamStatus;
+
+use super::{no_fleet, not_running, size, span};
+use crate::check::{Check, Finding};
+use crate::facts::Facts;
+
+pub const CHECKS: &[Check] = &[
+    Check {
+        id: "messages.queue_open",
+        title: "the upstream queue is open",
+        remedy: "`journalctl -u edgewarden-gatewayd` says why not; after a lost key or a damaged disk move /var/lib/edgewarden/gateway away and restart",
+        run: queue_open,
+    },
+    Check {
+        id: "messages.queue_fill",
+        title: "the upstream queue has room",
+        remedy: "restore the link to the fleet, or raise `mqtt.queue_bytes_max`; a full queue refuses new messages",
+        run: queue_fill,
+    },
+    Check {
+        id: "messages.upstream",
+        title: "messages reach the fleet",
+        remedy: "see the checks of the area `fleet`; messages wait in the queue meanwhile",
+        run: upstream,
+    },
+    Check {
+        id: "messages.clients",
+        title: "clients take what is meant for them",
+        remedy: "`edgewarden logs MODULE` of the module that is slow or away",
+        run: clients,
+    },
+];
+
+/// Messages that wait for clients inside the broker.
+const WAITING_MAX: u64 = 10_000;
+
+fn queue_open(facts: &Facts) -> Finding {
+    let Some(gateway) = &facts.daemons.gateway else { return not_running("gatewayd") };
+    match &gateway.queue {
+        Some(queue) => Finding::pass(format!("queue {}", queue.id)),
+        None if facts.daemons.identity.as_ref().is_none_or(|status| status.verdict.is_none()) => {
+            Finding::skip("its key is there once the gateway is enrolled")
+        }
+        None => Finding::fail("gatewayd could not open it: messages for the fleet are refused"),
+    }
+}
+
+fn queue_fill(facts: &Facts) -> Finding {
+    let Some(gateway) = &facts.daemons.gateway else { return not_running("gatewayd") };
+    let Some(queue) = &gateway.queue else { return Finding::skip("it is not open") };
+    let said = format!("{} messages, {} of {}", queue.messages, size(queue.bytes), size(queue.bytes_max));
+    let tenth = queue.bytes_max / 10;
+    if queue.bytes >= queue.bytes_max.saturating_sub(tenth / 2) {
+        Finding::fail(said)
+    } else if queue.bytes >= tenth.saturating_mul(7) {
+        Finding::warn(said)
+    } else {
+        Finding::pass(said)
+    }
+}
+
+fn upstream(facts: &Facts) -> Finding {
+    let Some(gateway) = &facts.daemons.gateway else { return not_running("gatewayd") };
+    match &gateway.upstream {
+        UpstreamStatus::None => no_fleet(),
+        UpstreamStatus::Idle => Finding::pass("nothing was to be sent yet"),
+        UpstreamStatus::Connected { since } => {
+            Finding::pass(format!("connected for {}", span(facts.now.after(*since))))
+        }
+        UpstreamStatus::Unreachable { since, error } => {
+            Finding::warn(format!("not for {}: {error}", span(facts.now.after(*since))))
+        }
+    }
+}
+
+fn clients(facts: &Facts) -> Finding {
+    let Some(gateway) = &facts.daemons.gateway else { return not_running("gatewayd") };
+    let said = format!("{} sessions, {} messages wait", gateway.sessions, gateway.waiting_messages);
+    if gateway.waiting_messages > WAITING_MAX { Finding::warn(said) } else { Finding::pass(said) }
+}

@@ -1,0 +1,69 @@
+//! The file systems beneath the state folders.
+
+use std::path::{Path, PathBuf};
+
+use edgewarden_protocol::layout::Layout;
+use nix::sys::statfs::statfs;
+use nix::sys::statvfs::{FsFlags, statvfs};
+
+use super::Read;
+
+const LOG_FILES_MAX: usize = 4096;
+
+#[derive(Debug, Clone)]
+pub struct Volume {
+    pub folder: PathBuf,
+    pub bytes_free: u64,
+    pub bytes: u64,
+    pub inodes_free: u64,
+    /// 0 for a file system that counts none.
+    pub inodes: u64,
+    pub read_only: bool,
+    /// `statfs(2)`'s `f_type`.
+    pub kind: i64,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Disk {
+    /// Of each state folder, or of what it will be made in.
+    pub volumes: Vec<Read<Volume>>,
+    /// What the modules printed, in all.
+    pub log_bytes: u64,
+}
+
+pub async fn gather(layout: &Layout) -> Disk {
+    let layout = layout.clone();
+    // A file system that hangs must not hang the rest.
+    let gathered = tokio::task::spawn_blocking(move || {
+        let folders =
+            [layout.identity_state(), layout.gateway_state(), layout.runtime_state(), layout.logs()];
+        Disk {
+            volumes: folders.iter().map(|folder| volume(folder)).collect(),
+            log_bytes: logs(&layout.logs()),
+        }
+    });
+    gathered.await.unwrap_or_default()
+}
+
+fn volume(folder: &Path) -> Read<Volume> {
+    let place = folder.ancestors().find(|place| place.is_dir()).unwrap_or(Path::new("/"));
+    let failed =
+        |error: nix::Error| format!("cannot look at the file system of `{}`: {error}", place.display());
+    let space = statvfs(place).map_err(failed)?;
+    let kind = statfs(place).map_err(failed)?.filesystem_type().0;
+    let block = space.fragment_size();
+    Ok(Volume {
+        folder: folder.to_path_buf(),
+        bytes_free: space.blocks_available().saturating_mul(block),
+        bytes: space.blocks().saturating_mul(block),
+        inodes_free: space.files_available(),
+        inodes: space.files(),
+        read_only: space.flags().contains(FsFlags::ST_RDONLY),
+        kind: kind as i64,
+    })
+}
+
+fn logs(folder: &Path) -> u64 {
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten().take(LOG_FILES_MAX);
+    files.filter_map(|file| file.metadata().ok()).map(|metadata| metadata.len()).sum()
+}
