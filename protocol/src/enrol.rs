@@ -51,7 +51,7 @@ pub enum DeviceKeys {
         /// TPMT_PUBLIC.
         ak_public: Bytes,
     },
-    /// A key in a file: `hardware: none`.
+    /// A key in a file or a token that nothing attests: `hardware: none`.
     None {
         /// P-256, uncompressed point, 65 bytes.
         device_public: Bytes,
