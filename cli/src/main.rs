@@ -67,9 +67,7 @@ enum Command {
     Attest(commands::attest::Attest),
     /// The audit log.
     #[command(subcommand)]
-    Audit(commands::audit::Audit),
-    /// Print the numbers of the identity daemon for a monitoring system.
-    Metrics,
+    Audit(commands::identity::Audit),
     /// Runs the identity daemon (for supervisors).
     #[command(hide = true)]
     Identityd,
@@ -126,7 +124,6 @@ fn run(arguments: Arguments) -> Result<(), Problem> {
             Command::Svid(svid) => svid.run(&layout).await,
             Command::Attest(attest) => attest.run(&layout, format).await,
             Command::Audit(audit) => audit.run(&layout, format).await,
-            Command::Metrics => commands::metrics::run(&layout).await,
             Command::Identityd => {
                 let config = commands::load(&layout)?;
                 edgewarden_identityd::run(layout, config).await.map_err(Problem::failed)
