@@ -67,7 +67,9 @@ enum Command {
     Attest(commands::attest::Attest),
     /// The audit log.
     #[command(subcommand)]
-    Audit(commands::identity::Audit),
+    Audit(commands::audit::Audit),
+    /// Print the numbers of the identity daemon for a monitoring system.
+    Metrics,
     /// Runs the identity daemon (for supervisors).
     #[command(hide = true)]
     Identityd,
@@ -83,7 +85,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     tracing_subscriber::fmt()
         .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_env("EDGEWARDEN_LOG").unwrap_or_else(|_| "info".into()),
+            tracing_subscriber::EnvFilter::try_from_env("EDGEWARDEN_LOG").unwrap_or_else(|_| "info,cryptoki=off".into()),
         )
         .with_writer(std::io::stderr)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
@@ -124,6 +126,7 @@ fn run(arguments: Arguments) -> Result<(), Problem> {
             Command::Svid(svid) => svid.run(&layout).await,
             Command::Attest(attest) => attest.run(&layout, format).await,
             Command::Audit(audit) => audit.run(&layout, format).await,
+            Command::Metrics => commands::metrics::run(&layout).await,
             Command::Identityd => {
                 let config = commands::load(&layout)?;
                 edgewarden_identityd::run(layout, config).await.map_err(Problem::failed)
