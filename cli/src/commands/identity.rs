@@ -1,4 +1,4 @@
-//! What `identityd` answers: leaf devices, certificates, the audit log.
+//! What `identityd` answers: leaf devices, certificates.
 
 use std::path::{Path, PathBuf};
 
@@ -58,32 +58,6 @@ impl Svid {
             Self::Rotate { module } => tell(layout, &Request::Rotate { module }).await,
             Self::Fetch { socket } => fetch(&socket).await,
         }
-    }
-}
-
-#[derive(Debug, clap::Subcommand)]
-pub enum Audit {
-    /// Shows the newest entries, oldest first.
-    Show {
-        #[arg(long, default_value_t = 50)]
-        last: u32,
-    },
-}
-
-impl Audit {
-    pub async fn run(self, layout: &Layout, format: Format) -> Result<(), Problem> {
-        let Self::Show { last } = self;
-        let entries = match ask(layout, &Request::Audit { last }).await? {
-            Reply::Audit(entries) => entries,
-            other => return Err(unexpected(&other).into()),
-        };
-        if format == Format::Json {
-            return output::json(&entries);
-        }
-        for entry in entries {
-            println!("{} {} {} {} {}", entry.sequence, entry.at, entry.event, entry.subject, entry.detail);
-        }
-        Ok(())
     }
 }
 

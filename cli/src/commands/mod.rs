@@ -1,11 +1,13 @@
 //! One file for each group of commands.
 
 pub mod attest;
+pub mod audit;
 pub mod deployment;
 pub mod doctor;
 pub mod identity;
 pub mod image;
 pub mod join;
+pub mod metrics;
 pub mod policy;
 pub mod runtime;
 pub mod status;
