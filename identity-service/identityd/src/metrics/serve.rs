@@ -15,6 +15,7 @@ use crate::service::Service;
 
 const CONNECTIONS_MAX: usize = 8;
 const HEAD_BYTES_MAX: usize = 4096;
+const REST_BYTES_MAX: u64 = 64 * 1024;
 const PATIENCE: Duration = Duration::from_secs(5);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -75,7 +76,10 @@ async fn exchange(service: &Arc<Service>, mut stream: UnixStream) -> std::io::Re
     );
     stream.write_all(head.as_bytes()).await?;
     stream.write_all(body.as_bytes()).await?;
-    stream.shutdown().await
+    stream.shutdown().await?;
+    // Closing with bytes unread would tear the answer out of the caller's hands.
+    let mut rest = stream.take(REST_BYTES_MAX);
+    tokio::io::copy(&mut rest, &mut tokio::io::sink()).await.map(drop)
 }
 
 /// Is the request one that we answer?
