@@ -7,6 +7,8 @@ use std::time::Duration;
 use edgewarden_names::{GatewayName, TrustDomain};
 use serde::{Deserialize, Serialize};
 
+/// No issuing CA lives longer than a year: its key is in memory.
+const ISSUING_CA_SECONDS_MAX: u32 = 366 * 86400;
 /// Longest label of a PKCS#11 token.
 const TOKEN_LABEL_BYTES_MAX: usize = 32;
 const LIBRARY_FILES_MAX: usize = 16;
@@ -19,6 +21,17 @@ pub enum ConfigError {
     Parse { path: PathBuf, message: String },
     #[error("`{key}` in `{}` is out of range: {range}", path.display())]
     Range { path: PathBuf, key: &'static str, range: &'static str },
+    #[error(
+        "in `{}` `{child}` ({child_seconds} s) must be shorter than `{parent}` ({parent_seconds} s), which signs it: no certificate outlives its issuer",
+        path.display()
+    )]
+    Outlives {
+        path: PathBuf,
+        child: &'static str,
+        child_seconds: u32,
+        parent: &'static str,
+        parent_seconds: u32,
+    },
 }
 
 /// One gateway's configuration.
@@ -105,7 +118,9 @@ pub struct Identity {
     pub svid_lifetime_seconds: u32,
     /// Life of a leaf device's certificate, 60 seconds to 90 days.
     pub leaf_lifetime_seconds: u32,
-    /// Life of the issuing CA, born at each start of `identityd`; longer than what it signs.
+    /// Life of the issuing CA, born at each start of `identityd`; longer than what it signs. The gateway CA above it has
+    /// the life that the fleet gives it: an issuing CA that would outlive it is clipped to its end, and so are the
+    /// certificates below; each is renewed by what is left of its life.
     pub issuing_ca_lifetime_seconds: u32,
 }
 
@@ -183,12 +198,18 @@ impl Config {
         if !(60..=90 * 86400).contains(&identity.leaf_lifetime_seconds) {
             return range("identity.leaf_lifetime_seconds", "60 to 7776000");
         }
-        let longest_child = identity.svid_lifetime_seconds.max(identity.leaf_lifetime_seconds);
-        if identity.issuing_ca_lifetime_seconds <= longest_child {
-            return range(
-                "identity.issuing_ca_lifetime_seconds",
-                "longer than svid_lifetime_seconds and leaf_lifetime_seconds, which it signs",
-            );
+        if identity.issuing_ca_lifetime_seconds > ISSUING_CA_SECONDS_MAX {
+            return range("identity.issuing_ca_lifetime_seconds", "at most 31622400, a year");
+        }
+        let (parent, parent_seconds) =
+            ("identity.issuing_ca_lifetime_seconds", identity.issuing_ca_lifetime_seconds);
+        for (child, child_seconds) in [
+            ("identity.svid_lifetime_seconds", identity.svid_lifetime_seconds),
+            ("identity.leaf_lifetime_seconds", identity.leaf_lifetime_seconds),
+        ] {
+            if parent_seconds <= child_seconds {
+                return Err(ConfigError::Outlives { path: path.into(), child, child_seconds, parent, parent_seconds });
+            }
         }
         if let Keystore::DangerousSimulatedTpm { address } = &self.keystore
             && !address.ip().is_loopback()
@@ -271,10 +292,39 @@ mod tests {
             "[keystore]\nkind = \"dangerous-simulated-tpm\"\naddress = \"192.0.2.1:2321\"\n",
             &format!("{tpm}[identity]\nsvid_lifetime_seconds = 3601\n"),
             &format!("{tpm}[identity]\nissuing_ca_lifetime_seconds = 3600\n"),
+            &format!("{tpm}[identity]\nissuing_ca_lifetime_seconds = 31622401\n"),
             &format!("{tpm}[mqtt]\nport = 1\n"),
             &format!("{tpm}[unknown]\n"),
         ] {
             assert!(load(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_child_that_outlives_its_parent_is_refused_with_both_names() {
+        let tpm = "[keystore]\nkind = \"tpm\"\ndevice = \"/dev/tpmrm0\"\n";
+        for (svid, leaf, issuing, refused) in [
+            (3600, 86400, 86401, None),
+            (3600, 86400, 86400, Some("leaf")),
+            (3600, 86400, 3601, Some("leaf")),
+            (3600, 60, 3600, Some("svid")),
+            (3600, 60, 3601, None),
+            (10, 60, 11, Some("leaf")),
+            (10, 60, 0, Some("svid")),
+            (3600, 604_800, 604_801, None),
+        ] {
+            let text = format!(
+                "{tpm}[identity]\nsvid_lifetime_seconds = {svid}\nleaf_lifetime_seconds = {leaf}\nissuing_ca_lifetime_seconds = {issuing}\n"
+            );
+            let said = load(&text).err().map(|error| error.to_string());
+            match refused {
+                None => assert_eq!(said, None, "{text}"),
+                Some(child) => {
+                    let said = said.unwrap();
+                    assert!(said.contains(&format!("identity.{child}_lifetime_seconds")), "{said}");
+                    assert!(said.contains("identity.issuing_ca_lifetime_seconds"), "{said}");
+                }
+            }
         }
     }
 }
