@@ -22,6 +22,12 @@ pub const PREFIX: &str = "/v1/admin";
 pub struct TokenRequest {
     pub gateway: GatewayName,
     pub expires_seconds: u64,
+    /// Let a device without a TPM use it.
+    #[serde(default)]
+    pub allow_software: bool,
+    /// The labels that the gateway gets by joining.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -29,6 +35,23 @@ pub struct Token {
     pub gateway: GatewayName,
     pub token: String,
     pub expires: UnixTime,
+    pub allow_software: bool,
+    pub labels: BTreeMap<String, String>,
+}
+
+/// `POST /devices/{name}/labels`
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LabelRequest {
+    pub set: BTreeMap<String, String>,
+    /// Keys of labels to take away; first.
+    pub remove: Vec<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct DeviceLabels {
+    pub gateway: GatewayName,
+    pub labels: BTreeMap<String, String>,
 }
 
 /// `POST /references`

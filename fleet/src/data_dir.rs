@@ -1,8 +1,9 @@
 //! The fleet's folder: `fleet.toml`, the root's certificate and key, two access tokens, the database.
 //!
 //! Made once by `init`. Secrets have mode 0600 in a folder of mode 0700. The command line reads `root.pem`,
-//! `admin.token` and `address` from it, and asks the server for everything else.
+//! `admin.token` and `address` from it, and asks the server for everything else. Who writes in it holds its lock.
 
+use std::fs::{File, TryLockError};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -25,6 +26,8 @@ pub enum DataError {
     Exists(PathBuf),
     #[error("`{}` is not a fleet; make one with `edgewarden-fleet init`", .0.display())]
     NotAFleet(PathBuf),
+    #[error("another `edgewarden-fleet` runs with `{}`; one folder has one server", .0.display())]
+    InUse(PathBuf),
     #[error("cannot use `{}`", path.display())]
     Io { path: PathBuf, source: std::io::Error },
     #[error("`{}` is not valid: {message}", path.display())]
@@ -57,6 +60,10 @@ impl Settings {
         names
     }
 }
+
+/// The folder is this process's until it is dropped. The kernel drops it when the process dies, however it dies.
+#[derive(Debug)]
+pub struct Lock(#[expect(dead_code, reason = "held, not used")] File);
 
 /// A secret text from the folder.
 pub type Secret = Zeroizing<String>;
@@ -95,6 +102,11 @@ impl DataDir {
             return Err(DataError::Exists(self.0.clone()));
         }
         make_private_folder(&self.0).map_err(|source| DataError::Io { path: self.0.clone(), source })?;
+        let _lock = self.lock()?;
+        // Another `init` may have ended since the first look.
+        if self.settings_file().exists() {
+            return Err(DataError::Exists(self.0.clone()));
+        }
         let root = RootCa::create(&settings.trust_domain, ROOT_LIFETIME, now)?;
         // Shown to be good before it is kept: a host that no certificate can carry is refused here, not at `serve`.
         let (names, addresses) = settings.names();
@@ -110,6 +122,19 @@ impl DataDir {
             .map_err(|error| DataError::Invalid { path: self.settings_file(), message: error.to_string() })?;
         write(&self.settings_file(), text.as_bytes(), 0o644)?;
         Ok(root)
+    }
+
+    /// Two servers on one folder would each hold sessions and waiting gateways that the other does not know.
+    pub fn lock(&self) -> Result<Lock, DataError> {
+        use std::os::unix::fs::OpenOptionsExt as _;
+        let path = self.0.join("lock");
+        let io = |source| DataError::Io { path: path.clone(), source };
+        let file = File::options().append(true).create(true).mode(0o600).open(&path).map_err(io)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Lock(file)),
+            Err(TryLockError::WouldBlock) => Err(DataError::InUse(self.0.clone())),
+            Err(TryLockError::Error(source)) => Err(io(source)),
+        }
     }
 
     pub fn settings(&self) -> Result<Settings, DataError> {

@@ -8,6 +8,22 @@ use edgewarden_names::{Digest, Reason, Refusal};
 
 pub type Labels = BTreeMap<String, String>;
 
+pub const LABELS_MAX: usize = 32;
+const LABEL_BYTES_MAX: usize = 128;
+
+/// Says what is wrong with the labels of a gateway.
+pub fn check_labels(labels: &Labels) -> Result<(), String> {
+    if labels.len() > LABELS_MAX {
+        return Err(format!("a gateway has at most {LABELS_MAX} labels"));
+    }
+    for text in labels.iter().flat_map(|(key, value)| [key, value]) {
+        if text.is_empty() || text.len() > LABEL_BYTES_MAX || text.chars().any(char::is_control) {
+            return Err(format!("a label is text of 1 to {LABEL_BYTES_MAX} bytes"));
+        }
+    }
+    Ok(())
+}
+
 /// What the choice needs to know of a stored deployment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {

@@ -1,5 +1,7 @@
 //! Short text of long things, for tables.
 
+use crate::selection::Labels;
+
 const PAYLOAD_CHARACTERS_MAX: usize = 160;
 
 /// A message's payload on one line: as text when it is text, otherwise its size. Control characters are escaped, so
@@ -20,6 +22,11 @@ pub fn shortened(text: &str, most: usize) -> String {
         if character.is_control() { short.extend(character.escape_default()) } else { short.push(character) }
     }
     short
+}
+
+/// `site=clinic,ward=north`
+pub fn labels(labels: &Labels) -> String {
+    labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
 }
 
 /// `module/analytics` of `spiffe://…/gateway/gw-1/module/analytics`.

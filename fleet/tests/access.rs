@@ -83,6 +83,12 @@ fn commands_answer_with_their_exit_codes() {
         (&["token", "create", "--gateway", "gw-1", "--expires", "60d"], 3),
         (&["token", "create", "--gateway", "GW"], 2),
         (&["token", "create", "--gateway", "gw-1", "--expires", "soon"], 2),
+        (&["token", "create", "--gateway", "gw-1", "--label", "site"], 2),
+        (&["token", "create", "--gateway", "gw-1", "--label", "site=a", "--label", "site=b"], 2),
+        (&["token", "create", "--gateway", "gw-1", "--label", "site=a\nb"], 3),
+        (&["device", "label", "gw-1"], 2),
+        (&["device", "label", "gw-1", "site="], 2),
+        (&["device", "label", "gw-1", "site=a"], 3),
         (&["deploy"], 2),
         (&["deploy", missing], 2),
         (&["deploy", missing, "--key", missing], 1),
@@ -90,6 +96,8 @@ fn commands_answer_with_their_exit_codes() {
         (&["unknown"], 2),
         (&["init", "--trust-domain", "plant.example", "--name", "x"], 1),
         (&["serve", "--web", "192.0.2.1:8080"], 2),
+        (&["serve", "--web", "0.0.0.0:0"], 2),
+        (&["serve", "--web", "[::]:0"], 2),
     ] {
         let answer = fleet.cli(arguments);
         assert_eq!(answer.code(), code, "{arguments:?}: {}", answer.errors());
@@ -110,6 +118,39 @@ fn commands_answer_with_their_exit_codes() {
         let mode = std::fs::metadata(fleet.path(file)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{file}");
     }
+}
+
+#[test]
+fn a_folder_has_one_server() {
+    let mut fleet = Fleet::start(&[]);
+    let address = fleet.url();
+    let second = fleet.cli(&["serve", "--listen", "127.0.0.1:0"]);
+    assert_eq!(second.code(), 1);
+    assert!(second.errors().contains("another `edgewarden-fleet` runs"), "{}", second.errors());
+    // The first one was not disturbed.
+    assert_eq!(fleet.url(), address);
+    fleet.cli(&["device", "list"]).ok();
+    // However it dies, the next one may start.
+    fleet.kill();
+    fleet.run();
+    fleet.cli(&["device", "list"]).ok();
+    fleet.stop();
+    fleet.run();
+}
+
+#[test]
+fn of_two_that_make_a_fleet_in_one_folder_one_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let init = || {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_edgewarden-fleet"));
+        command.args(["init", "--trust-domain", "plant.example", "--name", "localhost", "--data"]).arg(&data);
+        command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+        command.spawn().unwrap()
+    };
+    let ends: Vec<bool> =
+        [init(), init(), init()].map(|mut child| child.wait().unwrap().success()).into_iter().collect();
+    assert_eq!(ends.iter().filter(|good| **good).count(), 1, "{ends:?}");
 }
 
 #[test]
@@ -220,6 +261,62 @@ fn silent_and_broken_peers_hold_nobody_up() {
     // One source has its limit; who waits beyond it is turned away, not served late.
     drop(silent);
     fleet.cli(&["device", "list"]).ok();
+}
+
+/// A request whose body does not come, from an address of its own.
+async fn slow_body(fleet: &Fleet) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
+    use tokio::io::AsyncWriteExt as _;
+    let domain = common::domain();
+    let only = edgewarden_transport::tls::only(edgewarden_transport::tls::fleet_id(&domain));
+    let tls = edgewarden_transport::tls::pinned_client_config(&fleet.root().as_slice().into(), &domain, only)
+        .unwrap();
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let address = fleet.url().strip_prefix("https://").unwrap().parse().unwrap();
+    let stream = socket.connect(address).await.unwrap();
+    let name = "localhost".try_into().unwrap();
+    let mut stream =
+        tokio_rustls::TlsConnector::from(std::sync::Arc::new(tls)).connect(name, stream).await.unwrap();
+    let header = "POST /v1/enrol/finish HTTP/1.1\r\nHost: fleet\r\nContent-Length: 1000000\r\nExpect: 100-continue\r\n\r\n";
+    stream.write_all(header.as_bytes()).await.unwrap();
+    stream
+}
+
+/// Whether the server reads the body, or has answered, after a while.
+async fn heard(
+    stream: &mut tokio_rustls::client::TlsStream<tokio::net::TcpStream>,
+    wait: Duration,
+) -> String {
+    use tokio::io::AsyncReadExt as _;
+    let mut bytes = [0; 1024];
+    let read = tokio::time::timeout(wait, stream.read(&mut bytes)).await;
+    String::from_utf8_lossy(&bytes[..read.map_or(0, Result::unwrap)]).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_bodies_of_one_source_hold_no_other_up() {
+    let fleet = Fleet::start(&[]);
+    let token = fleet.token("gw-1");
+    let mut slow = Vec::new();
+    for _ in 0..4 {
+        let mut stream = slow_body(&fleet).await;
+        let said = heard(&mut stream, common::DEADLINE).await;
+        assert!(said.starts_with("HTTP/1.1 100"), "{said}");
+        slow.push(stream);
+    }
+    // As many as there are places for all. They wait for those of their own source.
+    let mut waiting = Vec::new();
+    for _ in 0..40 {
+        waiting.push(slow_body(&fleet).await);
+    }
+    assert_eq!(heard(&mut waiting[0], Duration::from_millis(200)).await, "");
+    common::Device::new("gw-1").enrol(&fleet, Some(&token)).await.unwrap();
+    // Who is slow is cut off in the end, and then it is the next one's turn.
+    for stream in &mut slow {
+        let said = heard(stream, common::DEADLINE).await;
+        assert!(said.contains("did not arrive in time"), "{said}");
+    }
+    assert!(heard(&mut waiting[0], common::DEADLINE).await.starts_with("HTTP/1.1 100"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

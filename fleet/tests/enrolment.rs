@@ -69,6 +69,84 @@ async fn tokens_are_refused() {
 }
 
 #[tokio::test]
+async fn a_token_is_for_a_tpm_unless_it_says_otherwise() {
+    let fleet = Fleet::start(&[]);
+    let device = Device::new("gw-1");
+    let tpm_only = fleet.token_with("gw-1", &["--label", "site=clinic"]);
+    assert_eq!(device.enrol(&fleet, Some(&tpm_only)).await.unwrap_err(), Reason::EnrolHardware);
+    assert!(fleet.log().contains("enrol.hardware"), "{}", fleet.log());
+    let token = fleet.token("gw-1");
+    device.enrol(&fleet, Some(&token)).await.unwrap();
+    // Not to join again either. A renewal shows the key that it joined with, and needs no token.
+    assert_eq!(device.enrol(&fleet, Some(&tpm_only)).await.unwrap_err(), Reason::EnrolHardware);
+    device.enrol(&fleet, None).await.unwrap();
+}
+
+#[tokio::test]
+async fn labels_are_the_operators() {
+    let fleet = Fleet::start(&[]);
+    let device = Device::new("gw-1");
+    let labels = || fleet.json(&["device", "list"])[0]["labels"].clone();
+    for given in [&["--allow-software"][..], &["--allow-software", "--label", "site=plant"]] {
+        let token = fleet.token_with("gw-1", given);
+        assert_eq!(device.enrol(&fleet, Some(&token)).await.unwrap_err(), Reason::EnrolLabels, "{given:?}");
+    }
+    let token = fleet.token("gw-1");
+    device.enrol(&fleet, Some(&token)).await.unwrap();
+    assert_eq!(labels(), serde_json::json!({ "site": "clinic" }));
+
+    // A renewal changes none, whatever it says.
+    let mut begin = device.begin(None);
+    begin.labels = BTreeMap::from([("site".into(), "plant".into()), ("ward".into(), "north".into())]);
+    let challenge = fleet.begin(&begin).await.unwrap();
+    fleet.finish(&device.answer(&challenge)).await.unwrap();
+    assert_eq!(labels(), serde_json::json!({ "site": "clinic" }));
+
+    // An operator does.
+    let said = fleet.cli(&["device", "label", "gw-1", "site=plant", "ward=north"]).ok();
+    assert_eq!(said.trim(), "site=plant,ward=north");
+    fleet.cli(&["device", "label", "gw-1", "--remove", "site"]).ok();
+    device.enrol(&fleet, None).await.unwrap();
+    assert_eq!(labels(), serde_json::json!({ "ward": "north" }));
+    let events = fleet.json(&["device", "show", "gw-1"])["events"].to_string();
+    assert!(events.contains("labels set by an operator: site=plant,ward=north"), "{events}");
+
+    // To join again is to get the token's.
+    let token = fleet.token("gw-1");
+    device.enrol(&fleet, Some(&token)).await.unwrap();
+    assert_eq!(labels(), serde_json::json!({ "site": "clinic" }));
+
+    fleet.cli(&["device", "label", "gw-2", "site=plant"]).refused(Reason::RequestInvalid);
+    let long = format!("site={}", "x".repeat(129));
+    fleet.cli(&["device", "label", "gw-1", &long]).refused(Reason::RequestInvalid);
+    let many: Vec<String> = (0..32).map(|n| format!("k{n}=x")).collect();
+    let many: Vec<&str> =
+        ["device", "label", "gw-1"].into_iter().chain(many.iter().map(String::as_str)).collect();
+    fleet.cli(&many).refused(Reason::RequestInvalid);
+    assert_eq!(labels(), serde_json::json!({ "site": "clinic" }));
+}
+
+/// What a stranger hears of a name that is taken, and of one that is free.
+#[tokio::test]
+async fn without_a_token_nobody_learns_which_names_are_taken() {
+    let fleet = Fleet::start(&[]);
+    fleet.gateway("gw-1").await;
+    let mut heard = Vec::new();
+    for name in ["gw-1", "gw-2"] {
+        for token in [None, Some("00")] {
+            let begin = Device::new(name).begin(token);
+            let said = fleet
+                .stranger()
+                .post_json::<_, serde_json::Value>("/v1/enrol/begin", &begin, 4096, common::DEADLINE)
+                .await;
+            heard.push(format!("{token:?} {said:?}").replace(name, "NAME"));
+        }
+    }
+    assert_eq!(heard[..2], heard[2..]);
+    assert!(heard[0].contains("EnrolToken"), "{}", heard[0]);
+}
+
+#[tokio::test]
 async fn a_token_is_spent_by_success_only_and_by_one_of_two() {
     let fleet = Fleet::start(&[]);
     let token = fleet.token("gw-1");
@@ -93,7 +171,7 @@ async fn a_name_belongs_to_one_key_and_a_key_to_one_name() {
     device.enrol(&fleet, Some(&token)).await.unwrap();
 
     let impostor = Device::new("gw-1");
-    assert_eq!(impostor.enrol(&fleet, None).await.unwrap_err(), Reason::AttestEkMismatch);
+    assert_eq!(impostor.enrol(&fleet, None).await.unwrap_err(), Reason::EnrolToken);
     let token = fleet.token("gw-1");
     assert_eq!(impostor.enrol(&fleet, Some(&token)).await.unwrap_err(), Reason::AttestEkMismatch);
 
@@ -247,6 +325,15 @@ async fn nobody_begins_without_end() {
         refused = begun.err();
     }
     assert_eq!(refused, Some(Reason::Busy));
+
+    // Nor fills the log by being refused.
+    for _ in 0..50 {
+        let begun =
+            common::post::<_, serde_json::Value>(&client, "/v1/enrol/begin", &device.begin(None)).await;
+        assert_eq!(begun.unwrap_err(), Reason::EnrolToken);
+    }
+    let lines = fleet.log().matches("enrolment refused").count();
+    assert!((1..50).contains(&lines), "{lines}");
 }
 
 #[tokio::test]

@@ -68,7 +68,7 @@ fn verdict(fleet: &Fleet) -> String {
 async fn a_changed_boot_fails_the_gateway_until_it_is_accepted_or_undone() {
     let fleet = Fleet::start(&["--web", "127.0.0.1:0"]);
     let mut measured = Measured::boot();
-    let token = fleet.token("gw-1");
+    let token = fleet.token_with("gw-1", &[]);
     assert_eq!(measured.enrol(&fleet, Some(&token)).await.unwrap_err(), Reason::AttestEkUntrusted);
     let vendor = measured.tpm.vendor_ca();
     fleet.cli(&["vendor", "add", vendor.to_str().unwrap()]).ok();
@@ -97,13 +97,20 @@ async fn a_changed_boot_fails_the_gateway_until_it_is_accepted_or_undone() {
     forged.session = challenge.session;
     assert_ne!(fleet.finish(&forged).await.unwrap_err(), Reason::AttestReference, "another session's answer");
     fleet.cli(&["vendor", "add", other.tpm.vendor_ca().to_str().unwrap()]).ok();
-    assert_eq!(other.enrol(&fleet, None).await.unwrap_err(), Reason::AttestEkMismatch, "another genuine TPM");
+    assert_eq!(other.enrol(&fleet, None).await.unwrap_err(), Reason::EnrolToken, "another genuine TPM");
+    let again = fleet.token_with("gw-1", &[]);
+    assert_eq!(other.enrol(&fleet, Some(&again)).await.unwrap_err(), Reason::AttestEkMismatch, "and a token");
     assert_eq!(verdict(&fleet), "fresh");
 
     // Nor does a key in a file take the place of the TPM, token or not.
     let file = common::Device::new("gw-1");
-    for token in [None, Some(fleet.token("gw-1"))] {
-        assert_eq!(file.enrol(&fleet, token.as_deref()).await.unwrap_err(), Reason::AttestEkMismatch);
+    let tpm_only = fleet.token_with("gw-1", &["--label", "site=clinic"]);
+    for (token, reason) in [
+        (None, Reason::EnrolToken),
+        (Some(tpm_only), Reason::EnrolHardware),
+        (Some(fleet.token("gw-1")), Reason::AttestEkMismatch),
+    ] {
+        assert_eq!(file.enrol(&fleet, token.as_deref()).await.unwrap_err(), reason);
     }
     assert_eq!(verdict(&fleet), "fresh");
 

@@ -8,12 +8,13 @@
     reason = "a test fails by panicking"
 )]
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use edgewarden_fleet::enrol::decide::sha256;
+use edgewarden_fleet::selection::Labels;
 use edgewarden_fleet::store::devices::{ATTEMPTS_MAX, Admission, Attempt, Binding};
 use edgewarden_fleet::store::messages::Retention;
+use edgewarden_fleet::store::tokens::Grant;
 use edgewarden_fleet::store::{Store, StoreError};
 use edgewarden_names::{GatewayName, Reason, Refusal, SpiffeId, UnixTime};
 use edgewarden_protocol::enrol::{Verdict, VerdictState};
@@ -53,12 +54,16 @@ async fn admit_with(
     let admission = Admission {
         gateway: &gateway(name),
         binding: &Binding { endorsement: sha256(&[endorsement]), attestation: sha256(&[attestation]) },
-        labels: &BTreeMap::new(),
         token,
         ca_key: &sha256(ca_key.as_bytes()),
         attempt: &attempt(None),
     };
     store.admit(&admission, NOW).await.unwrap().map_err(|refusal| refusal.reason)
+}
+
+fn grant(gateway: &GatewayName, expires: UnixTime) -> Grant {
+    let labels = Labels::from([("site".into(), "clinic".into())]);
+    Grant { gateway: gateway.clone(), expires, allow_software: true, labels }
 }
 
 async fn open(folder: &Path) -> Store {
@@ -68,7 +73,7 @@ async fn open(folder: &Path) -> Store {
 /// With one gateway, `gw-1`, that has joined with key 1.
 async fn with_gateway(folder: &Path) -> Store {
     let store = open(folder).await;
-    store.add_token(&[1; 32], &gateway("gw-1"), UnixTime(NOW.0 + 60), NOW).await.unwrap();
+    store.add_token(&[1; 32], &grant(&gateway("gw-1"), UnixTime(NOW.0 + 60)), NOW).await.unwrap();
     admit(&store, "gw-1", 1, Some(&[1; 32])).await.unwrap();
     store
 }
@@ -78,8 +83,8 @@ async fn an_admission_is_all_or_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let store = with_gateway(folder.path()).await;
     let later = UnixTime(NOW.0 + 60);
-    store.add_token(&[2; 32], &gateway("gw-2"), later, NOW).await.unwrap();
-    store.add_token(&[3; 32], &gateway("gw-2"), NOW, NOW).await.unwrap();
+    store.add_token(&[2; 32], &grant(&gateway("gw-2"), later), NOW).await.unwrap();
+    store.add_token(&[3; 32], &grant(&gateway("gw-2"), NOW), NOW).await.unwrap();
     for (case, name, key, token, expected) in [
         ("used token", "gw-1", 1, Some([1; 32]), Reason::EnrolToken),
         ("unknown token", "gw-2", 2, Some([9; 32]), Reason::EnrolToken),
@@ -110,11 +115,11 @@ async fn a_join_ends_the_ca_keys_before_it_and_renewals_have_a_cap() {
     let good = [knows("ca").await, knows("1").await, knows("2").await, knows("3").await, knows("6").await];
     assert_eq!(good, [false, false, false, true, true]);
     // Who joins again because a key was stolen must not leave it good.
-    store.add_token(&[2; 32], &name, UnixTime(NOW.0 + 60), NOW).await.unwrap();
+    store.add_token(&[2; 32], &grant(&name, UnixTime(NOW.0 + 60)), NOW).await.unwrap();
     admit_with(&store, "gw-1", (1, 1), Some(&[2; 32]), "new").await.unwrap();
     assert!(knows("new").await && !knows("6").await && !knows("3").await);
     // The keys of others stay.
-    store.add_token(&[3; 32], &gateway("gw-2"), UnixTime(NOW.0 + 60), NOW).await.unwrap();
+    store.add_token(&[3; 32], &grant(&gateway("gw-2"), UnixTime(NOW.0 + 60)), NOW).await.unwrap();
     admit_with(&store, "gw-2", (2, 2), Some(&[3; 32]), "new").await.unwrap();
     assert!(knows("new").await);
 }
@@ -208,12 +213,51 @@ async fn a_failure_of_another_tpm_does_not_touch_the_one_that_has_the_name() {
 async fn a_renewal_that_began_with_an_old_attestation_key_does_not_bring_it_back() {
     let folder = tempfile::tempdir().unwrap();
     let store = with_gateway(folder.path()).await;
-    store.add_token(&[2; 32], &gateway("gw-1"), UnixTime(NOW.0 + 60), NOW).await.unwrap();
+    store.add_token(&[2; 32], &grant(&gateway("gw-1"), UnixTime(NOW.0 + 60)), NOW).await.unwrap();
     admit_with(&store, "gw-1", (1, 2), Some(&[2; 32]), "ca").await.unwrap();
     assert_eq!(admit_with(&store, "gw-1", (1, 1), None, "ca").await, Err(Reason::AttestEkMismatch));
     let device = store.device(&gateway("gw-1")).await.unwrap().unwrap();
     assert_eq!(device.binding.attestation, sha256(&[2]));
     admit_with(&store, "gw-1", (1, 2), None, "ca").await.unwrap();
+}
+
+/// Made by the first schema, with a device and a token in it.
+#[tokio::test]
+async fn an_old_database_opens_and_its_tokens_let_in_no_more_than_they_say() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("fleet.db");
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&file).create_if_missing(true);
+    let pool = sqlx::sqlite::SqlitePool::connect_with(options).await.unwrap();
+    sqlx::raw_sql(include_str!("../src/store/schema-1.sql")).execute(&pool).await.unwrap();
+    let verdict = serde_json::to_string(&attempt(None).verdict).unwrap();
+    sqlx::query(
+        "INSERT INTO device (name, endorsement, attestation, labels, enrolled, verdict) VALUES ('gw-1', ?1, ?1, ?2, 1, ?3)",
+    )
+    .bind(sha256(&[1]).as_str())
+    .bind("{\"site\":\"clinic\"}")
+    .bind(verdict)
+    .execute(&pool)
+    .await
+    .unwrap();
+    sqlx::query("INSERT INTO join_token (hash, gateway, created, expires) VALUES (?, 'gw-2', 1, ?)")
+        .bind(&[7; 32][..])
+        .bind(i64::try_from(NOW.0 + 60).unwrap())
+        .execute(&pool)
+        .await
+        .unwrap();
+    sqlx::raw_sql("PRAGMA user_version = 1").execute(&pool).await.unwrap();
+    pool.close().await;
+
+    let store = open(folder.path()).await;
+    let token = store.token(&[7; 32]).await.unwrap().unwrap();
+    assert_eq!((token.grant.allow_software, token.grant.labels.len(), token.used), (false, 0, None));
+    admit(&store, "gw-1", 1, None).await.unwrap();
+    let device = store.device(&gateway("gw-1")).await.unwrap().unwrap();
+    assert_eq!(device.labels.get("site").map(String::as_str), Some("clinic"));
+    admit(&store, "gw-2", 2, Some(&[7; 32])).await.unwrap();
+    assert!(store.device(&gateway("gw-2")).await.unwrap().unwrap().labels.is_empty());
+    store.close().await;
+    open(folder.path()).await;
 }
 
 #[tokio::test]

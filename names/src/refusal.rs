@@ -44,6 +44,8 @@ reasons! {
     // Enrolment
     EnrolToken "enrol.token" "make a join token with `edgewarden-fleet token create`";
     EnrolName "enrol.name" "the token or certificate is for another name; use that name";
+    EnrolHardware "enrol.hardware" "if this gateway has no TPM, make the token with `edgewarden-fleet token create --allow-software`";
+    EnrolLabels "enrol.labels" "labels are the operator's: make the token with `edgewarden-fleet token create --label KEY=VALUE` for each, and join with the same";
     // A site's own CA (EST)
     EstConfig "est.config" "correct the EST settings; the message names the one";
     EstUnavailable "est.unavailable" "the EST server cannot be reached or is out of order; it is asked again by itself";

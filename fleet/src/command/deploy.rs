@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::document::Document;
 use super::exit::Stop;
-use super::{Common, key, output};
+use super::{Common, key, label, output};
 use crate::admin_api::{DeploymentRequest, DeploymentView, DeviceView};
 use crate::selection::selects;
 
@@ -39,13 +39,6 @@ pub struct Deploy {
     /// Send an envelope that is signed already.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["key", "select", "check", "out"])]
     envelope: Option<PathBuf>,
-}
-
-fn label(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() && !value.is_empty() => Ok((key.into(), value.into())),
-        _ => Err(format!("`{text}` is not KEY=VALUE")),
-    }
 }
 
 impl Deploy {
@@ -163,10 +156,14 @@ impl DeploymentCommand {
             return output::json(&stored);
         }
         let row = |d: &DeploymentView| {
-            let selector: Vec<String> =
-                d.selector.iter().map(|(key, value)| format!("{key}={value}")).collect();
             let signer = d.signer.clone().unwrap_or_else(|| "not verified (dangerous)".into());
-            vec![d.name.clone(), d.version.to_string(), selector.join(","), signer, gateways(&d.gateways)]
+            vec![
+                d.name.clone(),
+                d.version.to_string(),
+                crate::text::labels(&d.selector),
+                signer,
+                gateways(&d.gateways),
+            ]
         };
         output::table(
             &["NAME", "VERSION", "SELECTOR", "SIGNED BY", "GATEWAYS"],

@@ -1,13 +1,13 @@
-//! `device list`, `show`, `remove`.
+//! `device list`, `show`, `label`, `remove`.
 
 use clap::Subcommand;
 use edgewarden_names::{GatewayName, UnixTime};
 use edgewarden_protocol::uplink::DeploymentReport;
 
 use super::exit::Stop;
-use super::{Common, output};
-use crate::admin_api::{DeviceDetail, DeviceView, Done};
-use crate::text::shortened;
+use super::{Common, distinct, label, output};
+use crate::admin_api::{DeviceDetail, DeviceLabels, DeviceView, Done, LabelRequest};
+use crate::text::{self, shortened};
 use crate::when::{age, date};
 
 const TEXT_MAX: usize = 400;
@@ -18,6 +18,15 @@ pub enum Device {
     List,
     /// One gateway: what was checked, what runs, what was refused.
     Show { name: GatewayName },
+    /// Give a gateway labels, or take some away. Others stay.
+    Label {
+        name: GatewayName,
+        #[arg(value_name = "KEY=VALUE", value_parser = label, required_unless_present = "remove")]
+        labels: Vec<(String, String)>,
+        /// Take this label away. Repeat for more.
+        #[arg(long, value_name = "KEY")]
+        remove: Vec<String>,
+    },
     /// Forget a gateway: its certificates are good for nothing here any more, and its name is free.
     Remove { name: GatewayName },
 }
@@ -40,6 +49,17 @@ impl Device {
                 }
                 show(&detail, UnixTime::now());
             }
+            Self::Label { name, labels, remove } => {
+                let request = LabelRequest { set: distinct(labels)?, remove };
+                let now: DeviceLabels = admin.post(&format!("/devices/{name}/labels"), &request).await?;
+                if common.is_json() {
+                    return output::json(&now);
+                }
+                eprintln!(
+                    "hint: {name} runs only what fits its own `[gateway.labels]` too; make them the same there"
+                );
+                say!("{}", text::labels(&now.labels));
+            }
             Self::Remove { name } => {
                 let done: Done = admin.post(&format!("/devices/{name}/remove"), &()).await?;
                 if common.is_json() {
@@ -60,7 +80,7 @@ fn list(devices: &[DeviceView], now: UnixTime) {
     let row = |device: &DeviceView| {
         vec![
             device.name.to_string(),
-            labels(device),
+            text::labels(&device.labels),
             device.hardware.clone(),
             verdict(device, now),
             deployment(device.wanted.as_ref()),
@@ -73,10 +93,6 @@ fn list(devices: &[DeviceView], now: UnixTime) {
         &["GATEWAY", "LABELS", "HARDWARE", "ATTESTATION", "WANTED", "RUNNING", "MODULES", "SEEN"],
         &devices.iter().map(row).collect::<Vec<_>>(),
     );
-}
-
-fn labels(device: &DeviceView) -> String {
-    device.labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
 }
 
 fn verdict(device: &DeviceView, now: UnixTime) -> String {
@@ -92,7 +108,7 @@ fn show(detail: &DeviceDetail, now: UnixTime) {
     let device = &detail.device;
     let mut facts = vec![
         ("gateway", device.name.to_string()),
-        ("labels", labels(device)),
+        ("labels", text::labels(&device.labels)),
         ("hardware", device.hardware.clone()),
         ("attestation", format!("{}, good until {}", verdict(device, now), date(device.verdict_expires))),
         ("reference", device.reference.clone().unwrap_or_else(|| "-".into())),

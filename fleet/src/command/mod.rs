@@ -29,6 +29,7 @@ use output::Format;
 
 use crate::admin_api::{StoredMessage, Token, TokenRequest, Web};
 use crate::data_dir::DataDir;
+use crate::selection::Labels;
 use crate::text;
 use crate::when::date;
 
@@ -121,6 +122,12 @@ enum TokenCommand {
         /// How long it is good: `30m`, `1h`, `2d`.
         #[arg(long, default_value = "1h", value_parser = lifetime::parse)]
         expires: std::time::Duration,
+        /// A label that the gateway gets, which deployments select by. Repeat for more.
+        #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
+        labels: Vec<(String, String)>,
+        /// Let a gateway without a TPM use it, whose keys are in a file or in a PKCS#11 token (`hardware: none`).
+        #[arg(long)]
+        allow_software: bool,
     },
 }
 
@@ -146,8 +153,11 @@ pub async fn run(arguments: Arguments) -> Result<(), Stop> {
     match arguments.command {
         Command::Init(init) => init.run(&common),
         Command::Serve(serve) => serve.run(&common).await,
-        Command::Token(TokenCommand::Create { gateway, expires }) => {
-            token(&common, gateway, expires.as_secs()).await
+        Command::Token(TokenCommand::Create { gateway, expires, labels, allow_software }) => {
+            let labels = distinct(labels)?;
+            let request =
+                TokenRequest { gateway, expires_seconds: expires.as_secs(), allow_software, labels };
+            token(&common, &request).await
         }
         Command::Device(device) => device.run(&common).await,
         Command::Deploy(deploy) => deploy.run(&common).await,
@@ -161,12 +171,36 @@ pub async fn run(arguments: Arguments) -> Result<(), Stop> {
     }
 }
 
-async fn token(common: &Common, gateway: GatewayName, expires_seconds: u64) -> Result<(), Stop> {
-    let token: Token = common.admin()?.post("/token", &TokenRequest { gateway, expires_seconds }).await?;
+/// `key=value`
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() && !value.is_empty() => Ok((key.into(), value.into())),
+        _ => Err(format!("`{text}` is not KEY=VALUE")),
+    }
+}
+
+/// Each key once: of two values, neither is what the operator meant.
+fn distinct(pairs: Vec<(String, String)>) -> Result<Labels, Stop> {
+    let mut labels = Labels::new();
+    for (key, value) in pairs {
+        if labels.contains_key(&key) {
+            return Err(Stop::usage(format!("the label `{key}` is there twice")));
+        }
+        labels.insert(key, value);
+    }
+    Ok(labels)
+}
+
+async fn token(common: &Common, request: &TokenRequest) -> Result<(), Stop> {
+    let token: Token = common.admin()?.post("/token", request).await?;
     if common.is_json() {
         return output::json(&token);
     }
-    eprintln!("for {}, once, until {}", token.gateway, date(token.expires));
+    let hardware = if token.allow_software { "with or without a TPM" } else { "with a TPM" };
+    eprintln!("for {}, once, {hardware}, until {}", token.gateway, date(token.expires));
+    if !token.labels.is_empty() {
+        eprintln!("its labels: {}", text::labels(&token.labels));
+    }
     say!("{}", token.token);
     Ok(())
 }

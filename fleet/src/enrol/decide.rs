@@ -1,19 +1,17 @@
 //! Who may begin an enrolment. Pure.
 //!
-//! A join needs a token for this very name; a renewal needs the TPM and attestation key that the name is bound to.
-//! The token is looked at before the device, so that who has none learns no more than whether a name is taken.
-
-use std::collections::BTreeMap;
+//! A join needs a token for this very name, and is what the token says: with a TPM, unless the token does without, and
+//! with the token's labels. A renewal needs the TPM and attestation key that the name is bound to. Who has neither a
+//! token nor a known attestation key hears the same for every name, taken or free.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use edgewarden_names::{Digest, GatewayName, Reason, Refusal, TrustDomain, UnixTime};
 use edgewarden_protocol::enrol::{Begin, DeviceKeys};
 
+use crate::selection::{Labels, check_labels};
 use crate::store::devices::Binding;
 use crate::store::tokens::TokenRecord;
-
-pub const LABELS_MAX: usize = 32;
-const LABEL_BYTES_MAX: usize = 128;
+use crate::text;
 
 /// What the fleet knows when a gateway asks to begin.
 #[derive(Debug, Clone, Copy)]
@@ -35,35 +33,42 @@ pub fn check_form(begin: &Begin, domain: &TrustDomain) -> Result<(), Refusal> {
     check_labels(&begin.labels).map_err(|rule| Refusal::new(Reason::RequestInvalid, "labels", rule))
 }
 
-fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), String> {
-    if labels.len() > LABELS_MAX {
-        return Err(format!("a gateway has at most {LABELS_MAX} labels"));
-    }
-    for text in labels.iter().flat_map(|(key, value)| [key, value]) {
-        if text.is_empty() || text.len() > LABEL_BYTES_MAX || text.chars().any(char::is_control) {
-            return Err(format!("a label is text of 1 to {LABEL_BYTES_MAX} bytes"));
-        }
-    }
-    Ok(())
-}
-
-/// The token's part. Returns true when this is a join.
+/// The part of the token and of the attestation key. Returns true when this is a join.
 pub fn check_token(begin: &Begin, known: Known<'_>, now: UnixTime) -> Result<bool, Refusal> {
-    let refused = |rule: &str| Err(Refusal::new(Reason::EnrolToken, &begin.gateway, rule));
-    let Some(_) = begin.token else {
-        return if known.binding.is_some() { Ok(false) } else { refused("a gateway joins with a token") };
+    let refused = |reason, rule: &dyn std::fmt::Display| Err(Refusal::new(reason, &begin.gateway, rule));
+    if begin.token.is_none() {
+        let offered = attestation_of(&begin.keys);
+        return match known.binding {
+            Some(bound) if bound.attestation == offered => Ok(false),
+            // The same for a name that is free, so that nobody learns names.
+            _ => refused(Reason::EnrolToken, &"without a token, only the keys of the last join are let in"),
+        };
+    }
+    let Some(TokenRecord { grant, used }) = known.token else {
+        return refused(Reason::EnrolToken, &"the token is not known");
     };
-    let Some(token) = known.token else { return refused("the token is not known") };
-    if token.gateway != begin.gateway {
-        return Err(Refusal::new(Reason::EnrolName, &begin.gateway, "the token is for another name"));
+    if grant.gateway != begin.gateway {
+        return refused(Reason::EnrolName, &"the token is for another name");
     }
-    if token.used.is_some() {
-        return refused("the token was used");
+    if used.is_some() {
+        return refused(Reason::EnrolToken, &"the token was used");
     }
-    if token.expires <= now {
-        return refused("the token has expired");
+    if grant.expires <= now {
+        return refused(Reason::EnrolToken, &"the token has expired");
+    }
+    if matches!(begin.keys, DeviceKeys::None { .. }) && !grant.allow_software {
+        return refused(Reason::EnrolHardware, &"the token is for a gateway with a TPM");
+    }
+    if begin.labels != grant.labels {
+        let (ours, theirs) = (shown(&grant.labels), shown(&begin.labels));
+        let rule = format!("the token gives {ours}, the gateway says {theirs}");
+        return refused(Reason::EnrolLabels, &rule);
     }
     Ok(true)
+}
+
+fn shown(labels: &Labels) -> String {
+    if labels.is_empty() { "no label".into() } else { format!("`{}`", text::labels(labels)) }
 }
 
 /// The binding's part, once it is known which TPM is asking.
@@ -106,6 +111,8 @@ pub fn sha256(bytes: &[u8]) -> Digest {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::selection::LABELS_MAX;
+    use crate::store::tokens::Grant;
     use edgewarden_protocol::Bytes;
 
     const NOW: UnixTime = UnixTime(1000);
@@ -119,8 +126,8 @@ mod tests {
             gateway: name("gw-1"),
             trust_domain: TrustDomain::parse("plant.example").unwrap(),
             token: token.map(Into::into),
-            labels: BTreeMap::new(),
-            keys: DeviceKeys::None { device_public: Bytes::default() },
+            labels: Labels::new(),
+            keys: DeviceKeys::None { device_public: b"\x01"[..].into() },
         }
     }
 
@@ -130,16 +137,24 @@ mod tests {
 
     #[test]
     fn tokens() {
-        let good = TokenRecord { gateway: name("gw-1"), expires: UnixTime(1001), used: None };
-        let other = TokenRecord { gateway: name("gw-2"), ..good.clone() };
+        let grant = Grant {
+            gateway: name("gw-1"),
+            expires: UnixTime(1001),
+            allow_software: true,
+            labels: Labels::new(),
+        };
+        let unused = |grant: Grant| TokenRecord { grant, used: None };
+        let good = unused(grant.clone());
+        let other = unused(Grant { gateway: name("gw-2"), ..grant.clone() });
         let used = TokenRecord { used: Some(UnixTime(1)), ..good.clone() };
-        let expired = TokenRecord { expires: NOW, ..good.clone() };
-        let bound = binding(1, 1);
+        let expired = unused(Grant { expires: NOW, ..grant });
+        let (bound, other_key) = (binding(1, 1), binding(1, 2));
         for (case, shown, record, bound, expected) in [
             ("good", Some("t"), Some(&good), None, Ok(true)),
             ("good, known device", Some("t"), Some(&good), Some(&bound), Ok(true)),
             ("renewal", None, None, Some(&bound), Ok(false)),
             ("no token", None, None, None, Err(Reason::EnrolToken)),
+            ("no token, another key", None, None, Some(&other_key), Err(Reason::EnrolToken)),
             ("unknown token", Some("t"), None, None, Err(Reason::EnrolToken)),
             ("unknown token, known device", Some("t"), None, Some(&bound), Err(Reason::EnrolToken)),
             ("used", Some("t"), Some(&used), None, Err(Reason::EnrolToken)),
@@ -148,6 +163,54 @@ mod tests {
         ] {
             let known = Known { token: record, binding: bound, name_of_endorsement: None };
             let decided = check_token(&begin(shown), known, NOW).map_err(|refusal| refusal.reason);
+            assert_eq!(decided, expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn who_has_no_token_and_no_key_hears_the_same_for_every_name() {
+        let other_key = binding(1, 2);
+        let refused = |bound| {
+            let known = Known { token: None, binding: bound, name_of_endorsement: None };
+            check_token(&begin(None), known, NOW).unwrap_err()
+        };
+        assert_eq!(refused(None), refused(Some(&other_key)));
+    }
+
+    #[test]
+    fn a_join_is_what_the_token_says() {
+        let labels = |pairs: &[(&str, &str)]| -> Labels {
+            pairs.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect()
+        };
+        let clinic = [("site", "clinic")];
+        let none = DeviceKeys::None { device_public: b"\x01"[..].into() };
+        let tpm = DeviceKeys::Tpm {
+            ek_certificates: Vec::new(),
+            ek_public: Bytes::default(),
+            ak_public: Bytes::default(),
+        };
+        let north = [("site", "clinic"), ("ward", "north")];
+        for (case, allow_software, keys, granted, claimed, expected) in [
+            ("a TPM", false, &tpm, &clinic[..], &clinic[..], Ok(true)),
+            ("a TPM, with a token that does without", true, &tpm, &[], &[], Ok(true)),
+            ("no TPM, allowed", true, &none, &[], &[], Ok(true)),
+            ("no TPM", false, &none, &clinic, &clinic, Err(Reason::EnrolHardware)),
+            ("a label that nobody gave", false, &tpm, &[], &clinic, Err(Reason::EnrolLabels)),
+            ("one label more", false, &tpm, &clinic, &north, Err(Reason::EnrolLabels)),
+            ("one label less", false, &tpm, &north, &clinic, Err(Reason::EnrolLabels)),
+            ("no label", false, &tpm, &clinic, &[], Err(Reason::EnrolLabels)),
+            ("another value", false, &tpm, &clinic, &[("site", "plant")], Err(Reason::EnrolLabels)),
+        ] {
+            let grant = Grant {
+                gateway: name("gw-1"),
+                expires: UnixTime(1001),
+                allow_software,
+                labels: labels(granted),
+            };
+            let token = TokenRecord { grant, used: None };
+            let known = Known { token: Some(&token), binding: None, name_of_endorsement: None };
+            let asked = Begin { labels: labels(claimed), keys: keys.clone(), ..begin(Some("t")) };
+            let decided = check_token(&asked, known, NOW).map_err(|refusal| refusal.reason);
             assert_eq!(decided, expected, "{case}");
         }
     }
@@ -182,8 +245,8 @@ mod tests {
         assert!(check_form(&begin(None), &domain).is_ok());
         let other = TrustDomain::parse("other.example").unwrap();
         assert_eq!(check_form(&begin(None), &other).unwrap_err().reason, Reason::EnrolName);
-        let many: BTreeMap<_, _> = (0..=LABELS_MAX).map(|n| (n.to_string(), "x".into())).collect();
-        let one = |key: &str, value: &str| BTreeMap::from([(key.to_owned(), value.to_owned())]);
+        let many: Labels = (0..=LABELS_MAX).map(|n| (n.to_string(), "x".into())).collect();
+        let one = |key: &str, value: &str| Labels::from([(key.to_owned(), value.to_owned())]);
         for labels in [many, one("", "x"), one("x", ""), one("x", "a\nb"), one(&"x".repeat(129), "x")] {
             let bad = Begin { labels, ..begin(None) };
             assert_eq!(check_form(&bad, &domain).unwrap_err().reason, Reason::RequestInvalid);

@@ -6,7 +6,6 @@
 pub mod decide;
 pub mod sessions;
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -33,7 +32,6 @@ const APPRAISALS_MAX: usize = 2;
 #[derive(Debug)]
 struct Begun {
     gateway: GatewayName,
-    labels: BTreeMap<String, String>,
     token: Option<[u8; 32]>,
     binding: Binding,
     pending: Pending,
@@ -79,8 +77,7 @@ impl Enrolment {
         decide::check_binding(&request.gateway, &binding, known, is_join)?;
 
         let session = random_text()?;
-        let begun =
-            Begun { gateway: request.gateway, labels: request.labels, token: token_hash, binding, pending };
+        let begun = Begun { gateway: request.gateway, token: token_hash, binding, pending };
         self.sessions().open(session.clone(), source, begun, now)?;
         Ok(Challenge { session, nonce: parts.nonce, pcrs: parts.pcrs, credential: parts.credential })
     }
@@ -125,7 +122,6 @@ impl Enrolment {
         let admission = Admission {
             gateway: &begun.gateway,
             binding: &begun.binding,
-            labels: &begun.labels,
             token: begun.token.as_ref(),
             ca_key: &sha256(point),
             attempt: &attempt,

@@ -66,7 +66,7 @@ impl<T> Sessions<T> {
 }
 
 /// Who has one IPv6 address has a /64 of them (RFC 4291 section 2.5.4).
-fn whole_network(source: IpAddr) -> IpAddr {
+pub fn whole_network(source: IpAddr) -> IpAddr {
     match source.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6((u128::from(address) >> 64 << 64).into()),
         v4 @ IpAddr::V4(_) => v4,

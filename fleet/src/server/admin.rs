@@ -23,13 +23,14 @@ use super::state::Shared;
 use super::views;
 use crate::Problem;
 use crate::admin_api::{
-    AcceptRequest, DeploymentRequest, DeploymentView, DeviceDetail, Done, OperatorKey, OperatorKeyRequest,
-    PREFIX, ReferenceRequest, ReferenceSummary, StoredMessage, Token, TokenRequest, VendorRequest,
-    VendorRoot, Web,
+    AcceptRequest, DeploymentRequest, DeploymentView, DeviceDetail, DeviceLabels, Done, LabelRequest,
+    OperatorKey, OperatorKeyRequest, PREFIX, ReferenceRequest, ReferenceSummary, StoredMessage, Token,
+    TokenRequest, VendorRequest, VendorRoot, Web,
 };
 use crate::enrol::{decide::sha256, random_text, token_hash};
-use crate::selection::{self, Carry};
+use crate::selection::{self, Carry, check_labels};
 use crate::store::deployments::NewDeployment;
+use crate::store::tokens::Grant;
 
 const SMALL_BYTES_MAX: usize = 64 * 1024;
 const PEM_BYTES_MAX: usize = 256 * 1024;
@@ -46,6 +47,7 @@ pub fn routes(shared: &Arc<Shared>) -> Router<Arc<Shared>> {
         .route("/devices", get(devices))
         .route("/devices/{name}", get(device))
         .route("/devices/{name}/remove", post(device_remove))
+        .route("/devices/{name}/labels", post(device_label))
         .route("/devices/{name}/messages", get(messages))
         .route("/references", get(references).post(reference_add))
         .route("/references/accept", post(reference_accept))
@@ -87,16 +89,22 @@ fn check_name(name: &str) -> Result<(), Problem> {
 
 async fn token_create(State(shared): App, body: Body) -> Response {
     let created = async {
-        let TokenRequest { gateway, expires_seconds } = read_json(body, SMALL_BYTES_MAX).await?;
+        let TokenRequest { gateway, expires_seconds, allow_software, labels } =
+            read_json(body, SMALL_BYTES_MAX).await?;
         if !TOKEN_SECONDS.contains(&expires_seconds) {
             return Err(invalid("expires", "a token lives from 1 minute to 31 days"));
         }
+        check_labels(&labels).map_err(|rule| invalid("labels", rule))?;
         let now = UnixTime::now();
         let expires = now.plus(Duration::from_secs(expires_seconds));
         let token = random_text()?;
-        shared.store.add_token(&token_hash(&token), &gateway, expires, now).await?;
-        shared.store.add_event(Some(&gateway), None, "join token made", now).await?;
-        Ok(Token { gateway, token, expires })
+        let grant = Grant { gateway, expires, allow_software, labels };
+        shared.store.add_token(&token_hash(&token), &grant, now).await?;
+        let Grant { gateway, labels, .. } = grant;
+        let hardware = if allow_software { "with or without a TPM" } else { "with a TPM" };
+        let text = format!("join token made: {hardware}, labels {}", labels_or_none(&labels));
+        shared.store.add_event(Some(&gateway), None, &text, now).await?;
+        Ok(Token { gateway, token, expires, allow_software, labels })
     };
     reply(created.await)
 }
@@ -130,6 +138,25 @@ async fn device_remove(State(shared): App, Path(name): Path<String>) -> Response
         Ok(Done { done: true })
     };
     reply(removed.await)
+}
+
+async fn device_label(State(shared): App, Path(name): Path<String>, body: Body) -> Response {
+    let labelled = async {
+        let gateway = gateway(&name)?;
+        let LabelRequest { set, remove } = read_json(body, SMALL_BYTES_MAX).await?;
+        let changed = shared.store.change_labels(&gateway, set, &remove).await?;
+        let labels = changed.ok_or_else(|| no_gateway(&gateway))??;
+        shared.wake.send_replace(());
+        let text = format!("labels set by an operator: {}", labels_or_none(&labels));
+        shared.store.add_event(Some(&gateway), None, &text, UnixTime::now()).await?;
+        tracing::info!(%gateway, labels = crate::text::labels(&labels), "gateway labelled");
+        Ok(DeviceLabels { gateway, labels })
+    };
+    reply(labelled.await)
+}
+
+fn labels_or_none(labels: &selection::Labels) -> String {
+    if labels.is_empty() { "none".into() } else { crate::text::labels(labels) }
 }
 
 #[derive(Deserialize)]

@@ -1,6 +1,7 @@
 //! `POST /v1/enrol/begin` and `/finish`: for everybody, so bounded before anything else.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::Extension;
 use axum::Router;
@@ -8,10 +9,11 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use axum::routing::post;
-use edgewarden_names::{Reason, Refusal, UnixTime};
+use edgewarden_names::{GatewayName, Reason, Refusal, UnixTime};
 use edgewarden_protocol::enrol::{Begin, Finish};
 
-use super::http::{read_json, reply};
+use super::http::{read_strangers_json, reply};
+use super::log_limit::Line;
 use super::peer::Peer;
 use super::state::Shared;
 use crate::Problem;
@@ -27,11 +29,11 @@ pub fn routes() -> Router<Arc<Shared>> {
 
 async fn begin(State(shared): State<Arc<Shared>>, Extension(peer): Extension<Peer>, body: Body) -> Response {
     let challenge = async {
-        let begin: Begin = read_json(body, BEGIN_BYTES_MAX).await?;
+        let begin: Begin = read_strangers_json(body, BEGIN_BYTES_MAX).await?;
         let gateway = begin.gateway.clone();
         let challenge = shared.enrolment.begin(begin, peer.source, UnixTime::now()).await;
         if let Err(Problem::Refused(refusal)) = &challenge {
-            tracing::warn!(%gateway, source = %peer.source, reason = %refusal.reason, rule = refusal.rule, "enrolment refused");
+            log_refusal(&shared, &peer, Some(&gateway), refusal);
         }
         challenge
     };
@@ -40,8 +42,8 @@ async fn begin(State(shared): State<Arc<Shared>>, Extension(peer): Extension<Pee
 
 async fn finish(State(shared): State<Arc<Shared>>, Extension(peer): Extension<Peer>, body: Body) -> Response {
     let enrolled = async {
-        let _room = shared.strangers_bodies.acquire().await.map_err(Problem::internal)?;
-        let finish: Finish = read_json(body, FINISH_BYTES_MAX).await?;
+        let _place = shared.strangers_bodies.enter(peer.source).await?;
+        let finish: Finish = read_strangers_json(body, FINISH_BYTES_MAX).await?;
         let finished = shared.enrolment.finish(finish, UnixTime::now()).await;
         // A gateway whose verdict changed is in another position: its held sync looks again. Who only guesses at
         // sessions changes nothing and wakes nobody.
@@ -54,12 +56,23 @@ async fn finish(State(shared): State<Arc<Shared>>, Extension(peer): Extension<Pe
                 Ok(enrolled)
             }
             Err(problem) => {
-                if let Problem::Refused(Refusal { reason, subject, rule }) = &problem {
-                    tracing::warn!(source = %peer.source, %reason, subject, rule, "attestation refused");
+                if let Problem::Refused(refusal) = &problem {
+                    log_refusal(&shared, &peer, None, refusal);
                 }
                 Err(problem)
             }
         }
     };
     reply(enrolled.await)
+}
+
+/// Anybody can be refused as often as they like: not every time is worth a line.
+fn log_refusal(shared: &Shared, peer: &Peer, gateway: Option<&GatewayName>, refusal: &Refusal) {
+    let Line::Write { left_out } = shared.refusals_logged.line(Instant::now()) else { return };
+    if left_out > 0 {
+        tracing::warn!(left_out, "more enrolments were refused than the log shows");
+    }
+    let Refusal { reason, subject, rule } = refusal;
+    let gateway = gateway.map(tracing::field::display);
+    tracing::warn!(gateway, source = %peer.source, %reason, subject, rule, "enrolment refused");
 }

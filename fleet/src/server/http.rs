@@ -14,14 +14,29 @@ use crate::Problem;
 
 /// A peer that sends its body more slowly than this is cut off.
 const BODY_DEADLINE: Duration = Duration::from_secs(30);
+/// The same for strangers. An event log is some 100 KiB.
+const STRANGERS_BODY_DEADLINE: Duration = Duration::from_secs(10);
 
 /// What is read and thrown away of a body over its limit, so that its sender gets to read the refusal.
 const DISCARDED_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Reads a JSON body of at most `bytes_max` bytes.
 pub async fn read_json<T: DeserializeOwned>(body: Body, bytes_max: usize) -> Result<T, Refusal> {
+    read_json_within(BODY_DEADLINE, body, bytes_max).await
+}
+
+/// The same, from somebody of whom nothing is known.
+pub async fn read_strangers_json<T: DeserializeOwned>(body: Body, bytes_max: usize) -> Result<T, Refusal> {
+    read_json_within(STRANGERS_BODY_DEADLINE, body, bytes_max).await
+}
+
+async fn read_json_within<T: DeserializeOwned>(
+    deadline: Duration,
+    body: Body,
+    bytes_max: usize,
+) -> Result<T, Refusal> {
     let refused = |reason, rule: &dyn std::fmt::Display| Err(Refusal::new(reason, "request", rule));
-    match tokio::time::timeout(BODY_DEADLINE, read(body, bytes_max)).await {
+    match tokio::time::timeout(deadline, read(body, bytes_max)).await {
         Err(_) => refused(Reason::RequestInvalid, &"the body did not arrive in time"),
         Ok(Err(_)) => refused(Reason::RequestInvalid, &"the body broke off"),
         Ok(Ok(None)) => {

@@ -6,7 +6,9 @@ mod enrol;
 mod gateway;
 mod http;
 mod listener;
+mod log_limit;
 pub mod peer;
+mod room;
 pub mod state;
 pub mod views;
 
@@ -66,6 +68,7 @@ pub async fn serve(options: Options, stop: impl Future<Output = ()>) -> Result<(
     }
     let data = &options.data;
     let settings = data.settings()?;
+    let _lock = data.lock()?;
     let root = Arc::new(data.root()?);
     let store = Store::open(&data.database()).await?;
     add_trust(&store, &options).await?;

@@ -9,14 +9,16 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use edgewarden_names::{Digest, GatewayName, TrustDomain};
 use tokio::sync::{Semaphore, watch};
 
+use super::log_limit::LogLimit;
+use super::room::Room;
 use crate::data_dir::Secret;
 use crate::enrol::{Enrolment, token_hash};
 use crate::selection::Carry;
 use crate::store::Store;
 use crate::store::messages::Retention;
 
-/// Large bodies that are read at once, so that many slow senders cannot fill the memory. Strangers and gateways have
-/// each their own: who enrols, or pretends to, holds no telemetry up.
+/// Large bodies of gateways that are read at once, so that many slow senders cannot fill the memory. Strangers have a
+/// room of their own: who enrols, or pretends to, holds no telemetry up.
 const LARGE_BODIES_MAX: usize = 16;
 
 /// A gateway that still has not put in force what it was sent is sent it again after this long, not at once.
@@ -29,7 +31,9 @@ pub struct Shared {
     pub enrolment: Enrolment,
     pub carry: Carry,
     pub retention: Retention,
-    pub strangers_bodies: Semaphore,
+    pub strangers_bodies: Room,
+    /// For what strangers are refused.
+    pub refusals_logged: LogLimit,
     pub gateways_bodies: Semaphore,
     pub web: Option<SocketAddr>,
     pub admin: AccessToken,
@@ -66,7 +70,8 @@ impl Shared {
             enrolment,
             carry,
             retention: Retention::default(),
-            strangers_bodies: Semaphore::new(LARGE_BODIES_MAX),
+            strangers_bodies: Room::default(),
+            refusals_logged: LogLimit::default(),
             gateways_bodies: Semaphore::new(LARGE_BODIES_MAX),
             web,
             admin: AccessToken::new(admin),

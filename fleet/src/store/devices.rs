@@ -1,13 +1,12 @@
 //! Enrolled gateways, what they proved, and what they report.
 
-use std::collections::BTreeMap;
-
 use edgewarden_names::{Digest, GatewayName, Reason, Refusal, UnixTime};
 use edgewarden_protocol::enrol::{Verdict, VerdictState};
 use edgewarden_protocol::uplink::Report;
 use sqlx::{Sqlite, Transaction};
 
 use super::{Store, StoreError, from_json, parsed, signed, time, to_json};
+use crate::selection::{Labels, check_labels};
 
 /// Most appraisals of one gateway that are kept.
 pub const ATTEMPTS_MAX: i64 = 10;
@@ -27,7 +26,8 @@ pub struct Binding {
 pub struct Device {
     pub name: GatewayName,
     pub binding: Binding,
-    pub labels: BTreeMap<String, String>,
+    /// The operator's, from the token or from `device label`. Never the gateway's own word.
+    pub labels: Labels,
     pub enrolled: UnixTime,
     pub verdict: Verdict,
     /// Why the verdict is `failed`.
@@ -62,8 +62,7 @@ pub struct Attempt {
 pub struct Admission<'a> {
     pub gateway: &'a GatewayName,
     pub binding: &'a Binding,
-    pub labels: &'a BTreeMap<String, String>,
-    /// The token to spend, when this is a join.
+    /// The token to spend, when this is a join. The gateway gets its labels.
     pub token: Option<&'a [u8; 32]>,
     /// The hash of the certified gateway CA key.
     pub ca_key: &'a Digest,
@@ -129,17 +128,18 @@ impl Store {
     ) -> Result<Result<(), Refusal>, StoreError> {
         let name = admission.gateway.as_str();
         let mut transaction = self.begin().await?;
+        let mut granted: Option<String> = None;
         if let Some(token) = admission.token {
-            let spent = sqlx::query(
-                "UPDATE join_token SET used = ?1 WHERE hash = ?2 AND gateway = ?3 AND used IS NULL AND expires > ?1",
+            granted = sqlx::query_scalar(
+                "UPDATE join_token SET used = ?1 WHERE hash = ?2 AND gateway = ?3 AND used IS NULL AND expires > ?1 \
+                 RETURNING labels",
             )
             .bind(signed(now.0))
             .bind(token.as_slice())
             .bind(name)
-            .execute(&mut *transaction)
-            .await?
-            .rows_affected();
-            if spent != 1 {
+            .fetch_optional(&mut *transaction)
+            .await?;
+            if granted.is_none() {
                 let rule = "the token was used or expired meanwhile";
                 return Ok(Err(Refusal::new(Reason::EnrolToken, name, rule)));
             }
@@ -172,14 +172,16 @@ impl Store {
             _ => {}
         }
         sqlx::query(
-            "INSERT INTO device (name, endorsement, attestation, labels, enrolled, verdict) VALUES (?, ?, ?, ?, ?, ?) \
-             ON CONFLICT (name) DO UPDATE SET attestation = excluded.attestation, labels = excluded.labels, \
+            "INSERT INTO device (name, endorsement, attestation, labels, enrolled, verdict) \
+             VALUES (?1, ?2, ?3, coalesce(?4, '{}'), ?5, ?6) \
+             ON CONFLICT (name) DO UPDATE SET attestation = excluded.attestation, labels = coalesce(?4, labels), \
              verdict = excluded.verdict, refusal = NULL",
         )
         .bind(name)
         .bind(admission.binding.endorsement.as_str())
         .bind(admission.binding.attestation.as_str())
-        .bind(to_json(admission.labels)?)
+        // A renewal changes no label.
+        .bind(granted)
         .bind(signed(now.0))
         .bind(to_json(&admission.attempt.verdict)?)
         .execute(&mut *transaction)
@@ -264,6 +266,34 @@ impl Store {
                 .fetch_one(&self.readers)
                 .await?;
         Ok(found > 0)
+    }
+
+    /// Sets some labels of a gateway and takes others away. Gives what it has now; nothing when there is no gateway.
+    pub async fn change_labels(
+        &self,
+        gateway: &GatewayName,
+        set: Labels,
+        remove: &[String],
+    ) -> Result<Option<Result<Labels, Refusal>>, StoreError> {
+        let mut transaction = self.begin().await?;
+        let stored: Option<String> = sqlx::query_scalar("SELECT labels FROM device WHERE name = ?")
+            .bind(gateway.as_str())
+            .fetch_optional(&mut *transaction)
+            .await?;
+        let Some(stored) = stored else { return Ok(None) };
+        let mut labels: Labels = from_json(&stored)?;
+        labels.retain(|key, _| !remove.contains(key));
+        labels.extend(set);
+        if let Err(rule) = check_labels(&labels) {
+            return Ok(Some(Err(Refusal::new(Reason::RequestInvalid, "labels", rule))));
+        }
+        sqlx::query("UPDATE device SET labels = ? WHERE name = ?")
+            .bind(to_json(&labels)?)
+            .bind(gateway.as_str())
+            .execute(&mut *transaction)
+            .await?;
+        transaction.commit().await?;
+        Ok(Some(Ok(labels)))
     }
 
     pub async fn keep_report(

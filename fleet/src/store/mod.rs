@@ -24,7 +24,7 @@ use sqlx::sqlite::{
 use sqlx::{Sqlite, Transaction};
 
 /// One entry a schema version; entry `n` leads from version `n` to `n + 1`. Entries are never edited, only added.
-const MIGRATIONS: &[&str] = &[include_str!("schema-1.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("schema-1.sql"), include_str!("schema-2.sql")];
 
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {

@@ -4,47 +4,63 @@ use std::time::Duration;
 
 use edgewarden_names::{GatewayName, UnixTime};
 
-use super::{Store, StoreError, parsed, signed, time};
+use super::{Store, StoreError, from_json, parsed, signed, time, to_json};
+use crate::selection::Labels;
+
+/// What a token lets in, as the operator said it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grant {
+    pub gateway: GatewayName,
+    pub expires: UnixTime,
+    /// A device without a TPM may use it.
+    pub allow_software: bool,
+    /// The labels that the gateway gets.
+    pub labels: Labels,
+}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenRecord {
-    pub gateway: GatewayName,
-    pub expires: UnixTime,
+    pub grant: Grant,
     pub used: Option<UnixTime>,
 }
 
 impl Store {
-    pub async fn add_token(
-        &self,
-        hash: &[u8; 32],
-        gateway: &GatewayName,
-        expires: UnixTime,
-        now: UnixTime,
-    ) -> Result<(), StoreError> {
+    pub async fn add_token(&self, hash: &[u8; 32], grant: &Grant, now: UnixTime) -> Result<(), StoreError> {
         let mut transaction = self.begin().await?;
         // A token that nobody can use any more explains a refusal for a month, then goes.
         sqlx::query("DELETE FROM join_token WHERE expires < ?")
             .bind(signed(now.minus(Duration::from_secs(30 * 86400)).0))
             .execute(&mut *transaction)
             .await?;
-        sqlx::query("INSERT INTO join_token (hash, gateway, created, expires) VALUES (?, ?, ?, ?)")
-            .bind(hash.as_slice())
-            .bind(gateway.as_str())
-            .bind(signed(now.0))
-            .bind(signed(expires.0))
-            .execute(&mut *transaction)
-            .await?;
+        sqlx::query(
+            "INSERT INTO join_token (hash, gateway, created, expires, allow_software, labels) VALUES (?, ?, ?, ?, ?, ?)",
+        )
+        .bind(hash.as_slice())
+        .bind(grant.gateway.as_str())
+        .bind(signed(now.0))
+        .bind(signed(grant.expires.0))
+        .bind(grant.allow_software)
+        .bind(to_json(&grant.labels)?)
+        .execute(&mut *transaction)
+        .await?;
         Ok(transaction.commit().await?)
     }
 
     pub async fn token(&self, hash: &[u8; 32]) -> Result<Option<TokenRecord>, StoreError> {
-        let row: Option<(String, i64, Option<i64>)> =
-            sqlx::query_as("SELECT gateway, expires, used FROM join_token WHERE hash = ?")
-                .bind(hash.as_slice())
-                .fetch_optional(&self.readers)
-                .await?;
-        row.map(|(gateway, expires, used)| {
-            Ok(TokenRecord { gateway: parsed(&gateway)?, expires: time(expires), used: used.map(time) })
+        let row: Option<(String, i64, Option<i64>, bool, String)> = sqlx::query_as(
+            "SELECT gateway, expires, used, allow_software, labels FROM join_token WHERE hash = ?",
+        )
+        .bind(hash.as_slice())
+        .fetch_optional(&self.readers)
+        .await?;
+        row.map(|(gateway, expires, used, allow_software, labels)| {
+            let grant = Grant {
+                gateway: parsed(&gateway)?,
+                expires: time(expires),
+                allow_software,
+                labels: from_json(&labels)?,
+            };
+            Ok(TokenRecord { grant, used: used.map(time) })
         })
         .transpose()
     }

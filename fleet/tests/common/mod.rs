@@ -123,8 +123,14 @@ impl Fleet {
         serde_json::from_str(&self.cli(&arguments).ok()).unwrap()
     }
 
+    /// For a gateway of [`Device::begin`]: without a TPM, at the clinic.
     pub fn token(&self, gateway: &str) -> String {
-        self.cli(&["token", "create", "--gateway", gateway]).ok().trim().to_owned()
+        self.token_with(gateway, &["--allow-software", "--label", "site=clinic"])
+    }
+
+    pub fn token_with(&self, gateway: &str, extra: &[&str]) -> String {
+        let arguments = [&["token", "create", "--gateway", gateway], extra].concat();
+        self.cli(&arguments).ok().trim().to_owned()
     }
 
     pub fn root(&self) -> Vec<u8> {
