@@ -25,6 +25,8 @@ use crate::view::{Door, View};
 
 /// Bytes read from one connection and not yet done with: two packets of the largest size.
 const CREDIT_BYTES: usize = 2 * PACKET_BYTES_MAX;
+/// What the smallest packet counts for, for each takes memory beyond its bytes.
+const PACKET_COST_MIN: usize = 256;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// A module may connect before the word of its start has come here.
 const PLACE_PATIENCE: Duration = Duration::from_secs(2);
@@ -137,6 +139,7 @@ async fn read(
             match decode(buffer.get(taken..).unwrap_or_default(), PACKET_BYTES_MAX) {
                 Ok(Some((packet, cost))) => {
                     taken += cost;
+                    let cost = cost.max(PACKET_COST_MIN);
                     let permits = u32::try_from(cost).unwrap_or(u32::MAX);
                     let Ok(permit) = credit.acquire_many(permits).await else {
                         return Event::Lost { connection };

@@ -25,6 +25,7 @@ pub(crate) struct Console {
     pub(crate) events: mpsc::Sender<Event>,
     pub(crate) applied: watch::Receiver<View>,
     pub(crate) opening: watch::Receiver<Opening>,
+    pub(crate) journal: watch::Receiver<Opening>,
     pub(crate) upstream: watch::Receiver<UpstreamStatus>,
 }
 
@@ -83,18 +84,6 @@ impl Console {
         self.events.send(Event::Status { answer }).await.map_err(|_| gone())?;
         let hub = answered.await.map_err(|_| gone())?;
         let view = self.applied.borrow().clone();
-        let queue = match &*self.opening.borrow() {
-            Some(Ok(queue)) => {
-                let status = queue.status();
-                Some(QueueStatus {
-                    id: queue.id().to_owned(),
-                    messages: status.messages,
-                    bytes: status.bytes,
-                    bytes_max: status.bytes_max,
-                })
-            }
-            _ => None,
-        };
         let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
         Ok(Status {
             epoch: view.epoch(),
@@ -103,10 +92,23 @@ impl Console {
             sessions: count(hub.counts.sessions),
             waiting_messages: count(hub.counts.waiting_messages),
             retained_messages: count(hub.counts.retained_messages),
-            queue,
+            queue: queue_status(&self.opening),
+            journal: queue_status(&self.journal),
             upstream: self.upstream.borrow().clone(),
             dropped_qos0: hub.counts.dropped_qos0,
             refused: hub.counts.refused,
         })
     }
+}
+
+fn queue_status(opening: &watch::Receiver<Opening>) -> Option<QueueStatus> {
+    let opening = opening.borrow();
+    let Some(Ok(queue)) = &*opening else { return None };
+    let status = queue.status();
+    Some(QueueStatus {
+        id: queue.id().to_owned(),
+        messages: status.messages,
+        bytes: status.bytes,
+        bytes_max: status.bytes_max,
+    })
 }

@@ -21,6 +21,8 @@ pub(crate) enum ControlError {
     Client(#[from] ClientError),
     #[error("identityd has not answered in time")]
     Deadline,
+    #[error("the storage key has not 32 bytes")]
+    KeyLength,
 }
 
 impl ControlError {

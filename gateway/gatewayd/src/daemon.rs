@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use edgewarden_names::{GatewayName, Reason, Refusal};
 use edgewarden_policy::Principal;
@@ -16,7 +17,7 @@ use edgewarden_transport::tls::{Authorizer, TlsError, anyone, client_config, fle
 use edgewarden_transport::tls::{server_config, server_config_optional_client};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
@@ -26,12 +27,17 @@ use crate::connection::{self, Shared};
 use crate::console::{self, Console};
 use crate::control::{self, Control};
 use crate::enrol::{self, Enrolment};
-use crate::hub::{self, Hub, Wiring};
+use crate::hub::{self, Disk, Hub, Wiring};
 use crate::listen;
+use crate::sessions::journal::ToJournal;
+use crate::sessions::{self, Requests};
 use crate::status::UpstreamStatus;
 use crate::store;
 use crate::upload;
 use crate::view::{Door, View};
+
+/// For what is to be written down at the end.
+const FLUSH: Duration = Duration::from_secs(5);
 
 #[derive(Debug, thiserror::Error)]
 pub enum GatewaydError {
@@ -57,7 +63,7 @@ pub enum GatewaydError {
 
 /// Runs until SIGTERM. Takes rights from the whole process: nothing else may run in it.
 pub async fn run(layout: Layout, config: Config) -> Result<(), GatewaydError> {
-    let (done, ended) = tokio::sync::oneshot::channel();
+    let (done, ended) = oneshot::channel();
     // Landlock binds the thread that asks for it and its descendants: all that serves descends from this one.
     let thread = move || {
         // The receiver is gone when the caller dropped the future: nobody wants to know.
@@ -120,17 +126,27 @@ struct Daemon {
     /// Dropped to end.
     doors: JoinSet<()>,
     background: JoinSet<()>,
-    opening: watch::Receiver<store::Opening>,
+    queue: watch::Receiver<store::Opening>,
+    journal: watch::Receiver<store::Opening>,
+    to_journal: mpsc::UnboundedSender<ToJournal>,
 }
 
 impl Daemon {
-    /// First nobody comes in, then everything else ends; the queue last, with all that it was given on disk.
+    /// First nobody comes in, then everything else ends; the queues last, with all that it was given on disk.
     async fn end(mut self) {
         self.doors.shutdown().await;
+        if matches!(&*self.journal.borrow(), Some(Ok(_))) {
+            let (done, flushed) = oneshot::channel();
+            drop(self.to_journal.send(ToJournal::Flush { done }));
+            // What is not written down is delivered again, no worse.
+            drop(tokio::time::timeout(FLUSH, flushed).await);
+        }
         self.background.shutdown().await;
-        let queue = self.opening.borrow().clone();
-        if let Some(Ok(queue)) = queue {
-            queue.close().await;
+        for opening in [self.queue, self.journal] {
+            let queue = opening.borrow().clone();
+            if let Some(Ok(queue)) = queue {
+                queue.close().await;
+            }
         }
     }
 }
@@ -149,10 +165,14 @@ fn serve(layout: &Layout, config: &Config, doors: Doors) -> Result<Daemon, Gatew
     let (opening_out, opening) = watch::channel(None);
     let (upstream_out, upstream) = watch::channel(UpstreamStatus::None);
     let (events, events_in) = hub::channel();
-    let (store_out, to_store) = mpsc::unbounded_channel();
+    let (store, to_store) = mpsc::unbounded_channel();
+    let (journal, to_journal) = mpsc::unbounded_channel();
+    let (documents, to_document) = mpsc::unbounded_channel();
+    let (loading_out, loading) = watch::channel(None);
 
     let mut background = JoinSet::new();
-    let hub = Hub::new(gateway.clone(), domain.clone(), store_out, audit.clone());
+    let disk = Disk { store, journal: journal.clone(), documents };
+    let hub = Hub::new(gateway.clone(), domain.clone(), disk, audit.clone());
     background.spawn(hub.run(Wiring { events: events_in, views: view.clone(), applied: applied_out }));
     background.spawn(control::follow(control.clone(), gateway.clone(), views));
     background.spawn(control::report(control.clone(), applied.clone()));
@@ -161,6 +181,11 @@ fn serve(layout: &Layout, config: &Config, doors: Doors) -> Result<Daemon, Gatew
     let bytes_max = config.mqtt.queue_bytes_max;
     background.spawn(store::open(folder, bytes_max, control.clone(), audit.clone(), opening_out));
     background.spawn(store::serve(to_store, opening.clone(), events.clone()));
+    let folder = layout.gateway_state().join("sessions");
+    let requests = Requests { journal: to_journal, documents: to_document };
+    let sessions =
+        sessions::serve(folder, control.clone(), audit.clone(), requests, loading_out, events.clone());
+    background.spawn(sessions);
     if let Some(fleet) = &config.fleet {
         let client = Client::new(&fleet.url, client_config(&identity, only(fleet_id(&domain)))?)?;
         upstream_out.send_replace(UpstreamStatus::Idle);
@@ -176,20 +201,26 @@ fn serve(layout: &Layout, config: &Config, doors: Doors) -> Result<Daemon, Gatew
         next: Arc::new(AtomicU64::new(1)),
     };
     let enrolment = Enrolment { acceptor: open_acceptor, control, audit, tries: Arc::default() };
-    let console = Console { events, applied, opening: opening.clone(), upstream };
+    let console = Console { events, applied, opening: opening.clone(), journal: loading.clone(), upstream };
     let tcp = |listener| TcpListener::from_std(listener).map_err(GatewaydError::System);
     let mut tasks = JoinSet::new();
     for (listener, door) in [(tcp(doors.leaves)?, Door::Leaves), (tcp(doors.modules)?, Door::Modules)] {
         let shared = shared.clone();
         let serve = move |stream, from| connection::serve(stream, from, door, shared.clone());
-        tasks.spawn(accept_when_ready(identity.clone(), listener, serve));
+        let (identity, mut loading) = (identity.clone(), loading.clone());
+        tasks.spawn(async move {
+            // When loading fails, clients are let in to be told.
+            if loading.wait_for(Option::is_some).await.is_ok() {
+                accept_when_ready(identity, listener, serve).await;
+            }
+        });
     }
     let enrolment_listener = tcp(doors.enrolment)?;
     let serve_enrolment = move |stream, from| enrol::serve(stream, from, enrolment.clone());
     tasks.spawn(accept_when_ready(identity, enrolment_listener, serve_enrolment));
     let socket = UnixListener::from_std(doors.console).map_err(GatewaydError::System)?;
     tasks.spawn(console::serve(socket, console));
-    Ok(Daemon { doors: tasks, background, opening })
+    Ok(Daemon { doors: tasks, background, queue: opening, journal: loading, to_journal: journal })
 }
 
 /// Clients that come before we have a certificate wait in the listener's backlog instead of failing.

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use edgewarden_mqtt::broker::durable::Restored;
 use edgewarden_mqtt::broker::{Action, Broker, ConnectionId, Limits, Ticket};
 use edgewarden_mqtt::decode::DecodeError;
 use edgewarden_mqtt::packet::Packet;
@@ -19,6 +20,8 @@ use tokio::time::Instant;
 
 use crate::audit::Audit;
 use crate::record;
+use crate::sessions::documents::ToWrite;
+use crate::sessions::journal::ToJournal;
 use crate::status::ConnectionStatus;
 use crate::view::{Door, View};
 
@@ -52,6 +55,21 @@ pub(crate) enum Event {
     },
     Stored {
         ticket: Ticket,
+        outcome: Result<(), Refusal>,
+    },
+    /// The sessions are loaded, or why not.
+    Restored(Result<Box<Restored<Principal>>, Refusal>),
+    Journaled {
+        number: u64,
+        outcome: Result<(), Refusal>,
+    },
+    Documented {
+        client: Principal,
+        version: u64,
+        outcome: Result<(), Refusal>,
+    },
+    RetainedWritten {
+        version: u64,
         outcome: Result<(), Refusal>,
     },
     Status {
@@ -109,11 +127,18 @@ pub(crate) struct Hub {
     entries: BTreeMap<ConnectionId, Entry>,
     /// Connections with output to take.
     ready: BTreeSet<ConnectionId>,
-    store: mpsc::UnboundedSender<ToStore>,
+    disk: Disk,
     audit: Audit,
     gateway: GatewayName,
     domain: TrustDomain,
     started: Instant,
+}
+
+/// Ways to the disk.
+pub(crate) struct Disk {
+    pub(crate) store: mpsc::UnboundedSender<ToStore>,
+    pub(crate) journal: mpsc::UnboundedSender<ToJournal>,
+    pub(crate) documents: mpsc::UnboundedSender<ToWrite>,
 }
 
 /// The hub's side of everything it is connected to.
@@ -129,18 +154,13 @@ pub(crate) fn channel() -> (mpsc::Sender<Event>, mpsc::Receiver<Event>) {
 }
 
 impl Hub {
-    pub(crate) fn new(
-        gateway: GatewayName,
-        domain: TrustDomain,
-        store: mpsc::UnboundedSender<ToStore>,
-        audit: Audit,
-    ) -> Self {
+    pub(crate) fn new(gateway: GatewayName, domain: TrustDomain, disk: Disk, audit: Audit) -> Self {
         Self {
             broker: Broker::new(View::default(), Limits::default()),
             view: View::default(),
             entries: BTreeMap::new(),
             ready: BTreeSet::new(),
-            store,
+            disk,
             audit,
             gateway,
             domain,
@@ -205,6 +225,19 @@ impl Hub {
                 }
             }
             Event::Stored { ticket, outcome } => self.broker.stored(ticket, outcome, now),
+            Event::Restored(Ok(restored)) => {
+                self.broker.restore(*restored, now);
+                // The policy may be here already.
+                self.broker.set_authority(self.view.clone(), now);
+            }
+            Event::Restored(Err(refusal)) => self.broker.set_unavailable(refusal),
+            Event::Journaled { number, outcome } => self.broker.journaled(number, outcome, now),
+            Event::Documented { client, version, outcome } => {
+                self.broker.documented(&client, version, outcome, now);
+            }
+            Event::RetainedWritten { version, outcome } => {
+                self.broker.retained_written(version, outcome, now);
+            }
             Event::Status { answer } => drop(answer.send(self.status())),
         }
         self.carry_out();
@@ -269,8 +302,22 @@ impl Hub {
                     };
                     // What cannot be handed over is never acknowledged.
                     if let Some(body) = record::encode(UnixTime::now(), &from, topic.as_str(), &payload) {
-                        drop(self.store.send(ToStore { ticket, body }));
+                        drop(self.disk.store.send(ToStore { ticket, body }));
                     }
+                }
+                // Who waits for one of these waits for the tasks behind them, which live as long as the hub.
+                Action::Journal(message) => drop(self.disk.journal.send(ToJournal::Append(message))),
+                Action::Settled { client, number } => {
+                    drop(self.disk.journal.send(ToJournal::Settled { client, number }));
+                }
+                Action::Forgotten { client } => {
+                    drop(self.disk.journal.send(ToJournal::Forgotten { client }));
+                }
+                Action::Document { client, version, document } => {
+                    drop(self.disk.documents.send(ToWrite::Session { client, version, document }));
+                }
+                Action::Retained { version, messages } => {
+                    drop(self.disk.documents.send(ToWrite::Retained { version, messages }));
                 }
                 Action::Refused(refusal) => self.audit.refused(refusal),
             }

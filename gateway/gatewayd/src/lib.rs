@@ -8,6 +8,7 @@
 //! | connection | one client's TLS stream: a reader and a writer |
 //! | control | what is in force, from `identityd`; word of what has been put in force, and of refusals, to it |
 //! | store, upload | the encrypted queue: in before the acknowledgement, out to the fleet |
+//! | sessions | persistent sessions on disk: their documents, and the journal of their messages |
 //! | enrol | leaf devices without a certificate |
 //! | console | the command line |
 //!
@@ -27,6 +28,7 @@ mod enrol;
 mod hub;
 mod listen;
 mod record;
+mod sessions;
 pub mod status;
 mod store;
 mod upload;

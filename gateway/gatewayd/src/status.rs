@@ -30,7 +30,10 @@ pub struct Status {
     /// Messages that wait for a client that is away or slow.
     pub waiting_messages: u64,
     pub retained_messages: u64,
+    /// On the way upstream.
     pub queue: Option<QueueStatus>,
+    /// For persistent sessions; its records also note what was acknowledged.
+    pub journal: Option<QueueStatus>,
     pub upstream: UpstreamStatus,
     /// QoS 0 messages dropped because a receiver was too slow.
     pub dropped_qos0: u64,

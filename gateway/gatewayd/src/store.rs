@@ -24,8 +24,6 @@ pub(crate) type Opening = Option<Result<Queue, Refusal>>;
 enum OpenError {
     #[error("identityd gives no storage key")]
     Key(#[from] ControlError),
-    #[error("the storage key has not 32 bytes")]
-    KeyLength,
     #[error("cannot open the upstream queue")]
     Queue(#[from] QueueError),
 }
@@ -66,12 +64,18 @@ pub(crate) async fn open(
 }
 
 async fn try_open(folder: &std::path::Path, bytes_max: u64, control: &Control) -> Result<Queue, OpenError> {
-    let key = match control.ask(&Request::StorageKey).await? {
-        Reply::StorageKey(key) => key,
-        other => return Err(OpenError::Key(unexpected(&other).into())),
-    };
-    let key = <[u8; 32]>::try_from(key.expose()).map(Zeroizing::new).map_err(|_| OpenError::KeyLength)?;
+    let key = storage_key(control).await?;
     Ok(Queue::open(folder, key, bytes_max).await?)
+}
+
+/// The key for all that this process keeps on disk.
+pub(crate) async fn storage_key(control: &Control) -> Result<Zeroizing<[u8; 32]>, ControlError> {
+    match control.ask(&Request::StorageKey).await? {
+        Reply::StorageKey(key) => {
+            <[u8; 32]>::try_from(key.expose()).map(Zeroizing::new).map_err(|_| ControlError::KeyLength)
+        }
+        other => Err(unexpected(&other).into()),
+    }
 }
 
 /// Puts what the hub hands over on disk, in order, and tells the hub. Ends with the hub.

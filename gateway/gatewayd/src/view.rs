@@ -158,7 +158,7 @@ impl Authority for View {
         let routed = self.0.uploads.iter().any(|filter| topic_matches(filter, topic.as_str()));
         // A route carries only what the policy lets its publisher send there; the message stays local otherwise.
         let upload = routed && policy.may_upload(client, UPSTREAM).allowed;
-        Ok(if upload { Keep::Durable } else { Keep::Memory })
+        Ok(if upload { Keep::Durable } else { Keep::Local })
     }
 
     fn may_subscribe(&self, client: &Principal, filter: &TopicFilter) -> Result<(), Refusal> {
@@ -168,5 +168,16 @@ impl Authority for View {
 
     fn may_receive(&self, client: &Principal, topic: &TopicName) -> bool {
         self.policy(client).is_ok_and(|policy| policy.may_receive(client, topic.as_str()).allowed)
+    }
+
+    fn decides(&self) -> bool {
+        self.0.policy.is_some()
+    }
+
+    /// Says so only when an epoch in force does not let the client connect: while the verdict forbids everybody, or
+    /// nothing is known, nobody has left.
+    fn has_left(&self, client: &Principal) -> Option<Refusal> {
+        let policy = self.0.policy.as_deref().filter(|_| self.0.trusted)?;
+        allowed(&policy.may_connect(client), client, "keep its session").err()
     }
 }

@@ -15,6 +15,7 @@ use common::client::puback;
 use common::fleet::Fleet;
 use common::{POLICY, Site, free_port, module};
 use edgewarden_gatewayd::status::UpstreamStatus;
+use edgewarden_mqtt::packet::{ConnectCode, Packet};
 use edgewarden_names::Reason;
 
 #[test]
@@ -131,7 +132,7 @@ async fn who_may_not_upload_stays_local() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_storage_key_is_told_and_nothing_for_upstream_is_acknowledged() {
+async fn with_another_storage_key_nobody_is_let_in_and_told_why() {
     let (mut site, _) = site(1 << 20).await;
     let mut analytics = site.module("analytics", 1).await;
     analytics.publish("clinic/summary", b"x", Some(1)).await;
@@ -139,14 +140,15 @@ async fn another_storage_key_is_told_and_nothing_for_upstream_is_acknowledged() 
     site.kill();
     site.identityd.change_key();
     site.spawn().await;
+    let unavailable = Packet::ConnAck { session_present: false, code: ConnectCode::ServerUnavailable };
     let mut analytics = site.module_tls("analytics", 1).await.unwrap();
-    analytics.connect("analytics", false).await.unwrap();
-    analytics.publish("clinic/summary", b"y", Some(1)).await;
-    assert_eq!(analytics.next().await, None);
-    let refusal = site.identityd.refused(Reason::Internal).await;
-    assert!(refusal.rule.contains("storage key does not open"), "{refusal}");
-    // Local messages do not need the queue.
-    let mut sensor = site.leaf("sensor-1").await;
-    sensor.publish("leaf/sensor-1/glucose", b"x", Some(1)).await;
-    assert_eq!(sensor.next().await, Some(puback(1)));
+    assert_eq!(analytics.connect("analytics", false).await, Some(unavailable.clone()));
+    // It might be for a session that cannot be read.
+    let mut sensor = site.leaf_tls("sensor-1").await.unwrap();
+    assert_eq!(sensor.connect("sensor-1", true).await, Some(unavailable));
+    let refusals = site.identityd.refusals();
+    for subject in ["upstream queue", "sessions"] {
+        let told = refusals.iter().find(|refusal| refusal.subject == subject);
+        assert!(told.is_some_and(|told| told.rule.contains("storage key does not open")), "{refusals:?}");
+    }
 }

@@ -1,4 +1,5 @@
-//! The upstream queue: messages on their way to the fleet, on disk, encrypted, in order, for as long as the link is down.
+//! A queue on disk, encrypted, in order: messages on their way to the fleet for as long as the link is down, and the
+//! journal of messages for persistent sessions. [`sealed`]: small encrypted documents.
 //!
 //! * **Owned before acknowledged.** [`Queue::append`] resolves when the record is on disk (`fdatasync`); many
 //!   appends share one sync (group commit). A queue at its byte cap refuses the new record ([`QueueError::Full`]) and
@@ -20,6 +21,7 @@ pub mod format;
 mod keys;
 mod log;
 mod queue;
+pub mod sealed;
 mod segment;
 
 pub use error::QueueError;

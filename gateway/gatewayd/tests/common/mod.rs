@@ -12,7 +12,7 @@ pub mod fleet;
 pub mod identityd;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -28,10 +28,13 @@ use edgewarden_protocol::config::Config;
 use edgewarden_protocol::layout::Layout;
 use edgewarden_transport::Identity;
 use edgewarden_workload_api::source::X509Context;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use tokio::sync::watch;
 
 pub const HOUR: Duration = Duration::from_secs(3600);
 const ROOT: &str = "GATEWAYD_TEST_ROOT";
+const DISK: &str = "GATEWAYD_TEST_DISK";
 
 /// Each test program has a test named `daemon` that calls this: as a child it is the process under test.
 pub fn daemon() {
@@ -40,8 +43,21 @@ pub fn daemon() {
     to_stderr.with_env_filter(tracing_subscriber::EnvFilter::new("debug,h2=info,hyper=info")).init();
     let layout = Layout::new(root);
     let config = Config::load(&layout.config_file()).unwrap();
+    if let Ok(bytes) = std::env::var(DISK) {
+        small_disk(&layout.gateway_state(), &bytes);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(edgewarden_gatewayd::run(layout, config)).unwrap();
+}
+
+/// In a mount namespace that this thread alone is in, and the threads that come from it.
+fn small_disk(folder: &Path, bytes: &str) {
+    std::fs::create_dir_all(folder).unwrap();
+    unshare(CloneFlags::CLONE_NEWNS).unwrap();
+    let none = None::<&str>;
+    mount(none, "/", none, MsFlags::MS_PRIVATE | MsFlags::MS_REC, none).unwrap();
+    let size = format!("size={bytes}");
+    mount(Some("tmpfs"), folder, Some("tmpfs"), MsFlags::empty(), Some(size.as_str())).unwrap();
 }
 
 struct GatewayCaKey(EcdsaKeyPair);
@@ -108,6 +124,8 @@ pub struct Site {
     /// The gateway's address in its module network; modules have the next ones.
     pub network: Ipv4Addr,
     pub module_port: u16,
+    /// The process's state is on a disk of its own of this size, which ends with it.
+    pub disk_bytes: Option<u64>,
     child: Option<Child>,
 }
 
@@ -163,6 +181,7 @@ impl Site {
             enrol_port,
             network,
             module_port,
+            disk_bytes: None,
             child: None,
         }
     }
@@ -174,6 +193,7 @@ impl Site {
         let child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "daemon", "--nocapture", "--test-threads=1"])
             .env(ROOT, self.folder.path())
+            .envs(self.disk_bytes.map(|bytes| (DISK, bytes.to_string())))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use edgewarden_names::{Reason, Refusal};
 
+use super::session::Session;
 use super::{Authority, Broker, ConnectionId};
 use crate::packet::{Connect, ConnectCode, Packet, Qos};
 
@@ -25,10 +26,18 @@ impl<A: Authority> Broker<A> {
         if connect.clean_session {
             self.remove_session(&client);
         }
-        let session_present = self.sessions.contains_key(&client);
-        let session = self.sessions.entry(client.clone()).or_default();
-        session.connection = Some(id);
-        session.clean = connect.clean_session;
+        let session_present = self.sessions.get(&client).is_some_and(|session| !session.lost);
+        if let Some(session) = self.sessions.get_mut(&client) {
+            session.connection = Some(id);
+        } else {
+            let mut session = Session::new(connect.clean_session, self.new_number());
+            session.connection = Some(id);
+            self.sessions.insert(client.clone(), session);
+            if !connect.clean_session {
+                self.touch(&client);
+            }
+        }
+        self.hold(id, &client);
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.connected = true;
             connection.will = connect.will;
@@ -41,6 +50,9 @@ impl<A: Authority> Broker<A> {
     }
 
     fn admit(&self, client: &A::Client, connect: &Connect) -> Result<(), (ConnectCode, Refusal)> {
+        if let Some(why) = &self.unavailable {
+            return Err((ConnectCode::ServerUnavailable, why.clone()));
+        }
         let not_authorized = |refusal| (ConnectCode::NotAuthorized, refusal);
         self.authority.may_connect(client).map_err(not_authorized)?;
         let expected = self.authority.client_id(client);

@@ -10,6 +10,14 @@ use super::{Ack, Action, Authority, Broker, ConnectionId, Keep, Message, Parked,
 use crate::packet::{Delivery, Packet, PacketId, Publish, Qos, Will};
 use crate::topic::TopicFilter;
 
+/// Who got a message.
+struct Given<C> {
+    /// Those that have no room for it.
+    owed: Vec<C>,
+    /// Those whose sessions hold it and outlive the process.
+    durable: Vec<C>,
+}
+
 impl<A: Authority> Broker<A> {
     /// Handles the connection's publications in order until one has to wait or none is left.
     pub(super) fn advance(&mut self, id: ConnectionId, now: Duration) {
@@ -56,6 +64,7 @@ impl<A: Authority> Broker<A> {
         // On a later try too: the policy may have changed meanwhile.
         let keep = self.authority.may_publish(client, &publish.topic)?;
         let message = Arc::new(Message {
+            number: self.new_number(),
             from: client.clone(),
             topic: publish.topic.clone(),
             payload: Arc::clone(&publish.payload),
@@ -73,28 +82,37 @@ impl<A: Authority> Broker<A> {
                 return Err(Refusal::new(Reason::RequestInvalid, client, "the packet identifier is in use"));
             }
         }
-        if first && publish.retain {
-            if !self.retained.has_room(&message, &self.limits) {
-                return Err(Refusal::new(
-                    Reason::QueueFull,
-                    client,
-                    "there is no room for one more retained message",
-                ));
-            }
-            self.retained.set(&message, publish.delivery.qos());
+        if first && publish.retain && !self.retained.has_room(&message, &self.limits) {
+            let rule = "there is no room for one more retained message";
+            return Err(Refusal::new(Reason::QueueFull, client, rule));
         }
         if first {
-            let cost = if keep == Keep::Durable { std::mem::take(&mut parked.cost) } else { 0 };
             if let (Some(packet_id), Some(connection)) = (packet_id, self.connections.get_mut(&id)) {
-                connection
-                    .acks
-                    .push_back(Ack { id: packet_id, outstanding: 1 + u8::from(keep == Keep::Durable) });
+                connection.acks.push_back(Ack { id: packet_id, outstanding: 1 });
+            }
+            if publish.retain {
+                self.retained.set(&message, publish.delivery.qos());
+                self.touch_retained(packet_id.map(|packet_id| (id, packet_id)));
             }
             if keep == Keep::Durable {
+                // The rest comes back when it is in the journal, or delivered.
+                let cost = parked.cost / 2;
+                parked.cost -= cost;
+                if let Some(packet_id) = packet_id {
+                    self.one_more_step(id, packet_id);
+                }
                 self.store(Some(id), packet_id, cost, &message);
             }
         }
-        let owed = self.deliver(&message, publish, parked.owed.as_deref());
+        let publish = &parked.publish;
+        let Given { owed, durable } = self.deliver(&message, publish, parked.owed.as_deref());
+        if !durable.is_empty() {
+            if let Some(packet_id) = packet_id {
+                self.one_more_step(id, packet_id);
+            }
+            let cost = std::mem::take(&mut parked.cost);
+            self.journal(Some((id, packet_id, cost)), &message, durable, false);
+        }
         if owed.is_empty() {
             if let Some(packet_id) = packet_id {
                 self.step_done(id, packet_id);
@@ -123,14 +141,14 @@ impl<A: Authority> Broker<A> {
         });
     }
 
-    /// Gives the message to its receivers; returns those that have no room for it. `only`: those still owed.
+    /// Gives the message to its receivers. `only`: those still owed.
     fn deliver(
         &mut self,
         message: &Arc<Message<A::Client>>,
         publish: &Publish,
         only: Option<&[A::Client]>,
-    ) -> Vec<A::Client> {
-        let mut owed = Vec::new();
+    ) -> Given<A::Client> {
+        let mut given = Given { owed: Vec::new(), durable: Vec::new() };
         for (client, granted) in self.receivers(&message.topic) {
             if only.is_some_and(|only| !only.contains(&client)) {
                 continue;
@@ -138,16 +156,18 @@ impl<A: Authority> Broker<A> {
             if publish.delivery.qos().min(granted) == Qos::AtMostOnce {
                 self.deliver_now(&client, message, false);
             } else if !self.enqueue(&client, message, false) {
-                owed.push(client);
+                given.owed.push(client);
+            } else if self.is_durable(&client) {
+                given.durable.push(client);
             }
         }
-        owed
+        given
     }
 
     /// QoS 0: to a connected client with room in its output, or nowhere.
     fn deliver_now(&mut self, client: &A::Client, message: &Arc<Message<A::Client>>, retain: bool) {
         let Some(id) = self.sessions.get(client).and_then(|session| session.connection) else { return };
-        let full = self.connections.get(&id).is_none_or(|c| c.out.len() >= self.limits.output_bytes_max);
+        let full = self.connections.get(&id).is_none_or(|c| c.unsent() >= self.limits.output_bytes_max);
         if full {
             self.dropped_qos0 = self.dropped_qos0.saturating_add(1);
         } else {
@@ -163,7 +183,7 @@ impl<A: Authority> Broker<A> {
             return false;
         }
         self.waiting_bytes = total;
-        session.push(Outgoing { message: Arc::clone(message), retain });
+        session.push(Outgoing { message: Arc::clone(message), retain, dup: false });
         self.pump(client);
         true
     }
@@ -174,11 +194,11 @@ impl<A: Authority> Broker<A> {
             let Some(session) = self.sessions.get_mut(client) else { return };
             let Some(id) = session.connection else { return };
             let Some(connection) = self.connections.get(&id) else { return };
-            if connection.out.len() >= self.limits.output_bytes_max {
+            if connection.unsent() >= self.limits.output_bytes_max {
                 return;
             }
             let Some((packet_id, outgoing)) = session.next(self.limits.window_messages_max) else { return };
-            self.send_message(id, &outgoing.message, Some(packet_id), false, outgoing.retain);
+            self.send_message(id, &outgoing.message, Some(packet_id), outgoing.dup, outgoing.retain);
         }
     }
 
@@ -213,11 +233,23 @@ impl<A: Authority> Broker<A> {
     pub(super) fn acknowledged(&mut self, id: ConnectionId, packet_id: PacketId) {
         let Some(connection) = self.connections.get(&id) else { return };
         let client = connection.client.clone();
-        let freed = self.sessions.get_mut(&client).and_then(|session| session.acknowledge(packet_id));
-        if let Some(freed) = freed {
-            self.waiting_bytes = self.waiting_bytes.saturating_sub(freed);
+        let Some(session) = self.sessions.get_mut(&client) else { return };
+        let durable = !session.clean;
+        if let Some(message) = session.acknowledge(packet_id) {
+            self.waiting_bytes = self.waiting_bytes.saturating_sub(message.cost());
             self.room_made = true;
+            if durable {
+                self.settled(&client, message.number);
+            }
             self.pump(&client);
+        }
+    }
+
+    /// The publication is acknowledged one step later.
+    pub(super) fn one_more_step(&mut self, id: ConnectionId, packet_id: PacketId) {
+        let acks = self.connections.get_mut(&id).map(|connection| &mut connection.acks);
+        if let Some(ack) = acks.and_then(|acks| acks.iter_mut().rev().find(|ack| ack.id == packet_id)) {
+            ack.outstanding = ack.outstanding.saturating_add(1);
         }
     }
 
@@ -245,7 +277,15 @@ impl<A: Authority> Broker<A> {
                 self.deliver_now(client, &message, true);
             } else {
                 // `add_subscription` has made sure of the room.
-                self.enqueue(client, &message, true);
+                let message = Arc::new(Message {
+                    number: self.new_number(),
+                    from: message.from.clone(),
+                    topic: message.topic.clone(),
+                    payload: Arc::clone(&message.payload),
+                });
+                if self.enqueue(client, &message, true) && self.is_durable(client) {
+                    self.journal(None, &message, vec![client.clone()], true);
+                }
             }
         }
     }
@@ -268,10 +308,12 @@ impl<A: Authority> Broker<A> {
             topic: will.topic.clone(),
             payload: Arc::clone(&will.payload),
         };
-        let message = Arc::new(Message { from: client, topic: will.topic, payload: will.payload });
+        let number = self.new_number();
+        let message = Arc::new(Message { number, from: client, topic: will.topic, payload: will.payload });
         if will.retain {
             if self.retained.has_room(&message, &self.limits) {
                 self.retained.set(&message, will.qos);
+                self.touch_retained(None);
             } else {
                 self.refuse(Refusal::new(Reason::QueueFull, &message.from, "the will was not retained"));
             }
@@ -279,7 +321,11 @@ impl<A: Authority> Broker<A> {
         if keep == Keep::Durable {
             self.store(None, None, 0, &message);
         }
-        for receiver in self.deliver(&message, &publish, None) {
+        let Given { owed, durable } = self.deliver(&message, &publish, None);
+        if !durable.is_empty() {
+            self.journal(None, &message, durable, false);
+        }
+        for receiver in owed {
             self.refuse(Refusal::new(Reason::QueueFull, &receiver, "the session has no room for a will"));
         }
     }

@@ -7,6 +7,8 @@ use std::time::Duration;
 pub struct Limits {
     pub sessions_max: usize,
     pub subscriptions_per_session_max: usize,
+    /// Bytes of a session's filters together: they are one document on disk.
+    pub subscription_bytes_per_session_max: usize,
     /// QoS 1 messages sent and not acknowledged, for each session.
     pub window_messages_max: usize,
     /// QoS 1 messages that a session holds, in flight or waiting.
@@ -29,12 +31,13 @@ impl Default for Limits {
         Self {
             sessions_max: 2048,
             subscriptions_per_session_max: 128,
+            subscription_bytes_per_session_max: 16 * 1024,
             window_messages_max: 64,
-            session_messages_max: 1000,
-            session_bytes_max: 1024 * 1024,
+            session_messages_max: 10_000,
+            session_bytes_max: 4 * 1024 * 1024,
             waiting_bytes_max: 32 * 1024 * 1024,
-            retained_messages_max: 1024,
-            retained_bytes_max: 4 * 1024 * 1024,
+            retained_messages_max: 256,
+            retained_bytes_max: 256 * 1024,
             output_bytes_max: 1024 * 1024,
             connect_max: Duration::from_secs(10),
             blocked_max: Duration::from_secs(30),

@@ -5,16 +5,18 @@
 //! [`Authority`] at that moment, before anything is acknowledged; [`Broker::set_authority`] asks again about all that
 //! is open.
 //!
-//! **What is acknowledged is owned.** A QoS 1 publication is acknowledged when every receiver's session holds it and,
-//! where the authority wants it [`Keep::Durable`], when the caller has it on disk. A session that is full makes its
-//! publishers wait ([`Limits::blocked_max`], then they are disconnected unacknowledged and send again); it never drops.
-//! Sessions and retained messages are in memory: they end with the process.
+//! **What is acknowledged is owned.** A QoS 1 publication is acknowledged when every receiver's session holds it, when
+//! what is held for a persistent session is on disk or has reached its client ([`durable`]), and, where the authority
+//! wants it [`Keep::Durable`], when the caller has it on disk for upstream. A session that is full makes its publishers
+//! wait ([`Limits::blocked_max`], then they are disconnected unacknowledged and send again); it never drops.
+//! Clean sessions end with their connection; QoS 0 messages are in memory only.
 //!
 //! Left out of MQTT 3.1.1: QoS 2 (a QoS 2 publication ends the connection, a subscription is granted at most QoS 1),
 //! user name and password (read and ignored), and client identifiers of the client's own choice.
 
 mod connect;
 mod delivery;
+pub mod durable;
 mod limits;
 mod retained;
 mod session;
@@ -32,6 +34,7 @@ use crate::decode::DecodeError;
 use crate::packet::{ConnectCode, Delivery, Packet, PacketId, Publish, Qos, Will};
 use crate::topic::{TopicFilter, TopicName};
 use crate::trie::Trie;
+use durable::{Document, Journaling, Saved, SavedRetained, Writing, not_yet};
 pub use limits::{Counts, Limits};
 use retained::Retained;
 use session::Session;
@@ -46,14 +49,18 @@ pub trait Authority {
     fn may_publish(&self, client: &Self::Client, topic: &TopicName) -> Result<Keep, Refusal>;
     fn may_subscribe(&self, client: &Self::Client, filter: &TopicFilter) -> Result<(), Refusal>;
     fn may_receive(&self, client: &Self::Client, topic: &TopicName) -> bool;
+    /// False while it is not known who may do what: everything is denied then, and nothing is removed.
+    fn decides(&self) -> bool;
+    /// Why the client is gone for good, so that its session ends. Not being let in for now is no reason.
+    fn has_left(&self, client: &Self::Client) -> Option<Refusal>;
 }
 
 /// What must have happened before a publication is acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keep {
-    /// It is in the memory of every receiver's session.
-    Memory,
-    /// It is on disk as well: [`Action::Store`].
+    /// Every receiver's session holds it.
+    Local,
+    /// It is on disk for upstream as well: [`Action::Store`].
     Durable,
 }
 
@@ -75,6 +82,16 @@ pub enum Action<C> {
     Credit { connection: ConnectionId, bytes: usize },
     /// Put the publication on disk, then call [`Broker::stored`].
     Store { ticket: Ticket, client: C, topic: TopicName, payload: Arc<[u8]> },
+    /// Put the session on disk, or remove it, then call [`Broker::documented`].
+    Document { client: C, version: u64, document: Option<Document> },
+    /// Put the message on disk, then call [`Broker::journaled`].
+    Journal(Saved<C>),
+    /// The client's session does not need this message of the journal any more. To be lost is no harm.
+    Settled { client: C, number: u64 },
+    /// The client's session is gone, and all that was for it.
+    Forgotten { client: C },
+    /// Put these retained messages on disk in the place of all others, then call [`Broker::retained_written`].
+    Retained { version: u64, messages: Vec<SavedRetained<C>> },
     /// Something was refused: for the audit log.
     Refused(Refusal),
 }
@@ -82,6 +99,8 @@ pub enum Action<C> {
 /// One publication, shared by all who receive it.
 #[derive(Debug)]
 struct Message<C> {
+    /// Above those of all messages before it.
+    number: u64,
     from: C,
     topic: TopicName,
     payload: Arc<[u8]>,
@@ -95,6 +114,9 @@ struct Connection<C> {
     keep_alive: Option<Duration>,
     heard: Duration,
     out: Vec<u8>,
+    /// What is written waits behind `out` until this version of the session's document is on disk.
+    hold: Option<u64>,
+    held: Vec<u8>,
     /// [`Action::Output`] was given and the output not taken yet.
     announced: bool,
     /// Publications in the order in which they came: they are acknowledged in that order ([MQTT-4.6.0-2]).
@@ -104,11 +126,18 @@ struct Connection<C> {
     blocked_since: Option<Duration>,
 }
 
+impl<C> Connection<C> {
+    /// Bytes that wait to be taken.
+    fn unsent(&self) -> usize {
+        self.out.len().saturating_add(self.held.len())
+    }
+}
+
 #[derive(Debug)]
 struct Ack {
     id: PacketId,
-    /// What has still to happen: delivery, and storage where the authority wants it.
-    outstanding: u8,
+    /// Steps that have still to happen: delivery, and each that puts something on disk.
+    outstanding: u16,
 }
 
 #[derive(Debug)]
@@ -135,6 +164,14 @@ pub struct Broker<A: Authority> {
     sessions: HashMap<A::Client, Session<A::Client>>,
     subscriptions: Trie<A::Client, Qos>,
     retained: Retained<A::Client>,
+    /// Why nobody is let in.
+    unavailable: Option<Refusal>,
+    last_number: u64,
+    /// Documents that are not written.
+    documents: HashMap<A::Client, Writing>,
+    journaling: HashMap<u64, Journaling>,
+    retained_writing: Writing,
+    retained_waiting: VecDeque<(u64, ConnectionId, PacketId)>,
     storing: HashMap<Ticket, Storing>,
     next_ticket: u64,
     waiting_bytes: usize,
@@ -157,6 +194,12 @@ impl<A: Authority> Broker<A> {
             sessions: HashMap::new(),
             subscriptions: Trie::default(),
             retained: Retained::default(),
+            unavailable: Some(not_yet()),
+            last_number: 0,
+            documents: HashMap::new(),
+            journaling: HashMap::new(),
+            retained_writing: Writing::default(),
+            retained_waiting: VecDeque::new(),
             storing: HashMap::new(),
             next_ticket: 0,
             waiting_bytes: 0,
@@ -187,6 +230,8 @@ impl<A: Authority> Broker<A> {
             keep_alive: None,
             heard: now,
             out: Vec::new(),
+            hold: None,
+            held: Vec::new(),
             announced: false,
             acks: VecDeque::new(),
             parked: VecDeque::new(),
@@ -305,8 +350,14 @@ impl<A: Authority> Broker<A> {
                 self.close(id, false);
             }
         }
-        self.drop_denied_subscriptions();
-        self.retained.keep(|message| self.authority.may_publish(&message.from, &message.topic).is_ok());
+        if self.authority.decides() {
+            self.drop_denied_sessions();
+            let allowed =
+                |message: &Message<_>| self.authority.may_publish(&message.from, &message.topic).is_ok();
+            if self.retained.keep(allowed) {
+                self.touch_retained(None);
+            }
+        }
         self.room_made = true;
         self.settle(now);
     }
@@ -340,6 +391,7 @@ impl<A: Authority> Broker<A> {
             }
             self.close(id, false);
         }
+        self.retry_writes();
         self.settle(now);
     }
 
@@ -395,12 +447,13 @@ impl<A: Authority> Broker<A> {
     fn send(&mut self, id: ConnectionId, packet: &Packet) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         // Twice the bound for messages, so that answers still fit where messages already wait.
-        let full = connection.out.len() > self.limits.output_bytes_max.saturating_mul(2);
-        if full || packet.encode(&mut connection.out).is_err() {
+        let full = connection.unsent() > self.limits.output_bytes_max.saturating_mul(2);
+        let buffer = if connection.hold.is_some() { &mut connection.held } else { &mut connection.out };
+        if full || packet.encode(buffer).is_err() {
             self.close(id, false);
             return;
         }
-        if !connection.announced {
+        if !connection.announced && !connection.out.is_empty() {
             connection.announced = true;
             self.actions.push(Action::Output(id));
         }

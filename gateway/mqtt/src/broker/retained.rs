@@ -1,8 +1,10 @@
-//! Retained messages (MQTT 3.1.1 section 3.3.1.3): the last one of each topic, in memory, bounded.
+//! Retained messages (MQTT 3.1.1 section 3.3.1.3): the last one of each topic, bounded: they are one
+//! document on disk that is written whole.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::durable::SavedRetained;
 use super::{Limits, Message};
 use crate::packet::Qos;
 use crate::topic::{TopicFilter, TopicName};
@@ -53,8 +55,24 @@ impl<C> Retained<C> {
             .collect()
     }
 
-    pub(super) fn keep(&mut self, mut allowed: impl FnMut(&Message<C>) -> bool) {
+    /// True when some were removed.
+    pub(super) fn keep(&mut self, mut allowed: impl FnMut(&Message<C>) -> bool) -> bool {
+        let before = self.messages.len();
         self.messages.retain(|_, (message, _)| allowed(message));
         self.bytes = self.messages.values().map(|(message, _)| message.cost()).sum();
+        self.messages.len() < before
+    }
+
+    pub(super) fn all(&self) -> Vec<SavedRetained<C>>
+    where
+        C: Clone,
+    {
+        let saved = |(message, qos): &(Arc<Message<C>>, Qos)| SavedRetained {
+            from: message.from.clone(),
+            topic: message.topic.clone(),
+            payload: Arc::clone(&message.payload),
+            qos: *qos,
+        };
+        self.messages.values().map(saved).collect()
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+use super::durable::Document;
 use super::{ConnectionId, Limits, Message};
 use crate::packet::{PacketId, Qos};
 use crate::topic::TopicFilter;
@@ -10,7 +11,10 @@ use crate::topic::TopicFilter;
 #[derive(Debug)]
 pub(super) struct Session<C> {
     pub(super) connection: Option<ConnectionId>,
+    /// In memory, until its connection ends. The others are on disk.
     pub(super) clean: bool,
+    pub(super) since: u64,
+    pub(super) lost: bool,
     pub(super) subscriptions: HashMap<TopicFilter, Qos>,
     /// Sent and not acknowledged, in the order sent ([MQTT-4.6.0-1]).
     in_flight: VecDeque<(PacketId, Outgoing<C>)>,
@@ -24,25 +28,13 @@ pub(super) struct Session<C> {
 pub(super) struct Outgoing<C> {
     pub(super) message: Arc<Message<C>>,
     pub(super) retain: bool,
+    /// An earlier process may have sent it.
+    pub(super) dup: bool,
 }
 
 impl<C> Clone for Outgoing<C> {
     fn clone(&self) -> Self {
-        Self { message: Arc::clone(&self.message), retain: self.retain }
-    }
-}
-
-impl<C> Default for Session<C> {
-    fn default() -> Self {
-        Self {
-            connection: None,
-            clean: true,
-            subscriptions: HashMap::new(),
-            in_flight: VecDeque::new(),
-            waiting: VecDeque::new(),
-            bytes: 0,
-            last_id: 0,
-        }
+        Self { message: Arc::clone(&self.message), retain: self.retain, dup: self.dup }
     }
 }
 
@@ -54,9 +46,35 @@ impl<C> Message<C> {
 }
 
 impl<C> Session<C> {
+    pub(super) fn new(clean: bool, since: u64) -> Self {
+        Self {
+            connection: None,
+            clean,
+            since,
+            lost: false,
+            subscriptions: HashMap::new(),
+            in_flight: VecDeque::new(),
+            waiting: VecDeque::new(),
+            bytes: 0,
+            last_id: 0,
+        }
+    }
+
+    pub(super) fn document(&self) -> Document {
+        let mut subscriptions: Vec<_> =
+            self.subscriptions.iter().map(|(filter, qos)| (filter.clone(), *qos)).collect();
+        subscriptions.sort_unstable();
+        Document { since: self.since, lost: self.lost, subscriptions }
+    }
+
     /// Messages held.
     pub(super) fn len(&self) -> usize {
         self.in_flight.len().saturating_add(self.waiting.len())
+    }
+
+    pub(super) fn numbers(&self) -> Vec<u64> {
+        let flying = self.in_flight.iter().map(|(_, outgoing)| outgoing);
+        flying.chain(&self.waiting).map(|outgoing| outgoing.message.number).collect()
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -98,13 +116,12 @@ impl<C> Session<C> {
         }
     }
 
-    /// The client has the message. Returns the bytes freed; `None` for an identifier that is not in flight.
-    pub(super) fn acknowledge(&mut self, id: PacketId) -> Option<usize> {
+    /// The client has the message. Returns it; `None` for an identifier that is not in flight.
+    pub(super) fn acknowledge(&mut self, id: PacketId) -> Option<Arc<Message<C>>> {
         let index = self.in_flight.iter().position(|(used, _)| *used == id)?;
         let (_, outgoing) = self.in_flight.remove(index)?;
-        let freed = outgoing.message.cost();
-        self.bytes = self.bytes.saturating_sub(freed);
-        Some(freed)
+        self.bytes = self.bytes.saturating_sub(outgoing.message.cost());
+        Some(outgoing.message)
     }
 
     /// What was sent and not acknowledged before, with the old identifiers ([MQTT-4.4.0-1]).
@@ -112,16 +129,23 @@ impl<C> Session<C> {
         self.in_flight.iter().cloned().collect()
     }
 
-    /// Forgets messages the client may no longer receive. Returns the bytes freed.
-    pub(super) fn keep(&mut self, mut allowed: impl FnMut(&Message<C>) -> bool) -> usize {
-        let before = self.bytes;
-        self.waiting.retain(|outgoing| allowed(&outgoing.message));
+    /// Forgets messages the client may no longer receive. Returns them.
+    pub(super) fn keep(&mut self, mut allowed: impl FnMut(&Message<C>) -> bool) -> Vec<Arc<Message<C>>> {
+        let mut dropped = Vec::new();
+        let mut keeps = |outgoing: &Outgoing<C>| {
+            let keep = allowed(&outgoing.message);
+            if !keep {
+                dropped.push(Arc::clone(&outgoing.message));
+            }
+            keep
+        };
         // What is in flight on a live connection has been sent already and will be acknowledged.
         if self.connection.is_none() {
-            self.in_flight.retain(|(_, outgoing)| allowed(&outgoing.message));
+            self.in_flight.retain(|(_, outgoing)| keeps(outgoing));
         }
-        let flying = self.in_flight.iter().map(|(_, outgoing)| outgoing.message.cost());
-        self.bytes = flying.chain(self.waiting.iter().map(|outgoing| outgoing.message.cost())).sum();
-        before.saturating_sub(self.bytes)
+        self.waiting.retain(|outgoing| keeps(outgoing));
+        let freed = dropped.iter().map(|message| message.cost()).fold(0, usize::saturating_add);
+        self.bytes = self.bytes.saturating_sub(freed);
+        dropped
     }
 }

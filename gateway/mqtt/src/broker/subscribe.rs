@@ -1,6 +1,6 @@
 //! Subscriptions and the end of sessions.
 
-use super::{Authority, Broker, ConnectionId};
+use super::{Action, Authority, Broker, ConnectionId};
 use crate::packet::{Packet, Qos, Subscribe, SubscribeCode, Unsubscribe};
 use crate::topic::TopicFilter;
 use edgewarden_names::{Reason, Refusal};
@@ -12,16 +12,24 @@ impl<A: Authority> Broker<A> {
             return;
         };
         let mut codes = Vec::new();
+        let mut changed = false;
         for (filter, wanted) in &subscribe.filters {
             let granted = (*wanted).min(Qos::AtLeastOnce);
             match self.add_subscription(&client, filter, granted) {
-                Ok(()) => codes.push(SubscribeCode::Granted(granted)),
+                Ok(new) => {
+                    changed |= new;
+                    codes.push(SubscribeCode::Granted(granted));
+                }
                 Err(refusal) => {
                     self.refuse(refusal);
                     codes.push(SubscribeCode::Failure);
                 }
             }
         }
+        if changed && self.is_durable(&client) {
+            self.touch(&client);
+        }
+        self.hold(id, &client);
         self.send(id, &Packet::SubAck { id: subscribe.id, codes: codes.clone() });
         for ((filter, _), code) in subscribe.filters.iter().zip(codes) {
             if let SubscribeCode::Granted(granted) = code {
@@ -30,12 +38,17 @@ impl<A: Authority> Broker<A> {
         }
     }
 
+    pub(super) fn is_durable(&self, client: &A::Client) -> bool {
+        self.sessions.get(client).is_some_and(|session| !session.clean)
+    }
+
+    /// True when the session is not as it was.
     fn add_subscription(
         &mut self,
         client: &A::Client,
         filter: &TopicFilter,
         granted: Qos,
-    ) -> Result<(), Refusal> {
+    ) -> Result<bool, Refusal> {
         self.authority.may_subscribe(client, filter)?;
         let Some(session) = self.sessions.get_mut(client) else {
             return Err(Refusal::new(Reason::Internal, client, "there is no session"));
@@ -43,6 +56,12 @@ impl<A: Authority> Broker<A> {
         let new = !session.subscriptions.contains_key(filter);
         if new && session.subscriptions.len() >= self.limits.subscriptions_per_session_max {
             return Err(Refusal::new(Reason::Busy, client, "the session has too many subscriptions"));
+        }
+        let bytes =
+            session.subscriptions.keys().map(|filter| filter.as_str().len()).fold(0, usize::saturating_add);
+        if new && bytes.saturating_add(filter.as_str().len()) > self.limits.subscription_bytes_per_session_max
+        {
+            return Err(Refusal::new(Reason::Busy, client, "the session's filters are too long together"));
         }
         // The retained messages come with the subscription; without room for them it is not granted.
         let retained = self.retained.matching(filter);
@@ -59,9 +78,10 @@ impl<A: Authority> Broker<A> {
                 "the session has no room for the retained messages",
             ));
         }
-        session.subscriptions.insert(filter.clone(), granted);
+        let before = session.subscriptions.insert(filter.clone(), granted);
+        let was_lost = std::mem::take(&mut session.lost);
         self.subscriptions.insert(filter, client.clone(), granted);
-        Ok(())
+        Ok(was_lost || before != Some(granted))
     }
 
     /// Section 3.10.4.
@@ -69,42 +89,56 @@ impl<A: Authority> Broker<A> {
         let Some(client) = self.connections.get(&id).map(|connection| connection.client.clone()) else {
             return;
         };
+        let mut changed = false;
         for filter in &unsubscribe.filters {
             self.subscriptions.remove(filter, &client);
             if let Some(session) = self.sessions.get_mut(&client) {
-                session.subscriptions.remove(filter);
+                changed |= session.subscriptions.remove(filter).is_some();
             }
         }
         self.room_made = true;
+        if changed && self.is_durable(&client) {
+            self.touch(&client);
+        }
+        self.hold(id, &client);
         self.send(id, &Packet::UnsubAck(unsubscribe.id));
     }
 
-    /// Removes subscriptions and waiting messages that the authority does not allow, and sessions of clients that
-    /// are away, may not return and have nothing left.
-    pub(super) fn drop_denied_subscriptions(&mut self) {
-        let mut refusals = Vec::new();
-        let mut gone = Vec::new();
-        for (client, session) in &mut self.sessions {
-            session.subscriptions.retain(|filter, _| match self.authority.may_subscribe(client, filter) {
+    /// Ends the sessions of clients that have left; removes from the others the subscriptions and waiting messages
+    /// that the authority does not allow.
+    pub(super) fn drop_denied_sessions(&mut self) {
+        let mut clients: Vec<A::Client> = self.sessions.keys().cloned().collect();
+        clients.sort_unstable();
+        for client in clients {
+            if let Some(refusal) = self.authority.has_left(&client) {
+                self.refuse(refusal);
+                self.remove_session(&client);
+                continue;
+            }
+            let Some(session) = self.sessions.get_mut(&client) else { continue };
+            let mut refusals = Vec::new();
+            session.subscriptions.retain(|filter, _| match self.authority.may_subscribe(&client, filter) {
                 Ok(()) => true,
                 Err(refusal) => {
-                    self.subscriptions.remove(filter, client);
+                    self.subscriptions.remove(filter, &client);
                     refusals.push(refusal);
                     false
                 }
             });
-            let freed = session.keep(|message| self.authority.may_receive(client, &message.topic));
-            self.waiting_bytes = self.waiting_bytes.saturating_sub(freed);
-            let empty = session.subscriptions.is_empty() && session.len() == 0;
-            if session.connection.is_none() && empty && self.authority.may_connect(client).is_err() {
-                gone.push(client.clone());
+            let durable = !session.clean;
+            let dropped = session.keep(|message| self.authority.may_receive(&client, &message.topic));
+            if durable && !refusals.is_empty() {
+                self.touch(&client);
             }
-        }
-        for client in gone {
-            self.remove_session(&client);
-        }
-        for refusal in refusals {
-            self.refuse(refusal);
+            for message in dropped {
+                self.waiting_bytes = self.waiting_bytes.saturating_sub(message.cost());
+                if durable {
+                    self.settled(&client, message.number);
+                }
+            }
+            for refusal in refusals {
+                self.refuse(refusal);
+            }
         }
     }
 
@@ -115,5 +149,12 @@ impl<A: Authority> Broker<A> {
         }
         self.waiting_bytes = self.waiting_bytes.saturating_sub(session.bytes());
         self.room_made = true;
+        if !session.clean {
+            for number in session.numbers() {
+                self.settled(client, number);
+            }
+            self.actions.push(Action::Forgotten { client: client.clone() });
+            self.touch(client);
+        }
     }
 }

@@ -1,0 +1,220 @@
+//! The journal: QoS 1 messages for persistent sessions, each once however many receive it, in one encrypted queue on
+//! disk, so that messages of all sessions share their syncs.
+//!
+//! A message's record stays until every receiver has acknowledged it. That a receiver has is written down later and
+//! together: what a crash forgets is delivered again. A receiver that is away for long holds on to the oldest records;
+//! when more than half of the journal is for nobody, the oldest that are for somebody are appended again, under their
+//! old numbers, and the front is let go.
+
+use std::time::Duration;
+
+use edgewarden_mqtt::broker::durable::Saved;
+use edgewarden_names::{Reason, Refusal};
+use edgewarden_policy::Principal;
+use edgewarden_queue::{Appending, Queue, QueueError};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::index::Index;
+use super::record::{self, Record};
+use crate::control::Chain;
+use crate::hub::Event;
+
+/// Acknowledgements are written down together, this long after the first.
+const SETTLE_AFTER: Duration = Duration::from_millis(200);
+const SETTLED_MAX: usize = 4096;
+/// Read at once for cleaning.
+const CLEAN_RECORDS: usize = 1024;
+const CLEAN_BYTES: usize = 1024 * 1024;
+
+/// What the hub wants. Bounded by the connections' credit, which comes back only when a message is on disk.
+#[derive(Debug)]
+pub(crate) enum ToJournal {
+    Append(Saved<Principal>),
+    Settled {
+        client: Principal,
+        number: u64,
+    },
+    Forgotten {
+        client: Principal,
+    },
+    /// Write down now what is settled.
+    Flush {
+        done: oneshot::Sender<()>,
+    },
+}
+
+struct Journal {
+    queue: Queue,
+    index: Index,
+    /// Settled messages whose records are still there, with the records' places.
+    settled: Vec<(u64, u64, Principal)>,
+    /// The queue's cursor.
+    through: u64,
+    submitted: mpsc::UnboundedSender<(u64, Appending)>,
+}
+
+/// Ends with the hub.
+pub(crate) async fn serve(
+    queue: Queue,
+    index: Index,
+    mut requests: mpsc::UnboundedReceiver<ToJournal>,
+    events: mpsc::Sender<Event>,
+) {
+    let (submitted, mut pending) = mpsc::unbounded_channel::<(u64, Appending)>();
+    let (placed_out, mut placed) = mpsc::unbounded_channel();
+    let completing_events = events.clone();
+    // In the order in which they were submitted, which is the order in which they reach the disk.
+    let completing = async move {
+        while let Some((number, appending)) = pending.recv().await {
+            let result = appending.done().await;
+            let sequence = result.as_ref().ok().copied();
+            let outcome = result.map(drop).map_err(|error| refusal(&error));
+            // A hub that is gone has acknowledged nothing more.
+            drop(completing_events.send(Event::Journaled { number, outcome }).await);
+            // The other end lives as long as this one.
+            placed_out.send((number, sequence)).ok();
+        }
+    };
+    let mut journal = Journal { queue, index, settled: Vec::new(), through: 0, submitted };
+    let working = async move {
+        let mut due = None;
+        loop {
+            let at = due.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+            tokio::select! {
+                biased;
+                Some((number, sequence)) = placed.recv() => {
+                    journal.index.placed(number, sequence);
+                    journal.index.drop_if_unwanted(number);
+                }
+                () = tokio::time::sleep_until(at), if due.is_some() => {
+                    due = None;
+                    journal.write_down().await;
+                }
+                request = requests.recv() => {
+                    let Some(request) = request else { return };
+                    journal.handle(request, &events).await;
+                    if journal.settled.len() >= SETTLED_MAX {
+                        due = Some(Instant::now());
+                    }
+                }
+            }
+            if due.is_none() && journal.has_progress() {
+                due = Some(Instant::now() + SETTLE_AFTER);
+            }
+        }
+    };
+    tokio::join!(completing, working);
+}
+
+impl Journal {
+    async fn handle(&mut self, request: ToJournal, events: &mpsc::Sender<Event>) {
+        match request {
+            ToJournal::Append(message) => {
+                let number = message.number;
+                let submitted = match record::encode(&message) {
+                    Some(body) => {
+                        self.index.submitted(number, &message.receivers, body.len());
+                        self.queue.submit(body).await.map_err(|error| refusal(&error))
+                    }
+                    None => {
+                        Err(Refusal::new(Reason::RequestTooLarge, "session journal", "a name is too long"))
+                    }
+                };
+                match submitted {
+                    // The other end lives as long as this one.
+                    Ok(appending) => drop(self.submitted.send((number, appending))),
+                    Err(refusal) => {
+                        self.index.placed(number, None);
+                        drop(events.send(Event::Journaled { number, outcome: Err(refusal) }).await);
+                    }
+                }
+                self.clean().await;
+            }
+            ToJournal::Settled { client, number } => {
+                if let Some(place) = self.index.settled(number, &client) {
+                    self.settled.push((number, place, client));
+                }
+            }
+            ToJournal::Forgotten { client } => self.index.forget(&client),
+            ToJournal::Flush { done } => {
+                self.write_down().await;
+                done.send(()).ok();
+            }
+        }
+    }
+
+    fn has_progress(&self) -> bool {
+        !self.settled.is_empty() || self.index.done_through() > self.through
+    }
+
+    /// Lets go of the front that is for nobody, and writes down what is settled behind it.
+    async fn write_down(&mut self) {
+        let through = self.index.done_through();
+        let mut settled = std::mem::take(&mut self.settled);
+        settled.retain(|(_, place, _)| *place > through);
+        let outcome = async {
+            if !settled.is_empty() {
+                let settled: Vec<_> =
+                    settled.into_iter().map(|(number, _, client)| (number, client)).collect();
+                if let Some(body) = record::encode_settled(&settled) {
+                    let sequence = self.queue.append(body).await?;
+                    self.index.passed(sequence);
+                }
+            }
+            self.let_go(through).await
+        };
+        if let Err(error) = outcome.await {
+            // What is not written down is delivered again after a crash, no worse.
+            tracing::warn!(error = %Chain(&error), "acknowledgements of messages are not on disk");
+        }
+    }
+
+    async fn let_go(&mut self, through: u64) -> Result<(), QueueError> {
+        if through > self.through {
+            self.queue.acknowledge(through).await?;
+            self.through = through;
+        }
+        Ok(())
+    }
+
+    /// One step of cleaning, if there is too much that is for nobody.
+    async fn clean(&mut self) {
+        let status = self.queue.status();
+        let slack = status.bytes_max / 8;
+        if status.bytes <= self.index.bytes().saturating_mul(2).saturating_add(slack) {
+            return;
+        }
+        if let Err(error) = self.clean_step().await {
+            tracing::warn!(error = %Chain(&error), "the journal of messages cannot be cleaned");
+        }
+    }
+
+    async fn clean_step(&mut self) -> Result<(), QueueError> {
+        let records = self.queue.read(CLEAN_RECORDS, CLEAN_BYTES).await?;
+        let Some(last) = records.last().map(|record| record.sequence) else { return Ok(()) };
+        let mut copies = Vec::new();
+        for stored in &records {
+            let Some(Record::Message(mut message)) = record::decode(&stored.body) else { continue };
+            let number = message.number;
+            let Some(receivers) = self.index.receivers(number, stored.sequence) else { continue };
+            message.receivers = receivers;
+            let Some(body) = record::encode(&message) else { continue };
+            copies.push((number, self.queue.submit(body).await?));
+        }
+        for (number, copy) in copies {
+            let sequence = copy.done().await?;
+            self.index.placed(number, Some(sequence));
+        }
+        self.let_go(last.min(self.index.done_through())).await
+    }
+}
+
+fn refusal(error: &QueueError) -> Refusal {
+    let reason = match error {
+        QueueError::Full { .. } => Reason::QueueFull,
+        QueueError::TooLarge(_) => Reason::RequestTooLarge,
+        _ => Reason::Internal,
+    };
+    Refusal::new(reason, "session journal", Chain(error))
+}

@@ -1,0 +1,151 @@
+//! Persistent sessions on disk: who has one and to what it is subscribed ([`documents`]), and the messages that wait
+//! in it ([`journal`]).
+//!
+//! ```text
+//! sessions/documents/module.<name>, leaf.<name>, retained     sealed
+//! sessions/journal/                                           an encrypted queue
+//! ```
+//!
+//! Nobody is let in before all of it is loaded, for a message that came earlier would miss the sessions it is for.
+
+pub(crate) mod documents;
+mod index;
+pub(crate) mod journal;
+mod record;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use edgewarden_mqtt::broker::durable::Restored;
+use edgewarden_names::{Reason, Refusal};
+use edgewarden_policy::Principal;
+use edgewarden_queue::sealed::Sealer;
+use edgewarden_queue::{Queue, QueueError};
+use tokio::sync::{mpsc, watch};
+
+use crate::audit::Audit;
+use crate::control::{Chain, Control, ControlError};
+use crate::hub::Event;
+use crate::store::{Opening, storage_key};
+use documents::{DocumentError, Documents, ToWrite};
+use index::Index;
+use journal::ToJournal;
+
+/// Several times what the broker holds in memory for all sessions together.
+const JOURNAL_BYTES_MAX: u64 = 128 * 1024 * 1024;
+const RETRY: Duration = Duration::from_secs(10);
+
+#[derive(Debug, thiserror::Error)]
+enum LoadError {
+    #[error("identityd gives no storage key")]
+    Key(#[from] ControlError),
+    #[error("cannot open the journal of messages; move its folder away to go on without what waits in it")]
+    Journal(#[from] QueueError),
+    #[error("cannot read the sessions")]
+    Documents(#[from] DocumentError),
+    #[error("the journal's record {0} was written by another version of this program")]
+    Record(u64),
+    #[error("the process is ending")]
+    Ending,
+}
+
+struct Loaded {
+    restored: Restored<Principal>,
+    damaged: Vec<Refusal>,
+    queue: Queue,
+    index: Index,
+    documents: Documents,
+}
+
+/// The hub's requests.
+pub(crate) struct Requests {
+    pub(crate) journal: mpsc::UnboundedReceiver<ToJournal>,
+    pub(crate) documents: mpsc::UnboundedReceiver<ToWrite>,
+}
+
+/// Loads the sessions, trying until it succeeds, then serves the hub.
+pub(crate) async fn serve(
+    folder: PathBuf,
+    control: Control,
+    audit: Audit,
+    requests: Requests,
+    opening: watch::Sender<Opening>,
+    events: mpsc::Sender<Event>,
+) {
+    let loaded = loop {
+        match load(&folder, &control).await {
+            Ok(loaded) => break loaded,
+            Err(LoadError::Key(error)) => {
+                tracing::warn!(error = %Chain(&error), "no storage key yet");
+                tokio::time::sleep(RETRY / 20).await;
+            }
+            Err(error) => {
+                tracing::error!(error = %Chain(&error), "no client is let in");
+                let refusal = Refusal::new(Reason::Internal, "sessions", Chain(&error));
+                audit.refused(refusal.clone());
+                if events.send(Event::Restored(Err(refusal.clone()))).await.is_err() {
+                    return;
+                }
+                drop(opening.send_replace(Some(Err(refusal))));
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    };
+    let Loaded { restored, damaged, queue, index, documents } = loaded;
+    for refusal in damaged {
+        tracing::error!(%refusal, "a session is damaged");
+        audit.refused(refusal);
+    }
+    tracing::info!(sessions = restored.sessions.len(), messages = index.len(), "sessions are loaded");
+    if events.send(Event::Restored(Ok(Box::new(restored)))).await.is_err() {
+        return;
+    }
+    // After the event: who comes in by this comes behind it.
+    drop(opening.send_replace(Some(Ok(queue.clone()))));
+    tokio::join!(
+        journal::serve(queue, index, requests.journal, events.clone()),
+        documents::serve(documents, requests.documents, events),
+    );
+}
+
+async fn load(folder: &Path, control: &Control) -> Result<Loaded, LoadError> {
+    let key = storage_key(control).await?;
+    // A wrong key ends it here, before it makes documents look damaged.
+    let queue = Queue::open(&folder.join("journal"), key.clone(), JOURNAL_BYTES_MAX).await?;
+    let loaded = load_with(folder, &queue, Sealer::new(key)).await;
+    match loaded {
+        Ok((restored, damaged, index, documents)) => {
+            Ok(Loaded { restored, damaged, queue, index, documents })
+        }
+        Err(error) => {
+            queue.close().await;
+            Err(error)
+        }
+    }
+}
+
+async fn load_with(
+    folder: &Path,
+    queue: &Queue,
+    sealer: Sealer,
+) -> Result<(Restored<Principal>, Vec<Refusal>, Index, Documents), LoadError> {
+    let documents = Documents::new(&folder.join("documents"), sealer);
+    let reader = documents.clone();
+    let found = tokio::task::spawn_blocking(move || reader.load()).await.map_err(|_| LoadError::Ending)??;
+    let mut records = Vec::new();
+    let mut next_number = 0;
+    for stored in queue.read(usize::MAX, usize::MAX).await? {
+        let record = record::decode(&stored.body).ok_or(LoadError::Record(stored.sequence))?;
+        if let record::Record::Message(message) = &record {
+            next_number = next_number.max(message.number);
+        }
+        records.push((stored.sequence, record, stored.body.len()));
+    }
+    let sessions: HashMap<_, _> = found.sessions.iter().cloned().collect();
+    let newest = sessions.values().map(|document| document.since).max().unwrap_or(0);
+    next_number = next_number.max(newest).saturating_add(1);
+    let (index, messages) = Index::rebuild(records, &sessions);
+    let restored = Restored { sessions: found.sessions, messages, retained: found.retained, next_number };
+    Ok((restored, found.damaged, index, documents))
+}

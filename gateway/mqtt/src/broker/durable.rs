@@ -1,0 +1,322 @@
+//! What outlives the process: the sessions of clients that asked for it (CleanSession 0), their QoS 1 messages, and
+//! retained messages. The broker says what is to be put on disk and holds back what depends on it.
+//!
+//! * A session's [`Document`] is on disk before the CONNACK, SUBACK or UNSUBACK that says so: all that is sent on the
+//!   connection after a change waits, in order, until the change is written. One write for each session is under way
+//!   at a time; what changes meanwhile goes into the next.
+//! * A QoS 1 message for such sessions goes into the journal ([`Action::Journal`]). Its publisher has the PUBACK when
+//!   the message is on disk, or when all those sessions' clients have acknowledged it, whichever comes first.
+//! * Retained messages are one small document, written before the PUBACK of whoever changed them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use edgewarden_names::{Reason, Refusal};
+
+use super::session::{Outgoing, Session};
+use super::{Action, Authority, Broker, ConnectionId, Message};
+use crate::packet::{PacketId, Qos};
+use crate::topic::{TopicFilter, TopicName};
+
+/// A session as it is on disk.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Document {
+    /// Messages with smaller numbers belong to an earlier session of the same client.
+    pub since: u64,
+    /// The subscriptions were lost with a damaged document: the client is told to subscribe again.
+    pub lost: bool,
+    /// In order of the filters.
+    pub subscriptions: Vec<(TopicFilter, Qos)>,
+}
+
+/// A message of the journal that its receivers have not acknowledged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Saved<C> {
+    /// Messages of one session are delivered in the order of their numbers.
+    pub number: u64,
+    pub receivers: Vec<C>,
+    pub from: C,
+    pub topic: TopicName,
+    pub payload: Arc<[u8]>,
+    pub retain: bool,
+}
+
+/// A retained message as it is on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SavedRetained<C> {
+    pub from: C,
+    pub topic: TopicName,
+    pub payload: Arc<[u8]>,
+    pub qos: Qos,
+}
+
+/// All that was on disk.
+#[derive(Debug)]
+pub struct Restored<C> {
+    pub sessions: Vec<(C, Document)>,
+    pub messages: Vec<Saved<C>>,
+    pub retained: Vec<SavedRetained<C>>,
+    /// Above every number that was ever given out.
+    pub next_number: u64,
+}
+
+/// How far one document is on disk.
+#[derive(Debug, Default)]
+pub(super) struct Writing {
+    pub(super) wanted: u64,
+    pub(super) written: u64,
+    pub(super) under_way: bool,
+}
+
+/// A publication on its way into the journal.
+#[derive(Debug)]
+pub(super) struct Journaling {
+    connection: Option<ConnectionId>,
+    ack: Option<PacketId>,
+    cost: usize,
+    /// Receivers that have not acknowledged it.
+    waiting: usize,
+    /// Its publisher owes its acknowledgement to nothing here any more.
+    released: bool,
+}
+
+impl<A: Authority> Broker<A> {
+    /// Takes up what an earlier process left. Before this, and when it cannot be done, nobody is let in.
+    pub fn restore(&mut self, restored: Restored<A::Client>, now: Duration) {
+        self.unavailable = None;
+        self.last_number = self.last_number.max(restored.next_number);
+        for (client, document) in restored.sessions {
+            let mut session = Session::new(false, document.since);
+            session.lost = document.lost;
+            for (filter, qos) in document.subscriptions {
+                self.subscriptions.insert(&filter, client.clone(), qos);
+                session.subscriptions.insert(filter, qos);
+            }
+            self.sessions.insert(client, session);
+        }
+        let mut messages = restored.messages;
+        messages.sort_unstable_by_key(|message| message.number);
+        for Saved { number, receivers, from, topic, payload, retain } in messages {
+            let message = Arc::new(Message { number, from, topic, payload });
+            for client in receivers {
+                if let Some(session) = self.sessions.get_mut(&client) {
+                    self.waiting_bytes = self.waiting_bytes.saturating_add(message.cost());
+                    // It may have been sent before ([MQTT-3.3.1-1]).
+                    session.push(Outgoing { message: Arc::clone(&message), retain, dup: true });
+                }
+            }
+        }
+        for SavedRetained { from, topic, payload, qos } in restored.retained {
+            self.retained.set(&Arc::new(Message { number: 0, from, topic, payload }), qos);
+        }
+        self.settle(now);
+    }
+
+    /// Nobody is let in, and this is why.
+    pub fn set_unavailable(&mut self, why: Refusal) {
+        self.unavailable = Some(why);
+    }
+
+    pub(super) fn new_number(&mut self) -> u64 {
+        self.last_number = self.last_number.saturating_add(1);
+        self.last_number
+    }
+
+    /// The client's session is not as its document says.
+    pub(super) fn touch(&mut self, client: &A::Client) {
+        let writing = self.documents.entry(client.clone()).or_default();
+        writing.wanted = writing.wanted.saturating_add(1);
+        self.write_document(client);
+    }
+
+    pub(super) fn write_document(&mut self, client: &A::Client) {
+        let Some(writing) = self.documents.get_mut(client) else { return };
+        if writing.under_way || writing.wanted == writing.written {
+            return;
+        }
+        writing.under_way = true;
+        let session = self.sessions.get(client).filter(|session| !session.clean);
+        self.actions.push(Action::Document {
+            client: client.clone(),
+            version: writing.wanted,
+            document: session.map(Session::document),
+        });
+    }
+
+    /// What is sent on the connection from now on waits until the client's document is written.
+    pub(super) fn hold(&mut self, id: ConnectionId, client: &A::Client) {
+        let unwritten = self.documents.get(client).filter(|writing| writing.wanted > writing.written);
+        if let (Some(writing), Some(connection)) = (unwritten, self.connections.get_mut(&id)) {
+            connection.hold = Some(writing.wanted);
+            // The last try may have failed.
+            self.write_document(client);
+        }
+    }
+
+    /// The outcome of an [`Action::Document`]. A failure ends the connection that waits for it; the write is tried
+    /// again.
+    pub fn documented(
+        &mut self,
+        client: &A::Client,
+        version: u64,
+        outcome: Result<(), Refusal>,
+        now: Duration,
+    ) {
+        let Some(writing) = self.documents.get_mut(client) else { return };
+        writing.under_way = false;
+        let waiting = self.sessions.get(client).and_then(|session| session.connection);
+        match outcome {
+            Ok(()) => {
+                writing.written = writing.written.max(version);
+                let written = writing.written;
+                if written == writing.wanted {
+                    self.documents.remove(client);
+                } else {
+                    self.write_document(client);
+                }
+                if let Some(id) = waiting {
+                    self.release(id, written);
+                }
+            }
+            Err(refusal) => {
+                self.refuse(refusal);
+                let held = |id: &ConnectionId| self.connections.get(id).is_some_and(|c| c.hold.is_some());
+                if let Some(id) = waiting.filter(held) {
+                    self.close(id, false);
+                }
+            }
+        }
+        self.settle(now);
+    }
+
+    fn release(&mut self, id: ConnectionId, written: u64) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        if connection.hold.is_some_and(|version| version <= written) {
+            connection.hold = None;
+            let mut held = std::mem::take(&mut connection.held);
+            connection.out.append(&mut held);
+            if !connection.announced && !connection.out.is_empty() {
+                connection.announced = true;
+                self.actions.push(Action::Output(id));
+            }
+        }
+    }
+
+    /// Puts a message that these durable sessions hold into the journal.
+    pub(super) fn journal(
+        &mut self,
+        publisher: Option<(ConnectionId, Option<PacketId>, usize)>,
+        message: &Arc<Message<A::Client>>,
+        receivers: Vec<A::Client>,
+        retain: bool,
+    ) {
+        let (connection, ack, cost) =
+            publisher.map_or((None, None, 0), |(id, packet_id, cost)| (Some(id), packet_id, cost));
+        let waiting = receivers.len();
+        self.journaling
+            .insert(message.number, Journaling { connection, ack, cost, waiting, released: false });
+        self.actions.push(Action::Journal(Saved {
+            number: message.number,
+            receivers,
+            from: message.from.clone(),
+            topic: message.topic.clone(),
+            payload: Arc::clone(&message.payload),
+            retain,
+        }));
+    }
+
+    /// The outcome of an [`Action::Journal`]. A refusal disconnects the publisher, unacknowledged, unless all
+    /// receivers have the message already.
+    pub fn journaled(&mut self, number: u64, outcome: Result<(), Refusal>, now: Duration) {
+        let Some(journaling) = self.journaling.remove(&number) else { return };
+        let connection = journaling.connection.filter(|id| self.connections.contains_key(id));
+        match (outcome, connection) {
+            (Ok(()), Some(id)) => {
+                if let Some(packet_id) = journaling.ack.filter(|_| !journaling.released) {
+                    self.step_done(id, packet_id);
+                }
+                self.credit(id, journaling.cost);
+            }
+            (Ok(()), None) => {}
+            (Err(refusal), connection) => {
+                self.refuse(refusal);
+                match connection {
+                    Some(id) if journaling.ack.is_some() && !journaling.released => self.close(id, false),
+                    Some(id) => self.credit(id, journaling.cost),
+                    None => {}
+                }
+            }
+        }
+        self.settle(now);
+    }
+
+    /// A durable session no longer needs the message.
+    pub(super) fn settled(&mut self, client: &A::Client, number: u64) {
+        self.actions.push(Action::Settled { client: client.clone(), number });
+        let Some(journaling) = self.journaling.get_mut(&number) else { return };
+        journaling.waiting = journaling.waiting.saturating_sub(1);
+        if journaling.waiting == 0 && !journaling.released {
+            journaling.released = true;
+            if let (Some(id), Some(packet_id)) = (journaling.connection, journaling.ack) {
+                self.step_done(id, packet_id);
+            }
+        }
+    }
+
+    /// The retained messages are not as their document says. `ack`: whose PUBACK waits for it.
+    pub(super) fn touch_retained(&mut self, ack: Option<(ConnectionId, PacketId)>) {
+        self.retained_writing.wanted = self.retained_writing.wanted.saturating_add(1);
+        if let Some((id, packet_id)) = ack {
+            self.one_more_step(id, packet_id);
+            self.retained_waiting.push_back((self.retained_writing.wanted, id, packet_id));
+        }
+        self.write_retained();
+    }
+
+    pub(super) fn write_retained(&mut self) {
+        let writing = &mut self.retained_writing;
+        if !writing.under_way && writing.wanted > writing.written {
+            writing.under_way = true;
+            let version = writing.wanted;
+            self.actions.push(Action::Retained { version, messages: self.retained.all() });
+        }
+    }
+
+    /// The outcome of an [`Action::Retained`].
+    pub fn retained_written(&mut self, version: u64, outcome: Result<(), Refusal>, now: Duration) {
+        self.retained_writing.under_way = false;
+        let failed = outcome.is_err();
+        match outcome {
+            Ok(()) => self.retained_writing.written = version,
+            Err(refusal) => self.refuse(refusal),
+        }
+        while let Some((_, id, packet_id)) =
+            self.retained_waiting.pop_front_if(|(waits_for, _, _)| failed || *waits_for <= version)
+        {
+            if failed {
+                self.close(id, false);
+            } else {
+                self.step_done(id, packet_id);
+            }
+        }
+        if !failed {
+            self.write_retained();
+        }
+        self.settle(now);
+    }
+
+    /// Tries writes again that have failed.
+    pub(super) fn retry_writes(&mut self) {
+        let mut unwritten: Vec<A::Client> = self.documents.keys().cloned().collect();
+        unwritten.sort_unstable();
+        for client in unwritten {
+            self.write_document(&client);
+        }
+        self.write_retained();
+    }
+}
+
+/// Nobody is let in before what was on disk is there.
+pub(super) fn not_yet() -> Refusal {
+    Refusal::new(Reason::Busy, "sessions", "they are not loaded yet")
+}
