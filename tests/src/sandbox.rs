@@ -57,11 +57,19 @@ pub fn test(name: &str, body: impl FnOnce()) {
 /// Removes the cgroups that a gateway's modules left when their sandbox ended.
 pub fn remove_cgroups(gateway: &str) {
     for hierarchy in cgroup_hierarchies() {
-        let top = hierarchy.join("edgewarden").join(gateway);
-        for instance in std::fs::read_dir(&top).into_iter().flatten().flatten() {
-            let _ = std::fs::remove_dir(instance.path());
+        for top in std::fs::read_dir(hierarchy.join("edgewarden")).into_iter().flatten().flatten() {
+            // The gateway's name and a mark of its root folder.
+            let name = top.file_name();
+            let mark = name.to_str().and_then(|name| name.strip_prefix(gateway)?.strip_prefix('-'));
+            if !mark.is_some_and(|mark| mark.len() == 8 && mark.bytes().all(|b| b.is_ascii_hexdigit())) {
+                continue;
+            }
+            // What is in use stays.
+            for instance in std::fs::read_dir(top.path()).into_iter().flatten().flatten() {
+                let _ = std::fs::remove_dir(instance.path());
+            }
+            let _ = std::fs::remove_dir(top.path());
         }
-        let _ = std::fs::remove_dir(&top);
         let _ = std::fs::remove_dir(hierarchy.join("edgewarden"));
     }
 }

@@ -5,6 +5,8 @@
 //! `identityd`'s start record all agree.
 
 use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -21,6 +23,7 @@ use crate::bundle::Bundle;
 use crate::context::Context;
 use crate::identity::CallError;
 use crate::images::Ready;
+use crate::places::Places;
 use crate::{RunError, logs, network};
 
 const RECORD_BYTES_MAX: usize = 1024 * 1024;
@@ -119,6 +122,12 @@ async fn carry_out(context: &Context, ready: &Ready, mut record: Record) -> Resu
         Reply::Prepared(prepared) if prepared.instance == record.instance => prepared,
         _ => return Err(CallError::Unexpected.refusal()),
     };
+    if prepared.workload_folder != context.layout.workload_folder(&record.instance) {
+        return Err(CallError::Unexpected.refusal());
+    }
+    let workload_folder = Places::open_workload_folder(&context.layout, &record.instance)
+        .map_err(RunError::io("open the folder of the module's socket"))
+        .map_err(failed)?;
     save(context, &record).map_err(failed)?;
     let namespace = context.places.namespace(&record.instance);
     let (joined, place) = (namespace.clone(), record.place);
@@ -144,6 +153,7 @@ async fn carry_out(context: &Context, ready: &Ready, mut record: Record) -> Resu
         .map_err(RunError::io("open the module's log"))
         .map_err(failed)?;
     let pid = context.runc.create(&record.instance, &folder, log).await.map_err(failed)?;
+    check_mounted(pid, &workload_folder).map_err(failed)?;
     let process = Process::open(pid).map_err(RunError::io("watch the module's process")).map_err(failed)?;
     record.process = Some((process.pid(), process.started()));
     save(context, &record).map_err(failed)?;
@@ -154,6 +164,20 @@ async fn carry_out(context: &Context, ready: &Ready, mut record: Record) -> Resu
     }
     context.runc.start(&record.instance).await.map_err(failed)?;
     Ok(Instance { record, process })
+}
+
+/// What the runtime mounted must be the folder that was opened, and not what its name had come to mean meanwhile. No
+/// instruction of the module has run yet.
+fn check_mounted(pid: i32, folder: &OwnedFd) -> Result<(), RunError> {
+    let what = || RunError::io("look at the folder of the module's socket");
+    let opened =
+        folder.try_clone().and_then(|folder| std::fs::File::from(folder).metadata()).map_err(what())?;
+    let mounted = std::fs::metadata(format!("/proc/{pid}/root/run/edgewarden")).map_err(what())?;
+    if (opened.dev(), opened.ino()) == (mounted.dev(), mounted.ino()) {
+        Ok(())
+    } else {
+        Err(RunError::Runtime("another folder than that of the module's socket was mounted".into()))
+    }
 }
 
 fn write_bundle(folder: &Path, config: &serde_json::Value) -> Result<(), RunError> {
@@ -278,4 +302,18 @@ pub async fn forget(context: &Context, instance: &str) {
         tracing::debug!(%instance, %error, "identityd was not told of the end");
     }
     context.gone(instance);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_folder_than_the_one_opened_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let opened = std::fs::File::open(folder.path()).unwrap();
+        // This process sees another folder there, or none.
+        let pid = i32::try_from(std::process::id()).unwrap();
+        assert!(check_mounted(pid, &opened.into()).is_err());
+    }
 }

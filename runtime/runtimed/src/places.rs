@@ -1,10 +1,13 @@
 //! Where `runtimed` keeps what, below [`Layout`].
 
+use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use edgewarden_names::ModuleName;
 use edgewarden_protocol::layout::Layout;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 
 use crate::RunError;
 
@@ -76,6 +79,20 @@ impl Places {
     pub fn hosts(&self) -> PathBuf {
         self.run.join("hosts")
     }
+    /// Opens the folder of an instance's Workload API socket. The folders above it belong to `identityd`'s user, who must
+    /// not have another folder of the gateway mounted into a module by a link: from the first of them on none is
+    /// followed. What is opened is compared with what was mounted.
+    pub fn open_workload_folder(layout: &Layout, instance: &str) -> std::io::Result<OwnedFd> {
+        let other = |what| std::io::Error::other(format!("the folder is not {what}"));
+        let run = layout.identity_run();
+        let top = run.parent().ok_or_else(|| other("below the run folder"))?;
+        let folder = layout.workload_folder(instance);
+        let below = folder.strip_prefix(top).map_err(|_| other("below the run folder"))?;
+        let how = OpenHow::new()
+            .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
+            .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
+        Ok(openat2(&File::open(top)?, below, how)?)
+    }
     pub fn addresses(&self) -> PathBuf {
         self.state.join("addresses.json")
     }
@@ -84,5 +101,42 @@ impl Places {
     }
     pub fn logs(&self) -> &Path {
         &self.logs
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{create_dir_all, remove_dir_all, rename};
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn no_link_of_identityds_user_leads_a_mount_elsewhere() {
+        let folder = tempfile::tempdir().unwrap();
+        // Links above the run folder are the operator's own.
+        create_dir_all(folder.path().join("real")).unwrap();
+        symlink(folder.path().join("real"), folder.path().join("root")).unwrap();
+        let layout = Layout::new(folder.path().join("root"));
+        let ours = layout.workload_folder("alerts-1");
+        create_dir_all(&ours).unwrap();
+        let secret = folder.path().join("secret");
+        create_dir_all(secret.join("workload/alerts-1")).unwrap();
+        create_dir_all(secret.join("alerts-1")).unwrap();
+        assert!(Places::open_workload_folder(&layout, "alerts-1").is_ok());
+        for outside in ["../../..", "alerts-2", "/etc"] {
+            assert!(Places::open_workload_folder(&layout, outside).is_err(), "{outside}");
+        }
+        remove_dir_all(&ours).unwrap();
+        symlink(&secret, &ours).unwrap();
+        assert!(Places::open_workload_folder(&layout, "alerts-1").is_err(), "the folder itself");
+        let workload = layout.identity_run().join("workload");
+        rename(&workload, workload.with_extension("old")).unwrap();
+        symlink(&secret, &workload).unwrap();
+        assert!(Places::open_workload_folder(&layout, "alerts-1").is_err(), "the folder above");
+        std::fs::write(folder.path().join("file"), "").unwrap();
+        std::fs::remove_file(&workload).unwrap();
+        create_dir_all(&workload).unwrap();
+        std::fs::write(&ours, "").unwrap();
+        assert!(Places::open_workload_folder(&layout, "alerts-1").is_err(), "a file");
     }
 }
