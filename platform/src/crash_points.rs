@@ -13,14 +13,23 @@ pub enum Step<'a> {
     /// A new, empty file.
     Create(&'a Path),
     /// These bytes at the end of the file.
-    Write { path: &'a Path, bytes: &'a [u8] },
+    Write {
+        path: &'a Path,
+        bytes: &'a [u8],
+    },
     /// What was written to the file goes to the disk.
     Sync(&'a Path),
     /// The names in the folder go to the disk.
     SyncFolder(&'a Path),
-    Rename { from: &'a Path, to: &'a Path },
+    Rename {
+        from: &'a Path,
+        to: &'a Path,
+    },
     Remove(&'a Path),
-    Truncate { path: &'a Path, length: u64 },
+    Truncate {
+        path: &'a Path,
+        length: u64,
+    },
 }
 
 #[cfg(not(debug_assertions))]
@@ -30,9 +39,9 @@ pub(crate) fn before(_: Step<'_>) -> io::Result<()> {
 }
 
 #[cfg(debug_assertions)]
-pub use hook::with_hook;
-#[cfg(debug_assertions)]
 pub(crate) use hook::before;
+#[cfg(debug_assertions)]
+pub use hook::with_hook;
 
 #[cfg(debug_assertions)]
 mod hook {

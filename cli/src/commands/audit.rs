@@ -117,13 +117,21 @@ fn tell(report: &Report) {
         );
     }
     if report.unsigned > 0 {
-        println!("not yet signed: the last {} entries hang together, and nobody vouches for them", report.unsigned);
+        println!(
+            "not yet signed: the last {} entries hang together, and nobody vouches for them",
+            report.unsigned
+        );
     }
     if report.unfinished_bytes > 0 {
-        println!("unfinished: {} bytes of a line that a crash or a running daemon left", report.unfinished_bytes);
+        println!(
+            "unfinished: {} bytes of a line that a crash or a running daemon left",
+            report.unfinished_bytes
+        );
     }
     if report.known_head_rotated_away {
-        eprintln!("warning: the known head is older than what is left of the log, and proves nothing any more");
+        eprintln!(
+            "warning: the known head is older than what is left of the log, and proves nothing any more"
+        );
     }
 }
 
@@ -153,7 +161,8 @@ fn keys_of_file(file: &Path) -> Result<Keys, Problem> {
         keys.iter().map(|der| spki::point(der)).collect::<Result<_, _>>().map_err(bad)?
     } else {
         let certificates = pem::all(&text, pem::CERTIFICATE).map_err(bad)?;
-        let facts = certificates.iter().map(|der| chain::facts(der)).collect::<Result<Vec<_>, _>>().map_err(bad)?;
+        let facts =
+            certificates.iter().map(|der| chain::facts(der)).collect::<Result<Vec<_>, _>>().map_err(bad)?;
         facts.into_iter().filter(|facts| facts.is_ca).map(|facts| facts.point).collect()
     };
     if points.is_empty() {

@@ -32,7 +32,10 @@ pub async fn run(layout: &Layout) -> Result<(), Problem> {
     };
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     if !head.starts_with("HTTP/1.1 200 ") {
-        return Err(Problem::text(format!("identityd answered `{}`", head.lines().next().unwrap_or_default())));
+        return Err(Problem::text(format!(
+            "identityd answered `{}`",
+            head.lines().next().unwrap_or_default()
+        )));
     }
     print!("{body}");
     Ok(())

@@ -228,8 +228,10 @@ impl Authority {
         if before.is_none_or(|before| before < accepted.not_before) {
             self.documents.clock = Arc::new(TimeFloor { floor: accepted.not_before });
         }
-        let detail =
-            format!("verdict fresh, gateway CA until {}, hardware {}", accepted.not_after, accepted.verdict.hardware);
+        let detail = format!(
+            "verdict fresh, gateway CA until {}, hardware {}",
+            accepted.not_after, accepted.verdict.hardware
+        );
         self.documents.enrolment = Arc::new(next);
         let step = Step::done().event("enrol.accepted", &self.context.target.gateway, detail);
         Ok(step.effect(Effect::Reissue).look())

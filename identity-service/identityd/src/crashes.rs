@@ -253,9 +253,12 @@ fn cut_everywhere(name: &str, life: &mut Life, input: impl Fn() -> Input) -> Rep
                 for (path, bytes) in &left {
                     std::fs::write(path, bytes).unwrap();
                 }
-                let (opened, cut_again) = cut(&folder, again, loss, || open(&folder).map_err(|error| error.to_string()));
-                let opened = if cut_again.came { open(&folder).map_err(|error| error.to_string()) } else { opened };
-                let (_, audit, found) = opened.unwrap_or_else(|error| panic!("{place}, then {again}: {error}"));
+                let (opened, cut_again) =
+                    cut(&folder, again, loss, || open(&folder).map_err(|error| error.to_string()));
+                let opened =
+                    if cut_again.came { open(&folder).map_err(|error| error.to_string()) } else { opened };
+                let (_, audit, found) =
+                    opened.unwrap_or_else(|error| panic!("{place}, then {again}: {error}"));
                 let (old, new) = (same(&found, &before), same(&found, &after));
                 assert!(old || new, "{place}, then {again}: a mix of {before:?} and {after:?}: {found:?}");
                 assert!(new || outcome.is_err(), "{place}, then {again}: what was acknowledged is lost");

@@ -219,7 +219,8 @@ impl Issuance {
         let ends = ca.not_after();
         // Like every child, it ends with its parent at the latest.
         let wanted = tick.wall.plus(self.ca_lifetime);
-        let clipped = if ends < wanted { format!(", clipped from {wanted} by the gateway CA") } else { String::new() };
+        let clipped =
+            if ends < wanted { format!(", clipped from {wanted} by the gateway CA") } else { String::new() };
         let event = Event::new("issuing_ca.born", &self.gateway, format!("until {ends}{clipped}"));
         let held = Held { parent: parent.generation, not_before: parent.not_before, not_after: ends };
         inner.renewal.issued(tick, held, die());
@@ -228,7 +229,11 @@ impl Issuance {
         inner.authority = Some(Authority {
             ca: Arc::new(ca),
             root: accepted.root.0.clone(),
-            parent: Parent { generation, not_before: parent.not_before.max(tick.wall.minus(BACKDATE)), not_after: ends },
+            parent: Parent {
+                generation,
+                not_before: parent.not_before.max(tick.wall.minus(BACKDATE)),
+                not_after: ends,
+            },
         });
         Ok(event.with_key(KeyUse::GatewayCa))
     }

@@ -18,16 +18,16 @@ mod authority;
 mod clock;
 mod confine;
 mod control;
+#[cfg(all(test, debug_assertions))]
+mod crashes;
 mod deployments;
 mod enrolment;
 mod issuance;
 mod leaves;
-pub mod metrics;
-mod permits;
-#[cfg(all(test, debug_assertions))]
-mod crashes;
 #[cfg(test)]
 mod lifetimes;
+pub mod metrics;
+mod permits;
 #[cfg(test)]
 mod properties;
 mod records;

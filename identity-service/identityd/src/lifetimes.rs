@@ -338,7 +338,10 @@ fn certificate(parent: &Parent, now: UnixTime, life: u64) -> Held {
         not_after: UnixTime((now.0 + life).min(parent.not_after.0)),
     };
     assert!(held.not_before <= now && now < held.not_after, "a certificate that is not valid now");
-    assert!(held.not_after <= parent.not_after && parent.not_before <= held.not_before, "it outlives its parent");
+    assert!(
+        held.not_after <= parent.not_after && parent.not_before <= held.not_before,
+        "it outlives its parent"
+    );
     held
 }
 

@@ -391,15 +391,14 @@ fn storage_key(service: &Service) -> Result<Reply, Refusal> {
     // Two first askers must not each make a key.
     let _one_at_a_time = service.storage_key.lock().unwrap_or_else(PoisonError::into_inner);
     let released = service.current().documents.enrolment.trusted().map(drop).and_then(|()| {
-        let unseal = || service.metrics.keystore(Operation::Seal, || service.keystore.unseal(STORAGE_KEY_NAME));
+        let unseal =
+            || service.metrics.keystore(Operation::Seal, || service.keystore.unseal(STORAGE_KEY_NAME));
         match unseal() {
             Err(KeystoreError::NotSealed(_)) => {
                 let fresh = Zeroizing::new(random()?);
                 let seal = || service.keystore.seal(STORAGE_KEY_NAME, fresh.as_slice());
                 let sealed = service.metrics.keystore(Operation::Seal, seal);
-                sealed
-                    .and_then(|()| unseal())
-                    .map_err(|error| keystore_refusal("storage key", &error))
+                sealed.and_then(|()| unseal()).map_err(|error| keystore_refusal("storage key", &error))
             }
             unsealed => unsealed.map_err(|error| keystore_refusal("storage key", &error)),
         }

@@ -196,9 +196,8 @@ impl Service {
             (audit.newest(usize::MAX), audit.folder().to_owned())
         };
         let oldest = newest.first();
-        let complete = oldest.is_none_or(|oldest| {
-            oldest.sequence == 1 || query.since.is_some_and(|since| oldest.at < since)
-        });
+        let complete = oldest
+            .is_none_or(|oldest| oldest.sequence == 1 || query.since.is_some_and(|since| oldest.at < since));
         let picked: Vec<_> = newest.into_iter().filter(|entry| query.picks(entry)).collect();
         if complete || picked.len() >= query.last {
             return Ok(picked.into_iter().rev().take(query.last).rev().collect());

@@ -175,7 +175,6 @@ impl Store {
         incoming.content.check().map_err(corrupt)?;
         Ok(incoming.content)
     }
-
 }
 
 fn text<D: Document>(document: &D) -> io::Result<String> {
@@ -194,14 +193,8 @@ pub struct Documents {
 }
 
 impl Documents {
-    const FILES: [&str; 6] = [
-        Counter::FILE,
-        LeafTokens::FILE,
-        TimeFloor::FILE,
-        Enrolment::FILE,
-        Deployments::FILE,
-        Records::FILE,
-    ];
+    const FILES: [&str; 6] =
+        [Counter::FILE, LeafTokens::FILE, TimeFloor::FILE, Enrolment::FILE, Deployments::FILE, Records::FILE];
 
     pub fn load(store: &Store) -> Result<Self, StateError> {
         Ok(Self {
@@ -226,8 +219,8 @@ impl Documents {
             put(&mut files, &self.records, before.map(|before| &before.records))?;
             Ok(files)
         };
-        let changed = files(Some(before))
-            .map_err(|source| StateError::Write { path: store.folder.clone(), source })?;
+        let changed =
+            files(Some(before)).map_err(|source| StateError::Write { path: store.folder.clone(), source })?;
         if changed.is_empty() {
             return Ok(());
         }
@@ -305,8 +298,11 @@ mod tests {
             std::fs::write(&path, text).unwrap();
             assert!(Store::open(folder.path()).is_err(), "{name}");
         }
-        std::fs::write(&path, r#"{"version":1,"files":{"clock.json":"{\"version\":1,\"content\":{\"floor\":7}}"}}"#)
-            .unwrap();
+        std::fs::write(
+            &path,
+            r#"{"version":1,"files":{"clock.json":"{\"version\":1,\"content\":{\"floor\":7}}"}}"#,
+        )
+        .unwrap();
         let store = Store::open(folder.path()).unwrap();
         assert_eq!(store.load::<TimeFloor>().unwrap().floor.0, 7);
         assert!(!path.exists());

@@ -52,8 +52,7 @@ impl Chain {
     pub fn next(&self, mut entry: AuditEntry) -> serde_json::Result<(Self, Vec<u8>, AuditEntry)> {
         entry.sequence = self.sequence.saturating_add(1);
         entry.hash = hash(self.hash(), &entry)?;
-        let mut line =
-            serde_json::to_vec(&Line { previous: self.hash().to_owned(), entry: entry.clone() })?;
+        let mut line = serde_json::to_vec(&Line { previous: self.hash().to_owned(), entry: entry.clone() })?;
         line.push(b'\n');
         Ok((Self { sequence: entry.sequence, previous: Some(entry.hash.clone()) }, line, entry))
     }

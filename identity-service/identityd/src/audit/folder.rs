@@ -102,8 +102,7 @@ pub fn query(folder: &Path, query: &Query) -> Result<Vec<AuditEntry>, FolderErro
         let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at.saturating_add(1));
         let lines = bytes.get(..whole).unwrap_or_default();
         for (index, text) in lines.split_inclusive(|byte| *byte == b'\n').enumerate() {
-            let broken =
-                |problem| Broken { file: name.to_owned(), line: index.saturating_add(1), problem };
+            let broken = |problem| Broken { file: name.to_owned(), line: index.saturating_add(1), problem };
             picked.offer(chain.follow(text).map_err(broken)?);
         }
         Ok(())

@@ -87,7 +87,8 @@ impl Head {
         if self.signature.len() > SIGNATURE_HEX_MAX {
             return Err(malformed("the signature is too long"));
         }
-        let signature = hex::decode(&self.signature).map_err(|_| malformed("the signature is not hexadecimal"))?;
+        let signature =
+            hex::decode(&self.signature).map_err(|_| malformed("the signature is not hexadecimal"))?;
         let statement = statement(&self.gateway, self.sequence, &self.hash, self.at)
             .ok_or_else(|| malformed("the hash is not a SHA-256"))?;
         let named = keys.0.iter().find(|(fingerprint, _)| *fingerprint == self.key);

@@ -115,8 +115,7 @@ impl Audit {
         if self.file.length() >= self.file_bytes_max {
             self.next_file()?;
         }
-        let entry =
-            AuditEntry { sequence: 0, at, event: event.into(), subject, detail, hash: String::new() };
+        let entry = AuditEntry { sequence: 0, at, event: event.into(), subject, detail, hash: String::new() };
         let (chain, line, entry) = self.chain.next(entry)?;
         self.file.append(&line)?;
         tracing::info!(event, subject = entry.subject, detail = entry.detail, "audit");

@@ -92,7 +92,11 @@ fn what_is_not_the_log_that_was_signed_is_found() {
         ("the first line of all is gone", "its name says", drop_line(0, 0)),
         ("a line is gone", "does not follow", drop_line(1, 3)),
         ("the last file is gone", "its end was cut off", Box::new(|files| drop(files.pop()))),
-        ("the end is gone", "its end was cut off", Box::new(|files| files[2].1 = lines(&files[2].1)[..1].concat())),
+        (
+            "the end is gone",
+            "its end was cut off",
+            Box::new(|files| files[2].1 = lines(&files[2].1)[..1].concat()),
+        ),
         ("a file from the middle is gone", "does not follow", Box::new(|files| drop(files.remove(1)))),
         ("files are swapped", "does not follow", Box::new(|files| files.swap(0, 1))),
         ("a file is there twice", "does not follow", Box::new(|files| files.insert(1, files[0].clone()))),
@@ -144,7 +148,9 @@ fn a_log_that_was_written_anew_lacks_the_key() {
         }),
         ("another gateway's head", "another gateway", &|audit| {
             let head = sign(&sample.key, &other, audit.tip(), UnixTime(1));
-            audit.append(UnixTime(1), &Event::new("audit.head", "gw-1", serde_json::to_string(&head).unwrap())).unwrap();
+            audit
+                .append(UnixTime(1), &Event::new("audit.head", "gw-1", serde_json::to_string(&head).unwrap()))
+                .unwrap();
         }),
         ("not a head", "malformed", &|audit| {
             audit.append(UnixTime(1), &Event::new("audit.head", "gw-1", "trust me")).unwrap();

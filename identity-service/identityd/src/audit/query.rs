@@ -19,9 +19,10 @@ pub struct Query {
 impl Query {
     pub fn picks(&self, entry: &AuditEntry) -> bool {
         self.since.is_none_or(|since| since <= entry.at)
-            && self.module.as_ref().is_none_or(|module| {
-                is_about(&entry.subject, module) || is_about(&entry.detail, module)
-            })
+            && self
+                .module
+                .as_ref()
+                .is_none_or(|module| is_about(&entry.subject, module) || is_about(&entry.detail, module))
     }
 
     pub(super) fn picked(&self) -> Picked<'_> {
@@ -35,9 +36,8 @@ fn is_about(text: &str, module: &ModuleName) -> bool {
     words.filter_map(|word| word.strip_prefix(module.as_str())).any(|rest| {
         let generation = rest.strip_prefix('-');
         rest.is_empty()
-            || generation.is_some_and(|number| {
-                !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
-            })
+            || generation
+                .is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
     })
 }
 

@@ -131,7 +131,9 @@ impl Verifier {
             Some(_) => return Err(format!("the signed head covers another entry {}", head.sequence)),
             // Rotated away; the signature is right all the same.
             None if self.report.first.is_some_and(|first| head.sequence < first) => {}
-            None => return Err(format!("the signed head covers entry {}, which is not before it", head.sequence)),
+            None => {
+                return Err(format!("the signed head covers entry {}, which is not before it", head.sequence));
+            }
         }
         self.report.gateway = Some(head.gateway.clone());
         self.report.heads = self.report.heads.saturating_add(1);

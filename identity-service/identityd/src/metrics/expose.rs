@@ -70,12 +70,7 @@ fn build(text: &mut Text, service: &Service) {
     ];
     text.family("build_info", "gauge", "Version of identityd and the kind of its keystore.");
     text.sample("build_info", &labels, 1);
-    text.one(
-        "uptime_seconds",
-        "gauge",
-        "Time since identityd started.",
-        service.tick().monotonic.as_secs(),
-    );
+    text.one("uptime_seconds", "gauge", "Time since identityd started.", service.tick().monotonic.as_secs());
 }
 
 /// Negative when it has passed.
@@ -120,7 +115,12 @@ fn expiries(text: &mut Text, service: &Service) {
         text.sample("workload_streams", &[("module", module.as_str())], streams);
     }
     let problems = service.issuance.problems().len();
-    text.one("renewal_problems", "gauge", "Certificates that could not be made and are tried again.", problems);
+    text.one(
+        "renewal_problems",
+        "gauge",
+        "Certificates that could not be made and are tried again.",
+        problems,
+    );
 }
 
 fn issuance(text: &mut Text, metrics: &Metrics) {
@@ -149,12 +149,7 @@ fn decisions(text: &mut Text, service: &Service) {
     }
     text.one("start_permits_total", "counter", "Start permits given.", get(&metrics.permits));
     let state = service.current();
-    text.one(
-        "instances",
-        "gauge",
-        "Live start records.",
-        state.documents.records.iter().count(),
-    );
+    text.one("instances", "gauge", "Live start records.", state.documents.records.iter().count());
     let epoch = state.in_force().map_or(0, |in_force| in_force.epoch().0);
     text.one("policy_epoch", "gauge", "The policy epoch in force, 0 when there is none.", epoch);
     text.family("policy_epoch_enforced", "gauge", "The policy epoch that an enforcer has in force.");
@@ -216,7 +211,12 @@ fn keystore(text: &mut Text, service: &Service) {
 fn audit(text: &mut Text, service: &Service) {
     let (sequence, unsigned, signed) = service.audit_state();
     text.one("audit_sequence", "gauge", "Number of the newest entry of the audit log.", sequence);
-    text.one("audit_signed_sequence", "gauge", "Number of the newest entry that a signed head covers.", signed);
+    text.one(
+        "audit_signed_sequence",
+        "gauge",
+        "Number of the newest entry that a signed head covers.",
+        signed,
+    );
     text.one("audit_unsigned", "gauge", "Entries that no signed head covers.", unsigned);
     text.one(
         "audit_heads_failed_total",

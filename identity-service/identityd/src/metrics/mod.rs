@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 use edgewarden_keystore::{Health, Keystore};
 use edgewarden_names::Reason;
 
-use self::histogram::Histogram;
 pub(crate) use self::expose::text;
+use self::histogram::Histogram;
 pub(crate) use self::serve::serve;
 
 /// The socket's name in the folder of `identityd`'s sockets.
@@ -108,7 +108,9 @@ impl Metrics {
     pub fn timed<T, E>(&self, kind: Certificate, make: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
         let begun = Instant::now();
         let made = make();
-        if let Some(issued) = Certificate::ALL.iter().position(|one| *one == kind).and_then(|n| self.issued.get(n)) {
+        if let Some(issued) =
+            Certificate::ALL.iter().position(|one| *one == kind).and_then(|n| self.issued.get(n))
+        {
             match &made {
                 Ok(_) => issued.took.observe(begun.elapsed()),
                 Err(_) => add(&issued.failed),
@@ -123,7 +125,9 @@ impl Metrics {
         let begun = Instant::now();
         let answer = ask();
         self.waiting.fetch_sub(1, Ordering::Relaxed);
-        if let Some(asked) = Operation::ALL.iter().position(|one| *one == operation).and_then(|n| self.asked.get(n)) {
+        if let Some(asked) =
+            Operation::ALL.iter().position(|one| *one == operation).and_then(|n| self.asked.get(n))
+        {
             asked.took.observe(begun.elapsed());
             if answer.is_err() {
                 add(&asked.failed);
