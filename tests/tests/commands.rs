@@ -206,7 +206,9 @@ fn each_daemon_has_its_user(site: &Site) {
         };
         assert_eq!(ids("Uid:"), [uid(user); 4], "{daemon}");
         if user != "root" {
-            assert!(ids("Groups:").is_empty(), "{daemon} has groups");
+            // Its own, and that of the TPM's device.
+            assert!(!ids("Groups:").contains(&0), "{daemon} has root's group");
+            assert!(!ids("Gid:").contains(&0), "{daemon} has root's group");
             assert!(status.contains("CapEff:\t0000000000000000"), "{daemon}");
         }
         assert!(status.contains("NoNewPrivs:\t1"), "{daemon}");
