@@ -369,6 +369,10 @@ fn outside_cases() -> Vec<Case> {
         site("messages.queue_fill", Warn, |s| {
             s.answer(|a| a.gateway.queue.as_mut().unwrap().bytes = 50 << 20)
         }),
+        site("messages.journal", Fail, |s| s.answer(|a| a.gateway.journal = None)),
+        site("messages.journal", Warn, |s| {
+            s.answer(|a| a.gateway.journal.as_mut().unwrap().bytes = 50 << 20)
+        }),
         site("messages.upstream", Warn, |s| {
             let since = UnixTime::now();
             s.answer(|a| {

@@ -1,6 +1,6 @@
 //! Messages and the way upstream.
 
-use edgewarden_gatewayd::status::UpstreamStatus;
+use edgewarden_gatewayd::status::{QueueStatus, UpstreamStatus};
 
 use super::{no_fleet, not_running, size, span};
 use crate::check::{Check, Finding};
@@ -18,6 +18,12 @@ pub const CHECKS: &[Check] = &[
         title: "the upstream queue has room",
         remedy: "restore the link to the fleet, or raise `mqtt.queue_bytes_max`; a full queue refuses new messages",
         run: queue_fill,
+    },
+    Check {
+        id: "messages.journal",
+        title: "messages for persistent sessions are kept on disk, and there is room for more",
+        remedy: "have the clients that are away for good connect once with a clean session; `journalctl -u edgewarden-gatewayd` says why the journal is not open",
+        run: journal,
     },
     Check {
         id: "messages.upstream",
@@ -50,6 +56,22 @@ fn queue_open(facts: &Facts) -> Finding {
 fn queue_fill(facts: &Facts) -> Finding {
     let Some(gateway) = &facts.daemons.gateway else { return not_running("gatewayd") };
     let Some(queue) = &gateway.queue else { return Finding::skip("it is not open") };
+    fill(queue)
+}
+
+fn journal(facts: &Facts) -> Finding {
+    let Some(gateway) = &facts.daemons.gateway else { return not_running("gatewayd") };
+    match &gateway.journal {
+        Some(journal) => fill(journal),
+        None if facts.daemons.identity.as_ref().is_none_or(|status| status.verdict.is_none()) => {
+            Finding::skip("its key is there once the gateway is enrolled")
+        }
+        None => Finding::fail("gatewayd could not open it"),
+    }
+}
+
+/// Full at 95 %, to look at from 70 %.
+fn fill(queue: &QueueStatus) -> Finding {
     let said = format!("{} messages, {} of {}", queue.messages, size(queue.bytes), size(queue.bytes_max));
     let tenth = queue.bytes_max / 10;
     if queue.bytes >= queue.bytes_max.saturating_sub(tenth / 2) {

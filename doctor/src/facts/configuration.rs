@@ -37,7 +37,9 @@ pub fn gather(layout: &Layout) -> Configuration {
         Ok(_) => match Config::load(&path) {
             Ok(config) => ConfigState::Good(Box::new(config)),
             Err(error @ ConfigError::Read { .. }) => ConfigState::Missing(super::chain(&error)),
-            Err(error @ (ConfigError::Range { .. } | ConfigError::Outlives { .. })) => ConfigState::Range(error.to_string()),
+            Err(error @ (ConfigError::Range { .. } | ConfigError::Outlives { .. })) => {
+                ConfigState::Range(error.to_string())
+            }
             Err(error @ ConfigError::Parse { .. }) => ConfigState::Invalid(error.to_string()),
         },
     };

@@ -128,6 +128,12 @@ fn gateway_status(now: u64, epoch: Option<Epoch>) -> gateway::Status {
             bytes: 4096,
             bytes_max: 64 << 20,
         }),
+        journal: Some(gateway::QueueStatus {
+            id: "00".repeat(16),
+            messages: 0,
+            bytes: 4096,
+            bytes_max: 64 << 20,
+        }),
         upstream: gateway::UpstreamStatus::Connected { since: UnixTime(now - 60) },
         dropped_qos0: 0,
         refused: 0,
