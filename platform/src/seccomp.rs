@@ -30,9 +30,22 @@ type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 /// `allow_tcp` also lets through TCP sockets, for the simulated TPM's transport; limit where they may go with
 /// [`crate::landlock`].
 pub fn deny_network_sockets(allow_tcp: bool) -> Result<(), SeccompError> {
+    deny(if allow_tcp { Sockets::Tcp } else { Sockets::Unix })
+}
+
+/// For a process that serves a network: refuses sockets of every family and kind but AF_UNIX and TCP, refuses to run
+/// another program, and what no daemon of ours ever calls.
+///
+/// `allow_udp` also lets through UDP sockets, which the C library resolves names with.
+pub fn deny_all_but_tcp(allow_udp: bool) -> Result<(), SeccompError> {
+    deny(if allow_udp { Sockets::TcpAndUdp } else { Sockets::Tcp })?;
+    deny_exec()
+}
+
+fn deny(sockets: Sockets) -> Result<(), SeccompError> {
     let mut refused: Rules = REFUSED.iter().map(|call| (*call, Vec::new())).collect();
-    refused.insert(libc::SYS_socket, other_sockets(allow_tcp)?);
-    refused.insert(libc::SYS_socketpair, other_sockets(false)?);
+    refused.insert(libc::SYS_socket, other_sockets(sockets)?);
+    refused.insert(libc::SYS_socketpair, other_sockets(Sockets::Unix)?);
     refused.insert(libc::SYS_clone, new_namespaces()?);
     install(refused, SeccompAction::Errno(errno(libc::EPERM)))?;
     // The flags of clone3 lie in memory, out of a filter's reach. "Not there" makes libc use clone.
@@ -119,30 +132,49 @@ const KILLED: &[i64] = &[
     libc::SYS_delete_module,
 ];
 
+/// Which sockets are left.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sockets {
+    Unix,
+    Tcp,
+    TcpAndUdp,
+}
+
 /// What socket(2) must not be called with: each rule is one refused combination.
-fn other_sockets(allow_tcp: bool) -> Result<Vec<SeccompRule>, SeccompError> {
+fn other_sockets(sockets: Sockets) -> Result<Vec<SeccompRule>, SeccompError> {
     const DOMAIN: u8 = 0;
     const TYPE: u8 = 1;
     const PROTOCOL: u8 = 2;
     /// The type without SOCK_NONBLOCK and SOCK_CLOEXEC.
     const TYPE_MASK: u64 = 0xf;
+    // A stream may also be MPTCP, SCTP or SMC, which Landlock's rules about TCP ports do not see.
+    let kinds: &[(libc::c_int, libc::c_int)] = match sockets {
+        Sockets::Unix => &[],
+        Sockets::Tcp => &[(libc::SOCK_STREAM, libc::IPPROTO_TCP)],
+        Sockets::TcpAndUdp => {
+            &[(libc::SOCK_STREAM, libc::IPPROTO_TCP), (libc::SOCK_DGRAM, libc::IPPROTO_UDP)]
+        }
+    };
     let mut allowed = vec![libc::AF_UNIX];
     let mut rules = Vec::new();
-    if allow_tcp {
+    if !kinds.is_empty() {
         for family in [libc::AF_INET, libc::AF_INET6] {
             allowed.push(family);
-            for other in (0..=TYPE_MASK).filter(|kind| *kind != number(libc::SOCK_STREAM)) {
+            let other = |kind: &u64| kinds.iter().all(|(allowed, _)| *kind != number(*allowed));
+            for other in (0..=TYPE_MASK).filter(other) {
                 rules.push(SeccompRule::new(vec![
                     argument(DOMAIN, SeccompCmpOp::Eq, number(family))?,
                     argument(TYPE, SeccompCmpOp::MaskedEq(TYPE_MASK), other)?,
                 ])?);
             }
-            // A stream may also be MPTCP, SCTP or SMC, which Landlock's rules about TCP ports do not see.
-            rules.push(SeccompRule::new(vec![
-                argument(DOMAIN, SeccompCmpOp::Eq, number(family))?,
-                argument(PROTOCOL, SeccompCmpOp::Ne, 0)?,
-                argument(PROTOCOL, SeccompCmpOp::Ne, number(libc::IPPROTO_TCP))?,
-            ])?);
+            for (kind, protocol) in kinds {
+                rules.push(SeccompRule::new(vec![
+                    argument(DOMAIN, SeccompCmpOp::Eq, number(family))?,
+                    argument(TYPE, SeccompCmpOp::MaskedEq(TYPE_MASK), number(*kind))?,
+                    argument(PROTOCOL, SeccompCmpOp::Ne, 0)?,
+                    argument(PROTOCOL, SeccompCmpOp::Ne, number(*protocol))?,
+                ])?);
+            }
         }
     }
     let neither: Result<Vec<_>, _> =

@@ -107,11 +107,99 @@ fn child_with_tcp() {
     }
 }
 
-/// `nix` knows no number for some of these.
+#[test]
+fn a_server_has_tcp_and_no_programs() {
+    assert_passes("child_serves");
+}
+
+#[test]
+#[ignore = "run in a process of its own"]
+fn child_serves() {
+    // A thread from before must not escape.
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let earlier = std::thread::spawn(move || {
+        wait.recv().unwrap();
+        let exec = Command::new("true").status().unwrap_err().kind();
+        exec == ErrorKind::PermissionDenied && refused_socket(AddressFamily::Inet, SockType::Datagram)
+    });
+    let before = TcpListener::bind("127.0.0.1:0").unwrap();
+    seccomp::deny_all_but_tcp(false).unwrap();
+    go.send(()).unwrap();
+    assert!(earlier.join().unwrap());
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        assert!(socket(family, SockType::Stream, SockFlag::SOCK_NONBLOCK, None).is_ok());
+        for kind in [SockType::Datagram, SockType::Raw, SockType::SeqPacket] {
+            assert!(refused_socket(family, kind), "{family:?} {kind:?}");
+        }
+    }
+    for family in [AddressFamily::Netlink, AddressFamily::Packet, AddressFamily::Vsock, AddressFamily::Alg] {
+        assert!(refused_socket(family, SockType::SeqPacket) && refused_socket(family, SockType::Raw));
+    }
+    for protocol in [libc::IPPROTO_MPTCP, libc::IPPROTO_SCTP, 256] {
+        assert_eq!(stream_socket(libc::AF_INET, protocol), Err(Errno::EPERM), "{protocol}");
+    }
+    let client = TcpStream::connect(before.local_addr().unwrap()).unwrap();
+    assert!(before.accept().is_ok() && UnixStream::pair().is_ok());
+    drop(client);
+    assert_eq!(Command::new("true").status().unwrap_err().kind(), ErrorKind::PermissionDenied);
+    assert_eq!(unshare(CloneFlags::CLONE_NEWUSER), Err(Errno::EPERM));
+    assert!(std::thread::spawn(|| true).join().unwrap());
+}
+
+#[test]
+fn a_server_that_resolves_names_has_udp_too_and_nothing_else() {
+    assert_passes("child_serves_with_udp");
+}
+
+#[test]
+#[ignore = "run in a process of its own"]
+fn child_serves_with_udp() {
+    seccomp::deny_all_but_tcp(true).unwrap();
+    assert!(TcpListener::bind("127.0.0.1:0").is_ok() && UdpSocket::bind("127.0.0.1:0").is_ok());
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        assert!(refused_socket(family, SockType::Raw) && refused_socket(family, SockType::SeqPacket));
+    }
+    for (kind, protocol) in [
+        (libc::SOCK_DGRAM, libc::IPPROTO_ICMP),
+        (libc::SOCK_DGRAM, libc::IPPROTO_UDPLITE),
+        (libc::SOCK_DGRAM, libc::IPPROTO_TCP),
+        (libc::SOCK_STREAM, libc::IPPROTO_UDP),
+        (libc::SOCK_STREAM, libc::IPPROTO_MPTCP),
+    ] {
+        assert_eq!(internet_socket(libc::AF_INET, kind, protocol), Err(Errno::EPERM), "{kind} {protocol}");
+    }
+    // What the C library asks for when it resolves names.
+    assert!("localhost:1".parse::<std::net::SocketAddr>().is_err());
+    assert!(std::net::ToSocketAddrs::to_socket_addrs("localhost:1").is_ok());
+}
+
+#[test]
+fn a_server_that_traces_is_killed() {
+    let output = in_a_process_of_its_own("child_serves_and_traces");
+    assert_eq!(output.status.signal(), Some(libc::SIGSYS), "{output:?}");
+}
+
+#[test]
+#[ignore = "run in a process of its own; it dies"]
+fn child_serves_and_traces() {
+    seccomp::deny_all_but_tcp(true).unwrap();
+    let nothing: libc::c_int = 0;
+    // SAFETY: PTRACE_TRACEME reads none of its other arguments.
+    #[expect(unsafe_code, reason = "the call that must be fatal")]
+    unsafe {
+        libc::ptrace(libc::PTRACE_TRACEME, nothing, nothing, nothing)
+    };
+}
+
 fn stream_socket(family: libc::c_int, protocol: libc::c_int) -> Result<(), Errno> {
+    internet_socket(family, libc::SOCK_STREAM, protocol)
+}
+
+/// `nix` knows no number for some of these.
+fn internet_socket(family: libc::c_int, kind: libc::c_int, protocol: libc::c_int) -> Result<(), Errno> {
     // SAFETY: socket(2) takes three integers and no pointer.
     #[expect(unsafe_code, reason = "a protocol that no wrapper names")]
-    let descriptor = unsafe { libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, protocol) };
+    let descriptor = unsafe { libc::socket(family, kind | libc::SOCK_CLOEXEC, protocol) };
     Errno::result(descriptor).map(drop)
 }
 

@@ -1,5 +1,6 @@
 //! What `gatewayd` takes away from itself, once its listeners are open: other files, other TCP ports (Landlock, for
-//! the thread that calls it and the threads that come from it), other programs (seccomp), and any way to more rights.
+//! the thread that calls it and the threads that come from it), other sockets and programs, namespaces, mounts and other
+//! processes (seccomp, for all threads), and any way to more rights.
 
 use std::path::{Path, PathBuf};
 
@@ -42,8 +43,19 @@ pub(crate) fn confine(layout: &Layout, config: &Config) -> Result<(), Confinemen
     if confinement.enforcement != Enforcement::Fully {
         tracing::warn!(enforcement = ?confinement.enforcement, "this kernel cannot confine files fully");
     }
-    seccomp::deny_exec()?;
+    // Without names to resolve, no UDP.
+    seccomp::deny_all_but_tcp(config.fleet.as_ref().is_some_and(|fleet| has_name(&fleet.url)))?;
     Ok(())
+}
+
+/// Whether the URL's host is a name, and not an address.
+fn has_name(url: &str) -> bool {
+    let authority = url.strip_prefix("https://").and_then(|rest| rest.split('/').next()).unwrap_or(url);
+    let host = match authority.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or(rest),
+        None => authority.split(':').next().unwrap_or(authority),
+    };
+    host.parse::<std::net::IpAddr>().is_err()
 }
 
 /// The port of `https://host[:port][/path]`.
@@ -60,6 +72,20 @@ fn port_of(url: &str) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names() {
+        for (url, expected) in [
+            ("https://fleet.example:8443/x", true),
+            ("https://localhost", true),
+            ("https://192.0.2.1", false),
+            ("https://192.0.2.1:8443/x", false),
+            ("https://[2001:db8::1]:9", false),
+            ("nonsense", true),
+        ] {
+            assert_eq!(has_name(url), expected, "{url}");
+        }
+    }
 
     #[test]
     fn ports() {

@@ -44,7 +44,7 @@ async fn subscribed() -> Site {
     let mut analytics = site.module("analytics", 1).await;
     let granted = Packet::SubAck { id: PacketId::MIN, codes: vec![SubscribeCode::Granted(Qos::AtLeastOnce)] };
     assert_eq!(analytics.subscribe("leaf/+/glucose").await, Some(granted));
-    away(&site, analytics).await;
+    away(analytics).await;
     site
 }
 
