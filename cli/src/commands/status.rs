@@ -1,7 +1,8 @@
 //! `edgewarden status`: one look at the whole gateway.
 
+use edgewarden_gatewayd::status as gateway;
 use edgewarden_names::UnixTime;
-use edgewarden_protocol::client::unexpected;
+use edgewarden_protocol::client::{Client, unexpected};
 use edgewarden_protocol::control::{Reply, Request, Status};
 use edgewarden_protocol::layout::Layout;
 use edgewarden_runtimed::control as runtime;
@@ -23,17 +24,54 @@ pub async fn run(layout: &Layout, format: Format) -> Result<(), Problem> {
         Ok(runtime::Reply::Status(status)) => Some(status),
         Ok(_) | Err(_) => None,
     };
+    let messages = ask_gatewayd(layout).await;
     if format == Format::Json {
-        return output::json(&serde_json::json!({"identity": identity, "runtime": modules}));
+        return output::json(
+            &serde_json::json!({"identity": identity, "runtime": modules, "gateway": messages}),
+        );
     }
     let now = UnixTime::now();
     print_identity(&identity, now);
+    match messages {
+        Some(status) => println!("messages     {}", messages_line(&status, now)),
+        None => println!("messages     gatewayd does not answer"),
+    }
     match modules {
         Some(status) => print_modules(&status, &identity, now),
         None => println!("modules      runtimed does not answer"),
     }
     print_refusals(&identity);
     Ok(())
+}
+
+async fn ask_gatewayd(layout: &Layout) -> Option<Box<gateway::Status>> {
+    let mut client = Client::connect(&layout.gateway_socket()).await.ok()?;
+    match client.exchange(&gateway::Request::Status).await.ok()? {
+        gateway::Reply::Status(status) => Some(status),
+        gateway::Reply::Refused(_) => None,
+    }
+}
+
+fn messages_line(status: &gateway::Status, now: UnixTime) -> String {
+    let queue = match &status.queue {
+        Some(queue) => format!("{} messages / {} bytes of {}", queue.messages, queue.bytes, queue.bytes_max),
+        None => "not open".into(),
+    };
+    let ago = |since: UnixTime| format!("{} s", now.after(since).as_secs());
+    let upstream = match &status.upstream {
+        gateway::UpstreamStatus::None => "no upstream".into(),
+        gateway::UpstreamStatus::Idle => "upstream not needed yet".into(),
+        gateway::UpstreamStatus::Connected { since } => format!("upstream reachable for {}", ago(*since)),
+        gateway::UpstreamStatus::Unreachable { since, error } => {
+            format!("upstream away for {}: {error}", ago(*since))
+        }
+    };
+    format!(
+        "{} connections, {} sessions with {} messages, queue: {queue} waiting for upstream, {upstream}",
+        status.connections.len(),
+        status.sessions,
+        status.waiting_messages
+    )
 }
 
 fn print_identity(status: &Status, now: UnixTime) {
