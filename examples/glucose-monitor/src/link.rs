@@ -23,6 +23,14 @@ use crate::reading::ACKNOWLEDGED;
 const PATIENCE: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_millis(500);
 
+/// One alarm on its way.
+#[derive(Debug)]
+pub struct Line {
+    pub text: String,
+    /// Names the reading that raised it, to say that the alarm is done.
+    pub reading: u64,
+}
+
 pub struct Link {
     /// Whose certificate the connections are made with.
     pub certificates: Arc<Workload>,
@@ -32,6 +40,8 @@ pub struct Link {
     pub peer: SpiffeId,
     /// Connections that broke by themselves.
     pub broken: Arc<AtomicU64>,
+    /// Readings whose alarms `alerts` has.
+    pub done: mpsc::UnboundedSender<u64>,
 }
 
 impl std::fmt::Debug for Link {
@@ -50,14 +60,17 @@ struct Open {
 
 impl Link {
     /// Sends every line that comes, for as long as somebody may send one.
-    pub async fn run(self, mut lines: mpsc::Receiver<String>) {
+    pub async fn run(self, mut lines: mpsc::Receiver<Line>) {
         let mut open = self.connect().await;
         loop {
             let mut unasked = [0; 1];
             tokio::select! {
                 line = lines.recv() => {
                     let Some(line) = line else { return };
-                    open = self.deliver(open, &line).await;
+                    open = self.deliver(open, &line.text).await;
+                    if self.done.send(line.reading).is_err() {
+                        return;
+                    }
                 }
                 () = sleep_until(open.replace_at) => open = self.connect().await,
                 // Nothing comes unasked but the end.

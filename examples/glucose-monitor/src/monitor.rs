@@ -15,6 +15,8 @@ const DANGEROUS_HIGH: f64 = 250.0;
 const PATIENTS_MAX: usize = 256;
 /// Readings that a trend looks back on: a quarter of an hour of a sensor that reads every three minutes.
 const TREND_READINGS: usize = 6;
+/// Readings by which a repetition is known: more than the broker has under way to us at once.
+const SEEN_READINGS: usize = 256;
 /// While a danger lasts, an alarm is repeated every so many readings.
 const REPEAT_READINGS: u32 = 5;
 
@@ -90,6 +92,8 @@ impl Trend {
 /// What follows from one reading.
 #[derive(Debug, Default, PartialEq)]
 pub struct Judgement {
+    /// The reading was judged before: QoS 1 may deliver it again, byte for byte.
+    pub repeated: bool,
     pub alarm: Option<Alarm>,
     pub summary: Option<Summary>,
 }
@@ -105,6 +109,8 @@ pub struct Monitor {
 struct Patient {
     /// Minutes and values, newest last.
     recent: VecDeque<(i64, f64)>,
+    /// When the newest readings were sampled and published, newest last.
+    seen: VecDeque<(String, u64)>,
     danger: Option<Level>,
     readings_in_danger: u32,
     count: u32,
@@ -125,6 +131,9 @@ impl Monitor {
             return Judgement::default();
         }
         let patient = self.patients.entry(reading.patient.clone()).or_default();
+        if !patient.is_new(reading) {
+            return Judgement { repeated: true, ..Judgement::default() };
+        }
         let level = Level::of(reading.glucose_mg_dl);
         let trend = patient.trend(reading);
         let alarm = patient.alarms(level).then(|| Alarm {
@@ -137,11 +146,23 @@ impl Monitor {
         });
         patient.count(reading.glucose_mg_dl, level);
         let summary = (patient.count >= self.summary_every).then(|| patient.summary(&reading.patient));
-        Judgement { alarm, summary }
+        Judgement { repeated: false, alarm, summary }
     }
 }
 
 impl Patient {
+    fn is_new(&mut self, reading: &Reading) -> bool {
+        let key = (reading.sampled.clone(), reading.published_us);
+        let new = !self.seen.contains(&key);
+        if new {
+            self.seen.push_back(key);
+            if self.seen.len() > SEEN_READINGS {
+                self.seen.pop_front();
+            }
+        }
+        new
+    }
+
     fn trend(&mut self, reading: &Reading) -> Trend {
         let Some(now) = minutes(&reading.sampled) else { return Trend::Unknown };
         // A trace that begins anew, or a sensor whose clock was set back.
@@ -263,7 +284,8 @@ mod tests {
         let alarm = last.unwrap();
         assert_eq!((alarm.level.as_str(), alarm.trend.as_str()), ("dangerous-low", "falling-fast"));
         // The day begins anew: nothing to compare with.
-        assert_eq!(monitor.judge(&reading(0, 300.0)).alarm.unwrap().trend, "unknown");
+        let next_day = Reading { published_us: 1, ..reading(0, 300.0) };
+        assert_eq!(monitor.judge(&next_day).alarm.unwrap().trend, "unknown");
         for (rate, trend) in [
             (-3.0, Trend::FallingFast),
             (-1.5, Trend::Falling),
@@ -287,6 +309,23 @@ mod tests {
         assert_eq!(summaries[0], first);
         assert_eq!((summaries[1].min, summaries[1].max, summaries[1].time_in_range), (90.0, 90.0, 1.0));
         assert_eq!(summaries.len(), 2);
+    }
+
+    #[test]
+    fn a_reading_that_comes_again_is_judged_once() {
+        let mut monitor = Monitor::new(3);
+        let low = reading(0, 40.0);
+        assert!(monitor.judge(&low).alarm.is_some());
+        for _ in 0..20 {
+            let again = monitor.judge(&low);
+            assert!(again.repeated && again.alarm.is_none() && again.summary.is_none());
+        }
+        monitor.judge(&reading(3, 41.0));
+        assert!(monitor.judge(&low).repeated, "also after others");
+        // The next day at the same time, and another patient.
+        let later = Reading { published_us: low.published_us + 1, ..low.clone() };
+        assert_eq!(monitor.judge(&later).summary.unwrap().count, 3);
+        assert!(monitor.judge(&Reading { patient: "other".into(), ..low }).alarm.is_some());
     }
 
     #[test]

@@ -74,6 +74,7 @@ async fn a_dangerous_reading_raises_an_alarm_through_rotation_and_restart() {
     broker.deliver("leaf/sensor-1/glucose", &reading(6, 300.0));
     assert!(alerts.line("ALARM").await.contains("level=dangerous-high"));
 
+    while broker.next_acknowledged().await < 4 {}
     // While `alerts` is gone an alarm waits for it.
     drop(alerts);
     broker.deliver("leaf/sensor-1/glucose", &reading(9, 40.0));
@@ -82,6 +83,49 @@ async fn a_dangerous_reading_raises_an_alarm_through_rotation_and_restart() {
     assert_eq!((topic.as_str(), summary.count, summary.min), ("clinic/summary", 4, 40.0));
     let mut alerts = start_alerts();
     assert!(alerts.line("ALARM").await.contains("glucose=40"));
+}
+
+/// What `analytics` has not finished when it dies is not acknowledged, and comes again; what comes again is judged once.
+#[tokio::test]
+async fn a_reading_is_acknowledged_when_its_alarm_is_taken() {
+    let root = Root::new();
+    let (for_alerts, for_analytics) = (Socket::new(&root, "alerts"), Socket::new(&root, "analytics"));
+    let mut broker = Broker::start(&root, |_| true).await;
+    let address = free_port();
+    let mqtt = broker.address.clone();
+    let start_analytics = || {
+        let variables = [
+            ("SPIFFE_ENDPOINT_SOCKET", &*for_analytics.endpoint()),
+            ("EDGEWARDEN_MQTT", &mqtt),
+            ("ALERTS", &address),
+            ("SUMMARY_EVERY", "100"),
+        ];
+        Program::start(ANALYTICS, &variables, &[])
+    };
+    let mut analytics = start_analytics();
+    analytics.line("connected to the broker").await;
+    let dangerous = reading(0, 40.0);
+    for message in [&dangerous[..], b"not a reading", &reading(3, 100.0), &dangerous] {
+        broker.deliver("leaf/sensor-1/glucose", message);
+    }
+    // Neither the first nor its repetition: nobody has taken the alarm.
+    assert_eq!([broker.next_acknowledged().await, broker.next_acknowledged().await], [2, 3]);
+    drop(analytics);
+    assert!(broker.acknowledged.try_recv().is_err());
+    let mut analytics = start_analytics();
+    analytics.line("connected to the broker").await;
+    broker.deliver("leaf/sensor-1/glucose", &dangerous);
+    broker.deliver("leaf/sensor-1/glucose", &dangerous);
+    let endpoint = for_alerts.endpoint();
+    let mut alerts =
+        Program::start(ALERTS, &[("SPIFFE_ENDPOINT_SOCKET", &endpoint), ("LISTEN", &address)], &[]);
+    assert!(alerts.line("ALARM").await.contains("glucose=40"));
+    assert_eq!([broker.next_acknowledged().await, broker.next_acknowledged().await], [1, 2]);
+    broker.deliver("leaf/sensor-1/glucose", &dangerous);
+    broker.deliver("leaf/sensor-1/glucose", &reading(6, 300.0));
+    // The repetition raises no alarm of its own: the next line is the other reading's.
+    assert!(alerts.line("ALARM").await.contains("glucose=300"));
+    drop(analytics);
 }
 
 /// `alerts` speaks with `analytics` of its own gateway, and with nobody else.

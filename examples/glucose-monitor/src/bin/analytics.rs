@@ -3,18 +3,25 @@
 //! Its certificate comes from the Workload API by the stock `spiffe` crate and changes while it runs. New connections
 //! use the new one; open connections stay. Before the certificate that a connection was made with ends, the
 //! connection is replaced.
+//!
+//! A reading is acknowledged to the broker when it is judged and, if it raised an alarm, `alerts` has the alarm: what
+//! this process has not finished when it dies comes again. So does now and then one that it has; it is judged once.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use glucose_monitor::link::Link;
+use glucose_monitor::link::{Line, Link};
 use glucose_monitor::monitor::Monitor;
 use glucose_monitor::mtls::{Workload, client_config, neighbour, resolve};
 use glucose_monitor::outbox::Outbox;
 use glucose_monitor::reading::Reading;
-use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, Packet, QoS, TlsConfiguration, Transport};
+use hyper::body::Bytes;
+use rumqttc::{
+    AsyncClient, Event, EventLoop, MqttOptions, Packet, Publish, QoS, TlsConfiguration, Transport,
+};
 use spiffe::{SpiffeId, X509Source, X509Svid};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -24,6 +31,8 @@ const READINGS: &str = "leaf/+/glucose";
 const SUMMARIES: &str = "clinic/summary";
 const ALERTS: &str = "alerts:9443";
 const SUMMARY_EVERY: u32 = 60;
+/// More than the broker has under way to us at once, so that an acknowledgement rarely waits.
+const REQUESTS_MAX: usize = 128;
 const ALARMS_WAITING_MAX: usize = 256;
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -42,6 +51,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     tokio::spawn(follow(Arc::clone(&certificates), updates, Arc::clone(&broken)));
 
     let (alarms, lines) = mpsc::channel(ALARMS_WAITING_MAX);
+    let (done, alarmed) = mpsc::unbounded_channel();
     let alerts = neighbour(&own, "alerts").ok_or("our own ID is not a module's")?;
     let link = Link {
         certificates: Arc::clone(&certificates),
@@ -49,6 +59,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         address: std::env::var("ALERTS").unwrap_or_else(|_| ALERTS.into()),
         peer: alerts,
         broken: Arc::clone(&broken),
+        done,
     };
     tokio::spawn(link.run(lines));
 
@@ -57,7 +68,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut options = mqtt_options(&own, &mqtt)?;
     let tls = client_config(certificates.clone(), only(gatewayd))?;
     options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(Arc::new(tls))));
-    let (client, events) = AsyncClient::new(options, 16);
+    let (client, events) = AsyncClient::new(options, REQUESTS_MAX);
     let summary_every = match std::env::var("SUMMARY_EVERY") {
         Ok(text) => text.parse()?,
         Err(_) => SUMMARY_EVERY,
@@ -67,6 +78,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
         outbox: Outbox::new(client.clone(), SUMMARIES),
         client,
         alarms,
+        alarmed,
+        next: 0,
+        waiting: BTreeMap::new(),
+        finished: VecDeque::new(),
         broken,
         certificates,
     };
@@ -83,6 +98,8 @@ fn mqtt_options(own: &SpiffeId, broker: &str) -> Result<MqttOptions, Box<dyn Err
     let name = own.path().rsplit('/').next().unwrap_or_default();
     let mut options = MqttOptions::new(name, address.ip().to_string(), address.port());
     options.set_keep_alive(Duration::from_secs(20)).set_clean_session(false).set_inflight(1);
+    // Not before a reading is finished.
+    options.set_manual_acks(true);
     Ok(options)
 }
 
@@ -90,7 +107,15 @@ struct Analytics {
     monitor: Monitor,
     outbox: Outbox,
     client: AsyncClient,
-    alarms: mpsc::Sender<String>,
+    alarms: mpsc::Sender<Line>,
+    alarmed: mpsc::UnboundedReceiver<u64>,
+    /// Numbers the readings that raise alarms.
+    next: u64,
+    /// Readings whose alarms `alerts` has not acknowledged, by what was received; and how to acknowledge them on this
+    /// connection. Bounded by the broker's window and by [`ALARMS_WAITING_MAX`].
+    waiting: BTreeMap<u64, (Bytes, Vec<Publish>)>,
+    /// Readings to acknowledge.
+    finished: VecDeque<Publish>,
     broken: Arc<AtomicU64>,
     certificates: Arc<Workload>,
 }
@@ -103,6 +128,14 @@ impl Analytics {
         loop {
             let event = tokio::select! {
                 event = events.poll() => event,
+                reading = self.alarmed.recv() => {
+                    let Some((_, received)) = reading.and_then(|reading| self.waiting.remove(&reading)) else {
+                        continue;
+                    };
+                    self.finished.extend(received);
+                    self.acknowledge();
+                    continue;
+                }
                 () = sleep_until(replace_at) => {
                     // The certificate of this connection ends soon. The next connection uses the current one.
                     replace_at = far_away();
@@ -118,10 +151,13 @@ impl Analytics {
                     self.client.try_subscribe(READINGS, QoS::AtLeastOnce)?;
                     self.outbox.connected(ack.session_present);
                 }
-                Ok(Event::Incoming(Packet::Publish(publish))) => self.judge(&publish.topic, &publish.payload),
+                Ok(Event::Incoming(Packet::Publish(publish))) => self.receive(publish),
                 Ok(Event::Incoming(Packet::PubAck(_))) => self.outbox.acknowledged(),
-                Ok(_) => {}
+                Ok(_) => self.acknowledge(),
                 Err(error) => {
+                    // What was not acknowledged comes again, perhaps under another number.
+                    self.finished.clear();
+                    self.waiting.values_mut().for_each(|(_, received)| received.clear());
                     if connected && !replacing {
                         self.broken.fetch_add(1, Ordering::Relaxed);
                     }
@@ -136,17 +172,26 @@ impl Analytics {
         }
     }
 
-    fn judge(&mut self, topic: &str, payload: &[u8]) {
-        let reading = match Reading::parse(payload) {
+    fn receive(&mut self, publish: Publish) {
+        let reading = match Reading::parse(&publish.payload) {
             Ok(reading) => reading,
-            Err(error) => return eprintln!("{}: {error}", topic.escape_debug()),
+            Err(error) => {
+                eprintln!("{}: {error}", publish.topic.escape_debug());
+                return self.finish(publish);
+            }
         };
         let judgement = self.monitor.judge(&reading);
-        if let Some(alarm) = judgement.alarm
-            && let Ok(line) = serde_json::to_string(&alarm)
-            && self.alarms.try_send(line).is_err()
-        {
-            eprintln!("alarms are not taken: one was dropped");
+        if judgement.repeated {
+            let waits = self.waiting.values_mut().find(|(payload, _)| *payload == publish.payload);
+            return match waits {
+                Some((_, received)) => received.push(publish),
+                None => self.finish(publish),
+            };
+        }
+        let alarm = judgement.alarm.and_then(|alarm| serde_json::to_string(&alarm).ok());
+        match alarm {
+            Some(text) => self.raise(text, publish),
+            None => self.finish(publish),
         }
         if let Some(summary) = judgement.summary
             && let Ok(message) = serde_json::to_vec(&summary)
@@ -158,6 +203,32 @@ impl Analytics {
             if !self.outbox.push(message) {
                 eprintln!("too many summaries wait: one was dropped");
             }
+        }
+    }
+}
+
+impl Analytics {
+    fn raise(&mut self, text: String, publish: Publish) {
+        self.next += 1;
+        if self.alarms.try_send(Line { text, reading: self.next }).is_ok() {
+            self.waiting.insert(self.next, (publish.payload.clone(), vec![publish]));
+        } else {
+            eprintln!("alarms are not taken: one was dropped");
+        }
+    }
+
+    fn finish(&mut self, publish: Publish) {
+        self.finished.push_back(publish);
+        self.acknowledge();
+    }
+
+    fn acknowledge(&mut self) {
+        while let Some(publish) = self.finished.front() {
+            // The library takes so many requests between two looks at the connection; the rest follows then.
+            if self.client.try_ack(publish).is_err() {
+                return;
+            }
+            self.finished.pop_front();
         }
     }
 }

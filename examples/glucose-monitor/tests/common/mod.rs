@@ -194,6 +194,8 @@ pub enum Said {
 pub struct Broker {
     pub address: String,
     pub said: mpsc::UnboundedReceiver<Said>,
+    /// Messages that the client has acknowledged, in the order and by the number of their delivery, from 1.
+    pub acknowledged: mpsc::UnboundedReceiver<u16>,
     deliver: mpsc::UnboundedSender<(String, Vec<u8>)>,
 }
 
@@ -205,19 +207,25 @@ impl Broker {
         let address = listener.local_addr().unwrap().to_string();
         let (sender, said) = mpsc::unbounded_channel();
         let (deliver, mut deliveries) = mpsc::unbounded_channel();
+        let (acknowledge, acknowledged) = mpsc::unbounded_channel();
         tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 let Ok(stream) = acceptor.accept(stream).await else { continue };
-                let _ = attend(stream, &sender, &mut deliveries, allow).await;
+                let _ = attend(stream, &sender, &acknowledge, &mut deliveries, allow).await;
             }
         });
-        Self { address, said, deliver }
+        Self { address, said, acknowledged, deliver }
     }
 
     /// Sends a message to the client, QoS 1.
     pub fn deliver(&self, topic: &str, payload: &[u8]) {
         self.deliver.send((topic.into(), payload.into())).unwrap();
+    }
+
+    /// The next message that the client acknowledges.
+    pub async fn next_acknowledged(&mut self) -> u16 {
+        tokio::time::timeout(Duration::from_secs(60), self.acknowledged.recv()).await.unwrap().unwrap()
     }
 
     pub async fn next(&mut self) -> Said {
@@ -229,6 +237,7 @@ impl Broker {
 async fn attend(
     stream: tokio_rustls::server::TlsStream<tokio::net::TcpStream>,
     said: &mpsc::UnboundedSender<Said>,
+    acknowledge: &mpsc::UnboundedSender<u16>,
     deliveries: &mut mpsc::UnboundedReceiver<(String, Vec<u8>)>,
     allow: fn(&str) -> bool,
 ) -> std::io::Result<()> {
@@ -244,6 +253,7 @@ async fn attend(
         (String::from_utf8(bytes[2..2 + length].to_vec()).unwrap(), 2 + length)
     };
     let mut subscribed = false;
+    let mut number = 0u16;
     loop {
         tokio::select! {
             packet = incoming.recv() => {
@@ -261,6 +271,7 @@ async fn attend(
                         said.send(Said::Publish(topic, body[at + 2..].to_vec())).unwrap();
                         writer.write_all(&[0x40, 2, body[at], body[at + 1]]).await?;
                     }
+                    4 => acknowledge.send(u16::from_be_bytes([body[0], body[1]])).unwrap(),
                     8 => {
                         said.send(Said::Subscribe(text(&body[2..]).0)).unwrap();
                         writer.write_all(&[0x90, 3, body[0], body[1], 1]).await?;
@@ -274,7 +285,8 @@ async fn attend(
             message = deliveries.recv(), if subscribed => {
                 let Some((topic, payload)) = message else { break };
                 let length = u16::try_from(topic.len()).unwrap().to_be_bytes();
-                let body = [&length, topic.as_bytes(), &[0, 1], &payload].concat();
+                number += 1;
+                let body = [&length, topic.as_bytes(), &number.to_be_bytes(), &payload].concat();
                 let mut head = vec![0x32];
                 let mut left = body.len();
                 while left > 127 {
