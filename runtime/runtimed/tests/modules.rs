@@ -267,17 +267,18 @@ fn a_module_reaches_nothing_of_the_host() {
         ];
         let mut script = String::new();
         for target in targets {
-            script.push_str(&format!(
-                "(echo x > /dev/{target} && [[ {target} = tcp* ]] && echo reached {target}) & "
-            ));
+            script += "(echo x > /dev/TARGET && [[ TARGET = tcp* ]] && echo reached TARGET) & "
+                .replace("TARGET", target)
+                .as_str();
         }
         // What is its own answers or refuses by itself.
-        script.push_str(&format!(
+        let asked = format!(
             "(echo > /dev/tcp/127.0.0.1/7777) 2>&1 | cat; (echo > /dev/tcp/169.254.1.1/7777; echo) 2>&1 | cat & \
              (echo > /dev/tcp/::1/7777) 2>&1 | cat; cat /proc/net/if_inet6; \
              for place in /run/edgewarden/api.sock /run/edgewarden/new /run/new; do mkdir $place && echo made $place; done; \
              : > /run/edgewarden/api.sock && echo wrote; echo asked; {WAIT}"
-        ));
+        );
+        script += &asked;
         let policy = OPEN.replace("analytics", "other");
         gateway
             .deploy(
