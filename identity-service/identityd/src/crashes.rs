@@ -347,7 +347,7 @@ fn the_audit_log_survives_a_cut_at_any_step_of_a_rotation() {
             let mut audit = Audit::open_sized(folder.path(), FILE_BYTES, UnixTime(1)).unwrap();
             let acknowledged = Rc::new(RefCell::new(0));
             let count = Rc::clone(&acknowledged);
-            let (_, cut_there) = cut(folder.path(), cut_at, loss, || {
+            let ((), cut_there) = cut(folder.path(), cut_at, loss, || {
                 for n in 1..20 {
                     if audit.append(UnixTime(n.into()), &event(n)).is_ok() {
                         *count.borrow_mut() = n;

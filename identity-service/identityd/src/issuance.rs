@@ -75,6 +75,9 @@ struct Holder {
     streams: u32,
 }
 
+/// The issuing CA, the root, the issuing CA as an issuer, and what is due.
+type DueNow = (Arc<IssuingCa>, Vec<u8>, Parent, Vec<Due>);
+
 /// A certificate to be issued.
 struct Due {
     instance: String,
@@ -279,7 +282,7 @@ impl Issuance {
     }
 
     /// The issuing CA with the root, and whose certificates are due.
-    fn due(&self, tick: Tick) -> Option<(Arc<IssuingCa>, Vec<u8>, Parent, Vec<Due>)> {
+    fn due(&self, tick: Tick) -> Option<DueNow> {
         let inner = self.lock();
         let authority = inner.authority.as_ref()?;
         let due = inner.holders.iter().filter(|(_, holder)| holder.renewal.wants(tick, &authority.parent));

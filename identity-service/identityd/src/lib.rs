@@ -18,7 +18,8 @@ mod authority;
 mod clock;
 mod confine;
 mod control;
-#[cfg(all(test, debug_assertions))]
+#[cfg(test)]
+#[cfg(debug_assertions)]
 mod crashes;
 mod deployments;
 mod enrolment;

@@ -75,8 +75,8 @@ struct Counts {
 
 struct Life {
     dice: Dice,
-    svid_life: u64,
-    ca_life: u64,
+    svid_seconds: u64,
+    ca_seconds: u64,
     /// Seconds since the beginning, as they really pass.
     passed: u64,
     booted: u64,
@@ -103,8 +103,8 @@ impl Life {
         let longest = Duration::from_secs(svid_life.max(7 * DAY).min(ca_life / 2));
         Self {
             dice: Dice(seed),
-            svid_life,
-            ca_life,
+            svid_seconds: svid_life,
+            ca_seconds: ca_life,
             passed: 0,
             booted: 0,
             error: 0,
@@ -219,7 +219,7 @@ impl Life {
     }
 
     fn plan(&self) -> Plan {
-        Plan::Issuer { longest: Duration::from_secs(self.svid_life.max(7 * DAY).min(self.ca_life / 2)) }
+        Plan::Issuer { longest: Duration::from_secs(self.svid_seconds.max(7 * DAY).min(self.ca_seconds / 2)) }
     }
 
     fn withdraw(&mut self) {
@@ -253,7 +253,7 @@ impl Life {
                 self.issuing.renewal.failed(tick, gateway_ca.generation, Failure::Transient, self.dice.die());
                 self.counts.failed += 1;
             } else {
-                let held = certificate(&gateway_ca, tick.wall, self.ca_life);
+                let held = certificate(&gateway_ca, tick.wall, self.ca_seconds);
                 self.issuing.renewal.issued(tick, held, self.dice.die());
                 let generation = (self.counts.restarts << 32) + self.issuing.renewal.generation();
                 self.issuing_ca =
@@ -273,7 +273,7 @@ impl Life {
                 continue;
             }
             identity.tried(self.passed, 60 + extra, "an identity");
-            let held = certificate(&issuing_ca, tick.wall, self.svid_life);
+            let held = certificate(&issuing_ca, tick.wall, self.svid_seconds);
             assert!(held.not_after <= gateway_ca.not_after.max(issuing_ca.not_after));
             identity.renewal.issued(tick, held, self.dice.die());
             self.counts.issued += 1;

@@ -281,7 +281,7 @@ mod tests {
         let mut rests = Vec::new();
         for _ in 0..9 {
             renewal.failed(at(now, 2_000), 1, Failure::Transient, 25);
-            let rest = (0..).find(|rest| renewal.wants(at(now + rest, 2_000), &issuer)).unwrap();
+            let rest = (0..1000).find(|rest| renewal.wants(at(now + rest, 2_000), &issuer)).unwrap();
             rests.push(rest);
             now += rest;
         }

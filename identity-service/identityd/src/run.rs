@@ -107,12 +107,10 @@ fn confined(layout: &Layout, config: Config) -> Result<(), RunError> {
         let daemon = Daemon::open(layout.clone(), config, gateway.map(|user| user.uid)).await?;
         confine::system_calls(&daemon.service.config)?;
         tracing::info!(gateway = %daemon.service.context.target.gateway, "identityd serves");
-        let service = Arc::clone(&daemon.service);
-        tokio::select! {
-            () = daemon.serve() => {}
-            _ = stop.recv() => {}
-        }
-        last_words(&service).await;
+        let stopped = async {
+            stop.recv().await;
+        };
+        daemon.serve_until(stopped).await;
         Ok(())
     })
 }
@@ -158,8 +156,14 @@ impl Daemon {
         Ok(Self { service, control, metrics, refused_callers, gateway_uid })
     }
 
-    /// Serves until the future is dropped.
+    /// Serves until the future is dropped. Nothing is written afterwards: the next run may open the state.
     pub async fn serve(self) {
+        self.serve_until(std::future::pending()).await;
+    }
+
+    /// Serves until `stop` resolves, then says its last words.
+    async fn serve_until(self, stop: impl Future<Output = ()>) {
+        let _closing = Closing(Arc::clone(&self.service));
         let Self { service, control, metrics, refused_callers, gateway_uid } = self;
         tokio::select! {
             () = control::serve(Arc::clone(&service), control, gateway_uid) => {}
@@ -168,7 +172,18 @@ impl Daemon {
             () = sign_heads(&service) => {}
             () = look_after_processes(&service) => {}
             () = write_refused_callers(&service, refused_callers) => {}
+            () = stop => {}
         }
+        last_words(&service).await;
+    }
+}
+
+/// Closes the state when it is dropped: work that a blocking thread still does then comes to nothing.
+struct Closing(Arc<Service>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.close();
     }
 }
 

@@ -138,6 +138,9 @@ impl Service {
 
     fn transact_unnoted(&self, input: Input) -> Result<(Reply, Vec<Effect>), Refusal> {
         let mut audit = self.audit();
+        if audit.is_closed() {
+            return Err(Refusal::new(Reason::Busy, "identityd", "it is stopping"));
+        }
         let before = self.current();
         let mut next = Authority::clone(&before);
         let moment = Moment { wall: UnixTime::now(), random: random()? };
@@ -183,6 +186,11 @@ impl Service {
         if let Err(error) = self.audit().append(now, event) {
             tracing::error!(%error, event = event.kind, subject = event.subject, "the audit log cannot be written");
         }
+    }
+
+    /// Writes nothing more to the state, from any thread. Waits for a decision that is being written.
+    pub fn close(&self) {
+        self.audit().close();
     }
 
     pub fn audit_newest(&self, count: usize) -> Vec<AuditEntry> {

@@ -91,7 +91,7 @@ fn walk<T>(
 
 /// Judges the log in a folder.
 pub fn verify(folder: &Path, verifier: impl Fn() -> Verifier) -> Result<Report, FolderError> {
-    let verifier = walk(folder, verifier, |verifier, name, first, bytes| verifier.file(name, first, bytes))?;
+    let verifier = walk(folder, verifier, Verifier::file)?;
     Ok(verifier.finish()?)
 }
 

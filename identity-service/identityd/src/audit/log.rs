@@ -38,6 +38,7 @@ pub struct Audit {
     /// Entries that are no heads, since the newest that a head covers.
     unsigned: u64,
     signed: u64,
+    closed: bool,
 }
 
 impl Audit {
@@ -74,7 +75,16 @@ impl Audit {
         if let Some((whole, _)) = torn {
             file.truncate(whole).map_err(io_error)?;
         }
-        let mut audit = Self { folder: folder.into(), file_bytes_max, file, chain, newest, unsigned, signed };
+        let mut audit = Self {
+            folder: folder.into(),
+            file_bytes_max,
+            file,
+            chain,
+            newest,
+            unsigned,
+            signed,
+            closed: false,
+        };
         if let Some((_, cut)) = torn {
             let detail = format!("{cut} bytes of an unfinished line");
             audit.append(now, &Event::new("audit.truncated", "audit log", detail))?;
@@ -112,6 +122,9 @@ impl Audit {
         subject: String,
         detail: String,
     ) -> io::Result<()> {
+        if self.closed {
+            return Err(io::Error::other("the log is closed"));
+        }
         if self.file.length() >= self.file_bytes_max {
             self.next_file()?;
         }
@@ -148,6 +161,15 @@ impl Audit {
     /// Entries that no head covers, not counting heads; and the last entry that one covers.
     pub fn signed(&self) -> (u64, u64) {
         (self.unsigned, self.signed)
+    }
+
+    /// Nothing is appended any more.
+    pub fn close(&mut self) {
+        self.closed = true;
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.closed
     }
 
     pub fn folder(&self) -> &Path {

@@ -85,7 +85,8 @@ impl Event {
         if !self.detail.is_empty() {
             self.detail.push_str("; ");
         }
-        self.detail.push_str(&format!("key {key}"));
+        self.detail.push_str("key ");
+        self.detail.push_str(&key.to_string());
         self
     }
 }

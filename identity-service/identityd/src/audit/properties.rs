@@ -11,6 +11,8 @@ use super::folder::files;
 use super::{Audit, Broken, Event, Head, Keys, Report, Verifier, fingerprint, statement};
 
 type Files = Vec<(u64, Vec<u8>)>;
+type Change<'a> = Box<dyn Fn(&mut Files) + 'a>;
+type Heads<'a> = &'a dyn Fn(&mut Audit);
 
 struct Sample {
     key: EcdsaKeyPair,
@@ -79,7 +81,6 @@ fn a_whole_log_is_vouched_for() {
 fn what_is_not_the_log_that_was_signed_is_found() {
     let sample = sample();
     let lines = |file: &[u8]| file.split_inclusive(|b| *b == b'\n').map(<[u8]>::to_vec).collect::<Vec<_>>();
-    type Change<'a> = Box<dyn Fn(&mut Files) + 'a>;
     let drop_line = |file: usize, line: usize| -> Change<'_> {
         Box::new(move |files: &mut Files| {
             let mut kept = lines(&files[file].1);
@@ -131,7 +132,6 @@ fn a_log_that_was_written_anew_lacks_the_key() {
         read(folder.path())
     };
     let put = |audit: &mut Audit, head: Head| audit.append_head(UnixTime(1), &head).unwrap();
-    type Heads<'a> = &'a dyn Fn(&mut Audit);
     let cases: [(&str, &str, Heads<'_>); 7] = [
         ("no head", "nobody vouches", &|_| {}),
         ("a forger's key", "another key", &|audit| {
@@ -161,8 +161,8 @@ fn a_log_that_was_written_anew_lacks_the_key() {
         assert!(broken.problem.contains(problem), "{name}: {broken}");
     }
     // A known head that nobody signed proves nothing against a log either.
-    let forged = sign(&forger, &gateway(), (44, sample.head.hash.clone()), UnixTime(1));
-    assert!(judge(&sample.files, &sample.key, Some(&forged)).is_err());
+    let untrue = sign(&forger, &gateway(), (44, sample.head.hash.clone()), UnixTime(1));
+    assert!(judge(&sample.files, &sample.key, Some(&untrue)).is_err());
 }
 
 proptest! {

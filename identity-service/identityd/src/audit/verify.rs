@@ -132,7 +132,10 @@ impl Verifier {
             // Rotated away; the signature is right all the same.
             None if self.report.first.is_some_and(|first| head.sequence < first) => {}
             None => {
-                return Err(format!("the signed head covers entry {}, which is not before it", head.sequence));
+                return Err(format!(
+                    "the signed head covers entry {}, which is not before it",
+                    head.sequence
+                ));
             }
         }
         self.report.gateway = Some(head.gateway.clone());

@@ -107,16 +107,16 @@ impl Metrics {
     /// Makes a certificate and takes the time.
     pub fn timed<T, E>(&self, kind: Certificate, make: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
         let begun = Instant::now();
-        let made = make();
+        let outcome = make();
         if let Some(issued) =
             Certificate::ALL.iter().position(|one| *one == kind).and_then(|n| self.issued.get(n))
         {
-            match &made {
+            match &outcome {
                 Ok(_) => issued.took.observe(begun.elapsed()),
                 Err(_) => add(&issued.failed),
             }
         }
-        made
+        outcome
     }
 
     /// Asks the keystore and takes the time.
