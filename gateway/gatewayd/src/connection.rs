@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use edgewarden_mqtt::broker::ConnectionId;
 use edgewarden_mqtt::decode::decode;
-use edgewarden_mqtt::packet::PACKET_BYTES_MAX;
+use edgewarden_mqtt::packet::{PACKET_BYTES_MAX, Packet};
 use edgewarden_names::{GatewayName, Reason, Refusal, SpiffeId, UnixTime};
 use edgewarden_policy::Principal;
 use edgewarden_transport::{peer_expiry, peer_id};
@@ -21,11 +21,12 @@ use tokio_rustls::server::TlsStream;
 use crate::audit::Audit;
 use crate::control::Chain;
 use crate::hub::{Accepted, Event, WRITES_MAX, Write};
+use crate::listen::Slot;
 use crate::view::{Door, View};
 
 /// Bytes read from one connection and not yet done with: two packets of the largest size.
 const CREDIT_BYTES: usize = 2 * PACKET_BYTES_MAX;
-/// What the smallest packet counts for, for each takes memory beyond its bytes.
+/// What the smallest packet, and each filter to be judged, counts for: they take memory and time beyond their bytes.
 const PACKET_COST_MIN: usize = 256;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// A module may connect before the word of its start has come here.
@@ -45,7 +46,7 @@ pub(crate) struct Shared {
 }
 
 /// Serves the connection to its end.
-pub(crate) async fn serve(stream: TcpStream, from: SocketAddr, door: Door, mut shared: Shared) {
+pub(crate) async fn serve(stream: TcpStream, from: SocketAddr, door: Door, slot: Slot, mut shared: Shared) {
     if prepare(&stream).is_err() {
         return;
     }
@@ -65,6 +66,7 @@ pub(crate) async fn serve(stream: TcpStream, from: SocketAddr, door: Door, mut s
         Ok(peer) => peer,
         Err(refusal) => return shared.audit.refused(refusal),
     };
+    slot.known();
     // The hub decides; this only gives a module's place time to become known.
     if matches!((&who, door), (Principal::Module(_), Door::Modules)) {
         let known = shared.views.wait_for(|view| view.place(&who, door, from.ip()).is_ok());
@@ -139,7 +141,7 @@ async fn read(
             match decode(buffer.get(taken..).unwrap_or_default(), PACKET_BYTES_MAX) {
                 Ok(Some((packet, cost))) => {
                     taken += cost;
-                    let cost = cost.max(PACKET_COST_MIN);
+                    let cost = cost.max(work(&packet).saturating_mul(PACKET_COST_MIN));
                     let permits = u32::try_from(cost).unwrap_or(u32::MAX);
                     let Ok(permit) = credit.acquire_many(permits).await else {
                         return Event::Lost { connection };
@@ -159,6 +161,14 @@ async fn read(
             Ok(0) | Err(_) => return Event::Lost { connection },
             Ok(_) => {}
         }
+    }
+}
+
+/// How often the policy is asked for this packet.
+fn work(packet: &Packet) -> usize {
+    match packet {
+        Packet::Subscribe(subscribe) => subscribe.filters.len(),
+        _ => 1,
     }
 }
 

@@ -28,7 +28,7 @@ use crate::console::{self, Console};
 use crate::control::{self, Control};
 use crate::enrol::{self, Enrolment};
 use crate::hub::{self, Disk, Hub, Wiring};
-use crate::listen;
+use crate::listen::{self, Slot};
 use crate::sessions::journal::ToJournal;
 use crate::sessions::{self, Requests};
 use crate::status::UpstreamStatus;
@@ -203,21 +203,22 @@ fn serve(layout: &Layout, config: &Config, doors: Doors) -> Result<Daemon, Gatew
     let enrolment = Enrolment { acceptor: open_acceptor, control, audit, tries: Arc::default() };
     let console = Console { events, applied, opening: opening.clone(), journal: loading.clone(), upstream };
     let tcp = |listener| TcpListener::from_std(listener).map_err(GatewaydError::System);
+    let connections_max = listen::connections_max();
     let mut tasks = JoinSet::new();
     for (listener, door) in [(tcp(doors.leaves)?, Door::Leaves), (tcp(doors.modules)?, Door::Modules)] {
         let shared = shared.clone();
-        let serve = move |stream, from| connection::serve(stream, from, door, shared.clone());
+        let serve = move |stream, from, slot| connection::serve(stream, from, door, slot, shared.clone());
         let (identity, mut loading) = (identity.clone(), loading.clone());
         tasks.spawn(async move {
             // When loading fails, clients are let in to be told.
             if loading.wait_for(Option::is_some).await.is_ok() {
-                accept_when_ready(identity, listener, serve).await;
+                accept_when_ready(identity, listener, connections_max, serve).await;
             }
         });
     }
     let enrolment_listener = tcp(doors.enrolment)?;
-    let serve_enrolment = move |stream, from| enrol::serve(stream, from, enrolment.clone());
-    tasks.spawn(accept_when_ready(identity, enrolment_listener, serve_enrolment));
+    let serve_enrolment = move |stream, from, slot| enrol::serve(stream, from, slot, enrolment.clone());
+    tasks.spawn(accept_when_ready(identity, enrolment_listener, connections_max, serve_enrolment));
     let socket = UnixListener::from_std(doors.console).map_err(GatewaydError::System)?;
     tasks.spawn(console::serve(socket, console));
     Ok(Daemon { doors: tasks, background, queue: opening, journal: loading, to_journal: journal })
@@ -227,10 +228,11 @@ fn serve(layout: &Layout, config: &Config, doors: Doors) -> Result<Daemon, Gatew
 async fn accept_when_ready<F: Future<Output = ()> + Send + 'static>(
     identity: Identity,
     listener: TcpListener,
-    serve: impl Fn(TcpStream, SocketAddr) -> F,
+    connections_max: usize,
+    serve: impl Fn(TcpStream, SocketAddr, Slot) -> F,
 ) {
     if identity.ready().await.is_ok() {
-        listen::accept(listener, serve).await;
+        listen::accept(listener, connections_max, serve).await;
     }
 }
 

@@ -24,6 +24,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::audit::Audit;
 use crate::control::{Chain, Control};
+use crate::listen::{Slot, source};
 
 /// From the first byte of the handshake to the last of the answer.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -65,7 +66,8 @@ impl Tries {
     }
 }
 
-pub(crate) async fn serve(stream: TcpStream, from: SocketAddr, enrolment: Enrolment) {
+/// Its peer is a stranger to the end: `slot` is given up when others need it.
+pub(crate) async fn serve(stream: TcpStream, from: SocketAddr, slot: Slot, enrolment: Enrolment) {
     let exchange = async {
         let stream = match enrolment.acceptor.accept(stream).await {
             Ok(stream) => stream,
@@ -90,6 +92,7 @@ pub(crate) async fn serve(stream: TcpStream, from: SocketAddr, enrolment: Enrolm
         }
     };
     drop(tokio::time::timeout(DEADLINE, exchange).await);
+    drop(slot);
 }
 
 async fn answer(
@@ -119,7 +122,7 @@ async fn issue(
             format_args!("only POST {ENROL_PATH} is served here"),
         ));
     }
-    if !enrolment.tries.take(from, Instant::now()) {
+    if !enrolment.tries.take(source(from), Instant::now()) {
         return Err(Refusal::new(Reason::Busy, from, "there are too many tries from this address"));
     }
     let too_large =

@@ -1,23 +1,59 @@
 //! Listening sockets, and how many connections they may bring.
+//!
+//! Anybody on the network may connect; only who proves to be somebody stays. Strangers have places of their own, and
+//! when those are taken the stranger that has been there longest makes room: who says nothing keeps nobody out.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket, sockopt,
 };
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::AbortHandle;
 
 /// Connections of all kinds of one listener.
-pub(crate) const CONNECTIONS_MAX: usize = 2048;
+const CONNECTIONS_MAX: usize = 2048;
+/// Of them, connections of strangers.
+const STRANGERS_MAX: usize = 512;
 /// Connections from one address: a site behind one router still fits, one device cannot take all.
 const CONNECTIONS_PER_SOURCE_MAX: usize = 256;
+const LISTENERS: usize = 3;
+/// Descriptors for everything but clients: without them nothing could be put on disk or be asked of `identityd`.
+const DESCRIPTORS_KEPT: usize = 512;
+
+/// Sees to it that clients cannot take the last descriptor. Returns how many connections a listener may have.
+pub(crate) fn connections_max() -> usize {
+    let wanted = u64::try_from(LISTENERS * CONNECTIONS_MAX + DESCRIPTORS_KEPT).unwrap_or(u64::MAX);
+    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, hard)| {
+        let raised = wanted.clamp(soft, hard.max(soft));
+        if raised == soft || setrlimit(Resource::RLIMIT_NOFILE, raised, hard).is_ok() { raised } else { soft }
+    });
+    share(usize::try_from(limit).unwrap_or(usize::MAX))
+}
+
+fn share(descriptors: usize) -> usize {
+    let kept = DESCRIPTORS_KEPT.min(descriptors / 2);
+    (descriptors.saturating_sub(kept) / LISTENERS).clamp(1, CONNECTIONS_MAX)
+}
+
+/// What one client can have only one of: an address, or the network that IPv6 gives to one line.
+pub(crate) fn source(from: IpAddr) -> IpAddr {
+    match from.to_canonical() {
+        IpAddr::V6(address) => {
+            let network = address.to_bits() & !u128::from(u64::MAX);
+            Ipv6Addr::from_bits(network).into()
+        }
+        address @ IpAddr::V4(_) => address,
+    }
+}
 
 /// Binds and listens. The address need not exist yet (`IP_FREEBIND`): the modules' network comes up after us.
 pub(crate) fn open(address: SocketAddr) -> io::Result<std::net::TcpListener> {
@@ -33,20 +69,41 @@ pub(crate) fn open(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
+/// A listener's connections.
+#[derive(Debug, Default)]
+struct Places {
+    sources: HashMap<IpAddr, usize>,
+    /// Oldest first.
+    strangers: BTreeMap<u64, AbortHandle>,
+}
+
 /// A place among the connections; given back when dropped.
 pub(crate) struct Slot {
+    number: u64,
     from: IpAddr,
-    sources: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    places: Arc<Mutex<Places>>,
     _permit: OwnedSemaphorePermit,
+}
+
+fn lock(places: &Mutex<Places>) -> MutexGuard<'_, Places> {
+    places.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Slot {
+    /// The peer is no stranger any more: it keeps its place.
+    pub(crate) fn known(&self) {
+        lock(&self.places).strangers.remove(&self.number);
+    }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = sources.get_mut(&self.from) {
+        let mut places = lock(&self.places);
+        places.strangers.remove(&self.number);
+        if let Some(count) = places.sources.get_mut(&self.from) {
             *count = count.saturating_sub(1);
             if *count == 0 {
-                sources.remove(&self.from);
+                places.sources.remove(&self.from);
             }
         }
     }
@@ -55,11 +112,14 @@ impl Drop for Slot {
 /// Takes connections and gives each to a task of `serve`, for as long as the future lives.
 pub(crate) async fn accept<F: Future<Output = ()> + Send + 'static>(
     listener: TcpListener,
-    serve: impl Fn(TcpStream, SocketAddr) -> F,
+    connections_max: usize,
+    serve: impl Fn(TcpStream, SocketAddr, Slot) -> F,
 ) {
-    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let sources = Arc::new(Mutex::new(HashMap::<IpAddr, usize>::new()));
+    let slots = Arc::new(Semaphore::new(connections_max));
+    let strangers_max = STRANGERS_MAX.min(connections_max.div_ceil(2));
+    let places = Arc::new(Mutex::new(Places::default()));
     let mut tasks = tokio::task::JoinSet::new();
+    let mut number = 0u64;
     loop {
         // Ended tasks are collected as we go; those that live end with us.
         while tasks.try_join_next().is_some() {}
@@ -73,19 +133,44 @@ pub(crate) async fn accept<F: Future<Output = ()> + Send + 'static>(
                 continue;
             }
         };
-        {
-            let mut sources = sources.lock().unwrap_or_else(PoisonError::into_inner);
-            let count = sources.entry(from.ip()).or_default();
-            if *count >= CONNECTIONS_PER_SOURCE_MAX {
-                continue;
-            }
-            *count += 1;
+        number = number.wrapping_add(1);
+        let source = source(from.ip());
+        // Held until the task is among the strangers, so that it cannot have become known before.
+        let mut held = lock(&places);
+        let count = held.sources.entry(source).or_default();
+        if *count >= CONNECTIONS_PER_SOURCE_MAX {
+            continue;
         }
-        let slot = Slot { from: from.ip(), sources: Arc::clone(&sources), _permit: permit };
-        let serving = serve(stream, from);
-        tasks.spawn(async move {
-            serving.await;
-            drop(slot);
-        });
+        *count += 1;
+        let slot = Slot { number, from: source, places: Arc::clone(&places), _permit: permit };
+        let task = tasks.spawn(serve(stream, from, slot));
+        held.strangers.insert(number, task);
+        let oldest = if held.strangers.len() > strangers_max { held.strangers.pop_first() } else { None };
+        drop(held);
+        if let Some((_, oldest)) = oldest {
+            oldest.abort();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_never_take_the_last_descriptors() {
+        for (descriptors, expected) in [(1 << 20, 2048), (8192, 2048), (4096, 1194), (1024, 170), (3, 1)] {
+            assert_eq!(share(descriptors), expected, "{descriptors}");
+        }
+    }
+
+    #[test]
+    fn a_line_is_one_source() {
+        let source = |text: &str| source(text.parse().unwrap_or(IpAddr::from([0, 0, 0, 0]))).to_string();
+        assert_eq!(source("192.0.2.7"), "192.0.2.7");
+        assert_eq!(source("::ffff:192.0.2.7"), "192.0.2.7");
+        assert_eq!(source("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
+        assert_eq!(source("2001:db8:1:2:ffff::1"), source("2001:db8:1:2::"));
+        assert_ne!(source("2001:db8:1:3::1"), source("2001:db8:1:2::1"));
     }
 }

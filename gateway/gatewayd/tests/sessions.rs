@@ -64,9 +64,9 @@ async fn publish_acknowledged(site: &Site, numbers: std::ops::Range<u16>) {
     }
 }
 
-async fn analytics(site: &Site, clean: bool, expected: &Option<Packet>) -> Client {
+async fn analytics(site: &Site, clean: bool, expected: Option<&Packet>) -> Client {
     let mut client = site.module_tls("analytics", 1).await.unwrap();
-    assert_eq!(client.connect("analytics", clean).await, *expected);
+    assert_eq!(client.connect("analytics", clean).await.as_ref(), expected);
     client
 }
 
@@ -95,7 +95,7 @@ async fn what_waits_for_a_receiver_that_is_away_survives_a_kill() {
     site.kill();
     site.spawn().await;
     publish_acknowledged(&site, 51..61).await;
-    let mut client = analytics(&site, false, &RESUMED).await;
+    let mut client = analytics(&site, false, RESUMED.as_ref()).await;
     for n in 1..61 {
         assert_eq!(take(&mut client).await, (n, n < 51), "in order; DUP for what may have been sent before");
     }
@@ -107,7 +107,7 @@ async fn what_waits_for_a_receiver_that_is_away_survives_a_kill() {
     assert!(client.is_open().await);
     assert!(site.terminate());
     site.spawn().await;
-    let mut client = analytics(&site, false, &RESUMED).await;
+    let mut client = analytics(&site, false, RESUMED.as_ref()).await;
     assert!(client.is_open().await, "no message before the answer to the ping");
     assert_eq!(site.status().await.journal.unwrap().messages, 0);
 }
@@ -163,7 +163,8 @@ async fn nothing_acknowledged_is_lost_by_thirty_kills() {
     for round in 0..30u64 {
         let publisher = site.leaf("sensor-1").await;
         // Every third time nobody is there to receive, before and during the kill.
-        let receiver = if round % 3 == 2 { None } else { Some(analytics(&site, false, &RESUMED).await) };
+        let reader =
+            if round % 3 == 2 { None } else { Some(analytics(&site, false, RESUMED.as_ref()).await) };
         let random =
             std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().subsec_nanos();
         let moment = Duration::from_micros(u64::from(random) % 60_000 + round);
@@ -171,14 +172,14 @@ async fn nothing_acknowledged_is_lost_by_thirty_kills() {
             tokio::time::sleep(moment).await;
             site.kill();
         };
-        tokio::join!(sensor.until_lost(publisher), receive_until_lost(receiver, &mut received), kill);
+        tokio::join!(sensor.until_lost(publisher), receive_until_lost(reader, &mut received), kill);
         site.spawn().await;
     }
     // All that waits, until one that is published last.
     let mut sensor_again = site.leaf("sensor-1").await;
     sensor_again.publish(TOPIC, &u16::MAX.to_be_bytes(), Some(1)).await;
     assert_eq!(sensor_again.next().await, Some(puback(1)));
-    let mut client = analytics(&site, false, &RESUMED).await;
+    let mut client = analytics(&site, false, RESUMED.as_ref()).await;
     while received.last() != Some(&u16::MAX) {
         received.push(take(&mut client).await.0);
     }
@@ -199,12 +200,12 @@ async fn subscriptions_are_on_disk_when_they_are_acknowledged() {
     let mut site = site().await;
     for round in 0..5 {
         let expected = if round == 0 { NEW } else { RESUMED };
-        let mut client = analytics(&site, false, &expected).await;
+        let mut client = analytics(&site, false, expected.as_ref()).await;
         assert!(client.subscribe("leaf/+/glucose").await.is_some());
         site.kill();
         site.spawn().await;
         publish_acknowledged(&site, 1..2).await;
-        let mut client = analytics(&site, false, &RESUMED).await;
+        let mut client = analytics(&site, false, RESUMED.as_ref()).await;
         assert_eq!(take(&mut client).await.0, 1);
         site.until("written down", |status| status.journal.as_ref().is_some_and(|j| j.messages == 0)).await;
         let filters = vec![TopicFilter::parse("leaf/+/glucose").unwrap()];
@@ -221,13 +222,13 @@ async fn subscriptions_are_on_disk_when_they_are_acknowledged() {
 async fn a_clean_session_ends_the_one_before_it_for_good() {
     let mut site = subscribed().await;
     publish_acknowledged(&site, 1..11).await;
-    let mut client = analytics(&site, true, &NEW).await;
+    let mut client = analytics(&site, true, NEW.as_ref()).await;
     assert!(client.is_open().await, "nothing of the old session comes");
     site.kill();
     assert!(!document(&site, "module.analytics").exists());
     site.spawn().await;
     // Nor in a new persistent one.
-    let mut client = analytics(&site, false, &NEW).await;
+    let mut client = analytics(&site, false, NEW.as_ref()).await;
     assert!(client.is_open().await);
     away(client).await;
     publish_acknowledged(&site, 1..2).await;
@@ -258,7 +259,7 @@ async fn a_session_ends_when_the_policy_no_longer_has_its_client_and_not_before(
     site.identityd.enforced(Epoch(3)).await;
     site.kill();
     site.spawn().await;
-    let mut client = analytics(&site, false, &NEW).await;
+    let mut client = analytics(&site, false, NEW.as_ref()).await;
     assert!(client.is_open().await);
 }
 
@@ -273,7 +274,7 @@ async fn a_message_that_may_no_longer_be_received_is_not_there_after_a_restart_e
     assert!(site.terminate());
     site.identityd.enforce(POLICY, 3);
     site.spawn().await;
-    let mut client = analytics(&site, false, &RESUMED).await;
+    let mut client = analytics(&site, false, RESUMED.as_ref()).await;
     assert!(client.is_open().await);
 }
 
@@ -300,11 +301,11 @@ async fn a_damaged_session_is_told_and_put_aside_and_the_others_go_on() {
     site.spawn().await;
     let mut sensor = site.leaf_tls("sensor-2").await.unwrap();
     assert_eq!(sensor.connect("sensor-2", false).await, RESUMED);
-    let mut client = analytics(&site, false, &NEW).await;
+    let mut client = analytics(&site, false, NEW.as_ref()).await;
     take_all(&mut client, 1..4).await;
     assert!(client.subscribe("leaf/+/glucose").await.is_some());
     away(client).await;
-    let mut client = analytics(&site, false, &RESUMED).await;
+    let mut client = analytics(&site, false, RESUMED.as_ref()).await;
     assert!(client.is_open().await);
     assert!(document(&site, "module.analytics.damaged").exists());
 }
@@ -336,7 +337,7 @@ async fn a_damaged_journal_lets_nobody_in_and_names_the_file() {
     site.kill();
     std::fs::rename(&folder, folder.with_extension("away")).unwrap();
     site.spawn().await;
-    let mut client = analytics(&site, false, &RESUMED).await;
+    let mut client = analytics(&site, false, RESUMED.as_ref()).await;
     publish_acknowledged(&site, 9..10).await;
     assert_eq!(take(&mut client).await.0, 9);
 }
@@ -346,7 +347,7 @@ async fn a_damaged_journal_lets_nobody_in_and_names_the_file() {
 async fn a_full_session_holds_its_publisher_back() {
     let mut site = subscribed().await;
     let mut sensor = site.leaf("sensor-1").await;
-    let payload = |n: u16| [&n.to_be_bytes()[..], &[0; 200_000]].concat();
+    let payload = |n: u16| [&n.to_be_bytes()[..], &vec![0; 200_000]].concat();
     let mut acknowledged = 0;
     // Two may be under way: one of them waits for the session.
     sensor.publish(TOPIC, &payload(1), Some(1)).await;
@@ -362,7 +363,7 @@ async fn a_full_session_holds_its_publisher_back() {
     assert_eq!(held, u64::from(acknowledged));
     site.kill();
     site.spawn().await;
-    let mut client = analytics(&site, false, &RESUMED).await;
+    let mut client = analytics(&site, false, RESUMED.as_ref()).await;
     take_all(&mut client, 1..acknowledged + 1).await;
     // There is room again.
     site.until("room", |status| status.waiting_messages == 0).await;
@@ -375,7 +376,7 @@ async fn a_full_disk_acknowledges_nothing_and_heals() {
     site.identityd.run(&[("analytics", 1, site.address(1))]);
     site.disk_bytes = Some(1 << 20);
     site.spawn().await;
-    let mut client = analytics(&site, false, &NEW).await;
+    let mut client = analytics(&site, false, NEW.as_ref()).await;
     assert!(client.subscribe("leaf/+/glucose").await.is_some());
     away(client).await;
     let payload = |n: u16, bytes: usize| [&n.to_be_bytes()[..], &vec![0; bytes]].concat();
@@ -402,7 +403,7 @@ async fn a_full_disk_acknowledges_nothing_and_heals() {
     let mut other = site.leaf_tls("sensor-2").await.unwrap();
     assert_eq!(other.connect("sensor-2", false).await, None);
     // Reading makes room.
-    let mut client = analytics(&site, false, &RESUMED).await;
+    let mut client = analytics(&site, false, RESUMED.as_ref()).await;
     // What was never acknowledged may come as well.
     let mut got = Vec::new();
     while got.last() != acknowledged.last() {
@@ -443,7 +444,7 @@ async fn retained_messages_survive_and_only_their_owner_sets_them() {
     let on_disk = std::fs::read(document(&site, "retained")).unwrap();
     assert!(!on_disk.windows(4).any(|window| window == b"leaf"), "sealed");
     site.spawn().await;
-    let mut client = analytics(&site, false, &NEW).await;
+    let mut client = analytics(&site, false, NEW.as_ref()).await;
     client.subscribe("leaf/+/glucose").await;
     let Some(Packet::Publish(message)) = client.next().await else { panic!("no message") };
     assert!(message.retain && message.payload[..] == *b"\x00\x07");
@@ -451,7 +452,7 @@ async fn retained_messages_survive_and_only_their_owner_sets_them() {
     site.until("in the journal", |status| status.journal.as_ref().is_some_and(|j| j.messages > 0)).await;
     site.kill();
     site.spawn().await;
-    let mut client = analytics(&site, false, &RESUMED).await;
+    let mut client = analytics(&site, false, RESUMED.as_ref()).await;
     assert_eq!(take(&mut client).await, (7, true));
     // Removed for good by who may.
     let mut sensor = site.leaf("sensor-1").await;
@@ -479,6 +480,6 @@ async fn another_certificate_cannot_take_a_session_over() {
     let elsewhere = identity(site.svid(&module("analytics")), &site.root);
     let mut elsewhere = Client::open(site.module_door(), site.address(2), &elsewhere).await.unwrap();
     assert_eq!(elsewhere.connect("analytics", true).await, None);
-    let mut client = analytics(&site, false, &RESUMED).await;
+    let mut client = analytics(&site, false, RESUMED.as_ref()).await;
     take_all(&mut client, 1..3).await;
 }

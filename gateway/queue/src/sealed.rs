@@ -62,16 +62,16 @@ mod tests {
     fn a_document_opens_whole_under_its_own_name_and_key_only() {
         let sealer = Sealer::new(Zeroizing::new([1; 32]));
         let path = Path::new("x");
-        let sealed = sealer.seal("a", b"secret").unwrap();
-        assert_eq!(sealed.len(), OVERHEAD_BYTES + 6);
-        assert_eq!(sealer.open("a", path, &sealed).unwrap(), b"secret");
-        assert!(!sealed.windows(6).any(|window| window == b"secret"));
-        assert_ne!(sealer.seal("a", b"secret").unwrap(), sealed);
-        assert!(sealer.open("b", path, &sealed).is_err());
-        assert!(Sealer::new(Zeroizing::new([2; 32])).open("a", path, &sealed).is_err());
-        for at in 0..sealed.len() {
-            assert!(sealer.open("a", path, &sealed[..at]).is_err(), "cut at {at}");
-            let mut changed = sealed.clone();
+        let bytes = sealer.seal("a", b"secret").unwrap();
+        assert_eq!(bytes.len(), OVERHEAD_BYTES + 6);
+        assert_eq!(sealer.open("a", path, &bytes).unwrap(), b"secret");
+        assert!(!bytes.windows(6).any(|window| window == b"secret"));
+        assert_ne!(sealer.seal("a", b"secret").unwrap(), bytes);
+        assert!(sealer.open("b", path, &bytes).is_err());
+        assert!(Sealer::new(Zeroizing::new([2; 32])).open("a", path, &bytes).is_err());
+        for at in 0..bytes.len() {
+            assert!(sealer.open("a", path, &bytes[..at]).is_err(), "cut at {at}");
+            let mut changed = bytes.clone();
             changed[at] ^= 1;
             assert!(sealer.open("a", path, &changed).is_err(), "changed at {at}");
         }

@@ -32,8 +32,8 @@ use documents::{DocumentError, Documents, ToWrite};
 use index::Index;
 use journal::ToJournal;
 
-/// Several times what the broker holds in memory for all sessions together.
-const JOURNAL_BYTES_MAX: u64 = 128 * 1024 * 1024;
+/// Cleaning keeps it below an eighth of this and twice what the broker holds for all sessions together: 64 MiB.
+const JOURNAL_BYTES_MAX: u64 = 192 * 1024 * 1024;
 const RETRY: Duration = Duration::from_secs(10);
 
 #[derive(Debug, thiserror::Error)]

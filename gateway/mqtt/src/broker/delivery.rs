@@ -179,7 +179,9 @@ impl<A: Authority> Broker<A> {
     fn enqueue(&mut self, client: &A::Client, message: &Arc<Message<A::Client>>, retain: bool) -> bool {
         let Some(session) = self.sessions.get_mut(client) else { return true };
         let total = self.waiting_bytes.saturating_add(message.cost());
-        if !session.has_room(1, message.cost(), &self.limits) || total > self.limits.waiting_bytes_max {
+        let kept = session.bytes().saturating_add(message.cost()) <= self.limits.session_bytes_kept;
+        let crowded = total > self.limits.waiting_bytes_max && !kept;
+        if crowded || !session.has_room(1, message.cost(), &self.limits) {
             return false;
         }
         self.waiting_bytes = total;

@@ -164,7 +164,7 @@ impl<A: Authority> Broker<A> {
     ) {
         let Some(writing) = self.documents.get_mut(client) else { return };
         writing.under_way = false;
-        let waiting = self.sessions.get(client).and_then(|session| session.connection);
+        let holder = self.sessions.get(client).and_then(|session| session.connection);
         match outcome {
             Ok(()) => {
                 writing.written = writing.written.max(version);
@@ -174,14 +174,14 @@ impl<A: Authority> Broker<A> {
                 } else {
                     self.write_document(client);
                 }
-                if let Some(id) = waiting {
+                if let Some(id) = holder {
                     self.release(id, written);
                 }
             }
             Err(refusal) => {
                 self.refuse(refusal);
                 let held = |id: &ConnectionId| self.connections.get(id).is_some_and(|c| c.hold.is_some());
-                if let Some(id) = waiting.filter(held) {
+                if let Some(id) = holder.filter(held) {
                     self.close(id, false);
                 }
             }

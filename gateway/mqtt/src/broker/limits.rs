@@ -16,6 +16,8 @@ pub struct Limits {
     pub session_bytes_max: usize,
     /// Over all sessions.
     pub waiting_bytes_max: usize,
+    /// What a session may hold whatever the others hold, so that those that are full starve none.
+    pub session_bytes_kept: usize,
     pub retained_messages_max: usize,
     pub retained_bytes_max: usize,
     /// Bytes that wait to be written to one connection.
@@ -36,6 +38,7 @@ impl Default for Limits {
             session_messages_max: 10_000,
             session_bytes_max: 4 * 1024 * 1024,
             waiting_bytes_max: 32 * 1024 * 1024,
+            session_bytes_kept: 16 * 1024,
             retained_messages_max: 256,
             retained_bytes_max: 256 * 1024,
             output_bytes_max: 1024 * 1024,

@@ -147,9 +147,8 @@ impl Bench {
             }
         }
         let disk = &self.disk;
-        if !disk.by_hand
-            && !(disk.documents.is_empty() && disk.journal.is_empty() && disk.retained.is_empty())
-        {
+        let nothing = disk.documents.is_empty() && disk.journal.is_empty() && disk.retained.is_empty();
+        if !disk.by_hand && !nothing {
             self.write(&Ok(()));
         }
     }
