@@ -164,6 +164,49 @@ mod tests {
         }
     }
 
+    /// Nobody ever ends by itself here: only who makes room lets the last one in.
+    #[tokio::test]
+    async fn the_oldest_stranger_makes_room_and_the_known_stay() -> io::Result<()> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let (served, mut serving) = tokio::sync::mpsc::unbounded_channel();
+        let accepting = tokio::spawn(accept(listener, 8, move |stream, from, slot| {
+            let served = served.clone();
+            async move {
+                if from.ip() == IpAddr::from([127, 7, 0, 1]) {
+                    slot.known();
+                }
+                served.send(from).ok();
+                std::future::pending::<()>().await;
+                drop((stream, slot));
+            }
+        }));
+        let mut streams = Vec::new();
+        for n in 1..=20 {
+            let socket = tokio::net::TcpSocket::new_v4()?;
+            socket.bind(([127, 7, 0, n], 0).into())?;
+            streams.push(socket.connect(address).await?);
+            let from = tokio::time::timeout(Duration::from_secs(30), serving.recv()).await?;
+            assert_eq!(from.map(|from| from.ip()), Some(IpAddr::from([127, 7, 0, n])));
+        }
+        for (n, stream) in (1..).zip(&mut streams) {
+            let kept = n == 1 || n > 16;
+            if !kept {
+                let mut end = [0];
+                let read = tokio::io::AsyncReadExt::read(stream, &mut end).await;
+                assert!(matches!(read, Ok(0) | Err(_)), "{n}");
+            }
+        }
+        let mut nothing = [0];
+        for n in [0, 16, 19] {
+            let read = streams.get(n).map(|stream| stream.try_read(&mut nothing));
+            let open = matches!(read, Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock);
+            assert!(open, "{n}");
+        }
+        accepting.abort();
+        Ok(())
+    }
+
     #[test]
     fn a_line_is_one_source() {
         let source = |text: &str| source(text.parse().unwrap_or(IpAddr::from([0, 0, 0, 0]))).to_string();

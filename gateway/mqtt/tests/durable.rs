@@ -1,0 +1,292 @@
+//! What the broker wants on disk, and what it holds back until it is there.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::unreachable,
+    clippy::cast_possible_truncation,
+    reason = "a test fails by panicking"
+)]
+
+mod common;
+
+use std::sync::Arc;
+
+use common::*;
+use edgewarden_mqtt::broker::durable::{Document, Saved};
+use edgewarden_mqtt::broker::*;
+use edgewarden_mqtt::packet::*;
+use edgewarden_mqtt::topic::{TopicFilter, TopicName};
+use edgewarden_names::{Reason, Refusal};
+
+const RESUMED: Packet = Packet::ConnAck { session_present: true, code: ConnectCode::Accepted };
+
+fn no_disk() -> Result<(), Refusal> {
+    Err(Refusal::new(Reason::Internal, "disk", "no"))
+}
+
+fn filter(text: &str) -> TopicFilter {
+    TopicFilter::parse(text).unwrap()
+}
+
+/// [`pair`] with a disk that is written by hand from now on.
+fn by_hand() -> Bench {
+    let mut bench = pair(Rules::default(), Limits::default());
+    bench.disk.by_hand = true;
+    bench
+}
+
+fn saved(number: u64, receivers: &[&'static str], payload: &[u8]) -> Saved<&'static str> {
+    Saved {
+        number,
+        receivers: receivers.to_vec(),
+        from: "p",
+        topic: TopicName::parse("t/a").unwrap(),
+        payload: Arc::from(payload),
+        retain: false,
+    }
+}
+
+#[test]
+fn nobody_is_let_in_before_the_sessions_are_loaded() {
+    let mut broker = Broker::new(Rules::default(), Limits::default());
+    for (why, reason) in [(None, Reason::Busy), (Some(Reason::Internal), Reason::Internal)] {
+        if let Some(reason) = why {
+            broker.set_unavailable(Refusal::new(reason, "sessions", "damaged"));
+        }
+        broker.accept(ConnectionId(1), "a", std::time::Duration::ZERO);
+        broker.receive(ConnectionId(1), hello("a", true), 1, std::time::Duration::ZERO);
+        let actions = broker.take_actions();
+        let refused = |action: &Action<_>| matches!(action, Action::Refused(r) if r.reason == reason);
+        assert!(actions.iter().any(refused), "{actions:?}");
+        assert!(actions.iter().any(|action| matches!(action, Action::Close { .. })));
+    }
+}
+
+#[test]
+fn an_answer_waits_for_the_document_and_what_follows_waits_behind_it() {
+    let mut bench = Bench::new(Rules::default(), Limits::default());
+    bench.disk.by_hand = true;
+    bench.accept("s");
+    bench.send("s", hello("s", false));
+    bench.send("s", Packet::PingReq);
+    assert_eq!(bench.got("s"), [], "no CONNACK before the session is on disk");
+    bench.write(&Ok(()));
+    assert_eq!(bench.got("s"), [ACCEPTED, Packet::PingResp]);
+
+    bench.send(
+        "s",
+        Packet::Subscribe(Subscribe { id: id(1), filters: vec![(filter("t/#"), Qos::AtLeastOnce)] }),
+    );
+    assert_eq!(bench.got("s"), []);
+    let (_, _, document) = bench.disk.documents[0].clone();
+    assert_eq!(document.unwrap().subscriptions, [(filter("t/#"), Qos::AtLeastOnce)]);
+    // A hundred more while that is written: one more document, not a hundred.
+    for n in 2..102 {
+        let filters = vec![(filter(&format!("x/{n}")), Qos::AtMostOnce)];
+        bench.send("s", Packet::Subscribe(Subscribe { id: id(n), filters }));
+    }
+    assert_eq!(bench.disk.documents.len(), 1);
+    bench.write(&Ok(()));
+    assert_eq!(bench.disk.documents.len(), 1);
+    bench.write(&Ok(()));
+    assert_eq!(bench.got("s").len(), 101);
+    // The same again changes nothing and waits for nothing.
+    bench.send(
+        "s",
+        Packet::Subscribe(Subscribe { id: id(1), filters: vec![(filter("t/#"), Qos::AtLeastOnce)] }),
+    );
+    assert_eq!((bench.got("s").len(), bench.disk.documents.len()), (1, 0));
+    let filters = vec![filter("t/#")];
+    bench.send("s", Packet::Unsubscribe(Unsubscribe { id: id(9), filters }));
+    assert_eq!(bench.got("s"), []);
+    bench.write(&Ok(()));
+    assert_eq!(bench.got("s"), [Packet::UnsubAck(id(9))]);
+}
+
+#[test]
+fn a_document_that_cannot_be_written_is_promised_to_nobody() {
+    let mut bench = Bench::new(Rules::default(), Limits::default());
+    bench.disk.by_hand = true;
+    bench.accept("s");
+    bench.send("s", hello("s", false));
+    bench.write(&no_disk());
+    assert_eq!(bench.closed, [(ConnectionId(1), vec![])]);
+    assert_eq!(bench.refusals, [Reason::Internal]);
+    // It is still not on disk, whatever is in memory.
+    bench.accept("s");
+    bench.send("s", hello("s", false));
+    assert_eq!(bench.got("s"), []);
+    bench.write(&Ok(()));
+    assert_eq!(bench.got("s").len(), 1);
+    // One that nobody waits for is tried again by the clock.
+    bench.subscribe("s", "t/#", Qos::AtLeastOnce);
+    bench.lose("s");
+    bench.write(&no_disk());
+    assert_eq!(bench.disk.documents.len(), 0);
+    bench.broker.tick(bench.now);
+    bench.act();
+    assert_eq!(bench.disk.documents.len(), 1);
+}
+
+#[test]
+fn the_puback_comes_from_the_disk_or_from_all_receivers_whichever_is_first() {
+    let mut bench = by_hand();
+    bench.send("p", message("t/a", b"1", Some(1)));
+    assert_eq!(bench.got("p"), []);
+    assert_eq!(bench.got("s"), [message("t/a", b"1", Some(1))], "delivered at once");
+    bench.send("s", Packet::PubAck(id(1)));
+    assert_eq!(bench.got("p"), [Packet::PubAck(id(1))], "the receiver was faster");
+    bench.write(&no_disk());
+    assert!(bench.is_open("p"), "it has arrived: the disk is not needed");
+    bench.send("p", message("t/a", b"2", Some(2)));
+    bench.write(&Ok(()));
+    assert_eq!(bench.got("p"), [Packet::PubAck(id(2))], "the disk was faster");
+    assert_eq!(bench.got("s"), [message("t/a", b"2", Some(2))]);
+    bench.send("s", Packet::PubAck(id(2)));
+    assert_eq!(bench.disk.settled.len(), 2);
+    assert_eq!(bench.got("p"), []);
+    // Two receivers, one of them away.
+    bench.disk.by_hand = false;
+    bench.connect("r", false);
+    bench.subscribe("r", "t/#", Qos::AtLeastOnce);
+    bench.lose("r");
+    bench.disk.by_hand = true;
+    bench.send("p", message("t/a", b"3", Some(3)));
+    assert_eq!(bench.disk.journal.len(), 1, "one record for both");
+    assert_eq!(bench.disk.journal[0].receivers, ["r", "s"]);
+    bench.got("s");
+    bench.send("s", Packet::PubAck(id(3)));
+    assert_eq!(bench.got("p"), []);
+    bench.write(&no_disk());
+    assert!(!bench.is_open("p"), "not on disk, and one has not got it");
+}
+
+#[test]
+fn clean_sessions_and_qos_0_need_no_disk() {
+    let mut bench = by_hand();
+    bench.connect("c", true);
+    bench.subscribe("c", "c/#", Qos::AtLeastOnce);
+    bench.send("p", message("c/x", b"1", Some(1)));
+    bench.send("p", message("t/a", b"0", None));
+    assert_eq!(bench.got("p"), [Packet::PubAck(id(1))]);
+    assert!(bench.disk.journal.is_empty() && bench.disk.documents.is_empty());
+}
+
+#[test]
+fn what_was_saved_comes_back_in_order_with_dup() {
+    let document = Document { since: 1, lost: false, subscriptions: vec![(filter("t/#"), Qos::AtLeastOnce)] };
+    let lost = Document { lost: true, ..Document::default() };
+    let sessions = vec![("s", document), ("l", lost)];
+    let messages = vec![saved(9, &["s"], b"9"), saved(7, &["l", "s", "gone"], b"7")];
+    let mut bench = Bench::restored(Rules::default(), Limits::default(), sessions, messages, Vec::new());
+    assert_eq!(bench.broker.counts().waiting_messages, 3);
+    let got = bench.connect("s", false);
+    let again = |payload, n| publish("t/a", payload, Some(n), true, false);
+    assert_eq!(got, [RESUMED, again(b"7", 1), again(b"9", 2)]);
+    bench.send("s", Packet::PubAck(id(1)));
+    assert_eq!(bench.disk.settled, [("s", 7)]);
+    bench.connect("p", true);
+    bench.disk.by_hand = true;
+    bench.send("p", message("t/a", b"x", Some(1)));
+    assert!(bench.disk.journal[0].number > 100, "above all that were given out before");
+    bench.write(&Ok(()));
+    bench.disk.by_hand = false;
+    // Its subscriptions are gone: it is told, until it has subscribed.
+    for _ in 0..2 {
+        assert_eq!(bench.connect("l", false), [ACCEPTED, again(b"7", 1)]);
+    }
+    bench.subscribe("l", "t/#", Qos::AtLeastOnce);
+    assert_eq!(bench.connect("l", false)[0], RESUMED);
+}
+
+#[test]
+fn a_session_that_ends_is_forgotten_on_disk_before_anybody_is_told() {
+    let mut bench = by_hand();
+    bench.lose("s");
+    bench.send("p", message("t/a", b"1", Some(1)));
+    assert_eq!(bench.got("p"), []);
+    bench.accept("s");
+    bench.send("s", hello("s", true));
+    assert_eq!(bench.got("s"), []);
+    assert_eq!(bench.got("p"), [Packet::PubAck(id(1))], "nobody is left to wait for");
+    assert_eq!(bench.disk.forgotten, ["s"]);
+    assert_eq!(bench.disk.documents[0].2, None);
+    bench.write(&Ok(()));
+    assert_eq!(bench.got("s"), [ACCEPTED]);
+    assert_eq!(bench.broker.counts().waiting_bytes, 0);
+}
+
+#[test]
+fn only_a_policy_that_says_so_ends_a_session() {
+    let mut bench = by_hand();
+    bench.lose("s");
+    bench.send("p", message("t/a", b"1", Some(1)));
+    bench.write(&Ok(()));
+    // Nothing is known, so everything is denied: nothing is lost by it.
+    let undecided =
+        Rules::default().deny("decide").deny("s subscribe t/#").deny("s receive t/a").deny("s stay");
+    bench.broker.set_authority(undecided, bench.now);
+    bench.broker.set_authority(Rules::default().deny("s connect"), bench.now);
+    bench.act();
+    assert_eq!(bench.broker.counts().waiting_messages, 1);
+    bench.broker.set_authority(Rules::default().deny("s stay"), bench.now);
+    bench.act();
+    assert_eq!((bench.broker.counts().waiting_messages, bench.broker.counts().sessions), (0, 1));
+    assert_eq!(bench.disk.forgotten, ["s"]);
+    assert_eq!(bench.refusals.last(), Some(&Reason::PolicyDenied));
+}
+
+#[test]
+fn full_sessions_starve_no_other() {
+    let limits = Limits { waiting_bytes_max: 5000, session_bytes_kept: 1000, ..Limits::default() };
+    let mut bench = pair(Rules::default(), limits);
+    bench.lose("s");
+    for n in 1..=10 {
+        bench.send("p", message("t/a", &[0; 900], Some(n)));
+    }
+    let acknowledged = bench.got("p").len();
+    assert!((4..6).contains(&acknowledged), "{acknowledged}");
+    bench.connect("r", false);
+    bench.subscribe("r", "u/#", Qos::AtLeastOnce);
+    bench.connect("q", true);
+    for n in 1..=3 {
+        bench.send("q", message("u/a", &[0; 400], Some(n)));
+    }
+    assert_eq!(bench.got("q").len(), 2, "a little for each, whatever the others hold");
+    bench.got("r");
+    bench.send("r", Packet::PubAck(id(1)));
+    assert_eq!(bench.got("q"), [Packet::PubAck(id(3))]);
+}
+
+#[test]
+fn filters_are_bounded_together() {
+    let limits = Limits { subscription_bytes_per_session_max: 100, ..Limits::default() };
+    let mut bench = pair(Rules::default(), limits);
+    let failure = [Packet::SubAck { id: id(1), codes: vec![SubscribeCode::Failure] }];
+    assert_ne!(bench.subscribe("s", &"a".repeat(90), Qos::AtMostOnce), failure);
+    assert_eq!(bench.subscribe("s", &"b".repeat(10), Qos::AtMostOnce), failure);
+    assert_eq!(bench.refusals, [Reason::Busy]);
+}
+
+#[test]
+fn a_retained_message_is_on_disk_before_its_puback() {
+    let mut bench = by_hand();
+    bench.send("p", publish("x", b"1", Some(1), false, true));
+    bench.send("p", publish("x", b"2", Some(2), false, true));
+    bench.send("p", publish("x", b"3", None, false, true));
+    assert_eq!(bench.got("p"), []);
+    assert_eq!(bench.disk.retained.len(), 1);
+    bench.write(&Ok(()));
+    assert_eq!(bench.got("p"), [Packet::PubAck(id(1))]);
+    assert_eq!(bench.disk.retained[0].1[0].payload[..], *b"3");
+    bench.write(&Ok(()));
+    assert_eq!(bench.got("p"), [Packet::PubAck(id(2))]);
+    bench.send("p", publish("x", b"", Some(3), false, true));
+    bench.write(&no_disk());
+    assert!(!bench.is_open("p"));
+    bench.broker.tick(bench.now);
+    bench.act();
+    assert_eq!(bench.disk.retained[0].1, [], "tried again");
+}
