@@ -59,7 +59,7 @@ pub async fn sync(context: Arc<Context>, mut now: mpsc::Receiver<()>) {
             return std::future::pending().await;
         }
     };
-    let mut link = Link { context: Arc::clone(&context), http, refused: None };
+    let mut link = Link { context: Arc::clone(&context), http, refused: None, reached: false };
     let mut changes = context.board.changes();
     let mut backoff = BACKOFF_FIRST;
     loop {
@@ -85,6 +85,7 @@ pub async fn sync(context: Arc<Context>, mut now: mpsc::Receiver<()>) {
             Err(error) => {
                 tracing::info!(%error, "the fleet was not reached or refused");
                 context.board.set_fleet(|status| status.error = Some(error));
+                link.reached = false;
                 drop(timeout(jittered(backoff), now.recv()).await);
                 backoff = (backoff * 2).min(BACKOFF_LONGEST);
             }
@@ -97,6 +98,8 @@ struct Link {
     http: Http,
     /// The envelope that `identityd` refused last: it is not offered to it again and again.
     refused: Option<Vec<u8>>,
+    /// False until the fleet has answered, and again after an attempt that failed.
+    reached: bool,
 }
 
 impl Link {
@@ -106,11 +109,13 @@ impl Link {
             Ok(_) => return Err(CallError::Unexpected.to_string()),
             Err(error) => return Err(crate::chain(&error)),
         };
-        let request =
-            Sync { have: self.have().await?, wait_seconds: HELD_SECONDS, report: self.report(status) };
+        // The first answer is wanted at once: it says that the fleet is there, and brings what was missed.
+        let wait_seconds = if self.reached { HELD_SECONDS } else { 0 };
+        let request = Sync { have: self.have().await?, wait_seconds, report: self.report(status) };
         let reply: Result<SyncReply, HttpError> =
             self.http.post_json("/v1/gateway/sync", &request, REPLY_BYTES_MAX, SYNC_DEADLINE).await;
         let reply = reply.map_err(|error| crate::chain(&error))?;
+        self.reached = true;
         self.context.board.set_fleet(|status| {
             status.last_contact = Some(UnixTime::now());
             status.error = None;
