@@ -218,3 +218,128 @@ fn refusal(error: &QueueError) -> Refusal {
     };
     Refusal::new(reason, "session journal", Chain(error))
 }
+
+#[cfg(test)]
+#[allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::cast_possible_truncation,
+    reason = "a test fails by panicking"
+)]
+mod tests {
+    use std::collections::HashMap;
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use edgewarden_mqtt::TopicName;
+    use edgewarden_mqtt::broker::durable::Document;
+    use edgewarden_names::{LeafName, ModuleName};
+    use zeroize::Zeroizing;
+
+    use super::*;
+
+    const BYTES_MAX: u64 = 256 * 1024;
+
+    fn module(name: &str) -> Principal {
+        Principal::Module(ModuleName::parse(name).unwrap())
+    }
+
+    fn message(number: u64, receivers: &[&str]) -> Saved<Principal> {
+        Saved {
+            number,
+            receivers: receivers.iter().map(|name| module(name)).collect(),
+            from: Principal::Leaf(LeafName::parse("sensor-1").unwrap()),
+            topic: TopicName::parse("t").unwrap(),
+            payload: Arc::from(vec![7; 500]),
+            retain: false,
+        }
+    }
+
+    /// The journal as a new process finds it.
+    async fn open(folder: &Path, sessions: &[&str]) -> (Queue, Index, Vec<Saved<Principal>>) {
+        let queue = Queue::open(folder, Zeroizing::new([1; 32]), BYTES_MAX).await.unwrap();
+        let records = queue.read(usize::MAX, usize::MAX).await.unwrap();
+        let records = records
+            .into_iter()
+            .map(|stored| (stored.sequence, record::decode(&stored.body).unwrap(), stored.body.len()));
+        let sessions: HashMap<_, _> = sessions
+            .iter()
+            .map(|name| (module(name), Document { since: 5, ..Document::default() }))
+            .collect();
+        let (index, messages) = Index::rebuild(records.collect(), &sessions);
+        (queue, index, messages)
+    }
+
+    /// Several times what fits goes through, while what is for one that is away stays and is never lost, nor does anything
+    /// come twice for one that has settled it.
+    #[tokio::test]
+    async fn what_is_for_nobody_is_cleaned_and_what_is_for_somebody_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut waiting = Vec::new();
+        let mut number = 10;
+        for run in 0..3 {
+            let (queue, index, restored) = open(folder.path(), &["here", "away"]).await;
+            let numbers: Vec<u64> = restored.iter().map(|message| message.number).collect();
+            assert_eq!(numbers, waiting, "run {run}");
+            assert!(restored.iter().all(|message| message.receivers == [module("away")]), "run {run}");
+            let (requests, to_journal) = mpsc::unbounded_channel();
+            let (events, mut told) = mpsc::channel(64);
+            let serving = tokio::spawn(serve(queue.clone(), index, to_journal, events));
+            for n in 0..1500 {
+                number += 1;
+                // The oldest of a run, and some in between, are for the one that is away as well.
+                let away = n % 300 == 0;
+                let receivers: &[&str] = if away { &["away", "here"] } else { &["here"] };
+                requests.send(ToJournal::Append(message(number, receivers))).unwrap();
+                let Some(Event::Journaled { number: stored, outcome }) = told.recv().await else { panic!() };
+                assert_eq!((stored, outcome), (number, Ok(())), "run {run}, message {n}");
+                requests.send(ToJournal::Settled { client: module("here"), number }).unwrap();
+                waiting.extend(away.then_some(number));
+                assert!(queue.status().bytes <= BYTES_MAX);
+            }
+            let (done, flushed) = oneshot::channel();
+            requests.send(ToJournal::Flush { done }).unwrap();
+            flushed.await.unwrap();
+            drop(requests);
+            serving.await.unwrap();
+            queue.close().await;
+        }
+        // A session that began later, and one that is gone, have nothing in it.
+        let (queue, index, restored) = open(folder.path(), &["here"]).await;
+        assert_eq!((index.len(), restored), (0, Vec::new()));
+        queue.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_full_journal_refuses_and_settling_makes_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let (queue, index, _) = open(folder.path(), &["away"]).await;
+        let (requests, to_journal) = mpsc::unbounded_channel();
+        let (events, mut told) = mpsc::channel(64);
+        let serving = tokio::spawn(serve(queue.clone(), index, to_journal, events));
+        let mut number = 10;
+        loop {
+            number += 1;
+            requests.send(ToJournal::Append(message(number, &["away"]))).unwrap();
+            let Some(Event::Journaled { outcome, .. }) = told.recv().await else { panic!() };
+            if let Err(refusal) = outcome {
+                assert_eq!(refusal.reason, Reason::QueueFull);
+                break;
+            }
+        }
+        assert!(number > 300, "{number}");
+        requests.send(ToJournal::Forgotten { client: module("away") }).unwrap();
+        let (done, flushed) = oneshot::channel();
+        requests.send(ToJournal::Flush { done }).unwrap();
+        flushed.await.unwrap();
+        requests.send(ToJournal::Append(message(number + 1, &["away"]))).unwrap();
+        let Some(Event::Journaled { outcome, .. }) = told.recv().await else { panic!() };
+        assert_eq!(outcome, Ok(()));
+        drop(requests);
+        serving.await.unwrap();
+        queue.close().await;
+        let (queue, _, restored) = open(folder.path(), &["away"]).await;
+        assert_eq!(restored.len(), 1);
+        queue.close().await;
+    }
+}
