@@ -52,6 +52,8 @@ struct Arguments {
 enum Target {
     AtLeast(f64),
     AtMost(f64),
+    /// More is better.
+    Rate,
     None,
 }
 
@@ -80,7 +82,7 @@ impl Number {
 
     fn of_values(name: &'static str, unit: &'static str, target: Target, mut values: Vec<f64>) -> Self {
         values.sort_by(f64::total_cmp);
-        if matches!(target, Target::AtLeast(_)) {
+        if matches!(target, Target::AtLeast(_) | Target::Rate) {
             values.reverse();
         }
         let at = |part: usize| {
@@ -94,7 +96,7 @@ impl Number {
         match self.target {
             Target::AtLeast(least) => Some(self.median >= least),
             Target::AtMost(most) => Some(self.median <= most),
-            Target::None => None,
+            Target::Rate | Target::None => None,
         }
     }
 
@@ -102,7 +104,7 @@ impl Number {
         match self.target {
             Target::AtLeast(least) => format!("\u{2265} {least}"),
             Target::AtMost(most) => format!("\u{2264} {most}"),
-            Target::None => String::new(),
+            Target::Rate | Target::None => String::new(),
         }
     }
 }
@@ -315,7 +317,7 @@ fn queue() -> Result<Number, Failure> {
     })?;
     let rate = |batch: Duration| f64::from(AT_A_TIME) / batch.as_secs_f64();
     let values = rates.into_iter().map(rate).collect();
-    Ok(Number::of_values("queue, durable appends, 64 at a time", "1/s", Target::AtLeast(0.0), values))
+    Ok(Number::of_values("queue, durable appends, 64 at a time", "1/s", Target::Rate, values))
 }
 
 /// A gateway with a simulated TPM, joined to a fleet that this program is.
@@ -433,7 +435,14 @@ fn identityd() -> Result<Vec<Number>, Failure> {
         "identityd, idle PSS",
         "MB",
         Target::AtMost(8.0),
-        vec![pss(server.pid())?],
+        vec![pss(server.pid(), "Pss:")?],
+    ));
+    let anonymous = pss(server.pid(), "Pss_Anon:")?;
+    numbers.push(Number::of_values(
+        "  of it not backed by the program's file",
+        "MB",
+        Target::None,
+        vec![anonymous],
     ));
     let mut warm = Vec::new();
     for _ in 0..1000 {
@@ -481,9 +490,9 @@ async fn first_certificate(gateway: &Gateway) -> Result<Duration, Failure> {
 }
 
 /// Memory of a process, with its share of what it shares (proportional set size).
-fn pss(pid: u32) -> Result<f64, Failure> {
+fn pss(pid: u32, kind: &str) -> Result<f64, Failure> {
     let text = run(Command::new("cat").arg(format!("/proc/{pid}/smaps_rollup")))?.ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
+    let line = text.lines().find_map(|line| line.strip_prefix(kind));
     let kilobytes: Option<f64> = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok());
     kilobytes.map(|kilobytes| kilobytes / 1024.0).ok_or_else(|| Failure::new("no PSS in smaps_rollup"))
 }
