@@ -178,11 +178,12 @@ async fn nothing_acknowledged_is_lost_by_thirty_kills() {
     // All that waits, until one that is published last.
     let mut sensor_again = site.leaf("sensor-1").await;
     sensor_again.publish(TOPIC, &u16::MAX.to_be_bytes(), Some(1)).await;
-    assert_eq!(sensor_again.next().await, Some(puback(1)));
+    // The session may be full by now: then the last one is taken when the receiver has made room.
     let mut client = analytics(&site, false, RESUMED.as_ref()).await;
     while received.last() != Some(&u16::MAX) {
         received.push(take(&mut client).await.0);
     }
+    assert_eq!(sensor_again.next().await, Some(puback(1)));
     assert!(sensor.acknowledged.len() > 300, "{} were acknowledged", sensor.acknowledged.len());
     let mut firsts = Vec::new();
     for n in &received {
@@ -246,7 +247,7 @@ async fn a_session_ends_when_the_policy_no_longer_has_its_client_and_not_before(
     site.spawn().await;
     site.identityd.trust(true);
     site.until("trusted", |status| status.trusted).await;
-    assert_eq!(site.status().await.waiting_messages, 3);
+    site.until("loaded", |status| status.waiting_messages == 3).await;
     let quarantine = "@id(\"quarantine\") forbid (principal == Module::\"analytics\", action, resource);";
     site.identityd.enforce(&format!("{POLICY}{quarantine}"), 2);
     site.identityd.enforced(Epoch(2)).await;
