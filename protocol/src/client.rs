@@ -42,8 +42,16 @@ impl Client {
         &mut self,
         request: &Q,
     ) -> Result<A, ClientError> {
-        frame::write(&mut self.stream, request).await?;
-        Ok(frame::read(&mut self.stream).await?)
+        let broken = match frame::write(&mut self.stream, request).await {
+            Ok(()) => None,
+            // A daemon that refuses before it has read everything closes early: its reason counts, not the broken pipe.
+            Err(FrameError::Io(error)) => Some(FrameError::Io(error)),
+            Err(error) => return Err(error.into()),
+        };
+        match frame::read(&mut self.stream).await {
+            Ok(reply) => Ok(reply),
+            Err(error) => Err(broken.unwrap_or(error).into()),
+        }
     }
 
     /// Asks `identityd`. A refusal is an error, so that no caller mistakes it for an answer.

@@ -208,7 +208,13 @@ impl Config {
             ("identity.leaf_lifetime_seconds", identity.leaf_lifetime_seconds),
         ] {
             if parent_seconds <= child_seconds {
-                return Err(ConfigError::Outlives { path: path.into(), child, child_seconds, parent, parent_seconds });
+                return Err(ConfigError::Outlives {
+                    path: path.into(),
+                    child,
+                    child_seconds,
+                    parent,
+                    parent_seconds,
+                });
             }
         }
         if let Keystore::DangerousSimulatedTpm { address } = &self.keystore

@@ -50,8 +50,7 @@ pub enum DsseError {
 
 /// The bytes that are signed: the pre-authentication encoding.
 pub fn pre_authentication_encoding(payload_type: &str, payload: &[u8]) -> Vec<u8> {
-    let mut encoded =
-        format!("DSSEv1 {} {payload_type} {} ", payload_type.len(), payload.len()).into_bytes();
+    let mut encoded = format!("DSSEv1 {} {payload_type} {} ", payload_type.len(), payload.len()).into_bytes();
     encoded.extend_from_slice(payload);
     encoded
 }
@@ -74,7 +73,11 @@ impl VerifiedPayload {
 }
 
 /// Checks an envelope against the pinned keys and a payload type. The payload is not looked at before.
-pub fn verify(envelope: &[u8], payload_type: &str, keys: &[VerifyingKey]) -> Result<VerifiedPayload, DsseError> {
+pub fn verify(
+    envelope: &[u8],
+    payload_type: &str,
+    keys: &[VerifyingKey],
+) -> Result<VerifiedPayload, DsseError> {
     if envelope.len() > ENVELOPE_BYTES_MAX {
         return Err(DsseError::Malformed(format!("it is larger than {ENVELOPE_BYTES_MAX} bytes")));
     }
@@ -140,6 +143,9 @@ mod tests {
         bad.signatures.clear();
         assert_eq!(verify(&json(&bad), "t", &keys), Err(DsseError::Signatures(0)));
         assert!(matches!(verify(b"{}", "t", &keys), Err(DsseError::Malformed(_))));
-        assert!(matches!(verify(&vec![b' '; ENVELOPE_BYTES_MAX + 1], "t", &keys), Err(DsseError::Malformed(_))));
+        assert!(matches!(
+            verify(&vec![b' '; ENVELOPE_BYTES_MAX + 1], "t", &keys),
+            Err(DsseError::Malformed(_))
+        ));
     }
 }
