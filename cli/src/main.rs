@@ -85,7 +85,8 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     tracing_subscriber::fmt()
         .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_env("EDGEWARDEN_LOG").unwrap_or_else(|_| "info,cryptoki=off".into()),
+            tracing_subscriber::EnvFilter::try_from_env("EDGEWARDEN_LOG")
+                .unwrap_or_else(|_| "info,cryptoki=off".into()),
         )
         .with_writer(std::io::stderr)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))

@@ -347,9 +347,9 @@ mod tests {
 
     #[test]
     fn a_deployment_is_parsed_strictly() {
+        type Change = fn(&mut serde_json::Value);
         let parse = |value: &serde_json::Value| Deployment::parse(value.to_string().as_bytes());
         assert_eq!(parse(&document()).unwrap().modules[0].memory_bytes, default_memory());
-        type Change = fn(&mut serde_json::Value);
         let changes: [(&str, Change); 8] = [
             ("unknown field", |d| d["extra"] = json!(1)),
             ("unknown module field", |d| d["modules"][0]["privileged"] = json!(true)),

@@ -126,7 +126,10 @@ pub fn challenge(
                 let rule = "it is no uncompressed point on P-256";
                 return Err(Refusal::new(Reason::RequestInvalid, "device key", rule));
             }
-            checks.passed("hardware", "none: nothing proves where the device key is, or that it cannot be copied");
+            checks.passed(
+                "hardware",
+                "none: nothing proves where the device key is, or that it cannot be copied",
+            );
             let parts = ChallengeParts { nonce: nonce.clone(), pcrs: Vec::new(), credential: None };
             let pending = Pending {
                 device: Digest::from_sha256(&sha256(device_public.as_slice())),

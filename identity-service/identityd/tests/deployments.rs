@@ -66,6 +66,7 @@ async fn a_signed_deployment_takes_force_and_stays_over_a_restart() {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one table of bad deployments")]
 async fn a_bad_deployment_does_not_replace_a_good_one() {
     let mut gateway = Gateway::started().await;
     gateway.deploy(&document(5)).await;
@@ -114,7 +115,7 @@ async fn a_bad_deployment_does_not_replace_a_good_one() {
             "an image key that is no key",
             Reason::DeploymentInvalid,
             changed(&|d| {
-                d["image_keys"] = json!([{"name": "ci", "public_key": "-----BEGIN PUBLIC KEY-----"}])
+                d["image_keys"] = json!([{"name": "ci", "public_key": "-----BEGIN PUBLIC KEY-----"}]);
             }),
         ),
         (
