@@ -125,7 +125,7 @@ fn doctor_sees_what_is_broken() {
             |_| {
                 shell(
                     "ip link add foreign type veth peer name other && ip link set other up && ip addr add 10.77.0.99/25 dev foreign && ip link set foreign up",
-                )
+                );
             },
             |_| shell("ip link del foreign"),
         );
