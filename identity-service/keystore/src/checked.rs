@@ -11,7 +11,10 @@ use edgewarden_names::{GatewayName, TrustDomain};
 use edgewarden_protocol::enrol::{Challenge, DeviceKeys, EVENT_LOG_BYTES_MAX, Proof};
 use zeroize::Zeroizing;
 
-use crate::{Description, Health, Keystore, KeystoreError, NONCE_BYTES_MAX, Quote, SECRET_BYTES_MAX, name};
+use crate::{
+    Description, Health, KeyAttestation, Keystore, KeystoreError, NONCE_BYTES_MAX, Quote, SECRET_BYTES_MAX,
+    name,
+};
 
 /// Shortest nonce of a quote: less can be guessed or met twice.
 const NONCE_BYTES_MIN: usize = 16;
@@ -151,6 +154,59 @@ impl<K: Keystore> Keystore for Checked<K> {
         name::check(name)?;
         self.store.unseal(name)
     }
+
+    fn create_key(&self, name: &str) -> Result<Vec<u8>, KeystoreError> {
+        name::check(name)?;
+        self.store.create_key(name).and_then(checked_point)
+    }
+
+    fn key_public(&self, name: &str) -> Result<Vec<u8>, KeystoreError> {
+        name::check(name)?;
+        self.store.key_public(name).and_then(checked_point)
+    }
+
+    fn key_sign(&self, name: &str, message: &[u8]) -> Result<Vec<u8>, KeystoreError> {
+        name::check(name)?;
+        check_message(message)?;
+        let signature = self.store.key_sign(name, message)?;
+        verify(&self.key_public(name)?, message, &signature)?;
+        Ok(signature)
+    }
+
+    fn key_certify(&self, name: &str, nonce: &[u8]) -> Result<KeyAttestation, KeystoreError> {
+        name::check(name)?;
+        check_nonce(nonce)?;
+        self.store.key_certify(name, nonce)
+    }
+
+    fn delete_key(&self, name: &str) -> Result<(), KeystoreError> {
+        name::check(name)?;
+        self.store.delete_key(name)
+    }
+
+    fn agreement_public(&self) -> Result<Vec<u8>, KeystoreError> {
+        self.store.agreement_public().and_then(checked_point)
+    }
+
+    fn agree(&self, peer_point: &[u8]) -> Result<Zeroizing<Vec<u8>>, KeystoreError> {
+        spki::check_point(peer_point)
+            .map_err(|_| KeystoreError::Request("the peer's key is not a P-256 point"))?;
+        let shared = self.store.agree(peer_point)?;
+        if shared.len() != 32 {
+            return Err(KeystoreError::Answer("the shared secret has not 32 bytes"));
+        }
+        Ok(shared)
+    }
+
+    fn pcr_extend(&self, pcr: u8, digest: &[u8; 32]) -> Result<[u8; 32], KeystoreError> {
+        check_pcrs(&[pcr])?;
+        self.store.pcr_extend(pcr, digest)
+    }
+}
+
+fn checked_point(point: Vec<u8>) -> Result<Vec<u8>, KeystoreError> {
+    spki::check_point(&point).map_err(|_| KeystoreError::Answer("the key is not a P-256 point"))?;
+    Ok(point)
 }
 
 /// The request in a proof is for the gateway CA's key and signed by it.

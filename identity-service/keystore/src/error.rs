@@ -73,6 +73,10 @@ pub enum KeystoreError {
     File { path: PathBuf, source: io::Error },
     #[error("nothing is sealed under `{0}`")]
     NotSealed(String),
+    #[error("there is no key `{0}`")]
+    NoKey(String),
+    #[error("the key `{0}` is there already")]
+    KeyExists(String),
     #[error("{0} keystore cannot {1}")]
     Unsupported(&'static str, &'static str),
     #[error("the keystore was asked for something impossible: {0}")]

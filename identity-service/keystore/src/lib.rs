@@ -75,6 +75,46 @@ pub trait Keystore: Send + Sync {
 
     /// The secret kept under that name, [`KeystoreError::NotSealed`] if there is none.
     fn unseal(&self, name: &str) -> Result<Zeroizing<Vec<u8>>, KeystoreError>;
+
+    /// Makes a resident key: a P-256 signing key that never leaves the store, kept under a name (a label as in
+    /// `edgewarden_names`) across restarts and power cuts. Its public point, 65 bytes.
+    /// [`KeystoreError::KeyExists`] if the name is taken.
+    fn create_key(&self, name: &str) -> Result<Vec<u8>, KeystoreError>;
+
+    /// A resident key's public point, [`KeystoreError::NoKey`] if there is none of that name.
+    fn key_public(&self, name: &str) -> Result<Vec<u8>, KeystoreError>;
+
+    /// Signs with a resident key: ECDSA P-256 with SHA-256, DER.
+    fn key_sign(&self, name: &str, message: &[u8]) -> Result<Vec<u8>, KeystoreError>;
+
+    /// The store's proof that a resident key is in it: TPM2_Certify by the attestation key with that nonce (16 to 32
+    /// bytes). Only a TPM can prove it; the others answer [`KeystoreError::Unsupported`].
+    fn key_certify(&self, name: &str, nonce: &[u8]) -> Result<KeyAttestation, KeystoreError>;
+
+    /// Destroys a resident key. No error if there is none of that name.
+    fn delete_key(&self, name: &str) -> Result<(), KeystoreError>;
+
+    /// The public point of the key that secrets for this gateway are encrypted to: P-256, for ECDH only, 65 bytes.
+    fn agreement_public(&self) -> Result<Vec<u8>, KeystoreError>;
+
+    /// ECDH of that key with a peer's point: the x coordinate, 32 bytes (NIST SP 800-56A, section 5.7.1.2).
+    fn agree(&self, peer_point: &[u8]) -> Result<Zeroizing<Vec<u8>>, KeystoreError>;
+
+    /// Extends a PCR of the SHA-256 bank (TPM2_PCR_Extend) and answers its value afterwards. Only a TPM has PCRs.
+    fn pcr_extend(&self, pcr: u8, digest: &[u8; 32]) -> Result<[u8; 32], KeystoreError>;
+}
+
+/// TPM2_Certify of a resident key by the attestation key, checkable without a TPM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyAttestation {
+    /// TPMS_ATTEST (TPM_ST_ATTEST_CERTIFY).
+    pub message: Vec<u8>,
+    /// TPMT_SIGNATURE.
+    pub signature: Vec<u8>,
+    /// TPMT_PUBLIC of the resident key.
+    pub key_public: Vec<u8>,
+    /// TPMT_PUBLIC of the attestation key.
+    pub ak_public: Vec<u8>,
 }
 
 /// What a store is, in words for people.

@@ -1,19 +1,16 @@
 //! One connection: the caller's evidence, and HTTP/2 with every buffer bounded.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
-use edgewarden_names::{Reason, Refusal};
 use edgewarden_platform::peer::PeerEvidence;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::UnixStream;
 use tonic::body::Body;
 use tonic::codegen::http;
-use tower::ServiceExt;
 
-use super::service::{Service, status};
-use crate::SECURITY_HEADER;
-use crate::workloadapi::spiffe_workload_api_server::SpiffeWorkloadApiServer;
+use super::dispatch::Services;
 
 const HEADER_BYTES_MAX: u32 = 16 * 1024;
 /// Replies that a caller does not read wait here, for each stream.
@@ -41,16 +38,11 @@ impl Caller {
     }
 }
 
-pub(super) async fn serve(stream: UnixStream, caller: Caller, service: SpiffeWorkloadApiServer<Service>) {
+pub(super) async fn serve(stream: UnixStream, caller: Caller, services: Services) {
     let service = tower::service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
-        let (caller, service) = (caller.clone(), service.clone());
-        async move {
-            if let Err(refusal) = check_header(request.headers()) {
-                return Ok(status(&refusal).into_http());
-            }
-            request.extensions_mut().insert(caller);
-            service.oneshot(request.map(Body::new)).await
-        }
+        let services = services.clone();
+        request.extensions_mut().insert(caller.clone());
+        async move { Ok::<_, Infallible>(services.call(request.map(Body::new)).await) }
     });
     let ended = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
@@ -66,17 +58,5 @@ pub(super) async fn serve(stream: UnixStream, caller: Caller, service: SpiffeWor
         .await;
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection to the Workload API broke");
-    }
-}
-
-fn check_header(headers: &http::HeaderMap) -> Result<(), Refusal> {
-    let mut values = headers.get_all(SECURITY_HEADER).into_iter();
-    match (values.next(), values.next()) {
-        (Some(value), None) if value == "true" => Ok(()),
-        _ => Err(Refusal::new(
-            Reason::CallerHeader,
-            SECURITY_HEADER,
-            "the metadata must be there once, with the value `true`",
-        )),
     }
 }

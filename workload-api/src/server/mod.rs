@@ -6,6 +6,7 @@
 //! are none of the socket's callers have connections of their own to fill, few and short.
 
 mod connection;
+mod dispatch;
 mod service;
 mod stream;
 
@@ -49,9 +50,10 @@ pub async fn serve(
     // Streams end when `running` is dropped.
     let (running, stopped) = watch::channel(());
     let streams = Arc::new(Semaphore::new(STREAMS_MAX));
-    let service =
+    let workload =
         SpiffeWorkloadApiServer::new(service::Service { source: Arc::clone(&source), streams, stopped })
             .max_decoding_message_size(REQUEST_BYTES_MAX);
+    let services = dispatch::Services { workload };
     let mut connections = JoinSet::new();
     let mut strangers = JoinSet::new();
     let mut shutdown = std::pin::pin!(shutdown);
@@ -64,7 +66,7 @@ pub async fn serve(
                 Ok((stream, _)) => {
                     let caller = connection::Caller::of(&stream);
                     let expected = caller.0.as_ref().is_some_and(|caller| source.is_expected(caller));
-                    let serving = connection::serve(stream, caller, service.clone());
+                    let serving = connection::serve(stream, caller, services.clone());
                     if expected && connections.len() < CONNECTIONS_MAX {
                         connections.spawn(serving);
                     } else if !expected && strangers.len() < STRANGERS_MAX {

@@ -27,7 +27,7 @@ use zeroize::Zeroizing;
 use self::token::Token;
 use crate::owner::{Owner, Priority};
 use crate::sealed_folder::SealedFolder;
-use crate::{CaKey, Description, Health, Keystore, KeystoreError, Quote};
+use crate::{CaKey, Description, Health, KeyAttestation, Keystore, KeystoreError, Quote};
 
 pub(crate) struct Pkcs11 {
     owner: Owner<Token>,
@@ -125,5 +125,37 @@ impl Keystore for Pkcs11 {
         self.owner.request(Priority::Other, move |connection| {
             sealed::unseal(&connection.session, connection.keys.sealing, &owned, &blob, &path)
         })
+    }
+
+    fn create_key(&self, _: &str) -> Result<Vec<u8>, KeystoreError> {
+        Err(KeystoreError::Unsupported("a PKCS#11", "make resident keys"))
+    }
+
+    fn key_public(&self, _: &str) -> Result<Vec<u8>, KeystoreError> {
+        Err(KeystoreError::Unsupported("a PKCS#11", "make resident keys"))
+    }
+
+    fn key_sign(&self, _: &str, _: &[u8]) -> Result<Vec<u8>, KeystoreError> {
+        Err(KeystoreError::Unsupported("a PKCS#11", "make resident keys"))
+    }
+
+    fn key_certify(&self, _: &str, _: &[u8]) -> Result<KeyAttestation, KeystoreError> {
+        Err(KeystoreError::Unsupported("a PKCS#11", "make resident keys"))
+    }
+
+    fn delete_key(&self, _: &str) -> Result<(), KeystoreError> {
+        Err(KeystoreError::Unsupported("a PKCS#11", "make resident keys"))
+    }
+
+    fn agreement_public(&self) -> Result<Vec<u8>, KeystoreError> {
+        Err(KeystoreError::Unsupported("a PKCS#11", "agree on a key"))
+    }
+
+    fn agree(&self, _: &[u8]) -> Result<Zeroizing<Vec<u8>>, KeystoreError> {
+        Err(KeystoreError::Unsupported("a PKCS#11", "agree on a key"))
+    }
+
+    fn pcr_extend(&self, _: u8, _: &[u8; 32]) -> Result<[u8; 32], KeystoreError> {
+        Err(KeystoreError::Unsupported("a PKCS#11", "extend PCRs"))
     }
 }

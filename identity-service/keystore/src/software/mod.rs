@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 
 use self::file::{KeyFile, Values};
 use crate::secret_file::{self, SecretFile};
-use crate::{Description, Health, Keystore, KeystoreError, Quote};
+use crate::{Description, Health, KeyAttestation, Keystore, KeystoreError, Quote};
 
 const DEVICE_KEY: &str = "device-key";
 const GATEWAY_CA: &str = "gateway-ca-key";
@@ -152,5 +152,37 @@ impl Keystore for Software {
             .get(&format!("{SEALED}{name}"))
             .cloned()
             .ok_or_else(|| KeystoreError::NotSealed(name.to_owned()))
+    }
+
+    fn create_key(&self, _: &str) -> Result<Vec<u8>, KeystoreError> {
+        Err(KeystoreError::Unsupported("a software", "make resident keys"))
+    }
+
+    fn key_public(&self, _: &str) -> Result<Vec<u8>, KeystoreError> {
+        Err(KeystoreError::Unsupported("a software", "make resident keys"))
+    }
+
+    fn key_sign(&self, _: &str, _: &[u8]) -> Result<Vec<u8>, KeystoreError> {
+        Err(KeystoreError::Unsupported("a software", "make resident keys"))
+    }
+
+    fn key_certify(&self, _: &str, _: &[u8]) -> Result<KeyAttestation, KeystoreError> {
+        Err(KeystoreError::Unsupported("a software", "make resident keys"))
+    }
+
+    fn delete_key(&self, _: &str) -> Result<(), KeystoreError> {
+        Err(KeystoreError::Unsupported("a software", "make resident keys"))
+    }
+
+    fn agreement_public(&self) -> Result<Vec<u8>, KeystoreError> {
+        Err(KeystoreError::Unsupported("a software", "agree on a key"))
+    }
+
+    fn agree(&self, _: &[u8]) -> Result<Zeroizing<Vec<u8>>, KeystoreError> {
+        Err(KeystoreError::Unsupported("a software", "agree on a key"))
+    }
+
+    fn pcr_extend(&self, _: u8, _: &[u8; 32]) -> Result<[u8; 32], KeystoreError> {
+        Err(KeystoreError::Unsupported("a software", "extend PCRs"))
     }
 }

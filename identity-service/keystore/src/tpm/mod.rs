@@ -33,7 +33,7 @@ use zeroize::Zeroizing;
 use self::session::SaltPin;
 use crate::owner::{Owner, Priority};
 use crate::sealed_folder::SealedFolder;
-use crate::{Description, Health, Keystore, KeystoreError, Quote};
+use crate::{Description, Health, KeyAttestation, Keystore, KeystoreError, Quote};
 
 /// The TSS prints to standard error on its own unless this variable is set before the process starts, so whoever
 /// starts `identityd` sets it. (A process cannot safely set its own variables once it has threads.)
@@ -165,5 +165,37 @@ impl Keystore for Tpm {
         let (pin, owned) = (Arc::clone(&self.pin), name.to_owned());
         self.owner
             .request(Priority::Other, move |context| sealed::unseal(context, &pin, &owned, &blob, &path))
+    }
+
+    fn create_key(&self, _: &str) -> Result<Vec<u8>, KeystoreError> {
+        Err(KeystoreError::Unsupported("a TPM", "make resident keys"))
+    }
+
+    fn key_public(&self, _: &str) -> Result<Vec<u8>, KeystoreError> {
+        Err(KeystoreError::Unsupported("a TPM", "make resident keys"))
+    }
+
+    fn key_sign(&self, _: &str, _: &[u8]) -> Result<Vec<u8>, KeystoreError> {
+        Err(KeystoreError::Unsupported("a TPM", "make resident keys"))
+    }
+
+    fn key_certify(&self, _: &str, _: &[u8]) -> Result<KeyAttestation, KeystoreError> {
+        Err(KeystoreError::Unsupported("a TPM", "make resident keys"))
+    }
+
+    fn delete_key(&self, _: &str) -> Result<(), KeystoreError> {
+        Err(KeystoreError::Unsupported("a TPM", "make resident keys"))
+    }
+
+    fn agreement_public(&self) -> Result<Vec<u8>, KeystoreError> {
+        Err(KeystoreError::Unsupported("a TPM", "agree on a key"))
+    }
+
+    fn agree(&self, _: &[u8]) -> Result<Zeroizing<Vec<u8>>, KeystoreError> {
+        Err(KeystoreError::Unsupported("a TPM", "agree on a key"))
+    }
+
+    fn pcr_extend(&self, _: u8, _: &[u8; 32]) -> Result<[u8; 32], KeystoreError> {
+        Err(KeystoreError::Unsupported("a TPM", "extend PCRs"))
     }
 }
