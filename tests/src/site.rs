@@ -25,8 +25,19 @@ pub const TPM_PORT: u16 = 2321;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keys {
     SimulatedTpm,
+    /// SoftHSM2.
+    Token,
     Software,
 }
+
+const TOKEN_LABEL: &str = "plant gateway";
+const TOKEN_PIN: &str = "13579";
+/// SoftHSM2's library, where the distributions put it.
+const TOKEN_LIBRARIES: [&str; 3] = [
+    "/usr/lib/softhsm/libsofthsm2.so",
+    "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so",
+    "/usr/lib64/softhsm/libsofthsm2.so",
+];
 
 #[derive(Debug)]
 pub struct Site {
@@ -79,6 +90,9 @@ impl Site {
     pub fn edgewarden(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(self.program("edgewarden"));
         command.arg("--root").arg(self.root()).args(arguments);
+        if self.keys == Keys::Token {
+            command.env("SOFTHSM2_CONF", self.path("softhsm2.conf"));
+        }
         command
     }
 
@@ -176,7 +190,7 @@ impl Site {
     pub fn join(&self) -> Result<Finished, Failure> {
         let mut create =
             self.operator(&["token", "create", "--gateway", &self.gateway, "--label", "site=clinic"]);
-        if self.keys == Keys::Software {
+        if self.keys != Keys::SimulatedTpm {
             create.arg("--allow-software");
         }
         let token = run(&mut create)?.ok()?;
@@ -184,6 +198,7 @@ impl Site {
         fs::write(&token_file, token.trim())?;
         let keystore = match self.keys {
             Keys::SimulatedTpm => format!("dangerous-simulated-tpm:127.0.0.1:{TPM_PORT}"),
+            Keys::Token => self.token_keystore()?,
             Keys::Software => self.software_keystore()?,
         };
         let fleet = format!("https://{FLEET}");
@@ -193,6 +208,11 @@ impl Site {
         command.arg("--fleet-root").arg(self.path("fleet/root.pem")).arg("--token-file").arg(token_file);
         command.arg("--operator-key").arg(self.path("operator.key.pub"));
         command.arg("--event-log").arg(self.event_log());
+        if self.keys == Keys::Token {
+            for file in ["tokens", "softhsm2.conf"] {
+                command.arg("--library-file").arg(self.path(file));
+            }
+        }
         run(&mut command)
     }
 
@@ -200,10 +220,29 @@ impl Site {
         let file = self.path("passphrase");
         if !file.exists() {
             fs::write(&file, "correct horse battery staple")?;
-            fs::set_permissions(&file, fs::Permissions::from_mode(0o400))?;
-            run(Command::new("chown").arg("ew-identity").arg(&file))?.ok()?;
+            identitys_own(&file)?;
         }
         Ok(format!("software:{}", file.display()))
+    }
+
+    /// Makes the token at the first call.
+    fn token_keystore(&self) -> Result<String, Failure> {
+        let library = TOKEN_LIBRARIES.into_iter().find(|path| Path::new(path).exists());
+        let library = library.ok_or_else(|| Failure::new("SoftHSM2 is not installed (package softhsm2)"))?;
+        let (pin, tokens) = (self.path("pin"), self.path("tokens"));
+        if !pin.exists() {
+            fs::create_dir(&tokens)?;
+            let configuration =
+                format!("directories.tokendir = {}\nobjectstore.backend = file\n", tokens.display());
+            fs::write(self.path("softhsm2.conf"), configuration)?;
+            let mut make = Command::new("softhsm2-util");
+            make.env("SOFTHSM2_CONF", self.path("softhsm2.conf")).args(["--init-token", "--free", "--label"]);
+            run(make.args([TOKEN_LABEL, "--pin", TOKEN_PIN, "--so-pin", "officer"]))?.ok()?;
+            run(Command::new("chown").args(["-R", "ew-identity"]).arg(&tokens))?.ok()?;
+            fs::write(&pin, TOKEN_PIN)?;
+            identitys_own(&pin)?;
+        }
+        Ok(format!("pkcs11:{library}:{TOKEN_LABEL}:{}", pin.display()))
     }
 
     /// Starts the gateway's daemons; ready when `identityd` and `runtimed` both answer.
@@ -302,6 +341,13 @@ impl Site {
         run(sign.arg(self.path("image.key")))?.ok()?;
         Ok(())
     }
+}
+
+/// Leaves a file to `identityd`'s user alone.
+fn identitys_own(file: &Path) -> Result<(), Failure> {
+    fs::set_permissions(file, fs::Permissions::from_mode(0o400))?;
+    run(Command::new("chown").arg("ew-identity").arg(file))?.ok()?;
+    Ok(())
 }
 
 /// The runtime's part of one module in `edgewarden status -o json`.

@@ -104,6 +104,16 @@ fn step_05_deploy_with_keys_in_software() {
 }
 
 #[test]
+fn step_09_offline_with_keys_in_a_token() {
+    let steps = [DEPLOYED, &["identify", "flow", "offline"]].concat();
+    at("step_09_offline_with_keys_in_a_token", Keys::Token, &steps, |site| {
+        let status = site.status().unwrap();
+        let keystore = status["identity"]["keystore"].as_str().unwrap().to_owned();
+        assert!(keystore.starts_with("pkcs11") && keystore.contains("hardware: none"), "{keystore}");
+    });
+}
+
+#[test]
 fn step_06_identify() {
     at("step_06_identify", Keys::SimulatedTpm, &[DEPLOYED, &["identify"]].concat(), |_| {});
 }

@@ -6,8 +6,14 @@ use crate::process::run;
 use crate::site::{FLEET, Keys, Site, TRUST_DOMAIN};
 
 pub fn manufacture(site: &mut Site) -> Shown {
-    if site.keys == Keys::Software {
-        return Ok(vec!["no TPM: the gateway's keys are in an encrypted file (hardware: none)".into()]);
+    match site.keys {
+        Keys::SimulatedTpm => {}
+        Keys::Token => {
+            return Ok(vec!["no TPM: the gateway's keys are in a PKCS#11 token (hardware: none)".into()]);
+        }
+        Keys::Software => {
+            return Ok(vec!["no TPM: the gateway's keys are in an encrypted file (hardware: none)".into()]);
+        }
     }
     site.manufacture()?;
     site.boot("normal")?;

@@ -1,0 +1,93 @@
+//! Certificates and policy: what needs a processor only.
+
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _};
+use edgewarden_ca::{CaSigner, IssuingCa, RootCa, SignError};
+use edgewarden_names::{Epoch, LeafName, ModuleName, SpiffeId, UnixTime};
+use edgewarden_policy::{Principal, compile};
+use edgewarden_protocol::deployment::Deployment;
+use edgewarden_tests::Failure;
+use serde_json::{Value, json};
+
+use crate::common::{DAY, domain, failed, gateway, public_pem};
+use crate::number::{Number, Target};
+
+struct Key(EcdsaKeyPair);
+
+impl CaSigner for Key {
+    fn public_point(&self) -> Result<Vec<u8>, SignError> {
+        Ok(self.0.public_key().as_ref().to_vec())
+    }
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
+        let signature = self.0.sign(&SystemRandom::new(), message);
+        Ok(signature.map_err(|_| SignError::new(Failure::new("no signature")))?.as_ref().to_vec())
+    }
+}
+
+/// Fresh key and certificate for each, on one core, as modules get them.
+pub fn certificates() -> Result<Number, Failure> {
+    const BATCH: u32 = 100;
+    let (domain, gateway, now) = (domain()?, gateway()?, UnixTime::now());
+    let root = RootCa::create(&domain, 365 * DAY, now).map_err(failed)?;
+    let key = Key(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).map_err(failed)?);
+    let point = key.public_point().map_err(failed)?;
+    let ca = root.certify_gateway_ca(&point, &gateway, 30 * DAY, now).map_err(failed)?;
+    let ca = ca.chain_der.first().ok_or_else(|| Failure::new("no certificate"))?;
+    let issuing = IssuingCa::create(&key, ca, &domain, &gateway, 8 * DAY, now).map_err(failed)?;
+    let id = SpiffeId::module(&domain, &gateway, &ModuleName::parse("analytics").map_err(failed)?);
+    let dns = vec!["analytics".to_owned()];
+    let mut samples = Vec::new();
+    for _ in 0..120 {
+        let begun = Instant::now();
+        for _ in 0..BATCH {
+            issuing.issue_svid(&id, &dns, DAY / 24, now).map_err(failed)?;
+        }
+        samples.push(begun.elapsed());
+    }
+    let rate = |batch: Duration| f64::from(BATCH) / batch.as_secs_f64();
+    Ok(Number::of("fresh P-256 certificates, one core", "1/s", Target::AtLeast(5000.0), &samples, rate))
+}
+
+const POLICY: &str = r#"
+@id("broker") permit (principal, action == Action::"connect", resource);
+@id("own-topics")
+permit (principal in LeafGroup::"sensors", action == Action::"publish", resource in TopicFilter::"reading")
+when { resource has owner && resource.owner == principal };
+@id("reads")
+permit (principal == Module::"analytics", action in [Action::"subscribe", Action::"receive"],
+        resource == TopicFilter::"all-readings");
+"#;
+
+/// May this leaf publish on this topic? A hundred leaves, each with its own topic.
+pub fn policy() -> Result<Number, Failure> {
+    const BATCH: u32 = 1000;
+    let leaves: Vec<Value> =
+        (0..100).map(|n| json!({"name": format!("leaf-{n}"), "groups": ["sensors"]})).collect();
+    let document = json!({
+        "name": "bench", "version": 1, "trust_domain": "bench.example",
+        "image_keys": [{"name": "ci", "public_key": public_pem()?}],
+        "modules": [{"name": "analytics", "image": format!("registry.example/a@sha256:{}", "0".repeat(64))}],
+        "leaves": leaves,
+        "topics": [{"name": "reading", "filter": "leaf/{leaf}/reading"}, {"name": "all-readings", "filter": "leaf/+/reading"}],
+        "policy": POLICY,
+    });
+    let deployment = Deployment::parse(document.to_string().as_bytes()).map_err(failed)?;
+    let epoch = compile(&deployment, &gateway()?, Epoch(1)).map_err(failed)?;
+    let principal = Principal::Leaf(LeafName::parse("leaf-42").map_err(failed)?);
+    let mut samples = Vec::new();
+    for _ in 0..500 {
+        let begun = Instant::now();
+        for n in 0..BATCH {
+            let topic = if n % 2 == 0 { "leaf/leaf-42/reading" } else { "leaf/leaf-43/reading" };
+            let decision = epoch.may_publish(&principal, std::hint::black_box(topic));
+            if decision.allowed != (n % 2 == 0) {
+                return Err(Failure::new("the policy decides wrongly"));
+            }
+        }
+        samples.push(begun.elapsed());
+    }
+    let each = |batch: Duration| batch.as_secs_f64() * 1e9 / f64::from(BATCH);
+    Ok(Number::of("policy decision", "ns", Target::None, &samples, each))
+}
