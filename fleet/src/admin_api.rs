@@ -94,6 +94,23 @@ pub struct OperatorKey {
     pub public_key: String,
 }
 
+/// `POST /trust/remove`
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RemoveTrust {
+    pub what: Trusted,
+    /// Name of a reference or an operator's key; digest of a vendor's CA certificate.
+    pub name: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Trusted {
+    Reference,
+    VendorRoot,
+    OperatorKey,
+}
+
 /// `POST /deployments`
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -114,14 +114,26 @@ impl DataDir {
         let key = Zeroizing::new(pem::encode(pem::PRIVATE_KEY, &root.key_pkcs8()?));
         write(&self.key_file(), key.as_bytes(), 0o600)?;
         write(&self.root_file(), pem::encode(pem::CERTIFICATE, root.certificate_der()).as_bytes(), 0o644)?;
-        for file in [self.admin_token_file(), self.web_token_file()] {
-            let token = Zeroizing::new(random_text().map_err(|_| DataError::Random)?);
-            write(&file, token.as_bytes(), 0o600)?;
-        }
+        self.write_tokens()?;
         let text = toml::to_string(settings)
             .map_err(|error| DataError::Invalid { path: self.settings_file(), message: error.to_string() })?;
         write(&self.settings_file(), text.as_bytes(), 0o644)?;
         Ok(root)
+    }
+
+    fn write_tokens(&self) -> Result<(), DataError> {
+        for file in [self.admin_token_file(), self.web_token_file()] {
+            let token = Zeroizing::new(random_text().map_err(|_| DataError::Random)?);
+            write(&file, token.as_bytes(), 0o600)?;
+        }
+        Ok(())
+    }
+
+    /// New access tokens in the place of the old ones. A server reads them when it starts, so none may run.
+    pub fn rotate_tokens(&self) -> Result<(), DataError> {
+        self.settings()?;
+        let _lock = self.lock()?;
+        self.write_tokens()
     }
 
     /// Two servers on one folder would each hold sessions and waiting gateways that the other does not know.
@@ -187,6 +199,22 @@ impl DataDir {
         let Some(text) = read_if_there(&path)? else { return Ok(None) };
         let invalid = |_| DataError::Invalid { path: path.clone(), message: "it is no address".into() };
         text.trim().parse().map(Some).map_err(invalid)
+    }
+
+    /// Writes everything but the database, the address and the lock into another folder.
+    pub fn copy_files(&self, to: &Self) -> Result<(), DataError> {
+        type File = fn(&DataDir) -> PathBuf;
+        let files: [(File, u32); 5] = [
+            (Self::key_file, 0o600),
+            (Self::root_file, 0o644),
+            (Self::admin_token_file, 0o600),
+            (Self::web_token_file, 0o600),
+            (Self::settings_file, 0o644),
+        ];
+        for (file, mode) in files {
+            write(&file(to), self.read(&file(self))?.as_bytes(), mode)?;
+        }
+        Ok(())
     }
 
     fn read(&self, path: &Path) -> Result<Secret, DataError> {

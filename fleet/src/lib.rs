@@ -8,6 +8,7 @@
 //! operators, whose keys never come here.
 
 pub mod admin_api;
+pub mod backup;
 pub mod command;
 pub mod data_dir;
 pub mod enrol;

@@ -28,6 +28,7 @@ pub use exit::Stop;
 use output::Format;
 
 use crate::admin_api::{StoredMessage, Token, TokenRequest, Web};
+use crate::backup::backup;
 use crate::data_dir::DataDir;
 use crate::selection::Labels;
 use crate::text;
@@ -82,6 +83,12 @@ enum Command {
     Init(serve::Init),
     /// Run the fleet's server.
     Serve(serve::Serve),
+    /// Copy the whole fleet into a new folder, also while its server runs. The copy holds the root's private key.
+    Backup {
+        /// Made by this command. To restore, give it as `--data`, or put it where the fleet's folder was.
+        #[arg(value_name = "FOLDER")]
+        to: PathBuf,
+    },
     /// Join tokens, each good for one gateway and one join.
     #[command(subcommand)]
     Token(TokenCommand),
@@ -111,6 +118,9 @@ enum Command {
     /// The dashboard.
     #[command(subcommand)]
     Web(WebCommand),
+    /// The access tokens of the command line and of the dashboard.
+    #[command(subcommand)]
+    Access(AccessCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -148,11 +158,25 @@ enum WebCommand {
     Url,
 }
 
+#[derive(Debug, Subcommand)]
+enum AccessCommand {
+    /// Make new ones; the old ones are good for nothing from then on. The server must not run.
+    Rotate,
+}
+
 pub async fn run(arguments: Arguments) -> Result<(), Stop> {
     let common = arguments.common;
     match arguments.command {
         Command::Init(init) => init.run(&common),
         Command::Serve(serve) => serve.run(&common).await,
+        Command::Backup { to } => {
+            backup(&common.data()?, &to).await.map_err(Stop::failed)?;
+            if common.is_json() {
+                return output::json(&serde_json::json!({ "backup": to }));
+            }
+            say!("{}", to.display());
+            Ok(())
+        }
         Command::Token(TokenCommand::Create { gateway, expires, labels, allow_software }) => {
             let labels = distinct(labels)?;
             let request =
@@ -168,6 +192,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Stop> {
         Command::Key(key) => key.run(&common),
         Command::Message(Message::List { gateway, last }) => messages(&common, &gateway, last).await,
         Command::Web(WebCommand::Url) => web(&common).await,
+        Command::Access(AccessCommand::Rotate) => common.data()?.rotate_tokens().map_err(Stop::failed),
     }
 }
 

@@ -6,14 +6,21 @@ use clap::Subcommand;
 use edgewarden_names::GatewayName;
 use edgewarden_protocol::enrol::EVENT_LOG_BYTES_MAX;
 
+use super::client::Admin;
 use super::exit::Stop;
 use super::{Common, key, output};
 use crate::admin_api::{
-    self, AcceptRequest, OperatorKeyRequest, ReferenceRequest, ReferenceSummary, VendorRequest, VendorRoot,
+    self, AcceptRequest, Done, OperatorKeyRequest, ReferenceRequest, ReferenceSummary, RemoveTrust, Trusted,
+    VendorRequest, VendorRoot,
 };
 use crate::when::date;
 
 const PEM_BYTES_MAX: usize = 256 * 1024;
+
+async fn remove(admin: &Admin, what: Trusted, name: String) -> Result<(), Stop> {
+    let _: Done = admin.post("/trust/remove", &RemoveTrust { what, name }).await?;
+    Ok(())
+}
 
 #[derive(Debug, Subcommand)]
 pub enum Reference {
@@ -33,6 +40,10 @@ pub enum Reference {
         name: Option<String>,
     },
     List,
+    /// Accept that boot no longer. Gateways that run it are refused at their next renewal.
+    Remove {
+        name: String,
+    },
 }
 
 impl Reference {
@@ -47,6 +58,7 @@ impl Reference {
             Self::Accept { gateway, name } => {
                 admin.post("/references/accept", &AcceptRequest { gateway, name }).await?
             }
+            Self::Remove { name } => return remove(&admin, Trusted::Reference, name).await,
             Self::List => {
                 let references: Vec<ReferenceSummary> = admin.get("/references").await?;
                 if common.is_json() {
@@ -72,6 +84,11 @@ pub enum Vendor {
         file: PathBuf,
     },
     List,
+    /// Trust a CA certificate no longer. Gateways with a TPM that it vouches for are refused at their next renewal.
+    Remove {
+        /// As `list` shows it, `sha256:…`.
+        digest: String,
+    },
 }
 
 impl Vendor {
@@ -83,6 +100,7 @@ impl Vendor {
                 admin.post("/vendor-roots", &VendorRequest { pem }).await?
             }
             Self::List => admin.get("/vendor-roots").await?,
+            Self::Remove { digest } => return remove(&admin, Trusted::VendorRoot, digest).await,
         };
         if common.is_json() {
             return output::json(&roots);
@@ -103,6 +121,11 @@ pub enum OperatorKey {
         name: Option<String>,
     },
     List,
+    /// Carry no more deployments of an operator. Gateways pin operators' keys themselves: take it out of their
+    /// configuration too.
+    Remove {
+        name: String,
+    },
 }
 
 impl OperatorKey {
@@ -117,6 +140,7 @@ impl OperatorKey {
                 vec![admin.post("/operator-keys", &request).await?]
             }
             Self::List => admin.get("/operator-keys").await?,
+            Self::Remove { name } => return remove(&admin, Trusted::OperatorKey, name).await,
         };
         if common.is_json() {
             return output::json(&keys);

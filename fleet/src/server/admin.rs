@@ -24,8 +24,8 @@ use super::views;
 use crate::Problem;
 use crate::admin_api::{
     AcceptRequest, DeploymentRequest, DeploymentView, DeviceDetail, DeviceLabels, Done, LabelRequest,
-    OperatorKey, OperatorKeyRequest, PREFIX, ReferenceRequest, ReferenceSummary, StoredMessage, Token,
-    TokenRequest, VendorRequest, VendorRoot, Web,
+    OperatorKey, OperatorKeyRequest, PREFIX, ReferenceRequest, ReferenceSummary, RemoveTrust, StoredMessage,
+    Token, TokenRequest, Trusted, VendorRequest, VendorRoot, Web,
 };
 use crate::enrol::{decide::sha256, random_text, token_hash};
 use crate::selection::{self, Carry, check_labels};
@@ -53,6 +53,7 @@ pub fn routes(shared: &Arc<Shared>) -> Router<Arc<Shared>> {
         .route("/references/accept", post(reference_accept))
         .route("/vendor-roots", get(vendor_roots).post(vendor_add))
         .route("/operator-keys", get(operator_keys).post(operator_key_add))
+        .route("/trust/remove", post(trust_remove))
         .route("/deployments", get(deployments).post(deploy))
         .route("/web", get(web))
         .fallback(not_there)
@@ -250,6 +251,25 @@ pub async fn add_vendor_roots(store: &crate::store::Store, bundle: &str) -> Resu
         store.add_vendor_root(&sha256(&der), &subject, &text, UnixTime::now()).await?;
     }
     Ok(())
+}
+
+/// What was admitted before stays so until it next has to prove itself.
+async fn trust_remove(State(shared): App, body: Body) -> Response {
+    let removed = async {
+        let RemoveTrust { what, name } = read_json(body, SMALL_BYTES_MAX).await?;
+        check_name(&name)?;
+        if !shared.store.remove_trust(what, &name).await? {
+            return Err(invalid(&name, "there is none of this name"));
+        }
+        let event = match what {
+            Trusted::Reference => format!("reference `{name}` removed"),
+            Trusted::VendorRoot => format!("vendor root {name} removed"),
+            Trusted::OperatorKey => format!("operator key `{name}` removed"),
+        };
+        shared.store.add_event(None, None, &event, UnixTime::now()).await?;
+        Ok(Done { done: true })
+    };
+    reply(removed.await)
 }
 
 async fn operator_keys(State(shared): App) -> Response {

@@ -6,6 +6,7 @@ use edgewarden_protocol::dsse::VerifyingKey;
 use serde::{Deserialize, Serialize};
 
 use super::{Store, StoreError, from_json, signed, time, to_json};
+use crate::admin_api::Trusted;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReferenceSummary {
@@ -121,5 +122,16 @@ impl Store {
                 .fetch_all(&self.readers)
                 .await?;
         Ok(rows.into_iter().map(|(name, point)| VerifyingKey { name, point }).collect())
+    }
+
+    /// Takes trust back. Returns false when there was none of that name.
+    pub async fn remove_trust(&self, what: Trusted, name: &str) -> Result<bool, StoreError> {
+        let statement = match what {
+            Trusted::Reference => "DELETE FROM reference WHERE name = ?",
+            Trusted::VendorRoot => "DELETE FROM vendor_root WHERE digest = ?",
+            Trusted::OperatorKey => "DELETE FROM operator_key WHERE name = ?",
+        };
+        let removed = sqlx::query(statement).bind(name).execute(&self.writer).await?.rows_affected();
+        Ok(removed == 1)
     }
 }

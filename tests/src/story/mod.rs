@@ -1,13 +1,13 @@
 //! The ten steps of the demo. Each is shown by what the product's own programs print, and fails when it does not hold.
 
-mod deploy;
+pub mod deploy;
 mod enrol;
 mod flow;
 mod identify;
 mod look;
 mod offline;
 pub mod refusals;
-mod sign;
+pub mod sign;
 
 use crate::Failure;
 use crate::site::Site;
