@@ -64,6 +64,7 @@ fn what_the_commands_answer() {
             deployments_are_judged(site);
             logs_leaves_and_audit(site);
             each_daemon_has_its_user(site);
+            nobody_but_root_commands(site);
             only_the_modules_own_processes_get_its_certificate(site);
             signing_again_adds_nothing(site);
             down_leaves_nothing(site);
@@ -187,6 +188,22 @@ fn logs_leaves_and_audit(site: &Site) {
         entries.as_array().unwrap().iter().map(|entry| entry["sequence"].as_u64().unwrap()).collect();
     assert_eq!(numbers.len(), 3);
     assert!(numbers.is_sorted());
+}
+
+/// Another user of the machine, with the product's own program, which anybody may run.
+fn nobody_but_root_commands(site: &Site) {
+    for command in
+        [&["down"][..], &["status"], &["svid", "rotate"], &["leaf", "allow", "sensor-1"], &["audit", "show"]]
+    {
+        let before = module_of(site, "analytics")["pid"].clone();
+        let mut other = Command::new("setpriv");
+        other.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"]);
+        other.arg(site.program("edgewarden")).arg("--root").arg(site.root()).args(command);
+        let said = run(&mut other).unwrap();
+        let refused = said.stderr.contains("peer.unauthorized") || said.stderr.contains("Permission denied");
+        assert!(!said.status.success() && refused, "{command:?}: {}{}", said.stdout, said.stderr);
+        assert_eq!(module_of(site, "analytics")["pid"], before);
+    }
 }
 
 fn each_daemon_has_its_user(site: &Site) {
