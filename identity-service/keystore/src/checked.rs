@@ -3,7 +3,8 @@
 //! A store is trusted to keep keys, not to answer right: a TPM's bus can be tampered with, and a bug here would
 //! show as a certificate that no peer accepts. So each signature is verified before it is given on.
 
-use std::sync::OnceLock;
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, ParsedPublicKey};
 use edgewarden_ca::spki;
@@ -12,8 +13,8 @@ use edgewarden_protocol::enrol::{Challenge, DeviceKeys, EVENT_LOG_BYTES_MAX, Pro
 use zeroize::Zeroizing;
 
 use crate::{
-    Description, Health, KeyAttestation, Keystore, KeystoreError, NONCE_BYTES_MAX, Quote, SECRET_BYTES_MAX,
-    name,
+    Description, Health, KeyAttestation, Keystore, KeystoreError, NONCE_BYTES_MAX, Quote, RESIDENT_KEYS_MAX,
+    SECRET_BYTES_MAX, certified, name,
 };
 
 /// Shortest nonce of a quote: less can be guessed or met twice.
@@ -28,11 +29,28 @@ const CREDENTIAL_BYTES_MAX: usize = 1024;
 pub(crate) struct Checked<K> {
     store: K,
     ca_public: OnceLock<Vec<u8>>,
+    /// Public points of resident keys, so that a signature is verified without asking the device again.
+    resident: Mutex<BTreeMap<String, Vec<u8>>>,
 }
 
 impl<K: Keystore> Checked<K> {
     pub(crate) fn new(store: K) -> Self {
-        Self { store, ca_public: OnceLock::new() }
+        Self { store, ca_public: OnceLock::new(), resident: Mutex::default() }
+    }
+
+    /// What is in it is only ever a hint.
+    fn resident(&self) -> MutexGuard<'_, BTreeMap<String, Vec<u8>>> {
+        self.resident.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Checks a resident key's point and remembers it.
+    fn resident_point(&self, name: &str, point: Vec<u8>) -> Result<Vec<u8>, KeystoreError> {
+        let point = checked_point(point)?;
+        let mut resident = self.resident();
+        if resident.len() < RESIDENT_KEYS_MAX || resident.contains_key(name) {
+            resident.insert(name.to_owned(), point.clone());
+        }
+        Ok(point)
     }
 }
 
@@ -157,30 +175,37 @@ impl<K: Keystore> Keystore for Checked<K> {
 
     fn create_key(&self, name: &str) -> Result<Vec<u8>, KeystoreError> {
         name::check(name)?;
-        self.store.create_key(name).and_then(checked_point)
+        self.store.create_key(name).and_then(|point| self.resident_point(name, point))
     }
 
     fn key_public(&self, name: &str) -> Result<Vec<u8>, KeystoreError> {
         name::check(name)?;
-        self.store.key_public(name).and_then(checked_point)
+        self.store.key_public(name).and_then(|point| self.resident_point(name, point))
     }
 
     fn key_sign(&self, name: &str, message: &[u8]) -> Result<Vec<u8>, KeystoreError> {
         name::check(name)?;
         check_message(message)?;
         let signature = self.store.key_sign(name, message)?;
-        verify(&self.key_public(name)?, message, &signature)?;
+        let remembered = self.resident().get(name).cloned();
+        // What is remembered may be of a key that was deleted and made anew by another caller.
+        if remembered.is_none_or(|point| verify(&point, message, &signature).is_err()) {
+            verify(&self.key_public(name)?, message, &signature)?;
+        }
         Ok(signature)
     }
 
     fn key_certify(&self, name: &str, nonce: &[u8]) -> Result<KeyAttestation, KeystoreError> {
         name::check(name)?;
         check_nonce(nonce)?;
-        self.store.key_certify(name, nonce)
+        let proof = self.store.key_certify(name, nonce)?;
+        certified::check(&proof, &self.key_public(name)?, nonce)?;
+        Ok(proof)
     }
 
     fn delete_key(&self, name: &str) -> Result<(), KeystoreError> {
         name::check(name)?;
+        self.resident().remove(name);
         self.store.delete_key(name)
     }
 

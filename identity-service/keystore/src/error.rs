@@ -59,14 +59,14 @@ pub enum KeystoreError {
     #[error(
         "the key `{key}` is not in the token `{token}` any more; restore the token, or remove this gateway's identity state and join again"
     )]
-    KeyMissing { token: String, key: &'static str },
+    KeyMissing { token: String, key: String },
     #[error("the key `{key}` in the token `{token}` {problem}; it is not used")]
-    KeyAttribute { token: String, key: &'static str, problem: &'static str },
+    KeyAttribute { token: String, key: String, problem: &'static str },
     #[error(
         "the key `{key}` in the token `{token}` is another one than `{}` says; restore the token, or remove that file and join again",
         path.display()
     )]
-    OtherKey { token: String, key: &'static str, path: PathBuf },
+    OtherKey { token: String, key: String, path: PathBuf },
     #[error("the token refused {call}: {detail}")]
     Token { call: String, detail: String },
     #[error("cannot use `{}`", path.display())]
@@ -77,6 +77,11 @@ pub enum KeystoreError {
     NoKey(String),
     #[error("the key `{0}` is there already")]
     KeyExists(String),
+    #[error("the store has {max} resident keys, which is all that it takes; delete one that is not needed")]
+    TooManyKeys { max: usize },
+    /// Retrying cannot help: a PCR cannot be taken back.
+    #[error("PCR {0} is not where it should be: another program extended it, or the TPM was reset meanwhile")]
+    PcrMoved(u8),
     #[error("{0} keystore cannot {1}")]
     Unsupported(&'static str, &'static str),
     #[error("the keystore was asked for something impossible: {0}")]
@@ -101,6 +106,11 @@ impl KeystoreError {
     pub fn refusal(&self, subject: &str) -> Refusal {
         match self {
             Self::Request(problem) => Refusal::new(Reason::RequestInvalid, subject, problem),
+            Self::NoKey(_) => Refusal::new(Reason::RequestInvalid, subject, "there is no key of that name"),
+            Self::KeyExists(_) => Refusal::new(Reason::RequestInvalid, subject, "the name is taken"),
+            Self::TooManyKeys { max } => {
+                Refusal::new(Reason::RequestInvalid, subject, format!("there are {max} keys, which is all"))
+            }
             error if error.is_transient() => {
                 Refusal::new(Reason::Busy, subject, "the keystore does not answer in time")
             }

@@ -8,9 +8,12 @@
 //! encrypted file). A store that is a device has one thread that talks to it, `owner`.
 //! Every store is opened behind one checking facade, which distrusts what goes in and what comes out.
 
+mod certified;
 mod checked;
 mod ecdsa;
 mod error;
+mod gate;
+mod key_folder;
 mod name;
 mod owner;
 mod pkcs11;
@@ -36,6 +39,8 @@ pub use tpm::TSS_LOG_ENVIRONMENT;
 pub const SECRET_BYTES_MAX: usize = 128;
 /// Largest nonce of a quote: TPM2B_DATA on a TPM whose largest hash is SHA-256, less the algorithm.
 pub const NONCE_BYTES_MAX: usize = 32;
+/// Most resident keys in a store.
+pub const RESIDENT_KEYS_MAX: usize = 1024;
 
 /// A store of keys. Calls block, some for seconds on a slow TPM: async callers use `spawn_blocking`.
 pub trait Keystore: Send + Sync {
@@ -78,7 +83,8 @@ pub trait Keystore: Send + Sync {
 
     /// Makes a resident key: a P-256 signing key that never leaves the store, kept under a name (a label as in
     /// `edgewarden_names`) across restarts and power cuts. Its public point, 65 bytes.
-    /// [`KeystoreError::KeyExists`] if the name is taken.
+    /// [`KeystoreError::KeyExists`] if the name is taken, [`KeystoreError::TooManyKeys`] if there are
+    /// [`RESIDENT_KEYS_MAX`].
     fn create_key(&self, name: &str) -> Result<Vec<u8>, KeystoreError>;
 
     /// A resident key's public point, [`KeystoreError::NoKey`] if there is none of that name.
@@ -101,6 +107,8 @@ pub trait Keystore: Send + Sync {
     fn agree(&self, peer_point: &[u8]) -> Result<Zeroizing<Vec<u8>>, KeystoreError>;
 
     /// Extends a PCR of the SHA-256 bank (TPM2_PCR_Extend) and answers its value afterwards. Only a TPM has PCRs.
+    /// [`KeystoreError::PcrMoved`] if the PCR is not where this extension alone would have led it; whether it was
+    /// extended is then for a quote to say.
     fn pcr_extend(&self, pcr: u8, digest: &[u8; 32]) -> Result<[u8; 32], KeystoreError>;
 }
 

@@ -8,6 +8,9 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use aws_lc_rs::agreement::{ECDH_P256, EphemeralPrivateKey};
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, ParsedPublicKey};
 use common::{Fixture, Swtpm, domain, gateway};
 use edgewarden_appraisal::{VendorRoots, challenge};
 use edgewarden_names::UnixTime;
@@ -115,9 +118,18 @@ fn no_secret_crosses_the_bus_in_clear() {
     };
     assert!(!bus.saw(proof.secret.as_slice()));
 
+    let peer = EphemeralPrivateKey::generate(&ECDH_P256, &SystemRandom::new()).unwrap();
+    let shared = store.agree(peer.compute_public_key().unwrap().as_ref()).unwrap();
+    assert!(!bus.saw(&shared) && !bus.saw(&shared[..8]) && !bus.saw(&shared[24..]));
+
     // It does listen: a quote's nonce is no secret.
     store.quote(b"a nonce that may be seen by all!", &[0]).unwrap();
     assert!(bus.saw(b"a nonce that may be seen by all!"));
+}
+
+fn verifies(point: &[u8], signature: &[u8]) -> bool {
+    let key = ParsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, point).unwrap();
+    key.verify_sig(b"to be signed", signature).is_ok()
 }
 
 #[test]
@@ -126,6 +138,10 @@ fn a_changed_answer_is_an_error_or_does_not_matter() {
     let store = fixture.open();
     store.seal("queue-key", b"secret").unwrap();
     let ca = store.ca_public().unwrap();
+    let (agreement, resident) = (store.agreement_public().unwrap(), store.create_key("module-key").unwrap());
+    let peer = EphemeralPrivateKey::generate(&ECDH_P256, &SystemRandom::new()).unwrap();
+    let peer = peer.compute_public_key().unwrap().as_ref().to_vec();
+    let expected = store.agree(&peer).unwrap();
     let mut refused = 0;
     for at in [0, 3, 20, 33, 40, 60, 75] {
         bus.change.store(at, Ordering::Relaxed);
@@ -137,6 +153,18 @@ fn a_changed_answer_is_an_error_or_does_not_matter() {
         let signed = store.ca_sign(b"to be signed").is_ok();
         let quoted = store.quote(&[1; 32], &[0]).is_ok();
         refused += usize::from(!signed) + usize::from(!quoted);
+        if let Ok(public) = store.agreement_public() {
+            assert_eq!(public, agreement, "{at}: a key of the interposer's");
+        }
+        if let Ok(public) = store.key_public("module-key") {
+            assert_eq!(public, resident, "{at}: a key of the interposer's");
+        }
+        if let Ok(shared) = store.agree(&peer) {
+            assert_eq!(shared, expected, "{at}");
+        }
+        if let Ok(signature) = store.key_sign("module-key", b"to be signed") {
+            assert!(verifies(&resident, &signature), "{at}");
+        }
         bus.change.store(NOTHING, Ordering::Relaxed);
         assert_eq!(store.unseal("queue-key").unwrap().as_slice(), b"secret", "{at}");
         assert_eq!(store.ca_public().unwrap(), ca);

@@ -271,10 +271,17 @@ fn three_slots_are_enough_for_sixty_four_callers() {
             scope.spawn(move || {
                 together.wait();
                 let name = format!("value-{caller}");
-                match caller % 4 {
+                match caller % 5 {
                     0 => drop(store.quote(&[1; 32], &[0, 7]).unwrap()),
                     1 => drop(store.device_keys().unwrap()),
                     2 => drop(store.ca_sign(name.as_bytes()).unwrap()),
+                    3 => {
+                        store.create_key(&name).unwrap();
+                        store.key_sign(&name, name.as_bytes()).unwrap();
+                        store.key_certify(&name, &[1; 32]).unwrap();
+                        store.agree(&store.agreement_public().unwrap()).unwrap();
+                        store.pcr_extend(15, &[1; 32]).unwrap();
+                    }
                     _ => {
                         store.seal(&name, name.as_bytes()).unwrap();
                         assert_eq!(store.unseal(&name).unwrap().as_slice(), name.as_bytes());
@@ -288,4 +295,44 @@ fn three_slots_are_enough_for_sixty_four_callers() {
         let left = run(tpm.tool("tpm2_getcap").arg(kind));
         assert_eq!(String::from_utf8_lossy(&left.stdout).trim(), "", "{kind}");
     }
+}
+
+#[test]
+fn resident_keys_outlive_power_cuts() {
+    let mut fixture = Fixture::tpm();
+    let store = fixture.open();
+    let point = store.create_key("module-key").unwrap();
+    let agreement = store.agreement_public().unwrap();
+    for _ in 0..5 {
+        fixture.tpm_mut().cut_power();
+        fixture.tpm_mut().power_on();
+        store.key_sign("module-key", b"to be signed").unwrap();
+        assert_eq!(store.key_public("module-key").unwrap(), point);
+        assert_eq!(store.agreement_public().unwrap(), agreement);
+    }
+    assert_eq!(store.health().unwrap().lockout.unwrap().failures, 0);
+}
+
+#[test]
+fn modules_cannot_fill_the_queue() {
+    let mut fixture = Fixture::tpm();
+    let store = fixture.open();
+    store.create_key("module-key").unwrap();
+    // The TPM is away, so that what is asked for waits.
+    fixture.tpm_mut().cut_power();
+    let (told, results) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        for _ in 0..40 {
+            let (store, told) = (&store, told.clone());
+            scope.spawn(move || told.send(store.key_sign("module-key", b"x")).unwrap());
+        }
+        for _ in 0..24 {
+            let result = results.recv().unwrap();
+            assert!(matches!(result, Err(KeystoreError::Busy { waiting: 16 })), "{result:?}");
+        }
+        fixture.tpm_mut().power_on();
+        for _ in 0..16 {
+            results.recv().unwrap().unwrap();
+        }
+    });
 }

@@ -1,4 +1,4 @@
-//! The three keys in the token: found by their labels, and believed only with the attributes that they were made with.
+//! The gateway's keys in the token: found by their labels, and believed only with the attributes that they were made with.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::rand;
@@ -7,6 +7,7 @@ use cryptoki::mechanism::Mechanism;
 use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
 use cryptoki::session::Session;
 
+use super::agreement::AgreementKey;
 use super::fault::{Fault, fault};
 use super::record::{Known, Record};
 use super::sealed;
@@ -16,6 +17,7 @@ use crate::{KeystoreError, ecdsa};
 const DEVICE: &str = "edgewarden-device-key-1";
 const GATEWAY_CA: &str = "edgewarden-gateway-ca-key-1";
 const SEALING: &str = "edgewarden-sealing-key-1";
+const AGREEMENT: &str = "edgewarden-agreement-key-1";
 
 /// CKA_EC_PARAMS of P-256: the OID 1.2.840.10045.3.1.7, DER.
 const P256: [u8; 10] = [0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
@@ -25,11 +27,12 @@ const AES_KEY_BYTES: u64 = 32;
 pub(super) struct Keys {
     pub(super) device: SigningKey,
     pub(super) gateway_ca: SigningKey,
+    pub(super) agreement: AgreementKey,
     pub(super) sealing: ObjectHandle,
 }
 
 pub(super) struct SigningKey {
-    handle: ObjectHandle,
+    pub(super) handle: ObjectHandle,
     /// Uncompressed.
     pub(super) point: Vec<u8>,
 }
@@ -65,18 +68,27 @@ impl Keys {
     /// Finds the keys, or makes them when the record says that there never were any.
     pub(super) fn open(session: &Session, token: &str, record: &Record) -> Result<Self, Fault> {
         let shelf = Shelf { session, token };
-        if let Some(known) = record.read()? {
+        if let Some(mut known) = record.read()? {
             let keys = Self {
                 device: shelf.signing_key(DEVICE)?.ok_or_else(|| shelf.missing(DEVICE))?,
                 gateway_ca: shelf.signing_key(GATEWAY_CA)?.ok_or_else(|| shelf.missing(GATEWAY_CA))?,
+                agreement: match &known.agreement {
+                    Some(_) => shelf.agreement_key()?.ok_or_else(|| shelf.missing(AGREEMENT))?,
+                    None => shelf.agreement_key_or_new()?,
+                },
                 sealing: shelf.sealing_key()?.ok_or_else(|| shelf.missing(SEALING))?,
             };
             keys.compare(&shelf, &known, record)?;
+            if known.agreement.is_none() {
+                known.agreement = Some(keys.agreement.point.clone());
+                record.write(&known)?;
+            }
             return Ok(keys);
         }
         let keys = Self {
             device: shelf.found_or_made(DEVICE)?,
             gateway_ca: shelf.found_or_made(GATEWAY_CA)?,
+            agreement: shelf.agreement_key_or_new()?,
             sealing: match shelf.sealing_key()? {
                 Some(key) => key,
                 None => shelf.make_sealing_key()?,
@@ -85,16 +97,17 @@ impl Keys {
         record.write(&Known {
             device: keys.device.point.clone(),
             gateway_ca: keys.gateway_ca.point.clone(),
+            agreement: Some(keys.agreement.point.clone()),
             check: sealed::make_check(session, keys.sealing)?,
         })?;
         Ok(keys)
     }
 
     fn compare(&self, token: &Shelf<'_>, known: &Known, record: &Record) -> Result<(), Fault> {
-        let other = |key: &'static str| {
+        let other = |key: &str| {
             Fault::Final(KeystoreError::OtherKey {
                 token: token.token.to_owned(),
-                key,
+                key: key.to_owned(),
                 path: record.path().to_owned(),
             })
         };
@@ -103,6 +116,9 @@ impl Keys {
         }
         if self.gateway_ca.point != known.gateway_ca {
             return Err(other(GATEWAY_CA));
+        }
+        if known.agreement.as_ref().is_some_and(|point| *point != self.agreement.point) {
+            return Err(other(AGREEMENT));
         }
         if sealed::opens_check(token.session, self.sealing, &known.check)? {
             Ok(())
@@ -129,6 +145,11 @@ const PRIVATE_DEMANDS: [Demand; 7] = [
     ),
     (AttributeType::Sign, true, "may not sign (CKA_SIGN)"),
 ];
+const AGREEMENT_DEMANDS: [Demand; 7] = {
+    let [token, private, sensitive, extractable, always, never, _] = PRIVATE_DEMANDS;
+    let derive = (AttributeType::Derive, true, "may not derive (CKA_DERIVE)");
+    [token, private, sensitive, extractable, always, never, derive]
+};
 const SEALING_DEMANDS: [Demand; 8] = {
     let [token, private, sensitive, extractable, always, never, _] = PRIVATE_DEMANDS;
     [
@@ -148,6 +169,13 @@ const PRIVATE_REFUSED: [AttributeType; 5] = [
     AttributeType::SignRecover,
     AttributeType::Unwrap,
     AttributeType::Derive,
+    AttributeType::AlwaysAuthenticate,
+];
+const AGREEMENT_REFUSED: [AttributeType; 5] = [
+    AttributeType::Decrypt,
+    AttributeType::SignRecover,
+    AttributeType::Unwrap,
+    AttributeType::Sign,
     AttributeType::AlwaysAuthenticate,
 ];
 const SEALING_REFUSED: [AttributeType; 4] =
@@ -176,21 +204,22 @@ fn flag(attributes: &[Attribute], wanted: AttributeType) -> Option<bool> {
 }
 
 /// The token's objects.
-struct Shelf<'a> {
-    session: &'a Session,
-    token: &'a str,
+pub(super) struct Shelf<'a> {
+    pub(super) session: &'a Session,
+    pub(super) token: &'a str,
 }
 
 impl Shelf<'_> {
-    fn missing(&self, key: &'static str) -> Fault {
-        Fault::Final(KeystoreError::KeyMissing { token: self.token.to_owned(), key })
+    pub(super) fn missing(&self, key: &str) -> Fault {
+        Fault::Final(KeystoreError::KeyMissing { token: self.token.to_owned(), key: key.to_owned() })
     }
 
-    fn wrong(&self, key: &'static str, problem: &'static str) -> Fault {
-        Fault::Final(KeystoreError::KeyAttribute { token: self.token.to_owned(), key, problem })
+    fn wrong(&self, key: &str, problem: &'static str) -> Fault {
+        let (token, key) = (self.token.to_owned(), key.to_owned());
+        Fault::Final(KeystoreError::KeyAttribute { token, key, problem })
     }
 
-    fn find(&self, class: ObjectClass, key: &'static str) -> Result<Option<ObjectHandle>, Fault> {
+    fn find(&self, class: ObjectClass, key: &str) -> Result<Option<ObjectHandle>, Fault> {
         let template = [Attribute::Class(class), Attribute::Label(key.into())];
         let found = self.session.find_objects(&template).map_err(fault)?;
         match found.as_slice() {
@@ -206,7 +235,7 @@ impl Shelf<'_> {
 
     fn check(
         &self,
-        key: &'static str,
+        key: &str,
         object: ObjectHandle,
         demands: &[Demand],
         refused: &[AttributeType],
@@ -228,8 +257,13 @@ impl Shelf<'_> {
         Ok(())
     }
 
-    /// Checked in full, or not there.
-    fn signing_key(&self, key: &'static str) -> Result<Option<SigningKey>, Fault> {
+    /// Both halves with their point, or `None` if there is neither.
+    fn pair(
+        &self,
+        key: &str,
+        demands: &[Demand],
+        refused: &[AttributeType],
+    ) -> Result<Option<(ObjectHandle, Vec<u8>)>, Fault> {
         let private = self.find(ObjectClass::PRIVATE_KEY, key)?;
         let public = self.find(ObjectClass::PUBLIC_KEY, key)?;
         let (private, public) = match (private, public) {
@@ -238,52 +272,107 @@ impl Shelf<'_> {
             (Some(_), None) => return Err(self.wrong(key, "has lost its public half")),
             (None, Some(_)) => return Err(self.missing(key)),
         };
-        self.check(key, private, &PRIVATE_DEMANDS, &PRIVATE_REFUSED)?;
+        self.check(key, private, demands, refused)?;
         for half in [private, public] {
-            let kind = self.attributes(half, &[AttributeType::KeyType, AttributeType::EcParams])?;
-            if kind != [Attribute::KeyType(KeyType::EC), Attribute::EcParams(P256.into())] {
-                return Err(self.wrong(key, "is not on the curve P-256 (CKA_EC_PARAMS)"));
-            }
+            self.check_curve(key, half)?;
         }
         let point = match self.attributes(public, &[AttributeType::EcPoint])?.as_slice() {
             [Attribute::EcPoint(bytes)] => point(bytes),
             _ => None,
         };
         let point = point.ok_or_else(|| self.wrong(key, "has no point of P-256 (CKA_EC_POINT)"))?;
-        let found = SigningKey { handle: private, point };
+        Ok(Some((private, point)))
+    }
+
+    fn check_curve(&self, key: &str, half: ObjectHandle) -> Result<(), Fault> {
+        let kind = self.attributes(half, &[AttributeType::KeyType, AttributeType::EcParams])?;
+        if kind == [Attribute::KeyType(KeyType::EC), Attribute::EcParams(P256.into())] {
+            Ok(())
+        } else {
+            Err(self.wrong(key, "is not on the curve P-256 (CKA_EC_PARAMS)"))
+        }
+    }
+
+    /// Checked in full, or not there.
+    pub(super) fn signing_key(&self, key: &str) -> Result<Option<SigningKey>, Fault> {
+        let Some((handle, point)) = self.pair(key, &PRIVATE_DEMANDS, &PRIVATE_REFUSED)? else {
+            return Ok(None);
+        };
+        let found = SigningKey { handle, point };
         found.check(self.session)?;
         Ok(Some(found))
     }
 
-    fn found_or_made(&self, key: &'static str) -> Result<SigningKey, Fault> {
+    /// The private half alone, checked but for what a signature shows.
+    pub(super) fn signing_half(&self, key: &str) -> Result<ObjectHandle, Fault> {
+        let half = self.find(ObjectClass::PRIVATE_KEY, key)?.ok_or_else(|| self.missing(key))?;
+        self.check(key, half, &PRIVATE_DEMANDS, &PRIVATE_REFUSED)?;
+        self.check_curve(key, half)?;
+        Ok(half)
+    }
+
+    /// Checked in full, or not there.
+    fn agreement_key(&self) -> Result<Option<AgreementKey>, Fault> {
+        let Some((handle, point)) = self.pair(AGREEMENT, &AGREEMENT_DEMANDS, &AGREEMENT_REFUSED)? else {
+            return Ok(None);
+        };
+        let found = AgreementKey { handle, point };
+        found.check(self.session)?;
+        Ok(Some(found))
+    }
+
+    fn agreement_key_or_new(&self) -> Result<AgreementKey, Fault> {
+        if let Some(found) = self.agreement_key()? {
+            return Ok(found);
+        }
+        self.make_pair(AGREEMENT, &[Attribute::Sign(false), Attribute::Derive(true)])?;
+        self.agreement_key()?.ok_or_else(|| self.missing(AGREEMENT))
+    }
+
+    pub(super) fn found_or_made(&self, key: &str) -> Result<SigningKey, Fault> {
         if let Some(found) = self.signing_key(key)? {
             return Ok(found);
         }
+        self.make_pair(key, &[Attribute::Sign(true), Attribute::Derive(false)])?;
+        // A token that made something else than it was asked for is found out here.
+        self.signing_key(key)?.ok_or_else(|| self.missing(key))
+    }
+
+    fn make_pair(&self, key: &str, uses: &[Attribute; 2]) -> Result<(), Fault> {
         let public = [
             Attribute::Token(true),
             Attribute::Private(false),
-            Attribute::Verify(true),
+            Attribute::Verify(uses.contains(&Attribute::Sign(true))),
             Attribute::EcParams(P256.into()),
             Attribute::Label(key.into()),
             Attribute::Id(key.into()),
         ];
-        let private = [
+        let mut private = vec![
             Attribute::Token(true),
             Attribute::Private(true),
             Attribute::Sensitive(true),
             Attribute::Extractable(false),
-            Attribute::Sign(true),
             Attribute::SignRecover(false),
             Attribute::Decrypt(false),
             Attribute::Unwrap(false),
-            Attribute::Derive(false),
             Attribute::Label(key.into()),
             Attribute::Id(key.into()),
         ];
+        private.extend_from_slice(uses);
         self.session.generate_key_pair(&Mechanism::EccKeyPairGen, &public, &private).map_err(fault)?;
         tracing::info!(token = self.token, key, "made a key in the token");
-        // A token that made something else than it was asked for is found out here.
-        self.signing_key(key)?.ok_or_else(|| self.missing(key))
+        Ok(())
+    }
+
+    /// Both halves, as many as there are.
+    pub(super) fn destroy(&self, key: &str) -> Result<(), Fault> {
+        for class in [ObjectClass::PRIVATE_KEY, ObjectClass::PUBLIC_KEY] {
+            let template = [Attribute::Class(class), Attribute::Label(key.into())];
+            for object in self.session.find_objects(&template).map_err(fault)? {
+                self.session.destroy_object(object).map_err(fault)?;
+            }
+        }
+        Ok(())
     }
 
     fn sealing_key(&self) -> Result<Option<ObjectHandle>, Fault> {

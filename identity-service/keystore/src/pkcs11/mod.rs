@@ -4,27 +4,33 @@
 //! * `module`: the loaded library · `token`: finding a token and logging in, which `crate::owner` does and repeats
 //! * `pin`: the PIN, tried once and not again until its file changes, so that we never lock a token
 //! * `keys`: which keys, and what they must be like · `record`: which keys they were at the first open
-//! * `sealed`: secrets, under a key of the token
+//! * `sealed`: secrets, under a key of the token · `resident`: keys for modules · `agreement`: secrets from others
 //!
 //! A token is found by its label, never by a slot number, for those change. Nothing of it is attested: that a key
 //! cannot leave is what the token says of it. Trusts the token and its library, which runs in this process.
 
+mod agreement;
 mod fault;
 mod keys;
 mod module;
 mod pin;
 mod record;
+mod resident;
 mod sealed;
 mod token;
 
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use edgewarden_ca::certificate_request;
 use edgewarden_names::{GatewayName, TrustDomain};
 use edgewarden_protocol::enrol::{Challenge, DeviceKeys, Proof, binding};
 use zeroize::Zeroizing;
 
-use self::token::Token;
+use self::resident::KeyFile;
+use self::token::{Connection, Token};
+use crate::gate::Gate;
+use crate::key_folder::KeyFolder;
 use crate::owner::{Owner, Priority};
 use crate::sealed_folder::SealedFolder;
 use crate::{CaKey, Description, Health, KeyAttestation, Keystore, KeystoreError, Quote};
@@ -34,6 +40,11 @@ pub(crate) struct Pkcs11 {
     description: Description,
     sealed: SealedFolder,
     device_public: Vec<u8>,
+    folder: KeyFolder,
+    gate: Gate,
+    /// Held while a resident key is made or destroyed, for the token tells names apart and nothing else does. As many
+    /// wait as the gate lets in.
+    changing: Mutex<()>,
 }
 
 impl Pkcs11 {
@@ -46,13 +57,32 @@ impl Pkcs11 {
         state: &Path,
     ) -> Result<Self, KeystoreError> {
         let sealed = SealedFolder::open(state, "pkcs11")?;
+        let folder = KeyFolder::open(state, "pkcs11")?;
         let owner = Owner::start(Token::new(module, token, pin_file, state))?;
         let (text, device_public) = owner.request(Priority::Other, |connection| {
             Ok((connection.description.clone(), connection.keys.device.point.clone()))
         })?;
         // No chip proves itself here, so none is claimed.
         let description = Description { text, hardware: false, dangerous: false };
-        Ok(Self { owner, description, sealed, device_public })
+        let (gate, changing) = (Gate::default(), Mutex::default());
+        Ok(Self { owner, description, sealed, device_public, folder, gate, changing })
+    }
+
+    /// Token and folder say what is there, so a panic leaves nothing half changed.
+    fn changing(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has the owner do something with a resident key.
+    fn with_key<T: Send + 'static>(
+        &self,
+        name: &str,
+        mut work: impl FnMut(&mut Connection, &KeyFile) -> Result<T, fault::Fault> + Send + 'static,
+    ) -> Result<T, KeystoreError> {
+        let _place = self.gate.enter()?;
+        let (record, path) = (self.folder.read(name)?, self.folder.path(name));
+        let file = KeyFile { name: name.to_owned(), record, path };
+        self.owner.request(Priority::Other, move |connection| work(connection, &file))
     }
 }
 
@@ -127,35 +157,52 @@ impl Keystore for Pkcs11 {
         })
     }
 
-    fn create_key(&self, _: &str) -> Result<Vec<u8>, KeystoreError> {
-        Err(KeystoreError::Unsupported("a PKCS#11", "make resident keys"))
+    fn create_key(&self, name: &str) -> Result<Vec<u8>, KeystoreError> {
+        let _place = self.gate.enter()?;
+        let _changing = self.changing();
+        self.folder.check_free(name)?;
+        let owned = name.to_owned();
+        let point = self
+            .owner
+            .request(Priority::Other, move |connection| resident::create(&connection.shelf(), &owned))?;
+        self.folder.add(name, &resident::record(&point))?;
+        Ok(point)
     }
 
-    fn key_public(&self, _: &str) -> Result<Vec<u8>, KeystoreError> {
-        Err(KeystoreError::Unsupported("a PKCS#11", "make resident keys"))
+    fn key_public(&self, name: &str) -> Result<Vec<u8>, KeystoreError> {
+        self.with_key(name, |connection, file| file.public(&connection.shelf()))
     }
 
-    fn key_sign(&self, _: &str, _: &[u8]) -> Result<Vec<u8>, KeystoreError> {
-        Err(KeystoreError::Unsupported("a PKCS#11", "make resident keys"))
+    fn key_sign(&self, name: &str, message: &[u8]) -> Result<Vec<u8>, KeystoreError> {
+        let hash = keys::hash(message);
+        self.with_key(name, move |connection, file| file.sign(&connection.shelf(), &hash))
     }
 
     fn key_certify(&self, _: &str, _: &[u8]) -> Result<KeyAttestation, KeystoreError> {
-        Err(KeystoreError::Unsupported("a PKCS#11", "make resident keys"))
+        Err(KeystoreError::Unsupported("a PKCS#11", "prove where a key is"))
     }
 
-    fn delete_key(&self, _: &str) -> Result<(), KeystoreError> {
-        Err(KeystoreError::Unsupported("a PKCS#11", "make resident keys"))
+    fn delete_key(&self, name: &str) -> Result<(), KeystoreError> {
+        let _place = self.gate.enter()?;
+        let _changing = self.changing();
+        self.folder.remove(name)?;
+        let owned = name.to_owned();
+        self.owner.request(Priority::Other, move |connection| resident::destroy(&connection.shelf(), &owned))
     }
 
     fn agreement_public(&self) -> Result<Vec<u8>, KeystoreError> {
-        Err(KeystoreError::Unsupported("a PKCS#11", "agree on a key"))
+        self.owner.request(Priority::Other, |connection| Ok(connection.keys.agreement.point.clone()))
     }
 
-    fn agree(&self, _: &[u8]) -> Result<Zeroizing<Vec<u8>>, KeystoreError> {
-        Err(KeystoreError::Unsupported("a PKCS#11", "agree on a key"))
+    fn agree(&self, peer_point: &[u8]) -> Result<Zeroizing<Vec<u8>>, KeystoreError> {
+        let _place = self.gate.enter()?;
+        let peer = peer_point.to_vec();
+        self.owner.request(Priority::Other, move |connection| {
+            connection.keys.agreement.agree(&connection.session, &peer)
+        })
     }
 
     fn pcr_extend(&self, _: u8, _: &[u8; 32]) -> Result<[u8; 32], KeystoreError> {
-        Err(KeystoreError::Unsupported("a PKCS#11", "extend PCRs"))
+        Err(KeystoreError::Unsupported("a PKCS#11", "extend PCRs, for it has none"))
     }
 }

@@ -9,7 +9,9 @@ use edgewarden_platform::durable;
 
 use crate::KeystoreError;
 
-const HEADER: &str = "edgewarden pkcs11 keys 1";
+const HEADER: &str = "edgewarden pkcs11 keys 2";
+/// Written before there was a key for agreement.
+const HEADER_1: &str = "edgewarden pkcs11 keys 1";
 /// More than it takes.
 const FILE_BYTES_MAX: usize = 4096;
 
@@ -18,6 +20,8 @@ pub(super) struct Known {
     /// The public points.
     pub(super) device: Vec<u8>,
     pub(super) gateway_ca: Vec<u8>,
+    /// `None` in a record that is older than this key.
+    pub(super) agreement: Option<Vec<u8>>,
     /// What only the sealing key can open.
     pub(super) check: Vec<u8>,
 }
@@ -53,9 +57,13 @@ impl Record {
 }
 
 fn text(known: &Known) -> String {
-    let Known { device, gateway_ca, check } = known;
+    let Known { device, gateway_ca, agreement, check } = known;
+    let (header, agreement) = match agreement {
+        Some(point) => (HEADER, format!("agreement {}\n", hex::encode(point))),
+        None => (HEADER_1, String::new()),
+    };
     format!(
-        "{HEADER}\ndevice {}\ngateway-ca {}\ncheck {}\n",
+        "{header}\ndevice {}\ngateway-ca {}\n{agreement}check {}\n",
         hex::encode(device),
         hex::encode(gateway_ca),
         hex::encode(check)
@@ -64,11 +72,15 @@ fn text(known: &Known) -> String {
 
 fn parse(text: &str) -> Option<Known> {
     let mut lines = text.strip_suffix('\n')?.split('\n');
-    if lines.next() != Some(HEADER) {
-        return None;
-    }
+    let has_agreement = match lines.next() {
+        Some(HEADER) => true,
+        Some(HEADER_1) => false,
+        _ => return None,
+    };
     let mut value = |name: &str| hex::decode(lines.next()?.strip_prefix(name)?.strip_prefix(' ')?).ok();
-    let known = Known { device: value("device")?, gateway_ca: value("gateway-ca")?, check: value("check")? };
+    let (device, gateway_ca) = (value("device")?, value("gateway-ca")?);
+    let agreement = if has_agreement { Some(value("agreement")?) } else { None };
+    let known = Known { device, gateway_ca, agreement, check: value("check")? };
     lines.next().is_none().then_some(known)
 }
 
@@ -78,7 +90,10 @@ mod tests {
 
     #[test]
     fn records_are_read_strictly() {
-        let known = Known { device: vec![4, 1], gateway_ca: vec![4, 2], check: vec![9] };
+        let old = Known { device: vec![4, 1], gateway_ca: vec![4, 2], agreement: None, check: vec![9] };
+        assert_eq!(parse(&text(&old)), Some(Known { ..old }));
+        let known =
+            Known { device: vec![4, 1], gateway_ca: vec![4, 2], agreement: Some(vec![4, 3]), check: vec![9] };
         let good = text(&known);
         assert_eq!(parse(&good), Some(known));
         for length in 0..good.len() {
@@ -89,7 +104,9 @@ mod tests {
             format!("{good}more 00\n"),
             good.replace("0401", "040g"),
             good.replace("device", "devices"),
-            good.replace("keys 1", "keys 2"),
+            good.replace("keys 2", "keys 3"),
+            good.replace("keys 2", "keys 1"),
+            good.replace("agreement 0403\n", ""),
         ] {
             assert_eq!(parse(&bad), None, "{bad}");
         }

@@ -9,7 +9,7 @@ use cryptoki::session::Session;
 use cryptoki::slot::{Slot, TokenInfo};
 
 use super::fault::{Fault, fault};
-use super::keys::Keys;
+use super::keys::{Keys, Shelf};
 use super::module::Module;
 use super::pin::Pin;
 use super::record::Record;
@@ -26,13 +26,14 @@ const SOFTWARE_TOKENS: [&str; 4] = ["softhsm", "soft token", "softoken", "kryopt
 type Use = (&'static str, fn(&MechanismInfo) -> bool);
 
 /// All that the store asks of a token, checked at each login: what is missing later would be missed when it hurts.
-const MECHANISMS: [(MechanismType, &str, &[Use]); 4] = [
+const MECHANISMS: [(MechanismType, &str, &[Use]); 5] = [
     (
         MechanismType::ECC_KEY_PAIR_GEN,
         "CKM_EC_KEY_PAIR_GEN",
         &[("generating key pairs", MechanismInfo::generate_key_pair)],
     ),
     (MechanismType::ECDSA, "CKM_ECDSA", &[("signing", MechanismInfo::sign)]),
+    (MechanismType::ECDH1_DERIVE, "CKM_ECDH1_DERIVE", &[("key agreement", MechanismInfo::derive)]),
     (MechanismType::AES_KEY_GEN, "CKM_AES_KEY_GEN", &[("generating keys", MechanismInfo::generate)]),
     (
         MechanismType::AES_GCM,
@@ -54,10 +55,15 @@ pub(super) struct Connection {
     pub(super) keys: Keys,
     pub(super) session: Session,
     pub(super) description: String,
+    token: String,
     _module: Module,
 }
 
 impl Connection {
+    pub(super) fn shelf(&self) -> Shelf<'_> {
+        Shelf { session: &self.session, token: &self.token }
+    }
+
     /// Asks the token for something that it can only answer when it is there.
     pub(super) fn check(&self) -> Result<(), Fault> {
         self.session.get_session_info().map(drop).map_err(fault)
@@ -152,6 +158,6 @@ impl Connector for Token {
         self.pin.log_in(&session, &self.label, &info)?;
         let keys = Keys::open(&session, &self.label, &self.record)?;
         let description = Self::describe(&module.library, slot, &info);
-        Ok(Connection { keys, session, description, _module: module })
+        Ok(Connection { keys, session, description, token: self.label.clone(), _module: module })
     }
 }

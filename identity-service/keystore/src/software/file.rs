@@ -19,7 +19,7 @@ use aws_lc_rs::{pbkdf2, rand};
 use edgewarden_platform::durable;
 use zeroize::Zeroizing;
 
-use crate::KeystoreError;
+use crate::{KeystoreError, RESIDENT_KEYS_MAX};
 
 const MAGIC: &[u8; 18] = b"edgewarden keys 1\n";
 const SALT_BYTES: usize = 16;
@@ -27,9 +27,10 @@ const SALT_BYTES: usize = 16;
 const ITERATIONS: u32 = 600_000;
 const ITERATIONS_MIN: u32 = 100_000;
 const ITERATIONS_MAX: u32 = 10_000_000;
-/// Most values: far more than there are uses for.
-const VALUES_MAX: usize = 256;
-const FILE_BYTES_MAX: usize = 256 * 1024;
+/// Most values: resident keys, and more sealed values than there are uses for.
+const VALUES_MAX: usize = RESIDENT_KEYS_MAX + 256;
+/// A value takes 3 bytes, its name and at most 138 (a key): names are below 80.
+const FILE_BYTES_MAX: usize = 512 * 1024;
 const HEADER_BYTES: usize = MAGIC.len() + 4 + SALT_BYTES;
 
 pub(super) type Values = BTreeMap<String, Zeroizing<Vec<u8>>>;
@@ -99,7 +100,7 @@ impl KeyFile {
     /// Puts `values` in place of what the file holds.
     pub(super) fn write(&self, values: &Values) -> Result<(), KeystoreError> {
         if values.len() > VALUES_MAX {
-            return Err(KeystoreError::Request("the store holds at most 256 values"));
+            return Err(KeystoreError::Request("the store holds at most 1280 values"));
         }
         let mut nonce = [0; NONCE_LEN];
         rand::fill(&mut nonce).map_err(|_| KeystoreError::Answer("the random number generator failed"))?;

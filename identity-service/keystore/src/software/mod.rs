@@ -9,6 +9,8 @@ mod file;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use aws_lc_rs::agreement::{self, ECDH_P256, PrivateKey, UnparsedPublicKey};
+use aws_lc_rs::encoding::{AsBigEndian as _, EcPrivateKeyBin};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _};
 use edgewarden_ca::{CaSigner, SignError, certificate_request};
@@ -18,16 +20,20 @@ use zeroize::Zeroizing;
 
 use self::file::{KeyFile, Values};
 use crate::secret_file::{self, SecretFile};
-use crate::{Description, Health, KeyAttestation, Keystore, KeystoreError, Quote};
+use crate::{Description, Health, KeyAttestation, Keystore, KeystoreError, Quote, RESIDENT_KEYS_MAX};
 
 const DEVICE_KEY: &str = "device-key";
 const GATEWAY_CA: &str = "gateway-ca-key";
+const AGREEMENT: &str = "agreement-key";
 /// Before the names of sealed values, so that they never meet a key's.
 const SEALED: &str = "sealed/";
+/// Before the names of resident keys.
+const RESIDENT: &str = "resident/";
 
 pub(crate) struct Software {
     device: EcdsaKeyPair,
     gateway_ca: EcdsaKeyPair,
+    agreement: PrivateKey,
     values: Mutex<(KeyFile, Values)>,
 }
 
@@ -37,16 +43,18 @@ impl Software {
         let passphrase = SecretFile::open(passphrase_file, secret_file::PASSPHRASE)?.read()?;
         let path = state.join("software-keys");
         let (file, found) = KeyFile::open(&path, &passphrase)?;
-        let values = if let Some(values) = found {
-            values
-        } else {
-            let mut values = Values::new();
+        let is_new = found.is_none();
+        let mut values = found.unwrap_or_default();
+        if is_new {
             for name in [DEVICE_KEY, GATEWAY_CA] {
                 values.insert(name.to_owned(), generate()?);
             }
+        }
+        // Files of the first releases have none. Nobody can take it out of a file: the whole is authenticated.
+        if !values.contains_key(AGREEMENT) {
+            values.insert(AGREEMENT.to_owned(), generate_agreement()?);
             file.write(&values)?;
-            values
-        };
+        }
         let key = |name: &str| {
             let corrupted =
                 || KeystoreError::Corrupted { path: path.clone(), found: "a key missing or malformed" };
@@ -54,12 +62,36 @@ impl Software {
             EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, pkcs8).map_err(|_| corrupted())
         };
         let (device, gateway_ca) = (key(DEVICE_KEY)?, key(GATEWAY_CA)?);
-        Ok(Self { device, gateway_ca, values: Mutex::new((file, values)) })
+        let agreement = values
+            .get(AGREEMENT)
+            .and_then(|number| PrivateKey::from_private_key(&ECDH_P256, number).ok())
+            .ok_or_else(|| KeystoreError::Corrupted { path, found: "a key missing or malformed" })?;
+        Ok(Self { device, gateway_ca, agreement, values: Mutex::new((file, values)) })
     }
 
     /// The values are changed only after the file was written, in one step, so they are whole after a panic too.
     fn values(&self) -> MutexGuard<'_, (KeyFile, Values)> {
         self.values.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(
+        &self,
+        change: impl FnOnce(&mut Values) -> Result<(), KeystoreError>,
+    ) -> Result<(), KeystoreError> {
+        let mut guard = self.values();
+        let (file, values) = &mut *guard;
+        let mut next = values.clone();
+        change(&mut next)?;
+        file.write(&next)?;
+        *values = next;
+        Ok(())
+    }
+
+    fn resident(&self, name: &str) -> Result<EcdsaKeyPair, KeystoreError> {
+        let guard = self.values();
+        let pkcs8 = guard.1.get(&format!("{RESIDENT}{name}"));
+        let pkcs8 = pkcs8.ok_or_else(|| KeystoreError::NoKey(name.to_owned()))?;
+        resident(pkcs8).ok_or(KeystoreError::Answer("a resident key in the key file is malformed"))
     }
 }
 
@@ -69,6 +101,18 @@ fn generate() -> Result<Zeroizing<Vec<u8>>, KeystoreError> {
         .and_then(|key| key.to_pkcs8v1())
         .map_err(failed)?;
     Ok(Zeroizing::new(document.as_ref().to_vec()))
+}
+
+/// The private number, 32 bytes.
+fn generate_agreement() -> Result<Zeroizing<Vec<u8>>, KeystoreError> {
+    let failed = |_| KeystoreError::Answer("the random number generator failed");
+    let key = PrivateKey::generate(&ECDH_P256).map_err(failed)?;
+    let number: EcPrivateKeyBin<'_> = key.as_be_bytes().map_err(failed)?;
+    Ok(Zeroizing::new(number.as_ref().to_vec()))
+}
+
+fn resident(pkcs8: &[u8]) -> Option<EcdsaKeyPair> {
+    EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, pkcs8).ok()
 }
 
 fn sign(key: &EcdsaKeyPair, message: &[u8]) -> Result<Vec<u8>, KeystoreError> {
@@ -136,13 +180,10 @@ impl Keystore for Software {
     }
 
     fn seal(&self, name: &str, secret: &[u8]) -> Result<(), KeystoreError> {
-        let mut guard = self.values();
-        let (file, values) = &mut *guard;
-        let mut next = values.clone();
-        next.insert(format!("{SEALED}{name}"), Zeroizing::new(secret.to_vec()));
-        file.write(&next)?;
-        *values = next;
-        Ok(())
+        self.change(|values| {
+            values.insert(format!("{SEALED}{name}"), Zeroizing::new(secret.to_vec()));
+            Ok(())
+        })
     }
 
     fn unseal(&self, name: &str) -> Result<Zeroizing<Vec<u8>>, KeystoreError> {
@@ -154,35 +195,62 @@ impl Keystore for Software {
             .ok_or_else(|| KeystoreError::NotSealed(name.to_owned()))
     }
 
-    fn create_key(&self, _: &str) -> Result<Vec<u8>, KeystoreError> {
-        Err(KeystoreError::Unsupported("a software", "make resident keys"))
+    fn create_key(&self, name: &str) -> Result<Vec<u8>, KeystoreError> {
+        let pkcs8 = generate()?;
+        let point = resident(&pkcs8)
+            .ok_or(KeystoreError::Answer("the new key is malformed"))?
+            .public_key()
+            .as_ref()
+            .to_vec();
+        self.change(|values| {
+            let label = format!("{RESIDENT}{name}");
+            if values.contains_key(&label) {
+                return Err(KeystoreError::KeyExists(name.to_owned()));
+            }
+            if values.keys().filter(|label| label.starts_with(RESIDENT)).count() >= RESIDENT_KEYS_MAX {
+                return Err(KeystoreError::TooManyKeys { max: RESIDENT_KEYS_MAX });
+            }
+            values.insert(label, pkcs8);
+            Ok(())
+        })?;
+        Ok(point)
     }
 
-    fn key_public(&self, _: &str) -> Result<Vec<u8>, KeystoreError> {
-        Err(KeystoreError::Unsupported("a software", "make resident keys"))
+    fn key_public(&self, name: &str) -> Result<Vec<u8>, KeystoreError> {
+        Ok(self.resident(name)?.public_key().as_ref().to_vec())
     }
 
-    fn key_sign(&self, _: &str, _: &[u8]) -> Result<Vec<u8>, KeystoreError> {
-        Err(KeystoreError::Unsupported("a software", "make resident keys"))
+    fn key_sign(&self, name: &str, message: &[u8]) -> Result<Vec<u8>, KeystoreError> {
+        sign(&self.resident(name)?, message)
     }
 
     fn key_certify(&self, _: &str, _: &[u8]) -> Result<KeyAttestation, KeystoreError> {
-        Err(KeystoreError::Unsupported("a software", "make resident keys"))
+        Err(KeystoreError::Unsupported("a software", "prove where a key is"))
     }
 
-    fn delete_key(&self, _: &str) -> Result<(), KeystoreError> {
-        Err(KeystoreError::Unsupported("a software", "make resident keys"))
+    fn delete_key(&self, name: &str) -> Result<(), KeystoreError> {
+        let label = format!("{RESIDENT}{name}");
+        if !self.values().1.contains_key(&label) {
+            return Ok(());
+        }
+        self.change(|values| {
+            values.remove(&label);
+            Ok(())
+        })
     }
 
     fn agreement_public(&self) -> Result<Vec<u8>, KeystoreError> {
-        Err(KeystoreError::Unsupported("a software", "agree on a key"))
+        let public = self.agreement.compute_public_key();
+        public.map(|point| point.as_ref().to_vec()).map_err(|_| KeystoreError::Answer("the key has no point"))
     }
 
-    fn agree(&self, _: &[u8]) -> Result<Zeroizing<Vec<u8>>, KeystoreError> {
-        Err(KeystoreError::Unsupported("a software", "agree on a key"))
+    fn agree(&self, peer_point: &[u8]) -> Result<Zeroizing<Vec<u8>>, KeystoreError> {
+        let peer = UnparsedPublicKey::new(&ECDH_P256, peer_point);
+        let refused = KeystoreError::Request("the peer's key is not a P-256 point");
+        agreement::agree(&self.agreement, peer, refused, |shared| Ok(Zeroizing::new(shared.to_vec())))
     }
 
     fn pcr_extend(&self, _: u8, _: &[u8; 32]) -> Result<[u8; 32], KeystoreError> {
-        Err(KeystoreError::Unsupported("a software", "extend PCRs"))
+        Err(KeystoreError::Unsupported("a software", "extend PCRs, for it has none"))
     }
 }

@@ -16,16 +16,18 @@ use tss_esapi::handles::{AuthHandle, KeyHandle, SessionHandle};
 use tss_esapi::interface_types::algorithm::HashingAlgorithm;
 use tss_esapi::interface_types::session_handles::{AuthSession, PolicySession};
 use tss_esapi::structures::{
-    Attest, AttestInfo, Data, Digest, EncryptedSecret, IdObject, Nonce, PcrSelectionList,
-    PcrSelectionListBuilder, PcrSlot, Signature, SignatureScheme, SymmetricDefinition,
+    Attest, AttestInfo, Data, Digest, EncryptedSecret, IdObject, Nonce, PcrSelectionList, PcrSlot, Signature,
+    SignatureScheme, SymmetricDefinition,
 };
 use tss_esapi::traits::Marshall as _;
 
 use super::link::{Fault, fault};
 use super::objects::{Loaded, and_flush, sign, with_primary};
+use super::pcr::selection;
+use super::resident::KeyFile;
 use super::session::SaltPin;
 use super::{convert, endorsement, templates};
-use crate::{KeystoreError, Quote};
+use crate::{KeyAttestation, KeystoreError, Quote};
 
 /// PCRs may be extended between quote and reading; so often is it tried.
 const QUOTES_MAX: usize = 5;
@@ -69,13 +71,7 @@ pub(super) fn prove(context: &mut Context, request: &Request) -> Result<TpmProof
         let bound = binding(challenge.nonce.as_slice(), &csr);
         let data = || Data::try_from(bound.as_slice()).map_err(fault("bind to the nonce"));
         with_attestation_key(context, |context, ak| {
-            let (certify, certify_signature) = context
-                .execute_with_sessions((Some(AuthSession::Password), Some(AuthSession::Password), None), {
-                    let data = data()?;
-                    |context| context.certify(ca.handle.into(), ak.handle, data, SignatureScheme::Null)
-                })
-                .map_err(fault("TPM2_Certify"))?;
-            let (certify, certify_signature) = checked(&certify, &certify_signature, ak)?;
+            let (certify, certify_signature) = certify(context, ca, ak, data()?)?;
             let (quote, quote_signature, _) = quoted(context, ak, &data()?, &challenge.pcrs)?;
             Ok(TpmProof {
                 secret: secret.into(),
@@ -86,6 +82,41 @@ pub(super) fn prove(context: &mut Context, request: &Request) -> Result<TpmProof
                 certify: certify.into(),
                 certify_signature: certify_signature.into(),
                 csr: csr.into(),
+            })
+        })
+    })
+}
+
+/// The attestation key's word for another key of the TPM: TPMS_ATTEST and TPMT_SIGNATURE.
+fn certify(
+    context: &mut Context,
+    key: &Loaded,
+    ak: &Loaded,
+    data: Data,
+) -> Result<(Vec<u8>, Vec<u8>), Fault> {
+    let (certify, signature) = context
+        .execute_with_sessions((Some(AuthSession::Password), Some(AuthSession::Password), None), |context| {
+            context.certify(key.handle.into(), ak.handle, data, SignatureScheme::Null)
+        })
+        .map_err(fault("TPM2_Certify"))?;
+    checked(&certify, &signature, ak)
+}
+
+/// The attestation key's word for a resident key.
+pub(super) fn certify_resident(
+    context: &mut Context,
+    file: &KeyFile,
+    nonce: &[u8],
+) -> Result<KeyAttestation, Fault> {
+    let data = Data::try_from(nonce).map_err(fault("bind to the nonce"))?;
+    file.with_key(context, |context, key| {
+        with_attestation_key(context, |context, ak| {
+            let (message, signature) = certify(context, key, ak, data)?;
+            Ok(KeyAttestation {
+                message,
+                signature,
+                key_public: convert::public_bytes(&key.public)?,
+                ak_public: convert::public_bytes(&ak.public)?,
             })
         })
     })
@@ -208,15 +239,7 @@ type Quoted = (Vec<u8>, Vec<u8>, Vec<(u8, [u8; 32])>);
 /// Quotes, and reads the PCRs that the quote is over.
 fn quoted(context: &mut Context, ak: &Loaded, data: &Data, pcrs: &[u8]) -> Result<Quoted, Fault> {
     let wrong = fault("TPM2_Quote");
-    let slots: Vec<PcrSlot> = pcrs
-        .iter()
-        .map(|&pcr| 1u32.checked_shl(pcr.into()).ok_or(KeystoreError::Request("a PCR is from 0 to 23")))
-        .map(|bit| PcrSlot::try_from(bit?).map_err(&wrong))
-        .collect::<Result<_, _>>()?;
-    let selection: PcrSelectionList = PcrSelectionListBuilder::new()
-        .with_selection(HashingAlgorithm::Sha256, &slots)
-        .build()
-        .map_err(&wrong)?;
+    let (selection, slots) = selection(pcrs)?;
     for _ in 0..QUOTES_MAX {
         let (attest, signature) = context
             .execute_with_session(Some(AuthSession::Password), |context| {
@@ -240,7 +263,7 @@ fn quoted(context: &mut Context, ak: &Loaded, data: &Data, pcrs: &[u8]) -> Resul
     Err(KeystoreError::Answer("the PCRs change faster than they are quoted").into())
 }
 
-fn read_pcrs(
+pub(super) fn read_pcrs(
     context: &mut Context,
     selection: &PcrSelectionList,
     pcrs: &[u8],

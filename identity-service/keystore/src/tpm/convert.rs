@@ -7,7 +7,7 @@ use super::link::{Fault, fault};
 use crate::{KeystoreError, ecdsa};
 
 /// A coordinate with the zeros that a TPM may leave out.
-fn padded(bytes: &[u8]) -> Result<Vec<u8>, KeystoreError> {
+pub(super) fn padded(bytes: &[u8]) -> Result<Vec<u8>, KeystoreError> {
     let zeros = ecdsa::NUMBER_BYTES
         .checked_sub(bytes.len())
         .ok_or(KeystoreError::Answer("a number of a P-256 key has more than 32 bytes"))?;

@@ -1,9 +1,11 @@
-//! Keys in a TPM 2.0. Nothing about them is on disk: attestation key and gateway CA key are primaries, derived
-//! by the TPM from its seeds and the fixed templates in `templates`, so they survive restarts and power cuts.
+//! Keys in a TPM 2.0. Nothing about the gateway's own is on disk: attestation, gateway CA and agreement key are
+//! primaries, derived by the TPM from its seeds and the fixed templates in `templates`, so they survive restarts and
+//! power cuts. Resident keys are files that only this TPM can load.
 //!
 //! * `link`: the connection, which `crate::owner` owns and takes requests for
 //! * `templates`, `objects`: which keys, and how they are loaded and flushed
-//! * `endorsement`: EK and its certificate; `attest`: quote and proof; `sealed`: secrets
+//! * `endorsement`: EK and its certificate; `attest`: quote and proof; `pcr`: extending
+//! * `sealed`: secrets; `resident`: keys for modules; `agreement`: secrets that others encrypt for this gateway
 //!
 //! All keys have `noDA`: a TPM that lost power without TPM2_Shutdown counts a failed try, and a few of those would
 //! lock keys that are under dictionary-attack protection. Secrets cross the bus only in a salted, encrypted
@@ -11,11 +13,15 @@
 //!
 //! Trusts the TPM. Distrusts the bus for secrets, and the state folder for integrity.
 
+mod agreement;
 mod attest;
+mod blob;
 mod convert;
 mod endorsement;
 mod link;
 mod objects;
+mod pcr;
+mod resident;
 mod sealed;
 mod session;
 mod templates;
@@ -28,9 +34,13 @@ use std::sync::Arc;
 use aws_lc_rs::digest::{SHA256, digest};
 use edgewarden_names::{GatewayName, TrustDomain};
 use edgewarden_protocol::enrol::{Challenge, DeviceKeys, Proof};
+use tss_esapi::Context;
 use zeroize::Zeroizing;
 
+use self::resident::KeyFile;
 use self::session::SaltPin;
+use crate::gate::Gate;
+use crate::key_folder::KeyFolder;
 use crate::owner::{Owner, Priority};
 use crate::sealed_folder::SealedFolder;
 use crate::{Description, Health, KeyAttestation, Keystore, KeystoreError, Quote};
@@ -61,6 +71,8 @@ pub(crate) struct Tpm {
     owner: Owner<Transport>,
     description: Description,
     sealed: SealedFolder,
+    keys: KeyFolder,
+    gate: Gate,
     pin: Arc<SaltPin>,
 }
 
@@ -71,6 +83,7 @@ impl Tpm {
         let simulated = matches!(transport, Transport::Simulated(_));
         let pin = Arc::new(SaltPin::new(state));
         let sealed = SealedFolder::open(state, "tpm")?;
+        let keys = KeyFolder::open(state, "tpm")?;
         let owner = Owner::start(transport)?;
         let found = owner.request(Priority::Other, {
             let pin = Arc::clone(&pin);
@@ -84,7 +97,19 @@ impl Tpm {
         } else {
             Description { text: format!("tpm ({found})"), hardware: true, dangerous: false }
         };
-        Ok(Self { owner, description, sealed, pin })
+        Ok(Self { owner, description, sealed, keys, gate: Gate::default(), pin })
+    }
+
+    /// Has the owner do something with a resident key.
+    fn with_key<T: Send + 'static>(
+        &self,
+        name: &str,
+        mut work: impl FnMut(&mut Context, &KeyFile) -> Result<T, link::Fault> + Send + 'static,
+    ) -> Result<T, KeystoreError> {
+        let _place = self.gate.enter()?;
+        let (blob, path) = (self.keys.read(name)?, self.keys.path(name));
+        let file = KeyFile { name: name.to_owned(), blob, path, pin: Arc::clone(&self.pin) };
+        self.owner.request(Priority::Other, move |context| work(context, &file))
     }
 }
 
@@ -167,35 +192,50 @@ impl Keystore for Tpm {
             .request(Priority::Other, move |context| sealed::unseal(context, &pin, &owned, &blob, &path))
     }
 
-    fn create_key(&self, _: &str) -> Result<Vec<u8>, KeystoreError> {
-        Err(KeystoreError::Unsupported("a TPM", "make resident keys"))
+    fn create_key(&self, name: &str) -> Result<Vec<u8>, KeystoreError> {
+        let _place = self.gate.enter()?;
+        self.keys.check_free(name)?;
+        let (pin, owned) = (Arc::clone(&self.pin), name.to_owned());
+        let (point, file) =
+            self.owner.request(Priority::Other, move |context| resident::create(context, &pin, &owned))?;
+        self.keys.add(name, &file)?;
+        Ok(point)
     }
 
-    fn key_public(&self, _: &str) -> Result<Vec<u8>, KeystoreError> {
-        Err(KeystoreError::Unsupported("a TPM", "make resident keys"))
+    fn key_public(&self, name: &str) -> Result<Vec<u8>, KeystoreError> {
+        self.with_key(name, |context, file| file.with_key(context, |_, key| convert::point(&key.public)))
     }
 
-    fn key_sign(&self, _: &str, _: &[u8]) -> Result<Vec<u8>, KeystoreError> {
-        Err(KeystoreError::Unsupported("a TPM", "make resident keys"))
+    fn key_sign(&self, name: &str, message: &[u8]) -> Result<Vec<u8>, KeystoreError> {
+        let hash = digest(&SHA256, message);
+        self.with_key(name, move |context, file| {
+            file.with_key(context, |context, key| objects::sign(context, key.handle, hash.as_ref()))
+        })
     }
 
-    fn key_certify(&self, _: &str, _: &[u8]) -> Result<KeyAttestation, KeystoreError> {
-        Err(KeystoreError::Unsupported("a TPM", "make resident keys"))
+    fn key_certify(&self, name: &str, nonce: &[u8]) -> Result<KeyAttestation, KeystoreError> {
+        let nonce = nonce.to_vec();
+        self.with_key(name, move |context, file| attest::certify_resident(context, file, &nonce))
     }
 
-    fn delete_key(&self, _: &str) -> Result<(), KeystoreError> {
-        Err(KeystoreError::Unsupported("a TPM", "make resident keys"))
+    fn delete_key(&self, name: &str) -> Result<(), KeystoreError> {
+        // The TPM keeps nothing of it.
+        self.keys.remove(name)
     }
 
     fn agreement_public(&self) -> Result<Vec<u8>, KeystoreError> {
-        Err(KeystoreError::Unsupported("a TPM", "agree on a key"))
+        let pin = Arc::clone(&self.pin);
+        self.owner.request(Priority::Other, move |context| agreement::public(context, &pin))
     }
 
-    fn agree(&self, _: &[u8]) -> Result<Zeroizing<Vec<u8>>, KeystoreError> {
-        Err(KeystoreError::Unsupported("a TPM", "agree on a key"))
+    fn agree(&self, peer_point: &[u8]) -> Result<Zeroizing<Vec<u8>>, KeystoreError> {
+        let _place = self.gate.enter()?;
+        let (pin, peer) = (Arc::clone(&self.pin), peer_point.to_vec());
+        self.owner.request(Priority::Other, move |context| agreement::agree(context, &pin, &peer))
     }
 
-    fn pcr_extend(&self, _: u8, _: &[u8; 32]) -> Result<[u8; 32], KeystoreError> {
-        Err(KeystoreError::Unsupported("a TPM", "extend PCRs"))
+    fn pcr_extend(&self, pcr: u8, digest: &[u8; 32]) -> Result<[u8; 32], KeystoreError> {
+        let mut extension = pcr::Extension::new(pcr, *digest);
+        self.owner.request(Priority::Other, move |context| extension.run(context))
     }
 }

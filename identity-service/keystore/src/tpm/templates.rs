@@ -12,6 +12,7 @@ use tss_esapi::structures::{
 };
 
 use super::link::{Fault, fault};
+use crate::KeystoreError;
 
 pub(super) const OWNER: Hierarchy = Hierarchy::Owner;
 pub(super) const ENDORSEMENT: Hierarchy = Hierarchy::Endorsement;
@@ -19,6 +20,9 @@ pub(super) const ENDORSEMENT: Hierarchy = Hierarchy::Endorsement;
 /// What makes our primaries different from other programs' (the template's `unique`).
 const ATTESTATION_KEY: &str = "edgewarden attestation key 1";
 const GATEWAY_CA: &str = "edgewarden gateway ca 1";
+const AGREEMENT_KEY: &str = "edgewarden agreement key 1";
+/// Before a resident key's name, in what its policy is the hash of.
+const RESIDENT_KEY: &str = "edgewarden resident key";
 
 /// `unique` of a P-256 template: X is a hash of the purpose, Y is zero.
 fn unique(purpose: Option<&str>) -> Result<EccPoint, Fault> {
@@ -72,7 +76,29 @@ pub(super) fn gateway_ca() -> Result<Public, Fault> {
     p256(attributes().with_sign_encrypt(true), SymmetricDefinitionObject::Null, ecdsa(), Some(GATEWAY_CA))
 }
 
-/// The storage key that sealed values are under, and that sessions are salted with: the TCG's P-256 template for
+/// Agrees on secrets with those who encrypt for this gateway, and does nothing else.
+pub(super) fn agreement_key() -> Result<Public, Fault> {
+    p256(
+        attributes().with_decrypt(true),
+        SymmetricDefinitionObject::Null,
+        EccScheme::Null,
+        Some(AGREEMENT_KEY),
+    )
+}
+
+/// A signing key beneath the storage key. Its policy binds it to its name: see `resident`.
+pub(super) fn resident_key(name: &str) -> Result<Public, Fault> {
+    let attributes = attributes().with_sign_encrypt(true);
+    let key = p256(attributes, SymmetricDefinitionObject::Null, ecdsa(), None)?;
+    let Public::Ecc { object_attributes, name_hashing_algorithm, parameters, unique, .. } = key else {
+        return Err(KeystoreError::Answer("the TSS made another template").into());
+    };
+    let policy = digest(&SHA256, format!("{RESIDENT_KEY} {name}").as_bytes());
+    let auth_policy = Digest::try_from(policy.as_ref()).map_err(fault("make a template"))?;
+    Ok(Public::Ecc { object_attributes, name_hashing_algorithm, auth_policy, parameters, unique })
+}
+
+/// The storage key that resident keys and sealed values are under, and that sessions are salted with: the TCG's P-256 template for
 /// a storage root key (TPM 2.0 Provisioning Guidance, section 7.5.1).
 pub(super) fn storage_key() -> Result<Public, Fault> {
     let attributes = attributes().with_restricted(true).with_decrypt(true);

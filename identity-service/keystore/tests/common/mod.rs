@@ -210,6 +210,12 @@ impl Fixture {
         }
     }
 
+    /// The file of a resident key, in stores that have one for each.
+    pub fn key_file(&self, name: &str) -> PathBuf {
+        let kind = if self.is_tpm() { "tpm" } else { "pkcs11" };
+        self.state.path().join("keys").join(format!("{name}.{kind}"))
+    }
+
     pub fn tpm_mut(&mut self) -> &mut Swtpm {
         self.tpm.as_mut().unwrap()
     }
