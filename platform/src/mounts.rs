@@ -1,0 +1,94 @@
+//! Writing to a file system that a container has mounted read-only.
+//!
+//! The mount is the container's: it lives and dies with it, whatever becomes of the process that made it, and of that
+//! process's own mount namespace. What is written goes through a second mount of the same file system, which is in no
+//! namespace and so can be seen by nobody but who holds its descriptor (open_tree(2), `OPEN_TREE_CLONE`; Linux 5.12 for
+//! mount_setattr(2)).
+//!
+//! Trusts the kernel. Distrusts the container: the place must lie in a mount namespace that is not ours.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::statfs::{FsType, TMPFS_MAGIC, fstatfs};
+
+use crate::process::Process;
+
+/// linux/mount.h
+const OPEN_TREE_CLONE: libc::c_uint = 1;
+const MOUNT_ATTR_RDONLY: u64 = 1;
+/// linux/magic.h; `libc` does not name it.
+const RAMFS_MAGIC: libc::c_long = 0x8584_58f6;
+
+/// linux/mount.h: `struct mount_attr`.
+#[repr(C)]
+struct MountAttr {
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    user_namespace: u64,
+}
+
+/// The root folder of the file system in memory that the process has mounted at `place`, open for writing beneath. Blocks.
+pub fn writable_view(process: &Process, place: &Path) -> io::Result<OwnedFd> {
+    let namespace = File::open(format!("/proc/{}/ns/mnt", process.pid()))?;
+    // Opened while it lived, so it is not that of another process with its number.
+    if !process.is_alive() {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "the process is gone"));
+    }
+    let (theirs, ours) = (namespace.metadata()?, std::fs::metadata("/proc/self/ns/mnt")?);
+    if (theirs.dev(), theirs.ino()) == (ours.dev(), ours.ino()) {
+        return Err(io::Error::other("the process has no mount namespace of its own"));
+    }
+    let place = CString::new(place.as_os_str().as_bytes()).map_err(io::Error::other)?;
+    // A thread of its own, which ends there: it cannot come back.
+    let entered = std::thread::scope(|scope| scope.spawn(|| enter_and_clone(&namespace, &place)).join());
+    let view = entered.unwrap_or_else(|_| Err(io::Error::other("the thread ended early")))?;
+    let kind = fstatfs(&view)?.filesystem_type();
+    if kind != TMPFS_MAGIC && kind != FsType(RAMFS_MAGIC as _) {
+        return Err(io::Error::other("what is mounted there is not in memory"));
+    }
+    make_writable(&view)?;
+    Ok(view)
+}
+
+fn enter_and_clone(namespace: &File, place: &CString) -> io::Result<OwnedFd> {
+    // Threads share root and working folder, and who shares them cannot enter another mount namespace.
+    unshare(CloneFlags::CLONE_FS)?;
+    setns(namespace, CloneFlags::CLONE_NEWNS)?;
+    let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC.cast_unsigned();
+    // SAFETY: open_tree(2) takes integers and one string, which lives until the call returns.
+    #[expect(unsafe_code, reason = "neither nix nor libc has open_tree")]
+    let result = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, place.as_ptr(), flags) };
+    let fd = RawFd::try_from(Errno::result(result)?).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just returned this descriptor to us; nothing else owns it.
+    #[expect(unsafe_code, reason = "takes ownership of a descriptor that came from a raw system call")]
+    let view = unsafe { OwnedFd::from_raw_fd(fd) };
+    Ok(view)
+}
+
+fn make_writable(view: &OwnedFd) -> io::Result<()> {
+    let attributes = MountAttr { set: 0, clear: MOUNT_ATTR_RDONLY, propagation: 0, user_namespace: 0 };
+    let flags = libc::AT_EMPTY_PATH;
+    // SAFETY: mount_setattr(2) reads an empty string and a structure of the size that is given; both outlive the call.
+    #[expect(unsafe_code, reason = "neither nix nor libc has mount_setattr")]
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            view.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attributes,
+            size_of::<MountAttr>(),
+        )
+    };
+    Errno::result(result).map(drop)?;
+    Ok(())
+}
