@@ -4,6 +4,7 @@
 //! * [`RootCa`]: the fleet's; certifies gateway CAs and the fleet's own server
 //! * [`CaSigner`]: a CA key that lives elsewhere, such as in a TPM · [`certificate_request`]: PKCS#10 for such a key
 //! * [`pem`]: PEM of certificates and keys · [`spki`]: P-256 public keys · [`chain`]: what a certificate says
+//! * [`gateway_ca`]: is this the gateway CA's certificate of that gateway?
 //!
 //! Chain: fleet root → gateway CA (pathLen 1) → issuing CA (pathLen 0) → leaf. Certificates follow the SPIFFE
 //! X.509-SVID specification (sections 3 to 5) and RFC 5280. Every field is built here from parsed names: a request
@@ -13,6 +14,7 @@
 
 pub mod chain;
 mod error;
+pub mod gateway_ca;
 mod issuing;
 mod key;
 pub mod pem;
