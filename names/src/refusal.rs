@@ -79,6 +79,11 @@ reasons! {
     ModuleExited "module.exited" "see what it printed with `edgewarden logs`";
     IdentityUnavailable "identity.unavailable" "identityd has no issuing certificate yet; see `edgewarden status`";
     PeerUnauthorized "peer.unauthorized" "this user or certificate may not make this request";
+    // The workload API of Azure IoT Edge
+    IotedgeModule "iotedge.module" "name the module and the generation of this very container: IOTEDGE_MODULEID and IOTEDGE_MODULEGENERATIONID";
+    IotedgeVersion "iotedge.api_version" "use the version that IOTEDGE_APIVERSION says";
+    IotedgeName "iotedge.name" "ask for the module's own name, or grant the name with `server_names` in the deployment";
+    IotedgeCiphertext "iotedge.ciphertext" "decrypt what this module encrypted on this gateway, unchanged and with the same initialization vector";
     // Policy
     PolicyDenied "policy.denied" "no rule allows it; see `edgewarden policy explain`";
     PolicyInvalid "policy.invalid" "correct the policy; the last good epoch stays in force";

@@ -1,0 +1,92 @@
+//! Serves one socket, for one instance of one module.
+//!
+//! Who calls is asked of the kernel when the connection is accepted. Whether that may be answered is asked of the
+//! [`IdentitySource`] at each request and again before the answer goes out. Everything that a caller can make us hold or
+//! wait for is bounded; those who are none of the socket's callers have connections of their own to fill, few and short.
+
+mod call;
+mod connection;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use edgewarden_workload_api::IdentitySource;
+use tokio::net::UnixListener;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use crate::ModuleApi;
+
+/// Most connections at a time on one socket. One more is closed at once.
+pub const CONNECTIONS_MAX: usize = 8;
+/// The same for those who are none of the socket's callers.
+pub const STRANGERS_MAX: usize = 4;
+/// How long a stranger has to be told so.
+pub const STRANGER_LIFETIME: Duration = Duration::from_secs(5);
+/// Most calls at a time that wait for keys, a chip or the disk.
+pub const CALLS_MAX: usize = 4;
+/// How long a request's line and headers may take, also the next one's of a connection that is kept.
+pub const HEADERS_TIME: Duration = Duration::from_secs(10);
+/// How long its body may take.
+pub const BODY_TIME: Duration = Duration::from_secs(5);
+/// A connection is then closed, after the answer to what it asked before.
+pub const CONNECTION_LIFETIME: Duration = Duration::from_secs(300);
+
+/// How long to wait when the process is out of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What stands behind the socket.
+#[derive(Clone)]
+pub struct Door {
+    pub callers: Arc<dyn IdentitySource>,
+    pub api: Arc<dyn ModuleApi>,
+}
+
+impl std::fmt::Debug for Door {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Door(..)")
+    }
+}
+
+/// Serves until `shutdown` is ready, then closes every connection. The listener's file is the caller's to remove.
+///
+/// Dropping the future closes every connection too. It does not fail: a connection that cannot be accepted is tried
+/// again later.
+pub async fn serve(listener: UnixListener, door: Door, shutdown: impl Future<Output = ()> + Send) {
+    let service = call::Service { door, places: Arc::new(Semaphore::new(CALLS_MAX)) };
+    let mut connections = JoinSet::new();
+    let mut strangers = JoinSet::new();
+    let mut shutdown = std::pin::pin!(shutdown);
+    loop {
+        tokio::select! {
+            () = &mut shutdown => break,
+            Some(_) = connections.join_next() => {}
+            Some(_) = strangers.join_next() => {}
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    let caller = connection::peer(&stream);
+                    let callers = &service.door.callers;
+                    let expected = caller.as_ref().is_some_and(|caller| callers.is_expected(caller));
+                    let serving = connection::serve(stream, caller, service.clone());
+                    if expected && connections.len() < CONNECTIONS_MAX {
+                        connections.spawn(serving);
+                    } else if !expected && strangers.len() < STRANGERS_MAX {
+                        strangers.spawn(async {
+                            // Ended by its time or by itself: it is over either way.
+                            let _over = tokio::time::timeout(STRANGER_LIFETIME, serving).await;
+                        });
+                    } else {
+                        tracing::debug!(expected, "connection closed: too many on this socket");
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection to the IoT Edge API");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+        }
+    }
+    connections.shutdown().await;
+    strangers.shutdown().await;
+}
