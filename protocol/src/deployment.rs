@@ -69,6 +69,17 @@ pub struct Module {
     pub ports: Vec<Port>,
     #[serde(default)]
     pub restart: Restart,
+    /// The module is built with Azure's SDKs: it gets the workload API of Azure IoT Edge on a second socket.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub iotedge: bool,
+    /// Host names, besides the module's own, for which that API gives server certificates.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub server_names: Vec<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 fn default_memory() -> u64 {
@@ -241,6 +252,7 @@ impl Deployment {
         for module in &self.modules {
             module.check().map_err(|rule| format!("module `{}`: {rule}", module.name))?;
         }
+        crate::server_names::check(&self.modules)?;
         for topic in &self.topics {
             text("topic name", &topic.name)?;
             text("topic filter", &topic.filter)?;

@@ -75,6 +75,11 @@ impl Layout {
         self.workload_folder(instance).join("api.sock")
     }
 
+    /// The socket of an instance's IoT Edge workload API, in the same folder.
+    pub fn iotedge_socket(&self, instance: &str) -> PathBuf {
+        self.workload_folder(instance).join("workload.sock")
+    }
+
     /// Folders that `runtimed` and `runc` use while modules run.
     pub fn runtime_run(&self) -> PathBuf {
         self.run().join("runtimed")

@@ -5,7 +5,7 @@
 //! * [`control`]: what `runtimed`, `gatewayd` and the command line ask of `identityd`
 //! * [`enrol`]: gateway and fleet, enrolment and renewal · [`uplink`]: gateway and fleet, everything later
 //! * [`deployment`]: the signed document that says what runs · [`dsse`]: the signature around it
-//! * [`leaf`]: a leaf device that enrols
+//! * [`leaf`]: a leaf device that enrols · [`server_names`]: host names that a deployment grants
 //! * [`frame`]: JSON messages on a stream, with a size limit
 //!
 //! Unknown fields are refused everywhere: a field that one side relies on is never silently dropped by the other.
@@ -20,6 +20,7 @@ pub mod enrol;
 pub mod frame;
 pub mod layout;
 pub mod leaf;
+pub mod server_names;
 pub mod uplink;
 
 pub use bytes::Bytes;

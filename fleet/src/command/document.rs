@@ -66,6 +66,10 @@ struct WrittenModule {
     ports: Vec<Port>,
     #[serde(default)]
     restart: Restart,
+    #[serde(default)]
+    iotedge: bool,
+    #[serde(default)]
+    server_names: Vec<String>,
 }
 
 impl Document {
@@ -119,7 +123,15 @@ impl WrittenModule {
             fields.extend(self.pids_max.map(|most| ("pids_max".into(), most.into())));
         }
         let module: Module = serde_json::from_value(value).map_err(Stop::failed)?;
-        Ok(Module { args: self.args, env: self.env, ports: self.ports, restart: self.restart, ..module })
+        Ok(Module {
+            args: self.args,
+            env: self.env,
+            ports: self.ports,
+            restart: self.restart,
+            iotedge: self.iotedge,
+            server_names: self.server_names,
+            ..module
+        })
     }
 }
 
