@@ -29,6 +29,30 @@ pub fn encode(label: &str, der: &[u8]) -> String {
     lines.join("\n")
 }
 
+/// The same for what is secret: nothing of it is left behind.
+pub fn encode_secret(label: &str, der: &[u8]) -> zeroize::Zeroizing<String> {
+    let mut body =
+        zeroize::Zeroizing::new(String::with_capacity(der.len().saturating_mul(2).saturating_add(4)));
+    STANDARD.encode_string(der, &mut body);
+    // A buffer that grows leaves its contents behind.
+    let size = body.len().saturating_mul(2).saturating_add(label.len().saturating_mul(2)).saturating_add(64);
+    let mut text = zeroize::Zeroizing::new(String::with_capacity(size));
+    text.push_str("-----BEGIN ");
+    text.push_str(label);
+    text.push_str("-----\n");
+    let mut rest = body.as_str();
+    while !rest.is_empty() {
+        let (line, more) = rest.split_at_checked(64).unwrap_or((rest, ""));
+        text.push_str(line);
+        text.push('\n');
+        rest = more;
+    }
+    text.push_str("-----END ");
+    text.push_str(label);
+    text.push_str("-----\n");
+    text
+}
+
 /// The contents of all blocks, each of which must have the label.
 pub fn all(text: &str, label: &str) -> Result<Vec<Vec<u8>>, CaError> {
     if text.len() > TEXT_BYTES_MAX {
@@ -63,4 +87,17 @@ pub fn one(text: &str, label: &str) -> Result<Vec<u8>, CaError> {
 /// Certificates one after the other, as `openssl` and configuration files have them.
 pub fn chain(certificates: &[Vec<u8>]) -> String {
     certificates.iter().map(|der| encode(CERTIFICATE, der)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secret_or_not_it_is_written_alike() {
+        for size in [0, 1, 47, 48, 49, 96, 97, 138] {
+            let der = vec![7; size];
+            assert_eq!(*encode_secret(PRIVATE_KEY, &der), encode(PRIVATE_KEY, &der), "{size}");
+        }
+    }
 }

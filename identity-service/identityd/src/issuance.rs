@@ -332,6 +332,24 @@ impl Issuance {
         Ok((issued, root))
     }
 
+    /// A certificate besides the one that an instance holds, for at most as long.
+    pub fn issue_extra(
+        &self,
+        id: &SpiffeId,
+        dns: &[String],
+        lifetime: Option<Duration>,
+        now: UnixTime,
+    ) -> Result<Svid, Refusal> {
+        let ca = self.lock().authority.as_ref().map(|authority| Arc::clone(&authority.ca));
+        let ca = ca.ok_or_else(|| {
+            Refusal::new(Reason::IdentityUnavailable, id, "the gateway has no issuing certificate")
+        })?;
+        let lifetime = lifetime.map_or(self.svid_lifetime, |wanted| wanted.min(self.svid_lifetime));
+        self.metrics
+            .timed(Certificate::Svid, || ca.issue_svid(id, dns, lifetime, now))
+            .map_err(|error| error.refusal(id.as_str()))
+    }
+
     pub fn issuing_ca_expires(&self) -> Option<UnixTime> {
         self.lock().authority.as_ref().map(|authority| authority.ca.not_after())
     }

@@ -7,6 +7,7 @@
 //! * `authority`, `starts`: the decisions, without I/O, over `enrolment`, `deployments`, `permits`, `records`, `leaves`, `clock`
 //! * `service`: one decision after the other, on disk before in force: `state`, `audit`, `refusals`
 //! * `issuance`: the issuing CA and the certificates in use · `renewal`: when · `workload`: who gets them
+//! * `iotedge`: the same door for modules built with Azure's SDKs · `module_keys`, `envelope`, `kept`: keys that it uses
 //! * [`audit`]: the log of decisions, and the judge of such a log · [`metrics`]: numbers for a monitoring system
 //! * `control`, `requests`: the control socket · `confine`: what the process takes away from itself
 //!
@@ -23,11 +24,15 @@ mod control;
 mod crashes;
 mod deployments;
 mod enrolment;
+mod envelope;
+mod iotedge;
 mod issuance;
+mod kept;
 mod leaves;
 #[cfg(test)]
 mod lifetimes;
 pub mod metrics;
+mod module_keys;
 mod permits;
 #[cfg(test)]
 mod properties;

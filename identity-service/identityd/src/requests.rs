@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::Path;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use edgewarden_keystore::KeystoreError;
@@ -21,7 +21,7 @@ use crate::audit::{ENTRIES_MAX, Event, KeyUse, Query, clip};
 use crate::authority::{Effect, Input};
 use crate::metrics::Operation;
 use crate::records::ProcessSeen;
-use crate::service::{Service, internal, random};
+use crate::service::{Service, internal};
 use crate::workload;
 
 /// A `Watch` without news is answered after this time, so that both sides know the other is there.
@@ -176,7 +176,7 @@ pub async fn decide(service: &Arc<Service>, input: Input) -> Result<Reply, Refus
 async fn carry_out(service: &Arc<Service>, effect: Effect) -> Result<(), Refusal> {
     match effect {
         Effect::Bind { instance, module } => {
-            let bound = workload::bind_instance(service, &instance);
+            let bound = workload::bind_instance(service, &instance, &module);
             if let Err(error) = bound {
                 let refusal = internal(module.as_str(), &error);
                 undo_start(service, instance).await;
@@ -278,7 +278,7 @@ fn status(service: &Service) -> Reply {
 }
 
 /// The keystore's error goes to the log whole, to the peer in brief.
-fn keystore_refusal(subject: &str, error: &KeystoreError) -> Refusal {
+pub fn keystore_refusal(subject: &str, error: &KeystoreError) -> Refusal {
     tracing::error!(subject, error = %crate::service::Chain(error), "the keystore refused");
     error.refusal(subject)
 }
@@ -388,25 +388,11 @@ fn issue_checked(
 }
 
 fn storage_key(service: &Service) -> Result<Reply, Refusal> {
-    // Two first askers must not each make a key.
-    let _one_at_a_time = service.storage_key.lock().unwrap_or_else(PoisonError::into_inner);
-    let released = service.current().documents.enrolment.trusted().map(drop).and_then(|()| {
-        let unseal =
-            || service.metrics.keystore(Operation::Seal, || service.keystore.unseal(STORAGE_KEY_NAME));
-        match unseal() {
-            Err(KeystoreError::NotSealed(_)) => {
-                let fresh = Zeroizing::new(random()?);
-                let seal = || service.keystore.seal(STORAGE_KEY_NAME, fresh.as_slice());
-                let sealed = service.metrics.keystore(Operation::Seal, seal);
-                sealed.and_then(|()| unseal()).map_err(|error| keystore_refusal("storage key", &error))
-            }
-            unsealed => unsealed.map_err(|error| keystore_refusal("storage key", &error)),
-        }
-    });
+    let released = service.current().documents.enrolment.trusted().map(drop);
+    let released = released.and_then(|()| crate::kept::secret(service, STORAGE_KEY_NAME));
     let key = released.inspect_err(|refusal| service.note(refusal))?;
-    let key: &[u8; 32] = key.as_slice().try_into().map_err(|error| internal("storage key", &error))?;
     service.record(&Event::new("storage_key.released", "gatewayd", "").with_key(KeyUse::Storage));
-    Ok(Reply::StorageKey(StorageKey::new(key)))
+    Ok(Reply::StorageKey(StorageKey::new(&key)))
 }
 
 fn audit_key(service: &Service) -> Result<Reply, Refusal> {

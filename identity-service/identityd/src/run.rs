@@ -271,7 +271,7 @@ fn take_up(service: &Arc<Service>, gateway_uid: Option<u32>) -> Result<(), RunEr
     for record in records.iter() {
         let seen = workload::look_at(record.pid).ok().map(|(seen, _)| seen);
         let begun = still_lives(record, seen.as_ref()).then(|| {
-            workload::bind_instance(service, &record.instance)?;
+            workload::bind_instance(service, &record.instance, &record.module)?;
             workload::begin(service, record)
         });
         match begun {

@@ -37,7 +37,7 @@ pub struct Service {
     revision: watch::Sender<u64>,
     /// One renewal at a time: the last one always sees the latest state.
     renewal: Mutex<()>,
-    /// Held while the storage key is made or released.
+    /// Held while a secret that the keystore seals is made or released.
     pub(crate) storage_key: Mutex<()>,
     /// Wakes the task that renews.
     pub(crate) renewal_due: Notify,

@@ -10,6 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use edgewarden_iotedge_api::server::Door;
 use edgewarden_names::{ModuleName, Reason, Refusal};
 use edgewarden_platform::peer::PeerEvidence;
 use edgewarden_platform::process::Process;
@@ -20,6 +21,7 @@ use edgewarden_workload_api::source::{Current, IdentitySource};
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::iotedge;
 use crate::records::{ProcessSeen, is_caller_of, still_lives};
 use crate::service::Service;
 
@@ -47,6 +49,8 @@ pub struct Sockets {
 struct OpenSocket {
     /// Dropping it ends the socket's task and its connections.
     _shutdown: oneshot::Sender<()>,
+    /// The same for the socket of its IoT Edge API, if it has one.
+    iotedge: Option<oneshot::Sender<()>>,
     /// The recorded process, held so that its number cannot come to mean another one. `None` before it has started.
     process: Option<Process>,
 }
@@ -78,7 +82,7 @@ impl Sockets {
         let path = self.layout.workload_socket(name);
         let listener = bind_anew(&path, SOCKET_MODE)?;
         let (shutdown, ended) = oneshot::channel();
-        self.lock().insert(name.into(), OpenSocket { _shutdown: shutdown, process: None });
+        self.lock().insert(name.into(), OpenSocket { _shutdown: shutdown, iotedge: None, process: None });
         let name = name.to_owned();
         tokio::spawn(async move {
             let ended = async {
@@ -89,6 +93,20 @@ impl Sockets {
                 tracing::error!(%error, socket = name, "the workload socket failed");
             }
         });
+        Ok(())
+    }
+
+    /// Binds the socket of an instance's IoT Edge API, beside the one that [`Sockets::bind`] has made. It ends with it.
+    fn bind_iotedge(&self, name: &str, door: Door) -> io::Result<()> {
+        let listener = bind_anew(&self.layout.iotedge_socket(name), SOCKET_MODE)?;
+        let (shutdown, ended) = oneshot::channel();
+        if let Some(socket) = self.lock().get_mut(name) {
+            socket.iotedge = Some(shutdown);
+        }
+        tokio::spawn(edgewarden_iotedge_api::server::serve(listener, door, async {
+            // An error here is the sender's end, which is what ends the socket.
+            let _ended = ended.await;
+        }));
         Ok(())
     }
 
@@ -139,7 +157,7 @@ impl Sockets {
         folder
     }
 
-    fn tell_refused(&self, refusal: &Refusal) {
+    pub(crate) fn tell_refused(&self, refusal: &Refusal) {
         // A full queue loses the note, not the refusal.
         if self.refused.try_send(refusal.clone()).is_err() {
             tracing::warn!(%refusal, "a refused caller was not written to the audit log");
@@ -169,10 +187,15 @@ fn remove_folder(folder: &Path) -> io::Result<()> {
     }
 }
 
-/// Binds the socket of a module's instance.
-pub fn bind_instance(service: &Arc<Service>, instance: &str) -> io::Result<()> {
-    let source = InstanceSource { service: Arc::downgrade(service), instance: instance.into() };
-    service.sockets.bind(instance, Arc::new(source))
+/// Binds the sockets of a module's instance.
+pub fn bind_instance(service: &Arc<Service>, instance: &str, module: &ModuleName) -> io::Result<()> {
+    let source = Arc::new(InstanceSource { service: Arc::downgrade(service), instance: instance.into() });
+    service.sockets.bind(instance, Arc::clone(&source) as Arc<dyn IdentitySource>)?;
+    if iotedge::is_granted(service, module) {
+        let api = Arc::new(iotedge::InstanceApi::new(service, instance));
+        service.sockets.bind_iotedge(instance, Door { callers: source, api })?;
+    }
+    Ok(())
 }
 
 /// Binds the socket of one of Edgewarden's own processes, for callers of one user; `None`: of no user.

@@ -50,6 +50,11 @@ impl Container {
         self.process.wait().unwrap();
     }
 
+    /// A command that runs inside.
+    pub fn command(&self, command: &Command) -> Command {
+        enter(&self.folder, command)
+    }
+
     /// Does a job from a process inside.
     pub fn call(&self, job: &Job) -> Answer {
         answer(enter(&self.folder, &job.command()))
@@ -84,6 +89,8 @@ fn enter(folder: &Path, command: &Command) -> Command {
 pub enum Job {
     /// Fetches an identity once.
     Fetch { socket: PathBuf },
+    /// Sends bytes and reads what comes back until the other side closes.
+    Exchange { socket: PathBuf, request: String },
     /// Asks the control socket.
     Ask { socket: PathBuf, request: Box<Request> },
 }
@@ -92,6 +99,7 @@ pub enum Job {
 pub enum Answer {
     Identity { id: String, leaf: Vec<u8> },
     Reply(Box<Reply>),
+    Text(String),
     Failed(String),
 }
 
@@ -105,6 +113,12 @@ impl Answer {
     pub fn identity(self) -> String {
         match self {
             Self::Identity { id, .. } => id,
+            other => panic!("{other:?}"),
+        }
+    }
+    pub fn text(self) -> String {
+        match self {
+            Self::Text(text) => text,
             other => panic!("{other:?}"),
         }
     }
@@ -141,6 +155,15 @@ fn answer(mut command: Command) -> Answer {
     serde_json::from_str(line).unwrap()
 }
 
+async fn exchange(socket: &Path, request: &str) -> std::io::Result<String> {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let mut stream = tokio::net::UnixStream::connect(socket).await?;
+    stream.write_all(request.as_bytes()).await?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await?;
+    Ok(text)
+}
+
 /// The other side: to be called by a test named `job`.
 pub async fn do_job() {
     let Ok(job) = std::env::var(JOB) else { return };
@@ -149,6 +172,10 @@ pub async fn do_job() {
             Ok(context) => {
                 Answer::Identity { id: context.id.to_string(), leaf: context.chain_der[0].clone() }
             }
+            Err(error) => Answer::Failed(error.to_string()),
+        },
+        Job::Exchange { socket, request } => match exchange(&socket, &request).await {
+            Ok(text) => Answer::Text(text),
             Err(error) => Answer::Failed(error.to_string()),
         },
         Job::Ask { socket, request } => {

@@ -10,6 +10,7 @@
 
 pub mod container;
 pub mod image;
+pub mod iotedge;
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
