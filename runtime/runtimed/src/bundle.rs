@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use edgewarden_names::{GatewayName, Reason, Refusal, TrustDomain};
+use edgewarden_names::{GatewayName, Generation, Reason, Refusal, TrustDomain};
 use edgewarden_oci::build::USER;
 use edgewarden_oci::manifest::ImageConfig;
 use edgewarden_oci::tree;
@@ -15,7 +15,7 @@ use edgewarden_platform::durable;
 use edgewarden_protocol::deployment::Module;
 use serde_json::{Value, json};
 
-use crate::seccomp;
+use crate::{iotedge, seccomp};
 
 const NOFILE_MAX: u64 = 4096;
 /// The OCI runtime's own limit; above it lies the number that means "no user".
@@ -31,6 +31,7 @@ pub struct Bundle<'a> {
     pub gateway: &'a GatewayName,
     pub trust_domain: &'a TrustDomain,
     pub module: &'a Module,
+    pub generation: Generation,
     pub image: &'a ImageConfig,
     pub mqtt_port: u16,
     /// The unpacked image.
@@ -104,6 +105,7 @@ impl Bundle<'_> {
         env.extend(self.image.config.env.iter().flatten().filter_map(|pair| pair.split_once('=')));
         env.extend(self.module.env.iter().map(|(key, value)| (key.as_str(), value.as_str())));
         let mqtt = format!("gateway:{}", self.mqtt_port);
+        let generation = self.generation.to_string();
         env.extend([
             ("SPIFFE_ENDPOINT_SOCKET", "unix:///run/edgewarden/api.sock"),
             ("EDGEWARDEN_MODULE", self.module.name.as_str()),
@@ -111,6 +113,9 @@ impl Bundle<'_> {
             ("EDGEWARDEN_TRUST_DOMAIN", self.trust_domain.as_str()),
             ("EDGEWARDEN_MQTT", &mqtt),
         ]);
+        if self.module.iotedge {
+            env.extend(iotedge::env(self.gateway, self.trust_domain, &self.module.name, &generation));
+        }
         env.into_iter().map(|(key, value)| format!("{key}={value}")).collect()
     }
 
@@ -286,6 +291,7 @@ mod tests {
                 gateway: &GatewayName::parse("gw-1").unwrap(),
                 trust_domain: &TrustDomain::parse("plant.example").unwrap(),
                 module: &self.module,
+                generation: Generation(7),
                 image: &self.image,
                 mqtt_port: 8885,
                 root: self.root.path(),
@@ -369,6 +375,28 @@ mod tests {
         assert_eq!(case.config().unwrap_err().reason, Reason::ImageInvalid);
         case.module.args = vec!["/x/own".into()];
         assert!(case.config().is_ok());
+    }
+
+    #[test]
+    fn variables_for_azures_sdks_come_only_where_the_deployment_asks_for_them() {
+        let mut case = Case::new("");
+        let env = |case: &Case| case.config().unwrap()["process"]["env"].to_string();
+        assert!(!env(&case).contains("IOTEDGE_"));
+        case.module.iotedge = true;
+        case.module.env = [("IOTEDGE_MODULEID".to_owned(), "other".to_owned())].into();
+        let env = env(&case);
+        for expected in [
+            "IOTEDGE_WORKLOADURI=unix:///run/edgewarden/workload.sock",
+            "IOTEDGE_MODULEID=alerts",
+            "IOTEDGE_MODULEGENERATIONID=7",
+            "IOTEDGE_DEVICEID=gw-1",
+            "IOTEDGE_IOTHUBHOSTNAME=plant.example",
+            "IOTEDGE_GATEWAYHOSTNAME=gateway",
+            "IOTEDGE_APIVERSION=2022-08-03",
+            "IOTEDGE_AUTHSCHEME=sasToken",
+        ] {
+            assert!(env.contains(&format!("\"{expected}\"")), "{expected} in {env}");
+        }
     }
 
     #[test]

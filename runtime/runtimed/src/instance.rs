@@ -138,6 +138,7 @@ async fn carry_out(context: &Context, ready: &Ready, mut record: Record) -> Resu
         gateway: &context.config.gateway.name,
         trust_domain: &context.config.gateway.trust_domain,
         module: &module,
+        generation: record.generation,
         image: &ready.config,
         mqtt_port: context.config.mqtt.module_port,
         root: &ready.root,

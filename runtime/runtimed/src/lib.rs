@@ -22,6 +22,7 @@ mod fleet_link;
 pub mod identity;
 mod images;
 mod instance;
+mod iotedge;
 mod kernel;
 mod logs;
 mod network;
