@@ -76,6 +76,7 @@ reasons! {
     CallerNotModule "caller.not_module" "only processes of the module's own container may use its socket";
     CallerHeader "caller.header" "send the metadata `workload.spiffe.io: true` (SPIFFE Workload Endpoint section 3)";
     CallerBudget "caller.budget" "this module has too many calls or streams open; close some";
+    SdsName "sds.name" "ask for `default`, `ROOTCA`, `ALL` or one of the module's own SPIFFE IDs; see docs/workload-api.md";
     ModuleExited "module.exited" "see what it printed with `edgewarden logs`";
     IdentityUnavailable "identity.unavailable" "identityd has no issuing certificate yet; see `edgewarden status`";
     PeerUnauthorized "peer.unauthorized" "this user or certificate may not make this request";

@@ -12,12 +12,24 @@
 
 pub mod client;
 pub mod der;
+pub mod pem;
 pub mod server;
 pub mod source;
 
 #[allow(clippy::all, clippy::pedantic, unused_qualifications, reason = "generated")]
 #[rustfmt::skip]
 mod workloadapi;
+
+#[allow(
+    clippy::all,
+    clippy::pedantic,
+    unused_qualifications,
+    missing_debug_implementations,
+    dead_code,
+    reason = "generated; a key must not have a Debug form"
+)]
+#[rustfmt::skip]
+mod envoy;
 
 pub use source::{Current, IdentitySource, X509Context};
 

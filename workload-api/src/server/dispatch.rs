@@ -6,6 +6,7 @@ use tonic::body::Body;
 use tonic::codegen::http::{HeaderMap, Request, Response};
 use tower::ServiceExt;
 
+use super::sds;
 use super::service::{Service, status};
 use crate::SECURITY_HEADER;
 use crate::workloadapi::spiffe_workload_api_server::{SERVICE_NAME as WORKLOAD_API, SpiffeWorkloadApiServer};
@@ -14,6 +15,7 @@ use crate::workloadapi::spiffe_workload_api_server::{SERVICE_NAME as WORKLOAD_AP
 #[derive(Clone)]
 pub(super) struct Services {
     pub(super) workload: SpiffeWorkloadApiServer<Service>,
+    pub(super) secrets: sds::Secrets,
 }
 
 impl Services {
@@ -24,6 +26,7 @@ impl Services {
                 Ok(()) => self.workload.oneshot(request).await,
                 Err(refusal) => return status(&refusal).into_http(),
             },
+            sds::SERVICE_NAME => return self.secrets.call(request).await,
             _ => return Status::unimplemented("this socket does not offer that service").into_http(),
         };
         match answered {

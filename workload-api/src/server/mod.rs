@@ -7,6 +7,7 @@
 
 mod connection;
 mod dispatch;
+pub mod sds;
 mod service;
 mod stream;
 
@@ -50,10 +51,11 @@ pub async fn serve(
     // Streams end when `running` is dropped.
     let (running, stopped) = watch::channel(());
     let streams = Arc::new(Semaphore::new(STREAMS_MAX));
+    let secrets = sds::Secrets::new(Arc::clone(&source), Arc::clone(&streams), stopped.clone());
     let workload =
         SpiffeWorkloadApiServer::new(service::Service { source: Arc::clone(&source), streams, stopped })
             .max_decoding_message_size(REQUEST_BYTES_MAX);
-    let services = dispatch::Services { workload };
+    let services = dispatch::Services { workload, secrets };
     let mut connections = JoinSet::new();
     let mut strangers = JoinSet::new();
     let mut shutdown = std::pin::pin!(shutdown);

@@ -31,7 +31,9 @@ type Updates<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 pub(super) fn status(refusal: &Refusal) -> Status {
     let message = format!("{}: {}", refusal.reason, refusal.rule);
     match refusal.reason {
-        Reason::CallerHeader => Status::invalid_argument(message),
+        Reason::CallerHeader | Reason::RequestInvalid | Reason::RequestTooLarge | Reason::SdsName => {
+            Status::invalid_argument(message)
+        }
         Reason::CallerUnknown | Reason::CallerNotModule | Reason::PeerUnauthorized => {
             Status::permission_denied(message)
         }
@@ -64,7 +66,7 @@ impl Service {
     }
 }
 
-fn unknown() -> Refusal {
+pub(super) fn unknown() -> Refusal {
     Refusal::new(
         Reason::CallerUnknown,
         "caller",

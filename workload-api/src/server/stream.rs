@@ -124,6 +124,6 @@ impl<M: Message> State<M> {
     }
 }
 
-fn ended(rule: &str) -> Status {
+pub(super) fn ended(rule: &str) -> Status {
     status(&Refusal::new(Reason::IdentityUnavailable, "stream", rule))
 }

@@ -11,6 +11,11 @@
 #[rustfmt::skip]
 pub mod workloadapi;
 
+#[path = "../../src/envoy.rs"]
+#[allow(clippy::all, clippy::pedantic, unused_qualifications, missing_debug_implementations, reason = "generated")]
+#[rustfmt::skip]
+pub mod envoy;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -21,7 +26,7 @@ use edgewarden_workload_api::server;
 use edgewarden_workload_api::source::{Current, IdentitySource, X509Context};
 use hyper_util::rt::TokioIo;
 use rcgen::{
-    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     SanType,
 };
 use tokio::net::{UnixListener, UnixStream};
@@ -32,6 +37,8 @@ use workloadapi::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use zeroize::Zeroizing;
 
 pub const ID: &str = "spiffe://plant.example/gateway/gw-1/module/analytics";
+
+static AUTHORITIES: AtomicI64 = AtomicI64::new(0);
 
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
@@ -45,6 +52,9 @@ impl Authority {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         params.subject_alt_names = vec![SanType::URI("spiffe://plant.example".try_into().unwrap())];
+        // BoringSSL finds an issuer by its name.
+        let number = AUTHORITIES.fetch_add(1, Ordering::Relaxed);
+        params.distinguished_name.push(DnType::CommonName, format!("authority {number}"));
         let certificate = params.self_signed(&key).unwrap();
         Self { issuer: Issuer::new(params, key), der: certificate.der().to_vec() }
     }
@@ -174,13 +184,16 @@ fn serve(socket: &Path, source: Arc<Source>) -> JoinHandle<()> {
 
 /// Speaks over this one connection.
 pub async fn client_over(stream: UnixStream) -> SpiffeWorkloadApiClient<Channel> {
+    SpiffeWorkloadApiClient::new(channel_over(stream).await)
+}
+
+pub async fn channel_over(stream: UnixStream) -> Channel {
     let stream = Arc::new(Mutex::new(Some(stream)));
     let connector = tower::service_fn(move |_| {
         let stream = stream.lock().unwrap().take();
         async move { stream.map(TokioIo::new).ok_or_else(|| std::io::Error::other("one connection only")) }
     });
-    let channel = Endpoint::from_static("http://localhost").connect_with_connector(connector).await.unwrap();
-    SpiffeWorkloadApiClient::new(channel)
+    Endpoint::from_static("http://localhost").connect_with_connector(connector).await.unwrap()
 }
 
 /// A request with the security header.

@@ -1,0 +1,70 @@
+//! Envoy's secret discovery service, version 3 (xDS protocol), on the socket of the Workload API.
+//!
+//! A proxy inside a module gets that module's certificate, key and trust bundles, and each later one, without files:
+//!
+//! * [`names`]: what a client asks for
+//! * [`secrets`]: the secrets that the module has, in Envoy's messages
+//! * [`validator`]: how Envoy is told to check its peers
+//! * [`state_of_the_world`], [`delta`]: the two forms of the protocol, without I/O
+//! * [`stream`]: one stream, driven by its client and by the identity's rotation
+//! * [`service`]: the three calls, and who is let in
+//!
+//! The Workload API's security header is not asked for: it is a rule of that service alone, and Envoy does not send it
+//! unless it is configured to. It guards against requests that a module's own HTTP client is tricked into making, and
+//! such a client does not speak gRPC to a Unix socket. Callers are judged like all others.
+//!
+//! Distrusts every byte of a request. No byte of one is read before its caller is let in and has a place in the
+//! socket's budget of streams, because Envoy's requests are large.
+
+mod delta;
+mod names;
+mod secrets;
+mod service;
+mod state_of_the_world;
+mod stream;
+mod validator;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use edgewarden_names::{Reason, Refusal, TrustDomain};
+
+use crate::source::X509Context;
+
+pub(super) use crate::envoy::envoy::service::secret::v3::secret_discovery_service_server::SERVICE_NAME;
+pub(super) use service::Secrets;
+
+/// Largest request. Envoy names all of its extensions in the first one: 40 KiB in version 1.40.
+pub const REQUEST_BYTES_MAX: usize = 128 * 1024;
+/// Most names that one stream is subscribed to. A module has six, and one for each trust domain it federates with.
+pub const NAMES_MAX: usize = 16;
+/// Longest name: a SPIFFE ID (SPIFFE ID section 2.3).
+pub const NAME_BYTES_MAX: usize = 2048;
+/// Most requests on a stream in a row that need no answer. An honest client sends one for each answer.
+pub const UNANSWERED_MAX: u32 = 64;
+
+/// The one type of resource here.
+const SECRET_TYPE: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
+
+/// What secrets are made of: the module's identity, and the roots of other trust domains.
+struct Known {
+    context: Arc<X509Context>,
+    foreign: Arc<BTreeMap<TrustDomain, Vec<Vec<u8>>>>,
+}
+
+/// The type is implied where a service has only one (xDS protocol, "Resource types").
+fn check_type(type_url: &str) -> Result<(), Refusal> {
+    if type_url.is_empty() || type_url == SECRET_TYPE {
+        return Ok(());
+    }
+    Err(Refusal::new(Reason::RequestInvalid, "type_url", "this service has secrets and nothing else"))
+}
+
+/// The client could not use what it got (NACK). It says so in its own log; what it says here is its own word.
+fn note_rejection(detail: Option<&crate::envoy::google::rpc::Status>) {
+    const SHOWN_CHARACTERS_MAX: usize = 200;
+    if let Some(detail) = detail {
+        let message: String = detail.message.chars().take(SHOWN_CHARACTERS_MAX).collect();
+        tracing::debug!(code = detail.code, message, "a client of secret discovery rejected what it got");
+    }
+}

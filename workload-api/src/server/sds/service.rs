@@ -1,0 +1,145 @@
+//! The three calls, and who is let in to make them.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use edgewarden_names::{Reason, Refusal};
+use edgewarden_platform::peer::PeerEvidence;
+use futures_util::Stream;
+use tokio::sync::{Semaphore, watch};
+use tonic::body::Body;
+use tonic::codegen::http;
+use tonic::{Request, Response, Status, Streaming, async_trait};
+use tower::ServiceExt;
+
+use super::delta::Delta;
+use super::state_of_the_world::{StateOfTheWorld, once};
+use super::stream::exchange;
+use super::{Known, REQUEST_BYTES_MAX, stream::Protocol};
+use crate::envoy::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+};
+use crate::envoy::envoy::service::secret::v3::secret_discovery_service_server::{
+    SecretDiscoveryService, SecretDiscoveryServiceServer,
+};
+use crate::server::STREAMS_MAX;
+use crate::server::connection::Caller;
+use crate::server::service::{Service, status, unknown as unknown_caller};
+use crate::server::stream::{Open, ended};
+use crate::source::IdentitySource;
+
+/// The service behind its door.
+#[derive(Clone)]
+pub(in crate::server) struct Secrets {
+    calls: Arc<Calls>,
+    streams: Arc<Semaphore>,
+    server: SecretDiscoveryServiceServer<Calls>,
+}
+
+/// A call that was let in: who makes it, and its place in the socket's budget.
+pub(super) struct Admission {
+    source: Arc<dyn IdentitySource>,
+    pub(super) caller: PeerEvidence,
+    _open: Open,
+}
+
+impl Admission {
+    /// Whether the caller may be answered now.
+    pub(super) fn authorize(&self) -> Result<(), Status> {
+        Service::authorize(&*self.source, &self.caller)
+    }
+}
+
+impl Secrets {
+    pub(in crate::server) fn new(
+        source: Arc<dyn IdentitySource>,
+        streams: Arc<Semaphore>,
+        stopped: watch::Receiver<()>,
+    ) -> Self {
+        let calls = Arc::new(Calls { source, stopped });
+        let server = SecretDiscoveryServiceServer::from_arc(Arc::clone(&calls))
+            .max_decoding_message_size(REQUEST_BYTES_MAX);
+        Self { calls, streams, server }
+    }
+
+    pub(in crate::server) async fn call(self, mut request: http::Request<Body>) -> http::Response<Body> {
+        match self.admit(&request) {
+            Ok(admission) => request.extensions_mut().insert(Arc::new(admission)),
+            Err(status) => return status.into_http(),
+        };
+        match self.server.oneshot(request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        }
+    }
+
+    /// Every call has a place among the streams, also the one that is none: its request is as large as theirs.
+    fn admit(&self, request: &http::Request<Body>) -> Result<Admission, Status> {
+        let caller = request.extensions().get::<Caller>().and_then(|caller| caller.0.clone());
+        let caller = caller.ok_or_else(|| status(&unknown_caller()))?;
+        let source = Arc::clone(&self.calls.source);
+        Service::authorize(&*source, &caller)?;
+        let permit = Arc::clone(&self.streams).try_acquire_owned().map_err(|_| {
+            let rule = format_args!("at most {STREAMS_MAX} streams are open at a time on one socket");
+            status(&Refusal::new(Reason::CallerBudget, "stream", rule))
+        })?;
+        Ok(Admission { _open: Open::new(Arc::clone(&source), permit), source, caller })
+    }
+}
+
+struct Calls {
+    source: Arc<dyn IdentitySource>,
+    stopped: watch::Receiver<()>,
+}
+
+type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl Calls {
+    fn open<P: Protocol>(
+        &self,
+        mut request: Request<Streaming<P::Request>>,
+        protocol: P,
+    ) -> Result<Response<Responses<P::Response>>, Status> {
+        let admission = admission(&mut request)?;
+        let current = self.source.subscribe().map_err(|refusal| status(&refusal))?;
+        let stopped = self.stopped.clone();
+        Ok(Response::new(Box::pin(exchange(admission, request.into_inner(), protocol, current, stopped))))
+    }
+}
+
+fn admission<T>(request: &mut Request<T>) -> Result<Arc<Admission>, Status> {
+    request.extensions_mut().remove().ok_or_else(|| status(&unknown_caller()))
+}
+
+#[async_trait]
+impl SecretDiscoveryService for Calls {
+    type StreamSecretsStream = Responses<DiscoveryResponse>;
+    type DeltaSecretsStream = Responses<DeltaDiscoveryResponse>;
+
+    async fn stream_secrets(
+        &self,
+        request: Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamSecretsStream>, Status> {
+        self.open(request, StateOfTheWorld::default())
+    }
+
+    async fn delta_secrets(
+        &self,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaSecretsStream>, Status> {
+        self.open(request, Delta::default())
+    }
+
+    async fn fetch_secrets(
+        &self,
+        mut request: Request<DiscoveryRequest>,
+    ) -> Result<Response<DiscoveryResponse>, Status> {
+        let admission = admission(&mut request)?;
+        let current = self.source.subscribe().map_err(|refusal| status(&refusal))?;
+        let context = current.borrow().clone().ok_or_else(|| ended("the instance has ended"))?;
+        // The request was read in the meantime.
+        admission.authorize()?;
+        let known = Known { context, foreign: Arc::default() };
+        once(request.into_inner(), &known).map(Response::new).map_err(|refusal| status(&refusal))
+    }
+}
