@@ -55,6 +55,16 @@ impl Container {
         enter(&self.folder, command)
     }
 
+    /// A process inside, started and not waited for.
+    pub fn spawn(&self, command: &Command) -> Child {
+        enter(&self.folder, command).stdout(Stdio::piped()).spawn().unwrap()
+    }
+
+    /// Takes a process of another cgroup in.
+    pub fn take_in(&self, pid: u32) {
+        std::fs::write(self.folder.join("cgroup.procs"), pid.to_string()).unwrap();
+    }
+
     /// Does a job from a process inside.
     pub fn call(&self, job: &Job) -> Answer {
         answer(enter(&self.folder, &job.command()))

@@ -1,0 +1,284 @@
+//! Attempts at another's identity. Each works against a check that believes numbers, which shows that it is one, and
+//! not against ours.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
+
+#[path = "common/attacker.rs"]
+mod attacker;
+mod common;
+
+#[path = "../../../workload-api/src/workloadapi.rs"]
+#[allow(clippy::all, clippy::pedantic, unused_qualifications, missing_debug_implementations, reason = "generated")]
+#[rustfmt::skip]
+mod workloadapi;
+
+use std::net::Ipv4Addr;
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use attacker::{Line, Moment, Role, Speech, receive, said, serve_naively, wait_until};
+use common::Gateway;
+use common::container::Container;
+use common::image::{Image, document_with};
+use edgewarden_image_trust::sign::SigningKey;
+use edgewarden_protocol::control::{Prepared, Reply, Request};
+
+#[tokio::test]
+async fn role() {
+    attacker::play().await;
+}
+
+const ALERTS: &str = "spiffe://plant.example/gateway/gw-1/module/alerts";
+
+/// A joined gateway on which the module `alerts` runs in a container.
+struct Target {
+    gateway: Gateway,
+    image: Image,
+    container: Container,
+    prepared: Prepared,
+}
+
+impl Target {
+    async fn new() -> Self {
+        let gateway = Gateway::started().await;
+        gateway.join().await;
+        let key = SigningKey::generate().unwrap();
+        let image = Image::new("alerts", "one").signed(&key);
+        gateway.deploy(&document_with(1, &key, &[("alerts", &image)])).await;
+        let container = Container::new();
+        let prepared = start(&gateway, &image, &container, 2).await;
+        Self { gateway, image, container, prepared }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.prepared.workload_folder.join("api.sock")
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.gateway.folder.path().join(name)
+    }
+
+    /// A naive server's socket.
+    fn naive(
+        &self,
+        moment: Moment,
+        check: impl Fn(attacker::Credentials) -> bool + Clone + Send + 'static,
+    ) -> PathBuf {
+        let socket = self.file("naive.sock");
+        serve_naively(&socket, moment, check);
+        socket
+    }
+
+    /// The attack on both: what the naive server gives, and what ours refuses.
+    fn against_both(&self, naive: PathBuf, attack: impl Fn(PathBuf, Speech) -> Vec<Result<String, String>>) {
+        let taken_in = attack(naive, Speech::Byte);
+        assert_eq!(taken_in.last(), Some(&Ok("the module's".into())), "this is no attack: {taken_in:?}");
+        let ours = attack(self.socket(), Speech::WorkloadApi);
+        refused(ours.last().unwrap());
+    }
+}
+
+fn refused(answer: &Result<String, String>) {
+    let why = answer.as_ref().unwrap_err();
+    assert!(why.starts_with("caller."), "{why}");
+}
+
+async fn start(gateway: &Gateway, image: &Image, container: &Container, last: u8) -> Prepared {
+    let Reply::Permit(permit) =
+        gateway.ask(Request::ImageJudge(Box::new(image.evidence("alerts")))).await.unwrap()
+    else {
+        panic!("no permit")
+    };
+    let Reply::Prepared(prepared) =
+        gateway.ask(Request::StartPrepare { permit: permit.permit.clone() }).await.unwrap()
+    else {
+        panic!("not prepared")
+    };
+    let address = Ipv4Addr::new(10, 77, 0, last);
+    let instance = prepared.instance.clone();
+    gateway.ask(Request::Started { instance, pid: container.pid(), address }).await.unwrap();
+    prepared
+}
+
+fn runs(pid: i32, program: &Path) -> bool {
+    std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|running| running == program)
+}
+
+fn cgroup_of(pid: i32) -> String {
+    edgewarden_platform::process::cgroup(pid).unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connect_fork_and_exec_of_a_trusted_program() {
+    let target = Target::new().await;
+    // The same file for both, so that path and content are what they should be.
+    let trusted = std::fs::canonicalize("/bin/sleep").unwrap();
+    let believed = trusted.clone();
+    let naive = target.naive(Moment::EachCall, move |caller| runs(caller.pid, &believed));
+    target.against_both(naive, |socket, speech| {
+        said(Role::ConnectForkExec { socket, speech, become_program: trusted.clone() }.start())
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_passed_on_by_a_process_that_is_gone() {
+    let target = Target::new().await;
+    let cgroup = target.container.cgroup.clone();
+    let naive = target.naive(Moment::Accept, move |caller| cgroup_of(caller.pid) == cgroup);
+    for (number, (socket, speech)) in
+        [(naive, Speech::Byte), (target.socket(), Speech::WorkloadApi)].into_iter().enumerate()
+    {
+        let (to, go) = (target.file(&format!("to-{number}")), target.file(&format!("go-{number}")));
+        let listener = UnixListener::bind(&to).unwrap();
+        let mut giver =
+            target.container.spawn(&Role::ConnectAndGive { socket, to, go: go.clone() }.command());
+        let connection = receive(&listener);
+        std::fs::write(go, "").unwrap();
+        giver.wait().unwrap();
+        let answer = Line::over(connection, speech).await.ask().await;
+        match speech {
+            Speech::Byte => assert_eq!(answer, Ok("the module's".into()), "this is no attack"),
+            Speech::WorkloadApi => refused(&answer),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_left_its_cgroup() {
+    let target = Target::new().await;
+    let elsewhere = Container::new();
+    let cgroup = target.container.cgroup.clone();
+    let naive = target.naive(Moment::Accept, move |caller| cgroup_of(caller.pid) == cgroup);
+    target.against_both(naive, |socket, speech| {
+        let (asked, go) = (target.file(&format!("asked-{speech:?}")), target.file(&format!("go-{speech:?}")));
+        let role = Role::AskTwice { socket, speech, asked: asked.clone(), go: go.clone() };
+        let child = target.container.spawn(&role.command());
+        wait_until("the first answer", || asked.exists());
+        elsewhere.take_in(child.id());
+        std::fs::write(go, "").unwrap();
+        let answers = said(child);
+        assert!(answers.len() == 2 && answers[0].is_ok(), "{answers:?}");
+        answers
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_survivor_of_the_instance_before() {
+    let mut target = Target::new().await;
+    // By name: any connection that was once the module's.
+    let cgroup = target.container.cgroup.clone();
+    let naive = target.naive(Moment::Accept, move |caller| cgroup_of(caller.pid) == cgroup);
+    let mut survivors = Vec::new();
+    for (socket, speech) in [(naive, Speech::Byte), (target.socket(), Speech::WorkloadApi)] {
+        let (asked, go) = (target.file(&format!("asked-{speech:?}")), target.file(&format!("go-{speech:?}")));
+        let role = Role::AskTwice { socket, speech, asked: asked.clone(), go: go.clone() };
+        survivors.push((target.container.spawn(&role.command()), go));
+        wait_until("the first answer", || asked.exists());
+    }
+    // The first process ends, another one of the container lives on; then the module is started again.
+    target.container.kill();
+    target.gateway.ask(Request::Stopped { instance: target.prepared.instance.clone() }).await.unwrap();
+    let successor = Container::new();
+    let prepared = start(&target.gateway, &target.image, &successor, 3).await;
+    assert_ne!(prepared.instance, target.prepared.instance);
+    let mut answers = Vec::new();
+    for (child, go) in survivors {
+        std::fs::write(go, "").unwrap();
+        answers.push(said(child));
+    }
+    assert_eq!(answers[0], [Ok("the module's".into()), Ok("the module's".into())], "this is no attack");
+    assert_eq!(answers[1][0], Ok(ALERTS.into()));
+    // The socket is gone with the instance: whatever the error is, it holds no identity.
+    assert!(answers[1][1].is_err(), "{answers:?}");
+    // And over the socket of the new instance neither.
+    let survivor = Role::Speak { speech: Speech::WorkloadApi, go: "/".into() };
+    let connection =
+        std::os::unix::net::UnixStream::connect(prepared.workload_folder.join("api.sock")).unwrap();
+    let mut command = survivor.command();
+    command.stdin(Stdio::from(std::os::fd::OwnedFd::from(connection)));
+    refused(&said(command.stdout(Stdio::piped()).spawn().unwrap())[0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_foreign_process_of_the_same_user_and_image() {
+    let target = Target::new().await;
+    let ours = std::env::current_exe().unwrap();
+    let inode = std::fs::metadata(&ours).unwrap().ino();
+    let naive = target.naive(Moment::EachCall, move |caller| {
+        let same_file =
+            std::fs::metadata(format!("/proc/{}/exe", caller.pid)).is_ok_and(|file| file.ino() == inode);
+        caller.uid == 0 && same_file
+    });
+    let elsewhere = Container::new();
+    target.against_both(naive, |socket, speech| {
+        let name = |what: &str| target.file(&format!("{what}-{speech:?}"));
+        let role = Role::AskTwice { socket, speech, asked: name("asked"), go: target.file("naive.sock") };
+        said(elsewhere.spawn(&role.command()))
+    });
+}
+
+/// Runs the test below in a pid namespace of its own, in which numbers come round soon.
+#[test]
+fn a_number_that_went_to_another_process() {
+    if !pid_max_is_the_namespaces() {
+        eprintln!("skipped: this kernel has one pid_max for all namespaces (Linux 6.14 has one for each)");
+        return;
+    }
+    let output = Command::new("unshare")
+        .args(["--pid", "--fork", "--kill-child", "--mount-proc"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "in_a_namespace_with_few_numbers", "--ignored", "--nocapture"])
+        .output()
+        .unwrap();
+    let text =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+}
+
+fn pid_max_is_the_namespaces() -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|part| part.parse::<u32>().ok());
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 14)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "run by another test in a namespace of its own"]
+async fn in_a_namespace_with_few_numbers() {
+    assert!(pid_max_is_the_namespaces() && std::process::id() < 100, "not in a namespace of its own");
+    std::fs::write("/proc/sys/kernel/pid_max", "400").unwrap();
+    // Numbers below 300 do not come round (RESERVED_PIDS in the kernel's pid.c).
+    while Command::new("true").spawn().is_ok_and(|mut child| child.wait().is_ok() && child.id() < 310) {}
+    let target = Target::new().await;
+    let cgroup = target.container.cgroup.clone();
+    let naive = target.naive(Moment::EachCall, move |caller| cgroup_of(caller.pid) == cgroup);
+    target.against_both(naive, |socket, speech| {
+        let go = target.file(&format!("go-{speech:?}"));
+        let mut attacker = Role::ConnectForkExit { socket, speech, go: go.clone() }.start();
+        let number = attacker.id();
+        attacker.wait().unwrap();
+        // The module's own processes come and go until one of them has the number.
+        let victim = victim_with(&target.container, number);
+        std::fs::write(go, "").unwrap();
+        let answers = said(attacker);
+        end(victim);
+        answers
+    });
+}
+
+fn victim_with(container: &Container, number: u32) -> Child {
+    for _ in 0..2000 {
+        let child = container.spawn(Command::new("sleep").arg("1000"));
+        if child.id() == number {
+            wait_until("the module's process", || cgroup_of(number.try_into().unwrap()) == container.cgroup);
+            return child;
+        }
+        end(child);
+    }
+    panic!("the number {number} does not come round");
+}
+
+fn end(mut child: Child) {
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
