@@ -107,6 +107,17 @@ fn run(arguments: Arguments) -> Result<(), Problem> {
     if !daemon {
         edgewarden_platform::pipe::end_when_output_closes();
     }
+    match arguments.command {
+        Command::Identityd => {
+            alone()?;
+            return edgewarden_identityd::run(&layout, commands::load(&layout)?).map_err(Problem::failed);
+        }
+        Command::Gatewayd => {
+            alone()?;
+            return edgewarden_gatewayd::run(&layout, &commands::load(&layout)?).map_err(Problem::failed);
+        }
+        _ => {}
+    }
     // One thread per daemon and command: the daemons wait far more than they compute, and a second core is for
     // the modules. Blocking work (TPM, files, programs) has tokio's own blocking threads.
     let runtime =
@@ -128,18 +139,20 @@ fn run(arguments: Arguments) -> Result<(), Problem> {
             Command::Attest(attest) => attest.run(&layout, format).await,
             Command::Audit(audit) => audit.run(&layout, format).await,
             Command::Metrics => commands::metrics::run(&layout).await,
-            Command::Identityd => {
-                let config = commands::load(&layout)?;
-                edgewarden_identityd::run(layout, config).await.map_err(Problem::failed)
-            }
+            // Before: they confine themselves first, and only then have threads.
+            Command::Identityd | Command::Gatewayd => Ok(()),
             Command::Runtimed => {
                 let config = commands::load(&layout)?;
                 edgewarden_runtimed::run(layout, config).await.map_err(Problem::failed)
             }
-            Command::Gatewayd => {
-                let config = commands::load(&layout)?;
-                edgewarden_gatewayd::run(layout, config).await.map_err(Problem::failed)
-            }
         }
     })
+}
+
+/// What a daemon takes from the thread that it starts in, it takes from all: fails when there are others already.
+fn alone() -> Result<(), Problem> {
+    if edgewarden_platform::harden::is_single_threaded() {
+        return Ok(());
+    }
+    Err(Problem::text("the process has several threads before it is confined, or `/proc` is not mounted"))
 }

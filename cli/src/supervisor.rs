@@ -7,6 +7,7 @@ use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use edgewarden_protocol::layout::Layout;
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -105,7 +106,21 @@ pub fn start(daemon: Daemon, layout: &Layout) -> std::io::Result<Child> {
     // The TPM software stack writes to standard error by itself; what matters reaches us as an error.
     let (name, value) = edgewarden_keystore::TSS_LOG_ENVIRONMENT;
     command.env(name, value);
-    command.spawn()
+    if daemon.name == IDENTITYD.name { with_lockable_memory(|| command.spawn()) } else { command.spawn() }
+}
+
+/// Lets what `start` starts lock all of its memory, as systemd does by `LimitMEMLOCK=infinity`, and nobody else. Where
+/// root may not raise limits the daemon starts without, and says so.
+fn with_lockable_memory<T>(start: impl FnOnce() -> T) -> T {
+    let before = getrlimit(Resource::RLIMIT_MEMLOCK);
+    let raised = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
+    let started = start();
+    if let (Ok((soft, hard)), Ok(())) = (before, raised)
+        && let Err(error) = setrlimit(Resource::RLIMIT_MEMLOCK, soft, hard)
+    {
+        tracing::warn!(%error, "the limit of locked memory stays raised");
+    }
+    started
 }
 
 fn tell(daemon: Daemon, status: std::io::Result<ExitStatus>) {

@@ -15,3 +15,9 @@ pub fn no_core_dumps() -> io::Result<()> {
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
     Ok(prctl::set_dumpable(false)?)
 }
+
+/// Whether the calling thread is the only one: what it takes from itself is then taken from the whole process. False
+/// when the kernel does not say.
+pub fn is_single_threaded() -> bool {
+    std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1)
+}

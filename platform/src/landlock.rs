@@ -57,7 +57,7 @@ pub fn confine_files(
     write: &[PathBuf],
     connect_tcp_ports: &[u16],
 ) -> Result<Confinement, ConfineError> {
-    let alone = std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1);
+    let all_threads = crate::harden::is_single_threaded();
     let mut rules = Ruleset::default()
         .handle_access(AccessFs::from_all(VETTED))?
         .handle_access(AccessNet::from_all(VETTED))?
@@ -82,6 +82,6 @@ pub fn confine_files(
             RulesetStatus::PartiallyEnforced => Enforcement::Partly,
             RulesetStatus::NotEnforced => Enforcement::Not,
         },
-        all_threads: alone,
+        all_threads,
     })
 }

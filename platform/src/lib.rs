@@ -3,6 +3,7 @@
 //! * [`durable`]: files that are there whole or not at all, power cut or not · `crash_points`: its steps, for tests
 //! * [`peer`], [`process`]: who is at the other end of a Unix socket, and is it still the same process
 //! * [`seccomp`], [`landlock`], [`harden`]: what a daemon takes away from itself
+//! * [`memory`], [`libraries`]: what of it stays in memory
 //! * [`mounts`]: writing to what a container has mounted read-only · [`users`]: user names
 //!
 //! Trusts the kernel and `/proc`. Distrusts every peer, also one that dies and is replaced while it is looked at.
@@ -14,6 +15,8 @@ mod crash_points;
 pub mod durable;
 pub mod harden;
 pub mod landlock;
+pub mod libraries;
+pub mod memory;
 pub mod mounts;
 pub mod peer;
 pub mod pipe;

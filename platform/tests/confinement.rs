@@ -9,19 +9,26 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Output};
 
 use edgewarden_platform::landlock::{self, Enforcement};
+use edgewarden_platform::seccomp::{Allowed, Sockets};
 use edgewarden_platform::{harden, seccomp, users};
 use nix::errno::Errno;
-use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 const FOLDER: &str = "EDGEWARDEN_TEST_FOLDER";
 
+const CALL: &str = "EDGEWARDEN_TEST_CALL";
+
 fn in_a_process_of_its_own(test: &str) -> Output {
+    in_a_process_of_its_own_with(test, "")
+}
+
+fn in_a_process_of_its_own_with(test: &str, call: &str) -> Output {
     // The child may lose the right to remove what it made.
     let folder = tempfile::tempdir().unwrap();
     Command::new(std::env::current_exe().unwrap())
         .args(["--exact", test, "--ignored", "--nocapture"])
         .env(FOLDER, folder.path())
+        .env(CALL, call)
         .output()
         .unwrap()
 }
@@ -34,6 +41,19 @@ fn assert_passes(test: &str) {
 
 fn refused_socket(family: AddressFamily, kind: SockType) -> bool {
     socket(family, kind, SockFlag::SOCK_CLOEXEC, None).err() == Some(Errno::EPERM)
+}
+
+const UNIX_ONLY: Allowed = Allowed { sockets: Sockets::Unix, loads_code: false, device_requests: false };
+const TCP: Allowed = Allowed { sockets: Sockets::Tcp, ..UNIX_ONLY };
+const NAMES: Allowed = Allowed { sockets: Sockets::TcpAndUdp, loads_code: true, device_requests: false };
+
+/// A call by its number, as no library makes it.
+fn raw(number: i64, arguments: [usize; 5]) -> Result<(), Errno> {
+    let [a, b, c, d, e] = arguments;
+    // SAFETY: the tests give no pointers but null ones, and the kernel checks what it is given.
+    #[expect(unsafe_code, reason = "calls that the process may not make")]
+    let result = unsafe { libc::syscall(number, a, b, c, d, e) };
+    Errno::result(result).map(drop)
 }
 
 #[test]
@@ -50,7 +70,7 @@ fn child_without_network() {
         wait.recv().unwrap();
         refused_socket(AddressFamily::Inet, SockType::Stream)
     });
-    seccomp::deny_network_sockets(false).unwrap();
+    seccomp::serve(UNIX_ONLY).unwrap();
     go.send(()).unwrap();
     assert!(earlier.join().unwrap());
     for family in [
@@ -66,15 +86,6 @@ fn child_without_network() {
     }
     assert_eq!(TcpStream::connect("127.0.0.1:9").unwrap_err().kind(), ErrorKind::PermissionDenied);
     assert!(UnixStream::pair().is_ok());
-    for flag in [CloneFlags::CLONE_NEWUSER, CloneFlags::CLONE_NEWNET, CloneFlags::CLONE_NEWNS] {
-        assert_eq!(unshare(flag), Err(Errno::EPERM));
-    }
-    assert!(nix::mount::umount("/no/such/mount").is_err_and(|error| error == Errno::EPERM));
-    // Threads and programs still start.
-    assert!(std::thread::spawn(|| true).join().unwrap());
-    assert!(Command::new("true").status().unwrap().success());
-    // A program that was started has the filter too.
-    assert!(!Command::new("unshare").args(["--net", "true"]).output().unwrap().status.success());
 }
 
 #[test]
@@ -85,18 +96,18 @@ fn with_tcp_allowed_nothing_else_is() {
 #[test]
 #[ignore = "run in a process of its own"]
 fn child_with_tcp() {
-    seccomp::deny_network_sockets(true).unwrap();
+    let before = TcpListener::bind("127.0.0.1:0").unwrap();
+    seccomp::serve(TCP).unwrap();
     assert!(TcpListener::bind("127.0.0.1:0").is_ok());
     assert!(socket(AddressFamily::Inet6, SockType::Stream, SockFlag::SOCK_NONBLOCK, None).is_ok());
     assert_eq!(UdpSocket::bind("127.0.0.1:0").unwrap_err().kind(), ErrorKind::PermissionDenied);
-    for (family, kind) in [
-        (AddressFamily::Inet, SockType::Raw),
-        (AddressFamily::Inet6, SockType::Datagram),
-        (AddressFamily::Inet6, SockType::SeqPacket),
-        (AddressFamily::Netlink, SockType::Raw),
-        (AddressFamily::Packet, SockType::Raw),
-    ] {
-        assert!(refused_socket(family, kind), "{family:?} {kind:?}");
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        for kind in [SockType::Datagram, SockType::Raw, SockType::SeqPacket] {
+            assert!(refused_socket(family, kind), "{family:?} {kind:?}");
+        }
+    }
+    for family in [AddressFamily::Netlink, AddressFamily::Packet, AddressFamily::Vsock, AddressFamily::Alg] {
+        assert!(refused_socket(family, SockType::SeqPacket) && refused_socket(family, SockType::Raw));
     }
     for family in [libc::AF_INET, libc::AF_INET6] {
         // What is TCP on the wire, or a stream, but no TCP socket to Landlock.
@@ -105,45 +116,9 @@ fn child_with_tcp() {
         }
         assert_eq!(stream_socket(family, libc::IPPROTO_TCP), Ok(()));
     }
-}
-
-#[test]
-fn a_server_has_tcp_and_no_programs() {
-    assert_passes("child_serves");
-}
-
-#[test]
-#[ignore = "run in a process of its own"]
-fn child_serves() {
-    // A thread from before must not escape.
-    let (go, wait) = std::sync::mpsc::channel::<()>();
-    let earlier = std::thread::spawn(move || {
-        wait.recv().unwrap();
-        let exec = Command::new("true").status().unwrap_err().kind();
-        exec == ErrorKind::PermissionDenied && refused_socket(AddressFamily::Inet, SockType::Datagram)
-    });
-    let before = TcpListener::bind("127.0.0.1:0").unwrap();
-    seccomp::deny_all_but_tcp(false).unwrap();
-    go.send(()).unwrap();
-    assert!(earlier.join().unwrap());
-    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-        assert!(socket(family, SockType::Stream, SockFlag::SOCK_NONBLOCK, None).is_ok());
-        for kind in [SockType::Datagram, SockType::Raw, SockType::SeqPacket] {
-            assert!(refused_socket(family, kind), "{family:?} {kind:?}");
-        }
-    }
-    for family in [AddressFamily::Netlink, AddressFamily::Packet, AddressFamily::Vsock, AddressFamily::Alg] {
-        assert!(refused_socket(family, SockType::SeqPacket) && refused_socket(family, SockType::Raw));
-    }
-    for protocol in [libc::IPPROTO_MPTCP, libc::IPPROTO_SCTP, 256] {
-        assert_eq!(stream_socket(libc::AF_INET, protocol), Err(Errno::EPERM), "{protocol}");
-    }
     let client = TcpStream::connect(before.local_addr().unwrap()).unwrap();
-    assert!(before.accept().is_ok() && UnixStream::pair().is_ok());
+    assert!(before.accept().is_ok());
     drop(client);
-    assert_eq!(Command::new("true").status().unwrap_err().kind(), ErrorKind::PermissionDenied);
-    assert_eq!(unshare(CloneFlags::CLONE_NEWUSER), Err(Errno::EPERM));
-    assert!(std::thread::spawn(|| true).join().unwrap());
 }
 
 #[test]
@@ -154,7 +129,7 @@ fn a_server_that_resolves_names_has_udp_too_and_nothing_else() {
 #[test]
 #[ignore = "run in a process of its own"]
 fn child_serves_with_udp() {
-    seccomp::deny_all_but_tcp(true).unwrap();
+    seccomp::serve(NAMES).unwrap();
     assert!(TcpListener::bind("127.0.0.1:0").is_ok() && UdpSocket::bind("127.0.0.1:0").is_ok());
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         assert!(refused_socket(family, SockType::Raw) && refused_socket(family, SockType::SeqPacket));
@@ -174,21 +149,141 @@ fn child_serves_with_udp() {
 }
 
 #[test]
-fn a_server_that_traces_is_killed() {
-    let output = in_a_process_of_its_own("child_serves_and_traces");
-    assert_eq!(output.status.signal(), Some(libc::SIGSYS), "{output:?}");
+fn what_is_not_listed_is_refused_and_work_goes_on() {
+    assert_passes("child_serves");
+}
+
+#[test]
+#[ignore = "run in a process of its own"]
+fn child_serves() {
+    let folder = std::path::PathBuf::from(std::env::var_os(FOLDER).unwrap());
+    seccomp::serve(UNIX_ONLY).unwrap();
+    let parent = usize::try_from(nix::unistd::getppid().as_raw()).unwrap();
+    let word = |constant: libc::c_int| usize::try_from(constant.cast_unsigned()).unwrap();
+    let limit = [0_u64, 0];
+    for (what, number, arguments) in [
+        ("a call that no kernel has yet", 4000, [0; 5]),
+        ("a signal to another process", libc::SYS_kill, [parent, 0, 0, 0, 0]),
+        ("a signal to another thread", libc::SYS_tgkill, [parent, parent, 0, 0, 0]),
+        ("another user", libc::SYS_setuid, [0; 5]),
+        ("capabilities", libc::SYS_capset, [0; 5]),
+        ("another personality", libc::SYS_personality, [0; 5]),
+        ("another process", libc::SYS_clone, [word(libc::SIGCHLD), 0, 0, 0, 0]),
+        ("a limit", libc::SYS_prlimit64, [0, 7, limit.as_ptr().addr(), 0, 0]),
+        ("another process's limit", libc::SYS_prlimit64, [parent, 7, 0, 0, 0]),
+        ("to be dumpable again", libc::SYS_prctl, [word(libc::PR_SET_DUMPABLE), 1, 0, 0, 0]),
+        ("another filter", libc::SYS_seccomp, [1, 0, 0, 0, 0]),
+        ("words for a terminal", libc::SYS_ioctl, [0, 0x5412, 0, 0, 0]),
+        ("a signal for input", libc::SYS_fcntl, [0, word(libc::F_SETOWN), parent, 0, 0]),
+        ("memory for code", libc::SYS_mmap, [0, 4096, word(libc::PROT_EXEC), 0x22, usize::MAX]),
+        ("a device", libc::SYS_mknodat, [0; 5]),
+        ("a file's owner", libc::SYS_fchownat, [0; 5]),
+    ] {
+        assert_eq!(raw(number, arguments), Err(Errno::EPERM), "{what}");
+    }
+    assert_eq!(Command::new("true").status().unwrap_err().kind(), ErrorKind::PermissionDenied);
+    // What it is for.
+    assert!(std::thread::spawn(|| true).join().unwrap());
+    let file = folder.join("a");
+    std::fs::write(&file, "x").unwrap();
+    std::fs::rename(&file, folder.join("b")).unwrap();
+    std::fs::File::open(folder.join("b")).unwrap().sync_all().unwrap();
+    let listener = std::os::unix::net::UnixListener::bind(folder.join("s")).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    assert!(UnixStream::connect(folder.join("s")).is_ok());
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        tokio::task::spawn_blocking(|| std::fs::read_dir("/proc/self/task").unwrap().count()).await.unwrap();
+    });
+}
+
+#[test]
+fn code_comes_from_files_or_not_at_all() {
+    assert_passes("child_loads_code");
+}
+
+#[test]
+#[ignore = "run in a process of its own"]
+fn child_loads_code() {
+    use std::os::fd::AsRawFd as _;
+    let program = std::fs::File::open(std::env::current_exe().unwrap()).unwrap();
+    let descriptor = usize::try_from(program.as_raw_fd()).unwrap();
+    let [write, exec] = [libc::PROT_WRITE, libc::PROT_EXEC].map(|bit| usize::try_from(bit).unwrap());
+    let [private, anonymous] =
+        [libc::MAP_PRIVATE, libc::MAP_ANONYMOUS].map(|bit| usize::try_from(bit).unwrap());
+    seccomp::serve(NAMES).unwrap();
+    let map = |protection, flags, descriptor| {
+        // The offset, a sixth argument, is whatever was in its register: only refusals and success count.
+        raw(libc::SYS_mmap, [0, 4096, protection, flags, descriptor])
+    };
+    assert_eq!(map(exec, private | anonymous, usize::MAX), Err(Errno::EPERM), "memory");
+    assert_eq!(map(write | exec, private, descriptor), Err(Errno::EPERM), "a file to be changed");
+    assert_ne!(map(exec, private, descriptor), Err(Errno::EPERM), "a file");
+}
+
+const FATAL: [(&str, i64); 14] = [
+    ("execve", libc::SYS_execve),
+    ("execveat", libc::SYS_execveat),
+    ("ptrace", libc::SYS_ptrace),
+    ("process_vm_readv", libc::SYS_process_vm_readv),
+    ("mount", libc::SYS_mount),
+    ("fsopen", libc::SYS_fsopen),
+    ("unshare", libc::SYS_unshare),
+    ("setns", libc::SYS_setns),
+    ("bpf", libc::SYS_bpf),
+    ("keyctl", libc::SYS_keyctl),
+    ("io_uring_setup", libc::SYS_io_uring_setup),
+    ("userfaultfd", libc::SYS_userfaultfd),
+    ("init_module", libc::SYS_init_module),
+    ("kexec_load", libc::SYS_kexec_load),
+];
+
+#[test]
+fn what_no_honest_path_leads_to_is_fatal() {
+    for (name, _) in FATAL {
+        let output = in_a_process_of_its_own_with("child_is_killed", name);
+        assert_eq!(output.status.signal(), Some(libc::SIGSYS), "{name}: {output:?}");
+    }
+    assert!(FATAL.iter().all(|(name, _)| seccomp::fatal().contains(&(*name).to_owned())));
 }
 
 #[test]
 #[ignore = "run in a process of its own; it dies"]
-fn child_serves_and_traces() {
-    seccomp::deny_all_but_tcp(true).unwrap();
-    let nothing: libc::c_int = 0;
-    // SAFETY: PTRACE_TRACEME reads none of its other arguments.
-    #[expect(unsafe_code, reason = "the call that must be fatal")]
-    unsafe {
-        libc::ptrace(libc::PTRACE_TRACEME, nothing, nothing, nothing)
-    };
+fn child_is_killed() {
+    let wanted = std::env::var(CALL).unwrap();
+    let (_, number) = FATAL.into_iter().find(|(name, _)| *name == wanted).unwrap();
+    seccomp::serve(NAMES).unwrap();
+    println!("{:?}", raw(number, [0; 5]));
+}
+
+#[test]
+fn who_starts_containers_keeps_what_that_takes() {
+    assert_passes("child_starts_containers");
+}
+
+#[test]
+#[ignore = "run in a process of its own"]
+fn child_starts_containers() {
+    seccomp::start_containers().unwrap();
+    for (what, number) in [
+        ("swapon", libc::SYS_swapon),
+        ("reboot", libc::SYS_reboot),
+        ("init_module", libc::SYS_init_module),
+        ("perf_event_open", libc::SYS_perf_event_open),
+        ("userfaultfd", libc::SYS_userfaultfd),
+        ("io_uring_setup", libc::SYS_io_uring_setup),
+        ("open_by_handle_at", libc::SYS_open_by_handle_at),
+        ("ptrace", libc::SYS_ptrace),
+    ] {
+        assert_eq!(raw(number, [0; 5]), Err(Errno::EPERM), "{what}");
+        assert!(seccomp::never().contains(&what.to_owned()));
+    }
+    // Also in what it starts.
+    assert!(!Command::new("sh").args(["-c", "swapon /no/such/file"]).status().unwrap().success());
+    let mount = ["--mount", "--net", "--pid", "--fork", "mount", "-t", "tmpfs", "x", "/mnt"];
+    let mounts = Command::new("unshare").args(mount).output().unwrap();
+    assert!(mounts.status.success(), "{mounts:?}");
 }
 
 fn stream_socket(family: libc::c_int, protocol: libc::c_int) -> Result<(), Errno> {
@@ -204,24 +299,6 @@ fn internet_socket(family: libc::c_int, kind: libc::c_int, protocol: libc::c_int
 }
 
 #[test]
-fn tracing_another_process_is_fatal() {
-    let output = in_a_process_of_its_own("child_traces");
-    assert_eq!(output.status.signal(), Some(libc::SIGSYS), "{output:?}");
-}
-
-#[test]
-#[ignore = "run in a process of its own; it dies"]
-fn child_traces() {
-    seccomp::deny_network_sockets(false).unwrap();
-    let nothing: libc::c_int = 0;
-    // SAFETY: PTRACE_TRACEME reads none of its other arguments.
-    #[expect(unsafe_code, reason = "the call that must be fatal")]
-    unsafe {
-        libc::ptrace(libc::PTRACE_TRACEME, nothing, nothing, nothing)
-    };
-}
-
-#[test]
 #[cfg(target_arch = "x86_64")]
 fn a_call_by_its_x32_number_is_fatal() {
     let output = in_a_process_of_its_own("child_calls_x32");
@@ -233,24 +310,118 @@ fn a_call_by_its_x32_number_is_fatal() {
 #[ignore = "run in a process of its own; it dies"]
 fn child_calls_x32() {
     const X32_SYSCALL_BIT: libc::c_long = 0x4000_0000;
-    seccomp::deny_network_sockets(true).unwrap();
-    // SAFETY: socket(2) takes three integers and no pointer.
-    #[expect(unsafe_code, reason = "no library makes x32 calls")]
-    unsafe {
-        libc::syscall(X32_SYSCALL_BIT | libc::SYS_socket, libc::AF_INET, libc::SOCK_DGRAM, 0)
-    };
+    seccomp::serve(TCP).unwrap();
+    println!("{:?}", raw(X32_SYSCALL_BIT | libc::SYS_socket, [2, 2, 0, 0, 0]));
+}
+
+/// Of the mapping of this process that holds `address`: its line and those that follow.
+fn mapping_of(address: usize) -> String {
+    let text = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let mut found = String::new();
+    let mut inside = false;
+    for line in text.lines() {
+        let range = line.split(' ').next().and_then(|range| range.split_once('-'));
+        if let Some((start, end)) = range
+            && let (Ok(start), Ok(end)) = (usize::from_str_radix(start, 16), usize::from_str_radix(end, 16))
+        {
+            inside = (start..end).contains(&address);
+        }
+        if inside {
+            found.push_str(line);
+            found.push('\n');
+        }
+    }
+    found
+}
+
+fn kilobytes(mapping: &str, field: &str) -> u64 {
+    let line = mapping.lines().find_map(|line| line.strip_prefix(field)).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse().unwrap()
 }
 
 #[test]
-fn without_exec_no_program_starts() {
-    assert_passes("child_without_exec");
+fn locked_memory_stays_and_the_program_does_not() {
+    let output = in_a_process_of_its_own("child_locks_memory");
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && out.contains("1 passed"), "{out}{err}");
+    if out.contains(SKIPPED) {
+        println!("{out}");
+    }
+}
+
+const SKIPPED: &str = "skipped: this machine lets the test lock no memory";
+
+#[test]
+#[ignore = "run in a process of its own"]
+fn child_locks_memory() {
+    use edgewarden_platform::memory;
+    let secret = vec![7_u8; 256 * 1024];
+    if let Err(error) = memory::lock() {
+        assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+        println!("{SKIPPED}: {error}");
+        return;
+    }
+    let later = std::hint::black_box(vec![8_u8; 256 * 1024]);
+    let on_stack = std::thread::spawn(|| {
+        let bytes = std::hint::black_box([9_u8; 4096]);
+        mapping_of((&raw const bytes).addr())
+    });
+    for (what, mapping) in [
+        ("from before", mapping_of(secret.as_ptr().addr())),
+        ("from after", mapping_of(later.as_ptr().addr())),
+        ("a stack", on_stack.join().unwrap()),
+    ] {
+        let flags = mapping.lines().find(|line| line.starts_with("VmFlags:")).unwrap();
+        assert!(flags.split(' ').any(|flag| flag == "lo"), "{what}: {mapping}");
+        assert_eq!(kilobytes(&mapping, "Locked:"), kilobytes(&mapping, "Pss:"), "{what}: {mapping}");
+    }
+    let code = (child_locks_memory as fn()).addr_of_code();
+    let before = kilobytes(&mapping_of(code), "Rss:");
+    let released = memory::release_program().unwrap();
+    let after = mapping_of(code);
+    assert!(released > 0 && kilobytes(&after, "Rss:") < before, "{before}: {after}");
+    assert!(!after.contains(" lo"), "{after}");
+    assert_eq!((secret[1], later[1]), (7, 8));
+    let mut threads = Vec::new();
+    for _ in 0..4 {
+        threads.push(std::thread::spawn(|| (0..200).map(|n| format!("{n}")).collect::<String>()));
+        memory::release_program().unwrap();
+    }
+    assert!(threads.into_iter().all(|thread| thread.join().unwrap().ends_with("199")));
+}
+
+trait Code {
+    fn addr_of_code(self) -> usize;
+}
+
+impl Code for fn() {
+    fn addr_of_code(self) -> usize {
+        (self as *const ()).addr()
+    }
+}
+
+#[test]
+fn a_library_that_is_kept_can_be_loaded_again_without_new_code() {
+    assert_passes("child_keeps_libraries");
 }
 
 #[test]
 #[ignore = "run in a process of its own"]
-fn child_without_exec() {
-    seccomp::deny_exec().unwrap();
-    assert_eq!(Command::new("true").status().unwrap_err().kind(), ErrorKind::PermissionDenied);
+fn child_keeps_libraries() {
+    let name = c"libm.so.6";
+    // SAFETY: the name ends with a zero byte; libm runs nothing when it is loaded.
+    #[expect(unsafe_code, reason = "loads and unloads a library as the TPM software stack does")]
+    let open = || unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW) };
+    let first = open();
+    assert!(!first.is_null());
+    edgewarden_platform::libraries::keep();
+    // SAFETY: the handle is of the call above and used no more.
+    #[expect(unsafe_code, reason = "loads and unloads a library as the TPM software stack does")]
+    unsafe {
+        libc::dlclose(first)
+    };
+    seccomp::serve(UNIX_ONLY).unwrap();
+    assert!(!open().is_null());
 }
 
 #[test]

@@ -1,10 +1,11 @@
-//! What `gatewayd` takes away from itself, once its listeners are open: other files, other TCP ports (Landlock, for
-//! the thread that calls it and the threads that come from it), other sockets and programs, namespaces, mounts and other
-//! processes (seccomp, for all threads), and any way to more rights.
+//! What `gatewayd` takes away from itself, once its listeners are open and while it has one thread: other files, other
+//! TCP ports (Landlock), all system calls but those that it serves with (seccomp, an allow-list), and any way to more
+//! rights.
 
 use std::path::{Path, PathBuf};
 
 use edgewarden_platform::landlock::{ConfineError, Enforcement, confine_files};
+use edgewarden_platform::seccomp::{Allowed, Sockets};
 use edgewarden_platform::{harden, seccomp};
 use edgewarden_protocol::config::Config;
 use edgewarden_protocol::layout::Layout;
@@ -43,9 +44,21 @@ pub(crate) fn confine(layout: &Layout, config: &Config) -> Result<(), Confinemen
     if confinement.enforcement != Enforcement::Fully {
         tracing::warn!(enforcement = ?confinement.enforcement, "this kernel cannot confine files fully");
     }
-    // Without names to resolve, no UDP.
-    seccomp::deny_all_but_tcp(config.fleet.as_ref().is_some_and(|fleet| has_name(&fleet.url)))?;
+    if !confinement.all_threads {
+        tracing::warn!("threads that ran before are not confined to files");
+    }
+    seccomp::serve(allowed(config))?;
     Ok(())
+}
+
+/// The system calls that are left. Without names to resolve no UDP, and no module of the C library's to load.
+pub fn allowed(config: &Config) -> Allowed {
+    let resolves = config.fleet.as_ref().is_some_and(|fleet| has_name(&fleet.url));
+    Allowed {
+        sockets: if resolves { Sockets::TcpAndUdp } else { Sockets::Tcp },
+        loads_code: resolves,
+        device_requests: false,
+    }
 }
 
 /// Whether the URL's host is a name, and not an address.

@@ -1,14 +1,16 @@
 //! What `identityd` takes away from itself.
 //!
-//! First files and ports (Landlock, for the thread that calls it and the threads that come from it), then, when
-//! everything is open, system calls (seccomp, for the whole process): no socket but AF_UNIX, no program to run, no mount,
-//! no namespace, no other process. Only a simulated TPM leaves TCP sockets, and Landlock then only its two ports.
+//! First files and ports (Landlock, while the process has one thread), then, when everything is open, system calls
+//! (seccomp, an allow-list for the whole process): no socket but AF_UNIX, no program to run, no new code, no mount, no
+//! namespace, no other process. Only a simulated TPM leaves TCP sockets, and Landlock then only its two ports.
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use edgewarden_platform::landlock::{ConfineError, Enforcement, confine_files};
-use edgewarden_platform::{harden, seccomp};
+use edgewarden_platform::seccomp::{Allowed, Sockets};
+use edgewarden_platform::{harden, libraries, memory, seccomp};
 use edgewarden_protocol::config::{Config, Keystore};
 use edgewarden_protocol::layout::Layout;
 
@@ -16,10 +18,36 @@ use edgewarden_protocol::layout::Layout;
 const SYSTEM_FOLDERS: [&str; 8] =
     ["/proc", "/etc", "/usr", "/lib", "/lib64", "/dev/urandom", "/dev/null", "/sys/kernel/security"];
 
+/// Not at once: the first callers come when the daemons start together.
+const MEMORY_FIRST: Duration = Duration::from_secs(1);
+const MEMORY_INTERVAL: Duration = Duration::from_secs(300);
+
 /// First of all: secrets go into no core file, and nothing gains privileges.
 pub fn harden_process() -> io::Result<()> {
     harden::no_new_privs()?;
     harden::no_core_dumps()
+}
+
+/// No page of this process goes to swap: keys are copied to places that libraries choose. A service with a limit on
+/// locked memory still serves, and says so.
+pub fn lock_memory() {
+    if let Err(error) = memory::lock() {
+        tracing::warn!(%error, "memory is not locked: keys can reach swap, if there is any");
+    }
+}
+
+/// Gives pages of the program back that only starting up needed, and later what rare work left. Never returns.
+pub async fn let_go_of_memory() {
+    let mut pause = MEMORY_FIRST;
+    loop {
+        tokio::time::sleep(pause).await;
+        pause = MEMORY_INTERVAL;
+        let released = tokio::task::spawn_blocking(memory::release_program).await;
+        match released.map_err(io::Error::other).flatten() {
+            Ok(bytes) => tracing::debug!(bytes, "let go of pages of the program"),
+            Err(error) => tracing::warn!(%error, "cannot let go of pages of the program"),
+        }
+    }
 }
 
 /// The files and ports that are left. The folders of state and sockets must exist.
@@ -54,13 +82,34 @@ pub fn files(layout: &Layout, config: &Config) -> Result<(), ConfineError> {
     if confinement.enforcement != Enforcement::Fully {
         tracing::warn!(enforcement = ?confinement.enforcement, "this kernel cannot confine files fully");
     }
+    if !confinement.all_threads {
+        tracing::warn!("threads that ran before are not confined to files");
+    }
     Ok(())
 }
 
 /// The system calls that are left, for every thread there is and will be.
 pub fn system_calls(config: &Config) -> Result<(), seccomp::SeccompError> {
-    seccomp::deny_network_sockets(matches!(config.keystore, Keystore::DangerousSimulatedTpm { .. }))?;
-    seccomp::deny_exec()
+    if !loads_code(&config.keystore) {
+        // A store that is reached anew would load the TPM's transport module anew.
+        libraries::keep();
+    }
+    seccomp::serve(allowed(&config.keystore))
+}
+
+/// What [`system_calls`] leaves with this keystore.
+pub fn allowed(keystore: &Keystore) -> Allowed {
+    let simulated = matches!(keystore, Keystore::DangerousSimulatedTpm { .. });
+    Allowed {
+        sockets: if simulated { Sockets::Tcp } else { Sockets::Unix },
+        loads_code: loads_code(keystore),
+        device_requests: matches!(keystore, Keystore::Pkcs11 { .. }),
+    }
+}
+
+/// A vendor's library may load others of its own at any moment.
+fn loads_code(keystore: &Keystore) -> bool {
+    matches!(keystore, Keystore::Pkcs11 { .. })
 }
 
 #[cfg(test)]

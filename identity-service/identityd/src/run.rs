@@ -81,22 +81,12 @@ pub enum RunError {
     Thread,
 }
 
-/// Runs until SIGTERM. Takes rights from the whole process: nothing else may run in it.
-pub async fn run(layout: Layout, config: Config) -> Result<(), RunError> {
+/// Runs until SIGTERM. Takes rights from the whole process: nothing else may run in it. Landlock binds the calling thread
+/// and its descendants, so that is the process's only thread, and all others descend from it; who has others already
+/// (a test) keeps them unconfined.
+pub fn run(layout: &Layout, config: Config) -> Result<(), RunError> {
     confine::harden_process().map_err(RunError::Harden)?;
-    let (done, ended) = tokio::sync::oneshot::channel();
-    // Landlock binds the thread that asks for it and its descendants. So the whole service, the keystore's threads
-    // too, descends from a thread that is confined before it opens anything.
-    let thread = move || {
-        let outcome = confined(&layout, config);
-        // The receiver is gone when the caller dropped the future: nobody wants to know.
-        drop(done.send(outcome));
-    };
-    std::thread::Builder::new().name("identityd".into()).spawn(thread).map_err(RunError::System)?;
-    ended.await.unwrap_or(Err(RunError::Thread))
-}
-
-fn confined(layout: &Layout, config: Config) -> Result<(), RunError> {
+    confine::lock_memory();
     make_folders(layout)?;
     confine::files(layout, &config)?;
     let runtime =
@@ -171,6 +161,7 @@ impl Daemon {
             () = renew_in_time(&service) => {}
             () = sign_heads(&service) => {}
             () = look_after_processes(&service) => {}
+            () = confine::let_go_of_memory() => {}
             () = write_refused_callers(&service, refused_callers) => {}
             () = stop => {}
         }

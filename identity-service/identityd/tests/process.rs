@@ -43,14 +43,14 @@ async fn job() {
 }
 
 /// The other process: this very program, run again.
-#[tokio::test(flavor = "multi_thread")]
-async fn serve() {
+#[test]
+fn serve() {
     let Ok(serve) = std::env::var(SERVE) else { return };
     let serve: Serve = serde_json::from_str(&serve).unwrap();
     let layout = Layout::new(serve.root);
     let control = layout.control_socket();
     let probe = serve.probe.then(|| std::thread::spawn(move || probe(&control)));
-    edgewarden_identityd::run(layout, serve.config).await.unwrap();
+    edgewarden_identityd::run(&layout, serve.config).unwrap();
     if let Some(probe) = probe {
         probe.join().unwrap();
     }

@@ -3,10 +3,11 @@
 //! * [`run`]: the daemon · [`control`]: what the command line asks of it
 //! * [`identity`]: a client of `identityd`'s control socket · [`enrol`]: enrolment and renewal, shared with `edgewarden join`
 //!
-//! It runs as root, because it mounts, makes namespaces and starts containers; a seccomp filter would be passed on to
-//! what it starts, so it has none. What confines it instead: it decides nothing (an image starts by `identityd`'s permit
-//! only), holds no key that outlives the hour, parses what comes from outside in bounded code without `unsafe`, gains no
-//! privilege by starting programs (`no_new_privs`) and leaves no core dump.
+//! It runs as root, because it mounts, makes namespaces and starts containers. Its seccomp filter is passed on to what it
+//! starts, so that holds what neither it nor any container may do, and no more. What confines it besides: it decides
+//! nothing (an image starts by `identityd`'s permit only), holds no key that outlives the hour, parses what comes from
+//! outside in bounded code without `unsafe`, gains no privilege by starting programs (`no_new_privs`) and leaves no core
+//! dump.
 //!
 //! Modules do not end with it. A daemon that starts again takes over what runs and removes what nobody knows.
 
@@ -37,6 +38,7 @@ use std::sync::Arc;
 
 use edgewarden_names::{Reason, Refusal};
 use edgewarden_platform::harden;
+use edgewarden_platform::seccomp::start_containers;
 use edgewarden_protocol::config::Config;
 use edgewarden_protocol::layout::Layout;
 use nix::fcntl::{Flock, FlockArg};
@@ -94,6 +96,7 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 pub async fn run(layout: Layout, config: Config) -> Result<(), RunError> {
     harden::no_new_privs().map_err(RunError::io("give up new privileges"))?;
     harden::no_core_dumps().map_err(RunError::io("turn off core dumps"))?;
+    start_containers().map_err(|error| RunError::io("give up system calls")(error.into()))?;
     // Containers become our children when the OCI runtime ends, so that their exit status reaches us.
     nix::sys::prctl::set_child_subreaper(true)
         .map_err(|error| RunError::io("adopt orphans")(error.into()))?;

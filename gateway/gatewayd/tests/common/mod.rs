@@ -46,8 +46,7 @@ pub fn daemon() {
     if let Ok(bytes) = std::env::var(DISK) {
         small_disk(&layout.gateway_state(), &bytes);
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(edgewarden_gatewayd::run(layout, config)).unwrap();
+    edgewarden_gatewayd::run(&layout, &config).unwrap();
 }
 
 /// In a mount namespace that this thread alone is in, and the threads that come from it.
