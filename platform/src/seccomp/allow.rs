@@ -56,7 +56,8 @@ impl Allowed {
     }
 
     pub(super) fn rules(self) -> Result<Rules, SeccompError> {
-        let mut rules: Rules = SERVING.iter().chain(SERVING_UNNAMED).map(|call| (call.number, Vec::new())).collect();
+        let mut rules: Rules =
+            SERVING.iter().chain(SERVING_UNNAMED).map(|call| (call.number, Vec::new())).collect();
         let mut conditional: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
         for way in self.ways() {
             let conditions: Result<Vec<_>, _> = way
@@ -159,11 +160,7 @@ fn threads() -> Vec<Way> {
     let named = |with, option| way(call!(SYS_prctl), with, vec![is(0, number(option))]);
     vec![
         // A thread of this process, and not another process: there is nothing to start.
-        way(
-            call!(SYS_clone),
-            "threads only",
-            vec![masked(0, all(&thread) | all(&namespaces), all(&thread))],
-        ),
+        way(call!(SYS_clone), "threads only", vec![masked(0, all(&thread) | all(&namespaces), all(&thread))]),
         way(call!(SYS_tgkill), "to itself", vec![is(0, own)]),
         way(call!(SYS_prlimit64), "asked, not set", vec![is(0, 0), null(2)]),
         named("PR_SET_NAME", libc::PR_SET_NAME),
