@@ -7,6 +7,7 @@ pub mod doctor;
 pub mod identity;
 pub mod image;
 pub mod join;
+pub mod keystore;
 pub mod metrics;
 pub mod policy;
 pub mod runtime;
