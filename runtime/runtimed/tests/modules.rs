@@ -92,6 +92,38 @@ fn a_module_runs_confined() {
 }
 
 #[test]
+fn modules_for_azures_sdks_find_their_socket_and_others_have_none() {
+    in_namespaces("modules_for_azures_sdks_find_their_socket_and_others_have_none", async || {
+        let mut gateway = Gateway::joined("iotedge").await;
+        let image = gateway.image("clinic/alerts", true).await;
+        let script = format!(
+            "echo azure $IOTEDGE_WORKLOADURI $IOTEDGE_MODULEID $IOTEDGE_DEVICEID $IOTEDGE_IOTHUBHOSTNAME $IOTEDGE_GATEWAYHOSTNAME; \
+             echo generation $IOTEDGE_MODULEGENERATIONID; test -S /run/edgewarden/workload.sock && echo socket is there; \
+             touch /run/edgewarden/workload.sock && echo wrote; echo end; {WAIT}"
+        );
+        let mut alerts = shell("alerts", &image, &script);
+        alerts["iotedge"] = true.into();
+        gateway.deploy(1, vec![alerts, shell("plain", &image, &script)], "").await;
+        gateway.start_runtimed().await;
+        gateway.printed("alerts", "end").await;
+        gateway.printed("plain", "end").await;
+        let log = gateway.logs("alerts").await;
+        let instance = gateway.module("alerts", "running", running).await.instance.unwrap();
+        let generation = format!("generation {}", instance.strip_prefix("alerts-").unwrap());
+        for expected in [
+            "azure unix:///run/edgewarden/workload.sock alerts iotedge plant.example gateway",
+            &generation,
+            "socket is there",
+        ] {
+            assert!(log.iter().any(|line| line == expected), "{expected} in {log:#?}");
+        }
+        assert!(!log.iter().any(|line| line == "wrote"), "{log:#?}");
+        let plain = gateway.logs("plain").await;
+        assert!(!plain.iter().any(|line| line == "socket is there" || line.contains("unix:")), "{plain:#?}");
+    });
+}
+
+#[test]
 fn modules_outlive_the_daemon_and_what_dies_is_started_again() {
     in_namespaces("modules_outlive_the_daemon_and_what_dies_is_started_again", async || {
         let mut gateway = Gateway::joined("outlive").await;
