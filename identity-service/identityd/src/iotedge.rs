@@ -19,6 +19,10 @@ use crate::service::Service;
 const CERTIFICATES_MAX: u32 = 16;
 const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(10);
 
+/// Refusals of one instance's requests that are written down at once, and how long it takes until there is one more: a
+/// module that asks for nonsense all day does not keep others' refusals out of the log.
+const REFUSALS_MAX: u32 = 32;
+const REFUSAL_INTERVAL: Duration = Duration::from_secs(1);
 /// After a keystore that could not, it is left alone for so long: others wait for it too.
 const KEYSTORE_REST: Duration = Duration::from_secs(5);
 
@@ -36,7 +40,8 @@ pub struct InstanceApi {
     service: Weak<Service>,
     instance: String,
     keys: Mutex<Keys>,
-    allowance: Mutex<Allowance>,
+    certificates: Mutex<Allowance>,
+    refusals: Mutex<Allowance>,
 }
 
 impl InstanceApi {
@@ -45,7 +50,8 @@ impl InstanceApi {
             service: Arc::downgrade(service),
             instance: instance.into(),
             keys: Mutex::default(),
-            allowance: Mutex::new(Allowance { left: CERTIFICATES_MAX, since: Instant::now() }),
+            certificates: Mutex::new(Allowance::new(CERTIFICATES_MAX, CERTIFICATE_INTERVAL)),
+            refusals: Mutex::new(Allowance::new(REFUSALS_MAX, REFUSAL_INTERVAL)),
         }
     }
 
@@ -100,7 +106,7 @@ impl InstanceApi {
         if wanted == Some(Duration::ZERO) {
             return Err(Refusal::new(Reason::RequestInvalid, "expiration", "it is in the past"));
         }
-        if !self.allowance.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now()) {
+        if !take(&self.certificates) {
             let rule = format_args!(
                 "an instance gets {CERTIFICATES_MAX} certificates, then one every {} seconds",
                 CERTIFICATE_INTERVAL.as_secs()
@@ -134,8 +140,13 @@ fn granted_name(service: &Service, module: &ModuleName, asked: &str) -> Result<S
     let state = service.current();
     let entries = state.in_force().map(|in_force| in_force.deployment().modules.as_slice());
     let entry = entries.unwrap_or_default().iter().find(|entry| entry.name == *module && entry.iotedge);
+    // Who makes deployments for many gateways does not know their names. A module that has this one's would be taken for
+    // the gateway itself.
+    let gateway = service.context.target.gateway.as_str();
+    let is_gateways = |name: &&str| name.split('.').next() == Some(gateway);
     let mut names = entry.into_iter().flat_map(|entry| {
-        std::iter::once(entry.name.as_str()).chain(entry.server_names.iter().map(String::as_str))
+        let more = entry.server_names.iter().map(String::as_str);
+        std::iter::once(entry.name.as_str()).chain(more.filter(|name| !is_gateways(name)))
     });
     names.find(|name| name.eq_ignore_ascii_case(asked)).map(Into::into).ok_or_else(|| {
         let rule = "the deployment does not grant the module a server certificate for that name";
@@ -182,7 +193,9 @@ impl ModuleApi for InstanceApi {
     }
 
     fn refused(&self, refusal: &Refusal) {
-        if let Some(service) = self.service.upgrade() {
+        if let Some(service) = self.service.upgrade()
+            && take(&self.refusals)
+        {
             service.sockets.tell_refused(refusal);
         }
     }
@@ -191,25 +204,31 @@ impl ModuleApi for InstanceApi {
 /// A token bucket by the monotonic clock.
 struct Allowance {
     left: u32,
+    most: u32,
+    interval: Duration,
     since: Instant,
 }
 
 impl Allowance {
+    fn new(most: u32, interval: Duration) -> Self {
+        Self { left: most, most, interval, since: Instant::now() }
+    }
+
     fn take(&mut self, now: Instant) -> bool {
-        let passed = now.saturating_duration_since(self.since).as_secs() / CERTIFICATE_INTERVAL.as_secs();
+        let passed = now.saturating_duration_since(self.since).as_secs() / self.interval.as_secs().max(1);
         if passed > 0 {
-            let more = u32::try_from(passed).unwrap_or(CERTIFICATES_MAX);
-            self.left = self.left.saturating_add(more).min(CERTIFICATES_MAX);
+            let more = u32::try_from(passed).unwrap_or(self.most);
+            self.left = self.left.saturating_add(more).min(self.most);
             self.since = now;
         }
-        match self.left.checked_sub(1) {
-            Some(left) => {
-                self.left = left;
-                true
-            }
-            None => false,
-        }
+        let taken = self.left.checked_sub(1);
+        self.left = taken.unwrap_or_default();
+        taken.is_some()
     }
+}
+
+fn take(allowance: &Mutex<Allowance>) -> bool {
+    allowance.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now())
 }
 
 #[cfg(test)]
@@ -218,8 +237,8 @@ mod tests {
 
     #[test]
     fn certificates_are_rationed() {
-        let start = Instant::now();
-        let mut allowance = Allowance { left: CERTIFICATES_MAX, since: start };
+        let mut allowance = Allowance::new(CERTIFICATES_MAX, CERTIFICATE_INTERVAL);
+        let start = allowance.since;
         for _ in 0..CERTIFICATES_MAX {
             assert!(allowance.take(start));
         }

@@ -133,7 +133,7 @@ async fn the_sdk_for_python_makes_a_client_from_its_environment() {
     }
 }
 
-const NODE: &str = r#"
+const NODE: &str = r"
 const path = require('path');
 const sdk = path.join(process.argv[1], 'node_modules', 'azure-iot-device', 'dist');
 const { IotEdgeAuthenticationProvider } = require(path.join(sdk, 'iotedge_authentication_provider'));
@@ -159,7 +159,7 @@ provider.getTrustBundle((error, bundle) => {
         process.exit(0);
     });
 });
-"#;
+";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_sdk_for_node_signs_and_finds_its_trust() {

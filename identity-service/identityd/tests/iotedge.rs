@@ -108,6 +108,7 @@ async fn names_that_are_not_granted_get_no_certificate() {
         "analytics",
         "gateway",
         "gw-1",
+        "gw-1.plant.example",
         "plant.example",
         "hub",
         "hub.plant.example.",

@@ -30,17 +30,22 @@ pub struct Running {
 }
 
 impl Site {
-    /// A joined gateway with `alerts`, which may also be called `hub.plant.example`, and `analytics`; and with `plain`,
+    /// A joined gateway with `alerts`, which may also be called `hub.plant.example` and must not be called
+    /// as the gateway is, and `analytics`; and with `plain`,
     /// which has no such API.
     pub async fn new() -> Self {
-        let gateway = Gateway::started().await;
+        Self::of(Gateway::started().await).await
+    }
+
+    /// The same, of a gateway that serves already.
+    pub async fn of(gateway: Gateway) -> Self {
         gateway.join().await;
         let key = SigningKey::generate().unwrap();
         let images = ["alerts", "analytics", "plain"].map(|name| (name, Image::new(name, name).signed(&key)));
         let mut site = Self { gateway, key, images: images.into(), version: 0 };
         site.deploy(|modules| {
             modules[0]["iotedge"] = json!(true);
-            modules[0]["server_names"] = json!(["hub.plant.example"]);
+            modules[0]["server_names"] = json!(["hub.plant.example", "gw-1.plant.example"]);
             modules[1]["iotedge"] = json!(true);
         })
         .await;
