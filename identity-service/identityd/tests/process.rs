@@ -13,6 +13,7 @@ use std::time::Duration;
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use common::container::{Container, Job};
 use common::image::{Image, document_with};
+use common::iotedge::Site;
 use common::{Gateway, ask, until};
 use edgewarden_appraisal::{ReferenceValues, VendorRoots, appraise, challenge};
 use edgewarden_image_trust::sign::SigningKey;
@@ -237,6 +238,24 @@ async fn it_needs_no_privileges_and_grants_its_own_user_none() {
     let runtimed = Job::Fetch { socket: layout.workload_socket("runtimed") };
     assert!(runtimed.by_user(IDENTITY_UID).failure().contains("caller.not_module"));
     assert!(runtimed.by_user(0).identity().ends_with("/module/runtimed"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_iot_edge_api_works_under_confinement_and_its_keys_survive_a_kill() {
+    let gateway = Gateway::new();
+    let mut process = Process::start(&gateway, false);
+    ready(&gateway).await;
+    assert_eq!(process.status_line("Seccomp:"), "2");
+    let site = Site::of(gateway).await;
+    let alerts = site.start("alerts").await;
+    let (digest, sealed) = (alerts.sign("primary", "aGk="), alerts.encrypt("aGk=", "aXY="));
+    assert_eq!(digest.0, 200, "{}", digest.1);
+    assert_eq!(alerts.own("certificate/server", &serde_json::json!({"commonName": "alerts"})).0, 201);
+    process.kill();
+    let _process = Process::start(&site.gateway, false);
+    ready(&site.gateway).await;
+    assert_eq!(alerts.sign("primary", "aGk="), digest);
+    assert_eq!(alerts.decrypt(&sealed, "aXY=").0, 200);
 }
 
 /// The fleet's part in an enrolment, with the TPM's vendor and this very boot as references.
