@@ -79,6 +79,9 @@ reasons! {
     SdsName "sds.name" "ask for `default`, `ROOTCA`, `ALL` or one of the module's own SPIFFE IDs; see docs/workload-api.md";
     ModuleExited "module.exited" "see what it printed with `edgewarden logs`";
     IdentityUnavailable "identity.unavailable" "identityd has no issuing certificate yet; see `edgewarden status`";
+    IdentityForeign "identity.foreign" "ask for the identity that this module has, or for none in particular";
+    JwtAudience "jwt.audience" "name 1 to 16 audiences that the token is for, short and without control characters";
+    JwtInvalid "jwt.invalid" "do not believe this token; whoever sent it must fetch a fresh one for this audience";
     PeerUnauthorized "peer.unauthorized" "this user or certificate may not make this request";
     // The workload API of Azure IoT Edge
     IotedgeModule "iotedge.module" "name the module and the generation of this very container: IOTEDGE_MODULEID and IOTEDGE_MODULEGENERATIONID";

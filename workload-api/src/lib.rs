@@ -1,7 +1,8 @@
-//! The SPIFFE Workload API (SPIFFE Workload API and Workload Endpoint specifications): X.509 profile.
+//! The SPIFFE Workload API (SPIFFE Workload API and Workload Endpoint specifications): X.509 and JWT profiles.
 //!
 //! * [`source`]: what a socket's owner (`identityd`) provides: who may call, and the identity to give
 //! * [`server`]: serves one socket for one module instance
+//! * [`jwt`]: JWT-SVIDs, made and judged
 //! * [`client`]: follows an identity from a socket
 //!
 //! The server trusts its [`IdentitySource`] and the kernel's word on the caller; nothing the caller sends.
@@ -9,9 +10,11 @@
 //!
 //! `src/workloadapi.rs` is generated from `proto/workloadapi.proto` (protoc 3.21, tonic-prost-build 0.14 with
 //! `bytes(".")` and `build_transport(false)`) and kept in the tree, so that a build needs no protoc.
+//! So is what reflection tells of it, `proto/*.descriptor.bin` (`protoc --include_imports --descriptor_set_out=…`).
 
 pub mod client;
 pub mod der;
+pub mod jwt;
 pub mod pem;
 pub mod server;
 pub mod source;
@@ -31,7 +34,7 @@ mod workloadapi;
 #[rustfmt::skip]
 mod envoy;
 
-pub use source::{Current, IdentitySource, X509Context};
+pub use source::{Bundles, Current, IdentitySource, JwtSvid, X509Context};
 
 /// The metadata that every call must carry, once and with the value `true`, so that a request which somebody else's
 /// software was tricked into sending is not answered (SPIFFE Workload Endpoint section 3).

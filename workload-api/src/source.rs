@@ -1,12 +1,15 @@
 //! What stands behind one Workload API socket.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use edgewarden_names::{Refusal, SpiffeId, TrustDomain};
+use edgewarden_names::{Reason, Refusal, SpiffeId, TrustDomain, UnixTime};
 use edgewarden_platform::peer::PeerEvidence;
 use tokio::sync::watch;
 use zeroize::Zeroizing;
+
+use crate::jwt::{Audience, JwtKeys};
 
 /// One identity, complete: what a module needs to prove who it is and to check others.
 pub struct X509Context {
@@ -23,6 +26,28 @@ pub struct X509Context {
 impl fmt::Debug for X509Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("X509Context").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// What others are checked with, beside the roots of [`X509Context`]. Never one trust domain's for another's.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Bundles {
+    /// JWT keys, our own trust domain's too.
+    pub jwt: Arc<BTreeMap<TrustDomain, Arc<JwtKeys>>>,
+    /// Roots of other trust domains, DER.
+    pub foreign_x509: Arc<BTreeMap<TrustDomain, Vec<Vec<u8>>>>,
+}
+
+/// A JWT-SVID: who holds it is taken for its subject, until it expires.
+pub struct JwtSvid {
+    pub id: SpiffeId,
+    /// JWS compact serialization.
+    pub token: Zeroizing<String>,
+}
+
+impl fmt::Debug for JwtSvid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JwtSvid").field("id", &self.id).finish_non_exhaustive()
     }
 }
 
@@ -45,6 +70,21 @@ pub trait IdentitySource: Send + Sync + 'static {
 
     /// The identity of this socket's instance, now and later. All subscribers see the same certificate.
     fn subscribe(&self) -> Result<Current, Refusal>;
+
+    /// A JWT-SVID of this socket's instance: of the identity `id`, or of the one it has when `id` is `None`.
+    fn jwt_svid(&self, _audience: &Audience, _id: Option<&SpiffeId>) -> Result<JwtSvid, Refusal> {
+        Err(Refusal::new(Reason::IdentityUnavailable, "JWT-SVID", "nobody signs JWT-SVIDs here"))
+    }
+
+    /// What others are checked with, now and later. When the sender is gone, the last value stays.
+    fn bundles(&self) -> watch::Receiver<Arc<Bundles>> {
+        watch::channel(Arc::default()).1
+    }
+
+    /// The time to judge tokens by.
+    fn now(&self) -> UnixTime {
+        UnixTime::now()
+    }
 
     /// A stream has opened. Each is followed by one [`IdentitySource::stream_closed`].
     fn stream_opened(&self) {}

@@ -24,8 +24,11 @@ const PEER: &str = "spiffe://plant.example/gateway/gw-1/module/reader";
 const FOREIGN: &str = "spiffe://other.example/gateway/gw-1/module/reader";
 
 /// One listener with each form of the protocol: `(name, api_type, what peers are validated by)`.
-const LISTENERS: [(&str, &str, &str); 3] =
-    [("whole", "GRPC", "ROOTCA"), ("incremental", "DELTA_GRPC", "ALL"), ("by-id", "GRPC", "spiffe://plant.example")];
+const LISTENERS: [(&str, &str, &str); 3] = [
+    ("whole", "GRPC", "ROOTCA"),
+    ("incremental", "DELTA_GRPC", "ALL"),
+    ("by-id", "GRPC", "spiffe://plant.example"),
+];
 
 fn configuration(folder: &Path, socket: &Path) -> String {
     let folder = folder.display();
@@ -161,12 +164,15 @@ fn certificate(stream: &TlsStream<UnixStream>) -> Vec<u8> {
 /// One of Envoy's counters.
 async fn counter(folder: &Path, name: &str) -> u64 {
     let mut admin = UnixStream::connect(folder.join("admin.sock")).await.unwrap();
-    let request = "GET /stats?filter=sds|listener_manager HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n";
+    let request =
+        "GET /stats?filter=sds|listener_manager HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n";
     admin.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     admin.read_to_string(&mut answer).await.unwrap();
     let lines = answer.lines().filter_map(|line| line.split_once(": "));
-    let values = lines.filter(|(key, _)| key.ends_with(name)).filter_map(|(_, value)| value.trim().parse::<u64>().ok());
+    let values = lines
+        .filter(|(key, _)| key.ends_with(name))
+        .filter_map(|(_, value)| value.trim().parse::<u64>().ok());
     values.sum()
 }
 
@@ -199,7 +205,10 @@ async fn envoy_serves_mutual_tls_with_what_it_gets_from_the_socket() {
         for (what, refused) in [
             ("the right name from another authority", Some(elsewhere.issue(PEER))),
             ("a foreign trust domain", Some(elsewhere.issue(FOREIGN))),
-            ("a foreign trust domain's name from our authority", Some(served.source.authority.issue(FOREIGN))),
+            (
+                "a foreign trust domain's name from our authority",
+                Some(served.source.authority.issue(FOREIGN)),
+            ),
             ("no certificate", None),
         ] {
             assert!(connect(&listener, refused.as_deref()).await.is_err(), "{name}: {what}");

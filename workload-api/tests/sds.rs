@@ -9,11 +9,11 @@ use std::sync::atomic::Ordering;
 use common::envoy::envoy::config::core::v3::{BuildVersion, DataSource, Node, data_source::Specifier};
 use common::envoy::envoy::extensions::transport_sockets::tls::v3::secret::Type;
 use common::envoy::envoy::extensions::transport_sockets::tls::v3::{Secret, SpiffeCertValidatorConfig};
-use common::envoy::envoy::r#type::v3::SemanticVersion;
 use common::envoy::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
 };
 use common::envoy::envoy::service::secret::v3::secret_discovery_service_client::SecretDiscoveryServiceClient;
+use common::envoy::envoy::r#type::v3::SemanticVersion;
 use common::envoy::google::rpc;
 use common::workloadapi::X509svidRequest;
 use common::{ID, Served, channel_over, request};
@@ -267,14 +267,18 @@ async fn requests_are_bounded() {
     let served = Served::new();
     let many: Vec<String> = (0..=NAMES_MAX).map(|n| format!("name-{n}")).collect();
     let long = vec!["x".repeat(NAME_BYTES_MAX + 1)];
-    for (names, reason) in
-        [(many, "request.too_large: "), (long, "request.invalid: "), (vec![String::new()], "request.invalid: ")]
-    {
+    for (names, reason) in [
+        (many, "request.too_large: "),
+        (long, "request.invalid: "),
+        (vec![String::new()], "request.invalid: "),
+    ] {
         let request = DiscoveryRequest { resource_names: names.clone(), ..DiscoveryRequest::default() };
         let fetched = client(&served).await.fetch_secrets(request.clone()).await.map(drop).unwrap_err();
         let streamed = Whole::open(&served, request).await.refusal().await;
-        let request =
-            DeltaDiscoveryRequest { resource_names_subscribe: names.clone(), ..DeltaDiscoveryRequest::default() };
+        let request = DeltaDiscoveryRequest {
+            resource_names_subscribe: names.clone(),
+            ..DeltaDiscoveryRequest::default()
+        };
         let incremental = Incremental::open(&served, request).await.refusal().await;
         let request =
             DeltaDiscoveryRequest { resource_names_unsubscribe: names, ..DeltaDiscoveryRequest::default() };
@@ -374,7 +378,8 @@ async fn acknowledged_and_rejected_responses_are_not_repeated() {
     // Less is no reason either.
     stream.send(ack(&first, &[])).await;
     // A rejection with a change of names is answered for the change.
-    let more = DiscoveryRequest { error_detail: nack(), version_info: String::new(), ..ack(&first, &["ROOTCA"]) };
+    let more =
+        DiscoveryRequest { error_detail: nack(), version_info: String::new(), ..ack(&first, &["ROOTCA"]) };
     stream.send(more).await;
     let second = stream.next().await;
     assert_eq!((second.nonce.as_str(), second.resources.len()), ("2", 1));
@@ -509,7 +514,9 @@ async fn streams_end_with_the_instance() {
     let (requests, receiver) = mpsc::channel(1);
     let mut silent = client(&served).await.stream_secrets(outgoing(receiver)).await.unwrap().into_inner();
     served.source.give(None);
-    for status in [whole.refusal().await, incremental.refusal().await, silent.message().await.map(drop).unwrap_err()] {
+    for status in
+        [whole.refusal().await, incremental.refusal().await, silent.message().await.map(drop).unwrap_err()]
+    {
         assert_eq!(status.code(), Code::Unavailable);
         assert_eq!(status.message(), "identity.unavailable: the instance has ended");
     }

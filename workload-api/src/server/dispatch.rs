@@ -1,11 +1,18 @@
 //! Which service of the socket a call is for: the first part of its path names it (gRPC over HTTP/2, "Requests").
 
+use std::sync::Arc;
+
 use edgewarden_names::{Reason, Refusal};
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::http::{HeaderMap, Request, Response};
+use tonic_health::pb::health_server::{HealthServer, SERVICE_NAME as HEALTH};
+use tonic_reflection::pb::v1::server_reflection_server as v1;
+use tonic_reflection::pb::v1alpha::server_reflection_server as v1alpha;
 use tower::ServiceExt;
 
+use super::health::Health;
+use super::reflection::Reflection;
 use super::sds;
 use super::service::{Service, status};
 use crate::SECURITY_HEADER;
@@ -14,11 +21,28 @@ use crate::workloadapi::spiffe_workload_api_server::{SERVICE_NAME as WORKLOAD_AP
 /// Every service that the socket offers.
 #[derive(Clone)]
 pub(super) struct Services {
-    pub(super) workload: SpiffeWorkloadApiServer<Service>,
-    pub(super) secrets: sds::Secrets,
+    workload: SpiffeWorkloadApiServer<Service>,
+    health: HealthServer<Health>,
+    reflection: v1::ServerReflectionServer<Reflection>,
+    reflection_alpha: v1alpha::ServerReflectionServer<Reflection>,
+    secrets: sds::Secrets,
 }
 
 impl Services {
+    pub(super) fn new(service: Arc<Service>, secrets: sds::Secrets) -> Self {
+        let reflection = Arc::new(Reflection(Arc::clone(&service)));
+        let bytes = super::REQUEST_BYTES_MAX;
+        Self {
+            health: HealthServer::new(Health(Arc::clone(&service))).max_decoding_message_size(bytes),
+            reflection: v1::ServerReflectionServer::from_arc(Arc::clone(&reflection))
+                .max_decoding_message_size(bytes),
+            reflection_alpha: v1alpha::ServerReflectionServer::from_arc(reflection)
+                .max_decoding_message_size(bytes),
+            workload: SpiffeWorkloadApiServer::from_arc(service).max_decoding_message_size(bytes),
+            secrets,
+        }
+    }
+
     pub(super) async fn call(self, request: Request<Body>) -> Response<Body> {
         let name = request.uri().path().split('/').nth(1).unwrap_or_default();
         let answered = match name {
@@ -26,6 +50,10 @@ impl Services {
                 Ok(()) => self.workload.oneshot(request).await,
                 Err(refusal) => return status(&refusal).into_http(),
             },
+            // These two give no identity, and generic tools that ask them know nothing of our header.
+            HEALTH => self.health.oneshot(request).await,
+            v1::SERVICE_NAME => self.reflection.oneshot(request).await,
+            v1alpha::SERVICE_NAME => self.reflection_alpha.oneshot(request).await,
             sds::SERVICE_NAME => return self.secrets.call(request).await,
             _ => return Status::unimplemented("this socket does not offer that service").into_http(),
         };

@@ -7,6 +7,9 @@
 
 mod connection;
 mod dispatch;
+mod health;
+mod jwt;
+mod reflection;
 pub mod sds;
 mod service;
 mod stream;
@@ -21,7 +24,6 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::source::IdentitySource;
-use crate::workloadapi::spiffe_workload_api_server::SpiffeWorkloadApiServer;
 
 /// Most connections at a time on one socket. One more is closed at once.
 pub const CONNECTIONS_MAX: usize = 32;
@@ -52,10 +54,8 @@ pub async fn serve(
     let (running, stopped) = watch::channel(());
     let streams = Arc::new(Semaphore::new(STREAMS_MAX));
     let secrets = sds::Secrets::new(Arc::clone(&source), Arc::clone(&streams), stopped.clone());
-    let workload =
-        SpiffeWorkloadApiServer::new(service::Service { source: Arc::clone(&source), streams, stopped })
-            .max_decoding_message_size(REQUEST_BYTES_MAX);
-    let services = dispatch::Services { workload, secrets };
+    let service = service::Service { source: Arc::clone(&source), streams, stopped };
+    let services = dispatch::Services::new(Arc::new(service), secrets);
     let mut connections = JoinSet::new();
     let mut strangers = JoinSet::new();
     let mut shutdown = std::pin::pin!(shutdown);

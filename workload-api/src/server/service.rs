@@ -6,10 +6,11 @@ use std::sync::Arc;
 use edgewarden_names::{Reason, Refusal};
 use edgewarden_platform::peer::PeerEvidence;
 use futures_util::Stream;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tonic::{Request, Response, Status, async_trait};
 
 use super::connection::Caller;
+use super::jwt;
 use super::stream::{Message, Open, updates};
 use crate::source::IdentitySource;
 use crate::workloadapi::spiffe_workload_api_server::SpiffeWorkloadApi;
@@ -31,12 +32,16 @@ type Updates<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 pub(super) fn status(refusal: &Refusal) -> Status {
     let message = format!("{}: {}", refusal.reason, refusal.rule);
     match refusal.reason {
-        Reason::CallerHeader | Reason::RequestInvalid | Reason::RequestTooLarge | Reason::SdsName => {
-            Status::invalid_argument(message)
-        }
-        Reason::CallerUnknown | Reason::CallerNotModule | Reason::PeerUnauthorized => {
-            Status::permission_denied(message)
-        }
+        Reason::CallerHeader
+        | Reason::RequestInvalid
+        | Reason::RequestTooLarge
+        | Reason::SdsName
+        | Reason::JwtAudience
+        | Reason::JwtInvalid => Status::invalid_argument(message),
+        Reason::CallerUnknown
+        | Reason::CallerNotModule
+        | Reason::PeerUnauthorized
+        | Reason::IdentityForeign => Status::permission_denied(message),
         _ => Status::unavailable(message),
     }
 }
@@ -51,19 +56,30 @@ impl Service {
         })
     }
 
-    fn open<Q, M: Message>(&self, request: &Request<Q>) -> Result<Response<Updates<M>>, Status> {
+    /// Who calls, if that may be answered now.
+    fn caller<Q>(&self, request: &Request<Q>) -> Result<PeerEvidence, Status> {
         let caller = request.extensions().get::<Caller>().and_then(|caller| caller.0.clone());
         let caller = caller.ok_or_else(|| status(&unknown()))?;
         Self::authorize(&*self.source, &caller)?;
-        let permit = Arc::clone(&self.streams).try_acquire_owned().map_err(|_| {
-            let rule =
-                format_args!("at most {} streams are open at a time on one socket", super::STREAMS_MAX);
-            status(&Refusal::new(Reason::CallerBudget, "stream", rule))
-        })?;
-        let current = self.source.subscribe().map_err(|refusal| status(&refusal))?;
-        let open = Open::new(Arc::clone(&self.source), permit);
-        Ok(Response::new(Box::pin(updates(open, caller, current, self.stopped.clone()))))
+        Ok(caller)
     }
+
+    fn open<Q, M: Message>(&self, request: &Request<Q>) -> Result<Response<Updates<M>>, Status> {
+        let caller = self.caller(request)?;
+        let permit = take(&self.streams)?;
+        let current = self.source.subscribe().map_err(|refusal| status(&refusal))?;
+        let bundles = self.source.bundles();
+        let open = Open::new(Arc::clone(&self.source), permit);
+        Ok(Response::new(Box::pin(updates(open, caller, current, bundles, self.stopped.clone()))))
+    }
+}
+
+/// A place in the socket's budget of streams.
+pub(super) fn take(streams: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Status> {
+    Arc::clone(streams).try_acquire_owned().map_err(|_| {
+        let rule = format_args!("at most {} streams are open at a time on one socket", super::STREAMS_MAX);
+        status(&Refusal::new(Reason::CallerBudget, "stream", rule))
+    })
 }
 
 pub(super) fn unknown() -> Refusal {
@@ -72,10 +88,6 @@ pub(super) fn unknown() -> Refusal {
         "caller",
         "the caller is gone or is not a process that can be seen from here",
     )
-}
-
-fn no_jwt() -> Status {
-    Status::unimplemented("this endpoint does not serve the JWT-SVID profile")
 }
 
 #[async_trait]
@@ -98,21 +110,26 @@ impl SpiffeWorkloadApi for Service {
         self.open(&request)
     }
 
-    async fn fetch_jwtsvid(&self, _: Request<JwtsvidRequest>) -> Result<Response<JwtsvidResponse>, Status> {
-        Err(no_jwt())
+    async fn fetch_jwtsvid(
+        &self,
+        request: Request<JwtsvidRequest>,
+    ) -> Result<Response<JwtsvidResponse>, Status> {
+        self.caller(&request)?;
+        jwt::fetch(&*self.source, request.get_ref()).map(Response::new).map_err(|refusal| status(&refusal))
     }
 
     async fn fetch_jwt_bundles(
         &self,
-        _: Request<JwtBundlesRequest>,
+        request: Request<JwtBundlesRequest>,
     ) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
-        Err(no_jwt())
+        self.open(&request)
     }
 
     async fn validate_jwtsvid(
         &self,
-        _: Request<ValidateJwtsvidRequest>,
+        request: Request<ValidateJwtsvidRequest>,
     ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
-        Err(no_jwt())
+        self.caller(&request)?;
+        jwt::judge(&*self.source, request.get_ref()).map(Response::new).map_err(|refusal| status(&refusal))
     }
 }

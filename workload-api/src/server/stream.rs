@@ -1,6 +1,7 @@
 //! One open stream: the identity of the moment, then each later one, for as long as the caller may have it.
 
 use std::collections::HashMap;
+use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -13,8 +14,9 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use tonic::Status;
 
 use super::service::{Service, status};
-use crate::source::{Current, IdentitySource, X509Context};
-use crate::workloadapi::{X509BundlesResponse, X509svid, X509svidResponse};
+use crate::jwt::JwtKeys;
+use crate::source::{Bundles, Current, IdentitySource, X509Context};
+use crate::workloadapi::{JwtBundlesResponse, X509BundlesResponse, X509svid, X509svidResponse};
 
 /// A stream's place in the socket's budget, and its owner's count of it.
 pub(super) struct Open {
@@ -35,17 +37,26 @@ impl Drop for Open {
     }
 }
 
+/// What a message is made of.
+#[derive(Clone)]
+pub(super) struct Known {
+    context: Arc<X509Context>,
+    bundles: Arc<Bundles>,
+}
+
 /// A message of a stream. Each is complete: what it does not name is withdrawn (SPIFFE Workload API, section 4.1).
-pub(super) trait Message: PartialEq + Clone + Send + 'static {
-    /// Whether a message equal to the one before is left out.
-    const SUPPRESS_EQUAL: bool;
-    fn of(context: &X509Context) -> Self;
+pub(super) trait Message: Send + 'static {
+    /// Whether both make the same message, which then is not sent again.
+    fn same(before: &Known, now: &Known) -> bool;
+    fn of(known: &Known) -> Self;
 }
 
 impl Message for X509svidResponse {
-    const SUPPRESS_EQUAL: bool = false;
+    fn same(before: &Known, now: &Known) -> bool {
+        Arc::ptr_eq(&before.context, &now.context) && before.bundles.foreign_x509 == now.bundles.foreign_x509
+    }
 
-    fn of(context: &X509Context) -> Self {
+    fn of(Known { context, bundles }: &Known) -> Self {
         let svid = X509svid {
             spiffe_id: context.id.to_string(),
             x509_svid: context.chain_der.concat().into(),
@@ -53,17 +64,45 @@ impl Message for X509svidResponse {
             bundle: context.bundle_der.concat().into(),
             hint: String::new(),
         };
-        Self { svids: vec![svid], ..Self::default() }
+        Self { svids: vec![svid], federated_bundles: foreign(context, bundles).collect(), ..Self::default() }
     }
 }
 
 impl Message for X509BundlesResponse {
-    const SUPPRESS_EQUAL: bool = true;
-
-    fn of(context: &X509Context) -> Self {
-        let own = (context.trust_domain.id().to_string(), context.bundle_der.concat().into());
-        Self { bundles: HashMap::from([own]), ..Self::default() }
+    fn same(before: &Known, now: &Known) -> bool {
+        before.context.trust_domain == now.context.trust_domain
+            && before.context.bundle_der == now.context.bundle_der
+            && before.bundles.foreign_x509 == now.bundles.foreign_x509
     }
+
+    fn of(Known { context, bundles }: &Known) -> Self {
+        let own = (context.trust_domain.id().to_string(), context.bundle_der.concat().into());
+        Self { bundles: foreign(context, bundles).chain([own]).collect(), ..Self::default() }
+    }
+}
+
+impl Message for JwtBundlesResponse {
+    fn same(before: &Known, now: &Known) -> bool {
+        before.context.trust_domain == now.context.trust_domain && before.bundles.jwt == now.bundles.jwt
+    }
+
+    fn of(Known { context, bundles }: &Known) -> Self {
+        let mut all: HashMap<String, Bytes> = bundles
+            .jwt
+            .iter()
+            .map(|(domain, keys)| (domain.id().to_string(), keys.to_jwks().into()))
+            .collect();
+        // Our own trust domain's is always there, also when it has no key.
+        all.entry(context.trust_domain.id().to_string())
+            .or_insert_with(|| JwtKeys::default().to_jwks().into());
+        Self { bundles: all }
+    }
+}
+
+/// Roots of other trust domains, by their SPIFFE IDs.
+fn foreign<'a>(context: &'a X509Context, bundles: &'a Bundles) -> impl Iterator<Item = (String, Bytes)> {
+    let others = bundles.foreign_x509.iter().filter(|(domain, _)| **domain != context.trust_domain);
+    others.map(|(domain, roots)| (domain.id().to_string(), roots.concat().into()))
 }
 
 struct State<M> {
@@ -71,8 +110,10 @@ struct State<M> {
     caller: PeerEvidence,
     caller_exited: Pin<Box<dyn Future<Output = ()> + Send>>,
     current: Current,
+    bundles: watch::Receiver<Arc<Bundles>>,
     stopped: watch::Receiver<()>,
-    last: Option<M>,
+    last: Option<Known>,
+    message: PhantomData<fn() -> M>,
 }
 
 /// The first message comes at once. The stream ends with a status: PermissionDenied when the caller is gone or no
@@ -81,13 +122,15 @@ pub(super) fn updates<M: Message>(
     open: Open,
     caller: PeerEvidence,
     mut current: Current,
+    bundles: watch::Receiver<Arc<Bundles>>,
     stopped: watch::Receiver<()>,
 ) -> impl Stream<Item = Result<M, Status>> + Send {
     current.mark_changed();
     let watched = caller.clone();
     // An error means that the process cannot be watched; what cannot be watched is not answered either.
     let caller_exited = Box::pin(async move { drop(watched.exited().await) });
-    let state = State { open, caller, caller_exited, current, stopped, last: None };
+    let message = PhantomData;
+    let state = State { open, caller, caller_exited, current, bundles, stopped, last: None, message };
     unfold(Some(state), async |state| {
         let mut state = state?;
         match state.next().await {
@@ -108,17 +151,18 @@ impl<M: Message> State<M> {
                     return Err(status(&Refusal::new(Reason::CallerUnknown, "caller", rule)));
                 }
                 changed = self.current.changed() => changed.map_err(|_| ended("the instance has ended"))?,
+                // Without its sender it never changes again.
+                Ok(()) = self.bundles.changed() => {}
             }
             let context = self.current.borrow_and_update().clone();
             let context = context.ok_or_else(|| ended("the instance has ended"))?;
+            let known = Known { context, bundles: Arc::clone(&self.bundles.borrow_and_update()) };
             Service::authorize(&*self.open.source, &self.caller)?;
-            let message = M::of(&context);
-            if M::SUPPRESS_EQUAL {
-                if self.last.as_ref() == Some(&message) {
-                    continue;
-                }
-                self.last = Some(message.clone());
+            if self.last.as_ref().is_some_and(|last| M::same(last, &known)) {
+                continue;
             }
+            let message = M::of(&known);
+            self.last = Some(known);
             return Ok(message);
         }
     }

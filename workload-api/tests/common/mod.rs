@@ -17,17 +17,18 @@ pub mod workloadapi;
 pub mod envoy;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use edgewarden_names::{Reason, Refusal, SpiffeId};
+use edgewarden_names::{Reason, Refusal, SpiffeId, TrustDomain, UnixTime};
 use edgewarden_platform::peer::PeerEvidence;
+use edgewarden_workload_api::jwt::{Audience, JwtKeys, SigningKey};
 use edgewarden_workload_api::server;
-use edgewarden_workload_api::source::{Current, IdentitySource, X509Context};
+use edgewarden_workload_api::source::{Bundles, Current, IdentitySource, JwtSvid, X509Context};
 use hyper_util::rt::TokioIo;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    SanType,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
 };
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
@@ -82,6 +83,9 @@ impl Authority {
 
 pub struct Source {
     pub authority: Authority,
+    pub jwt: SigningKey,
+    pub bundles: watch::Sender<Arc<Bundles>>,
+    pub now: AtomicU64,
     /// Why callers are refused now.
     pub refuse_callers: Mutex<Option<Reason>>,
     pub refuse_identity: Mutex<Option<Reason>>,
@@ -93,8 +97,13 @@ impl Source {
     pub fn new() -> Arc<Self> {
         let authority = Authority::new();
         let current = watch::channel(Some(authority.issue(ID))).0;
+        let jwt = SigningKey::generate().unwrap();
+        let bundles = watch::channel(Arc::new(bundles_with(&[&jwt], 1))).0;
         Arc::new(Self {
             authority,
+            jwt,
+            bundles,
+            now: AtomicU64::new(UnixTime::now().0),
             refuse_callers: Mutex::default(),
             refuse_identity: Mutex::default(),
             current: Mutex::new(Some(current)),
@@ -106,11 +115,24 @@ impl Source {
         self.current.lock().unwrap().as_ref().unwrap().send_replace(context);
     }
 
+    pub fn time(&self) -> UnixTime {
+        UnixTime(self.now.load(Ordering::SeqCst))
+    }
+
     pub fn rotate(&self) -> Arc<X509Context> {
         let context = self.authority.issue(ID);
         self.give(Some(Arc::clone(&context)));
         context
     }
+}
+
+/// Our own trust domain with these keys, all of the test's gateway.
+pub fn bundles_with(keys: &[&SigningKey], sequence: u64) -> Bundles {
+    let beneath = SpiffeId::parse("spiffe://plant.example/gateway/gw-1").unwrap();
+    let keys = keys.iter().map(|key| Arc::new(key.public(Some(beneath.clone())))).collect();
+    let keys = JwtKeys { keys, sequence, refresh_hint_seconds: Some(300) };
+    let own = TrustDomain::parse("plant.example").unwrap();
+    Bundles { jwt: Arc::new([(own, Arc::new(keys))].into()), ..Bundles::default() }
 }
 
 fn judge(reason: &Mutex<Option<Reason>>) -> Result<(), Refusal> {
@@ -128,6 +150,25 @@ impl IdentitySource for Source {
     fn subscribe(&self) -> Result<Current, Refusal> {
         judge(&self.refuse_identity)?;
         Ok(self.current.lock().unwrap().as_ref().unwrap().subscribe())
+    }
+
+    fn jwt_svid(&self, audience: &Audience, id: Option<&SpiffeId>) -> Result<JwtSvid, Refusal> {
+        judge(&self.refuse_identity)?;
+        let own = SpiffeId::parse(ID).unwrap();
+        if id.is_some_and(|id| *id != own) {
+            return Err(Refusal::new(Reason::IdentityForeign, "spiffe_id", "it is another's"));
+        }
+        let now = self.time();
+        let expires = now.plus(std::time::Duration::from_secs(300));
+        Ok(JwtSvid { token: self.jwt.issue(&own, audience, now, expires).unwrap(), id: own })
+    }
+
+    fn bundles(&self) -> watch::Receiver<Arc<Bundles>> {
+        self.bundles.subscribe()
+    }
+
+    fn now(&self) -> UnixTime {
+        self.time()
     }
 
     fn stream_opened(&self) {
@@ -173,7 +214,19 @@ impl Served {
     }
 
     pub async fn client(&self) -> SpiffeWorkloadApiClient<Channel> {
-        client_over(UnixStream::connect(&self.socket).await.unwrap()).await
+        SpiffeWorkloadApiClient::new(self.channel().await)
+    }
+
+    pub async fn channel(&self) -> Channel {
+        channel_over(UnixStream::connect(&self.socket).await.unwrap()).await
+    }
+
+    /// A fresh JWT-SVID, fetched.
+    pub async fn token(&self, audience: &[&str]) -> String {
+        let audience = audience.iter().map(ToString::to_string).collect();
+        let message = workloadapi::JwtsvidRequest { audience, ..Default::default() };
+        let mut answer = self.client().await.fetch_jwtsvid(request(message)).await.unwrap().into_inner();
+        answer.svids.remove(0).svid
     }
 }
 

@@ -95,7 +95,11 @@ impl Protocol for Delta {
                 Some((_, version)) if tracked.sent == Sent::Version(version) => {}
                 Some((found, version)) => {
                     let resource = Some(holdings.secret(name, found, validator)?);
-                    resources.push(Resource { version: format!("{version:016x}"), resource, name: name.clone() });
+                    resources.push(Resource {
+                        version: format!("{version:016x}"),
+                        resource,
+                        name: name.clone(),
+                    });
                     tracked.sent = Sent::Version(version);
                 }
                 None if tracked.by_name && tracked.sent == Sent::Not => return Err(unknown(name)),

@@ -17,8 +17,8 @@ use prost::bytes::Bytes;
 use prost_types::Any;
 use zeroize::Zeroizing;
 
-use super::{Known, SECRET_TYPE};
 use super::validator::Validator;
+use super::{Known, SECRET_TYPE};
 use crate::envoy::envoy::config::core::v3::{DataSource, TypedExtensionConfig, data_source::Specifier};
 use crate::envoy::envoy::extensions::transport_sockets::tls::v3::{
     CertificateValidationContext, Secret, SpiffeCertValidatorConfig, TlsCertificate, secret::Type,

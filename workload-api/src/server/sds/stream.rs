@@ -10,8 +10,8 @@ use futures_util::stream::unfold;
 use tokio::sync::watch;
 use tonic::{Status, Streaming};
 
-use super::{Known, UNANSWERED_MAX};
 use super::service::Admission;
+use super::{Known, UNANSWERED_MAX};
 use crate::server::service::status;
 use crate::server::stream::ended;
 use crate::source::Current;

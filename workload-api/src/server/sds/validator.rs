@@ -45,7 +45,8 @@ mod tests {
     use prost_types::{Struct, Value};
 
     fn node(version: Option<(u32, u32)>, switch: Option<Kind>) -> Node {
-        let version = version.map(|(major_number, minor_number)| SemanticVersion { major_number, minor_number });
+        let version =
+            version.map(|(major_number, minor_number)| SemanticVersion { major_number, minor_number });
         let metadata =
             switch.map(|kind| Struct { fields: [(SWITCH.to_owned(), Value { kind: Some(kind) })].into() });
         Node { metadata, user_agent_build_version: version.map(|v| BuildVersion { version: Some(v) }) }
