@@ -116,6 +116,11 @@ impl Default for Attestation {
 pub struct Identity {
     /// Life of a module's certificate, 10 to 3600 seconds. Renewed at half of it.
     pub svid_lifetime_seconds: u32,
+    /// Life of a JWT-SVID, 10 to 3600 seconds; half of it is left at least when one is handed out.
+    pub jwt_svid_lifetime_seconds: u32,
+    /// How long one key signs JWT-SVIDs, 10 minutes to 31 days. The next is in the bundle before it signs, and each stays
+    /// there until what it signed has expired.
+    pub jwt_key_lifetime_seconds: u32,
     /// Life of a leaf device's certificate, 60 seconds to 90 days.
     pub leaf_lifetime_seconds: u32,
     /// Life of the issuing CA, born at each start of `identityd`; longer than what it signs. The gateway CA above it has
@@ -128,6 +133,8 @@ impl Default for Identity {
     fn default() -> Self {
         Self {
             svid_lifetime_seconds: 3600,
+            jwt_svid_lifetime_seconds: 300,
+            jwt_key_lifetime_seconds: 86400,
             leaf_lifetime_seconds: 7 * 86400,
             issuing_ca_lifetime_seconds: 8 * 86400,
         }
@@ -195,17 +202,24 @@ impl Config {
         if !(10..=3600).contains(&identity.svid_lifetime_seconds) {
             return range("identity.svid_lifetime_seconds", "10 to 3600");
         }
+        if !(10..=3600).contains(&identity.jwt_svid_lifetime_seconds) {
+            return range("identity.jwt_svid_lifetime_seconds", "10 to 3600");
+        }
+        if !(600..=31 * 86400).contains(&identity.jwt_key_lifetime_seconds) {
+            return range("identity.jwt_key_lifetime_seconds", "600 to 2678400");
+        }
         if !(60..=90 * 86400).contains(&identity.leaf_lifetime_seconds) {
             return range("identity.leaf_lifetime_seconds", "60 to 7776000");
         }
         if identity.issuing_ca_lifetime_seconds > ISSUING_CA_SECONDS_MAX {
             return range("identity.issuing_ca_lifetime_seconds", "at most 31622400, a year");
         }
-        let (parent, parent_seconds) =
-            ("identity.issuing_ca_lifetime_seconds", identity.issuing_ca_lifetime_seconds);
-        for (child, child_seconds) in [
-            ("identity.svid_lifetime_seconds", identity.svid_lifetime_seconds),
-            ("identity.leaf_lifetime_seconds", identity.leaf_lifetime_seconds),
+        let issuing_ca = ("identity.issuing_ca_lifetime_seconds", identity.issuing_ca_lifetime_seconds);
+        let jwt_key = ("identity.jwt_key_lifetime_seconds", identity.jwt_key_lifetime_seconds);
+        for ((child, child_seconds), (parent, parent_seconds)) in [
+            (("identity.svid_lifetime_seconds", identity.svid_lifetime_seconds), issuing_ca),
+            (("identity.leaf_lifetime_seconds", identity.leaf_lifetime_seconds), issuing_ca),
+            (("identity.jwt_svid_lifetime_seconds", identity.jwt_svid_lifetime_seconds), jwt_key),
         ] {
             if parent_seconds <= child_seconds {
                 return Err(ConfigError::Outlives {
@@ -298,6 +312,11 @@ mod tests {
             "[keystore]\nkind = \"dangerous-simulated-tpm\"\naddress = \"192.0.2.1:2321\"\n",
             &format!("{tpm}[identity]\nsvid_lifetime_seconds = 3601\n"),
             &format!("{tpm}[identity]\nissuing_ca_lifetime_seconds = 3600\n"),
+            &format!("{tpm}[identity]\njwt_svid_lifetime_seconds = 9\n"),
+            &format!("{tpm}[identity]\njwt_svid_lifetime_seconds = 3601\n"),
+            &format!("{tpm}[identity]\njwt_key_lifetime_seconds = 599\n"),
+            &format!("{tpm}[identity]\njwt_key_lifetime_seconds = 2678401\n"),
+            &format!("{tpm}[identity]\njwt_svid_lifetime_seconds = 600\njwt_key_lifetime_seconds = 600\n"),
             &format!("{tpm}[identity]\nissuing_ca_lifetime_seconds = 31622401\n"),
             &format!("{tpm}[mqtt]\nport = 1\n"),
             &format!("{tpm}[unknown]\n"),

@@ -76,6 +76,8 @@ pub enum Request {
     AuditQuery { since: Option<UnixTime>, module: Option<ModuleName>, last: u32 },
     /// What the signed heads of the audit log are checked with. → [`Reply::AuditKey`]
     AuditKey,
+    /// The keys of JWT-SVIDs, vouched for by the gateway CA's key ([`crate::jwt_keys`]). → [`Reply::JwtKeys`]
+    JwtKeys,
 }
 
 impl Request {
@@ -106,11 +108,16 @@ pub enum Reply {
     Prepared(Prepared),
     Snapshot(Box<Snapshot>),
     Certificate(Certificate),
-    LeafToken { token: String, expires: UnixTime },
+    LeafToken {
+        token: String,
+        expires: UnixTime,
+    },
     StorageKey(StorageKey),
     Quote(Box<ExportedQuote>),
     Audit(Vec<AuditEntry>),
     AuditKey(AuditKey),
+    /// A DSSE envelope; `None` while there is no key.
+    JwtKeys(Option<Bytes>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

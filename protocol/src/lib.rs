@@ -6,6 +6,7 @@
 //! * [`enrol`]: gateway and fleet, enrolment and renewal · [`uplink`]: gateway and fleet, everything later
 //! * [`deployment`]: the signed document that says what runs · [`dsse`]: the signature around it
 //! * [`leaf`]: a leaf device that enrols · [`server_names`]: host names that a deployment grants
+//! * [`jwt_keys`]: a gateway vouches for the keys of its JWT-SVIDs
 //! * [`frame`]: JSON messages on a stream, with a size limit
 //!
 //! Unknown fields are refused everywhere: a field that one side relies on is never silently dropped by the other.
@@ -18,6 +19,7 @@ pub mod deployment;
 pub mod dsse;
 pub mod enrol;
 pub mod frame;
+pub mod jwt_keys;
 pub mod layout;
 pub mod leaf;
 pub mod server_names;

@@ -2,6 +2,8 @@
 //!
 //! Trusts whoever serves the socket with what it says, but not with how much: messages are bounded and parsed whole.
 
+mod jwt;
+
 use std::collections::hash_map::RandomState;
 use std::future::Future;
 use std::hash::BuildHasher;
@@ -19,8 +21,10 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 use zeroize::Zeroizing;
 
+pub use self::jwt::{fetch_jwt_bundles, fetch_jwt_svid, validate_jwt_svid};
 use crate::SECURITY_HEADER;
 use crate::der;
+use crate::jwt::JwksError;
 use crate::source::{Current, X509Context};
 use crate::workloadapi::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use crate::workloadapi::{X509svidRequest, X509svidResponse};
@@ -47,6 +51,8 @@ pub enum FetchError {
     Id(#[from] SpiffeIdError),
     #[error("the Workload API gave certificates that cannot be read")]
     Certificates(#[from] der::SplitError),
+    #[error("the Workload API gave keys that cannot be read")]
+    Keys(#[from] JwksError),
 }
 
 impl From<Status> for FetchError {

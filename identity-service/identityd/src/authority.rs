@@ -20,6 +20,7 @@ use crate::audit::{Event, KeyUse};
 use crate::clock::{Believed, TimeFloor};
 use crate::deployments::{InForce, Target};
 use crate::enrolment::Expected;
+use crate::jwt::PublishedKey;
 use crate::permits::Permits;
 use crate::records::ProcessSeen;
 use crate::state::Documents;
@@ -75,6 +76,11 @@ pub enum Input {
         leaf: LeafName,
         token: Zeroizing<String>,
         serial: String,
+    },
+    /// A key for JWT-SVIDs was made; it may sign when this is on disk. `alone`: no key of before is in memory.
+    JwtKeyPublished {
+        key: PublishedKey,
+        alone: bool,
     },
     /// Time has passed; the processes of these instances are gone.
     Tick {
@@ -209,6 +215,7 @@ impl Authority {
                 self.leaf_allow(&leaf, lifetime_seconds, moment, now)
             }
             Input::LeafEnrolled { leaf, token, serial } => self.leaf_enrolled(&leaf, &token, &serial, now),
+            Input::JwtKeyPublished { key, alone } => self.jwt_key_published(key, alone, now),
             Input::Tick { gone } => Ok(self.tick(&gone, moment.wall, now)),
         }
     }
@@ -329,6 +336,13 @@ impl Authority {
         Ok(step)
     }
 
+    fn jwt_key_published(&mut self, key: PublishedKey, alone: bool, now: UnixTime) -> Result<Step, Refusal> {
+        self.documents.enrolment.may_issue(now)?;
+        let detail = format!("{}, until {}", key.kid, key.not_after);
+        self.documents.jwt_keys = Arc::new(self.documents.jwt_keys.publish(key, alone, now));
+        Ok(Step::done().event("jwt_key.published", &self.context.target.gateway, detail))
+    }
+
     fn tick(&mut self, gone: &[String], wall: UnixTime, now: UnixTime) -> Step {
         let mut all = Step::done();
         let late = self.permits.drop_expired(now);
@@ -346,6 +360,9 @@ impl Authority {
         {
             self.documents.clock = Arc::new(raised);
         }
+        if let Some(left) = self.documents.jwt_keys.without_expired(now) {
+            self.documents.jwt_keys = Arc::new(left);
+        }
         all
     }
 
@@ -354,6 +371,7 @@ impl Authority {
         let now = self.believe(wall).now;
         let ceiling = self.documents.enrolment.accepted.as_ref().map(|accepted| accepted.not_after);
         self.permits.any_expired(now)
+            || self.documents.jwt_keys.without_expired(now).is_some()
             || ceiling.is_some_and(|ceiling| self.documents.clock.raised(wall, ceiling).is_some())
     }
 }

@@ -8,6 +8,7 @@
 //! * `service`: one decision after the other, on disk before in force: `state`, `audit`, `refusals`
 //! * `issuance`: the issuing CA and the certificates in use · `renewal`: when · `workload`: who gets them
 //! * `iotedge`: the same door for modules built with Azure's SDKs · `module_keys`, `envelope`, `kept`: keys that it uses
+//! * `jwt`: the keys of JWT-SVIDs, and the tokens that they sign
 //! * [`audit`]: the log of decisions, and the judge of such a log · [`metrics`]: numbers for a monitoring system
 //! * `control`, `requests`: the control socket · `confine`: what the process takes away from itself
 //!
@@ -27,6 +28,7 @@ mod enrolment;
 mod envelope;
 mod iotedge;
 mod issuance;
+mod jwt;
 mod kept;
 mod leaves;
 #[cfg(test)]

@@ -65,6 +65,7 @@ pub async fn answer(service: &Arc<Service>, request: Request) -> Result<Reply, R
             .await
         }
         Request::AuditKey => blocking(service, audit_key).await,
+        Request::JwtKeys => blocking(service, |service| service.jwt_statement().map(Reply::JwtKeys)).await,
 
         Request::EnrolKeys => blocking(service, enrol_keys).await,
         Request::EnrolProve(challenge) => {

@@ -24,7 +24,7 @@ use crate::records::still_lives;
 use crate::service::{Chain, Parts, Service, internal};
 use crate::state::{Documents, StateError, Store};
 use crate::workload::{self, GATEWAYD, RUNTIMED, Sockets};
-use crate::{confine, control, metrics, requests};
+use crate::{confine, control, jwt, metrics, requests};
 
 /// The user that `gatewayd` runs as.
 const GATEWAY_USER: &str = "ew-gateway";
@@ -163,6 +163,7 @@ impl Daemon {
             () = look_after_processes(&service) => {}
             () = confine::let_go_of_memory() => {}
             () = write_refused_callers(&service, refused_callers) => {}
+            () = jwt::write_down(&service) => {}
             () = stop => {}
         }
         last_words(&service).await;

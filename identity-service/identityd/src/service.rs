@@ -15,6 +15,7 @@ use tokio::sync::{Notify, watch};
 use crate::audit::{Audit, AuditError, Event, Head, Query, fingerprint, folder, statement};
 use crate::authority::{Authority, Context, Effect, Input, Moment};
 use crate::issuance::Issuance;
+use crate::jwt::JwtAuthority;
 use crate::metrics::{Metrics, Operation};
 use crate::refusals::{Noted, RefusalLog};
 use crate::renewal::Tick;
@@ -26,6 +27,7 @@ pub struct Service {
     pub(crate) config: Config,
     pub(crate) keystore: Arc<dyn Keystore>,
     pub(crate) issuance: Issuance,
+    pub(crate) jwt: JwtAuthority,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) sockets: Sockets,
     started: Instant,
@@ -83,10 +85,13 @@ impl Service {
             Arc::clone(&metrics),
         );
         let now = UnixTime::now();
+        let jwt = JwtAuthority::new(&gateway.trust_domain, &gateway.name, &config.identity);
+        jwt.show(&authority.documents.jwt_keys);
         Self {
             context,
             keystore,
             issuance,
+            jwt,
             metrics,
             sockets,
             started: Instant::now(),
@@ -159,6 +164,7 @@ impl Service {
         if matches!(step.reply, Reply::Permit(_)) {
             self.metrics.permitted();
         }
+        self.jwt.show(&next.documents.jwt_keys);
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
         if step.enforcers_look {
             self.revision.send_modify(|revision| *revision = revision.saturating_add(1));
@@ -281,7 +287,8 @@ impl Service {
         for (id, error) in self.issuance.issue_due(tick, |event| self.record(event)) {
             tracing::error!(%id, error = %Chain(&error), "no new certificate");
         }
-        self.issuance.problems().into_iter().next().map_or(Ok(()), Err)
+        let jwt = self.renew_jwt_key(now);
+        self.issuance.problems().into_iter().next().map_or(jwt, Err)
     }
 }
 

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::TimeFloor;
 use crate::deployments::Deployments;
 use crate::enrolment::Enrolment;
+use crate::jwt::PublishedKeys;
 use crate::leaves::LeafTokens;
 use crate::permits::Counter;
 use crate::records::Records;
@@ -190,11 +191,19 @@ pub struct Documents {
     pub leaves: Arc<LeafTokens>,
     pub records: Arc<Records>,
     pub clock: Arc<TimeFloor>,
+    pub jwt_keys: Arc<PublishedKeys>,
 }
 
 impl Documents {
-    const FILES: [&str; 6] =
-        [Counter::FILE, LeafTokens::FILE, TimeFloor::FILE, Enrolment::FILE, Deployments::FILE, Records::FILE];
+    const FILES: [&str; 7] = [
+        Counter::FILE,
+        LeafTokens::FILE,
+        TimeFloor::FILE,
+        Enrolment::FILE,
+        Deployments::FILE,
+        Records::FILE,
+        PublishedKeys::FILE,
+    ];
 
     pub fn load(store: &Store) -> Result<Self, StateError> {
         Ok(Self {
@@ -204,6 +213,7 @@ impl Documents {
             leaves: store.load().map(Arc::new)?,
             records: store.load().map(Arc::new)?,
             clock: store.load().map(Arc::new)?,
+            jwt_keys: store.load().map(Arc::new)?,
         })
     }
 
@@ -217,6 +227,7 @@ impl Documents {
             put(&mut files, &self.enrolment, before.map(|before| &before.enrolment))?;
             put(&mut files, &self.deployments, before.map(|before| &before.deployments))?;
             put(&mut files, &self.records, before.map(|before| &before.records))?;
+            put(&mut files, &self.jwt_keys, before.map(|before| &before.jwt_keys))?;
             Ok(files)
         };
         let changed =

@@ -11,17 +11,19 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use edgewarden_iotedge_api::server::Door;
-use edgewarden_names::{ModuleName, Reason, Refusal};
+use edgewarden_names::{ModuleName, Reason, Refusal, SpiffeId, UnixTime};
 use edgewarden_platform::peer::PeerEvidence;
 use edgewarden_platform::process::Process;
 use edgewarden_protocol::control::StartRecord;
 use edgewarden_protocol::layout::Layout;
+use edgewarden_workload_api::jwt::Audience;
 use edgewarden_workload_api::server;
-use edgewarden_workload_api::source::{Current, IdentitySource};
+use edgewarden_workload_api::source::{Bundles, Current, IdentitySource, JwtSvid};
 use tokio::net::UnixListener;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::iotedge;
+use crate::jwt::{self, Tokens};
 use crate::records::{ProcessSeen, is_caller_of, still_lives};
 use crate::service::Service;
 
@@ -189,7 +191,9 @@ fn remove_folder(folder: &Path) -> io::Result<()> {
 
 /// Binds the sockets of a module's instance.
 pub fn bind_instance(service: &Arc<Service>, instance: &str, module: &ModuleName) -> io::Result<()> {
-    let source = Arc::new(InstanceSource { service: Arc::downgrade(service), instance: instance.into() });
+    let tokens = Tokens::new(&service.jwt, instance);
+    let source = InstanceSource { service: Arc::downgrade(service), instance: instance.into(), tokens };
+    let source = Arc::new(source);
     service.sockets.bind(instance, Arc::clone(&source) as Arc<dyn IdentitySource>)?;
     if iotedge::is_granted(service, module) {
         let api = Arc::new(iotedge::InstanceApi::new(service, instance));
@@ -200,7 +204,8 @@ pub fn bind_instance(service: &Arc<Service>, instance: &str, module: &ModuleName
 
 /// Binds the socket of one of Edgewarden's own processes, for callers of one user; `None`: of no user.
 pub fn bind_own(service: &Arc<Service>, name: &'static str, uid: Option<u32>) -> io::Result<()> {
-    let source = OwnSource { service: Arc::downgrade(service), name, uid };
+    let tokens = Tokens::new(&service.jwt, name);
+    let source = OwnSource { service: Arc::downgrade(service), name, uid, tokens };
     service.sockets.bind(name, Arc::new(source))
 }
 
@@ -227,6 +232,7 @@ struct InstanceSource {
     /// The socket's task must not keep the service alive.
     service: Weak<Service>,
     instance: String,
+    tokens: Tokens,
 }
 
 impl InstanceSource {
@@ -280,6 +286,18 @@ impl IdentitySource for InstanceSource {
         subscribe(&self.service, &self.instance)
     }
 
+    fn jwt_svid(&self, audience: &Audience, id: Option<&SpiffeId>) -> Result<JwtSvid, Refusal> {
+        jwt::issue(&*upgrade(&self.service)?, &self.tokens, &self.instance, audience, id)
+    }
+
+    fn bundles(&self) -> watch::Receiver<Arc<Bundles>> {
+        bundles(&self.service)
+    }
+
+    fn now(&self) -> UnixTime {
+        now(&self.service)
+    }
+
     fn stream_opened(&self) {
         if let Ok(service) = upgrade(&self.service) {
             service.issuance.stream_opened(&self.instance);
@@ -298,6 +316,7 @@ struct OwnSource {
     service: Weak<Service>,
     name: &'static str,
     uid: Option<u32>,
+    tokens: Tokens,
 }
 
 impl OwnSource {
@@ -339,6 +358,18 @@ impl IdentitySource for OwnSource {
         subscribe(&self.service, self.name)
     }
 
+    fn jwt_svid(&self, audience: &Audience, id: Option<&SpiffeId>) -> Result<JwtSvid, Refusal> {
+        jwt::issue(&*upgrade(&self.service)?, &self.tokens, self.name, audience, id)
+    }
+
+    fn bundles(&self) -> watch::Receiver<Arc<Bundles>> {
+        bundles(&self.service)
+    }
+
+    fn now(&self) -> UnixTime {
+        now(&self.service)
+    }
+
     fn stream_opened(&self) {
         if let Ok(service) = upgrade(&self.service) {
             service.issuance.stream_opened(self.name);
@@ -371,4 +402,12 @@ fn subscribe(service: &Weak<Service>, name: &str) -> Result<Current, Refusal> {
     let now = service.now();
     service.current().documents.enrolment.may_issue(now)?;
     service.issuance.subscribe(name, now)
+}
+
+fn bundles(service: &Weak<Service>) -> watch::Receiver<Arc<Bundles>> {
+    upgrade(service).map_or_else(|_| watch::channel(Arc::default()).1, |service| service.jwt.bundles())
+}
+
+fn now(service: &Weak<Service>) -> UnixTime {
+    upgrade(service).map_or_else(|_| UnixTime::now(), |service| service.now())
 }

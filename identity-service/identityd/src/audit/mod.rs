@@ -8,6 +8,9 @@
 //! * `log`: the writer, with rotation · [`Verifier`]: judges files without a clock, a disk or a daemon
 //! * [`folder`]: reads the files of a log · [`Query`]: picks entries
 //!
+//! JWT-SVIDs are many and short: written is each audience that an instance asks for, the first time and up to a bound,
+//! and how many tokens there were when the instance ends (`crate::jwt`).
+//!
 //! What is written: each certificate (`svid.issued`, `leaf.enrolled`, `issuing_ca.born`), each refusal within
 //! [`crate::refusals`]' rate, each deployment with its policy epoch, each verdict, each start and stop, and each use of a
 //! key of the keystore by its class ([`KeyUse`]), at the end of the detail.
@@ -48,6 +51,8 @@ pub enum KeyUse {
     Storage,
     /// The issuing CA's key, in memory, certified a module or leaf.
     IssuingCa,
+    /// A key of JWT-SVIDs, in memory, signed tokens.
+    Jwt,
 }
 
 impl fmt::Display for KeyUse {
@@ -58,6 +63,7 @@ impl fmt::Display for KeyUse {
             Self::Attestation => "attestation",
             Self::Storage => "storage",
             Self::IssuingCa => "issuing-ca",
+            Self::Jwt => "jwt",
         })
     }
 }

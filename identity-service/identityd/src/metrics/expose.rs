@@ -54,6 +54,7 @@ pub fn text(service: &Service) -> String {
     build(&mut text, service);
     expiries(&mut text, service);
     issuance(&mut text, metrics);
+    jwt_svids(&mut text, metrics);
     decisions(&mut text, service);
     keystore(&mut text, service);
     audit(&mut text, service);
@@ -137,6 +138,12 @@ fn issuance(text: &mut Text, metrics: &Metrics) {
     for (kind, issued) in all() {
         text.sample("certificates_failed_total", &[("kind", kind.label())], get(&issued.failed));
     }
+}
+
+fn jwt_svids(text: &mut Text, metrics: &Metrics) {
+    text.family("jwt_svids_total", "counter", "JWT-SVIDs handed out, newly signed or still fresh.");
+    text.sample("jwt_svids_total", &[("from", "signed")], get(&metrics.jwt_signed));
+    text.sample("jwt_svids_total", &[("from", "cache")], get(&metrics.jwt_reused));
 }
 
 fn decisions(text: &mut Text, service: &Service) {

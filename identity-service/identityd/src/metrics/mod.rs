@@ -89,6 +89,8 @@ pub struct Metrics {
     /// Callers that wait for the keystore or are served by it.
     waiting: AtomicU64,
     refused: Mutex<HashMap<Reason, u64>>,
+    jwt_signed: AtomicU64,
+    jwt_reused: AtomicU64,
     permits: AtomicU64,
     heads_failed: AtomicU64,
     clock_steps: AtomicU64,
@@ -144,6 +146,11 @@ impl Metrics {
 
     pub fn permitted(&self) {
         add(&self.permits);
+    }
+
+    /// A JWT-SVID went out: a new one, or one that was handed out before.
+    pub fn jwt_svid(&self, signed: bool) {
+        add(if signed { &self.jwt_signed } else { &self.jwt_reused });
     }
 
     pub fn head_failed(&self) {
