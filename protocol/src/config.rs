@@ -7,6 +7,8 @@ use std::time::Duration;
 use edgewarden_names::{GatewayName, TrustDomain};
 use serde::{Deserialize, Serialize};
 
+use crate::est::EstConfig;
+
 /// No issuing CA lives longer than a year: its key is in memory.
 const ISSUING_CA_SECONDS_MAX: u32 = 366 * 86400;
 /// Longest label of a PKCS#11 token.
@@ -32,6 +34,11 @@ pub enum ConfigError {
         parent: &'static str,
         parent_seconds: u32,
     },
+    #[error(
+        "`{}` has both `[fleet]` and `[est]`, and each certifies the gateway: keep `[fleet]` for a fleet's root, or `[est]` for the site's own CA",
+        path.display()
+    )]
+    TwoCertifiers { path: PathBuf },
 }
 
 /// One gateway's configuration.
@@ -40,6 +47,8 @@ pub enum ConfigError {
 pub struct Config {
     pub gateway: Gateway,
     pub fleet: Option<Fleet>,
+    /// A site's own CA. It or a fleet certifies the gateway, not both.
+    pub est: Option<EstConfig>,
     pub keystore: Keystore,
     #[serde(default)]
     pub attestation: Attestation,
@@ -198,6 +207,12 @@ impl Config {
 
     fn check(&self, path: &Path) -> Result<(), ConfigError> {
         let range = |key, range| Err(ConfigError::Range { path: path.into(), key, range });
+        if self.fleet.is_some() && self.est.is_some() {
+            return Err(ConfigError::TwoCertifiers { path: path.into() });
+        }
+        if self.est.as_ref().is_some_and(|est| !(1..=120).contains(&est.timeout_seconds)) {
+            return range("est.timeout_seconds", "1 to 120");
+        }
         let identity = &self.identity;
         if !(10..=3600).contains(&identity.svid_lifetime_seconds) {
             return range("identity.svid_lifetime_seconds", "10 to 3600");
@@ -255,6 +270,17 @@ impl Config {
             }
         }
         Ok(())
+    }
+}
+
+impl Config {
+    /// Who may sign deployments.
+    pub fn operator_keys(&self) -> &[PathBuf] {
+        match (&self.fleet, &self.est) {
+            (Some(fleet), _) => &fleet.operator_keys,
+            (None, Some(est)) => &est.operator_keys,
+            (None, None) => &[],
+        }
     }
 }
 
@@ -322,6 +348,31 @@ mod tests {
             &format!("{tpm}[unknown]\n"),
         ] {
             assert!(load(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_site_ca_stands_in_a_fleets_place_and_not_beside_it() {
+        let tpm = "[keystore]\nkind = \"tpm\"\ndevice = \"/dev/tpmrm0\"\n";
+        let est = |more: &str| {
+            format!(
+                "{tpm}[est]\nurl = \"https://est.example\"\ntrust_anchors = \"/etc/edgewarden/site.pem\"\n{more}\
+                 [est.auth]\nkind = \"basic\"\nuser = \"gw-1\"\npassword_file = \"/etc/edgewarden/est-password\"\n"
+            )
+        };
+        let fleet = "[fleet]\nurl = \"https://fleet.example\"\nroot = \"/etc/r.pem\"\noperator_keys = [\"/etc/o.pem\"]\n";
+        let config = load(&est("operator_keys = [\"/etc/edgewarden/operator.pem\"]\n")).unwrap();
+        assert_eq!(config.operator_keys().len(), 1);
+        let said = load(&format!("{}{fleet}", est(""))).unwrap_err().to_string();
+        assert!(said.contains("`[fleet]`") && said.contains("`[est]`"), "{said}");
+        for bad in [
+            est("timeout_seconds = 0\n"),
+            est("timeout_seconds = 121\n"),
+            est("root = \"/etc/r.pem\"\n"),
+            est("password = \"secret\"\n"),
+            format!("{tpm}[est]\nurl = \"https://est.example\"\n"),
+        ] {
+            assert!(load(&bad).is_err(), "{bad}");
         }
     }
 

@@ -15,6 +15,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 use crate::Bytes;
 use crate::deployment::{Deployment, ImageReference};
 use crate::enrol::{Challenge, DeviceKeys, Enrolled, Proof, Verdict};
+use crate::est::{EstReply, EstRequest, EstStatus};
 
 /// Limits of one image's evidence (docs/specification.md).
 pub const MANIFEST_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -37,6 +38,8 @@ pub enum Request {
     EnrolAccept(Box<Enrolled>),
     /// The fleet refused to renew: an `attest.*` reason fails the verdict and closes issuance. → [`Reply::Done`]
     EnrolRefused(Refusal),
+    /// What `runtimed` carries between us and a site's CA. → [`Reply::Est`]
+    Est(Box<EstRequest>),
 
     /// A signed envelope from the fleet. Checked, stored and put in force. → [`Reply::Deployment`]
     DeploymentAccept(Bytes),
@@ -103,6 +106,7 @@ pub enum Reply {
     KeystoreHealth(KeystoreHealth),
     DeviceKeys(DeviceKeys),
     Proof(Proof),
+    Est(Box<EstReply>),
     Deployment(Box<DeploymentInForce>),
     Permit(Box<StartPermit>),
     Prepared(Prepared),
@@ -136,7 +140,10 @@ pub struct Status {
     pub keystore: String,
     /// True under a setting whose name begins with `dangerous`.
     pub dangerous: bool,
+    /// `None` without one: before a fleet judged, and always when a site's CA certifies ([`Status::est`]).
     pub verdict: Option<Verdict>,
+    /// `None` unless a site's CA is configured.
+    pub est: Option<EstStatus>,
     /// End of the gateway CA's certificate.
     pub gateway_ca_expires: Option<UnixTime>,
     pub issuing_ca_expires: Option<UnixTime>,

@@ -4,6 +4,7 @@
 //! * [`client`]: asks a daemon over its control socket
 //! * [`control`]: what `runtimed`, `gatewayd` and the command line ask of `identityd`
 //! * [`enrol`]: gateway and fleet, enrolment and renewal · [`uplink`]: gateway and fleet, everything later
+//! * [`est`]: a site's own CA in the fleet's place
 //! * [`deployment`]: the signed document that says what runs · [`dsse`]: the signature around it
 //! * [`leaf`]: a leaf device that enrols · [`server_names`]: host names that a deployment grants
 //! * [`jwt_keys`]: a gateway vouches for the keys of its JWT-SVIDs
@@ -18,6 +19,7 @@ pub mod control;
 pub mod deployment;
 pub mod dsse;
 pub mod enrol;
+pub mod est;
 pub mod frame;
 pub mod jwt_keys;
 pub mod layout;

@@ -58,6 +58,11 @@ impl TrustAnchors {
         Self::new(&certificates)
     }
 
+    /// DER, in the order in which they were given.
+    pub fn certificates(&self) -> impl Iterator<Item = &[u8]> {
+        self.certificates.iter().map(|certificate| certificate.der.as_slice())
+    }
+
     pub(crate) fn store(&self) -> RootCertStore {
         RootCertStore { roots: self.anchors.clone() }
     }

@@ -71,6 +71,7 @@ impl CertificateBag {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EnrolledChain {
     certificates: Vec<Vec<u8>>,
+    anchor: Vec<u8>,
     subject: Vec<u8>,
     alternatives: Vec<u8>,
     profile: Profile,
@@ -97,6 +98,11 @@ impl EnrolledChain {
     /// DER, ours first, each signed by the next, without the anchor.
     pub fn certificates(&self) -> &[Vec<u8>] {
         &self.certificates
+    }
+
+    /// The trust anchor that the chain ends at, DER.
+    pub fn anchor(&self) -> &[u8] {
+        &self.anchor
     }
 
     pub fn profile(&self) -> Profile {
@@ -128,7 +134,8 @@ impl EnrolledChain {
         self.not_after
     }
 
-    pub(crate) fn subject(&self) -> Subject {
+    /// What a renewal asks for: the names of this certificate.
+    pub fn subject(&self) -> Subject {
         Subject { name: self.subject.clone(), alternatives: self.alternatives.clone(), profile: self.profile }
     }
 }
@@ -184,6 +191,7 @@ pub(crate) fn judge(
     }
     Ok(EnrolledChain {
         certificates: path.iter().map(|certificate| certificate.der.clone()).collect(),
+        anchor: anchor.der.clone(),
         subject: certificate.subject.clone(),
         alternatives: certificate.alternatives.clone(),
         profile: expected.profile,
@@ -219,8 +227,13 @@ fn fits(certificate: &Certificate, expected: &Expected<'_>) -> Result<u32, &'sta
             0
         }
         Profile::CertificateAuthority { path_length } => {
-            if !certificate.is_ca || certificate.may_sign_certificates == Some(false) {
-                return Err("it is not a CA's");
+            if !certificate.is_ca {
+                return Err(
+                    "it is an end-entity certificate and not a CA's (CA:TRUE), which was asked for: let the site's CA issue a subordinate CA certificate",
+                );
+            }
+            if certificate.may_sign_certificates == Some(false) {
+                return Err("it is a CA's, but its key usage forbids to sign certificates");
             }
             if certificate.path_length.is_some_and(|granted| granted < u32::from(path_length)) {
                 return Err("it allows fewer CAs beneath itself than were asked for");

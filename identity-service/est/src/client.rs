@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use edgewarden_names::{Reason, Refusal, UnixTime};
+use edgewarden_protocol::est::EstConfig;
 use edgewarden_transport::http::{self, HttpError};
 use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{Method, Response, body::Bytes};
@@ -16,7 +17,7 @@ use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use crate::chain::{CertificateBag, EnrolledChain};
-use crate::config::{Credentials, EstConfig};
+use crate::config::{self, Credentials};
 use crate::enrolment::{Enrolment, Progress};
 use crate::subject::Subject;
 use crate::tls::{self, ClientIdentity, Key};
@@ -52,14 +53,14 @@ impl Client {
     pub fn new(config: &EstConfig) -> Result<Self, EstError> {
         let anchors = TrustAnchors::read(&config.trust_anchors)?;
         let label = config.label.as_deref().map(EstLabel::parse).transpose()?;
-        let (authorization, identity) = match config.auth.read()? {
+        let (authorization, identity) = match Credentials::read(&config.auth)? {
             Credentials::Basic(header) => (Some(header), None),
             Credentials::Certificate { chain, key_pkcs8 } => {
                 (None, Some(ClientIdentity::from_pkcs8(&chain, &key_pkcs8)?))
             }
             Credentials::Nothing => (None, None),
         };
-        let (origin, timeout) = (config.origin()?.to_owned(), config.timeout()?);
+        let (origin, timeout) = (config::origin(config)?.to_owned(), config::timeout(config)?);
         let shared = Arc::new(Shared { origin, label, anchors, authorization, timeout });
         Self::connecting(shared, identity)
     }
@@ -172,7 +173,8 @@ impl Client {
         enrolment.answered(&reply, &helpers, &self.shared.anchors, UnixTime::now())
     }
 
-    async fn exchange(&self, question: Question, body: Option<String>) -> Result<Reply, EstError> {
+    /// One exchange, for a caller that has somebody else sign the requests and judge the answers.
+    pub async fn exchange(&self, question: Question, body: Option<String>) -> Result<Reply, EstError> {
         let method = if body.is_some() { Method::POST } else { Method::GET };
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, HeaderValue::from_static("*/*"));

@@ -34,6 +34,16 @@ impl Enrolment {
         Self { request, pending_answers: 0, pending_since: None }
     }
 
+    /// One that was begun before: so many answers said "later", the first of them then.
+    pub fn resume(request: SignedRequest, pending_answers: u32, pending_since: Option<UnixTime>) -> Self {
+        Self { request, pending_answers, pending_since }
+    }
+
+    /// How often, and since when, the CA says "later".
+    pub fn pending(&self) -> (u32, Option<UnixTime>) {
+        (self.pending_answers, self.pending_since)
+    }
+
     pub fn question(&self) -> Question {
         Question::Certificate(self.request.operation)
     }

@@ -22,6 +22,11 @@ pub struct EstError {
 }
 
 impl EstError {
+    /// One that was judged elsewhere.
+    pub fn new(refusal: Refusal, severity: Severity) -> Self {
+        Self { refusal, severity, source: None }
+    }
+
     pub(crate) fn fatal(refusal: Refusal) -> Self {
         Self { refusal, severity: Severity::Fatal, source: None }
     }

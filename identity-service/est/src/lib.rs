@@ -6,6 +6,8 @@
 //! * beneath them, without I/O: [`SignedRequest`] → [`Enrolment`] → [`wire`], [`certs_only`], [`CsrAttributes`],
 //!   [`CertificateBag`]
 //!
+//! On a gateway `identityd` has the parts without I/O (it signs requests and judges answers), and `runtimed` the rest.
+//!
 //! Trusts the anchors of the configuration, the clock, and the CA behind those anchors to name whom it likes. Distrusts
 //! the server's every byte. Private keys stay where they are: requests and handshakes are signed through
 //! [`edgewarden_ca::CaSigner`], P-256 with SHA-256.
@@ -35,7 +37,7 @@ pub use anchors::{ANCHORS_MAX, TrustAnchors};
 pub use attributes::{ATTRIBUTES_BYTES_MAX, ATTRIBUTES_MAX, CsrAttributes};
 pub use chain::{CertificateBag, EnrolledChain, INTERMEDIATES_MAX};
 pub use client::Client;
-pub use config::{EstAuth, EstConfig};
+pub use edgewarden_protocol::est::{EstAuth, EstConfig};
 pub use enrolment::{Enrolment, PENDING_ANSWERS_MAX, PENDING_SECONDS_MAX, Progress};
 pub use error::{EstError, Severity};
 pub use renewal::{Action, Life, RECHECK_MAX, Renewal, RenewalPolicy, Trouble};

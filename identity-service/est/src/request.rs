@@ -57,6 +57,26 @@ impl SignedRequest {
         Self::sign(Operation::Reenroll, &current.subject(), wishes, key)
     }
 
+    /// The same, with the names of a certificate that is kept elsewhere ([`EnrolledChain::subject`]).
+    pub fn renew(subject: &Subject, wishes: &CsrAttributes, key: &dyn CaSigner) -> Result<Self, EstError> {
+        Self::sign(Operation::Reenroll, subject, wishes, key)
+    }
+
+    /// A request that was kept: the CA knows it by its bytes. Refused when it is not signed by this key.
+    pub fn resume(
+        operation: Operation,
+        subject: &Subject,
+        der: &[u8],
+        point: &[u8],
+    ) -> Result<Self, EstError> {
+        if public_point(der).ok().as_deref() != Some(point) {
+            let rule = "the request that was kept is for another key";
+            return Err(Refusal::new(Reason::IdentityUnavailable, "request", rule).into());
+        }
+        let (alternatives, profile) = (subject.alternatives.clone(), subject.profile);
+        Ok(Self { operation, der: der.to_vec(), point: point.to_vec(), alternatives, profile })
+    }
+
     fn sign(
         operation: Operation,
         subject: &Subject,

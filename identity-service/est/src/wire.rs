@@ -10,6 +10,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use edgewarden_names::{Reason, Refusal, UnixTime};
+use edgewarden_protocol::est::HttpReply;
 use time::PrimitiveDateTime;
 use time::macros::format_description;
 
@@ -120,6 +121,21 @@ pub struct Reply {
     pub transfer_encoding: Vec<String>,
     pub retry_after: Vec<String>,
     pub body: Vec<u8>,
+}
+
+/// As it crosses a wall.
+impl From<HttpReply> for Reply {
+    fn from(reply: HttpReply) -> Self {
+        let HttpReply { status, content_type, transfer_encoding, retry_after, body } = reply;
+        Self { status, content_type, transfer_encoding, retry_after, body: body.0 }
+    }
+}
+
+impl From<Reply> for HttpReply {
+    fn from(reply: Reply) -> Self {
+        let Reply { status, content_type, transfer_encoding, retry_after, body } = reply;
+        Self { status, content_type, transfer_encoding, retry_after, body: body.into() }
+    }
 }
 
 /// What a reply says.

@@ -10,6 +10,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod clients;
 pub mod server;
 pub mod site;
 

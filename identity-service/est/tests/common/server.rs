@@ -11,13 +11,13 @@ use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
+use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
+use super::clients::ByOpenssl;
 use super::site::{self, Site};
 
 /// A request as it arrived.
@@ -181,18 +181,13 @@ impl Server {
 
 async fn listen(address: &str, site: &Site) -> (TlsAcceptor, TcpListener, u16) {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from(site.der("root.pem"))).unwrap();
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
-        .allow_unauthenticated()
-        .build()
-        .unwrap();
+    let verifier = ByOpenssl::new(site.path("root.pem"));
     let chain = pem::all(&site.text("server-chain.pem"), pem::CERTIFICATE).unwrap();
     let key = pem::one(&site.text("server.key"), pem::PRIVATE_KEY).unwrap();
     let config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
-        .with_client_cert_verifier(verifier)
+        .with_client_cert_verifier(Arc::new(verifier))
         .with_single_cert(
             chain.into_iter().map(CertificateDer::from).collect(),
             PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key)),

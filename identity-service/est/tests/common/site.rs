@@ -118,6 +118,62 @@ impl Site {
         )
     }
 
+    /// The same by `openssl ca`, valid from and to these seconds from now: old certificates, and ends that are near.
+    pub fn issue_from(&self, csr: &[u8], from: i64, to: i64) -> Vec<u8> {
+        static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(1);
+        let number = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let folder = self.path(&format!("ca-{number}"));
+        std::fs::create_dir(&folder).unwrap();
+        let write = |name: &str, text: &[u8]| std::fs::write(folder.join(name), text).unwrap();
+        write("request", csr);
+        write("index", b"");
+        write(
+            "config",
+            format!(
+                "[ca]\ndefault_ca = site\n[site]\ndatabase = ca-{number}/index\nnew_certs_dir = ca-{number}\n\
+                 certificate = issuing.pem\nprivate_key = issuing.key\ndefault_md = sha256\nrand_serial = yes\n\
+                 policy = any\ncopy_extensions = copy\nunique_subject = no\npreserve = yes\n\
+                 [any]\ncommonName = supplied\n"
+            )
+            .as_bytes(),
+        );
+        let date = |seconds: i64| {
+            let at = time::OffsetDateTime::now_utc() + time::Duration::seconds(seconds);
+            let (year, month, day) = (at.year(), u8::from(at.month()), at.day());
+            format!("{year:04}{month:02}{day:02}{:02}{:02}{:02}Z", at.hour(), at.minute(), at.second())
+        };
+        openssl(
+            &self.folder,
+            &format!(
+                "ca -batch -notext -config ca-{number}/config -inform DER -in ca-{number}/request -startdate {} \
+                 -enddate {} -out ca-{number}/issued.pem",
+                date(from),
+                date(to)
+            ),
+        );
+        self.der(&format!("ca-{number}/issued.pem"))
+    }
+
+    /// An end-entity certificate for the same request: what a CA gives that has no CAs beneath itself.
+    pub fn issue_end_entity(&self, csr: &[u8]) -> Vec<u8> {
+        self.issue_with(csr, "basicConstraints = critical, CA:FALSE\nkeyUsage = critical, digitalSignature\n")
+    }
+
+    /// What a CA gives that puts its own extensions in the place of those that were asked for.
+    pub fn issue_with(&self, csr: &[u8], extensions: &str) -> Vec<u8> {
+        static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(1);
+        let name = format!("own-{}", COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+        std::fs::write(self.path(&name), csr).unwrap();
+        std::fs::write(self.path(&format!("{name}.ext")), extensions).unwrap();
+        openssl(
+            &self.folder,
+            &format!(
+                "x509 -req -inform DER -in {name} -CA issuing.pem -CAkey issuing.key -days 30 -extfile {name}.ext \
+                 -outform DER"
+            ),
+        )
+    }
+
     /// What openssl reads in a request.
     pub fn describe(&self, csr: &[u8]) -> String {
         std::fs::write(self.path("described"), csr).unwrap();
@@ -139,6 +195,7 @@ impl Site {
             trust_anchors: self.path("root.pem"),
             auth,
             timeout_seconds: 20,
+            operator_keys: Vec::new(),
         }
     }
 
