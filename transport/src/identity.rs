@@ -11,7 +11,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, Trust
 use rustls::sign::CertifiedKey;
 use tokio::sync::watch;
 
-use crate::peer::{peer_expiry, peer_id};
+use crate::peer::{self, peer_expiry, peer_id};
 
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
@@ -24,6 +24,8 @@ pub enum IdentityError {
 pub(crate) struct Roots {
     pub(crate) domain: TrustDomain,
     pub(crate) anchors: Vec<TrustAnchor<'static>>,
+    /// Of each anchor, whether it is a site's own CA: one without a URI SAN, which knows nothing of SPIFFE.
+    of_site: Vec<bool>,
 }
 
 impl Roots {
@@ -35,7 +37,14 @@ impl Roots {
             let der = CertificateDer::from(der.as_ref());
             webpki::anchor_from_trusted_cert(&der).map(|anchor| anchor.to_owned())
         };
-        Ok(Self { domain, anchors: certificates.iter().map(anchor).collect::<Result<_, _>>()? })
+        let of_site = certificates.iter().map(|der| peer::is_of_site(&CertificateDer::from(der.as_ref())));
+        let of_site = of_site.collect();
+        Ok(Self { domain, anchors: certificates.iter().map(anchor).collect::<Result<_, _>>()?, of_site })
+    }
+
+    /// Whether a path that ends at this anchor is a site's.
+    pub(crate) fn is_of_site(&self, anchor: &TrustAnchor<'_>) -> bool {
+        self.anchors.iter().zip(&self.of_site).any(|(known, of_site)| *of_site && known == anchor)
     }
 }
 

@@ -15,4 +15,4 @@ pub mod tls;
 mod verifier;
 
 pub use identity::{Identity, IdentityError};
-pub use peer::{peer_expiry, peer_id};
+pub use peer::{judge_chain, peer_expiry, peer_id};

@@ -6,6 +6,10 @@
 //! URI name constraints are poorly supported: a gateway CA carries its gateway's name as CN, and vouches only for what
 //! lies beneath that gateway. Directly under the root stands only the fleet's server.
 //!
+//! A root without a URI SAN is that of a site's own CA, and then CAs of the site may stand between it and a gateway CA.
+//! They too are told by having no URI SAN: the gateway CA is the topmost issuer that has one. No gateway can put a CA above
+//! its own, so this lets no gateway speak for another; but every CA of the site may name gateways.
+//!
 //! Trusts the roots and the clock. Distrusts every byte of the chain.
 
 use edgewarden_names::{GatewayName, Reason, Refusal, SpiffeId, TrustDomain, UnixTime};
@@ -15,9 +19,12 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 
 use crate::identity::Roots;
+use crate::tls::provider;
 
-/// Issuing CA, gateway CA, and a root that a peer sends needlessly.
-const INTERMEDIATES_MAX: usize = 3;
+/// Issuing CA, gateway CA, the CAs of a site above them, and a root that a peer sends needlessly.
+const INTERMEDIATES_MAX: usize = 3 + SITE_CAS_MAX;
+/// Most CAs of a site between its root and a gateway CA.
+pub const SITE_CAS_MAX: usize = 4;
 
 /// Whose chain this is: the one URI SAN of the first certificate. For chains that a handshake has verified.
 pub fn peer_id(chain: &[CertificateDer<'_>]) -> Result<SpiffeId, Refusal> {
@@ -57,19 +64,34 @@ pub(crate) fn verify(
         .verify_for_usage(algorithms, &roots.anchors, intermediates, now, usage, None, None)
         .map_err(|error| no_path(&id, &error))?;
     check_leaf(&parsed, &id, &roots.domain)?;
-    for issuer in path.intermediate_certificates() {
-        check_issuer(&parse(&issuer.der())?, &roots.domain)?;
+    let ders: Vec<_> = path.intermediate_certificates().map(|issuer| issuer.der()).collect();
+    let mut issuers = ders.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
+    let mut site_cas = 0_usize;
+    let of_site = roots.is_of_site(path.anchor());
+    while let Some(top) = issuers.pop_if(|top| of_site && has_no_uri(top)) {
+        check_site_ca(&top)?;
+        site_cas = site_cas.saturating_add(1);
     }
-    // The last issuer on the path stands directly under the root: the gateway CA.
-    let gateway = match path.intermediate_certificates().next_back() {
-        Some(gateway_ca) => Some(common_name(&parse(&gateway_ca.der())?)?),
-        None => None,
-    };
+    if site_cas > SITE_CAS_MAX {
+        return Err(refuse(
+            &id,
+            format_args!("at most {SITE_CAS_MAX} CAs of a site stand above a gateway's"),
+        ));
+    }
+    for issuer in &issuers {
+        check_issuer(issuer, &roots.domain)?;
+    }
+    // The last issuer that is left stands directly under the root, or under the site's CAs: the gateway CA.
+    let gateway = issuers.last().map(common_name).transpose()?;
     match gateway {
         Some(gateway) if id.gateway_name().as_ref() == Some(&gateway) => Ok(id),
         Some(gateway) => {
             Err(refuse(&id, format_args!("gateway `{gateway}` vouches only for what lies beneath it")))
         }
+        None if of_site => Err(refuse(
+            &id,
+            "a site's CA vouches only for CAs of gateways, which carry the trust domain's ID",
+        )),
         None if id == SpiffeId::fleet(&roots.domain) => Ok(id),
         None => Err(refuse(&id, "the root itself vouches only for the fleet's server")),
     }
@@ -108,6 +130,47 @@ fn check_issuer(issuer: &X509Certificate<'_>, domain: &TrustDomain) -> Result<()
         return Err(refuse(subject, "the key usage of an issuer is critical, with keyCertSign"));
     }
     Ok(())
+}
+
+pub(crate) fn is_of_site(root: &CertificateDer<'_>) -> bool {
+    parse(root).is_ok_and(|root| has_no_uri(&root))
+}
+
+/// Of a site's own, which knows nothing of SPIFFE. Malformed names are not no names.
+fn has_no_uri(issuer: &X509Certificate<'_>) -> bool {
+    let is_uri = |name: &GeneralName<'_>| matches!(name, GeneralName::URI(_));
+    issuer
+        .subject_alternative_name()
+        .is_ok_and(|names| names.is_none_or(|names| !names.value.general_names.iter().any(is_uri)))
+}
+
+/// RFC 5280 section 4.2.1.3; the rest is webpki's.
+fn check_site_ca(issuer: &X509Certificate<'_>) -> Result<(), Refusal> {
+    let subject = issuer.subject();
+    let usage = issuer.key_usage().map_err(|error| broken(subject, &error))?;
+    if usage.is_some_and(|usage| !usage.value.key_cert_sign()) {
+        return Err(refuse(subject, "the key usage of an issuer forbids to sign certificates"));
+    }
+    Ok(())
+}
+
+/// What every peer of ours says of a chain (DER, leaf first, without the root) at `now`, to a client as well as to a
+/// server: for who puts a chain into use.
+pub fn judge_chain(
+    chain: &[Vec<u8>],
+    roots: &[Vec<u8>],
+    domain: &TrustDomain,
+    now: UnixTime,
+) -> Result<SpiffeId, Refusal> {
+    let ders: Vec<CertificateDer<'_>> =
+        chain.iter().map(|der| CertificateDer::from(der.as_slice())).collect();
+    let (leaf, issuers) =
+        ders.split_first().ok_or_else(|| refuse("peer", "the peer has shown no certificate"))?;
+    let roots = Roots::new(domain.clone(), roots).map_err(|error| broken("root", &error))?;
+    let at = pki_types::UnixTime::since_unix_epoch(std::time::Duration::from_secs(now.0));
+    let algorithms = provider().signature_verification_algorithms.all;
+    verify(leaf, issuers, &roots, algorithms, webpki::KeyUsage::client_auth(), at)?;
+    verify(leaf, issuers, &roots, algorithms, webpki::KeyUsage::server_auth(), at)
 }
 
 fn common_name(issuer: &X509Certificate<'_>) -> Result<GatewayName, Refusal> {

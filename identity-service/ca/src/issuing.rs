@@ -15,14 +15,14 @@ pub struct IssuingCa {
     validity: Validity,
     domain: TrustDomain,
     gateway: GatewayName,
-    /// Issuing CA, gateway CA: what follows a leaf.
-    above: [Vec<u8>; 2],
+    /// Issuing CA, gateway CA, and the site's CAs if it hangs from a site's root: what follows a leaf.
+    above: Vec<Vec<u8>>,
 }
 
 /// A certificate for a key that the applicant has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Issued {
-    /// DER: leaf, issuing CA, gateway CA. The root is not sent.
+    /// DER: leaf, issuing CA, gateway CA, a site's CAs. The root is not sent.
     pub chain_der: Vec<Vec<u8>>,
     pub not_before: UnixTime,
     pub not_after: UnixTime,
@@ -33,7 +33,7 @@ pub struct Issued {
 /// A certificate with its key. No `Clone`, no `Debug` of the key.
 pub struct Svid {
     pub id: SpiffeId,
-    /// DER: leaf, issuing CA, gateway CA. The root is not sent.
+    /// DER: leaf, issuing CA, gateway CA, a site's CAs. The root is not sent.
     pub chain_der: Vec<Vec<u8>>,
     /// PKCS#8.
     pub key_pkcs8: Zeroizing<Vec<u8>>,
@@ -97,8 +97,14 @@ impl IssuingCa {
             validity,
             domain: domain.clone(),
             gateway: gateway.clone(),
-            above: [certificate.der().to_vec(), gateway_ca_der.to_vec()],
+            above: vec![certificate.der().to_vec(), gateway_ca_der.to_vec()],
         })
+    }
+
+    /// With the CAs (DER) that stand between the gateway CA and the root, which follow each leaf too.
+    pub fn beneath<'a>(mut self, site: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        self.above.extend(site.into_iter().map(<[u8]>::to_vec));
+        self
     }
 
     /// When the issuing CA stops; make another before.

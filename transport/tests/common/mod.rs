@@ -109,6 +109,17 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), chain: vec![], root }
     }
 
+    /// The root of a site's own CA, which knows nothing of SPIFFE.
+    pub fn site() -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut template = Template::ca("Site root", 2);
+        template.ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        template.uris.clear();
+        let params = template.params();
+        let root = params.self_signed(&key).unwrap().der().to_vec();
+        Self { issuer: Issuer::new(params, key), chain: vec![], root }
+    }
+
     pub fn issuer(&self, template: &Template) -> Self {
         let key = KeyPair::generate().unwrap();
         let params = template.params();
