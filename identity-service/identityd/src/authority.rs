@@ -19,10 +19,11 @@ use zeroize::Zeroizing;
 use crate::audit::{Event, KeyUse};
 use crate::clock::{Believed, TimeFloor};
 use crate::deployments::{InForce, Target};
-use crate::enrolment::Expected;
+use crate::enrolment::{Enrolment, Expected};
 use crate::jwt::PublishedKey;
 use crate::permits::Permits;
 use crate::records::ProcessSeen;
+use crate::site::{self, Site};
 use crate::state::Documents;
 
 /// What does not change while the process runs.
@@ -32,6 +33,8 @@ pub struct Context {
     pub target: Target,
     /// `None` when the configuration names no fleet.
     pub expected: Option<Expected>,
+    /// `None` when the configuration names no site's CA.
+    pub site: Option<Site>,
     /// The cgroup of `identityd`, which no module may share.
     pub own_cgroup: String,
 }
@@ -48,6 +51,7 @@ pub struct Moment {
 pub enum Input {
     EnrolAccept(Box<Enrolled>),
     EnrolRefused(Refusal),
+    Site(site::Input),
     /// A deployment was judged; it takes force.
     DeploymentJudged(Box<InForce>),
     /// An image was judged under the deployment of this epoch.
@@ -148,16 +152,23 @@ impl Authority {
     /// and its counters are kept.
     pub fn recover(context: Arc<Context>, mut documents: Documents) -> (Self, Vec<Refusal>) {
         let mut refusals = Vec::new();
-        let rechecked = match (&context.expected, &documents.enrolment.accepted) {
-            (_, None) => Ok(()),
-            (Some(expected), Some(_)) => documents.enrolment.recheck(expected),
-            (None, Some(_)) => {
-                Err(Refusal::new(Reason::AttestRequired, "gateway", "the configuration names no fleet"))
-            }
+        let rechecked = match (&context.expected, &context.site, &documents.enrolment.accepted) {
+            (_, _, None) => Ok(None),
+            (Some(expected), _, Some(_)) => documents.enrolment.recheck(expected).map(|()| None),
+            (None, Some(site), Some(accepted)) => site.recheck(accepted).map(Some),
+            (None, None, Some(_)) => Err(Refusal::new(
+                Reason::AttestRequired,
+                "gateway",
+                "the configuration names neither a fleet nor a site's CA",
+            )),
         };
-        if let Err(refusal) = rechecked {
-            refusals.push(refusal);
-            documents.enrolment = Arc::default();
+        match rechecked {
+            Ok(None) => {}
+            Ok(Some(accepted)) => documents.enrolment = Arc::new(Enrolment { accepted: Some(accepted) }),
+            Err(refusal) => {
+                refusals.push(refusal);
+                documents.enrolment = Arc::default();
+            }
         }
         let in_force = documents.deployments.recover(&context.target).unwrap_or_else(|refusal| {
             refusals.push(refusal);
@@ -205,6 +216,7 @@ impl Authority {
         match input {
             Input::EnrolAccept(enrolled) => self.enrol_accept(&enrolled, now, moment.wall),
             Input::EnrolRefused(refusal) => Ok(self.enrol_refused(&refusal, now)),
+            Input::Site(input) => self.site_decides(input),
             Input::DeploymentJudged(judged) => self.deployment_judged(*judged),
             Input::ImageJudged(proof, epoch) => self.image_judged(&proof, epoch, moment, now),
             Input::StartPrepare { permit } => self.start_prepare(&permit, now),
@@ -237,7 +249,7 @@ impl Authority {
         }
         let detail = format!(
             "verdict fresh, gateway CA until {}, hardware {}",
-            accepted.not_after, accepted.verdict.hardware
+            accepted.not_after, enrolled.verdict.hardware
         );
         self.documents.enrolment = Arc::new(next);
         let step = Step::done().event("enrol.accepted", &self.context.target.gateway, detail);

@@ -58,8 +58,9 @@ pub fn files(layout: &Layout, config: &Config) -> Result<(), ConfineError> {
     read.extend(config.attestation.event_log.parent().map(Path::to_path_buf));
     if let Some(fleet) = &config.fleet {
         read.push(fleet.root.clone());
-        read.extend(fleet.operator_keys.iter().cloned());
     }
+    read.extend(config.est.iter().map(|est| est.trust_anchors.clone()));
+    read.extend(config.operator_keys().iter().cloned());
     let mut write = vec![layout.identity_state(), layout.identity_run()];
     let mut ports = Vec::new();
     match &config.keystore {

@@ -224,6 +224,7 @@ mod tests {
     use super::*;
     use edgewarden_names::Epoch;
     use edgewarden_protocol::control::Enforcer;
+    use edgewarden_protocol::est::EstRequest;
 
     #[test]
     fn rights_follow_the_user() {
@@ -253,6 +254,8 @@ mod tests {
             (Request::Status, false),
             (Request::EnrolKeys, false),
             (Request::EnrolRefused(refusal), false),
+            (Request::Est(Box::new(EstRequest::State)), false),
+            (Request::Est(Box::new(EstRequest::Handshake { transcript_hash: vec![0; 32].into() })), false),
             (Request::DeploymentAccept(Vec::new().into()), false),
             (Request::Deployment, false),
             (Request::StartPrepare { permit: String::new() }, false),

@@ -1,4 +1,5 @@
-//! What the fleet certified: the gateway CA's certificate, the root it hangs from, and the verdict.
+//! What the fleet, or a site's own CA ([`crate::site`]), certified: the gateway CA's certificate, the root it hangs from,
+//! and the fleet's verdict.
 //!
 //! Trusts the root that the configuration pins and the keystore's word on its own key. Distrusts what the fleet's answer
 //! says, because `runtimed` carries it: every property of the certificate that issuance relies on is checked here.
@@ -26,10 +27,39 @@ pub struct Enrolment {
 #[serde(deny_unknown_fields)]
 pub struct Accepted {
     pub gateway_ca: Bytes,
+    /// Where the chain ends.
     pub root: Bytes,
-    pub verdict: Verdict,
+    /// The fleet's. `None` when a site's CA certified, which judges no boot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<Verdict>,
+    /// What there is with a site's CA only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub site: Option<SiteChain>,
     pub not_before: UnixTime,
     pub not_after: UnixTime,
+}
+
+/// What a site's CA adds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SiteChain {
+    /// The site's CAs between the gateway CA and the root, DER, upwards.
+    pub above: Vec<Bytes>,
+    /// All roots of the site, DER: the bundle of the modules.
+    pub roots: Vec<Bytes>,
+}
+
+impl Accepted {
+    /// The CAs between the gateway CA and the root.
+    pub fn above(&self) -> impl Iterator<Item = &[u8]> {
+        self.site.iter().flat_map(|site| site.above.iter().map(Bytes::as_slice))
+    }
+
+    /// The bundle of trust, first the root that the chain ends at.
+    pub fn bundle(&self) -> Vec<Vec<u8>> {
+        let others = self.site.iter().flat_map(|site| &site.roots).filter(|root| **root != self.root);
+        std::iter::once(&self.root).chain(others).map(|root| root.0.clone()).collect()
+    }
 }
 
 impl Document for Enrolment {
@@ -53,7 +83,7 @@ impl Enrolment {
         let accepted = self.trusted()?;
         if accepted.not_after <= now {
             let rule = format!(
-                "the gateway CA's certificate expired at {}; renewal by the fleet brings a new one",
+                "the gateway CA's certificate expired at {}; its renewal brings a new one",
                 accepted.not_after
             );
             return Err(Refusal::new(Reason::IdentityUnavailable, "gateway CA", rule));
@@ -62,24 +92,36 @@ impl Enrolment {
     }
 
     /// Is the gateway enrolled, and its verdict not failed? An old verdict still counts: it heals by renewal.
+    ///
+    /// A gateway that a site's CA certified has no verdict. That is enough where the configuration names that CA, by
+    /// `[est]`, and only there: what another configuration left behind is set aside at start.
     pub fn trusted(&self) -> Result<&Accepted, Refusal> {
         let accepted = self.accepted.as_ref().ok_or_else(|| {
-            Refusal::new(Reason::AttestRequired, "gateway", "the gateway has not joined a fleet")
+            Refusal::new(
+                Reason::AttestRequired,
+                "gateway",
+                "neither a fleet nor a site's CA has certified the gateway",
+            )
         })?;
-        match accepted.verdict.state {
-            VerdictState::Fresh | VerdictState::Stale => Ok(accepted),
-            VerdictState::Failed => {
-                Err(Refusal::new(Reason::AttestFailed, "gateway", failed_check(&accepted.verdict)))
-            }
-            VerdictState::Unknown => {
-                Err(Refusal::new(Reason::AttestRequired, "gateway", "the fleet has not judged the gateway"))
-            }
+        let unjudged =
+            || Err(Refusal::new(Reason::AttestRequired, "gateway", "the fleet has not judged the gateway"));
+        match (&accepted.verdict, &accepted.site) {
+            (None, Some(_)) => Ok(accepted),
+            (Some(verdict), None) => match verdict.state {
+                VerdictState::Fresh | VerdictState::Stale => Ok(accepted),
+                VerdictState::Failed => {
+                    Err(Refusal::new(Reason::AttestFailed, "gateway", failed_check(verdict)))
+                }
+                VerdictState::Unknown => unjudged(),
+            },
+            // Nothing that we write.
+            (None, None) | (Some(_), Some(_)) => unjudged(),
         }
     }
 
     /// The verdict as it is now: a fresh one ages.
     pub fn verdict(&self, now: UnixTime) -> Option<Verdict> {
-        let mut verdict = self.accepted.as_ref()?.verdict.clone();
+        let mut verdict = self.accepted.as_ref()?.verdict.clone()?;
         if verdict.state == VerdictState::Fresh && verdict.expires <= now {
             verdict.state = VerdictState::Stale;
         }
@@ -93,11 +135,12 @@ impl Enrolment {
             refusal.reason.code().starts_with("attest.") && refusal.reason != Reason::AttestNonce;
         let mut next = self.clone();
         let accepted = next.accepted.as_mut().filter(|_| about_the_device)?;
-        accepted.verdict.state = VerdictState::Failed;
-        accepted.verdict.at = now;
-        accepted.verdict.checks.retain(|check| check.passed);
-        accepted.verdict.checks.truncate(CHECKS_MAX);
-        accepted.verdict.checks.push(edgewarden_protocol::enrol::Check {
+        let verdict = accepted.verdict.as_mut()?;
+        verdict.state = VerdictState::Failed;
+        verdict.at = now;
+        verdict.checks.retain(|check| check.passed);
+        verdict.checks.truncate(CHECKS_MAX);
+        verdict.checks.push(edgewarden_protocol::enrol::Check {
             name: refusal.reason.code().into(),
             passed: false,
             detail: format!("{}: {}", refusal.subject, refusal.rule),
@@ -122,14 +165,16 @@ impl Enrolment {
                 return refuse(Reason::RequestInvalid, "it is older than the one in use");
             }
             // The fleet signs the certificate, not the verdict. Whoever carries both could else send the old ones again.
-            if held.verdict.state == VerdictState::Failed && not_before == held.not_before {
+            let failed = held.verdict.as_ref().is_some_and(|verdict| verdict.state == VerdictState::Failed);
+            if failed && not_before == held.not_before {
                 return refuse(Reason::AttestFailed, "a failed verdict heals only by a newer certificate");
             }
         }
         let accepted = Accepted {
             gateway_ca: enrolled.gateway_ca.clone(),
             root: enrolled.root.clone(),
-            verdict: enrolled.verdict.clone(),
+            verdict: Some(enrolled.verdict.clone()),
+            site: None,
             not_before,
             not_after,
         };
@@ -139,6 +184,10 @@ impl Enrolment {
     /// Checks at start that what was accepted still fits the pinned root and the keystore's key.
     pub fn recheck(&self, expected: &Expected) -> Result<(), Refusal> {
         let Some(accepted) = &self.accepted else { return Ok(()) };
+        if accepted.site.is_some() {
+            let rule = "a site's CA certified it, and the configuration names a fleet; join it";
+            return Err(Refusal::new(Reason::AttestRequired, "gateway", rule));
+        }
         if accepted.root.as_slice() != expected.root {
             let rule = "the configuration pins another root than the gateway joined under; join again";
             return Err(Refusal::new(Reason::AttestRequired, "gateway", rule));

@@ -50,17 +50,17 @@ struct Inner {
     holders: BTreeMap<String, Holder>,
 }
 
-/// The gateway CA's certificate with the root.
+/// The gateway CA's certificate with the roots.
 struct Above {
-    root: Vec<u8>,
+    bundle: Vec<Vec<u8>>,
     gateway_ca: Vec<u8>,
     parent: Parent,
 }
 
-/// The issuing CA with the root that it hangs from.
+/// The issuing CA with the roots, first the one that it hangs from.
 struct Authority {
     ca: Arc<IssuingCa>,
-    root: Vec<u8>,
+    bundle: Arc<[Vec<u8>]>,
     parent: Parent,
 }
 
@@ -75,8 +75,8 @@ struct Holder {
     streams: u32,
 }
 
-/// The issuing CA, the root, the issuing CA as an issuer, and what is due.
-type DueNow = (Arc<IssuingCa>, Vec<u8>, Parent, Vec<Due>);
+/// The issuing CA, the roots, the issuing CA as an issuer, and what is due.
+type DueNow = (Arc<IssuingCa>, Arc<[Vec<u8>]>, Parent, Vec<Due>);
 
 /// A certificate to be issued.
 struct Due {
@@ -212,7 +212,7 @@ impl Issuance {
         });
         let mut inner = self.lock();
         let ca = match created {
-            Ok(ca) => ca,
+            Ok(ca) => ca.beneath(accepted.above()),
             Err(error) => {
                 inner.renewal.failed(tick, parent.generation, failure(&error), die());
                 inner.problem = Some(error.refusal("issuing CA"));
@@ -231,7 +231,7 @@ impl Issuance {
         let generation = inner.renewal.generation();
         inner.authority = Some(Authority {
             ca: Arc::new(ca),
-            root: accepted.root.0.clone(),
+            bundle: accepted.bundle().into(),
             parent: Parent {
                 generation,
                 not_before: parent.not_before.max(tick.wall.minus(BACKDATE)),
@@ -252,7 +252,7 @@ impl Issuance {
     ///
     /// Callers of the Workload API do not wait for it: keys, signatures and the disk are used without the lock.
     pub fn issue_due(&self, tick: Tick, mut record: impl FnMut(&Event)) -> Vec<(SpiffeId, CaError)> {
-        let Some((ca, root, parent, due)) = self.due(tick) else { return Vec::new() };
+        let Some((ca, bundle, parent, due)) = self.due(tick) else { return Vec::new() };
         let mut failures = Vec::new();
         for Due { instance, id, dns } in due {
             let issued = self
@@ -270,7 +270,7 @@ impl Issuance {
             }
             let Some(holder) = holders.get_mut(&instance) else { continue };
             match issued {
-                Ok(svid) => holder.put(svid, &root, &self.domain, tick, parent.generation),
+                Ok(svid) => holder.put(svid, &bundle, &self.domain, tick, parent.generation),
                 Err(error) => {
                     holder.renewal.failed(tick, parent.generation, failure(&error), die());
                     holder.problem = Some(error.refusal(id.as_str()));
@@ -281,7 +281,7 @@ impl Issuance {
         failures
     }
 
-    /// The issuing CA with the root, and whose certificates are due.
+    /// The issuing CA with the roots, and whose certificates are due.
     fn due(&self, tick: Tick) -> Option<DueNow> {
         let inner = self.lock();
         let authority = inner.authority.as_ref()?;
@@ -291,7 +291,7 @@ impl Issuance {
             id: holder.id.clone(),
             dns: holder.dns.clone(),
         });
-        Some((Arc::clone(&authority.ca), authority.root.clone(), authority.parent, due.collect()))
+        Some((Arc::clone(&authority.ca), Arc::clone(&authority.bundle), authority.parent, due.collect()))
     }
 
     /// Takes expired certificates out of use.
@@ -323,7 +323,7 @@ impl Issuance {
             let authority = inner.authority.as_ref().ok_or_else(|| {
                 Refusal::new(Reason::IdentityUnavailable, id, "the gateway has no issuing certificate")
             })?;
-            (Arc::clone(&authority.ca), authority.root.clone())
+            (Arc::clone(&authority.ca), authority.bundle.first().cloned().unwrap_or_default())
         };
         let issued = self
             .metrics
@@ -377,9 +377,9 @@ impl Issuance {
 impl Inner {
     /// The gateway CA as an issuer. Another certificate is another issuer.
     fn parent(&mut self, accepted: &Accepted) -> Parent {
-        let (root, gateway_ca) = (accepted.root.as_slice(), accepted.gateway_ca.as_slice());
+        let (bundle, gateway_ca) = (accepted.bundle(), accepted.gateway_ca.as_slice());
         if let Some(above) = &self.above
-            && above.root == root
+            && above.bundle == bundle
             && above.gateway_ca == gateway_ca
         {
             return above.parent;
@@ -390,13 +390,13 @@ impl Inner {
             not_before: accepted.not_before,
             not_after: accepted.not_after,
         };
-        self.above = Some(Above { root: root.to_vec(), gateway_ca: gateway_ca.to_vec(), parent });
+        self.above = Some(Above { bundle, gateway_ca: gateway_ca.to_vec(), parent });
         parent
     }
 }
 
 impl Holder {
-    fn put(&mut self, svid: Svid, root: &[u8], domain: &TrustDomain, tick: Tick, parent: u64) {
+    fn put(&mut self, svid: Svid, bundle: &[Vec<u8>], domain: &TrustDomain, tick: Tick, parent: u64) {
         let held = Held { parent, not_before: svid.not_before, not_after: svid.not_after };
         self.renewal.issued(tick, held, die());
         self.problem = None;
@@ -404,7 +404,7 @@ impl Holder {
             id: svid.id,
             chain_der: svid.chain_der,
             key_pkcs8: svid.key_pkcs8,
-            bundle_der: vec![root.to_vec()],
+            bundle_der: bundle.to_vec(),
             trust_domain: domain.clone(),
         })));
     }

@@ -6,6 +6,7 @@
 //! * [`run`]: the process · [`Daemon`]: the same, opened and served by the caller, without confinement
 //! * `authority`, `starts`: the decisions, without I/O, over `enrolment`, `deployments`, `permits`, `records`, `leaves`, `clock`
 //! * `service`: one decision after the other, on disk before in force: `state`, `audit`, `refusals`
+//! * `site`: the same with a site's own CA instead of a fleet
 //! * `issuance`: the issuing CA and the certificates in use · `renewal`: when · `workload`: who gets them
 //! * `iotedge`: the same door for modules built with Azure's SDKs · `module_keys`, `envelope`, `kept`: keys that it uses
 //! * `jwt`: the keys of JWT-SVIDs, and the tokens that they sign
@@ -44,6 +45,7 @@ mod renewal;
 mod requests;
 mod run;
 mod service;
+mod site;
 mod starts;
 mod state;
 mod workload;

@@ -111,6 +111,7 @@ pub(crate) fn world() -> &'static World {
                 operators,
             },
             expected: Some(expected),
+            site: None,
             own_cgroup: "/daemons/identityd".into(),
         });
         World { context, image, envelopes, enrolled }

@@ -22,7 +22,7 @@ use crate::authority::{Effect, Input};
 use crate::metrics::Operation;
 use crate::records::ProcessSeen;
 use crate::service::{Service, internal};
-use crate::workload;
+use crate::{site, workload};
 
 /// A `Watch` without news is answered after this time, so that both sides know the other is there.
 const WATCH_HOLD: Duration = Duration::from_secs(30);
@@ -73,6 +73,8 @@ pub async fn answer(service: &Arc<Service>, request: Request) -> Result<Reply, R
         }
         Request::EnrolAccept(enrolled) => decide(service, Input::EnrolAccept(enrolled)).await,
         Request::EnrolRefused(refusal) => decide(service, Input::EnrolRefused(bounded(&refusal))).await,
+
+        Request::Est(request) => site::answer(service, *request).await,
 
         Request::DeploymentAccept(envelope) => {
             let judged = blocking(service, move |service| {
@@ -156,7 +158,7 @@ fn check_sizes(request: &Request) -> Result<(), Refusal> {
 }
 
 /// Runs what blocks on a disk, a chip or the processor away from the tasks that must stay quick.
-async fn blocking<T: Send + 'static>(
+pub async fn blocking<T: Send + 'static>(
     service: &Arc<Service>,
     work: impl FnOnce(&Service) -> Result<T, Refusal> + Send + 'static,
 ) -> Result<T, Refusal> {
@@ -265,6 +267,7 @@ fn status(service: &Service) -> Reply {
         keystore: description.text,
         dangerous: description.dangerous,
         verdict: state.documents.enrolment.verdict(believed.now),
+        est: site::status(service),
         gateway_ca_expires: accepted.map(|accepted| accepted.not_after),
         issuing_ca_expires: service.issuance.issuing_ca_expires(),
         deployment: state.in_force().map(|in_force| {

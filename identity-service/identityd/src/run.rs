@@ -11,6 +11,7 @@ use edgewarden_names::{Reason, Refusal, UnixTime};
 use edgewarden_platform::{durable, landlock, process, seccomp, users};
 use edgewarden_protocol::config::{Config, Fleet};
 use edgewarden_protocol::dsse::VerifyingKey;
+use edgewarden_protocol::est::EstConfig;
 use edgewarden_protocol::layout::Layout;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -22,6 +23,7 @@ use crate::deployments::Target;
 use crate::enrolment::Expected;
 use crate::records::still_lives;
 use crate::service::{Chain, Parts, Service, internal};
+use crate::site::Site;
 use crate::state::{Documents, StateError, Store};
 use crate::workload::{self, GATEWAYD, RUNTIMED, Sockets};
 use crate::{confine, control, jwt, metrics, requests};
@@ -77,6 +79,8 @@ pub enum RunError {
     SystemCalls(#[from] seccomp::SeccompError),
     #[error("cannot ask the system about users, signals or this process")]
     System(#[source] io::Error),
+    #[error("the site's CA is not configured well")]
+    Site(#[from] Refusal),
     #[error("the process's thread ended")]
     Thread,
 }
@@ -209,14 +213,15 @@ fn open_parts(layout: Layout, config: Config) -> Result<Opened, RunError> {
         .and_then(process::cgroup)
         .map_err(RunError::System)?;
     let expected = config.fleet.as_ref().map(|fleet| expected(&config, fleet, &*keystore)).transpose()?;
-    let operators = config.fleet.as_ref().map(operator_keys).transpose()?.unwrap_or_default();
+    let site = config.est.as_ref().map(|est| site(&config, est, &*keystore)).transpose()?;
+    let operators = operator_keys(config.operator_keys())?;
     let target = Target {
         gateway: config.gateway.name.clone(),
         trust_domain: config.gateway.trust_domain.clone(),
         labels: config.gateway.labels.clone(),
         operators,
     };
-    let context = Arc::new(Context { layout: layout.clone(), target, expected, own_cgroup });
+    let context = Arc::new(Context { layout: layout.clone(), target, expected, site, own_cgroup });
     let (authority, set_aside) = Authority::recover(Arc::clone(&context), documents);
     let (sockets, refused_callers) = Sockets::new(layout);
     let parts = Parts { context, config, keystore, store, authority, audit, sockets };
@@ -232,14 +237,20 @@ fn expected(config: &Config, fleet: &Fleet, keystore: &dyn Keystore) -> Result<E
     })
 }
 
-fn operator_keys(fleet: &Fleet) -> Result<Vec<VerifyingKey>, RunError> {
+fn site(config: &Config, est: &EstConfig, keystore: &dyn Keystore) -> Result<Site, RunError> {
+    let gateway = &config.gateway;
+    let ca_public = keystore.ca_public()?;
+    Ok(Site::new(est, gateway.name.clone(), gateway.trust_domain.clone(), ca_public)?)
+}
+
+fn operator_keys(paths: &[PathBuf]) -> Result<Vec<VerifyingKey>, RunError> {
     let one = |path: &PathBuf| {
         let point = spki::point(&read_pem(path, pem::PUBLIC_KEY)?)
             .map_err(|source| RunError::Pinned { path: path.clone(), source })?;
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         Ok(VerifyingKey { name, point })
     };
-    fleet.operator_keys.iter().map(one).collect()
+    paths.iter().map(one).collect()
 }
 
 fn read_pem(path: &PathBuf, label: &str) -> Result<Vec<u8>, RunError> {

@@ -25,6 +25,7 @@ use crate::jwt::PublishedKeys;
 use crate::leaves::LeafTokens;
 use crate::permits::Counter;
 use crate::records::Records;
+use crate::site::SiteRequest;
 
 /// Largest document: a deployment's envelope in base64 in base64, with room.
 const DOCUMENT_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -192,10 +193,11 @@ pub struct Documents {
     pub records: Arc<Records>,
     pub clock: Arc<TimeFloor>,
     pub jwt_keys: Arc<PublishedKeys>,
+    pub site_request: Arc<SiteRequest>,
 }
 
 impl Documents {
-    const FILES: [&str; 7] = [
+    const FILES: [&str; 8] = [
         Counter::FILE,
         LeafTokens::FILE,
         TimeFloor::FILE,
@@ -203,6 +205,7 @@ impl Documents {
         Deployments::FILE,
         Records::FILE,
         PublishedKeys::FILE,
+        SiteRequest::FILE,
     ];
 
     pub fn load(store: &Store) -> Result<Self, StateError> {
@@ -214,6 +217,7 @@ impl Documents {
             records: store.load().map(Arc::new)?,
             clock: store.load().map(Arc::new)?,
             jwt_keys: store.load().map(Arc::new)?,
+            site_request: store.load().map(Arc::new)?,
         })
     }
 
@@ -228,6 +232,7 @@ impl Documents {
             put(&mut files, &self.deployments, before.map(|before| &before.deployments))?;
             put(&mut files, &self.records, before.map(|before| &before.records))?;
             put(&mut files, &self.jwt_keys, before.map(|before| &before.jwt_keys))?;
+            put(&mut files, &self.site_request, before.map(|before| &before.site_request))?;
             Ok(files)
         };
         let changed =

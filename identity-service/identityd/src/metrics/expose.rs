@@ -169,12 +169,15 @@ fn decisions(text: &mut Text, service: &Service) {
     }
     let believed = state.believe(UnixTime::now());
     let verdict = state.documents.enrolment.verdict(believed.now).map(|verdict| verdict.state);
+    let site = state.context.site.is_some();
     text.family("verdict", "gauge", "1 for the state of the fleet's verdict on this boot.");
     for (name, is) in [
         ("fresh", verdict == Some(VerdictState::Fresh)),
         ("stale", verdict == Some(VerdictState::Stale)),
         ("failed", verdict == Some(VerdictState::Failed)),
-        ("unknown", verdict.is_none() || verdict == Some(VerdictState::Unknown)),
+        // A site's CA judges nothing; that is known.
+        ("none", verdict.is_none() && site),
+        ("unknown", (verdict.is_none() && !site) || verdict == Some(VerdictState::Unknown)),
     ] {
         text.sample("verdict", &[("state", name)], u8::from(is));
     }

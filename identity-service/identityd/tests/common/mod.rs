@@ -104,6 +104,7 @@ impl Gateway {
                 root: file("root.pem", &pem::encode(pem::CERTIFICATE, root.certificate_der())),
                 operator_keys: vec![file("operator.pem", &operator.public_pem())],
             }),
+            est: None,
             keystore: config::Keystore::Software {
                 passphrase_file: file("passphrase", "correct horse battery"),
             },

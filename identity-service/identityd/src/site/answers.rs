@@ -1,0 +1,302 @@
+//! The way of each request about a site's CA: what `runtimed` brings is judged, then decided.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use edgewarden_ca::{CaError, IssuingCa};
+use edgewarden_est::wire::{self, Answer, BODY_BYTES_MAX, Question};
+use edgewarden_est::{
+    CertificateBag, CsrAttributes, EnrolledChain, EstError, Progress, Severity, SignedRequest, Subject,
+    certs_only,
+};
+use edgewarden_keystore::CaKey;
+use edgewarden_names::{ModuleName, Reason, Refusal, SpiffeId, UnixTime};
+use edgewarden_protocol::control::Reply;
+use edgewarden_protocol::est::{EstLife, EstOperation, EstReply, EstRequest, EstState, EstStatus, HttpReply};
+
+use super::decisions::Input;
+use super::handshake;
+use super::pending::Pending;
+use super::rules::Site;
+use crate::audit::{Event, KeyUse};
+use crate::authority;
+use crate::enrolment::Accepted;
+use crate::metrics::Operation;
+use crate::requests::{blocking, decide, keystore_refusal};
+use crate::service::Service;
+use crate::workload::RUNTIMED;
+
+/// Most values of one header, and most bytes of each.
+const VALUES_MAX: usize = 8;
+const VALUE_BYTES_MAX: usize = 1024;
+/// How long the certificate lives that a new gateway CA is tried with.
+const TRIAL: Duration = Duration::from_secs(600);
+
+fn site(service: &Service) -> Result<&Site, Refusal> {
+    let none =
+        || Refusal::new(Reason::EstConfig, "gateway", "the configuration names no site's CA (`[est]`)");
+    service.context.site.as_ref().ok_or_else(none)
+}
+
+pub async fn answer(service: &Arc<Service>, request: EstRequest) -> Result<Reply, Refusal> {
+    site(service)?;
+    let reply = match request {
+        EstRequest::State => blocking(service, state).await?,
+        EstRequest::Handshake { transcript_hash } => {
+            blocking(service, move |service| handshake(service, transcript_hash.as_slice())).await?
+        }
+        EstRequest::Ask { operation, csrattrs } => {
+            check(&csrattrs)?;
+            ask(service, operation, csrattrs).await?
+        }
+        EstRequest::Answer { cacerts, answer } => {
+            check(&cacerts)?;
+            check(&answer)?;
+            judge(service, cacerts, answer).await?
+        }
+    };
+    Ok(Reply::Est(Box::new(reply)))
+}
+
+/// What `edgewarden status` shows.
+pub fn status(service: &Service) -> Option<EstStatus> {
+    let site = service.context.site.as_ref()?;
+    let documents = &service.current().documents;
+    Some(EstStatus {
+        url: site.url.clone(),
+        certified: documents.enrolment.accepted.is_some(),
+        pending_since: documents.site_request.pending.as_ref().and_then(|pending| pending.since),
+    })
+}
+
+/// Before anything of it is looked at.
+fn check(reply: &HttpReply) -> Result<(), Refusal> {
+    let headers = [&reply.content_type, &reply.transfer_encoding, &reply.retry_after];
+    let long = |values: &Vec<String>| {
+        values.len() > VALUES_MAX || values.iter().any(|value| value.len() > VALUE_BYTES_MAX)
+    };
+    if reply.body.0.len() > BODY_BYTES_MAX || headers.into_iter().any(long) {
+        return Err(Refusal::new(
+            Reason::RequestTooLarge,
+            "answer",
+            "it is over the limits of an EST answer",
+        ));
+    }
+    Ok(())
+}
+
+fn state(service: &Service) -> Result<EstReply, Refusal> {
+    let site = site(service)?;
+    let documents = &service.current().documents;
+    let mut state = EstState { point: site.point.clone().into(), ..EstState::default() };
+    if let Some(accepted) = &documents.enrolment.accepted {
+        state.chain.push(accepted.gateway_ca.clone());
+        state.chain.extend(accepted.above().map(Into::into));
+        state.life = Some(EstLife { not_before: accepted.not_before, not_after: accepted.not_after });
+    }
+    state.pending = documents.site_request.pending.as_ref().map(|pending| pending.operation);
+    Ok(EstReply::State(state))
+}
+
+fn handshake(service: &Service, transcript_hash: &[u8]) -> Result<EstReply, Refusal> {
+    let content = handshake::certificate_verify(transcript_hash)?;
+    if service.current().documents.enrolment.accepted.is_none() {
+        let rule = "there is no certificate to show";
+        return Err(Refusal::new(Reason::IdentityUnavailable, "handshake", rule));
+    }
+    let sign = || service.keystore.ca_sign(&content);
+    let signature = service
+        .metrics
+        .keystore(Operation::CaSign, sign)
+        .map_err(|error| keystore_refusal("handshake", &error))?;
+    let event = Event::new("est.handshake", &service.context.target.gateway, "");
+    service.record(&event.with_key(KeyUse::GatewayCa));
+    Ok(EstReply::Signature(signature.into()))
+}
+
+fn failed(error: &EstError) -> EstReply {
+    let (transient, retry_after_seconds) = match error.severity {
+        Severity::Transient { retry_after } => (true, retry_after.map(|pause| pause.as_secs())),
+        Severity::Fatal => (false, None),
+    };
+    EstReply::Failed { refusal: error.refusal.clone(), transient, retry_after_seconds }
+}
+
+/// The names that a request is for: those of the configuration, or of the certificate that it renews.
+fn subject(site: &Site, accepted: Option<&Accepted>, operation: EstOperation) -> Result<Subject, Refusal> {
+    match (operation, accepted) {
+        (EstOperation::Enroll, _) => Ok(site.subject().clone()),
+        (EstOperation::Reenroll, Some(accepted)) => Ok(site.held(accepted)?.subject()),
+        (EstOperation::Reenroll, None) => {
+            Err(Refusal::new(Reason::RequestInvalid, "renewal", "there is no certificate to renew"))
+        }
+    }
+}
+
+async fn ask(
+    service: &Arc<Service>,
+    operation: EstOperation,
+    csrattrs: HttpReply,
+) -> Result<EstReply, Refusal> {
+    let asked = blocking(service, move |service| Ok(make_request(service, operation, csrattrs)));
+    let (pending, is_new) = match asked.await? {
+        Ok(asked) => asked,
+        Err(error) => return Ok(refused(service, &error).await),
+    };
+    let request = pending.request.clone();
+    if is_new {
+        decide(service, authority::Input::Site(Input::Request(Some(pending)))).await?;
+    }
+    Ok(EstReply::Ask { request })
+}
+
+/// The request that waits, or a new one.
+fn make_request(
+    service: &Service,
+    operation: EstOperation,
+    csrattrs: HttpReply,
+) -> Result<(Pending, bool), EstError> {
+    let site = site(service)?;
+    let documents = &service.current().documents;
+    let waiting = documents.site_request.pending.as_ref();
+    let subject = subject(site, documents.enrolment.accepted.as_ref(), operation)?;
+    if let Some(pending) = waiting.filter(|pending| pending.operation == operation)
+        && pending.resume(&subject, &site.point).is_ok()
+    {
+        return Ok((pending.clone(), false));
+    }
+    let wishes = match wire::read(Question::CsrAttrs, &csrattrs.into(), service.now())? {
+        Answer::Content(der) => CsrAttributes::parse(&der)?,
+        _ => CsrAttributes::default(),
+    };
+    if !wishes.ignored().is_empty() {
+        tracing::info!(ignored = ?wishes.ignored(), "the site's CA asks for attributes that we do not know");
+    }
+    let key = CaKey(&*service.keystore);
+    let sign = || match operation {
+        EstOperation::Enroll => SignedRequest::enroll(&subject, &wishes, &key),
+        // The names of the certificate that is renewed, byte by byte (RFC 7030 section 4.2.2).
+        EstOperation::Reenroll => SignedRequest::renew(&subject, &wishes, &key),
+    };
+    let request = service.metrics.keystore(Operation::CaSign, sign)?;
+    let event = Event::new("est.requested", &site.gateway, Question::Certificate(request.operation()));
+    service.record(&event.with_key(KeyUse::GatewayCa));
+    Ok((Pending::new(operation, &request), true))
+}
+
+/// Says and writes down why there is no certificate; the request is given up when the CA will not decide otherwise.
+async fn refused(service: &Arc<Service>, error: &EstError) -> EstReply {
+    let reply = failed(error);
+    tracing::warn!(refusal = %error.refusal, "no certificate from the site's CA");
+    let refusal = error.refusal.clone();
+    let noted = blocking(service, move |service| {
+        service.note(&refusal);
+        Ok(())
+    });
+    drop(noted.await);
+    let given_up =
+        error.severity == Severity::Fatal && service.current().documents.site_request.pending.is_some();
+    if given_up && let Err(refusal) = decide(service, authority::Input::Site(Input::Request(None))).await {
+        tracing::error!(%refusal, "the request to the site's CA is not forgotten");
+    }
+    reply
+}
+
+/// What an answer comes to.
+enum Judged {
+    Good { accepted: Box<Accepted>, serial: String },
+    Later { after: Duration, pending: Pending },
+}
+
+async fn judge(service: &Arc<Service>, cacerts: HttpReply, answer: HttpReply) -> Result<EstReply, Refusal> {
+    let judged = blocking(service, move |service| Ok(judge_answer(service, cacerts, answer))).await?;
+    match judged {
+        Err(error) => Ok(refused(service, &error).await),
+        Ok(Judged::Later { after, pending }) => {
+            decide(service, authority::Input::Site(Input::Request(Some(pending)))).await?;
+            Ok(EstReply::Pending { after_seconds: after.as_secs() })
+        }
+        Ok(Judged::Good { accepted, serial }) => {
+            let life = EstLife { not_before: accepted.not_before, not_after: accepted.not_after };
+            match decide(service, authority::Input::Site(Input::Accept { accepted, serial })).await {
+                Ok(_) => Ok(EstReply::Enrolled(life)),
+                Err(refusal) if refusal.reason == Reason::EstCertificate => {
+                    Ok(refused(service, &EstError::from(refusal)).await)
+                }
+                Err(refusal) => Err(refusal),
+            }
+        }
+    }
+}
+
+fn judge_answer(service: &Service, cacerts: HttpReply, answer: HttpReply) -> Result<Judged, EstError> {
+    let site = site(service)?;
+    let state = service.current();
+    let documents = &state.documents;
+    let nothing = || Refusal::new(Reason::RequestInvalid, "answer", "nothing was asked");
+    let pending = documents.site_request.pending.as_ref().ok_or_else(nothing)?;
+    let subject = subject(site, documents.enrolment.accepted.as_ref(), pending.operation)?;
+    let wall = UnixTime::now();
+    let believed = state.believe(wall).now;
+    let helpers = match wire::read(Question::CaCerts, &cacerts.into(), believed)? {
+        Answer::Content(der) => {
+            let unread = |error| Refusal::new(Reason::EstAnswer, Question::CaCerts, error);
+            CertificateBag::new(certs_only::parse(&der).map_err(unread)?)?
+        }
+        _ => CertificateBag::default(),
+    };
+    let reply = answer.into();
+    let judge = |now| {
+        let mut enrolment = pending.resume(&subject, &site.point)?;
+        let progress = enrolment.answered(&reply, &helpers, &site.anchors, now)?;
+        Ok::<_, EstError>((enrolment, progress, now))
+    };
+    // The floor may come from a clock that had leapt ahead; what the wall clock says must do then.
+    let judged = match judge(believed) {
+        Err(_) if believed != wall => judge(wall),
+        judged => judged,
+    };
+    match judged? {
+        (enrolment, Progress::Pending { after }, _) => {
+            Ok(Judged::Later { after, pending: pending.after(&enrolment) })
+        }
+        (_, Progress::Enrolled(chain), now) => {
+            let accepted = site.accept(&chain)?;
+            try_out(service, site, &accepted, &chain, now)?;
+            Ok(Judged::Good { accepted: Box::new(accepted), serial: chain.serial().to_owned() })
+        }
+    }
+}
+
+/// Issues a certificate beneath a new gateway CA and judges it as a peer would. It goes nowhere.
+fn try_out(
+    service: &Service,
+    site: &Site,
+    accepted: &Accepted,
+    chain: &EnrolledChain,
+    now: UnixTime,
+) -> Result<(), EstError> {
+    let refuse =
+        |rule: String| EstError::from(Refusal::new(Reason::EstCertificate, "gateway CA certificate", rule));
+    let unusable = |error: CaError| match error {
+        CaError::Signer(_) | CaError::Random => EstError::new(
+            Refusal::new(Reason::IdentityUnavailable, "gateway CA", "the key did not sign"),
+            Severity::Transient { retry_after: None },
+        ),
+        error => refuse(format!("nothing can be issued beneath it: {error}")),
+    };
+    let module = ModuleName::parse(RUNTIMED).map_err(|error| refuse(error.to_string()))?;
+    let id = SpiffeId::module(&site.trust_domain, &site.gateway, &module);
+    let create = || {
+        let key = CaKey(&*service.keystore);
+        let gateway_ca = accepted.gateway_ca.as_slice();
+        IssuingCa::create(&key, gateway_ca, &site.trust_domain, &site.gateway, TRIAL, now)
+    };
+    let issuing = service.metrics.keystore(Operation::CaSign, create).map_err(unusable)?;
+    let detail = format!("a certificate beneath serial {}", chain.serial());
+    service.record(&Event::new("est.tried", &site.gateway, detail).with_key(KeyUse::GatewayCa));
+    let svid = issuing.beneath(accepted.above()).issue_svid(&id, &[], TRIAL, now).map_err(unusable)?;
+    edgewarden_transport::judge_chain(&svid.chain_der, &accepted.bundle(), &site.trust_domain, now)
+        .map(drop)
+        .map_err(|refusal| refuse(format!("peers would refuse certificates beneath it: {}", refusal.rule)))
+}
