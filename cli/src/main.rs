@@ -47,6 +47,9 @@ enum Command {
     Logs(commands::runtime::Logs),
     /// Prove this boot to the fleet again, now.
     Renew,
+    /// The certificate from a site's own CA.
+    #[command(subcommand)]
+    Est(commands::est::Est),
     /// Give this gateway a signed deployment by hand, as on a site without a network.
     #[command(subcommand)]
     Deployment(commands::deployment::Deployment),
@@ -134,6 +137,7 @@ fn run(arguments: Arguments) -> Result<(), Problem> {
             Command::Doctor(doctor) => doctor.run(&layout, format).await,
             Command::Logs(logs) => logs.run(&layout).await,
             Command::Renew => commands::runtime::renew(&layout, format).await,
+            Command::Est(est) => est.run(&layout, format).await,
             Command::Deployment(deployment) => deployment.run(&layout, format).await,
             Command::Policy(policy) => policy.run(&layout, format).await,
             Command::Image(image) => image.run(format).await,

@@ -16,6 +16,7 @@ use edgewarden_gatewayd::status::UpstreamStatus;
 use edgewarden_names::{Epoch, Reason, Refusal, UnixTime};
 use edgewarden_protocol::enrol::{DeviceKeys, VerdictState};
 use edgewarden_protocol::uplink::ModuleState;
+use edgewarden_runtimed::control::EstTrouble;
 
 struct Case {
     check: &'static str,
@@ -423,11 +424,60 @@ fn outside_cases() -> Vec<Case> {
     ]
 }
 
+fn in_trouble(site: &mut Site, transient: bool) {
+    site.answer(|answers| {
+        answers.runtime.est.as_mut().unwrap().trouble = Some(EstTrouble {
+            at: UnixTime(1),
+            refusal: Refusal::new(Reason::EstCertificate, "certificate", "it is for another key"),
+            transient,
+            failures: 3,
+        });
+    });
+}
+
+fn est_cases() -> Vec<Case> {
+    vec![
+        given(Site::with_est, site("est.secret", Fail, |s| set_mode(&s.etc("est-password"), 0o640))),
+        given(
+            Site::with_est,
+            site("est.secret", Fail, |s| chown(s.etc("est-password"), Some(1), None).unwrap()),
+        ),
+        given(Site::with_est, site("est.secret", Fail, |s| fs::remove_file(s.etc("est-password")).unwrap())),
+        given(Site::with_est, site("est.contact", Warn, |s| in_trouble(s, true))),
+        given(Site::with_est, site("est.contact", Fail, |s| in_trouble(s, false))),
+        given(
+            Site::with_est,
+            site("est.pending", Warn, |s| {
+                s.answer(|a| a.status.est.as_mut().unwrap().pending_since = Some(UnixTime(1)));
+            }),
+        ),
+        given(
+            Site::with_est,
+            site("attestation.joined", Fail, |s| {
+                s.answer(|a| a.status.est.as_mut().unwrap().certified = false);
+            }),
+        ),
+        given(Site::with_est, site("config.protected", Fail, |s| set_mode(&s.etc("operator-1.pem"), 0o666))),
+        given(
+            Site::with_est,
+            site("config.operator_keys", Fail, |s| write(&s.etc("operator-1.pem"), "no key")),
+        ),
+    ]
+}
+
 fn cases() -> Vec<Case> {
-    [config_cases(), permission_cases(), machine_cases(), daemon_cases(), identity_cases(), outside_cases()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        config_cases(),
+        permission_cases(),
+        machine_cases(),
+        daemon_cases(),
+        identity_cases(),
+        outside_cases(),
+        est_cases(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 #[tokio::test]
@@ -438,7 +488,7 @@ async fn a_healthy_gateway_passes_every_check_that_applies() {
         examine(&facts, None).into_iter().filter(|one| one.outcome != Outcome::Pass).collect();
     assert_eq!(
         skipped.iter().map(|one| one.id).collect::<Vec<_>>(),
-        ["permissions.secret_file"],
+        ["permissions.secret_file", "est.secret", "est.contact", "est.pending"],
         "{skipped:#?}"
     );
 }

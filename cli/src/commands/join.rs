@@ -123,6 +123,7 @@ impl Join {
         let config = Config {
             gateway: Gateway { name: self.name.clone(), trust_domain: self.trust_domain.clone(), labels },
             fleet: Some(Fleet { url: self.fleet.clone(), root, operator_keys }),
+            est: None,
             keystore: keystore(&self.keystore, &self.library_files)?,
             attestation: self
                 .event_log

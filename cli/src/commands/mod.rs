@@ -4,6 +4,7 @@ pub mod attest;
 pub mod audit;
 pub mod deployment;
 pub mod doctor;
+pub mod est;
 pub mod identity;
 pub mod image;
 pub mod join;

@@ -32,6 +32,7 @@ pub async fn run(layout: &Layout, format: Format) -> Result<(), Problem> {
     }
     let now = UnixTime::now();
     print_identity(&identity, now);
+    super::est::print(&identity, modules.as_ref().and_then(|status| status.est.as_ref()), now);
     match messages {
         Some(status) => println!("messages     {}", messages_line(&status, now)),
         None => println!("messages     gatewayd does not answer"),
@@ -91,6 +92,9 @@ fn print_identity(status: &Status, now: UnixTime) {
                 verdict.hardware,
                 until(verdict.expires, now)
             );
+        }
+        None if status.est.is_some() => {
+            println!("attestation  verdict: none (site CA): no fleet judges this boot")
         }
         None => println!("attestation  not joined"),
     }

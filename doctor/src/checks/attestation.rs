@@ -74,7 +74,15 @@ fn joined(facts: &Facts) -> Finding {
     let Some(status) = &facts.daemons.identity else { return not_running("identityd") };
     match &status.verdict {
         Some(_) => Finding::pass(format!("{} in {}", status.gateway, status.trust_domain)),
-        None => Finding::fail("no fleet has judged it yet"),
+        None => match &status.est {
+            Some(est) if est.certified => Finding::pass(format!(
+                "{} in {}, by the site's CA; no fleet judges this boot",
+                status.gateway, status.trust_domain
+            )),
+            Some(_) => Finding::fail("the site's CA has not certified it yet")
+                .remedy("`edgewarden est status` says what is in the way; `edgewarden est enroll` asks now"),
+            None => Finding::fail("no fleet has judged it yet"),
+        },
     }
 }
 

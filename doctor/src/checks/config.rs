@@ -27,7 +27,7 @@ pub const CHECKS: &[Check] = &[
     },
     Check {
         id: "config.fleet",
-        title: "a fleet is configured",
+        title: "a fleet, or a site's own CA, is configured",
         remedy: "`edgewarden join` enrols this gateway in a fleet; without one nothing is attested and nothing is deployed",
         run: fleet,
     },
@@ -40,7 +40,7 @@ pub const CHECKS: &[Check] = &[
     Check {
         id: "config.operator_keys",
         title: "at least one operator key is pinned, and each can be read",
-        remedy: "put the operators' public keys (PEM, P-256) where `fleet.operator_keys` says, and restart the gateway",
+        remedy: "put the operators' public keys (PEM, P-256) where `fleet.operator_keys` or `est.operator_keys` says, and restart the gateway",
         run: operator_keys,
     },
     Check {
@@ -94,9 +94,12 @@ fn ranges(facts: &Facts) -> Finding {
 
 fn fleet(facts: &Facts) -> Finding {
     let Some(config) = facts.settings() else { return no_config() };
-    match &config.fleet {
-        Some(fleet) => Finding::pass(fleet.url.clone()),
-        None => Finding::warn("the configuration names no fleet"),
+    match (&config.fleet, &config.est) {
+        (Some(fleet), _) => Finding::pass(fleet.url.clone()),
+        (None, Some(est)) => {
+            Finding::pass(format!("the site's CA at {}; no fleet judges this gateway", est.url))
+        }
+        (None, None) => Finding::warn("the configuration names no fleet"),
     }
 }
 
@@ -121,7 +124,7 @@ fn fleet_root(facts: &Facts) -> Finding {
 
 fn operator_keys(facts: &Facts) -> Finding {
     let Some(config) = facts.settings() else { return no_config() };
-    if config.fleet.is_none() {
+    if config.fleet.is_none() && config.est.is_none() {
         return no_fleet();
     }
     let keys = &facts.config.operator_keys;
@@ -142,7 +145,10 @@ fn protected(facts: &Facts) -> Finding {
     paths.extend(facts.config.path.parent().map(Into::into));
     if let Some(fleet) = facts.settings().and_then(|config| config.fleet.as_ref()) {
         paths.push(fleet.root.clone());
-        paths.extend(fleet.operator_keys.iter().cloned());
+    }
+    if let Some(config) = facts.settings() {
+        paths.extend(config.est.iter().map(|est| est.trust_anchors.clone()));
+        paths.extend(config.operator_keys().iter().cloned());
     }
     let mut wrong = Vec::new();
     for path in &paths {

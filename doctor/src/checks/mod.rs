@@ -6,6 +6,7 @@ mod clock;
 mod config;
 mod daemons;
 mod disk;
+mod est;
 mod fleet;
 mod kernel;
 mod keystore;
@@ -42,6 +43,7 @@ pub static CHECKS: LazyLock<Vec<Check>> = LazyLock::new(|| {
         messages::CHECKS,
         network::CHECKS,
         fleet::CHECKS,
+        est::CHECKS,
         registry::CHECKS,
     ]
     .concat()

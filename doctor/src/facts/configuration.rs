@@ -37,9 +37,11 @@ pub fn gather(layout: &Layout) -> Configuration {
         Ok(_) => match Config::load(&path) {
             Ok(config) => ConfigState::Good(Box::new(config)),
             Err(error @ ConfigError::Read { .. }) => ConfigState::Missing(super::chain(&error)),
-            Err(error @ (ConfigError::Range { .. } | ConfigError::Outlives { .. })) => {
-                ConfigState::Range(error.to_string())
-            }
+            Err(
+                error @ (ConfigError::Range { .. }
+                | ConfigError::Outlives { .. }
+                | ConfigError::TwoCertifiers { .. }),
+            ) => ConfigState::Range(error.to_string()),
             Err(error @ ConfigError::Parse { .. }) => ConfigState::Invalid(error.to_string()),
         },
     };
@@ -48,7 +50,10 @@ pub fn gather(layout: &Layout) -> Configuration {
         _ => None,
     };
     let root = fleet.map(|fleet| certificate(&fleet.root));
-    let keys = fleet.map(|fleet| fleet.operator_keys.as_slice()).unwrap_or_default();
+    let keys = match &state {
+        ConfigState::Good(config) => config.operator_keys(),
+        _ => &[],
+    };
     let operator_keys = keys.iter().map(|path| (path.clone(), key(path))).collect();
     Configuration { path, state, root, operator_keys }
 }

@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use edgewarden_protocol::config::{Config, Keystore};
+use edgewarden_protocol::est::EstAuth;
 use edgewarden_protocol::layout::Layout;
 
 use super::Programs;
@@ -102,9 +103,18 @@ pub fn gather(layout: &Layout, config: Option<&Config>, programs: &Programs) -> 
         add(folder, true);
     }
     if let Some(fleet) = config.and_then(|config| config.fleet.as_ref()) {
-        for path in std::iter::once(&fleet.root).chain(&fleet.operator_keys) {
-            add(path, true);
+        add(&fleet.root, true);
+    }
+    if let Some(est) = config.and_then(|config| config.est.as_ref()) {
+        add(&est.trust_anchors, true);
+        if let EstAuth::Basic { password_file: secret, .. } | EstAuth::Certificate { key_file: secret, .. } =
+            &est.auth
+        {
+            add(secret, true);
         }
+    }
+    for path in config.map(Config::operator_keys).unwrap_or_default() {
+        add(path, true);
     }
     match config.map(|config| &config.keystore) {
         Some(Keystore::Tpm { device }) => add(device, true),

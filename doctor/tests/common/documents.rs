@@ -54,6 +54,7 @@ impl Answers {
                     at: UnixTime(now - 3600),
                     expires: UnixTime(now + DAY),
                 }),
+                est: None,
                 gateway_ca_expires: Some(UnixTime(now + 29 * DAY)),
                 issuing_ca_expires: Some(UnixTime(now + 8 * DAY)),
                 deployment: Some(("glucose".into(), 1)),
@@ -102,6 +103,7 @@ impl Answers {
                     last_contact: Some(UnixTime(now - 5)),
                     error: None,
                 },
+                est: None,
             },
             gateway: gateway_status(now, epoch),
             deployment: Some(DeploymentInForce {

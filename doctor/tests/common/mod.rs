@@ -15,7 +15,9 @@ use edgewarden_doctor::{Examined, Facts, Outcome, Peer, Sources, Volume, examine
 use edgewarden_names::{TrustDomain, UnixTime};
 
 use edgewarden_platform::users::{self, User};
+use edgewarden_protocol::est::EstStatus;
 use edgewarden_protocol::layout::Layout;
+use edgewarden_runtimed::control as runtime;
 
 pub use documents::{Answers, event_log};
 
@@ -183,6 +185,32 @@ impl Site {
         self.answer(|answers| {
             answers.status.keystore = "software (hardware: none)".into();
             answers.health.as_mut().unwrap().lockout = None;
+        });
+    }
+
+    /// A site's own CA in the fleet's place.
+    pub fn with_est(&mut self) {
+        self.config.remove("fleet");
+        let password = self.etc("est-password");
+        write(&password, "correct horse");
+        set_mode(&password, 0o600);
+        let path = |name: &str| self.etc(name).display().to_string();
+        let est = format!(
+            "url = \"https://est.example\"\ntrust_anchors = \"{}\"\noperator_keys = [\"{}\"]\n\
+             [auth]\nkind = \"basic\"\nuser = \"gw\"\npassword_file = \"{}\"\n",
+            path("fleet-root.pem"),
+            path("operator-1.pem"),
+            password.display()
+        );
+        let est: toml::Table = est.parse().unwrap();
+        self.config.insert("est".into(), est.into());
+        self.answer(|answers| {
+            let url = "https://est.example".to_owned();
+            answers.status.verdict = None;
+            answers.status.est = Some(EstStatus { url: url.clone(), certified: true, pending_since: None });
+            answers.runtime.fleet.url = None;
+            answers.runtime.est =
+                Some(runtime::EstStatus { url, last_success: None, again_at: None, trouble: None });
         });
     }
 

@@ -7,7 +7,7 @@ use edgewarden_names::{Epoch, ModuleName};
 use edgewarden_protocol::uplink::ModuleReport;
 use tokio::sync::watch;
 
-use crate::control::{FleetStatus, ModuleStatus, Status};
+use crate::control::{EstStatus, FleetStatus, ModuleStatus, Status};
 
 /// Cloning shares it.
 #[derive(Debug, Clone)]
@@ -21,6 +21,7 @@ struct Shown {
     modules: BTreeMap<ModuleName, ModuleStatus>,
     epoch: Option<Epoch>,
     fleet: FleetStatus,
+    est: Option<EstStatus>,
 }
 
 impl Board {
@@ -67,12 +68,17 @@ impl Board {
         change(&mut self.shown().fleet);
     }
 
+    pub fn set_est(&self, status: EstStatus) {
+        self.shown().est = Some(status);
+    }
+
     pub fn status(&self) -> Status {
         let shown = self.shown();
         Status {
             modules: shown.modules.values().cloned().collect(),
             epoch: shown.epoch,
             fleet: shown.fleet.clone(),
+            est: shown.est.clone(),
         }
     }
 

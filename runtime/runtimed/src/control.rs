@@ -21,6 +21,9 @@ pub enum Request {
     Logs { module: ModuleName, last: u32 },
     /// Renews the gateway's attestation and certificate with the fleet now. → [`Reply::Renewed`]
     Renew,
+    /// Asks the site's CA for a certificate now: renews the one that is held, or with `anew`, or without one, asks for a
+    /// first one. → [`Reply::Est`]
+    Est { anew: bool },
     /// Asks the fleet for a deployment now. → [`Reply::Done`]
     SyncNow,
     /// Ends the daemon and leaves the modules running. With `stop_modules`: stops the modules, removes rules, networks
@@ -37,6 +40,7 @@ pub enum Reply {
     Status(Box<Status>),
     Logs(Vec<String>),
     Renewed(Box<Verdict>),
+    Est(EstOutcome),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +50,45 @@ pub struct Status {
     /// The policy epoch that the kernel enforces.
     pub epoch: Option<Epoch>,
     pub fleet: FleetStatus,
+    /// `None` unless a site's CA is configured.
+    pub est: Option<EstStatus>,
+}
+
+/// What an asking of the site's CA came to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum EstOutcome {
+    Enrolled {
+        not_after: UnixTime,
+    },
+    /// Somebody at the CA has to approve. It is asked again by itself.
+    Pending {
+        again_at: UnixTime,
+    },
+}
+
+/// How it goes with the site's CA.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EstStatus {
+    pub url: String,
+    /// When it was last asked with success.
+    pub last_success: Option<UnixTime>,
+    /// When it is looked at next whether it must be asked, while something is in the way.
+    pub again_at: Option<UnixTime>,
+    pub trouble: Option<EstTrouble>,
+}
+
+/// Why there is no new certificate. The one that is held stays.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EstTrouble {
+    pub at: UnixTime,
+    pub refusal: Refusal,
+    /// False when somebody has to change something first.
+    pub transient: bool,
+    /// In a row.
+    pub failures: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -12,6 +12,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::context::Context;
 use crate::control::{Reply, Request};
+use crate::est_link::EstNow;
 use crate::fleet_link::RenewNow;
 use crate::{RunError, logs};
 
@@ -22,6 +23,7 @@ const LINES_MAX: usize = 100_000;
 #[derive(Debug)]
 pub enum Command {
     Renew(RenewNow),
+    Est(EstNow),
     Sync,
     Shutdown { stop_modules: bool, done: oneshot::Sender<Result<(), Refusal>> },
 }
@@ -93,6 +95,11 @@ async fn answer(
                 .map(Reply::Logs)
                 .map_err(|error| Refusal::new(Reason::Internal, &module, error))
         }
+        Request::Renew if context.config.est.is_some() => {
+            let rule =
+                "a site's CA certifies this gateway, and no fleet judges it: `edgewarden est enroll` renews";
+            Err(Refusal::new(Reason::EstConfig, "renewal", rule))
+        }
         Request::Renew => {
             let (send, renewed) = oneshot::channel();
             commands.send(Command::Renew(send)).await.map_err(|_| ends())?;
@@ -101,6 +108,11 @@ async fn answer(
                 Err(crate::enrol::EnrolError::Refused(refusal)) => Err(refusal),
                 Err(error) => Err(Refusal::new(Reason::IdentityUnavailable, "renewal", crate::chain(&error))),
             }
+        }
+        Request::Est { anew } => {
+            let (answer, enrolled) = oneshot::channel();
+            commands.send(Command::Est(EstNow { anew, answer })).await.map_err(|_| ends())?;
+            enrolled.await.map_err(|_| ends())?.map(Reply::Est)
         }
         Request::SyncNow => {
             commands.send(Command::Sync).await.map_err(|_| ends())?;

@@ -1,6 +1,7 @@
 //! `runtimed`: carries out what `identityd` decides about modules.
 //!
 //! * [`run`]: the daemon · [`control`]: what the command line asks of it
+//! * `est_link`: the same with a site's own CA (RFC 7030)
 //! * [`identity`]: a client of `identityd`'s control socket · [`enrol`]: enrolment and renewal, shared with `edgewarden join`
 //!
 //! It runs as root, because it mounts, makes namespaces and starts containers. Its seccomp filter is passed on to what it
@@ -19,6 +20,8 @@ mod context;
 pub mod control;
 mod control_server;
 pub mod enrol;
+mod est_handshake;
+mod est_link;
 mod fleet_link;
 pub mod identity;
 mod images;
@@ -120,10 +123,12 @@ pub async fn run(layout: Layout, config: Config) -> Result<(), RunError> {
     let (stop_all, stop) = mpsc::channel(1);
     let (renew, renewals) = mpsc::channel(4);
     let (sync, syncs) = mpsc::channel(1);
+    let (est, est_asked) = mpsc::channel(4);
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(control_server::serve(Arc::clone(&context), listener, command));
     tasks.spawn(fleet_link::sync(Arc::clone(&context), syncs));
     tasks.spawn(fleet_link::renewals(Arc::clone(&context), renewals));
+    tasks.spawn(est_link::run(Arc::clone(&context), est_asked));
     let mut supervisor = tokio::spawn(Supervisor::new(Arc::clone(&context), addresses).run(stop));
     tracing::info!(gateway = %context.config.gateway.name, "runtimed is ready");
     let mut stopped_all = false;
@@ -138,6 +143,7 @@ pub async fn run(layout: Layout, config: Config) -> Result<(), RunError> {
                 // A full queue means that somebody asks already.
                 Command::Renew(answer) => drop(renew.try_send(answer)),
                 Command::Sync => drop(sync.try_send(())),
+                Command::Est(asked) => drop(est.try_send(asked)),
                 Command::Shutdown { stop_modules: false, done } => break Some(done),
                 Command::Shutdown { stop_modules: true, done } => {
                     let (stopped, all_stopped) = oneshot::channel();

@@ -148,6 +148,7 @@ impl Gateway {
                     &spki::to_pem(operator.public_key().as_ref()).unwrap(),
                 )],
             }),
+            est: None,
             keystore: config::Keystore::Software {
                 passphrase_file: file("passphrase", "correct horse battery"),
             },

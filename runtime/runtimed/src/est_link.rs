@@ -1,0 +1,258 @@
+//! The link to a site's own CA (RFC 7030): carries requests and answers between `identityd` and the EST server, when
+//! [`edgewarden_est::Renewal`] says so.
+//!
+//! Decides nothing about certificates: `identityd` signs and judges. The certificate that is held stays in force whatever
+//! fails here. Passwords are read for each asking and wiped after it; so a file that was put right counts at once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use edgewarden_est::wire::Question;
+use edgewarden_est::{
+    Action, Client, ClientIdentity, EstError, Key, Life, Operation, Renewal, RenewalPolicy, Severity,
+};
+use edgewarden_names::{Reason, Refusal, UnixTime};
+use edgewarden_protocol::control::{Reply, Request};
+use edgewarden_protocol::est::{EstConfig, EstLife, EstOperation, EstReply, EstRequest, EstState, HttpReply};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::context::Context;
+use crate::control::{EstOutcome, EstStatus, EstTrouble};
+use crate::est_handshake::HandshakeKey;
+use crate::identity::CallError;
+
+/// How long `identityd` is left alone when it does not say what is held.
+const AWAY: Duration = Duration::from_secs(2);
+
+/// Somebody wants a certificate now.
+#[derive(Debug)]
+pub struct EstNow {
+    /// A first one, even if one is held.
+    pub anew: bool,
+    pub answer: oneshot::Sender<Result<EstOutcome, Refusal>>,
+}
+
+/// Follows the site's CA for as long as it is polled.
+pub async fn run(context: Arc<Context>, mut now: mpsc::Receiver<EstNow>) {
+    let Some(config) = context.config.est.clone() else { return refuse_all(now).await };
+    let mut link = Link {
+        last_success: None,
+        renewal: Renewal::new(RenewalPolicy::default(), None, seed()),
+        known: false,
+        config,
+        context,
+    };
+    let mut asked: Option<EstNow> = None;
+    loop {
+        let wait = match link.step(asked.take()).await {
+            Ok(wait) => wait,
+            Err(error) => {
+                tracing::debug!(error = %error.refusal, "identityd does not say what is held");
+                AWAY
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            // Without senders the daemon ends.
+            Some(one) = now.recv() => asked = Some(one),
+        }
+    }
+}
+
+async fn refuse_all(mut now: mpsc::Receiver<EstNow>) {
+    while let Some(asked) = now.recv().await {
+        let refusal =
+            Refusal::new(Reason::EstConfig, "gateway", "the configuration names no site's CA (`[est]`)");
+        // Whoever asked may be gone.
+        drop(asked.answer.send(Err(refusal)));
+    }
+    std::future::pending().await
+}
+
+/// Spreads gateways that started at one moment. Nothing secret hangs on it.
+fn seed() -> u64 {
+    let mut bytes = [0; 8];
+    // Without randomness gateways ask in step.
+    aws_lc_rs::rand::fill(&mut bytes).map_or(0, |()| u64::from_ne_bytes(bytes))
+}
+
+fn away(error: CallError) -> EstError {
+    match error {
+        // What it refuses as a request, and not as an answer of the CA, is ours to mend.
+        CallError::Refused(refusal) => EstError::from(refusal),
+        error => EstError::new(error.refusal(), Severity::Transient { retry_after: None }),
+    }
+}
+
+struct Link {
+    context: Arc<Context>,
+    config: EstConfig,
+    renewal: Renewal,
+    /// True once `renewal` is about what `identityd` holds.
+    known: bool,
+    last_success: Option<UnixTime>,
+}
+
+impl Link {
+    /// Does what is due, and says how long nothing is.
+    async fn step(&mut self, asked: Option<EstNow>) -> Result<Duration, EstError> {
+        let state = match self.state().await {
+            Ok(state) => state,
+            Err(error) => {
+                if let Some(asked) = asked {
+                    drop(asked.answer.send(Err(error.refusal.clone())));
+                }
+                return Err(error);
+            }
+        };
+        let life = state.life.map(life);
+        if !self.known || self.renewal.held() != life {
+            // Another than we know: from before our start, or `identityd` set it aside at its own.
+            self.renewal = Renewal::new(RenewalPolicy::default(), life, seed());
+            self.known = true;
+        }
+        let time = UnixTime::now();
+        let is_held = life.is_some_and(|life| life.contains(time));
+        let operation = match &asked {
+            Some(EstNow { anew: false, .. }) if is_held => EstOperation::Reenroll,
+            Some(_) => EstOperation::Enroll,
+            None => match self.renewal.next(time) {
+                Action::Wait(pause) => {
+                    self.show(pause);
+                    return Ok(pause);
+                }
+                Action::Enroll => EstOperation::Enroll,
+                Action::Reenroll => EstOperation::Reenroll,
+            },
+        };
+        let outcome = self.attempt(operation, &state).await;
+        let time = UnixTime::now();
+        match &outcome {
+            Ok(Ok(held)) => {
+                tracing::info!(until = %held.not_after, "the site's CA has certified the gateway");
+                self.last_success = Some(time);
+                self.renewal.succeeded(*held, time);
+            }
+            Ok(Err(after)) => {
+                tracing::info!(seconds = after.as_secs(), "the site's CA has not decided yet");
+                self.renewal.pending(*after, time);
+            }
+            Err(error) => {
+                let held = is_held.then_some("the certificate that is held stays").unwrap_or("there is none");
+                let error_chain = crate::chain(error);
+                tracing::warn!(error = %error_chain, held, "no certificate from the site's CA");
+                self.renewal.failed(error, time);
+            }
+        }
+        let wait = match self.renewal.next(time) {
+            Action::Wait(pause) => pause,
+            // Pauses are never zero; a clock that jumped just now is seen in the next step.
+            Action::Enroll | Action::Reenroll => Duration::from_secs(1),
+        };
+        self.show(wait);
+        if let Some(asked) = asked {
+            let told = match outcome {
+                Ok(Ok(held)) => Ok(EstOutcome::Enrolled { not_after: held.not_after }),
+                Ok(Err(after)) => Ok(EstOutcome::Pending { again_at: time.plus(after) }),
+                Err(error) => Err(error.refusal),
+            };
+            drop(asked.answer.send(told));
+        }
+        Ok(wait)
+    }
+
+    /// A certificate, or how long the CA wants to think.
+    async fn attempt(
+        &self,
+        operation: EstOperation,
+        state: &EstState,
+    ) -> Result<Result<Life, Duration>, EstError> {
+        let client = self.client(operation, state).await?;
+        let csrattrs = client.exchange(Question::CsrAttrs, None).await?.into();
+        let request = match self.call(EstRequest::Ask { operation, csrattrs }).await? {
+            EstReply::Ask { request } => request,
+            reply => return Err(unexpected(reply)),
+        };
+        let question = Question::Certificate(match operation {
+            EstOperation::Enroll => Operation::Enroll,
+            EstOperation::Reenroll => Operation::Reenroll,
+        });
+        // The answer has our certificate; what lies between it and an anchor is here.
+        let cacerts: HttpReply = client.exchange(Question::CaCerts, None).await?.into();
+        let body = edgewarden_est::wire::request_body(request.as_slice());
+        let answer: HttpReply = client.exchange(question, Some(body)).await?.into();
+        match self.call(EstRequest::Answer { cacerts, answer }).await? {
+            EstReply::Enrolled(held) => Ok(Ok(life(held))),
+            EstReply::Pending { after_seconds } => Ok(Err(Duration::from_secs(after_seconds))),
+            reply => Err(unexpected(reply)),
+        }
+    }
+
+    /// A connection to the server: by the bootstrap credentials, and for a renewal by what is renewed.
+    async fn client(&self, operation: EstOperation, state: &EstState) -> Result<Client, EstError> {
+        let (config, context) = (self.config.clone(), Arc::clone(&self.context));
+        let (chain, point): (Vec<Vec<u8>>, _) =
+            (state.chain.iter().map(|der| der.0.clone()).collect(), state.point.0.clone());
+        let made = tokio::task::spawn_blocking(move || {
+            let client = Client::new(&config)?;
+            match operation {
+                EstOperation::Enroll => Ok(client),
+                EstOperation::Reenroll => {
+                    let key: Key = Arc::new(HandshakeKey { context, point });
+                    client.with_identity(ClientIdentity::new(&chain, key)?)
+                }
+            }
+        });
+        made.await.unwrap_or_else(|error| {
+            Err(EstError::new(
+                Refusal::new(Reason::Internal, "est", error),
+                Severity::Transient { retry_after: None },
+            ))
+        })
+    }
+
+    async fn state(&self) -> Result<EstState, EstError> {
+        match self.call(EstRequest::State).await? {
+            EstReply::State(state) => Ok(state),
+            reply => Err(unexpected(reply)),
+        }
+    }
+
+    async fn call(&self, request: EstRequest) -> Result<EstReply, EstError> {
+        match self.context.identityd.call(&Request::Est(Box::new(request))).await.map_err(away)? {
+            Reply::Est(reply) => match *reply {
+                EstReply::Failed { refusal, transient: true, retry_after_seconds } => {
+                    let retry_after = retry_after_seconds.map(Duration::from_secs);
+                    Err(EstError::new(refusal, Severity::Transient { retry_after }))
+                }
+                EstReply::Failed { refusal, .. } => Err(EstError::new(refusal, Severity::Fatal)),
+                reply => Ok(reply),
+            },
+            _ => Err(away(CallError::Unexpected)),
+        }
+    }
+
+    fn show(&self, wait: Duration) {
+        let trouble = self.renewal.trouble().map(|trouble| EstTrouble {
+            at: trouble.at,
+            refusal: trouble.refusal.clone(),
+            transient: matches!(trouble.severity, Severity::Transient { .. }),
+            failures: trouble.failures,
+        });
+        self.context.board.set_est(EstStatus {
+            url: self.config.url.clone(),
+            last_success: self.last_success,
+            again_at: Some(UnixTime::now().plus(wait)),
+            trouble,
+        });
+    }
+}
+
+fn life(held: EstLife) -> Life {
+    Life { not_before: held.not_before, not_after: held.not_after }
+}
+
+fn unexpected(reply: EstReply) -> EstError {
+    tracing::error!(?reply, "identityd answered something else than was asked");
+    away(CallError::Unexpected)
+}
