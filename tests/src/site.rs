@@ -225,8 +225,8 @@ impl Site {
         Ok(format!("software:{}", file.display()))
     }
 
-    /// Makes the token at the first call.
-    fn token_keystore(&self) -> Result<String, Failure> {
+    /// Makes the token at the first call, and says which it is as `edgewarden join --keystore` wants it.
+    pub fn token_keystore(&self) -> Result<String, Failure> {
         let library = TOKEN_LIBRARIES.into_iter().find(|path| Path::new(path).exists());
         let library = library.ok_or_else(|| Failure::new("SoftHSM2 is not installed (package softhsm2)"))?;
         let (pin, tokens) = (self.path("pin"), self.path("tokens"));
