@@ -2,6 +2,7 @@
 //! whose certificates the openssl command makes. Every test has a sandbox of its own.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by a panic")]
+#![allow(clippy::too_many_lines, reason = "a table of faults")]
 
 #[path = "../../identity-service/est/tests/common/mod.rs"]
 mod common;

@@ -64,7 +64,7 @@ pub(crate) fn verify(
         .verify_for_usage(algorithms, &roots.anchors, intermediates, now, usage, None, None)
         .map_err(|error| no_path(&id, &error))?;
     check_leaf(&parsed, &id, &roots.domain)?;
-    let ders: Vec<_> = path.intermediate_certificates().map(|issuer| issuer.der()).collect();
+    let ders: Vec<_> = path.intermediate_certificates().map(webpki::Cert::der).collect();
     let mut issuers = ders.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
     let mut site_cas = 0_usize;
     let of_site = roots.is_of_site(path.anchor());

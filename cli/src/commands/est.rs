@@ -32,9 +32,9 @@ impl Est {
 }
 
 async fn enroll(layout: &Layout, format: Format, anew: bool) -> Result<(), Problem> {
-    let outcome = match super::runtime::ask(layout, &runtime::Request::Est { anew }).await? {
-        runtime::Reply::Est(outcome) => outcome,
-        _ => return Err(Problem::text("runtimed answered another question than was asked")),
+    let reply = super::runtime::ask(layout, &runtime::Request::Est { anew }).await?;
+    let runtime::Reply::Est(outcome) = reply else {
+        return Err(Problem::text("runtimed answered another question than was asked"));
     };
     if format == Format::Json {
         return output::json(&outcome);

@@ -94,7 +94,7 @@ fn print_identity(status: &Status, now: UnixTime) {
             );
         }
         None if status.est.is_some() => {
-            println!("attestation  verdict: none (site CA): no fleet judges this boot")
+            println!("attestation  verdict: none (site CA): no fleet judges this boot");
         }
         None => println!("attestation  not joined"),
     }

@@ -102,6 +102,7 @@ impl IssuingCa {
     }
 
     /// With the CAs (DER) that stand between the gateway CA and the root, which follow each leaf too.
+    #[must_use]
     pub fn beneath<'a>(mut self, site: impl IntoIterator<Item = &'a [u8]>) -> Self {
         self.above.extend(site.into_iter().map(<[u8]>::to_vec));
         self

@@ -189,7 +189,7 @@ impl ModuleApi for InstanceApi {
         let (service, _) = self.open()?;
         let state = service.current();
         let accepted = state.documents.enrolment.trusted()?;
-        Ok(pem::encode(pem::CERTIFICATE, accepted.root.as_slice()))
+        Ok(pem::chain(&accepted.bundle()))
     }
 
     fn refused(&self, refusal: &Refusal) {

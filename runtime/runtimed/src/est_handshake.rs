@@ -78,7 +78,7 @@ mod tests {
             message(CONTEXT, 64),
             message(b"TLS 1.3, client CertificateVerif", 32),
             vec![0x30; 200],
-            [&[b'x'], &message(CONTEXT, 32)[1..]].concat(),
+            [b"x", &message(CONTEXT, 32)[1..]].concat(),
         ] {
             assert_eq!(transcript_hash(&bad), None, "{}", String::from_utf8_lossy(&bad));
         }

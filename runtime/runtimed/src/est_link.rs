@@ -66,7 +66,7 @@ async fn refuse_all(mut now: mpsc::Receiver<EstNow>) {
         // Whoever asked may be gone.
         drop(asked.answer.send(Err(refusal)));
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// Spreads gateways that started at one moment. Nothing secret hangs on it.
@@ -138,7 +138,7 @@ impl Link {
                 self.renewal.pending(*after, time);
             }
             Err(error) => {
-                let held = is_held.then_some("the certificate that is held stays").unwrap_or("there is none");
+                let held = if is_held { "the certificate that is held stays" } else { "there is none" };
                 let error_chain = crate::chain(error);
                 tracing::warn!(error = %error_chain, held, "no certificate from the site's CA");
                 self.renewal.failed(error, time);
@@ -171,7 +171,7 @@ impl Link {
         let csrattrs = client.exchange(Question::CsrAttrs, None).await?.into();
         let request = match self.call(EstRequest::Ask { operation, csrattrs }).await? {
             EstReply::Ask { request } => request,
-            reply => return Err(unexpected(reply)),
+            reply => return Err(unexpected(&reply)),
         };
         let question = Question::Certificate(match operation {
             EstOperation::Enroll => Operation::Enroll,
@@ -184,7 +184,7 @@ impl Link {
         match self.call(EstRequest::Answer { cacerts, answer }).await? {
             EstReply::Enrolled(held) => Ok(Ok(life(held))),
             EstReply::Pending { after_seconds } => Ok(Err(Duration::from_secs(after_seconds))),
-            reply => Err(unexpected(reply)),
+            reply => Err(unexpected(&reply)),
         }
     }
 
@@ -214,7 +214,7 @@ impl Link {
     async fn state(&self) -> Result<EstState, EstError> {
         match self.call(EstRequest::State).await? {
             EstReply::State(state) => Ok(state),
-            reply => Err(unexpected(reply)),
+            reply => Err(unexpected(&reply)),
         }
     }
 
@@ -252,7 +252,7 @@ fn life(held: EstLife) -> Life {
     Life { not_before: held.not_before, not_after: held.not_after }
 }
 
-fn unexpected(reply: EstReply) -> EstError {
+fn unexpected(reply: &EstReply) -> EstError {
     tracing::error!(?reply, "identityd answered something else than was asked");
     away(CallError::Unexpected)
 }
