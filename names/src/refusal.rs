@@ -41,6 +41,7 @@ reasons! {
     AttestCsr "attest.csr" "the request does not carry the certified key and the nonce; join again";
     AttestRequired "attest.required" "join the fleet first: `edgewarden join`";
     AttestFailed "attest.failed" "the gateway's verdict is `failed`; see `edgewarden status`";
+    AttestRuntimeLog "attest.runtime_log" "look at what else extends that PCR, and compare `edgewarden attest export` with the audit log";
     // Enrolment
     EnrolToken "enrol.token" "make a join token with `edgewarden-fleet token create`";
     EnrolName "enrol.name" "the token or certificate is for another name; use that name";

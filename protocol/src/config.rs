@@ -14,6 +14,10 @@ const ISSUING_CA_SECONDS_MAX: u32 = 366 * 86400;
 /// Longest label of a PKCS#11 token.
 const TOKEN_LABEL_BYTES_MAX: usize = 32;
 const LIBRARY_FILES_MAX: usize = 16;
+/// PCRs that may carry the runtime log: those of the operating system that stay until the next boot and that no
+/// reference value is about (`edgewarden_appraisal::BOOT_PCRS`). Not 10, which IMA extends all the time; not 16 and 23,
+/// which anybody may reset (TCG PC Client Platform TPM Profile, section 4.6); not 17 to 22, which are closed to locality 0.
+pub const RUNTIME_PCRS: [u8; 3] = [11, 13, 15];
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -112,11 +116,13 @@ pub enum Keystore {
 pub struct Attestation {
     /// The TCG2 event log of this boot.
     pub event_log: PathBuf,
+    /// The PCR that the runtime log is extended into: one of [`RUNTIME_PCRS`].
+    pub runtime_pcr: u8,
 }
 
 impl Default for Attestation {
     fn default() -> Self {
-        Self { event_log: "/sys/kernel/security/tpm0/binary_bios_measurements".into() }
+        Self { event_log: "/sys/kernel/security/tpm0/binary_bios_measurements".into(), runtime_pcr: 15 }
     }
 }
 
@@ -246,6 +252,12 @@ impl Config {
                 });
             }
         }
+        if !RUNTIME_PCRS.contains(&self.attestation.runtime_pcr) {
+            return range(
+                "attestation.runtime_pcr",
+                "11, 13 or 15: others are reference values, IMA's, or can be reset without a boot",
+            );
+        }
         if let Keystore::DangerousSimulatedTpm { address } = &self.keystore
             && !address.ip().is_loopback()
         {
@@ -304,7 +316,10 @@ mod tests {
     #[test]
     fn a_configuration_is_read_strictly() {
         let tpm = "[keystore]\nkind = \"tpm\"\ndevice = \"/dev/tpmrm0\"\n";
-        assert!(load(tpm).is_ok());
+        assert_eq!(load(tpm).unwrap().attestation.runtime_pcr, 15);
+        for pcr in RUNTIME_PCRS {
+            assert!(load(&format!("{tpm}[attestation]\nruntime_pcr = {pcr}\n")).is_ok());
+        }
         let pkcs11 = |module: &str, token: &str, rest: &str| {
             format!("[keystore]\nkind = \"pkcs11\"\nmodule = \"{module}\"\ntoken = \"{token}\"\n{rest}")
         };
@@ -345,6 +360,10 @@ mod tests {
             &format!("{tpm}[identity]\njwt_svid_lifetime_seconds = 600\njwt_key_lifetime_seconds = 600\n"),
             &format!("{tpm}[identity]\nissuing_ca_lifetime_seconds = 31622401\n"),
             &format!("{tpm}[mqtt]\nport = 1\n"),
+            &format!("{tpm}[attestation]\nruntime_pcr = 7\n"),
+            &format!("{tpm}[attestation]\nruntime_pcr = 10\n"),
+            &format!("{tpm}[attestation]\nruntime_pcr = 16\n"),
+            &format!("{tpm}[attestation]\nruntime_pcr = 23\n"),
             &format!("{tpm}[unknown]\n"),
         ] {
             assert!(load(bad).is_err(), "{bad}");

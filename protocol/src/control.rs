@@ -152,6 +152,9 @@ pub struct Status {
     pub enforced: Vec<(Enforcer, Epoch)>,
     pub identities: Vec<IdentityStatus>,
     pub refusals: Vec<(UnixTime, Refusal)>,
+    /// Which PCR carries the runtime log and how far it is, or what is wrong with it, in words for people.
+    #[serde(default)]
+    pub runtime_log: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -336,6 +339,11 @@ pub struct ExportedQuote {
     /// Index and SHA-256 value, ascending.
     pub pcrs: Vec<(u8, Bytes)>,
     pub event_log: Bytes,
+    /// The PCR of the runtime log, and the log as it was when the quote was made (`edgewarden_evidence::runtime_log`).
+    #[serde(default)]
+    pub runtime_pcr: Option<u8>,
+    #[serde(default)]
+    pub runtime_log: Bytes,
 }
 
 /// The gateway CA's key, which signs the heads of the audit log.

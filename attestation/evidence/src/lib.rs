@@ -2,6 +2,7 @@
 //!
 //! * [`tpm`]: TPM structures: attestations (quote, certify), public areas, signatures, PCR selections
 //! * [`event_log`]: the firmware's boot log and its replay · [`ima`]: the kernel's measurement list and its replay
+//! * [`runtime_log`]: what identityd did since the boot, and its replay
 //! * [`PcrValues`]: the PCRs that a log leads to
 //!
 //! Trusts nothing: every byte may come from an attacker. The parsers are strict (reserved bits, unknown values and
@@ -15,6 +16,7 @@ mod hash;
 pub mod ima;
 mod pcr;
 mod reader;
+pub mod runtime_log;
 pub mod tpm;
 
 pub use error::ParseError;

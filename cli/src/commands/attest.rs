@@ -8,7 +8,7 @@ use edgewarden_protocol::client::unexpected;
 use edgewarden_protocol::control::{ExportedQuote, Reply, Request};
 use edgewarden_protocol::layout::Layout;
 
-use super::ask;
+use super::{ask, attest_verify};
 use crate::exit::Problem;
 use crate::output::{self, Format};
 
@@ -22,24 +22,29 @@ pub enum Attest {
         #[arg(long)]
         nonce: Option<String>,
     },
+    /// Judges such a folder, without a TPM or a gateway: the quote, its PCRs and the runtime log.
+    Verify {
+        folder: PathBuf,
+        /// The nonce that the quote must carry, in hexadecimal.
+        #[arg(long)]
+        nonce: String,
+    },
 }
 
-const MESSAGE: &str = "quote.msg";
-const SIGNATURE: &str = "quote.sig";
-const AK: &str = "ak.pem";
-const PCRS: &str = "pcrs.bin";
+pub(super) const MESSAGE: &str = "quote.msg";
+pub(super) const SIGNATURE: &str = "quote.sig";
+pub(super) const AK: &str = "ak.pem";
+pub(super) const PCRS: &str = "pcrs.bin";
 const EVENT_LOG: &str = "event_log.bin";
+pub(super) const RUNTIME_LOG: &str = "runtime_log.txt";
 
 impl Attest {
     pub async fn run(self, layout: &Layout, format: Format) -> Result<(), Problem> {
-        let Self::Export { folder, nonce } = self;
-        let nonce = match nonce {
-            Some(text) => hex::decode(&text)
-                .ok()
-                .filter(|bytes| (16..=32).contains(&bytes.len()))
-                .ok_or_else(|| Problem::Usage("`--nonce` is 16 to 32 bytes in hexadecimal".into()))?,
-            None => random_nonce()?,
+        let (folder, nonce) = match self {
+            Self::Export { folder, nonce } => (folder, nonce),
+            Self::Verify { folder, nonce } => return verify(&folder, &parse_nonce(&nonce)?, format),
         };
+        let nonce = nonce.map_or_else(random_nonce, |text| parse_nonce(&text))?;
         let quote = match ask(layout, &Request::AttestQuote { nonce: Bytes(nonce.clone()) }).await? {
             Reply::Quote(quote) => quote,
             other => return Err(unexpected(&other).into()),
@@ -58,6 +63,38 @@ impl Attest {
     }
 }
 
+fn parse_nonce(text: &str) -> Result<Vec<u8>, Problem> {
+    let nonce = hex::decode(text).ok().filter(|bytes| (16..=32).contains(&bytes.len()));
+    nonce.ok_or_else(|| Problem::Usage("`--nonce` is 16 to 32 bytes in hexadecimal".into()))
+}
+
+fn verify(folder: &Path, nonce: &[u8], format: Format) -> Result<(), Problem> {
+    let verified = attest_verify::verify(folder, nonce)?;
+    let log = verified.runtime_log;
+    if format == Format::Json {
+        let log = log.map(|(pcr, log)| {
+            serde_json::json!({
+                "pcr": pcr, "lines": log.entries, "first": log.first, "boots": log.boots,
+                "unexplained": log.unexplained,
+            })
+        });
+        return output::json(&serde_json::json!({"pcrs": verified.pcrs.len(), "runtime_log": log}));
+    }
+    println!(
+        "quote        signed by the key in `{}`, over {} PCRs",
+        folder.join(AK).display(),
+        verified.pcrs.len()
+    );
+    match log {
+        None => println!("runtime log  none"),
+        Some((pcr, log)) => println!(
+            "runtime log  {} lines from number {} on lead to PCR {pcr}; {} boots, {} unexplained sections",
+            log.entries, log.first, log.boots, log.unexplained
+        ),
+    }
+    Ok(())
+}
+
 fn random_nonce() -> Result<Vec<u8>, Problem> {
     let mut nonce = vec![0; 32];
     aws_lc_rs::rand::fill(&mut nonce).map_err(|_| Problem::text("the system gave no random bytes"))?;
@@ -70,6 +107,9 @@ fn write(folder: &Path, quote: &ExportedQuote) -> io::Result<()> {
     std::fs::write(folder.join(SIGNATURE), quote.signature.as_slice())?;
     std::fs::write(folder.join(AK), &quote.ak_public)?;
     std::fs::write(folder.join(EVENT_LOG), quote.event_log.as_slice())?;
+    if quote.runtime_pcr.is_some() {
+        std::fs::write(folder.join(RUNTIME_LOG), quote.runtime_log.as_slice())?;
+    }
     std::fs::write(folder.join(PCRS), serialized(&quote.pcrs)?)
 }
 
@@ -81,14 +121,14 @@ fn count(number: usize) -> io::Result<[u8; 4]> {
 /// TPM_ALG_SHA256 (TCG Algorithm Registry).
 const SHA256: u16 = 0x000b;
 /// `TPML_PCR_SELECTION` in memory: a count and 16 selections of 8 bytes.
-const SELECTION_BYTES: usize = 4 + 16 * 8;
+pub(super) const SELECTION_BYTES: usize = 4 + 16 * 8;
 /// `TPML_DIGEST` in memory: a count and 8 digests of 2 + 64 bytes.
-const DIGESTS_BYTES: usize = 4 + DIGESTS_MAX * 66;
-const DIGESTS_MAX: usize = 8;
+pub(super) const DIGESTS_BYTES: usize = 4 + DIGESTS_MAX * 66;
+pub(super) const DIGESTS_MAX: usize = 8;
 
 /// The `serialized` PCR format of tpm2-tools 5: the C structures of the TPM software stack, little-endian. First the
 /// selection, then a count and that many lists of up to eight values, as TPM2_PCR_Read hands them out.
-fn serialized(pcrs: &[(u8, Bytes)]) -> io::Result<Vec<u8>> {
+pub(super) fn serialized(pcrs: &[(u8, Bytes)]) -> io::Result<Vec<u8>> {
     let mut mask = [0_u8; 4];
     for (index, _) in pcrs {
         let byte = mask.get_mut(usize::from(index / 8)).ok_or(io::ErrorKind::InvalidData)?;

@@ -125,10 +125,10 @@ impl Join {
             fleet: Some(Fleet { url: self.fleet.clone(), root, operator_keys }),
             est: None,
             keystore: keystore(&self.keystore, &self.library_files)?,
-            attestation: self
-                .event_log
-                .clone()
-                .map_or_else(Attestation::default, |event_log| Attestation { event_log }),
+            attestation: self.event_log.clone().map_or_else(Attestation::default, |event_log| Attestation {
+                event_log,
+                ..Attestation::default()
+            }),
             identity,
             runtime: Runtime { plain_http_registries: self.plain_http.clone(), ..Runtime::default() },
             mqtt: Mqtt::default(),

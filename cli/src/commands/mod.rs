@@ -1,6 +1,7 @@
 //! One file for each group of commands.
 
 pub mod attest;
+mod attest_verify;
 pub mod audit;
 pub mod deployment;
 pub mod doctor;

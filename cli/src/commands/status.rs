@@ -99,6 +99,7 @@ fn print_identity(status: &Status, now: UnixTime) {
         None => println!("attestation  not joined"),
     }
     let expiry = |time: Option<UnixTime>| time.map_or_else(|| "none".into(), |time| until(time, now));
+    println!("runtime log  {}", status.runtime_log);
     println!(
         "certificates gateway CA ends {}, issuing CA ends {}",
         expiry(status.gateway_ca_expires),

@@ -10,6 +10,7 @@
 //! * `issuance`: the issuing CA and the certificates in use · `renewal`: when · `workload`: who gets them
 //! * `iotedge`: the same door for modules built with Azure's SDKs · `module_keys`, `envelope`, `kept`: keys that it uses
 //! * `jwt`: the keys of JWT-SVIDs, and the tokens that they sign
+//! * `runtime_log`: what a quote proves of it
 //! * [`audit`]: the log of decisions, and the judge of such a log · [`metrics`]: numbers for a monitoring system
 //! * `control`, `requests`: the control socket · `confine`: what the process takes away from itself
 //!
@@ -44,6 +45,7 @@ mod refusals;
 mod renewal;
 mod requests;
 mod run;
+mod runtime_log;
 mod service;
 mod site;
 mod starts;

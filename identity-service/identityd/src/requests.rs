@@ -21,6 +21,7 @@ use crate::audit::{ENTRIES_MAX, Event, KeyUse, Query, clip};
 use crate::authority::{Effect, Input};
 use crate::metrics::Operation;
 use crate::records::ProcessSeen;
+use crate::runtime_log::Keeper;
 use crate::service::{Service, internal};
 use crate::{site, workload};
 
@@ -278,6 +279,10 @@ fn status(service: &Service) -> Reply {
         enforced: state.enforced(),
         identities: service.issuance.status(),
         refusals,
+        runtime_log: service
+            .runtime_log
+            .as_ref()
+            .map_or_else(|| "none: the keystore has no PCRs".into(), Keeper::state),
     }))
 }
 
@@ -417,10 +422,15 @@ fn rotate(service: &Service, module: Option<&ModuleName>) -> Result<Reply, Refus
 
 fn attest_quote(service: &Service, nonce: &Bytes) -> Result<Reply, Refusal> {
     let event_log = event_log(service)?;
-    let quote = service
-        .metrics
-        .keystore(Operation::Quote, || service.keystore.quote(nonce.as_slice(), &QUOTED_PCRS))
-        .map_err(|error| keystore_refusal("quote", &error))?;
+    let mut pcrs = QUOTED_PCRS.to_vec();
+    pcrs.extend(service.runtime_log.as_ref().map(Keeper::pcr));
+    let quote =
+        || service.metrics.keystore(Operation::Quote, || service.keystore.quote(nonce.as_slice(), &pcrs));
+    let quoted = match &service.runtime_log {
+        Some(keeper) => keeper.with_log(service, &*service.keystore, quote),
+        None => quote().map(|quote| (quote, Vec::new())),
+    };
+    let (quote, runtime_log) = quoted.map_err(|error| keystore_refusal("quote", &error))?;
     let event = Event::new("attest.quoted", "outside verifier", hex::encode(nonce.as_slice()));
     service.record(&event.with_key(KeyUse::Attestation));
     Ok(Reply::Quote(Box::new(ExportedQuote {
@@ -429,5 +439,7 @@ fn attest_quote(service: &Service, nonce: &Bytes) -> Result<Reply, Refusal> {
         ak_public: quote.ak_pem,
         pcrs: quote.pcrs.into_iter().map(|(index, value)| (index, Bytes(value.to_vec()))).collect(),
         event_log: event_log.into(),
+        runtime_pcr: service.runtime_log.as_ref().map(Keeper::pcr),
+        runtime_log: runtime_log.into(),
     })))
 }

@@ -1,6 +1,8 @@
 //! From configuration to a serving process, and its end.
 
+use std::fs::{File, TryLockError};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,6 +24,7 @@ use crate::authority::{Authority, Context, Input};
 use crate::deployments::Target;
 use crate::enrolment::Expected;
 use crate::records::still_lives;
+use crate::runtime_log::{INTERVAL, RETRY};
 use crate::service::{Chain, Parts, Service, internal};
 use crate::site::Site;
 use crate::state::{Documents, StateError, Store};
@@ -49,6 +52,7 @@ const HEAD_LOOK: Duration = Duration::from_secs(5);
 const HEAD_RETRY: Duration = Duration::from_secs(60);
 /// How long the last head may keep the process from ending.
 const LAST_HEAD: Duration = Duration::from_secs(5);
+const LOCK_FILE: &str = "lock";
 const METRICS_MODE: u32 = 0o660;
 /// Longest sleep between renewals, should anything have changed without a word.
 const RENEWAL_INTERVAL_MAX: Duration = Duration::from_secs(30);
@@ -59,6 +63,8 @@ const RENEWAL_INTERVAL_MIN: Duration = Duration::from_millis(500);
 pub enum RunError {
     #[error("cannot use the folder `{}`", path.display())]
     Folder { path: PathBuf, source: io::Error },
+    #[error("another identityd has the state in `{}` open; end it first", .0.display())]
+    InUse(PathBuf),
     #[error(transparent)]
     State(#[from] StateError),
     #[error(transparent)]
@@ -117,6 +123,7 @@ pub struct Daemon {
     metrics: UnixListener,
     refused_callers: mpsc::Receiver<Refusal>,
     gateway_uid: Option<u32>,
+    lock: File,
 }
 
 impl Daemon {
@@ -124,6 +131,7 @@ impl Daemon {
     /// user of `gatewayd`; without one nobody has its rights.
     pub async fn open(layout: Layout, config: Config, gateway_uid: Option<u32>) -> Result<Self, RunError> {
         make_folders(&layout)?;
+        let lock = lock(&layout)?;
         let opened = tokio::task::spawn_blocking(move || open_parts(layout, config)).await;
         let (parts, set_aside, refused_callers) = opened.map_err(|_| RunError::Thread)??;
         let service = Arc::new(Service::new(parts));
@@ -147,7 +155,7 @@ impl Daemon {
             &service.context.target.gateway,
             service.keystore.describe().text,
         ));
-        Ok(Self { service, control, metrics, refused_callers, gateway_uid })
+        Ok(Self { service, control, metrics, refused_callers, gateway_uid, lock })
     }
 
     /// Serves until the future is dropped. Nothing is written afterwards: the next run may open the state.
@@ -157,13 +165,16 @@ impl Daemon {
 
     /// Serves until `stop` resolves, then says its last words.
     async fn serve_until(self, stop: impl Future<Output = ()>) {
-        let _closing = Closing(Arc::clone(&self.service));
-        let Self { service, control, metrics, refused_callers, gateway_uid } = self;
+        let Self { service, control, metrics, refused_callers, gateway_uid, lock } = self;
+        // Given back after the state is closed.
+        let _lock = lock;
+        let _closing = Closing(Arc::clone(&service));
         tokio::select! {
             () = control::serve(Arc::clone(&service), control, gateway_uid) => {}
             () = metrics::serve(Arc::clone(&service), metrics) => {}
             () = renew_in_time(&service) => {}
             () = sign_heads(&service) => {}
+            () = follow_runtime_log(&service) => {}
             () = look_after_processes(&service) => {}
             () = confine::let_go_of_memory() => {}
             () = write_refused_callers(&service, refused_callers) => {}
@@ -180,6 +191,20 @@ struct Closing(Arc<Service>);
 impl Drop for Closing {
     fn drop(&mut self) {
         self.0.close();
+    }
+}
+
+/// One process for one state: two would each put the other's decisions out of force. The kernel gives the lock back
+/// when the process ends, however it ends.
+fn lock(layout: &Layout) -> Result<File, RunError> {
+    let path = layout.identity_state().join(LOCK_FILE);
+    let mut options = File::options();
+    let file = options.write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let file = file.map_err(|source| RunError::Folder { path, source })?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(RunError::InUse(layout.identity_state())),
+        Err(TryLockError::Error(source)) => Err(RunError::Folder { path: layout.identity_state(), source }),
     }
 }
 
@@ -424,6 +449,27 @@ async fn sign_head(service: &Arc<Service>) -> bool {
     }
 }
 
+/// Extends what happened into the PCR. Without a TPM there is nothing to do, for ever.
+async fn follow_runtime_log(service: &Arc<Service>) {
+    let Some(keeper) = &service.runtime_log else { return std::future::pending().await };
+    loop {
+        let pause = if follow_runtime_log_once(service).await { INTERVAL } else { RETRY };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = keeper.due.notified() => {}
+        }
+    }
+}
+
+async fn follow_runtime_log_once(service: &Arc<Service>) -> bool {
+    let following = Arc::clone(service);
+    let followed = tokio::task::spawn_blocking(move || following.follow_runtime_log()).await;
+    followed.unwrap_or_else(|error| {
+        tracing::error!(%error, "the runtime log is not written");
+        false
+    })
+}
+
 /// What is left to say before the process ends.
 async fn last_words(service: &Arc<Service>) {
     let stopping = Arc::clone(service);
@@ -433,7 +479,8 @@ async fn last_words(service: &Arc<Service>) {
         });
         // Nobody is left to hear of it.
         drop(told.await);
-        sign_head(service).await
+        sign_head(service).await;
+        follow_runtime_log_once(service).await
     };
     if tokio::time::timeout(LAST_HEAD, words).await.is_err() {
         tracing::warn!("the keystore is too slow to sign the last head of the audit log");

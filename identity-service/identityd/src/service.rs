@@ -19,6 +19,7 @@ use crate::jwt::JwtAuthority;
 use crate::metrics::{Metrics, Operation};
 use crate::refusals::{Noted, RefusalLog};
 use crate::renewal::Tick;
+use crate::runtime_log::{Keeper, Source};
 use crate::state::Store;
 use crate::workload::Sockets;
 
@@ -43,6 +44,8 @@ pub struct Service {
     pub(crate) storage_key: Mutex<()>,
     /// Wakes the task that renews.
     pub(crate) renewal_due: Notify,
+    /// `None` when the keystore has no PCRs.
+    pub(crate) runtime_log: Option<Keeper>,
 }
 
 impl std::fmt::Debug for Service {
@@ -77,6 +80,7 @@ impl Service {
     pub fn new(parts: Parts) -> Self {
         let Parts { context, config, keystore, store, authority, audit, sockets } = parts;
         let gateway = &config.gateway;
+        let runtime_log = Keeper::new(&config, &context.layout);
         let metrics = Arc::new(Metrics::default());
         let issuance = Issuance::new(
             gateway.trust_domain.clone(),
@@ -104,6 +108,7 @@ impl Service {
             renewal: Mutex::new(()),
             storage_key: Mutex::new(()),
             renewal_due: Notify::new(),
+            runtime_log,
             config,
         }
     }
@@ -166,6 +171,7 @@ impl Service {
         }
         self.jwt.show(&next.documents.jwt_keys);
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
+        self.wake_runtime_log();
         if step.enforcers_look {
             self.revision.send_modify(|revision| *revision = revision.saturating_add(1));
         }
@@ -194,9 +200,23 @@ impl Service {
         }
     }
 
+    fn wake_runtime_log(&self) {
+        if let Some(keeper) = &self.runtime_log {
+            keeper.due.notify_one();
+        }
+    }
+
+    /// Brings the runtime log up to date. Blocks on the disk and the TPM. False when it is to be tried again.
+    pub fn follow_runtime_log(&self) -> bool {
+        self.runtime_log.as_ref().is_none_or(|keeper| keeper.follow(self, &*self.keystore))
+    }
+
     /// Writes nothing more to the state, from any thread. Waits for a decision that is being written.
     pub fn close(&self) {
         self.audit().close();
+        if let Some(keeper) = &self.runtime_log {
+            keeper.close();
+        }
     }
 
     pub fn audit_newest(&self, count: usize) -> Vec<AuditEntry> {
@@ -227,8 +247,6 @@ impl Service {
     }
 
     /// Signs the head of the audit log, if there is anything new in it. Blocks on the keystore, without the log's lock.
-    ///
-    /// This is also where a head would be extended into a PCR, for a keystore that could.
     pub fn sign_head(&self) -> Result<(), SignHeadError> {
         let (unsigned, (sequence, hash)) = {
             let audit = self.audit();
@@ -245,7 +263,9 @@ impl Service {
         let (point, signature) = signed.map_err(SignHeadError::Keystore)?;
         let (key, signature) = (fingerprint(&point), hex::encode(signature));
         let head = Head { gateway, sequence, hash, at, key, signature };
-        self.audit().append_head(at, &head).map_err(SignHeadError::Audit)
+        self.audit().append_head(at, &head).map_err(SignHeadError::Audit)?;
+        self.wake_runtime_log();
+        Ok(())
     }
 
     pub fn refused_lately(&self) -> Vec<(UnixTime, Refusal)> {
@@ -289,6 +309,19 @@ impl Service {
         }
         let jwt = self.renew_jwt_key(now);
         self.issuance.problems().into_iter().next().map_or(jwt, Err)
+    }
+}
+
+impl Source for Service {
+    fn after(&self, sequence: u64) -> Vec<AuditEntry> {
+        let audit = self.audit();
+        let new = audit.tip().0.checked_sub(sequence).unwrap_or(u64::MAX);
+        audit.newest(usize::try_from(new).unwrap_or(usize::MAX))
+    }
+
+    fn complain(&self, refusal: &Refusal) {
+        tracing::error!(%refusal, "the runtime log");
+        self.note(refusal);
     }
 }
 

@@ -16,10 +16,12 @@ use common::image::{Image, document_with};
 use common::iotedge::Site;
 use common::{Gateway, ask, until};
 use edgewarden_appraisal::{ReferenceValues, VendorRoots, appraise, challenge};
+use edgewarden_evidence::runtime_log::{ReplayError, Replayed, RuntimeLog};
+use edgewarden_identityd::{Daemon, RunError};
 use edgewarden_image_trust::sign::SigningKey;
 use edgewarden_names::{LeafName, UnixTime};
 use edgewarden_protocol::config::Config;
-use edgewarden_protocol::control::{Reply, Request};
+use edgewarden_protocol::control::{ExportedQuote, Reply, Request};
 use edgewarden_protocol::enrol::{Challenge, Enrolled};
 use edgewarden_protocol::layout::Layout;
 use edgewarden_simulator_tpm::{Scenario, SimulatedTpm};
@@ -309,7 +311,81 @@ async fn a_tpm_is_used_under_confinement_and_after_a_kill() {
         panic!()
     };
     assert_eq!(quote.event_log.as_slice(), std::fs::read(tpm.event_log()).unwrap());
-    assert!(quote.ak_public.starts_with("-----BEGIN PUBLIC KEY-----") && quote.pcrs.len() == 10);
+    assert!(quote.ak_public.starts_with("-----BEGIN PUBLIC KEY-----") && quote.pcrs.len() == 11);
+}
+
+fn runtime_log_of(quote: &ExportedQuote) -> Result<Replayed, ReplayError> {
+    let pcr = quote.runtime_pcr.unwrap();
+    let (_, value) = quote.pcrs.iter().find(|(index, _)| *index == pcr).unwrap();
+    RuntimeLog::parse(quote.runtime_log.as_slice()).unwrap().replay(pcr, value.as_slice())
+}
+
+async fn exported(gateway: &Gateway) -> ExportedQuote {
+    match gateway.ask(Request::AttestQuote { nonce: vec![9; 32].into() }).await.unwrap() {
+        Reply::Quote(quote) => *quote,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_runtime_log_is_proven_by_the_quote_over_kills_and_boots() {
+    let mut gateway = Gateway::new();
+    let mut tpm = SimulatedTpm::start(&gateway.folder.path().join("tpm"), Scenario::Normal).unwrap();
+    gateway.config.keystore = edgewarden_protocol::config::Keystore::DangerousSimulatedTpm {
+        address: ([127, 0, 0, 1], tpm.port()).into(),
+    };
+    gateway.config.attestation.event_log = tpm.event_log();
+    let mut process = Process::start(&gateway, false);
+    ready(&gateway).await;
+    join_by_tpm(&gateway, &tpm).await;
+    let quote = exported(&gateway).await;
+    assert_eq!(quote.runtime_pcr, Some(15));
+    let first = runtime_log_of(&quote).unwrap();
+    assert_eq!((first.boots, first.unexplained), (1, 0));
+    assert!(String::from_utf8_lossy(quote.runtime_log.as_slice()).contains("kind=enrol.accepted"));
+    let shorter: Vec<u8> = {
+        let text = String::from_utf8(quote.runtime_log.as_slice().to_vec()).unwrap();
+        let lines: Vec<_> = text.split_inclusive('\n').collect();
+        lines[..lines.len() - 1].concat().into()
+    };
+    let cut = ExportedQuote { runtime_log: shorter.into(), ..quote };
+    assert_eq!(runtime_log_of(&cut), Err(ReplayError::NotQuoted));
+
+    process.kill();
+    let mut process = Process::start(&gateway, false);
+    ready(&gateway).await;
+    let again = runtime_log_of(&exported(&gateway).await).unwrap();
+    assert!(again.entries >= first.entries && again.boots == 1 && again.unexplained == 0, "{again:?}");
+
+    // Another boot: PCR 15 is at its beginning again, and what the fleet judges is as it was.
+    process.kill();
+    tpm.power_cut().unwrap();
+    tpm.reboot(Scenario::Normal).unwrap();
+    let _process = Process::start(&gateway, false);
+    ready(&gateway).await;
+    join_by_tpm(&gateway, &tpm).await;
+    let booted = runtime_log_of(&exported(&gateway).await).unwrap();
+    assert!(booted.entries > again.entries && booted.boots == 2 && booted.unexplained == 0, "{booted:?}");
+    let status = gateway.status().await;
+    assert!(status.runtime_log.starts_with("PCR 15, "), "{}", status.runtime_log);
+    assert!(!status.refusals.iter().any(|(_, refusal)| refusal.subject == "runtime log"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_state_has_one_identityd_and_without_a_tpm_there_is_no_runtime_log() {
+    let gateway = Gateway::new();
+    let mut process = Process::start(&gateway, false);
+    ready(&gateway).await;
+    assert_eq!(gateway.status().await.runtime_log, "none: the keystore has no PCRs");
+    let second = Daemon::open(gateway.layout(), gateway.config.clone(), None).await;
+    let error = second.err().unwrap();
+    assert!(matches!(error, RunError::InUse(_)), "{error}");
+    assert!(error.to_string().contains("another identityd"), "{error}");
+    // The first one is not disturbed, and its end gives the state back, however it ends.
+    gateway.status().await;
+    process.kill();
+    let _again = Process::start(&gateway, false);
+    ready(&gateway).await;
 }
 
 /// As on hardware: the kernel's event log is root's, and who starts `identityd` leaves it a copy.
