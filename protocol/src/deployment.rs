@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 pub const PAYLOAD_TYPE: &str = "application/vnd.edgewarden.deployment.v1+json";
 
-pub const MODULES_MAX: usize = 64;
+pub const MODULES_MAX: usize = 128;
 pub const LEAVES_MAX: usize = 1024;
 pub const TOPICS_MAX: usize = 1024;
 pub const IMAGE_KEYS_MAX: usize = 16;

@@ -4,18 +4,22 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _};
 use edgewarden_appraisal::{ReferenceValues, VendorRoots, appraise, challenge};
-use edgewarden_ca::{RootCa, pem};
+use edgewarden_ca::{RootCa, pem, spki};
 use edgewarden_names::UnixTime;
 use edgewarden_protocol::client::Client;
 use edgewarden_protocol::control::{Reply, Request};
+use edgewarden_protocol::deployment::PAYLOAD_TYPE;
+use edgewarden_protocol::dsse::{Envelope, Signature, pre_authentication_encoding};
 use edgewarden_protocol::enrol::{Challenge, Enrolled};
 use edgewarden_protocol::layout::Layout;
 use edgewarden_simulator_tpm::{Scenario, SimulatedTpm};
 use edgewarden_tests::process::Server;
 use edgewarden_tests::{Failure, ensure};
 
-use crate::common::{DAY, domain, failed, gateway, public_pem};
+use crate::common::{DAY, domain, failed, gateway};
 
 /// A gateway with a simulated TPM, joined to a fleet that this program is.
 pub struct Gateway {
@@ -23,6 +27,7 @@ pub struct Gateway {
     pub tpm: SimulatedTpm,
     program: PathBuf,
     root: RootCa,
+    operator: EcdsaKeyPair,
 }
 
 impl Gateway {
@@ -32,7 +37,8 @@ impl Gateway {
         let root = RootCa::create(&domain()?, 365 * DAY, UnixTime::now()).map_err(failed)?;
         let program = std::env::current_exe()?.with_file_name("edgewarden");
         ensure(program.exists(), || format!("`{}` is not built", program.display()))?;
-        let gateway = Self { folder, tpm, program, root };
+        let operator = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).map_err(failed)?;
+        let gateway = Self { folder, tpm, program, root, operator };
         gateway.configure()?;
         Ok(gateway)
     }
@@ -44,7 +50,8 @@ impl Gateway {
     pub fn configure(&self) -> Result<(), Failure> {
         let path = |name: &str| self.folder.path().join(name);
         fs::write(path("root.pem"), pem::encode(pem::CERTIFICATE, self.root.certificate_der()))?;
-        fs::write(path("operator.pem"), public_pem()?)?;
+        let operator = spki::to_pem(self.operator.public_key().as_ref()).map_err(failed)?;
+        fs::write(path("operator.pem"), operator)?;
         let config = format!(
             "[gateway]\nname = \"gw-bench\"\ntrust_domain = \"bench.example\"\n\
              [fleet]\nurl = \"https://127.0.0.1:1\"\nroot = \"{}\"\noperator_keys = [\"{}\"]\n\
@@ -103,5 +110,17 @@ impl Gateway {
             verdict: appraised.verdict().clone(),
         };
         self.ask(Request::EnrolAccept(Box::new(enrolled))).await.map(drop)
+    }
+
+    /// Puts a deployment in force.
+    pub async fn deploy(&self, document: &serde_json::Value) -> Result<(), Failure> {
+        let payload = document.to_string().into_bytes();
+        let signed = pre_authentication_encoding(PAYLOAD_TYPE, &payload);
+        let sig = self.operator.sign(&SystemRandom::new(), &signed).map_err(failed)?.as_ref().into();
+        let signatures = vec![Signature { keyid: "operator".into(), sig }];
+        let envelope =
+            Envelope { payload_type: PAYLOAD_TYPE.into(), payload: payload.as_slice().into(), signatures };
+        let bytes = serde_json::to_vec(&envelope).map_err(failed)?;
+        self.ask(Request::DeploymentAccept(bytes.into())).await.map(drop)
     }
 }

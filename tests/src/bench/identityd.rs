@@ -11,6 +11,7 @@ use edgewarden_workload_api::client::fetch_once;
 
 use crate::common::{WAIT, failed, runtime};
 use crate::gateway::Gateway;
+use crate::modules::warm;
 use crate::number::{Number, Target};
 
 pub fn identityd() -> Result<Vec<Number>, Failure> {
@@ -48,14 +49,7 @@ pub fn identityd() -> Result<Vec<Number>, Failure> {
         Target::None,
         vec![anonymous],
     ));
-    let mut warm = Vec::new();
-    for _ in 0..1000 {
-        let begun = Instant::now();
-        runtime.block_on(fetch_once(&socket)).map_err(failed)?;
-        warm.push(begun.elapsed());
-    }
-    let micros = |took: Duration| took.as_secs_f64() * 1e6;
-    numbers.push(Number::of("Workload API, connect and fetch", "us", Target::None, &warm, micros));
+    numbers.push(warm(&runtime, &socket)?);
     server.stop();
 
     let log = fs::read(gateway.tpm.event_log())?;
@@ -66,6 +60,7 @@ pub fn identityd() -> Result<Vec<Number>, Failure> {
         std::hint::black_box(parsed.replay());
         replays.push(begun.elapsed());
     }
+    let micros = |took: Duration| took.as_secs_f64() * 1e6;
     numbers.push(Number::of("event log, parse and replay", "us", Target::None, &replays, micros));
     Ok(numbers)
 }
@@ -94,7 +89,7 @@ async fn first_certificate(gateway: &Gateway) -> Result<Duration, Failure> {
 }
 
 /// Memory of a process, with its share of what it shares (proportional set size).
-fn pss(pid: u32, kind: &str) -> Result<f64, Failure> {
+pub fn pss(pid: u32, kind: &str) -> Result<f64, Failure> {
     let text = run(Command::new("cat").arg(format!("/proc/{pid}/smaps_rollup")))?.ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix(kind));
     let kilobytes: Option<f64> = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok());

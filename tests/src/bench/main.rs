@@ -6,10 +6,12 @@
 mod common;
 mod gateway;
 mod identityd;
+mod modules;
 mod number;
 mod pure;
 mod queue;
 mod tpm;
+mod worker;
 
 use std::fs;
 use std::process::{Command, ExitCode};
@@ -35,6 +37,15 @@ struct Arguments {
     filter: Option<String>,
 }
 fn main() -> ExitCode {
+    if let Ok(work) = std::env::var(worker::WORK) {
+        return match worker::work(&work) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => {
+                eprintln!("error: {failure}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let arguments = Arguments::parse();
     match if sandbox::is_inside() { inside(&arguments) } else { outside() } {
         Ok(code) => code,
@@ -70,6 +81,7 @@ fn inside(arguments: &Arguments) -> Result<ExitCode, Failure> {
     take("policy", &mut || Ok(vec![pure::policy()?]))?;
     take("queue", &mut || Ok(vec![queue::queue()?]))?;
     take("identityd", &mut identityd::identityd)?;
+    take("modules", &mut modules::modules)?;
     take("tpm", &mut tpm::tpm)?;
     let machine = machine();
     if arguments.output == Format::Json {

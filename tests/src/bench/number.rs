@@ -7,6 +7,8 @@ use std::time::Duration;
 pub enum Target {
     AtLeast(f64),
     AtMost(f64),
+    /// The worst of a hundred, not the median.
+    WorstAtMost(f64),
     /// More is better.
     Rate,
     None,
@@ -51,6 +53,7 @@ impl Number {
         match self.target {
             Target::AtLeast(least) => Some(self.median >= least),
             Target::AtMost(most) => Some(self.median <= most),
+            Target::WorstAtMost(most) => Some(self.p99 <= most),
             Target::Rate | Target::None => None,
         }
     }
@@ -58,7 +61,7 @@ impl Number {
     pub fn target_text(&self) -> String {
         match self.target {
             Target::AtLeast(least) => format!("\u{2265} {least}"),
-            Target::AtMost(most) => format!("\u{2264} {most}"),
+            Target::AtMost(most) | Target::WorstAtMost(most) => format!("\u{2264} {most}"),
             Target::Rate | Target::None => String::new(),
         }
     }
