@@ -1,6 +1,12 @@
 //! The procedures of docs/operations.md, as an operator would carry them out.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by a panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    reason = "a test fails by a panic"
+)]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
