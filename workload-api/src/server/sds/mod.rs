@@ -34,7 +34,7 @@ use crate::source::X509Context;
 pub(super) use crate::envoy::envoy::service::secret::v3::secret_discovery_service_server::SERVICE_NAME;
 pub(super) use service::Secrets;
 
-/// Largest request. Envoy names all of its extensions in the first one: 40 KiB in version 1.40.
+/// Largest request. Envoy names all of its extensions in the first one: 61 KB in version 1.40.
 pub const REQUEST_BYTES_MAX: usize = 128 * 1024;
 /// Most names that one stream is subscribed to. A module has six, and one for each trust domain it federates with.
 pub const NAMES_MAX: usize = 16;
