@@ -15,6 +15,8 @@ pub enum Problem {
     Failed(String),
     /// Exit code 2.
     Usage(String),
+    /// A program that this command ran has ended with this exit code, which is ours too.
+    Ended(u8),
 }
 
 impl Problem {
@@ -45,6 +47,7 @@ impl Problem {
                 eprintln!("error: {text}");
                 ExitCode::from(1)
             }
+            Self::Ended(code) => ExitCode::from(code),
             Self::Usage(text) => {
                 eprintln!("error: {text}");
                 ExitCode::from(2)
@@ -58,6 +61,7 @@ impl std::fmt::Display for Problem {
         match self {
             Self::Refused(refusal) => refusal.fmt(f),
             Self::Failed(text) | Self::Usage(text) => f.write_str(text),
+            Self::Ended(code) => write!(f, "the program ended with {code}"),
         }
     }
 }

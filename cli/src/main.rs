@@ -8,6 +8,7 @@ mod exit;
 mod folders;
 mod output;
 mod supervisor;
+mod svid;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -64,7 +65,7 @@ enum Command {
     Leaf(commands::identity::Leaf),
     /// Module certificates.
     #[command(subcommand)]
-    Svid(commands::identity::Svid),
+    Svid(svid::Svid),
     /// Evidence of this boot.
     #[command(subcommand)]
     Attest(commands::attest::Attest),
@@ -108,6 +109,9 @@ fn run(arguments: Arguments) -> Result<(), Problem> {
     let root = std::path::absolute(&arguments.root).map_err(Problem::failed)?;
     let layout = Layout::new(root);
     let format = arguments.format;
+    if format == Format::Pem && !matches!(arguments.command, Command::Svid(_)) {
+        return Err(Problem::Usage("only `svid fetch` has answers in PEM".into()));
+    }
     let daemon =
         matches!(arguments.command, Command::Up | Command::Identityd | Command::Runtimed | Command::Gatewayd);
     if !daemon {
@@ -142,7 +146,7 @@ fn run(arguments: Arguments) -> Result<(), Problem> {
             Command::Policy(policy) => policy.run(&layout, format).await,
             Command::Image(image) => image.run(format).await,
             Command::Leaf(leaf) => leaf.run(&layout, format).await,
-            Command::Svid(svid) => svid.run(&layout).await,
+            Command::Svid(svid) => svid.run(&layout, format).await,
             Command::Attest(attest) => attest.run(&layout, format).await,
             Command::Audit(audit) => audit.run(&layout, format).await,
             Command::Keystore(keystore) => keystore.run(&layout),

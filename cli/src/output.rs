@@ -8,6 +8,8 @@ use crate::exit::Problem;
 pub enum Format {
     Text,
     Json,
+    /// Certificates, of `svid fetch`.
+    Pem,
 }
 
 /// One JSON document on one line.

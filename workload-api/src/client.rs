@@ -1,7 +1,8 @@
-//! Follows the identity of one Workload API socket.
+//! Follows the identity of one Workload API socket; [`bundles`] and the JWT functions ask it for the rest.
 //!
 //! Trusts whoever serves the socket with what it says, but not with how much: messages are bounded and parsed whole.
 
+pub mod bundles;
 mod jwt;
 
 use std::collections::hash_map::RandomState;
@@ -21,7 +22,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 use zeroize::Zeroizing;
 
-pub use self::jwt::{fetch_jwt_bundles, fetch_jwt_svid, validate_jwt_svid};
+pub use self::jwt::{fetch_jwt_bundles, fetch_jwt_svid, fetch_jwt_svid_of, validate_jwt_svid};
 use crate::SECURITY_HEADER;
 use crate::der;
 use crate::jwt::JwksError;
@@ -53,6 +54,10 @@ pub enum FetchError {
     Certificates(#[from] der::SplitError),
     #[error("the Workload API gave keys that cannot be read")]
     Keys(#[from] JwksError),
+    #[error("the Workload API gave a bundle for `{0}`, which is no trust domain")]
+    NoTrustDomain(SpiffeId),
+    #[error("the Workload API gave more trust domains than can be read")]
+    TooMany,
 }
 
 impl From<Status> for FetchError {
@@ -117,11 +122,20 @@ fn jittered(pause: Duration) -> Duration {
 }
 
 async fn open(socket: &Path) -> Result<Streaming<X509svidResponse>, FetchError> {
+    let mut client = client(socket).await?;
+    Ok(client.fetch_x509svid(secured(X509svidRequest {})).await?.into_inner())
+}
+
+async fn client(socket: &Path) -> Result<SpiffeWorkloadApiClient<Channel>, FetchError> {
     let channel = connect(socket).await?;
-    let mut client = SpiffeWorkloadApiClient::new(channel).max_decoding_message_size(REPLY_BYTES_MAX);
-    let mut request = Request::new(X509svidRequest {});
+    Ok(SpiffeWorkloadApiClient::new(channel).max_decoding_message_size(REPLY_BYTES_MAX))
+}
+
+/// A request with the security header.
+fn secured<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
     request.metadata_mut().insert(SECURITY_HEADER, MetadataValue::from_static("true"));
-    Ok(client.fetch_x509svid(request).await?.into_inner())
+    request
 }
 
 fn connect(socket: &Path) -> impl Future<Output = Result<Channel, FetchError>> {

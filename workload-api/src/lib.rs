@@ -11,6 +11,10 @@
 //! `src/workloadapi.rs` is generated from `proto/workloadapi.proto` (protoc 3.21, tonic-prost-build 0.14 with
 //! `bytes(".")` and `build_transport(false)`) and kept in the tree, so that a build needs no protoc.
 //! So is what reflection tells of it, `proto/*.descriptor.bin` (`protoc --include_imports --descriptor_set_out=…`).
+//!
+//! `src/envoy.rs` is generated in the same way from `proto/envoy/sds.proto` and `secret.proto`, which hold the parts of
+//! Envoy's messages that are used, under Envoy's names and numbers; with `skip_debug(["."])`, because keys are in them,
+//! and `include_file("mod.rs")`, each `include!` replaced by what it includes.
 
 pub mod client;
 pub mod der;

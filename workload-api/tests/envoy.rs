@@ -1,5 +1,9 @@
 //! A real Envoy takes its certificate and its trust from the socket, by both forms of the protocol, and serves mutual TLS.
-#![expect(clippy::unwrap_used, reason = "a test helper that cannot go on fails its test")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::format_push_string,
+    reason = "a test helper that cannot go on fails its test"
+)]
 
 mod common;
 #[path = "common/envoy_program.rs"]
@@ -57,7 +61,7 @@ static_resources:
              set_node_on_first_message_only: true, grpc_services: [{{ envoy_grpc: {{ cluster_name: edgewarden }} }}] }} }}"
         );
         let certificate = if name == "by-id" { ID } else { "default" };
-        text += &format!(
+        text.push_str(&format!(
             r#"
   - name: {name}
     address: {{ pipe: {{ path: "{folder}/{name}.sock" }} }}
@@ -74,7 +78,7 @@ static_resources:
             tls_certificate_sds_secret_configs: [{{ name: "{certificate}", sds_config: {source} }}]
             validation_context_sds_secret_config: {{ name: "{roots}", sds_config: {source} }}
 "#
-        );
+        ));
     }
     text
 }
@@ -158,7 +162,7 @@ async fn echo(stream: &mut TlsStream<UnixStream>) -> std::io::Result<()> {
 }
 
 fn certificate(stream: &TlsStream<UnixStream>) -> Vec<u8> {
-    stream.get_ref().1.peer_certificates().unwrap()[0].to_vec()
+    stream.get_ref().1.peer_certificates().unwrap().first().unwrap().to_vec()
 }
 
 /// One of Envoy's counters.

@@ -1,5 +1,5 @@
 //! Envoy's secret discovery service, called by raw gRPC, so that a test may break each rule.
-#![expect(clippy::unwrap_used, reason = "a test helper that cannot go on fails its test")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test helper that cannot go on fails its test")]
 
 mod common;
 
@@ -17,10 +17,10 @@ use common::envoy::envoy::r#type::v3::SemanticVersion;
 use common::envoy::google::rpc;
 use common::workloadapi::X509svidRequest;
 use common::{ID, Served, channel_over, request};
-use edgewarden_names::Reason;
-use edgewarden_workload_api::pem;
+use edgewarden_names::{Reason, TrustDomain};
 use edgewarden_workload_api::server::STREAMS_MAX;
 use edgewarden_workload_api::server::sds::{NAME_BYTES_MAX, NAMES_MAX, REQUEST_BYTES_MAX, UNANSWERED_MAX};
+use edgewarden_workload_api::{Bundles, pem};
 use futures_util::Stream;
 use futures_util::stream::unfold;
 use prost::Message;
@@ -62,8 +62,8 @@ fn ack(response: &DiscoveryResponse, names: &[&str]) -> DiscoveryRequest {
     }
 }
 
-fn nack() -> Option<rpc::Status> {
-    Some(rpc::Status { code: 13, message: "cannot use it\u{1b}[31m".repeat(1000) })
+fn nack() -> rpc::Status {
+    rpc::Status { code: 13, message: "cannot use it\u{1b}[31m".repeat(1000) }
 }
 
 /// A stream of the state of the world.
@@ -166,7 +166,7 @@ fn shown(resource: &prost_types::Any) -> (String, String) {
                 );
                 let config = SpiffeCertValidatorConfig::decode(config.value.as_slice()).unwrap();
                 let domains = config.trust_domains.into_iter();
-                domains.map(|domain| format!("{} {}", domain.name, text(domain.trust_bundle))).collect()
+                domains.map(|domain| [domain.name, text(domain.trust_bundle)].join(" ")).collect()
             }
         },
     };
@@ -374,12 +374,15 @@ async fn acknowledged_and_rejected_responses_are_not_repeated() {
     let mut stream = Whole::open(&served, ask(&["default"])).await;
     let first = stream.next().await;
     stream.send(ack(&first, &["default"])).await;
-    stream.send(DiscoveryRequest { error_detail: nack(), ..ack(&first, &["default"]) }).await;
+    stream.send(DiscoveryRequest { error_detail: Some(nack()), ..ack(&first, &["default"]) }).await;
     // Less is no reason either.
     stream.send(ack(&first, &[])).await;
     // A rejection with a change of names is answered for the change.
-    let more =
-        DiscoveryRequest { error_detail: nack(), version_info: String::new(), ..ack(&first, &["ROOTCA"]) };
+    let more = DiscoveryRequest {
+        error_detail: Some(nack()),
+        version_info: String::new(),
+        ..ack(&first, &["ROOTCA"])
+    };
     stream.send(more).await;
     let second = stream.next().await;
     assert_eq!((second.nonce.as_str(), second.resources.len()), ("2", 1));
@@ -389,7 +392,7 @@ async fn acknowledged_and_rejected_responses_are_not_repeated() {
     let first = stream.next().await;
     let acknowledged = DeltaDiscoveryRequest { response_nonce: first.nonce, ..subscribe(&[]) };
     stream.send(acknowledged.clone()).await;
-    stream.send(DeltaDiscoveryRequest { error_detail: nack(), ..acknowledged }).await;
+    stream.send(DeltaDiscoveryRequest { error_detail: Some(nack()), ..acknowledged }).await;
     stream.send(subscribe(&["ROOTCA"])).await;
     let second = stream.next().await;
     assert_eq!((second.nonce.as_str(), second.resources[0].name.as_str()), ("2", "ROOTCA"));
@@ -579,4 +582,34 @@ async fn streams_share_the_budget_of_the_socket() {
     while client(&served).await.fetch_secrets(ask(&[])).await.is_err() {
         tokio::task::yield_now().await;
     }
+}
+
+#[tokio::test]
+async fn foreign_trust_domains_are_given_and_each_change_is_pushed() {
+    let served = Served::new();
+    let foreign = "spiffe://other.example";
+    let root = common::Authority::new().der;
+    let set = |roots: Option<&Vec<u8>>| {
+        served.source.bundles.send_modify(|bundles| {
+            let roots = roots.map(|root| (TrustDomain::parse("other.example").unwrap(), vec![root.clone()]));
+            let all = roots.into_iter().collect();
+            *bundles = Arc::new(Bundles { foreign_x509: Arc::new(all), ..(**bundles).clone() });
+        });
+    };
+    set(None);
+    let mut all = Whole::open(&served, DiscoveryRequest { node: Some(envoy()), ..ask(&["ALL"]) }).await;
+    assert_eq!(all_shown(&all.next().await), [("ALL".to_owned(), roots_of(&served))]);
+    set(Some(&root));
+    let both =
+        format!("{}other.example {}", roots_of(&served), pem::certificates(std::slice::from_ref(&root)));
+    assert_eq!(all_shown(&all.next().await), [("ALL".to_owned(), both)]);
+
+    let mut whole = Whole::open(&served, ask(&[foreign])).await;
+    whole.next().await;
+    let mut incremental = Incremental::open(&served, subscribe(&[foreign])).await;
+    incremental.next().await;
+    set(None);
+    assert_eq!(all_shown(&all.next().await), [("ALL".to_owned(), roots_of(&served))]);
+    assert_eq!(incremental.next().await.removed_resources, [foreign]);
+    assert!(whole.refusal().await.message().starts_with("sds.name: "));
 }

@@ -36,7 +36,7 @@ impl Doctor {
         let examined = examine(&facts, self.only.as_deref());
         match format {
             Format::Json => output::json(&examined)?,
-            Format::Text => print(&examined),
+            Format::Text | Format::Pem => print(&examined),
         }
         match count(&examined, Outcome::Fail) {
             0 => Ok(()),

@@ -124,3 +124,43 @@ impl Protocol for Delta {
         }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::sds::tests::{FOREIGN, known};
+
+    fn subscribe(names: &[&str]) -> DeltaDiscoveryRequest {
+        let resource_names_subscribe = names.iter().map(ToString::to_string).collect();
+        DeltaDiscoveryRequest { resource_names_subscribe, ..DeltaDiscoveryRequest::default() }
+    }
+
+    fn names(response: &DeltaDiscoveryResponse) -> Vec<&str> {
+        response.resources.iter().map(|resource| resource.name.as_str()).collect()
+    }
+
+    #[test]
+    fn a_trust_domain_that_is_withdrawn_is_removed_and_may_come_back() {
+        let (with, without) = (known(&[FOREIGN]), known(&[]));
+        for first in [subscribe(&[FOREIGN]), subscribe(&["*", FOREIGN]), subscribe(&[])] {
+            let mut delta = Delta::default();
+            assert!(delta.take(first).unwrap());
+            assert!(names(&delta.answer(&with).unwrap().unwrap()).contains(&FOREIGN));
+            assert!(delta.answer(&with).unwrap().is_none());
+            let removed = delta.answer(&without).unwrap().unwrap();
+            assert_eq!((removed.removed_resources, removed.resources.len()), (vec![FOREIGN.to_owned()], 0));
+            assert!(delta.answer(&without).unwrap().is_none(), "it is said once");
+            assert_eq!(names(&delta.answer(&with).unwrap().unwrap()), [FOREIGN]);
+        }
+    }
+
+    #[test]
+    fn subscriptions_add_up_to_a_bound() {
+        let mut delta = Delta::default();
+        for n in 0..NAMES_MAX {
+            delta.take(subscribe(&[&format!("name-{n}")])).unwrap();
+        }
+        delta.take(subscribe(&["name-0"])).unwrap();
+        assert!(delta.take(subscribe(&["one more"])).is_err());
+    }
+}

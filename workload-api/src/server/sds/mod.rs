@@ -68,3 +68,27 @@ fn note_rejection(detail: Option<&crate::envoy::google::rpc::Status>) {
         tracing::debug!(code = detail.code, message, "a client of secret discovery rejected what it got");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use edgewarden_names::SpiffeId;
+    use zeroize::Zeroizing;
+
+    pub(super) const FOREIGN: &str = "spiffe://other.example";
+
+    /// An identity, and the roots of these trust domains.
+    pub(super) fn known(foreign: &[&str]) -> Known {
+        let id = SpiffeId::parse("spiffe://plant.example/gateway/gw-1/module/analytics").unwrap();
+        let context = X509Context {
+            trust_domain: id.trust_domain(),
+            id,
+            chain_der: vec![b"leaf".to_vec()],
+            key_pkcs8: Zeroizing::new(b"key".to_vec()),
+            bundle_der: vec![b"own root".to_vec()],
+        };
+        let domains = foreign.iter().map(|id| SpiffeId::parse(id).unwrap().trust_domain());
+        let foreign = domains.map(|domain| (domain.clone(), vec![format!("root of {domain}").into_bytes()]));
+        Known { context: Arc::new(context), foreign: Arc::new(foreign.collect()) }
+    }
+}

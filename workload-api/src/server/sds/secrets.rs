@@ -149,3 +149,50 @@ fn validation(bundles: &[Bundle<'_>], own: Bundle<'_>, by: Validator) -> Certifi
 fn inline(bytes: Bytes) -> DataSource {
     DataSource { specifier: Some(Specifier::InlineBytes(bytes)) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::sds::tests::{FOREIGN, known};
+
+    #[test]
+    fn each_trust_domain_is_validated_by_its_own_roots() {
+        let known = known(&[FOREIGN]);
+        let holdings = Holdings::of(&known);
+        let validated = |name: &str| {
+            let any = holdings.secret(name, holdings.find(name).unwrap(), Validator::Spiffe).unwrap();
+            let Some(Type::ValidationContext(context)) = Secret::decode(any.value.as_slice()).unwrap().r#type
+            else {
+                panic!("no validation context");
+            };
+            let config = context.custom_validator_config.unwrap().typed_config.unwrap();
+            let config = SpiffeCertValidatorConfig::decode(config.value.as_slice()).unwrap();
+            config
+                .trust_domains
+                .into_iter()
+                .map(|domain| (domain.name, domain.trust_bundle))
+                .collect::<Vec<_>>()
+        };
+        let roots = |der: &[u8]| Some(inline(pem::certificates(&[der.to_vec()]).into_bytes().into()));
+        let own = ("plant.example".to_owned(), roots(b"own root"));
+        let foreign = ("other.example".to_owned(), roots(b"root of other.example"));
+        assert!(validated("ROOTCA") == [own.clone()] && validated("spiffe://plant.example") == [own.clone()]);
+        assert!(validated(FOREIGN) == [foreign.clone()]);
+        assert!(validated("ALL") == [own, foreign]);
+        assert!(holdings.secret("ALL", Found::AllRoots, Validator::PlainRoots).is_err());
+        assert_eq!(holdings.names().last().map(String::as_str), Some(FOREIGN));
+    }
+
+    #[test]
+    fn a_version_changes_with_what_it_is_of() {
+        let (one, two) = (known(&[]), known(&[FOREIGN]));
+        let version = |known: &Known, name: &str| {
+            let holdings = Holdings::of(known);
+            holdings.version(holdings.find(name).unwrap())
+        };
+        assert_eq!(version(&one, "default"), version(&two, "default"));
+        assert_eq!(version(&one, "ROOTCA"), version(&two, "ROOTCA"));
+        assert_ne!(version(&one, "ALL"), version(&two, "ALL"));
+        assert_ne!(version(&one, "default"), version(&one, "ROOTCA"));
+    }
+}

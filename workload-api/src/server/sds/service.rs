@@ -3,7 +3,6 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use edgewarden_names::{Reason, Refusal};
 use edgewarden_platform::peer::PeerEvidence;
 use futures_util::Stream;
 use tokio::sync::{Semaphore, watch};
@@ -22,9 +21,8 @@ use crate::envoy::envoy::service::discovery::v3::{
 use crate::envoy::envoy::service::secret::v3::secret_discovery_service_server::{
     SecretDiscoveryService, SecretDiscoveryServiceServer,
 };
-use crate::server::STREAMS_MAX;
 use crate::server::connection::Caller;
-use crate::server::service::{Service, status, unknown as unknown_caller};
+use crate::server::service::{Service, status, take, unknown as unknown_caller};
 use crate::server::stream::{Open, ended};
 use crate::source::IdentitySource;
 
@@ -79,10 +77,7 @@ impl Secrets {
         let caller = caller.ok_or_else(|| status(&unknown_caller()))?;
         let source = Arc::clone(&self.calls.source);
         Service::authorize(&*source, &caller)?;
-        let permit = Arc::clone(&self.streams).try_acquire_owned().map_err(|_| {
-            let rule = format_args!("at most {STREAMS_MAX} streams are open at a time on one socket");
-            status(&Refusal::new(Reason::CallerBudget, "stream", rule))
-        })?;
+        let permit = take(&self.streams)?;
         Ok(Admission { _open: Open::new(Arc::clone(&source), permit), source, caller })
     }
 }
@@ -102,8 +97,9 @@ impl Calls {
     ) -> Result<Response<Responses<P::Response>>, Status> {
         let admission = admission(&mut request)?;
         let current = self.source.subscribe().map_err(|refusal| status(&refusal))?;
+        let known = (current, self.source.bundles());
         let stopped = self.stopped.clone();
-        Ok(Response::new(Box::pin(exchange(admission, request.into_inner(), protocol, current, stopped))))
+        Ok(Response::new(Box::pin(exchange(admission, request.into_inner(), protocol, known, stopped))))
     }
 }
 
@@ -139,7 +135,8 @@ impl SecretDiscoveryService for Calls {
         let context = current.borrow().clone().ok_or_else(|| ended("the instance has ended"))?;
         // The request was read in the meantime.
         admission.authorize()?;
-        let known = Known { context, foreign: Arc::default() };
+        let foreign = Arc::clone(&self.source.bundles().borrow().foreign_x509);
+        let known = Known { context, foreign };
         once(request.into_inner(), &known).map(Response::new).map_err(|refusal| status(&refusal))
     }
 }

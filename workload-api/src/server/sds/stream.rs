@@ -14,7 +14,7 @@ use super::service::Admission;
 use super::{Known, UNANSWERED_MAX};
 use crate::server::service::status;
 use crate::server::stream::ended;
-use crate::source::Current;
+use crate::source::{Bundles, Current};
 
 /// A form of the protocol: what one stream's client has asked for and has got.
 pub(super) trait Protocol: Send + 'static {
@@ -34,6 +34,7 @@ struct State<P: Protocol> {
     requests: Streaming<P::Request>,
     protocol: P,
     current: Current,
+    bundles: watch::Receiver<Arc<Bundles>>,
     stopped: watch::Receiver<()>,
     unanswered: u32,
 }
@@ -45,13 +46,14 @@ pub(super) fn exchange<P: Protocol>(
     admission: Arc<Admission>,
     requests: Streaming<P::Request>,
     protocol: P,
-    current: Current,
+    (current, bundles): (Current, watch::Receiver<Arc<Bundles>>),
     stopped: watch::Receiver<()>,
 ) -> impl Stream<Item = Result<P::Response, Status>> + Send {
     let watched = admission.caller.clone();
     // An error means that the process cannot be watched; what cannot be watched is not answered either.
     let caller_exited = Box::pin(async move { drop(watched.exited().await) });
-    let state = State { admission, caller_exited, requests, protocol, current, stopped, unanswered: 0 };
+    let state =
+        State { admission, caller_exited, requests, protocol, current, bundles, stopped, unanswered: 0 };
     unfold(Some(state), async |state| {
         let mut state = state?;
         match state.next().await {
@@ -75,6 +77,8 @@ impl<P: Protocol> State<P> {
                     return Err(status(&Refusal::new(Reason::CallerUnknown, "caller", rule)));
                 }
                 changed = self.current.changed() => changed.map_err(|_| ended("the instance has ended"))?,
+                // Without its sender it never changes again.
+                Ok(()) = self.bundles.changed() => {}
                 request = self.requests.message() => {
                     let Some(request) = request? else { return Ok(None) };
                     self.admission.authorize()?;
@@ -86,7 +90,8 @@ impl<P: Protocol> State<P> {
             }
             let context = self.current.borrow_and_update().clone();
             let context = context.ok_or_else(|| ended("the instance has ended"))?;
-            let known = Known { context, foreign: Arc::default() };
+            let foreign = Arc::clone(&self.bundles.borrow_and_update().foreign_x509);
+            let known = Known { context, foreign };
             self.admission.authorize()?;
             if let Some(response) = self.protocol.answer(&known).map_err(|refusal| status(&refusal))? {
                 self.unanswered = 0;
