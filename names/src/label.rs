@@ -93,6 +93,10 @@ label_type!(
     /// A leaf device, unique on its gateway.
     LeafName
 );
+label_type!(
+    /// A secret of a module, unique for it.
+    SecretName
+);
 
 impl ModuleName {
     /// Names that Edgewarden's own processes use when they ask for a certificate like any module.

@@ -1,6 +1,6 @@
 //! The names that every part of Edgewarden speaks.
 //!
-//! * [`TrustDomain`], [`SpiffeId`], [`GatewayName`], [`ModuleName`], [`LeafName`]: who
+//! * [`TrustDomain`], [`SpiffeId`], [`GatewayName`], [`ModuleName`], [`LeafName`]: who · [`SecretName`]: a secret of a module
 //! * [`Digest`], [`Generation`], [`Epoch`], [`UnixTime`]: which, and when
 //! * [`Reason`], [`Refusal`]: why not
 //!
@@ -14,7 +14,7 @@ mod refusal;
 mod spiffe_id;
 
 pub use digest::{Digest, DigestError};
-pub use label::{GatewayName, LabelError, LeafName, ModuleName};
+pub use label::{GatewayName, LabelError, LeafName, ModuleName, SecretName};
 pub use numbers::{Epoch, Generation, UnixTime};
 pub use refusal::{Reason, Refusal};
 pub use spiffe_id::{IdKind, SpiffeId, SpiffeIdError, TrustDomain};

@@ -93,6 +93,13 @@ reasons! {
     PolicyDenied "policy.denied" "no rule allows it; see `edgewarden policy explain`";
     PolicyInvalid "policy.invalid" "correct the policy; the last good epoch stays in force";
     PlaceMismatch "policy.place_mismatch" "the certificate and the place it is used from name different modules";
+    // Secrets
+    SecretMissing "secret.missing" "seal it for this gateway and module with `edgewarden-fleet secret seal`; the module starts when it has come";
+    SecretSignature "secret.signature" "sign with an operator key that the gateway pins";
+    SecretRollback "secret.rollback" "give the secret a version above every one that it has had, removals too";
+    SecretNotForUs "secret.not_for_us" "the secret names another trust domain, gateway or module; seal it for this one";
+    SecretUndecryptable "secret.undecryptable" "it was altered, or the gateway has another key by now: seal it again";
+    SecretLimit "secret.limit" "remove secrets, or send smaller ones: limits are in docs/secrets.md";
     // Messages
     TopicInvalid "mqtt.topic_invalid" "correct the topic (MQTT 3.1.1 section 4.7)";
     ClientIdMismatch "mqtt.client_id" "use the last part of the certificate's SPIFFE ID as client identifier";

@@ -16,6 +16,7 @@ use crate::Bytes;
 use crate::deployment::{Deployment, ImageReference};
 use crate::enrol::{Challenge, DeviceKeys, Enrolled, Proof, Verdict};
 use crate::est::{EstReply, EstRequest, EstStatus};
+use crate::secret::{AgreementKey, SecretFiles, SecretStatus};
 
 /// Limits of one image's evidence (docs/specification.md).
 pub const MANIFEST_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -45,6 +46,16 @@ pub enum Request {
     DeploymentAccept(Bytes),
     /// The deployment in force. → [`Reply::Deployment`], or [`Reply::Done`] when there is none.
     Deployment,
+
+    /// A sealed secret, or its removal, in an operator's envelope. Checked, opened once, stored sealed. → [`Reply::Done`]
+    SecretAccept(Bytes),
+    /// What is held, without values. → [`Reply::Secrets`]
+    Secrets,
+    /// The values for a live instance, by what its deployment names; [`Reply::Done`] when `have` is their revision.
+    /// Without `have` all must be there, else `secret.missing`. → [`Reply::SecretFiles`]
+    SecretsRelease { instance: String, have: Option<String> },
+    /// What secrets for this gateway are sealed to. → [`Reply::AgreementKey`]
+    AgreementKey,
 
     /// → [`Reply::Permit`]
     ImageJudge(Box<ImageEvidence>),
@@ -108,6 +119,9 @@ pub enum Reply {
     Proof(Proof),
     Est(Box<EstReply>),
     Deployment(Box<DeploymentInForce>),
+    Secrets(Vec<SecretStatus>),
+    SecretFiles(Box<SecretFiles>),
+    AgreementKey(Box<AgreementKey>),
     Permit(Box<StartPermit>),
     Prepared(Prepared),
     Snapshot(Box<Snapshot>),
@@ -283,6 +297,8 @@ pub struct Snapshot {
     pub policy: Option<PolicyInForce>,
     /// Live start records.
     pub records: Vec<StartRecord>,
+    /// Counts changes of secrets: when it is another number, some may be new.
+    pub secrets: u64,
     /// False when the verdict forbids issuing: enforcers close what depends on it.
     pub trusted: bool,
 }

@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use edgewarden_names::{Digest, LeafName, ModuleName, Reason, Refusal, TrustDomain};
 use serde::{Deserialize, Serialize};
 
+use crate::secret::{SecretUse, check_uses};
+
 pub const PAYLOAD_TYPE: &str = "application/vnd.edgewarden.deployment.v1+json";
 
 pub const MODULES_MAX: usize = 128;
@@ -75,6 +77,9 @@ pub struct Module {
     /// Host names, besides the module's own, for which that API gives server certificates.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub server_names: Vec<String>,
+    /// The secrets that the module gets, and no others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<SecretUse>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
@@ -270,6 +275,7 @@ impl Module {
         if self.name.is_reserved() {
             return Err("the name is reserved for Edgewarden's own processes".into());
         }
+        check_uses(&self.secrets)?;
         at_most("ports", self.ports.len(), PORTS_MAX)?;
         at_most("args", self.args.len(), 64)?;
         at_most("env", self.env.len(), 64)?;

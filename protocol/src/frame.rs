@@ -3,9 +3,13 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use zeroize::Zeroizing;
 
 /// Largest message between Edgewarden's processes. An image manifest with its evidence, the largest there is, stays below.
 pub const FRAME_BYTES_MAX: u32 = 16 * 1024 * 1024;
+
+/// What is set aside for a message before any of it has come.
+const FIRST_BYTES: u32 = 4 * 1024;
 
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
@@ -40,7 +44,9 @@ pub async fn read_at_most<T: DeserializeOwned>(
         return Err(FrameError::TooLarge(length.into()));
     }
     // Grows with what really arrives: a peer that only announces a large message costs nothing.
-    let mut body = Vec::new();
+    // Wiped: some messages carry keys and secrets.
+    let first = usize::try_from(length.min(FIRST_BYTES)).unwrap_or_default();
+    let mut body = Zeroizing::new(Vec::with_capacity(first));
     (&mut *stream).take(length.into()).read_to_end(&mut body).await?;
     if body.len() as u64 != u64::from(length) {
         return Err(FrameError::Io(std::io::ErrorKind::UnexpectedEof.into()));
@@ -53,7 +59,7 @@ pub async fn write<T: Serialize + Sync>(
     stream: &mut (impl AsyncWrite + Unpin),
     message: &T,
 ) -> Result<(), FrameError> {
-    let body = serde_json::to_vec(message)?;
+    let body = Zeroizing::new(serde_json::to_vec(message)?);
     let length = u32::try_from(body.len()).unwrap_or(u32::MAX);
     if length > FRAME_BYTES_MAX {
         return Err(FrameError::TooLarge(body.len() as u64));

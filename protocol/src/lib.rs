@@ -8,6 +8,7 @@
 //! * [`deployment`]: the signed document that says what runs · [`dsse`]: the signature around it
 //! * [`leaf`]: a leaf device that enrols · [`server_names`]: host names that a deployment grants
 //! * [`jwt_keys`]: a gateway vouches for the keys of its JWT-SVIDs
+//! * [`secret`]: a secret, sealed by an operator to one gateway
 //! * [`frame`]: JSON messages on a stream, with a size limit
 //!
 //! Unknown fields are refused everywhere: a field that one side relies on is never silently dropped by the other.
@@ -24,6 +25,7 @@ pub mod frame;
 pub mod jwt_keys;
 pub mod layout;
 pub mod leaf;
+pub mod secret;
 pub mod server_names;
 pub mod uplink;
 

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Bytes;
 use crate::enrol::Verdict;
+use crate::secret::{AgreementKey, SecretStatus};
 
 /// Most messages in one batch.
 pub const MESSAGES_MAX: usize = 1000;
@@ -23,13 +24,35 @@ pub struct Sync {
     pub have: Option<Digest>,
     pub wait_seconds: u32,
     pub report: Report,
+    /// Absent: the gateway takes no secrets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secrets: Option<SecretsSync>,
 }
+
+/// What a gateway has of secrets, and what it can be sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SecretsSync {
+    pub key: AgreementKey,
+    /// At most [`crate::secret::ENTRIES_MAX`].
+    pub have: Vec<SecretStatus>,
+    /// Envelopes that the gateway refused, by the SHA-256 of their bytes; at most [`REFUSED_MAX`], the newest.
+    pub refused: Vec<Digest>,
+}
+
+/// Most refused envelopes that a gateway tells of.
+pub const REFUSED_MAX: usize = 64;
+/// Most envelopes of secrets in one answer: the rest come with the next.
+pub const SECRETS_SENT_MAX: usize = 4;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SyncReply {
     /// The signed envelope to put in force; absent when `have` is right.
     pub deployment: Option<Bytes>,
+    /// Envelopes of secrets that are newer than what the gateway has, at most [`SECRETS_SENT_MAX`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<Bytes>,
 }
 
 /// What a gateway says of itself.

@@ -72,7 +72,7 @@ pub fn seal(recipient: &[u8], info: &[u8], associated: &[u8], plaintext: &[u8]) 
     let ephemeral = PrivateKey::generate(&ECDH_P256).map_err(|_| SealError::Failed)?;
     let encapsulated = ephemeral.compute_public_key().map_err(|_| SealError::Failed)?.as_ref().to_vec();
     let peer = UnparsedPublicKey::new(&ECDH_P256, recipient);
-    let shared = agree(&ephemeral, &peer, SealError::Recipient, |x| Ok(Zeroizing::new(x.to_vec())))?;
+    let shared = agree(&ephemeral, peer, SealError::Recipient, |x| Ok(Zeroizing::new(x.to_vec())))?;
     let context = SUITE.context(&shared, &encapsulated, recipient, info).ok_or(SealError::Failed)?;
     let ciphertext = context.seal(associated, plaintext).ok_or(SealError::Failed)?;
     Ok(Sealed { encapsulated, ciphertext })

@@ -24,7 +24,7 @@ impl Recipient {
     fn open(&self, sealed: &Sealed, info: &[u8], aad: &[u8]) -> Result<Vec<u8>, OpenError<NotAgreed>> {
         let ecdh = |peer: &[u8]| {
             let peer = UnparsedPublicKey::new(&ECDH_P256, peer);
-            agree(&self.0, &peer, NotAgreed, |x| Ok(Zeroizing::new(x.to_vec())))
+            agree(&self.0, peer, NotAgreed, |x| Ok(Zeroizing::new(x.to_vec())))
         };
         open(sealed, &self.point(), info, aad, ecdh).map(|plain| plain.to_vec())
     }
@@ -33,7 +33,7 @@ impl Recipient {
 #[test]
 fn what_is_sealed_opens_again() {
     let recipient = Recipient::new();
-    for plaintext in [&b""[..], b"x", &[7; PLAINTEXT_BYTES_MAX]] {
+    for plaintext in [&b""[..], b"x", &vec![7; PLAINTEXT_BYTES_MAX]] {
         let sealed = seal(&recipient.point(), b"info", b"aad", plaintext).unwrap();
         assert_eq!(sealed.ciphertext.len(), plaintext.len() + TAG_BYTES);
         assert_eq!(recipient.open(&sealed, b"info", b"aad").unwrap(), plaintext);
