@@ -138,7 +138,7 @@ fn secured<T>(message: T) -> Request<T> {
     request
 }
 
-fn connect(socket: &Path) -> impl Future<Output = Result<Channel, FetchError>> {
+pub(crate) fn connect(socket: &Path) -> impl Future<Output = Result<Channel, FetchError>> {
     let path = socket.to_owned();
     let connector = tower::service_fn(move |_| {
         let path = path.clone();

@@ -4,6 +4,7 @@
 //! * [`server`]: serves one socket for one module instance
 //! * [`jwt`]: JWT-SVIDs, made and judged
 //! * [`client`]: follows an identity from a socket
+//! * [`secrets`]: `edgewarden.secrets.v1` on the same sockets: the deployment secrets of the instance
 //!
 //! The server trusts its [`IdentitySource`] and the kernel's word on the caller; nothing the caller sends.
 //! The client trusts the socket it was told to use.
@@ -20,6 +21,7 @@ pub mod client;
 pub mod der;
 pub mod jwt;
 pub mod pem;
+pub mod secrets;
 pub mod server;
 pub mod source;
 

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use crate::jwt::{Audience, JwtKeys};
+use crate::secrets::SecretSource;
 
 /// One identity, complete: what a module needs to prove who it is and to check others.
 pub struct X509Context {
@@ -84,6 +85,11 @@ pub trait IdentitySource: Send + Sync + 'static {
     /// The time to judge tokens by.
     fn now(&self) -> UnixTime {
         UnixTime::now()
+    }
+
+    /// The deployment secrets of this socket's instance, if it is one that can have any.
+    fn secrets(&self) -> Option<Arc<dyn SecretSource>> {
+        None
     }
 
     /// A stream has opened. Each is followed by one [`IdentitySource::stream_closed`].

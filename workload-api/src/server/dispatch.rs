@@ -14,8 +14,10 @@ use tower::ServiceExt;
 use super::health::Health;
 use super::reflection::Reflection;
 use super::sds;
+use super::secrets;
 use super::service::{Service, status};
 use crate::SECURITY_HEADER;
+use crate::secrets::wire::secrets_server::{SERVICE_NAME as SECRETS, SecretsServer};
 use crate::workloadapi::spiffe_workload_api_server::{SERVICE_NAME as WORKLOAD_API, SpiffeWorkloadApiServer};
 
 /// Every service that the socket offers.
@@ -26,10 +28,15 @@ pub(super) struct Services {
     reflection: v1::ServerReflectionServer<Reflection>,
     reflection_alpha: v1alpha::ServerReflectionServer<Reflection>,
     secrets: sds::Secrets,
+    deployment_secrets: SecretsServer<secrets::Service>,
 }
 
 impl Services {
-    pub(super) fn new(service: Arc<Service>, secrets: sds::Secrets) -> Self {
+    pub(super) fn new(
+        service: Arc<Service>,
+        secrets: sds::Secrets,
+        deployment_secrets: SecretsServer<secrets::Service>,
+    ) -> Self {
         let reflection = Arc::new(Reflection(Arc::clone(&service)));
         let bytes = super::REQUEST_BYTES_MAX;
         Self {
@@ -40,6 +47,7 @@ impl Services {
                 .max_decoding_message_size(bytes),
             workload: SpiffeWorkloadApiServer::from_arc(service).max_decoding_message_size(bytes),
             secrets,
+            deployment_secrets: deployment_secrets.max_decoding_message_size(bytes),
         }
     }
 
@@ -55,6 +63,10 @@ impl Services {
             v1::SERVICE_NAME => self.reflection.oneshot(request).await,
             v1alpha::SERVICE_NAME => self.reflection_alpha.oneshot(request).await,
             sds::SERVICE_NAME => return self.secrets.call(request).await,
+            SECRETS => match check_header(request.headers()) {
+                Ok(()) => self.deployment_secrets.oneshot(request).await,
+                Err(refusal) => return status(&refusal).into_http(),
+            },
             _ => return Status::unimplemented("this socket does not offer that service").into_http(),
         };
         match answered {

@@ -11,6 +11,7 @@ mod health;
 mod jwt;
 mod reflection;
 pub mod sds;
+mod secrets;
 mod service;
 mod stream;
 
@@ -23,6 +24,7 @@ use tokio::net::UnixListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
+use crate::secrets::wire::secrets_server::SecretsServer;
 use crate::source::IdentitySource;
 
 /// Most connections at a time on one socket. One more is closed at once.
@@ -54,8 +56,15 @@ pub async fn serve(
     let (running, stopped) = watch::channel(());
     let streams = Arc::new(Semaphore::new(STREAMS_MAX));
     let secrets = sds::Secrets::new(Arc::clone(&source), Arc::clone(&streams), stopped.clone());
+    let deployment_secrets = secrets::Service {
+        source: Arc::clone(&source),
+        streams: Arc::clone(&streams),
+        opening: Arc::new(Semaphore::new(1)),
+        stopped: stopped.clone(),
+    };
+    let deployment_secrets = SecretsServer::new(deployment_secrets);
     let service = service::Service { source: Arc::clone(&source), streams, stopped };
-    let services = dispatch::Services::new(Arc::new(service), secrets);
+    let services = dispatch::Services::new(Arc::new(service), secrets, deployment_secrets);
     let mut connections = JoinSet::new();
     let mut strangers = JoinSet::new();
     let mut shutdown = std::pin::pin!(shutdown);
