@@ -23,6 +23,7 @@ use crate::enrolment::{Enrolment, Expected};
 use crate::jwt::PublishedKey;
 use crate::permits::Permits;
 use crate::records::ProcessSeen;
+use crate::secrets;
 use crate::site::{self, Site};
 use crate::state::Documents;
 
@@ -56,6 +57,8 @@ pub enum Input {
     DeploymentJudged(Box<InForce>),
     /// An image was judged under the deployment of this epoch.
     ImageJudged(Box<ImageProof>, Epoch),
+    /// A secret was judged and opens; it counts from now on.
+    SecretJudged(Box<secrets::Judged>),
     StartPrepare {
         permit: String,
     },
@@ -206,6 +209,7 @@ impl Authority {
                 routes: in_force.deployment().routes.clone(),
             }),
             records: self.documents.records.iter().cloned().collect(),
+            secrets: self.secrets_changes(),
             trusted: self.documents.enrolment.trusted().is_ok(),
         }
     }
@@ -219,6 +223,7 @@ impl Authority {
             Input::Site(input) => self.site_decides(input),
             Input::DeploymentJudged(judged) => self.deployment_judged(*judged),
             Input::ImageJudged(proof, epoch) => self.image_judged(&proof, epoch, moment, now),
+            Input::SecretJudged(judged) => self.secret_judged(&judged),
             Input::StartPrepare { permit } => self.start_prepare(&permit, now),
             Input::Started { instance, seen, address } => self.started(&instance, &seen, address, now),
             Input::Stopped { instance } => Ok(self.stopped(&instance, "runtimed says so")),

@@ -7,6 +7,7 @@
 //! * `authority`, `starts`: the decisions, without I/O, over `enrolment`, `deployments`, `permits`, `records`, `leaves`, `clock`
 //! * `service`: one decision after the other, on disk before in force: `state`, `audit`, `refusals`
 //! * `site`: the same with a site's own CA instead of a fleet
+//! * `secrets`: which deployment secrets a module may have, kept sealed and opened for live instances only
 //! * `issuance`: the issuing CA and the certificates in use · `renewal`: when · `workload`: who gets them
 //! * `iotedge`: the same door for modules built with Azure's SDKs · `module_keys`, `envelope`, `kept`: keys that it uses
 //! * `jwt`: the keys of JWT-SVIDs, and the tokens that they sign
@@ -46,6 +47,7 @@ mod renewal;
 mod requests;
 mod run;
 mod runtime_log;
+mod secrets;
 mod service;
 mod site;
 mod starts;

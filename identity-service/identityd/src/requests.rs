@@ -15,6 +15,7 @@ use edgewarden_protocol::control::{
 };
 use edgewarden_protocol::dsse::ENVELOPE_BYTES_MAX;
 use edgewarden_protocol::enrol::{Challenge, EVENT_LOG_BYTES_MAX};
+use edgewarden_protocol::secret::ENVELOPE_BYTES_MAX as SECRET_BYTES_MAX;
 use zeroize::Zeroizing;
 
 use crate::audit::{ENTRIES_MAX, Event, KeyUse, Query, clip};
@@ -22,6 +23,7 @@ use crate::authority::{Effect, Input};
 use crate::metrics::Operation;
 use crate::records::ProcessSeen;
 use crate::runtime_log::Keeper;
+use crate::secrets;
 use crate::service::{Service, internal};
 use crate::{site, workload};
 
@@ -86,6 +88,15 @@ pub async fn answer(service: &Arc<Service>, request: Request) -> Result<Reply, R
                 None => Ok(deployment(service)),
             }
         }
+        Request::SecretAccept(envelope) => {
+            blocking(service, move |service| secrets::accept(service, &envelope)).await
+        }
+        Request::Secrets => Ok(secrets::list(service)),
+        Request::SecretsRelease { instance, have } => {
+            blocking(service, move |service| secrets::release_files(service, &instance, have.as_deref()))
+                .await
+        }
+        Request::AgreementKey => blocking(service, secrets::agreement_key).await,
         Request::ImageJudge(evidence) => {
             let judged = blocking(service, move |service| {
                 service.current().judge_image(&evidence).inspect_err(|refusal| service.note(refusal))
@@ -137,6 +148,8 @@ fn check_sizes(request: &Request) -> Result<(), Refusal> {
     };
     match request {
         Request::DeploymentAccept(envelope) => check("deployment", envelope.0.len(), ENVELOPE_BYTES_MAX),
+        Request::SecretAccept(envelope) => check("secret", envelope.0.len(), SECRET_BYTES_MAX)
+            .map_err(|refusal| Refusal { reason: Reason::SecretLimit, ..refusal }),
         Request::LeafIssue { csr, .. } => check("certificate request", csr.0.len(), CSR_BYTES_MAX),
         Request::ImageJudge(evidence) => {
             let too_large = |what: &str, size, max| {
@@ -208,6 +221,7 @@ async fn carry_out(service: &Arc<Service>, effect: Effect) -> Result<(), Refusal
         }
         Effect::Unbind { instance } => {
             service.issuance.end(&instance);
+            service.vault.forget(&instance);
             if let Err(error) = service.sockets.remove(&instance) {
                 tracing::error!(%error, instance, "cannot remove the workload socket");
             }

@@ -25,6 +25,7 @@ use crate::deployments::Target;
 use crate::enrolment::Expected;
 use crate::records::still_lives;
 use crate::runtime_log::{INTERVAL, RETRY};
+use crate::secrets::Vault;
 use crate::service::{Chain, Parts, Service, internal};
 use crate::site::Site;
 use crate::state::{Documents, StateError, Store};
@@ -247,9 +248,11 @@ fn open_parts(layout: Layout, config: Config) -> Result<Opened, RunError> {
         operators,
     };
     let context = Arc::new(Context { layout: layout.clone(), target, expected, site, own_cgroup });
+    let vault = Vault::open(&folder, &documents.secrets)
+        .map_err(|source| RunError::Folder { path: folder.clone(), source })?;
     let (authority, set_aside) = Authority::recover(Arc::clone(&context), documents);
     let (sockets, refused_callers) = Sockets::new(layout);
-    let parts = Parts { context, config, keystore, store, authority, audit, sockets };
+    let parts = Parts { context, config, keystore, store, authority, audit, sockets, vault };
     Ok((parts, set_aside, refused_callers))
 }
 

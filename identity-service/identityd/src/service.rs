@@ -20,6 +20,7 @@ use crate::metrics::{Metrics, Operation};
 use crate::refusals::{Noted, RefusalLog};
 use crate::renewal::Tick;
 use crate::runtime_log::{Keeper, Source};
+use crate::secrets::Vault;
 use crate::state::Store;
 use crate::workload::Sockets;
 
@@ -31,6 +32,7 @@ pub struct Service {
     pub(crate) jwt: JwtAuthority,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) sockets: Sockets,
+    pub(crate) vault: Vault,
     started: Instant,
     store: Store,
     current: RwLock<Arc<Authority>>,
@@ -74,11 +76,12 @@ pub struct Parts {
     pub authority: Authority,
     pub audit: Audit,
     pub sockets: Sockets,
+    pub vault: Vault,
 }
 
 impl Service {
     pub fn new(parts: Parts) -> Self {
-        let Parts { context, config, keystore, store, authority, audit, sockets } = parts;
+        let Parts { context, config, keystore, store, authority, audit, sockets, vault } = parts;
         let gateway = &config.gateway;
         let runtime_log = Keeper::new(&config, &context.layout);
         let metrics = Arc::new(Metrics::default());
@@ -98,6 +101,7 @@ impl Service {
             jwt,
             metrics,
             sockets,
+            vault,
             started: Instant::now(),
             store,
             current: RwLock::new(Arc::new(authority)),

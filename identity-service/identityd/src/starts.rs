@@ -73,6 +73,7 @@ impl Authority {
             let rule = "the deployment in force no longer names this image";
             return Err(Refusal::new(Reason::StartPermit, &permit.module, rule));
         }
+        self.secrets_are_there(&permit.module)?;
         let workload_folder = self.context.layout.workload_folder(&permit.instance);
         let reply = Reply::Prepared(Prepared { instance: permit.instance.clone(), workload_folder });
         let bind = Effect::Bind { instance: permit.instance.clone(), module: permit.module };

@@ -25,6 +25,7 @@ use crate::jwt::PublishedKeys;
 use crate::leaves::LeafTokens;
 use crate::permits::Counter;
 use crate::records::Records;
+use crate::secrets::Secrets;
 use crate::site::SiteRequest;
 
 /// Largest document: a deployment's envelope in base64 in base64, with room.
@@ -194,10 +195,11 @@ pub struct Documents {
     pub clock: Arc<TimeFloor>,
     pub jwt_keys: Arc<PublishedKeys>,
     pub site_request: Arc<SiteRequest>,
+    pub secrets: Arc<Secrets>,
 }
 
 impl Documents {
-    const FILES: [&str; 8] = [
+    const FILES: [&str; 9] = [
         Counter::FILE,
         LeafTokens::FILE,
         TimeFloor::FILE,
@@ -206,6 +208,7 @@ impl Documents {
         Records::FILE,
         PublishedKeys::FILE,
         SiteRequest::FILE,
+        Secrets::FILE,
     ];
 
     pub fn load(store: &Store) -> Result<Self, StateError> {
@@ -218,6 +221,7 @@ impl Documents {
             clock: store.load().map(Arc::new)?,
             jwt_keys: store.load().map(Arc::new)?,
             site_request: store.load().map(Arc::new)?,
+            secrets: store.load().map(Arc::new)?,
         })
     }
 
@@ -233,6 +237,7 @@ impl Documents {
             put(&mut files, &self.records, before.map(|before| &before.records))?;
             put(&mut files, &self.jwt_keys, before.map(|before| &before.jwt_keys))?;
             put(&mut files, &self.site_request, before.map(|before| &before.site_request))?;
+            put(&mut files, &self.secrets, before.map(|before| &before.secrets))?;
             Ok(files)
         };
         let changed =

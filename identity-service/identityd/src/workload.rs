@@ -17,6 +17,7 @@ use edgewarden_platform::process::Process;
 use edgewarden_protocol::control::StartRecord;
 use edgewarden_protocol::layout::Layout;
 use edgewarden_workload_api::jwt::Audience;
+use edgewarden_workload_api::secrets::SecretSource;
 use edgewarden_workload_api::server;
 use edgewarden_workload_api::source::{Bundles, Current, IdentitySource, JwtSvid};
 use tokio::net::UnixListener;
@@ -25,6 +26,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::iotedge;
 use crate::jwt::{self, Tokens};
 use crate::records::{ProcessSeen, is_caller_of, still_lives};
+use crate::secrets;
 use crate::service::Service;
 
 const FOLDER_MODE: u32 = 0o755;
@@ -296,6 +298,10 @@ impl IdentitySource for InstanceSource {
 
     fn now(&self) -> UnixTime {
         now(&self.service)
+    }
+
+    fn secrets(&self) -> Option<Arc<dyn SecretSource>> {
+        Some(secrets::of_instance(&self.service, &self.instance))
     }
 
     fn stream_opened(&self) {

@@ -49,6 +49,8 @@ pub enum KeyUse {
     Attestation,
     /// The storage key sealed or released a secret.
     Storage,
+    /// The agreement key opened a secret.
+    Agreement,
     /// The issuing CA's key, in memory, certified a module or leaf.
     IssuingCa,
     /// A key of JWT-SVIDs, in memory, signed tokens.
@@ -62,6 +64,7 @@ impl fmt::Display for KeyUse {
             Self::Enrolment => "enrolment",
             Self::Attestation => "attestation",
             Self::Storage => "storage",
+            Self::Agreement => "agreement",
             Self::IssuingCa => "issuing-ca",
             Self::Jwt => "jwt",
         })

@@ -48,6 +48,7 @@ impl Certificate {
 /// What the keystore is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
+    Agree,
     CaSign,
     DeviceKeys,
     Prove,
@@ -56,10 +57,12 @@ pub enum Operation {
 }
 
 impl Operation {
-    const ALL: [Self; 5] = [Self::CaSign, Self::DeviceKeys, Self::Prove, Self::Quote, Self::Seal];
+    const ALL: [Self; 6] =
+        [Self::Agree, Self::CaSign, Self::DeviceKeys, Self::Prove, Self::Quote, Self::Seal];
 
     fn label(self) -> &'static str {
         match self {
+            Self::Agree => "agree",
             Self::CaSign => "ca_sign",
             Self::DeviceKeys => "device_keys",
             Self::Prove => "prove",

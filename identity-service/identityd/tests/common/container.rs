@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use edgewarden_protocol::control::{Reply, Request};
+use edgewarden_workload_api::client::FetchError;
 use serde::{Deserialize, Serialize};
 
 static COUNT: AtomicU64 = AtomicU64::new(0);
@@ -101,6 +102,10 @@ pub enum Job {
     Fetch { socket: PathBuf },
     /// Sends bytes and reads what comes back until the other side closes.
     Exchange { socket: PathBuf, request: String },
+    /// Gets one secret.
+    Secret { socket: PathBuf, name: String },
+    /// Reads so many messages of a stream of secrets.
+    WatchSecrets { socket: PathBuf, messages: usize },
     /// Asks the control socket.
     Ask { socket: PathBuf, request: Box<Request> },
 }
@@ -174,6 +179,24 @@ async fn exchange(socket: &Path, request: &str) -> std::io::Result<String> {
     Ok(text)
 }
 
+fn shown(secret: &edgewarden_workload_api::secrets::Secret) -> String {
+    format!("{} {} {}", secret.name, secret.version, String::from_utf8_lossy(&secret.value))
+}
+
+async fn secret(socket: &Path, name: &str) -> Result<String, FetchError> {
+    edgewarden_workload_api::secrets::client::get(socket, name).await.map(|secret| shown(&secret))
+}
+
+async fn watch_secrets(socket: &Path, messages: usize) -> Result<String, FetchError> {
+    let mut watch = edgewarden_workload_api::secrets::client::watch(socket).await?;
+    let mut said = Vec::new();
+    for _ in 0..messages {
+        let secrets = watch.next().await?;
+        said.push(secrets.iter().map(shown).collect::<Vec<_>>().join(", "));
+    }
+    Ok(said.join("; "))
+}
+
 /// The other side: to be called by a test named `job`.
 pub async fn do_job() {
     let Ok(job) = std::env::var(JOB) else { return };
@@ -185,6 +208,14 @@ pub async fn do_job() {
             Err(error) => Answer::Failed(error.to_string()),
         },
         Job::Exchange { socket, request } => match exchange(&socket, &request).await {
+            Ok(text) => Answer::Text(text),
+            Err(error) => Answer::Failed(error.to_string()),
+        },
+        Job::Secret { socket, name } => match secret(&socket, &name).await {
+            Ok(text) => Answer::Text(text),
+            Err(error) => Answer::Failed(error.to_string()),
+        },
+        Job::WatchSecrets { socket, messages } => match watch_secrets(&socket, messages).await {
             Ok(text) => Answer::Text(text),
             Err(error) => Answer::Failed(error.to_string()),
         },
