@@ -15,7 +15,7 @@ use edgewarden_platform::durable;
 use edgewarden_protocol::deployment::Module;
 use serde_json::{Value, json};
 
-use crate::{iotedge, seccomp};
+use crate::{iotedge, seccomp, secrets};
 
 const NOFILE_MAX: u64 = 4096;
 /// The OCI runtime's own limit; above it lies the number that means "no user".
@@ -69,7 +69,7 @@ impl Bundle<'_> {
             },
             "root": {"path": self.root, "readonly": true},
             "hostname": self.module.name,
-            "mounts": self.mounts(),
+            "mounts": self.mounts((user, group)),
             "linux": self.linux(),
         }))
     }
@@ -135,7 +135,7 @@ impl Bundle<'_> {
     }
 
     /// `user[:group]`, by number or by a name that the image's own tables hold. Root is refused.
-    fn user(&self) -> Result<(u32, u32), Refusal> {
+    pub fn user(&self) -> Result<(u32, u32), Refusal> {
         let text = self.image.config.user.as_deref().unwrap_or_default();
         if text.is_empty() {
             return Ok((USER, USER));
@@ -188,7 +188,7 @@ impl Bundle<'_> {
         Ok((id, number(&line, 3).unwrap_or(id)))
     }
 
-    fn mounts(&self) -> Value {
+    fn mounts(&self, owner: (u32, u32)) -> Value {
         let tmpfs = |place: &str, options: &[&str]| {
             let options = [&["nosuid", "nodev", "noexec"], options].concat();
             json!({"destination": place, "type": "tmpfs", "source": "tmpfs", "options": options})
@@ -197,16 +197,20 @@ impl Bundle<'_> {
             json!({"destination": place, "type": "bind", "source": source,
                    "options": ["bind", "ro", "nosuid", "nodev", "noexec"]})
         };
-        json!([
-            {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "nodev", "noexec"]},
-            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs",
-             "options": ["nosuid", "noexec", "strictatime", "mode=755", "size=64k"]},
+        let mut mounts = vec![
+            json!({"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "nodev", "noexec"]}),
+            json!({"destination": "/dev", "type": "tmpfs", "source": "tmpfs",
+             "options": ["nosuid", "noexec", "strictatime", "mode=755", "size=64k"]}),
             tmpfs("/dev/shm", &["mode=1777", "size=16m"]),
             tmpfs("/tmp", &["mode=1777", "size=16m"]),
             tmpfs("/run", &["mode=755", "size=1m"]),
             bind("/run/edgewarden", self.workload_folder),
             bind("/etc/hosts", self.hosts),
-        ])
+        ];
+        if !self.module.secrets.is_empty() {
+            mounts.push(secrets::mount_entry(owner));
+        }
+        Value::Array(mounts)
     }
 
     fn linux(&self) -> Value {

@@ -10,7 +10,10 @@ use edgewarden_names::{Digest, UnixTime};
 use edgewarden_protocol::control::{Reply, Request, Status};
 use edgewarden_protocol::dsse::ENVELOPE_BYTES_MAX;
 use edgewarden_protocol::enrol::Verdict;
-use edgewarden_protocol::uplink::{DeploymentReport, RefusalReport, Report, Sync, SyncReply};
+use edgewarden_protocol::secret::ENVELOPE_BYTES_MAX as SECRET_BYTES_MAX;
+use edgewarden_protocol::uplink::{
+    DeploymentReport, RefusalReport, Report, SECRETS_SENT_MAX, Sync, SyncReply,
+};
 use edgewarden_transport::http::{Client as Http, HttpError};
 use edgewarden_transport::{Identity, tls};
 use tokio::sync::{mpsc, oneshot};
@@ -18,13 +21,14 @@ use tokio::time::{sleep, timeout};
 
 use crate::context::Context;
 use crate::enrol::{self, EnrolError};
+use crate::fleet_secrets::Secrets;
 use crate::identity::CallError;
 
 /// The fleet may hold a request this long.
 const HELD_SECONDS: u32 = 30;
 const SYNC_DEADLINE: Duration = Duration::from_secs(45);
-/// An envelope in base64, in JSON.
-const REPLY_BYTES_MAX: usize = 2 * ENVELOPE_BYTES_MAX;
+/// A deployment's envelope and those of secrets in base64, in JSON.
+const REPLY_BYTES_MAX: usize = 2 * (ENVELOPE_BYTES_MAX + SECRETS_SENT_MAX * SECRET_BYTES_MAX);
 const REFUSALS_MAX: usize = 32;
 /// Changes that come together are told together.
 const SETTLE: Duration = Duration::from_millis(500);
@@ -59,7 +63,8 @@ pub async fn sync(context: Arc<Context>, mut now: mpsc::Receiver<()>) {
             return std::future::pending().await;
         }
     };
-    let mut link = Link { context: Arc::clone(&context), http, refused: None, reached: false };
+    let secrets = Secrets::default();
+    let mut link = Link { context: Arc::clone(&context), http, refused: None, reached: false, secrets };
     let mut changes = context.board.changes();
     let mut backoff = BACKOFF_FIRST;
     loop {
@@ -100,6 +105,7 @@ struct Link {
     refused: Option<Vec<u8>>,
     /// False until the fleet has answered, and again after an attempt that failed.
     reached: bool,
+    secrets: Secrets,
 }
 
 impl Link {
@@ -111,7 +117,8 @@ impl Link {
         };
         // The first answer is wanted at once: it says that the fleet is there, and brings what was missed.
         let wait_seconds = if self.reached { HELD_SECONDS } else { 0 };
-        let request = Sync { have: self.have().await?, wait_seconds, report: self.report(status) };
+        let secrets = self.secrets.sync(&self.context.identityd).await?;
+        let request = Sync { have: self.have().await?, wait_seconds, report: self.report(status), secrets };
         let reply: Result<SyncReply, HttpError> =
             self.http.post_json("/v1/gateway/sync", &request, REPLY_BYTES_MAX, SYNC_DEADLINE).await;
         let reply = reply.map_err(|error| crate::chain(&error))?;
@@ -120,7 +127,9 @@ impl Link {
             status.last_contact = Some(UnixTime::now());
             status.error = None;
         });
-        let Some(envelope) = reply.deployment else { return Ok(()) };
+        // Before the deployment, which may need them.
+        let taken = self.secrets.accept(&self.context.identityd, reply.secrets).await;
+        let Some(envelope) = reply.deployment else { return taken };
         if self.refused.as_ref() == Some(&envelope.0) {
             return Err("the fleet still offers a deployment that this gateway refused".into());
         }

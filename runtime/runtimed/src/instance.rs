@@ -24,7 +24,7 @@ use crate::context::Context;
 use crate::identity::CallError;
 use crate::images::Ready;
 use crate::places::Places;
-use crate::{RunError, logs, network};
+use crate::{RunError, logs, network, secrets};
 
 const RECORD_BYTES_MAX: usize = 1024 * 1024;
 /// Between SIGTERM and SIGKILL.
@@ -134,7 +134,7 @@ async fn carry_out(context: &Context, ready: &Ready, mut record: Record) -> Resu
     context.blocking(move || network::join(&joined, place.number, place.address)).await.map_err(failed)?;
     let folder = context.places.bundle(&record.instance);
     let cgroup = context.cgroup(&record.instance);
-    let config = Bundle {
+    let bundle = Bundle {
         gateway: &context.config.gateway.name,
         trust_domain: &context.config.gateway.trust_domain,
         module: &module,
@@ -147,8 +147,8 @@ async fn carry_out(context: &Context, ready: &Ready, mut record: Record) -> Resu
         hosts: &context.places.hosts(),
         cgroup: &cgroup,
         forbidden_users: &context.daemon_users,
-    }
-    .config()?;
+    };
+    let (config, owner) = (bundle.config()?, bundle.user()?);
     write_bundle(&folder, &config).map_err(failed)?;
     let log = logs::open(context.places.logs(), &module.name)
         .map_err(RunError::io("open the module's log"))
@@ -163,6 +163,8 @@ async fn carry_out(context: &Context, ready: &Ready, mut record: Record) -> Resu
         Reply::Done => {}
         _ => return Err(CallError::Unexpected.refusal()),
     }
+    // Before its first instruction: what it is to find there is there.
+    secrets::deliver(context, &module, &record.instance, &process, Some(owner)).await?;
     context.runc.start(&record.instance).await.map_err(failed)?;
     Ok(Instance { record, process })
 }

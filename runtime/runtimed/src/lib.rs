@@ -23,6 +23,7 @@ pub mod enrol;
 mod est_handshake;
 mod est_link;
 mod fleet_link;
+mod fleet_secrets;
 pub mod identity;
 mod images;
 mod instance;
@@ -33,6 +34,7 @@ mod network;
 mod places;
 mod runc;
 mod seccomp;
+mod secrets;
 mod supervisor;
 mod worker;
 

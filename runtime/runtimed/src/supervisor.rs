@@ -37,8 +37,8 @@ pub struct Supervisor {
     workers: BTreeMap<ModuleName, Worker>,
     adopted: bool,
     reported: Option<Epoch>,
-    /// Deployment and trust at the last comparison: when they change, refused starts are tried again.
-    last: Option<(edgewarden_names::Digest, bool)>,
+    /// Deployment, trust and secrets at the last comparison: when they change, refused starts are tried again.
+    last: Option<(edgewarden_names::Digest, bool, u64)>,
 }
 
 impl Supervisor {
@@ -107,7 +107,7 @@ impl Supervisor {
         };
         match (deployment, epoch) {
             (Some(deployment), Some(epoch)) if deployment.epoch == epoch.epoch() => {
-                self.carry_out(deployment, epoch, snapshot.trusted).await?;
+                self.carry_out(deployment, epoch, snapshot).await?;
             }
             // Read at two moments: the next snapshot is on its way.
             (Some(_), _) => return Ok(()),
@@ -121,7 +121,7 @@ impl Supervisor {
         &mut self,
         force: DeploymentInForce,
         epoch: CompiledEpoch,
-        trusted: bool,
+        snapshot: &Snapshot,
     ) -> Result<(), RunError> {
         let modules = &force.deployment.modules;
         let names: Vec<ModuleName> = modules.iter().map(|module| module.name.clone()).collect();
@@ -143,7 +143,8 @@ impl Supervisor {
         for module in modules {
             self.start_worker(module);
         }
-        let now = Some((force.envelope.clone(), trusted));
+        self.workers.values().for_each(|worker| worker.secrets(snapshot.secrets));
+        let now = Some((force.envelope.clone(), snapshot.trusted, snapshot.secrets));
         if self.last != now {
             self.workers.values().for_each(Worker::retry);
             self.last = now;

@@ -15,6 +15,7 @@ use crate::context::Context;
 use crate::control::ModuleStatus;
 use crate::images;
 use crate::instance::{self, Exit, Instance, Place};
+use crate::secrets;
 
 const ENDED_BYTES_MAX: usize = 1024 * 1024;
 /// A start that was refused for what the image or the gateway is, is tried again this late, or when something changed.
@@ -26,6 +27,8 @@ struct Orders {
     stop: bool,
     /// Rises when what refused a start may have changed.
     attempt: u64,
+    /// The count of changes of secrets that is in force.
+    secrets: u64,
 }
 
 /// A module that is to run. Dropping it leaves the module running and unwatched.
@@ -57,6 +60,7 @@ impl Worker {
             place,
             told,
             backoff: Backoff::default(),
+            delivered: None,
         };
         Self { module, orders, task: tokio::spawn(life.run(adopted)) }
     }
@@ -64,6 +68,15 @@ impl Worker {
     /// Tries again now, if a start was refused.
     pub fn retry(&self) {
         self.orders.send_modify(|orders| orders.attempt = orders.attempt.wrapping_add(1));
+    }
+
+    /// Secrets may have changed, if the count has.
+    pub fn secrets(&self, changes: u64) {
+        self.orders.send_if_modified(|orders| {
+            let news = orders.secrets != changes;
+            orders.secrets = changes;
+            news
+        });
     }
 
     /// Stops the module and cleans up. Returns when that is done.
@@ -82,6 +95,8 @@ struct Life {
     told: watch::Receiver<Orders>,
     status: ModuleStatus,
     backoff: Backoff,
+    /// The count of changes of secrets that the running instance has seen.
+    delivered: Option<u64>,
 }
 
 impl Life {
@@ -124,8 +139,11 @@ impl Life {
             () = stopped(&mut self.told) => return Ok(None),
         };
         self.show(ModuleState::Starting, None);
+        let secrets = self.told.borrow().secrets;
         // Carried to its end even when the order to stop comes meanwhile: half a start is cleaned by nobody.
-        instance::start(&self.context, &self.module, self.place, &ready).await.map(Some)
+        let instance = instance::start(&self.context, &self.module, self.place, &ready).await?;
+        self.delivered = Some(secrets);
+        Ok(Some(instance))
     }
 
     async fn refused(&mut self, refusal: Refusal) {
@@ -140,7 +158,9 @@ impl Life {
                 | Reason::StartPermit
         );
         let wait = if passing { self.backoff.after(Duration::ZERO) } else { REFUSED_WAIT };
-        let state = if passing { ModuleState::Waiting } else { ModuleState::Refused };
+        // Nothing is wrong with a module whose secret has not come yet; it starts when it does.
+        let waits = passing || refusal.reason == Reason::SecretMissing;
+        let state = if waits { ModuleState::Waiting } else { ModuleState::Refused };
         self.show(state, Some(refusal));
         self.rest(wait).await;
     }
@@ -171,9 +191,12 @@ impl Life {
         self.show(ModuleState::Running, None);
         tracing::info!(module = %self.module.name, instance = %instance.record.instance, pid = instance.process.pid(), "the module runs");
         let since = Instant::now();
+        let mut secrets =
+            Rotation::new(&self.context, &self.module, self.told.clone(), self.delivered.take());
         let exit = tokio::select! {
             exit = instance.exited() => Some(exit),
             () = stopped(&mut self.told) => None,
+            () = secrets.follow(&instance) => None,
         };
         if exit.is_none() {
             instance.stop(&self.context).await;
@@ -218,6 +241,54 @@ impl Life {
         self.status.state = state;
         self.status.reason = reason;
         self.context.board.set_module(self.status.clone());
+    }
+}
+
+/// Keeps the secrets of a running instance as new as what is in force.
+struct Rotation<'a> {
+    context: &'a Context,
+    module: &'a Module,
+    told: watch::Receiver<Orders>,
+    delivered: Option<u64>,
+}
+
+impl<'a> Rotation<'a> {
+    fn new(
+        context: &'a Context,
+        module: &'a Module,
+        told: watch::Receiver<Orders>,
+        delivered: Option<u64>,
+    ) -> Self {
+        Self { context, module, told, delivered }
+    }
+
+    /// Never returns. Dropping it may leave a set half written, which nobody sees and the next attempt removes.
+    async fn follow(&mut self, instance: &Instance) {
+        if self.module.secrets.is_empty() {
+            return std::future::pending().await;
+        }
+        let mut backoff = Backoff::default();
+        loop {
+            let changes = self.told.borrow_and_update().secrets;
+            if self.delivered == Some(changes) {
+                if self.told.changed().await.is_err() {
+                    return std::future::pending().await;
+                }
+                continue;
+            }
+            let name = &instance.record.instance;
+            match secrets::deliver(self.context, self.module, name, &instance.process, None).await {
+                Ok(()) => self.delivered = Some(changes),
+                Err(refusal) => {
+                    // The module keeps what it has.
+                    tracing::warn!(instance = %name, reason = refusal.reason.code(), %refusal, "the module's secrets are not brought up to date");
+                    tokio::select! {
+                        () = tokio::time::sleep(backoff.after(Duration::ZERO)) => {}
+                        _ = self.told.changed() => {}
+                    }
+                }
+            }
+        }
     }
 }
 

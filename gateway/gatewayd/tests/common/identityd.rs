@@ -58,6 +58,7 @@ impl Identityd {
         let workload = UnixListener::bind(layout.workload_socket("gatewayd")).unwrap();
         let control = UnixListener::bind(layout.control_socket()).unwrap();
         let snapshot = Snapshot {
+            secrets: 0,
             revision: 1,
             gateway: gateway(),
             trust_domain: domain(),

@@ -1,0 +1,77 @@
+//! Sealed secrets on their way from the fleet to `identityd`. What is carried here says nothing to the carriers.
+
+use std::collections::VecDeque;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use edgewarden_names::{Digest, Reason};
+use edgewarden_protocol::Bytes;
+use edgewarden_protocol::control::{Reply, Request};
+use edgewarden_protocol::uplink::{REFUSED_MAX, SECRETS_SENT_MAX, SecretsSync};
+
+use crate::identity::{CallError, Client};
+
+/// What `identityd` refused of late: the fleet is told, so that it does not offer it again and again.
+#[derive(Debug, Default)]
+pub struct Secrets {
+    refused: VecDeque<Digest>,
+}
+
+fn sha256(bytes: &[u8]) -> Digest {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest(&SHA256, bytes).as_ref());
+    Digest::from_sha256(&hash)
+}
+
+impl Secrets {
+    /// What to tell the fleet; `None` when the gateway can be sent no secrets now.
+    pub async fn sync(&self, identityd: &Client) -> Result<Option<SecretsSync>, String> {
+        let key = match identityd.call(&Request::AgreementKey).await {
+            Ok(Reply::AgreementKey(key)) => *key,
+            Ok(_) => return Err(CallError::Unexpected.to_string()),
+            Err(CallError::Refused(refusal)) => {
+                tracing::debug!(%refusal, "no secrets can be sealed for this gateway");
+                return Ok(None);
+            }
+            Err(error) => return Err(crate::chain(&error)),
+        };
+        match identityd.call(&Request::Secrets).await {
+            Ok(Reply::Secrets(have)) => {
+                let refused = self.refused.iter().cloned().collect();
+                Ok(Some(SecretsSync { key, have, refused }))
+            }
+            Ok(_) => Err(CallError::Unexpected.to_string()),
+            Err(error) => Err(crate::chain(&error)),
+        }
+    }
+
+    /// Hands on what the fleet sent.
+    pub async fn accept(&mut self, identityd: &Client, envelopes: Vec<Bytes>) -> Result<(), String> {
+        if envelopes.len() > SECRETS_SENT_MAX {
+            return Err(format!("the fleet sent more than {SECRETS_SENT_MAX} secrets at once"));
+        }
+        for envelope in envelopes {
+            let name = sha256(envelope.as_slice());
+            match identityd.call(&Request::SecretAccept(envelope)).await {
+                Ok(Reply::Done) => tracing::info!(envelope = %name, "a secret is held"),
+                Ok(_) => return Err(CallError::Unexpected.to_string()),
+                // Trouble that passes: it is offered again.
+                Err(CallError::Refused(refusal)) if passing(refusal.reason) => {
+                    return Err(refusal.to_string());
+                }
+                Err(CallError::Refused(refusal)) => {
+                    tracing::warn!(reason = refusal.reason.code(), %refusal, "the fleet's secret was refused");
+                    if self.refused.len() >= REFUSED_MAX {
+                        self.refused.pop_front();
+                    }
+                    self.refused.push_back(name);
+                }
+                Err(error) => return Err(crate::chain(&error)),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn passing(reason: Reason) -> bool {
+    matches!(reason, Reason::Internal | Reason::Busy | Reason::IdentityUnavailable)
+}
