@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use edgewarden_names::{Digest, Epoch, GatewayName, Refusal, UnixTime};
+use edgewarden_names::{Digest, Epoch, GatewayName, ModuleName, Refusal, SecretName, UnixTime};
 use edgewarden_protocol::Bytes;
 use edgewarden_protocol::enrol::{Check, VerdictState};
 use edgewarden_protocol::uplink::{DeploymentReport, ModuleReport, RefusalReport};
@@ -129,6 +129,50 @@ pub struct DeploymentView {
     pub signer: Option<String>,
     /// The gateways that should run it now.
     pub gateways: Vec<GatewayName>,
+}
+
+/// `POST /secrets`
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SecretRequest {
+    /// The signed envelope, byte for byte.
+    pub envelope: Bytes,
+}
+
+/// One line of the table of secrets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecretView {
+    pub gateway: GatewayName,
+    pub module: ModuleName,
+    pub name: SecretName,
+    pub version: u64,
+    /// True when this version takes the secret away.
+    pub removed: bool,
+    pub signer: String,
+    pub stored: UnixTime,
+    pub state: SecretState,
+    /// The version that the gateway has.
+    pub held: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SecretState {
+    /// The gateway has not been there since, or does not take secrets.
+    Waiting,
+    Held,
+    /// The gateway refused it: its refusals say why.
+    Refused,
+}
+
+impl SecretState {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Held => "held",
+            Self::Refused => "refused",
+        }
+    }
 }
 
 /// One line of the table of gateways.

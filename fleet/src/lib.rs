@@ -8,6 +8,7 @@
 //! operators, whose keys never come here.
 
 pub mod admin_api;
+mod agreement;
 pub mod backup;
 pub mod command;
 pub mod data_dir;

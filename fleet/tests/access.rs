@@ -220,7 +220,7 @@ async fn the_dashboard_shows_and_escapes() {
         reason: Some(refusal.clone()),
     }];
     report.refusals = vec![RefusalReport { at: report.at, refusal }];
-    let sync = Sync { have: None, wait_seconds: 0, report };
+    let sync = Sync { have: None, wait_seconds: 0, report, secrets: None };
     let client = gateway.client(&fleet, "runtimed");
     common::post::<_, serde_json::Value>(&client, "/v1/gateway/sync", &sync).await.unwrap();
     let mut message = gateway.message(1);
@@ -325,7 +325,7 @@ async fn it_stops_gracefully_with_held_requests() {
     let gateway = fleet.gateway("gw-1").await;
     let client = gateway.client(&fleet, "runtimed");
     let held = tokio::spawn(async move {
-        let sync = Sync { have: None, wait_seconds: 60, report: common::report() };
+        let sync = Sync { have: None, wait_seconds: 60, report: common::report(), secrets: None };
         common::post::<_, serde_json::Value>(&client, "/v1/gateway/sync", &sync).await
     });
     while fleet.json(&["device", "list"])[0]["seen"].is_null() {

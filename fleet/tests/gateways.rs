@@ -133,7 +133,7 @@ async fn only_the_right_process_of_a_known_gateway_may_ask() {
     let fleet = Fleet::start(&[]);
     let gateway = fleet.gateway("gw-1").await;
     let other = fleet.gateway("gw-2").await;
-    let sync = Sync { have: None, wait_seconds: 0, report: report() };
+    let sync = Sync { have: None, wait_seconds: 0, report: report(), secrets: None };
     let messages = Messages { messages: vec![gateway.message(1)] };
     for (case, client) in [
         ("no certificate", fleet.stranger()),
@@ -175,7 +175,7 @@ async fn a_certificate_of_another_fleet_is_refused() {
     // The same trust domain name and the same gateway name, another root.
     let foreign = other.gateway("gw-1").await;
     let _ours = fleet.gateway("gw-1").await;
-    let sync = Sync { have: None, wait_seconds: 0, report: report() };
+    let sync = Sync { have: None, wait_seconds: 0, report: report(), secrets: None };
     let client = foreign.client(&fleet, "runtimed");
     let refused =
         client.post_json::<_, serde_json::Value>("/v1/gateway/sync", &sync, 1024, common::DEADLINE).await;

@@ -128,7 +128,7 @@ async fn a_changed_boot_fails_the_gateway_until_it_is_accepted_or_undone() {
 
     // Its certificates are still valid, and answered with the reason.
     let client = runtimed(&fleet, &measured, &enrolled);
-    let sync = Sync { have: None, wait_seconds: 0, report: common::report() };
+    let sync = Sync { have: None, wait_seconds: 0, report: common::report(), secrets: None };
     let refused = common::post::<_, serde_json::Value>(&client, "/v1/gateway/sync", &sync).await;
     assert_eq!(refused.unwrap_err(), Reason::AttestFailed);
 

@@ -11,6 +11,7 @@ use edgewarden_protocol::deployment::{
     Deployment, ImageKey, ImageReference, Leaf, Module, Port, Restart, Route, Topic,
 };
 use edgewarden_protocol::dsse::ENVELOPE_BYTES_MAX;
+use edgewarden_protocol::secret::SecretUse;
 use serde::Deserialize;
 
 use super::exit::Stop;
@@ -70,6 +71,8 @@ struct WrittenModule {
     iotedge: bool,
     #[serde(default)]
     server_names: Vec<String>,
+    #[serde(default)]
+    secrets: Vec<SecretUse>,
 }
 
 impl Document {
@@ -130,6 +133,7 @@ impl WrittenModule {
             restart: self.restart,
             iotedge: self.iotedge,
             server_names: self.server_names,
+            secrets: self.secrets,
             ..module
         })
     }

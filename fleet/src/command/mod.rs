@@ -16,6 +16,7 @@ mod exit;
 mod key;
 mod lifetime;
 mod output;
+mod secret;
 mod serve;
 mod trust;
 
@@ -112,6 +113,9 @@ enum Command {
     /// Make an operator's signing key.
     #[command(subcommand)]
     Key(key::Key),
+    /// Secrets of modules, sealed to gateways.
+    #[command(subcommand)]
+    Secret(secret::Secret),
     /// What gateways sent.
     #[command(subcommand)]
     Message(Message),
@@ -190,6 +194,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Stop> {
         Command::Vendor(vendor) => vendor.run(&common).await,
         Command::OperatorKey(operator_key) => operator_key.run(&common).await,
         Command::Key(key) => key.run(&common),
+        Command::Secret(secret) => secret.run(&common).await,
         Command::Message(Message::List { gateway, last }) => messages(&common, &gateway, last).await,
         Command::Web(WebCommand::Url) => web(&common).await,
         Command::Access(AccessCommand::Rotate) => common.data()?.rotate_tokens().map_err(Stop::failed),

@@ -56,6 +56,7 @@ pub fn routes(shared: &Arc<Shared>) -> Router<Arc<Shared>> {
         .route("/trust/remove", post(trust_remove))
         .route("/deployments", get(deployments).post(deploy))
         .route("/web", get(web))
+        .merge(super::secrets::routes())
         .fallback(not_there)
         .method_not_allowed_fallback(not_there)
         .layer(from_fn_with_state(shared.clone(), authorize));

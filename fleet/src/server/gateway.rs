@@ -20,6 +20,7 @@ use edgewarden_protocol::uplink::{
 
 use super::http::{read_json, reply};
 use super::peer::{Client, Peer};
+use super::secrets;
 use super::state::Shared;
 use crate::Problem;
 use crate::selection::{self, Candidate};
@@ -63,7 +64,13 @@ async fn sync(State(shared): State<Arc<Shared>>, Extension(peer): Extension<Peer
         let (gateway, client) = peer.gateway(&shared.domain, "runtimed", UnixTime::now())?;
         let sync: Sync = read_json(body, SYNC_BYTES_MAX).await?;
         check_report(&sync.report).map_err(|rule| Refusal::new(Reason::RequestInvalid, "report", rule))?;
+        if let Some(said) = &sync.secrets {
+            secrets::check(said).map_err(|rule| Refusal::new(Reason::RequestInvalid, "secrets", rule))?;
+        }
         admitted(&shared, &gateway, client).await?;
+        if let Some(said) = &sync.secrets {
+            shared.store.keep_secret_state(&gateway, said).await?;
+        }
         shared.store.keep_report(&gateway, &sync.report, UnixTime::now()).await?;
         hold(&shared, &gateway, client, &sync).await
     };
@@ -94,6 +101,18 @@ async fn hold(
         wake.mark_unchanged();
         let device = admitted(shared, gateway, client).await?;
         let mut again_at = deadline;
+        let mut answer = SyncReply { deployment: None, secrets: Vec::new() };
+        let due = secrets::due(shared, gateway, sync.secrets.as_ref()).await?;
+        if !due.is_empty() {
+            let batch = secrets::batch(&due);
+            let later = shared.secrets_send_at(gateway, &batch).filter(|at| *at > Instant::now());
+            if let Some(later) = later {
+                again_at = later.min(again_at);
+            } else {
+                answer.secrets = secrets::envelopes(shared, gateway, &due).await?;
+                shared.note_secrets_sent(gateway, batch);
+            }
+        }
         if let Some(wanted) = wanted(shared, &device).await?
             && sync.have.as_ref() != Some(&wanted.digest)
         {
@@ -103,12 +122,14 @@ async fn hold(
             if send_at <= Instant::now() {
                 let envelope = shared.store.envelope(&wanted.digest).await?;
                 shared.note_sent(gateway, &wanted.digest, sync.have.as_ref());
-                return Ok(SyncReply { deployment: envelope.map(Into::into) });
+                answer.deployment = envelope.map(Into::into);
+            } else {
+                again_at = send_at.min(again_at);
             }
-            again_at = send_at.min(deadline);
         }
-        if Instant::now() >= deadline || *stopping.borrow() {
-            return Ok(SyncReply { deployment: None });
+        let news = answer.deployment.is_some() || !answer.secrets.is_empty();
+        if news || Instant::now() >= deadline || *stopping.borrow() {
+            return Ok(answer);
         }
         tokio::select! {
             () = tokio::time::sleep_until(again_at.into()) => {}

@@ -9,6 +9,7 @@ mod listener;
 mod log_limit;
 pub mod peer;
 mod room;
+mod secrets;
 pub mod state;
 pub mod views;
 

@@ -43,6 +43,8 @@ pub struct Shared {
     /// Set once, when the server is about to stop.
     pub stopping: watch::Receiver<bool>,
     sent: Mutex<HashMap<GatewayName, Sent>>,
+    /// The secrets that were sent together last, and when.
+    secrets_sent: Mutex<HashMap<GatewayName, (Digest, Instant)>>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -79,6 +81,7 @@ impl Shared {
             wake: watch::Sender::new(()),
             stopping,
             sent: Mutex::default(),
+            secrets_sent: Mutex::default(),
         })
     }
 
@@ -95,7 +98,21 @@ impl Shared {
         self.sent.lock().unwrap_or_else(PoisonError::into_inner).insert(gateway.clone(), sent);
     }
 
+    /// When these secrets may be sent to a gateway; now, unless they were just sent.
+    pub fn secrets_send_at(&self, gateway: &GatewayName, batch: &Digest) -> Option<Instant> {
+        let sent = self.secrets_sent.lock().unwrap_or_else(PoisonError::into_inner);
+        let (last, at) = sent.get(gateway)?;
+        (last == batch).then(|| *at + RESEND_AFTER)
+    }
+
+    /// Called for enrolled gateways only, which bounds the map.
+    pub fn note_secrets_sent(&self, gateway: &GatewayName, batch: Digest) {
+        let mut sent = self.secrets_sent.lock().unwrap_or_else(PoisonError::into_inner);
+        sent.insert(gateway.clone(), (batch, Instant::now()));
+    }
+
     pub fn forget_sent(&self, gateway: &GatewayName) {
+        self.secrets_sent.lock().unwrap_or_else(PoisonError::into_inner).remove(gateway);
         self.sent.lock().unwrap_or_else(PoisonError::into_inner).remove(gateway);
     }
 }

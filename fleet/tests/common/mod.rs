@@ -334,7 +334,7 @@ impl Gateway {
         have: Option<Digest>,
         wait_seconds: u32,
     ) -> Result<SyncReply, Reason> {
-        let sync = Sync { have, wait_seconds, report: report() };
+        let sync = Sync { have, wait_seconds, report: report(), secrets: None };
         post(&self.client(fleet, "runtimed"), "/v1/gateway/sync", &sync).await
     }
 }
