@@ -54,6 +54,9 @@ enum Command {
     /// Give this gateway a signed deployment by hand, as on a site without a network.
     #[command(subcommand)]
     Deployment(commands::deployment::Deployment),
+    /// The secrets of modules, sealed to this gateway.
+    #[command(subcommand)]
+    Secret(commands::secret::Secret),
     /// Ask about the communication policy.
     #[command(subcommand)]
     Policy(commands::policy::Policy),
@@ -72,9 +75,6 @@ enum Command {
     /// The audit log.
     #[command(subcommand)]
     Audit(commands::audit::Audit),
-    /// The store of this gateway's keys.
-    #[command(subcommand)]
-    Keystore(commands::keystore::Keystore),
     /// Print the numbers of the identity daemon for a monitoring system.
     Metrics,
     /// Runs the identity daemon (for supervisors).
@@ -143,13 +143,13 @@ fn run(arguments: Arguments) -> Result<(), Problem> {
             Command::Renew => commands::runtime::renew(&layout, format).await,
             Command::Est(est) => est.run(&layout, format).await,
             Command::Deployment(deployment) => deployment.run(&layout, format).await,
+            Command::Secret(secret) => secret.run(&layout, format).await,
             Command::Policy(policy) => policy.run(&layout, format).await,
             Command::Image(image) => image.run(format).await,
             Command::Leaf(leaf) => leaf.run(&layout, format).await,
             Command::Svid(svid) => svid.run(&layout, format).await,
             Command::Attest(attest) => attest.run(&layout, format).await,
             Command::Audit(audit) => audit.run(&layout, format).await,
-            Command::Keystore(keystore) => keystore.run(&layout),
             Command::Metrics => commands::metrics::run(&layout).await,
             // Before: they confine themselves first, and only then have threads.
             Command::Identityd | Command::Gatewayd => Ok(()),

@@ -9,10 +9,10 @@ pub mod est;
 pub mod identity;
 pub mod image;
 pub mod join;
-pub mod keystore;
 pub mod metrics;
 pub mod policy;
 pub mod runtime;
+pub mod secret;
 pub mod status;
 
 use edgewarden_protocol::client::{Client, unexpected};
