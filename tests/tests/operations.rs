@@ -131,7 +131,15 @@ fn a_gateway_gets_another_tpm() {
 
         // docs/operations.md, "Replace a TPM"
         run(&mut site.operator(&["device", "remove", &site.gateway])).unwrap().ok().unwrap();
-        join_anew(site);
+        let state = site.root().join("var/lib/edgewarden");
+        for folder in ["identity", "gateway"] {
+            fs::rename(state.join(folder), site.path(&format!("{folder}-of-old"))).unwrap();
+        }
+        fs::rename(site.root().join("etc/edgewarden/config.toml"), site.path("config-of-old.toml")).unwrap();
+        site.join().unwrap().ok().unwrap();
+        site.start_gateway().unwrap();
+        deploy::send(site, 2, "operator.key", |text| text).unwrap().ok().unwrap();
+        wait_for_version(site, 2);
 
         // The old TPM is a stranger now.
         site.down().unwrap();
@@ -141,88 +149,6 @@ fn a_gateway_gets_another_tpm() {
         site.boot("normal").unwrap();
         fs::rename(site.root(), site.path("gateway-of-new")).unwrap();
         site.join().unwrap().refused("attest.ek_mismatch").unwrap();
-    });
-}
-
-/// The public key of the gateway CA, as modules are given its certificate.
-fn ca_key(site: &Site) -> String {
-    let socket = site.root().join("run/edgewarden/identityd/workload/runtimed/api.sock");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let context = runtime.block_on(edgewarden_workload_api::client::fetch_once(&socket)).unwrap();
-    let file = site.path("gateway-ca.der");
-    fs::write(&file, context.chain_der.last().unwrap()).unwrap();
-    let openssl = ["x509", "-inform", "der", "-noout", "-pubkey", "-in"];
-    run(Command::new("openssl").args(openssl).arg(&file)).unwrap().ok().unwrap()
-}
-
-/// Joins again under the same name, with nothing of the identity before.
-fn join_anew(site: &mut Site) {
-    let state = site.root().join("var/lib/edgewarden");
-    for folder in ["identity", "gateway"] {
-        fs::rename(state.join(folder), site.path(&format!("{folder}-of-old"))).unwrap();
-    }
-    fs::rename(site.root().join("etc/edgewarden/config.toml"), site.path("config-of-old.toml")).unwrap();
-    site.join().unwrap().ok().unwrap();
-    site.start_gateway().unwrap();
-    deploy::send(site, 2, "operator.key", |text| text).unwrap().ok().unwrap();
-    wait_for_version(site, 2);
-}
-
-#[test]
-fn a_gateway_gets_another_ca_key_in_its_tpm() {
-    deployed("a_gateway_gets_another_ca_key_in_its_tpm", Keys::SimulatedTpm, |site| {
-        let before = ca_key(site);
-        site.down().unwrap();
-        let tcti = format!("swtpm:host=127.0.0.1,port={}", edgewarden_tests::site::TPM_PORT);
-        run(Command::new("tpm2_clear").args(["-T", &tcti, "-c", "p"])).unwrap().ok().unwrap();
-        join_anew(site);
-        assert_ne!(ca_key(site), before);
-    });
-}
-
-#[test]
-fn a_gateway_gets_another_ca_key_in_its_file() {
-    deployed("a_gateway_gets_another_ca_key_in_its_file", Keys::Software, |site| {
-        let before = ca_key(site);
-        site.down().unwrap();
-        // The old device key is not there any more: an operator says that the name goes on.
-        run(&mut site.operator(&["device", "remove", &site.gateway])).unwrap().ok().unwrap();
-        join_anew(site);
-        assert_ne!(ca_key(site), before);
-    });
-}
-
-#[test]
-fn a_software_keystore_gets_another_passphrase() {
-    deployed("a_software_keystore_gets_another_passphrase", Keys::Software, |site| {
-        let before = ca_key(site);
-        let new = site.path("new-passphrase");
-        let write = |text: &str| {
-            fs::write(&new, text).unwrap();
-            fs::set_permissions(&new, fs::Permissions::from_mode(0o600)).unwrap();
-        };
-        let change = |site: &Site| run(site.edgewarden(&["keystore", "passphrase"]).arg(&new)).unwrap();
-        write("another horse, another battery");
-        let running = change(site);
-        assert!(!running.status.success() && running.stderr.contains("runs"), "{}", running.stderr);
-
-        site.crash_gateway().unwrap();
-        write("short");
-        assert!(change(site).stderr.contains("fewer than 12"));
-        write("another horse, another battery");
-        // As if the power had gone before the last step: the key file is changed, the configured passphrase is not.
-        let configured = site.path("passphrase");
-        let old = fs::read(&configured).unwrap();
-        change(site).ok().unwrap();
-        fs::write(&configured, old).unwrap();
-        write("another horse, another battery");
-        change(site).ok().unwrap();
-        assert!(!new.exists());
-        assert_eq!(fs::read_to_string(&configured).unwrap(), "another horse, another battery");
-
-        site.start_gateway().unwrap();
-        site.wait_for_modules(&sign::MODULES).unwrap();
-        assert_eq!(ca_key(site), before, "the keys are the same");
     });
 }
 
