@@ -99,7 +99,9 @@ pub fn start(daemon: Daemon, layout: &Layout) -> std::io::Result<Child> {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "TERM"]);
     if let Some(user) = daemon.user {
-        command.args(["--reuid", user, "--regid", user, "--init-groups"]);
+        command.args(["--reuid", user, "--regid", user, "--init-groups", "--inh-caps", "-all"]);
+        // Last rights: no program that it could start has any power of root's.
+        command.args(["--bounding-set", "-all"]);
     }
     command.arg("--").arg(std::env::current_exe()?);
     command.arg(daemon.name).arg("--root").arg(layout.root()).current_dir("/").kill_on_drop(true);

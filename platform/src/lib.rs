@@ -2,12 +2,13 @@
 //!
 //! * [`durable`]: files that are there whole or not at all, power cut or not · `crash_points`: its steps, for tests
 //! * [`peer`], [`process`]: who is at the other end of a Unix socket, and is it still the same process
-//! * [`seccomp`], [`landlock`], [`harden`]: what a daemon takes away from itself
+//! * [`seccomp`], [`landlock`], [`capabilities`], [`harden`]: what a daemon takes away from itself
 //! * [`memory`], [`libraries`]: what of it stays in memory
 //! * [`mounts`]: writing to what a container has mounted read-only · [`users`]: user names
 //!
 //! Trusts the kernel and `/proc`. Distrusts every peer, also one that dies and is replaced while it is looked at.
 
+pub mod capabilities;
 #[cfg(debug_assertions)]
 pub mod crash_points;
 #[cfg(not(debug_assertions))]

@@ -491,3 +491,31 @@ fn users_are_found_by_name() {
         assert!(!matches!(users::lookup(name), Ok(Some(_))), "{name}");
     }
 }
+
+#[test]
+fn capabilities_that_are_given_up_are_gone_for_programs_too() {
+    assert_passes("child_gives_up_capabilities");
+}
+
+#[test]
+#[ignore = "run in a process of its own"]
+fn child_gives_up_capabilities() {
+    use edgewarden_platform::capabilities::{Capability, keep_only};
+    let sets = |status: &str| {
+        let lines = status.lines().filter_map(|line| line.strip_prefix("Cap")?.split_once(":\t"));
+        lines.map(|(set, bits)| (set.to_owned(), u64::from_str_radix(bits, 16).unwrap())).collect::<Vec<_>>()
+    };
+    // This thread only: the test harness has others, which keep theirs.
+    keep_only(&[Capability::CHOWN, Capability::SETPCAP]).unwrap();
+    let expected = |bits| {
+        ["Inh", "Prm", "Eff", "Bnd", "Amb"].map(str::to_owned).into_iter().zip(bits).collect::<Vec<_>>()
+    };
+    let own = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+    assert_eq!(sets(&own), expected([0, 0x101, 0x101, 0x101, 0]));
+    let started = Command::new("cat").arg("/proc/self/status").output().unwrap().stdout;
+    assert_eq!(sets(&String::from_utf8(started).unwrap()), expected([0, 0x101, 0x101, 0x101, 0]));
+    assert_eq!(nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET), Err(Errno::EPERM));
+    keep_only(&[]).unwrap();
+    let own = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+    assert_eq!(sets(&own), expected([0; 5]));
+}

@@ -34,8 +34,16 @@ pub fn prepare_network() -> io::Result<()> {
 ///
 /// # Panics
 /// When the test fails inside, or cannot be started.
-#[expect(clippy::panic, reason = "it is the body of a test, and a test fails by a panic")]
 pub fn test(name: &str, body: impl FnOnce()) {
+    test_with(name, &[], body);
+}
+
+/// As [`test`], with environment variables of its own.
+///
+/// # Panics
+/// When the test fails inside, or cannot be started.
+#[expect(clippy::panic, reason = "it is the body of a test, and a test fails by a panic")]
+pub fn test_with(name: &str, environment: &[(&str, String)], body: impl FnOnce()) {
     if is_inside() {
         if let Err(error) = prepare_network() {
             panic!("{error}");
@@ -44,7 +52,9 @@ pub fn test(name: &str, body: impl FnOnce()) {
         return;
     }
     let program = std::env::current_exe().unwrap_or_else(|error| panic!("no path of this program: {error}"));
-    let output = command(&program).args(["--exact", name, "--nocapture", "--test-threads=1"]).output();
+    let mut command = command(&program);
+    command.args(["--exact", name, "--nocapture", "--test-threads=1"]).envs(environment.iter().cloned());
+    let output = command.output();
     let output = output.unwrap_or_else(|error| panic!("cannot run `unshare`: {error}"));
     let text = String::from_utf8_lossy(&output.stdout);
     let words = String::from_utf8_lossy(&output.stderr);

@@ -25,22 +25,35 @@ pub enum ConfinementError {
     SystemCalls(#[from] seccomp::SeccompError),
 }
 
-pub(crate) fn confine(layout: &Layout, config: &Config) -> Result<(), ConfinementError> {
-    harden::no_new_privs()?;
-    harden::no_core_dumps()?;
+/// The files and ports that are left.
+#[derive(Debug)]
+struct Reach {
+    read: Vec<PathBuf>,
+    write: Vec<PathBuf>,
+    connect: Vec<u16>,
+}
+
+fn reach(layout: &Layout, config: &Config) -> Reach {
     let mut read: Vec<PathBuf> = SYSTEM_FOLDERS.map(PathBuf::from).into();
     read.extend(layout.config_file().parent().map(Path::to_path_buf));
     // Sockets of identityd: connecting needs no right, finding them may on later kernels.
     read.push(layout.identity_run());
-    let mut ports = vec![DNS];
+    let mut connect = vec![DNS];
     if let Some(fleet) = &config.fleet {
         read.push(fleet.root.clone());
-        ports.extend(port_of(&fleet.url));
+        connect.extend(port_of(&fleet.url));
     }
-    let mut write = vec![layout.gateway_state(), layout.gateway_run()];
+    let write = vec![layout.gateway_state(), layout.gateway_run()];
+    Reach { read, write, connect }
+}
+
+pub(crate) fn confine(layout: &Layout, config: &Config) -> Result<(), ConfinementError> {
+    harden::no_new_privs()?;
+    harden::no_core_dumps()?;
+    let Reach { mut read, mut write, connect } = reach(layout, config);
     read.retain(|path| path.exists());
     write.retain(|path| path.exists());
-    let confinement = confine_files(&read, &write, &ports)?;
+    let confinement = confine_files(&read, &write, &connect)?;
     if confinement.enforcement != Enforcement::Fully {
         tracing::warn!(enforcement = ?confinement.enforcement, "this kernel cannot confine files fully");
     }
@@ -85,6 +98,52 @@ fn port_of(url: &str) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
+
+    fn lines(url: &str) -> BTreeSet<String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.toml");
+        let text = format!(
+            "[gateway]\nname = \"gw-1\"\ntrust_domain = \"plant.example\"\n\
+             [fleet]\nurl = \"{url}\"\nroot = \"/etc/edgewarden/root.pem\"\noperator_keys = [\"/etc/edgewarden/o.pem\"]\n\
+             [keystore]\nkind = \"tpm\"\ndevice = \"/dev/tpmrm0\"\n"
+        );
+        std::fs::write(&path, text).unwrap();
+        let config = Config::load(&path).unwrap();
+        let reach = reach(&Layout::new("/"), &config);
+        let mut lines = BTreeSet::new();
+        lines.extend(reach.read.iter().map(|path| format!("read {}", path.display())));
+        lines.extend(reach.write.iter().map(|path| format!("write {}", path.display())));
+        lines.extend(reach.connect.iter().map(|port| format!("connect tcp {port}")));
+        lines.extend(allowed(&config).lines().iter().map(|call| format!("call {call}")));
+        lines
+    }
+
+    /// `UPDATE_GOLDEN=1` writes the file anew, for a change that is meant.
+    #[test]
+    fn it_may_do_what_the_list_says_and_no_more() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/confinement/gatewayd.txt");
+        let address = lines("https://192.0.2.1:8443");
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            let text: String = address.iter().map(|line| format!("{line}\n")).collect();
+            std::fs::write(path, text).unwrap();
+        }
+        let listed: BTreeSet<String> =
+            std::fs::read_to_string(path).unwrap().lines().map(str::to_owned).collect();
+        let more: Vec<_> = address.difference(&listed).collect();
+        assert!(more.is_empty(), "gatewayd may do more than docs/confinement/gatewayd.txt says: {more:#?}");
+        let fewer: Vec<_> = listed.difference(&address).collect();
+        assert!(fewer.is_empty(), "gatewayd may do less now; take it off the list: {fewer:#?}");
+        let name = lines("https://fleet.example:8443");
+        assert_eq!(
+            name.difference(&address).collect::<Vec<_>>(),
+            [
+                "call mmap PROT_EXEC of a file, not PROT_WRITE",
+                "call socket AF_INET UDP",
+                "call socket AF_INET6 UDP",
+            ]
+        );
+    }
 
     #[test]
     fn names() {

@@ -50,8 +50,15 @@ pub async fn let_go_of_memory() {
     }
 }
 
-/// The files and ports that are left. The folders of state and sockets must exist.
-pub fn files(layout: &Layout, config: &Config) -> Result<(), ConfineError> {
+/// The files and ports that are left.
+#[derive(Debug, Default)]
+struct Reach {
+    read: Vec<PathBuf>,
+    write: Vec<PathBuf>,
+    connect: Vec<u16>,
+}
+
+fn reach(layout: &Layout, config: &Config) -> Reach {
     let mut read: Vec<PathBuf> = SYSTEM_FOLDERS.map(PathBuf::from).into();
     read.extend(layout.config_file().parent().map(Path::to_path_buf));
     // The folder, not the file: the log of a later boot of a simulated machine is another file under the same name.
@@ -62,12 +69,12 @@ pub fn files(layout: &Layout, config: &Config) -> Result<(), ConfineError> {
     read.extend(config.est.iter().map(|est| est.trust_anchors.clone()));
     read.extend(config.operator_keys().iter().cloned());
     let mut write = vec![layout.identity_state(), layout.identity_run()];
-    let mut ports = Vec::new();
+    let mut connect = Vec::new();
     match &config.keystore {
         Keystore::Tpm { device } => write.push(device.clone()),
         // Commands and, one above, the platform's control channel.
         Keystore::DangerousSimulatedTpm { address } => {
-            ports.extend([address.port(), address.port().saturating_add(1)]);
+            connect.extend([address.port(), address.port().saturating_add(1)]);
         }
         Keystore::Pkcs11 { module, pin_file, library_files, .. } => {
             // The folder: a library brings others of its own.
@@ -77,9 +84,15 @@ pub fn files(layout: &Layout, config: &Config) -> Result<(), ConfineError> {
         }
         Keystore::Software { passphrase_file } => read.push(passphrase_file.clone()),
     }
+    Reach { read, write, connect }
+}
+
+/// From now on only the files and ports that this configuration needs. The folders of state and sockets must exist.
+pub fn files(layout: &Layout, config: &Config) -> Result<(), ConfineError> {
+    let Reach { mut read, mut write, connect } = reach(layout, config);
     read.retain(|path| path.exists());
     write.retain(|path| path.exists());
-    let confinement = confine_files(&read, &write, &ports)?;
+    let confinement = confine_files(&read, &write, &connect)?;
     if confinement.enforcement != Enforcement::Fully {
         tracing::warn!(enforcement = ?confinement.enforcement, "this kernel cannot confine files fully");
     }
@@ -116,14 +129,81 @@ fn loads_code(keystore: &Keystore) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
     use std::io::ErrorKind;
     use std::net::{TcpListener, TcpStream};
+
+    use edgewarden_protocol::config::Fleet;
 
     fn config(folder: &Path, keystore: Keystore) -> Config {
         let text = "[gateway]\nname = \"gw-1\"\ntrust_domain = \"plant.example\"\n[keystore]\nkind = \"tpm\"\ndevice = \"/dev/null\"\n";
         let path = folder.join("config.toml");
         std::fs::write(&path, text).unwrap();
         Config { keystore, ..Config::load(&path).unwrap() }
+    }
+
+    /// What this process may do, one a line.
+    fn lines(keystore: Keystore) -> BTreeSet<String> {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = config(folder.path(), keystore);
+        config.fleet = Some(Fleet {
+            url: "https://fleet.example".into(),
+            root: "/etc/edgewarden/root.pem".into(),
+            operator_keys: vec!["/etc/edgewarden/operator.pem".into()],
+        });
+        let reach = reach(&Layout::new("/"), &config);
+        let mut lines = BTreeSet::new();
+        lines.extend(reach.read.iter().map(|path| format!("read {}", path.display())));
+        lines.extend(reach.write.iter().map(|path| format!("write {}", path.display())));
+        lines.extend(reach.connect.iter().map(|port| format!("connect tcp {port}")));
+        lines.extend(allowed(&config.keystore).lines().iter().map(|call| format!("call {call}")));
+        lines
+    }
+
+    /// `UPDATE_GOLDEN=1` writes the file anew, for a change that is meant.
+    #[test]
+    fn it_may_do_what_the_list_says_and_no_more() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/confinement/identityd.txt");
+        let tpm = lines(Keystore::Tpm { device: "/dev/tpmrm0".into() });
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            let text: String = tpm.iter().map(|line| format!("{line}\n")).collect();
+            std::fs::write(path, text).unwrap();
+        }
+        let listed: BTreeSet<String> =
+            std::fs::read_to_string(path).unwrap().lines().map(str::to_owned).collect();
+        let more: Vec<_> = tpm.difference(&listed).collect();
+        assert!(more.is_empty(), "identityd may do more than docs/confinement/identityd.txt says: {more:#?}");
+        let fewer: Vec<_> = listed.difference(&tpm).collect();
+        assert!(fewer.is_empty(), "identityd may do less now; take it off the list: {fewer:#?}");
+
+        // The other stores, by what they add.
+        let added = |keystore| lines(keystore).difference(&tpm).cloned().collect::<Vec<_>>();
+        assert_eq!(added(Keystore::Software { passphrase_file: "/p".into() }), ["read /p"]);
+        assert_eq!(
+            added(Keystore::DangerousSimulatedTpm { address: ([127, 0, 0, 1], 2321).into() }),
+            [
+                "call socket AF_INET TCP",
+                "call socket AF_INET6 TCP",
+                "connect tcp 2321",
+                "connect tcp 2322",
+            ]
+        );
+        let token = Keystore::Pkcs11 {
+            module: "/opt/vendor/lib.so".into(),
+            token: "plant".into(),
+            pin_file: "/pin".into(),
+            library_files: vec!["/dev/hsm".into()],
+        };
+        assert_eq!(
+            added(token),
+            [
+                "call ioctl any but TIOCSTI, TIOCLINUX",
+                "call mmap PROT_EXEC of a file, not PROT_WRITE",
+                "read /opt/vendor",
+                "read /pin",
+                "write /dev/hsm",
+            ]
+        );
     }
 
     #[test]

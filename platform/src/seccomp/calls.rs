@@ -261,8 +261,6 @@ pub(super) const NEVER: &[Call] = calls![
     SYS_syslog,
     SYS_settimeofday,
     SYS_clock_settime,
-    SYS_adjtimex,
-    SYS_clock_adjtime,
     SYS_perf_event_open,
     SYS_userfaultfd,
     SYS_io_uring_setup,

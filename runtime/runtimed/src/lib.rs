@@ -42,6 +42,7 @@ use std::fmt::Display;
 use std::sync::Arc;
 
 use edgewarden_names::{Reason, Refusal};
+use edgewarden_platform::capabilities::{Capability, keep_only};
 use edgewarden_platform::harden;
 use edgewarden_platform::seccomp::start_containers;
 use edgewarden_protocol::config::Config;
@@ -55,6 +56,28 @@ use crate::context::Context;
 use crate::control_server::Command;
 use crate::places::Places;
 use crate::supervisor::Supervisor;
+
+/// What of root's powers this daemon and the OCI runtime use; systemd/edgewarden-runtimed.service has the same list.
+/// Devices are mounted into containers, not made, and no limit is raised.
+const CAPABILITIES: [Capability; 11] = [
+    // Namespaces and mounts, the OCI runtime's and ours
+    Capability::SYS_ADMIN,
+    // Entering a mount namespace, pivot_root's last resort
+    Capability::SYS_CHROOT,
+    // Links, addresses and packet filter
+    Capability::NET_ADMIN,
+    // Files of images and of other daemons
+    Capability::CHOWN,
+    Capability::DAC_OVERRIDE,
+    Capability::FOWNER,
+    // A container's user, and its capabilities: none
+    Capability::SETUID,
+    Capability::SETGID,
+    Capability::SETPCAP,
+    // Ending processes of that user, and looking at their namespaces and roots
+    Capability::KILL,
+    Capability::SYS_PTRACE,
+];
 
 /// Why the daemon could not start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -101,6 +124,7 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 pub async fn run(layout: Layout, config: Config) -> Result<(), RunError> {
     harden::no_new_privs().map_err(RunError::io("give up new privileges"))?;
     harden::no_core_dumps().map_err(RunError::io("turn off core dumps"))?;
+    keep_only(&CAPABILITIES).map_err(RunError::io("give up capabilities"))?;
     start_containers().map_err(|error| RunError::io("give up system calls")(error.into()))?;
     // Containers become our children when the OCI runtime ends, so that their exit status reaches us.
     nix::sys::prctl::set_child_subreaper(true)
@@ -182,4 +206,17 @@ pub async fn run(layout: Layout, config: Config) -> Result<(), RunError> {
 fn lock(places: &Places) -> Result<Flock<std::fs::File>, RunError> {
     let file = std::fs::File::create(places.lock()).map_err(RunError::io("make the lock file"))?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, _)| RunError::Running)
+}
+
+#[cfg(test)]
+mod tests {
+    /// What a module may do and what neither it nor this daemon may: two lists that must not meet, or a module would
+    /// find a call refused that its own list allows.
+    #[test]
+    fn what_is_given_up_is_nothing_that_a_module_may_do() {
+        let modules = crate::seccomp::profile().to_string();
+        for call in edgewarden_platform::seccomp::never() {
+            assert!(!modules.contains(&format!("\"{call}\"")), "{call}");
+        }
+    }
 }
