@@ -39,10 +39,15 @@ fn exposure_does_not_grow() {
         command.args(["security", "--offline=true", "--no-pager"]).arg(unit);
         let said = run(&mut command).unwrap();
         let line = said.stdout.lines().last().unwrap_or_default().to_owned();
-        let score = line.split_once(".service: ").and_then(|(_, rest)| rest.split(' ').next()?.split_once('.'));
+        let score =
+            line.split_once(".service: ").and_then(|(_, rest)| rest.split(' ').next()?.split_once('.'));
         let (whole, tenth) = score.unwrap_or_else(|| panic!("no score: {said:?}"));
         let score = whole.parse::<u32>().unwrap() * 10 + tenth.parse::<u32>().unwrap();
-        assert_eq!(score, most, "{daemon} is exposed otherwise than docs/confinement.md says:\n{}", said.stdout);
+        assert_eq!(
+            score, most,
+            "{daemon} is exposed otherwise than docs/confinement.md says:\n{}",
+            said.stdout
+        );
     }
 }
 
@@ -54,8 +59,10 @@ fn the_unit_of_runtimed_has_its_own_list_of_capabilities() {
     let unit = unit.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet=")).unwrap().to_owned();
     let mut unit: Vec<&str> = unit.split(' ').map(|name| name.strip_prefix("CAP_").unwrap()).collect();
     let source = read("runtime/runtimed/src/lib.rs");
-    let mut own: Vec<&str> =
-        source.lines().filter_map(|line| line.trim().strip_prefix("Capability::")?.strip_suffix(',')).collect();
+    let mut own: Vec<&str> = source
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("Capability::")?.strip_suffix(','))
+        .collect();
     unit.sort_unstable();
     own.sort_unstable();
     assert_eq!(unit, own);

@@ -181,12 +181,7 @@ mod tests {
         assert_eq!(added(Keystore::Software { passphrase_file: "/p".into() }), ["read /p"]);
         assert_eq!(
             added(Keystore::DangerousSimulatedTpm { address: ([127, 0, 0, 1], 2321).into() }),
-            [
-                "call socket AF_INET TCP",
-                "call socket AF_INET6 TCP",
-                "connect tcp 2321",
-                "connect tcp 2322",
-            ]
+            ["call socket AF_INET TCP", "call socket AF_INET6 TCP", "connect tcp 2321", "connect tcp 2322",]
         );
         let token = Keystore::Pkcs11 {
             module: "/opt/vendor/lib.so".into(),
