@@ -173,6 +173,11 @@ impl<K: Keystore> Keystore for Checked<K> {
         self.store.unseal(name)
     }
 
+    fn forget(&self, name: &str) -> Result<(), KeystoreError> {
+        name::check(name)?;
+        self.store.forget(name)
+    }
+
     fn create_key(&self, name: &str) -> Result<Vec<u8>, KeystoreError> {
         name::check(name)?;
         self.store.create_key(name).and_then(|point| self.resident_point(name, point))

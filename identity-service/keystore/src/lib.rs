@@ -81,6 +81,9 @@ pub trait Keystore: Send + Sync {
     /// The secret kept under that name, [`KeystoreError::NotSealed`] if there is none.
     fn unseal(&self, name: &str) -> Result<Zeroizing<Vec<u8>>, KeystoreError>;
 
+    /// Destroys the secret kept under that name. No error if there is none.
+    fn forget(&self, name: &str) -> Result<(), KeystoreError>;
+
     /// Makes a resident key: a P-256 signing key that never leaves the store, kept under a name (a label as in
     /// `edgewarden_names`) across restarts and power cuts. Its public point, 65 bytes.
     /// [`KeystoreError::KeyExists`] if the name is taken, [`KeystoreError::TooManyKeys`] if there are

@@ -36,6 +36,11 @@ impl SealedFolder {
         durable::write(&path, blob, 0o600).map_err(|source| KeystoreError::File { path, source })
     }
 
+    pub(crate) fn remove(&self, name: &str) -> Result<(), KeystoreError> {
+        let path = self.path(name);
+        durable::remove(&path).map_err(|source| KeystoreError::File { path, source })
+    }
+
     pub(crate) fn read(&self, name: &str) -> Result<Vec<u8>, KeystoreError> {
         let path = self.path(name);
         durable::read(&path, FILE_BYTES_MAX)

@@ -87,6 +87,14 @@ fn sealed_values_survive_and_are_replaced() {
         assert_eq!(store.unseal("queue-key").unwrap().as_slice(), b"second");
         assert_eq!(store.unseal("other").unwrap().as_slice(), long);
         assert!(matches!(store.unseal("queue"), Err(KeystoreError::NotSealed(name)) if name == "queue"));
+        for _ in 0..2 {
+            store.forget("other").unwrap();
+            assert!(matches!(store.unseal("other"), Err(KeystoreError::NotSealed(_))));
+        }
+        drop(store);
+        let store = fixture.open();
+        assert!(matches!(store.unseal("other"), Err(KeystoreError::NotSealed(_))), "forgotten for good");
+        assert_eq!(store.unseal("queue-key").unwrap().as_slice(), b"second");
         // The keys themselves are no sealed values.
         for name in ["device-key", "gateway-ca-key"] {
             assert!(matches!(store.unseal(name), Err(KeystoreError::NotSealed(_))), "{name}");

@@ -157,6 +157,10 @@ impl Keystore for Pkcs11 {
         })
     }
 
+    fn forget(&self, name: &str) -> Result<(), KeystoreError> {
+        self.sealed.remove(name)
+    }
+
     fn create_key(&self, name: &str) -> Result<Vec<u8>, KeystoreError> {
         let _place = self.gate.enter()?;
         let _changing = self.changing();

@@ -195,6 +195,13 @@ impl Keystore for Software {
             .ok_or_else(|| KeystoreError::NotSealed(name.to_owned()))
     }
 
+    fn forget(&self, name: &str) -> Result<(), KeystoreError> {
+        self.change(|values| {
+            values.remove(&format!("{SEALED}{name}"));
+            Ok(())
+        })
+    }
+
     fn create_key(&self, name: &str) -> Result<Vec<u8>, KeystoreError> {
         let pkcs8 = generate()?;
         let point = resident(&pkcs8)

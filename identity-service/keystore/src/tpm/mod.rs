@@ -192,6 +192,10 @@ impl Keystore for Tpm {
             .request(Priority::Other, move |context| sealed::unseal(context, &pin, &owned, &blob, &path))
     }
 
+    fn forget(&self, name: &str) -> Result<(), KeystoreError> {
+        self.sealed.remove(name)
+    }
+
     fn create_key(&self, name: &str) -> Result<Vec<u8>, KeystoreError> {
         let _place = self.gate.enter()?;
         self.keys.check_free(name)?;
