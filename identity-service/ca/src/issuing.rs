@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 use crate::key::LocalKey;
 use crate::signer::RemoteKey;
 use crate::template::{self, BACKDATE, Validity};
-use crate::{CaError, CaSigner, chain, request};
+use crate::{CaError, CaSigner, chain, request, spki};
 
 /// The CA that signs a gateway's SVIDs. Its key is made with it, is in memory only and dies with it.
 pub struct IssuingCa {
@@ -143,6 +143,19 @@ impl IssuingCa {
     ) -> Result<Issued, CaError> {
         let point = request::public_point(csr_der)?;
         self.issue(id, &[], &template::Subject(&point), lifetime, now)
+    }
+
+    /// A certificate for a key whose public point this machine's keystore told.
+    pub fn issue_for_point(
+        &self,
+        id: &SpiffeId,
+        dns: &[String],
+        point: &[u8],
+        lifetime: Duration,
+        now: UnixTime,
+    ) -> Result<Issued, CaError> {
+        spki::check_point(point)?;
+        self.issue(id, dns, &template::Subject(point), lifetime, now)
     }
 
     fn issue(
