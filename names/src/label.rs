@@ -97,6 +97,10 @@ label_type!(
     /// A secret of a module, unique for it.
     SecretName
 );
+label_type!(
+    /// A key or secret that a module keeps in the gateway's keystore, unique in its module.
+    KeyName
+);
 
 impl ModuleName {
     /// Names that Edgewarden's own processes use when they ask for a certificate like any module.

@@ -14,7 +14,7 @@ mod refusal;
 mod spiffe_id;
 
 pub use digest::{Digest, DigestError};
-pub use label::{GatewayName, LabelError, LeafName, ModuleName, SecretName};
+pub use label::{GatewayName, KeyName, LabelError, LeafName, ModuleName, SecretName};
 pub use numbers::{Epoch, Generation, UnixTime};
 pub use refusal::{Reason, Refusal};
 pub use spiffe_id::{IdKind, SpiffeId, SpiffeIdError, TrustDomain};

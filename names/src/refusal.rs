@@ -89,6 +89,14 @@ reasons! {
     IotedgeVersion "iotedge.api_version" "use the version that IOTEDGE_APIVERSION says";
     IotedgeName "iotedge.name" "ask for the module's own name, or grant the name with `server_names` in the deployment";
     IotedgeCiphertext "iotedge.ciphertext" "decrypt what this module encrypted on this gateway, unchanged and with the same initialization vector";
+    IdentityResidentKey "identity.resident_key" "this module's key stays in the keystore: get its certificate with Certify of edgewarden.keys.v1 (docs/keys.md)";
+    // Resident keys
+    KeyCapability "key.capability" "ask for a new capability with Grant (docs/keys.md)";
+    KeyUnknown "key.unknown" "make it with CreateKey or Seal; ListKeys shows what there is";
+    KeyExists "key.exists" "take another name, use the one that is there with Grant, or delete it first";
+    KeyLimit "key.limit" "this module is at a limit of keys.v1 (docs/keys.md): delete a key, or call less at a time";
+    KeyExhausted "key.exhausted" "this key has encrypted as much as it may: make another and encrypt with that";
+    KeyCiphertext "key.ciphertext" "decrypt with the key, the module and the context that it was encrypted with";
     // Policy
     PolicyDenied "policy.denied" "no rule allows it; see `edgewarden policy explain`";
     PolicyInvalid "policy.invalid" "correct the policy; the last good epoch stays in force";
