@@ -31,7 +31,7 @@ use crate::workloadapi::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use crate::workloadapi::{X509svidRequest, X509svidResponse};
 
 /// Largest message that is read.
-const REPLY_BYTES_MAX: usize = 1024 * 1024;
+pub(crate) const REPLY_BYTES_MAX: usize = 1024 * 1024;
 /// How long a connection may take to come about.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 const PAUSE_MIN: Duration = Duration::from_millis(100);

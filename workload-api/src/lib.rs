@@ -5,12 +5,14 @@
 //! * [`jwt`]: JWT-SVIDs, made and judged
 //! * [`client`]: follows an identity from a socket
 //! * [`secrets`]: `edgewarden.secrets.v1` on the same sockets: the deployment secrets of the instance
+//! * [`keys`]: keys that stay in the gateway's keystore, the service `edgewarden.keys.v1` beside it
 //!
 //! The server trusts its [`IdentitySource`] and the kernel's word on the caller; nothing the caller sends.
 //! The client trusts the socket it was told to use.
 //!
 //! `src/workloadapi.rs` is generated from `proto/workloadapi.proto` (protoc 3.21, tonic-prost-build 0.14 with
-//! `bytes(".")` and `build_transport(false)`) and kept in the tree, so that a build needs no protoc.
+//! `bytes(".")` and `build_transport(false)`) and kept in the tree, so that a build needs no protoc. `src/keysapi.rs` is
+//! made the same way from `proto/keys.proto`, with `skip_debug` for each message that holds a secret or a capability.
 //! So is what reflection tells of it, `proto/*.descriptor.bin` (`protoc --include_imports --descriptor_set_out=…`).
 //!
 //! `src/envoy.rs` is generated in the same way from `proto/envoy/sds.proto` and `secret.proto`, which hold the parts of
@@ -20,6 +22,7 @@
 pub mod client;
 pub mod der;
 pub mod jwt;
+pub mod keys;
 pub mod pem;
 pub mod secrets;
 pub mod server;
@@ -40,7 +43,13 @@ mod workloadapi;
 #[rustfmt::skip]
 mod envoy;
 
+#[allow(clippy::all, clippy::pedantic, missing_debug_implementations, unused_qualifications, reason = "generated")]
+#[rustfmt::skip]
+mod keysapi;
+
 pub use source::{Bundles, Current, IdentitySource, JwtSvid, X509Context};
+/// gRPC's codes, for who looks into a refused call.
+pub use tonic::Code;
 
 /// The metadata that every call must carry, once and with the value `true`, so that a request which somebody else's
 /// software was tricked into sending is not answered (SPIFFE Workload Endpoint section 3).

@@ -11,17 +11,30 @@ use zeroize::Zeroizing;
 
 use crate::jwt::{Audience, JwtKeys};
 use crate::secrets::SecretSource;
+use crate::keys::KeySource;
 
 /// One identity, complete: what a module needs to prove who it is and to check others.
 pub struct X509Context {
     pub id: SpiffeId,
-    /// DER, the leaf first, then its issuers without the root. Never empty.
+    /// DER, the leaf first, then its issuers without the root. Empty, with the key, when the module's key stays in the
+    /// keystore: such a module gets roots here, and its certificate by `edgewarden.keys.v1`.
     pub chain_der: Vec<Vec<u8>>,
     /// The leaf's private key, PKCS#8 DER, unencrypted (the specification demands it so).
     pub key_pkcs8: Zeroizing<Vec<u8>>,
     /// The trust domain's roots, DER. Never empty.
     pub bundle_der: Vec<Vec<u8>>,
     pub trust_domain: TrustDomain,
+}
+
+impl X509Context {
+    /// Refuses what has no key to give, because the module's key stays in the keystore.
+    pub(crate) fn check_key(&self) -> Result<(), Refusal> {
+        if !self.key_pkcs8.is_empty() {
+            return Ok(());
+        }
+        let rule = "the deployment wants this module's key in the keystore; Certify of edgewarden.keys.v1 is the way to its certificate";
+        Err(Refusal::new(Reason::IdentityResidentKey, &self.id, rule))
+    }
 }
 
 impl fmt::Debug for X509Context {
@@ -96,4 +109,9 @@ pub trait IdentitySource: Send + Sync + 'static {
     fn stream_opened(&self) {}
 
     fn stream_closed(&self) {}
+
+    /// The resident keys of this socket's instance; `None`: it has none, and the service is not offered.
+    fn keys(&self) -> Option<Arc<dyn KeySource>> {
+        None
+    }
 }

@@ -12,12 +12,14 @@ use tonic_reflection::pb::v1alpha::server_reflection_server as v1alpha;
 use tower::ServiceExt;
 
 use super::health::Health;
+use super::keys::KeysService;
 use super::reflection::Reflection;
 use super::sds;
 use super::secrets;
 use super::service::{Service, status};
 use crate::SECURITY_HEADER;
 use crate::secrets::wire::secrets_server::{SERVICE_NAME as SECRETS, SecretsServer};
+use crate::keysapi::keys_server::{KeysServer, SERVICE_NAME as KEYS};
 use crate::workloadapi::spiffe_workload_api_server::{SERVICE_NAME as WORKLOAD_API, SpiffeWorkloadApiServer};
 
 /// Every service that the socket offers.
@@ -29,6 +31,7 @@ pub(super) struct Services {
     reflection_alpha: v1alpha::ServerReflectionServer<Reflection>,
     secrets: sds::Secrets,
     deployment_secrets: SecretsServer<secrets::Service>,
+    keys: KeysServer<KeysService>,
 }
 
 impl Services {
@@ -45,6 +48,8 @@ impl Services {
                 .max_decoding_message_size(bytes),
             reflection_alpha: v1alpha::ServerReflectionServer::from_arc(reflection)
                 .max_decoding_message_size(bytes),
+            keys: KeysServer::new(KeysService { source: Arc::clone(&service.source) })
+                .max_decoding_message_size(super::KEYS_REQUEST_BYTES_MAX),
             workload: SpiffeWorkloadApiServer::from_arc(service).max_decoding_message_size(bytes),
             secrets,
             deployment_secrets: deployment_secrets.max_decoding_message_size(bytes),
@@ -65,6 +70,10 @@ impl Services {
             sds::SERVICE_NAME => return self.secrets.call(request).await,
             SECRETS => match check_header(request.headers()) {
                 Ok(()) => self.deployment_secrets.oneshot(request).await,
+                Err(refusal) => return status(&refusal).into_http(),
+            },
+            KEYS => match check_header(request.headers()) {
+                Ok(()) => self.keys.oneshot(request).await,
                 Err(refusal) => return status(&refusal).into_http(),
             },
             _ => return Status::unimplemented("this socket does not offer that service").into_http(),

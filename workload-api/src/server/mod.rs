@@ -1,4 +1,4 @@
-//! Serves the Workload API on one socket, for one instance of one module.
+//! Serves the Workload API, and what is beside it, on one socket, for one instance of one module.
 //!
 //! Who calls is asked of the kernel when the connection is accepted; whether that may be answered is asked of the
 //! [`IdentitySource`] at each call and before each message of a stream. Everything a caller can make us hold is
@@ -9,6 +9,7 @@ mod connection;
 mod dispatch;
 mod health;
 mod jwt;
+mod keys;
 mod reflection;
 pub mod sds;
 mod secrets;
@@ -39,6 +40,8 @@ pub const CALLS_MAX: u32 = 32;
 pub const STREAMS_MAX: usize = 64;
 /// Largest request message: requests of the X.509 profile are empty, a JWT to validate is the largest there is.
 pub const REQUEST_BYTES_MAX: usize = 16 * 1024;
+
+pub use keys::KEYS_REQUEST_BYTES_MAX;
 
 /// How long to wait when the process is out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

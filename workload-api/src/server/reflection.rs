@@ -16,9 +16,10 @@ use super::health::own_caller;
 use super::service::{Service, take};
 
 /// What is offered: each set has its imports with it.
-const DESCRIPTORS: [&[u8]; 5] = [
+const DESCRIPTORS: [&[u8]; 6] = [
     include_bytes!("../../proto/workloadapi.descriptor.bin"),
     include_bytes!("../../proto/envoy.descriptor.bin"),
+    include_bytes!("../../proto/keys.descriptor.bin"),
     tonic_health::pb::FILE_DESCRIPTOR_SET,
     tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
     tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,

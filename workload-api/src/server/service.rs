@@ -37,11 +37,18 @@ pub(super) fn status(refusal: &Refusal) -> Status {
         | Reason::RequestTooLarge
         | Reason::SdsName
         | Reason::JwtAudience
-        | Reason::JwtInvalid => Status::invalid_argument(message),
+        | Reason::JwtInvalid
+        | Reason::KeyCiphertext => Status::invalid_argument(message),
         Reason::CallerUnknown
         | Reason::CallerNotModule
         | Reason::PeerUnauthorized
-        | Reason::IdentityForeign => Status::permission_denied(message),
+        | Reason::IdentityForeign
+        | Reason::IdentityResidentKey
+        | Reason::KeyCapability => Status::permission_denied(message),
+        Reason::KeyUnknown => Status::not_found(message),
+        Reason::KeyExists => Status::already_exists(message),
+        Reason::KeyLimit => Status::resource_exhausted(message),
+        Reason::KeyExhausted => Status::failed_precondition(message),
         _ => Status::unavailable(message),
     }
 }

@@ -48,12 +48,20 @@ pub(super) struct Known {
 pub(super) trait Message: Send + 'static {
     /// Whether both make the same message, which then is not sent again.
     fn same(before: &Known, now: &Known) -> bool;
+    /// Whether there is such a message for this identity.
+    fn check(_: &Known) -> Result<(), Refusal> {
+        Ok(())
+    }
     fn of(known: &Known) -> Self;
 }
 
 impl Message for X509svidResponse {
     fn same(before: &Known, now: &Known) -> bool {
         Arc::ptr_eq(&before.context, &now.context) && before.bundles.foreign_x509 == now.bundles.foreign_x509
+    }
+
+    fn check(known: &Known) -> Result<(), Refusal> {
+        known.context.check_key()
     }
 
     fn of(Known { context, bundles }: &Known) -> Self {
@@ -158,6 +166,7 @@ impl<M: Message> State<M> {
             let context = context.ok_or_else(|| ended("the instance has ended"))?;
             let known = Known { context, bundles: Arc::clone(&self.bundles.borrow_and_update()) };
             Service::authorize(&*self.open.source, &self.caller)?;
+            M::check(&known).map_err(|refusal| status(&refusal))?;
             if self.last.as_ref().is_some_and(|last| M::same(last, &known)) {
                 continue;
             }

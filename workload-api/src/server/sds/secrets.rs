@@ -66,7 +66,8 @@ impl<'a> Holdings<'a> {
     /// The names under which everything is given to a client that asks for all.
     pub(super) fn names(&self) -> Vec<String> {
         let domains = self.bundles.iter().map(|(domain, _)| domain.id().to_string());
-        std::iter::once(self.context.id.to_string()).chain(domains).collect()
+        let own = self.context.check_key().is_ok().then(|| self.context.id.to_string());
+        own.into_iter().chain(domains).collect()
     }
 
     pub(super) fn find(&self, name: &str) -> Option<Found<'_>> {
@@ -100,7 +101,10 @@ impl<'a> Holdings<'a> {
 
     pub(super) fn secret(&self, name: &str, found: Found<'_>, by: Validator) -> Result<Any, Refusal> {
         let kind = match found {
-            Found::Certificate(context) => Type::TlsCertificate(certificate(context)),
+            Found::Certificate(context) => {
+                context.check_key()?;
+                Type::TlsCertificate(certificate(context))
+            }
             Found::Roots(bundle) => Type::ValidationContext(validation(&[bundle], bundle, by)),
             Found::AllRoots if by == Validator::Spiffe => {
                 let own = self.bundles.first().ok_or_else(|| unknown(name))?;
