@@ -7,7 +7,8 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use edgewarden_names::{
-    Digest, Epoch, GatewayName, Generation, LeafName, ModuleName, Refusal, SpiffeId, TrustDomain, UnixTime,
+    Digest, Epoch, GatewayName, Generation, KeyName, LeafName, ModuleName, Refusal, SpiffeId, TrustDomain,
+    UnixTime,
 };
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
@@ -80,6 +81,10 @@ pub enum Request {
     /// The key under which `gatewayd` encrypts its queue. → [`Reply::StorageKey`]
     StorageKey,
 
+    /// The keys of modules that stay in the keystore. → [`Reply::Keys`]
+    KeysList,
+    /// Destroys one of them for good. → [`Reply::Done`]
+    KeyDelete { module: ModuleName, key: KeyName },
     /// Gives every live instance of the module (or all, or a reserved name) a new certificate now. → [`Reply::Done`]
     Rotate { module: Option<ModuleName> },
     /// A quote for an outside verifier, over `nonce` (at most 32 bytes). → [`Reply::Quote`]
@@ -131,6 +136,7 @@ pub enum Reply {
         expires: UnixTime,
     },
     StorageKey(StorageKey),
+    Keys(Vec<ResidentKey>),
     Quote(Box<ExportedQuote>),
     Audit(Vec<AuditEntry>),
     AuditKey(AuditKey),
@@ -200,6 +206,23 @@ pub struct IdentityStatus {
     /// How many certificates this instance has had.
     pub issued: u64,
     pub streams: u32,
+    /// The module's key stays in the keystore.
+    #[serde(default)]
+    pub resident_key: bool,
+}
+
+/// A module's key or secret in the keystore, by what may be known of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResidentKey {
+    pub module: ModuleName,
+    pub name: KeyName,
+    /// `sign`, `encrypt` or `secret`.
+    pub purpose: String,
+    pub generation: u64,
+    pub created: UnixTime,
+    /// Since `identityd` started.
+    pub uses: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -80,11 +80,31 @@ pub struct Module {
     /// The secrets that the module gets, and no others.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub secrets: Vec<SecretUse>,
+    /// Where the key of its certificate is.
+    #[serde(default, skip_serializing_if = "SvidKey::is_memory")]
+    pub svid_key: SvidKey,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 fn is_false(value: &bool) -> bool {
     !value
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SvidKey {
+    /// In the module's memory: the SPIFFE Workload API gives key and certificate.
+    #[default]
+    Memory,
+    /// In the gateway's keystore: the module uses it by `edgewarden.keys.v1`, and gets no other.
+    Resident,
+}
+
+impl SvidKey {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+    fn is_memory(&self) -> bool {
+        *self == Self::Memory
+    }
 }
 
 fn default_memory() -> u64 {
@@ -292,6 +312,12 @@ impl Module {
                 return Err(format!("the variable name `{key}` holds `=`"));
             }
         }
+        if self.iotedge && self.svid_key == SvidKey::Resident {
+            return Err(
+                "`iotedge` gives certificates with their keys: it does not go with a resident `svid_key`"
+                    .into(),
+            );
+        }
         if !(4 * 1024 * 1024..=1 << 40).contains(&self.memory_bytes) {
             return Err("`memory_bytes` is out of range: 4 MiB to 1 TiB".into());
         }
@@ -368,8 +394,9 @@ mod tests {
         type Change = fn(&mut serde_json::Value);
         let parse = |value: &serde_json::Value| Deployment::parse(value.to_string().as_bytes());
         assert_eq!(parse(&document()).unwrap().modules[0].memory_bytes, default_memory());
-        let changes: [(&str, Change); 8] = [
+        let changes: [(&str, Change); 9] = [
             ("unknown field", |d| d["extra"] = json!(1)),
+            ("a key elsewhere", |d| d["modules"][0]["svid_key"] = json!("file")),
             ("unknown module field", |d| d["modules"][0]["privileged"] = json!(true)),
             ("reserved name", |d| d["modules"][0]["name"] = json!("identityd")),
             ("two of one name", |d| d["modules"] = json!([d["modules"][0], d["modules"][0]])),

@@ -67,6 +67,7 @@ impl Answers {
                     expires: Some(UnixTime(now + 3000)),
                     issued: 1,
                     streams: 1,
+                    resident_key: false,
                 }],
                 refusals: Vec::new(),
                 gateway: gateway_name,

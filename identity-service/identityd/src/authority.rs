@@ -12,6 +12,7 @@ use edgewarden_image_trust::ImageProof;
 use edgewarden_names::{Epoch, LeafName, ModuleName, Reason, Refusal, UnixTime};
 use edgewarden_protocol::Bytes;
 use edgewarden_protocol::control::{Enforcer, PolicyInForce, Reply, Snapshot, StartRecord};
+use edgewarden_protocol::deployment::SvidKey;
 use edgewarden_protocol::enrol::Enrolled;
 use edgewarden_protocol::layout::Layout;
 use zeroize::Zeroizing;
@@ -189,6 +190,12 @@ impl Authority {
 
     pub fn in_force(&self) -> Option<&Arc<InForce>> {
         self.in_force.as_ref()
+    }
+
+    /// Does the deployment in force want this module's key in the keystore?
+    pub fn wants_resident_key(&self, module: &ModuleName) -> bool {
+        let modules = self.in_force().into_iter().flat_map(|in_force| &in_force.deployment().modules);
+        modules.into_iter().any(|one| one.name == *module && one.svid_key == SvidKey::Resident)
     }
 
     pub fn enforced(&self) -> Vec<(Enforcer, Epoch)> {

@@ -20,6 +20,7 @@ use edgewarden_protocol::control::IdentityStatus;
 use edgewarden_workload_api::X509Context;
 use edgewarden_workload_api::source::Current;
 use tokio::sync::watch;
+use zeroize::Zeroizing;
 
 use crate::audit::{Event, KeyUse};
 use crate::enrolment::Accepted;
@@ -73,6 +74,10 @@ struct Holder {
     /// Why there is no new certificate.
     problem: Option<Refusal>,
     streams: u32,
+    /// The module's key stays in the keystore: what is held here is the root alone.
+    resident: bool,
+    /// Certificates for resident keys: how many, and the end of the newest.
+    certified: (u64, Option<UnixTime>),
 }
 
 /// The issuing CA, the roots, the issuing CA as an issuer, and what is due.
@@ -134,6 +139,8 @@ impl Issuance {
             renewal: Renewal::new(Plan::HalfLife),
             problem: None,
             streams: 0,
+            resident: false,
+            certified: (0, None),
         };
         self.lock().holders.insert(instance.into(), holder);
     }
@@ -285,7 +292,10 @@ impl Issuance {
     fn due(&self, tick: Tick) -> Option<DueNow> {
         let inner = self.lock();
         let authority = inner.authority.as_ref()?;
-        let due = inner.holders.iter().filter(|(_, holder)| holder.renewal.wants(tick, &authority.parent));
+        let due = inner
+            .holders
+            .iter()
+            .filter(|(_, holder)| !holder.resident && holder.renewal.wants(tick, &authority.parent));
         let due = due.map(|(instance, holder)| Due {
             instance: instance.clone(),
             id: holder.id.clone(),
@@ -305,7 +315,8 @@ impl Issuance {
     pub fn wake(&self, tick: Tick) -> Option<Duration> {
         let inner = self.lock();
         let issuer = inner.authority.as_ref().map(|authority| &authority.parent);
-        let holders = inner.holders.values().filter_map(|holder| holder.renewal.wake(tick, issuer));
+        let holders = inner.holders.values().filter(|holder| !holder.resident);
+        let holders = holders.filter_map(|holder| holder.renewal.wake(tick, issuer));
         holders.chain(inner.renewal.wake(tick, inner.above.as_ref().map(|above| &above.parent))).min()
     }
 
@@ -350,6 +361,58 @@ impl Issuance {
             .map_err(|error| error.refusal(id.as_str()))
     }
 
+    /// Takes certificates with their keys from modules whose keys stay in the keystore, and gives them the root alone.
+    pub fn set_resident(&self, is_resident: impl Fn(&ModuleName) -> bool, root: &[u8]) {
+        for holder in self.lock().holders.values_mut() {
+            let resident = is_resident(&holder.module);
+            if resident != holder.resident {
+                holder.withdraw();
+                holder.problem = None;
+                holder.resident = resident;
+            }
+            if resident && !holder.gives_root(root) {
+                holder.current.send_replace(Some(Arc::new(X509Context {
+                    id: holder.id.clone(),
+                    chain_der: Vec::new(),
+                    key_pkcs8: Zeroizing::new(Vec::new()),
+                    bundle_der: vec![root.to_vec()],
+                    trust_domain: self.domain.clone(),
+                })));
+            }
+        }
+    }
+
+    /// A certificate of an instance for a key of its module in the keystore. Its point is the keystore's word.
+    pub fn certify(
+        &self,
+        instance: &str,
+        point: &[u8],
+        now: UnixTime,
+    ) -> Result<(SpiffeId, Issued, Vec<u8>), Refusal> {
+        let unavailable = |rule| Refusal::new(Reason::IdentityUnavailable, instance, rule);
+        let (ca, root, id, dns) = {
+            let inner = self.lock();
+            let authority = inner.authority.as_ref();
+            let authority = authority.ok_or_else(|| unavailable("the gateway has no issuing certificate"))?;
+            let holder = inner.holders.get(instance);
+            let holder = holder.ok_or_else(|| unavailable("the instance has no identity"))?;
+            (Arc::clone(&authority.ca), authority.root.clone(), holder.id.clone(), holder.dns.clone())
+        };
+        let issued = self
+            .metrics
+            .timed(Certificate::Svid, || ca.issue_for_point(&id, &dns, point, self.svid_lifetime, now))
+            .map_err(|error| error.refusal(id.as_str()))?;
+        let mut inner = self.lock();
+        // Meanwhile every certificate may have been withdrawn, or the instance have ended.
+        if !inner.authority.as_ref().is_some_and(|authority| Arc::ptr_eq(&authority.ca, &ca)) {
+            return Err(unavailable("the issuing certificate was replaced meanwhile; try again"));
+        }
+        let holder = inner.holders.get_mut(instance);
+        let holder = holder.ok_or_else(|| unavailable("the instance has ended"))?;
+        holder.certified = (holder.certified.0.saturating_add(1), Some(issued.not_after));
+        Ok((id, issued, root))
+    }
+
     pub fn issuing_ca_expires(&self) -> Option<UnixTime> {
         self.lock().authority.as_ref().map(|authority| authority.ca.not_after())
     }
@@ -364,9 +427,10 @@ impl Issuance {
             let status = IdentityStatus {
                 id: holder.id.clone(),
                 instance: instance.clone(),
-                expires: holder.renewal.held().map(|held| held.not_after),
-                issued: holder.renewal.generation(),
+                expires: holder.renewal.held().map(|held| held.not_after).or(holder.certified.1),
+                issued: holder.renewal.generation().saturating_add(holder.certified.0),
                 streams: holder.streams,
+                resident_key: holder.resident,
             };
             (holder.module.clone(), status)
         };
@@ -407,6 +471,11 @@ impl Holder {
             bundle_der: bundle.to_vec(),
             trust_domain: domain.clone(),
         })));
+    }
+
+    fn gives_root(&self, root: &[u8]) -> bool {
+        let held = self.current.borrow();
+        held.as_ref().is_some_and(|held| held.bundle_der.iter().any(|one| one.as_slice() == root))
     }
 
     fn withdraw(&mut self) {

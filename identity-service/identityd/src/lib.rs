@@ -12,6 +12,7 @@
 //! * `iotedge`: the same door for modules built with Azure's SDKs · `module_keys`, `envelope`, `kept`: keys that it uses
 //! * `jwt`: the keys of JWT-SVIDs, and the tokens that they sign
 //! * `runtime_log`: what a quote proves of it
+//! * [`keys`]: keys of modules that stay in the keystore
 //! * [`audit`]: the log of decisions, and the judge of such a log · [`metrics`]: numbers for a monitoring system
 //! * `control`, `requests`: the control socket · `confine`: what the process takes away from itself
 //!
@@ -33,6 +34,7 @@ mod iotedge;
 mod issuance;
 mod jwt;
 mod kept;
+pub mod keys;
 mod leaves;
 #[cfg(test)]
 mod lifetimes;

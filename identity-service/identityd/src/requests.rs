@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use edgewarden_keystore::KeystoreError;
-use edgewarden_names::{LeafName, ModuleName, Reason, Refusal, SpiffeId, UnixTime};
+use edgewarden_names::{KeyName, LeafName, ModuleName, Reason, Refusal, SpiffeId, UnixTime};
 use edgewarden_protocol::Bytes;
 use edgewarden_protocol::control::{
     AuditKey, Certificate, ExportedQuote, KeystoreHealth, Lockout, MANIFEST_BYTES_MAX, Reply, Request,
@@ -84,7 +84,12 @@ pub async fn answer(service: &Arc<Service>, request: Request) -> Result<Reply, R
                 service.current().judge_deployment(&envelope).inspect_err(|refusal| service.note(refusal))
             });
             match judged.await? {
-                Some(judged) => decide(service, Input::DeploymentJudged(Box::new(judged))).await,
+                Some(judged) => {
+                    let reply = decide(service, Input::DeploymentJudged(Box::new(judged))).await;
+                    // Modules may have to go without a key in memory from now on.
+                    service.renewal_due.notify_one();
+                    reply
+                }
                 None => Ok(deployment(service)),
             }
         }
@@ -127,6 +132,10 @@ pub async fn answer(service: &Arc<Service>, request: Request) -> Result<Reply, R
         }
         Request::LeafIssue { leaf, token, csr } => {
             blocking(service, move |service| leaf_issue(service, leaf, Zeroizing::new(token), &csr)).await
+        }
+        Request::KeysList => blocking(service, |service| Ok(Reply::Keys(service.keys.all()))).await,
+        Request::KeyDelete { module, key } => {
+            blocking(service, move |service| key_delete(service, &module, &key)).await
         }
         Request::StorageKey => blocking(service, storage_key).await,
         Request::Rotate { module } => {
@@ -229,6 +238,7 @@ async fn carry_out(service: &Arc<Service>, effect: Effect) -> Result<(), Refusal
         }
         Effect::Withdraw => {
             service.issuance.withdraw();
+            service.keys.tidy(service.tick().monotonic, true);
             // A renewal that began before may still put certificates in place: the next one sees that it must not. Until
             // then no caller gets them, because each is checked against the verdict.
             service.renewal_due.notify_one();
@@ -416,6 +426,14 @@ fn storage_key(service: &Service) -> Result<Reply, Refusal> {
     let key = released.inspect_err(|refusal| service.note(refusal))?;
     service.record(&Event::new("storage_key.released", "gatewayd", "").with_key(KeyUse::Storage));
     Ok(Reply::StorageKey(StorageKey::new(&key)))
+}
+
+fn key_delete(service: &Service, module: &ModuleName, key: &KeyName) -> Result<Reply, Refusal> {
+    let deleted = service.keys.delete_by_operator(module, key);
+    let deleted = deleted.inspect_err(|refusal| service.note(refusal))?;
+    let detail = format!("by the operator, key `{key}`, generation {}", deleted.generation);
+    service.record(&Event::new("key.deleted", module, detail).with_key(KeyUse::Resident));
+    Ok(Reply::Done)
 }
 
 fn audit_key(service: &Service) -> Result<Reply, Refusal> {

@@ -23,6 +23,7 @@ use crate::audit::{Audit, AuditError, Event};
 use crate::authority::{Authority, Context, Input};
 use crate::deployments::Target;
 use crate::enrolment::Expected;
+use crate::keys::{self, Keys};
 use crate::records::still_lives;
 use crate::runtime_log::{INTERVAL, RETRY};
 use crate::secrets::Vault;
@@ -45,6 +46,8 @@ const PEM_BYTES_MAX: usize = 64 * 1024;
 const PROCESS_INTERVAL: Duration = Duration::from_secs(1);
 /// A wall clock that went this much another way than time has jumped. More than a slewed clock does in a second.
 const CLOCK_STEP_MIN: Duration = Duration::from_secs(2);
+/// How often uses of resident keys are written to the audit log.
+const KEY_USE_INTERVAL: Duration = Duration::from_secs(60);
 /// The head of the audit log is signed after so many entries, or so long after the first that is not covered.
 const HEAD_ENTRIES: u64 = 256;
 const HEAD_INTERVAL: Duration = Duration::from_secs(600);
@@ -70,6 +73,8 @@ pub enum RunError {
     State(#[from] StateError),
     #[error(transparent)]
     Audit(#[from] AuditError),
+    #[error("cannot take up the resident keys")]
+    Keys(#[from] keys::OpenError),
     #[error("cannot open the keystore")]
     Keystore(#[from] KeystoreError),
     #[error("cannot read `{}`", path.display())]
@@ -178,6 +183,7 @@ impl Daemon {
             () = follow_runtime_log(&service) => {}
             () = look_after_processes(&service) => {}
             () = confine::let_go_of_memory() => {}
+            () = count_key_uses(&service) => {}
             () = write_refused_callers(&service, refused_callers) => {}
             () = jwt::write_down(&service) => {}
             () = stop => {}
@@ -229,11 +235,13 @@ type Opened = (Parts, Vec<Refusal>, mpsc::Receiver<Refusal>);
 fn open_parts(layout: Layout, config: Config) -> Result<Opened, RunError> {
     let folder = layout.identity_state();
     durable::sweep(&folder).map_err(|source| RunError::Folder { path: folder.clone(), source })?;
-    let store = Store::open(&folder)?;
+    let store = Arc::new(Store::open(&folder)?);
     let documents = Documents::load(&store)?;
     let now = documents.clock.believe(UnixTime::now()).now;
     let audit = Audit::open(&folder, now)?;
     let keystore = edgewarden_keystore::open(&config.keystore, &folder)?;
+    let metrics = Arc::new(metrics::Metrics::default());
+    let keys = Keys::open(&config, Arc::clone(&keystore), Arc::clone(&metrics), Arc::clone(&store), &folder)?;
     let own_cgroup = i32::try_from(std::process::id())
         .map_err(io::Error::other)
         .and_then(process::cgroup)
@@ -252,7 +260,7 @@ fn open_parts(layout: Layout, config: Config) -> Result<Opened, RunError> {
         .map_err(|source| RunError::Folder { path: folder.clone(), source })?;
     let (authority, set_aside) = Authority::recover(Arc::clone(&context), documents);
     let (sockets, refused_callers) = Sockets::new(layout);
-    let parts = Parts { context, config, keystore, store, authority, audit, sockets, vault };
+    let parts = Parts { context, config, keystore, store, authority, audit, sockets, vault, keys, metrics };
     Ok((parts, set_aside, refused_callers))
 }
 
@@ -478,6 +486,7 @@ async fn last_words(service: &Arc<Service>) {
     let stopping = Arc::clone(service);
     let words = async {
         let told = tokio::task::spawn_blocking(move || {
+            keys::write_uses(&stopping);
             stopping.record(&Event::new("identityd.stopped", &stopping.context.target.gateway, ""));
         });
         // Nobody is left to hear of it.
@@ -487,6 +496,20 @@ async fn last_words(service: &Arc<Service>) {
     };
     if tokio::time::timeout(LAST_HEAD, words).await.is_err() {
         tracing::warn!("the keystore is too slow to sign the last head of the audit log");
+    }
+}
+
+/// Writes down what resident keys were used for.
+async fn count_key_uses(service: &Arc<Service>) {
+    let mut ticks = tokio::time::interval(KEY_USE_INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let service = Arc::clone(service);
+        let written = tokio::task::spawn_blocking(move || keys::write_uses(&service)).await;
+        if let Err(error) = written {
+            tracing::error!(%error, "uses of resident keys were not written down");
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use crate::audit::{Audit, AuditError, Event, Head, Query, fingerprint, folder, s
 use crate::authority::{Authority, Context, Effect, Input, Moment};
 use crate::issuance::Issuance;
 use crate::jwt::JwtAuthority;
+use crate::keys::Keys;
 use crate::metrics::{Metrics, Operation};
 use crate::refusals::{Noted, RefusalLog};
 use crate::renewal::Tick;
@@ -33,8 +34,9 @@ pub struct Service {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) sockets: Sockets,
     pub(crate) vault: Vault,
+    pub(crate) keys: Keys,
     started: Instant,
-    store: Store,
+    store: Arc<Store>,
     current: RwLock<Arc<Authority>>,
     /// Whoever holds the audit log may change `current`.
     audit: Mutex<Audit>,
@@ -72,19 +74,20 @@ pub struct Parts {
     pub context: Arc<Context>,
     pub config: Config,
     pub keystore: Arc<dyn Keystore>,
-    pub store: Store,
+    pub store: Arc<Store>,
     pub authority: Authority,
     pub audit: Audit,
     pub sockets: Sockets,
     pub vault: Vault,
+    pub keys: Keys,
+    pub metrics: Arc<Metrics>,
 }
 
 impl Service {
     pub fn new(parts: Parts) -> Self {
-        let Parts { context, config, keystore, store, authority, audit, sockets, vault } = parts;
+        let Parts { context, config, keystore, store, authority, audit, sockets, vault, keys, metrics } = parts;
         let gateway = &config.gateway;
         let runtime_log = Keeper::new(&config, &context.layout);
-        let metrics = Arc::new(Metrics::default());
         let issuance = Issuance::new(
             gateway.trust_domain.clone(),
             gateway.name.clone(),
@@ -102,6 +105,7 @@ impl Service {
             metrics,
             sockets,
             vault,
+            keys,
             started: Instant::now(),
             store,
             current: RwLock::new(Arc::new(authority)),
@@ -217,6 +221,7 @@ impl Service {
 
     /// Writes nothing more to the state, from any thread. Waits for a decision that is being written.
     pub fn close(&self) {
+        self.keys.close();
         self.audit().close();
         if let Some(keeper) = &self.runtime_log {
             keeper.close();
@@ -292,6 +297,13 @@ impl Service {
         self.renew_alone()
     }
 
+    /// Sees to it that no certificate in memory is in use where the deployment wants the key in the keystore. Quick.
+    pub fn keep_keys_resident(&self) {
+        let authority = self.current();
+        let Ok(accepted) = authority.documents.enrolment.trusted() else { return };
+        self.issuance.set_resident(|module| authority.wants_resident_key(module), accepted.root.as_slice());
+    }
+
     fn renew_alone(&self) -> Result<(), Refusal> {
         let authority = self.current();
         let tick = self.tick();
@@ -300,6 +312,7 @@ impl Service {
         if authority.documents.enrolment.trusted().is_err() {
             self.issuance.withdraw();
         }
+        self.keep_keys_resident();
         let accepted = authority.documents.enrolment.may_issue(now)?;
         if self.issuance.wants_birth(accepted, tick) {
             match self.issuance.give_birth(&*self.keystore, accepted, tick) {

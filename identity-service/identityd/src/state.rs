@@ -157,6 +157,13 @@ impl Store {
         Ok(())
     }
 
+    /// Writes a document that no decision changes together with others.
+    pub fn save<D: Document>(&self, document: &D) -> Result<(), StateError> {
+        let path = self.path::<D>();
+        let written = text(document).and_then(|text| durable::write(&path, text.as_bytes(), FILE_MODE));
+        written.map_err(|source| StateError::Write { path, source })
+    }
+
     fn path<D: Document>(&self) -> PathBuf {
         self.folder.join(D::FILE)
     }

@@ -18,6 +18,7 @@ use edgewarden_protocol::control::StartRecord;
 use edgewarden_protocol::layout::Layout;
 use edgewarden_workload_api::jwt::Audience;
 use edgewarden_workload_api::secrets::SecretSource;
+use edgewarden_workload_api::keys::KeySource;
 use edgewarden_workload_api::server;
 use edgewarden_workload_api::source::{Bundles, Current, IdentitySource, JwtSvid};
 use tokio::net::UnixListener;
@@ -25,6 +26,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::iotedge;
 use crate::jwt::{self, Tokens};
+use crate::keys::InstanceKeys;
 use crate::records::{ProcessSeen, is_caller_of, still_lives};
 use crate::secrets;
 use crate::service::Service;
@@ -315,6 +317,13 @@ impl IdentitySource for InstanceSource {
             service.issuance.stream_closed(&self.instance);
         }
     }
+
+    fn keys(&self) -> Option<Arc<dyn KeySource>> {
+        let service = self.service.upgrade()?;
+        let state = service.current();
+        let module = state.documents.records.get(&self.instance)?.module.clone();
+        Some(Arc::new(InstanceKeys::new(Weak::clone(&self.service), self.instance.clone(), module)))
+    }
 }
 
 /// What stands behind the socket of one of Edgewarden's own processes.
@@ -394,7 +403,7 @@ fn public(refusal: Refusal) -> Refusal {
     Refusal { rule: "the caller is not a process of this module".into(), ..refusal }
 }
 
-fn upgrade(service: &Weak<Service>) -> Result<Arc<Service>, Refusal> {
+pub(crate) fn upgrade(service: &Weak<Service>) -> Result<Arc<Service>, Refusal> {
     service.upgrade().ok_or_else(|| Refusal::new(Reason::IdentityUnavailable, "identityd", "it is stopping"))
 }
 
@@ -407,6 +416,8 @@ fn subscribe(service: &Weak<Service>, name: &str) -> Result<Current, Refusal> {
     let service = upgrade(service)?;
     let now = service.now();
     service.current().documents.enrolment.may_issue(now)?;
+    // A deployment that came since the last renewal holds at once.
+    service.keep_keys_resident();
     service.issuance.subscribe(name, now)
 }
 

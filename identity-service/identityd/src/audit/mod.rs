@@ -55,6 +55,8 @@ pub enum KeyUse {
     IssuingCa,
     /// A key of JWT-SVIDs, in memory, signed tokens.
     Jwt,
+    /// A module's key in the keystore.
+    Resident,
 }
 
 impl fmt::Display for KeyUse {
@@ -67,6 +69,7 @@ impl fmt::Display for KeyUse {
             Self::Agreement => "agreement",
             Self::IssuingCa => "issuing-ca",
             Self::Jwt => "jwt",
+            Self::Resident => "resident",
         })
     }
 }

@@ -57,6 +57,7 @@ pub fn text(service: &Service) -> String {
     jwt_svids(&mut text, metrics);
     decisions(&mut text, service);
     keystore(&mut text, service);
+    resident_keys(&mut text, service);
     audit(&mut text, service);
     text.0
 }
@@ -188,6 +189,23 @@ fn decisions(text: &mut Text, service: &Service) {
         u8::from(believed.from_floor),
     );
     text.one("clock_steps_total", "counter", "Times that the wall clock jumped.", get(&metrics.clock_steps));
+}
+
+fn resident_keys(text: &mut Text, service: &Service) {
+    text.one(
+        "resident_keys",
+        "gauge",
+        "Keys and secrets of modules in the keystore.",
+        service.keys.all().len(),
+    );
+    text.family("key_operations_total", "counter", "Calls of resident keys that were carried out.");
+    for (call, done, _) in super::keys::read(&service.metrics) {
+        text.sample("key_operations_total", &[("operation", call)], done);
+    }
+    text.family("key_refusals_total", "counter", "Calls of resident keys that were refused.");
+    for (call, _, refused) in super::keys::read(&service.metrics) {
+        text.sample("key_refusals_total", &[("operation", call)], refused);
+    }
 }
 
 fn keystore(text: &mut Text, service: &Service) {

@@ -7,6 +7,7 @@
 
 mod expose;
 mod histogram;
+mod keys;
 mod serve;
 
 use std::collections::HashMap;
@@ -19,6 +20,8 @@ use edgewarden_names::Reason;
 
 pub(crate) use self::expose::text;
 use self::histogram::Histogram;
+pub(crate) use self::keys::KeyCall;
+use self::keys::KeyCounts;
 pub(crate) use self::serve::serve;
 
 /// The socket's name in the folder of `identityd`'s sockets.
@@ -54,11 +57,12 @@ pub enum Operation {
     Prove,
     Quote,
     Seal,
+    ResidentKey,
 }
 
 impl Operation {
-    const ALL: [Self; 6] =
-        [Self::Agree, Self::CaSign, Self::DeviceKeys, Self::Prove, Self::Quote, Self::Seal];
+    const ALL: [Self; 7] =
+        [Self::Agree, Self::CaSign, Self::DeviceKeys, Self::Prove, Self::Quote, Self::Seal, Self::ResidentKey];
 
     fn label(self) -> &'static str {
         match self {
@@ -68,6 +72,7 @@ impl Operation {
             Self::Prove => "prove",
             Self::Quote => "quote",
             Self::Seal => "seal",
+            Self::ResidentKey => "resident_key",
         }
     }
 }
@@ -95,6 +100,7 @@ pub struct Metrics {
     jwt_signed: AtomicU64,
     jwt_reused: AtomicU64,
     permits: AtomicU64,
+    keys: KeyCounts,
     heads_failed: AtomicU64,
     clock_steps: AtomicU64,
     health: Mutex<Option<(Instant, Option<Health>)>>,

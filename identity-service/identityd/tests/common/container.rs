@@ -66,6 +66,18 @@ impl Container {
         std::fs::write(self.folder.join("cgroup.procs"), pid.to_string()).unwrap();
     }
 
+    /// A socket outside whose connections are made by a process inside: to the kernel, that one calls.
+    pub fn relay(&self, socket: &Path, at: &Path) -> Relay {
+        let job = Job::Relay { socket: socket.into(), at: at.into() };
+        let mut command = enter(&self.folder, &job.command());
+        let process = command.stdout(Stdio::null()).spawn().unwrap();
+        let relay = Relay { process, socket: at.into() };
+        while std::os::unix::net::UnixStream::connect(at).is_err() {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        relay
+    }
+
     /// Does a job from a process inside.
     pub fn call(&self, job: &Job) -> Answer {
         answer(enter(&self.folder, &job.command()))
@@ -83,6 +95,35 @@ impl Drop for Container {
             }
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
+    }
+}
+
+/// A process inside a container that makes connections for who is outside, as long as it is held.
+pub struct Relay {
+    process: Child,
+    pub socket: PathBuf,
+}
+
+impl Relay {
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        drop(self.process.kill());
+        drop(self.process.wait());
+    }
+}
+
+async fn relay(socket: &Path, at: &Path) {
+    let listener = tokio::net::UnixListener::bind(at).unwrap();
+    loop {
+        let (mut outside, _) = listener.accept().await.unwrap();
+        // A socket that is gone ends the connection.
+        let Ok(mut inside) = tokio::net::UnixStream::connect(socket).await else { continue };
+        tokio::spawn(async move { tokio::io::copy_bidirectional(&mut outside, &mut inside).await });
     }
 }
 
@@ -108,6 +149,8 @@ pub enum Job {
     WatchSecrets { socket: PathBuf, messages: usize },
     /// Asks the control socket.
     Ask { socket: PathBuf, request: Box<Request> },
+    /// Makes the connections of a socket, until it is killed.
+    Relay { socket: PathBuf, at: PathBuf },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -219,6 +262,10 @@ pub async fn do_job() {
             Ok(text) => Answer::Text(text),
             Err(error) => Answer::Failed(error.to_string()),
         },
+        Job::Relay { socket, at } => {
+            relay(&socket, &at).await;
+            return;
+        }
         Job::Ask { socket, request } => {
             let mut client = edgewarden_protocol::client::Client::connect(&socket).await.unwrap();
             match client.exchange::<Request, Reply>(&request).await {
