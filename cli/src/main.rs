@@ -69,6 +69,9 @@ enum Command {
     /// Module certificates.
     #[command(subcommand)]
     Svid(svid::Svid),
+    /// Keys that modules keep in the gateway's keystore.
+    #[command(subcommand)]
+    Keys(commands::keys::Keys),
     /// Evidence of this boot.
     #[command(subcommand)]
     Attest(commands::attest::Attest),
@@ -148,6 +151,7 @@ fn run(arguments: Arguments) -> Result<(), Problem> {
             Command::Image(image) => image.run(format).await,
             Command::Leaf(leaf) => leaf.run(&layout, format).await,
             Command::Svid(svid) => svid.run(&layout, format).await,
+            Command::Keys(keys) => keys.run(&layout, format).await,
             Command::Attest(attest) => attest.run(&layout, format).await,
             Command::Audit(audit) => audit.run(&layout, format).await,
             Command::Metrics => commands::metrics::run(&layout).await,

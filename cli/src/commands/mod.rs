@@ -9,6 +9,7 @@ pub mod est;
 pub mod identity;
 pub mod image;
 pub mod join;
+pub mod keys;
 pub mod metrics;
 pub mod policy;
 pub mod runtime;

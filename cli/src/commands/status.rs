@@ -3,7 +3,7 @@
 use edgewarden_gatewayd::status as gateway;
 use edgewarden_names::UnixTime;
 use edgewarden_protocol::client::{Client, unexpected};
-use edgewarden_protocol::control::{Reply, Request, Status};
+use edgewarden_protocol::control::{IdentityStatus, Reply, Request, Status};
 use edgewarden_protocol::layout::Layout;
 use edgewarden_runtimed::control as runtime;
 
@@ -141,7 +141,7 @@ fn print_modules(status: &runtime::Status, identity: &Status, now: UnixTime) {
                 module.generation.map_or_else(|| "-".into(), |generation| generation.to_string()),
                 module.restarts.to_string(),
                 module.address.map_or_else(|| "-".into(), |address| address.to_string()),
-                svid.and_then(|svid| svid.expires).map_or_else(|| "-".into(), |time| until(time, now)),
+                certificate(svid, now),
                 module.reason.as_ref().map_or_else(
                     || module.image.clone(),
                     |refusal| format!("{refusal} (next: {})", refusal.reason.next_step()),
@@ -154,6 +154,12 @@ fn print_modules(status: &runtime::Status, identity: &Status, now: UnixTime) {
         &["MODULE", "STATE", "START", "RESTARTS", "ADDRESS", "CERTIFICATE ENDS", "IMAGE OR REASON"],
         &rows,
     );
+}
+
+/// When a module's certificate ends, and whether its key is in the keystore.
+fn certificate(svid: Option<&IdentityStatus>, now: UnixTime) -> String {
+    let ends = svid.and_then(|svid| svid.expires).map_or_else(|| "-".into(), |time| until(time, now));
+    if svid.is_some_and(|svid| svid.resident_key) { format!("{ends} (resident key)") } else { ends }
 }
 
 fn print_refusals(status: &Status) {
