@@ -74,7 +74,7 @@ struct Holder {
     /// Why there is no new certificate.
     problem: Option<Refusal>,
     streams: u32,
-    /// The module's key stays in the keystore: what is held here is the root alone.
+    /// The module's key stays in the keystore: what is held here are the roots alone.
     resident: bool,
     /// Certificates for resident keys: how many, and the end of the newest.
     certified: (u64, Option<UnixTime>),
@@ -361,8 +361,8 @@ impl Issuance {
             .map_err(|error| error.refusal(id.as_str()))
     }
 
-    /// Takes certificates with their keys from modules whose keys stay in the keystore, and gives them the root alone.
-    pub fn set_resident(&self, is_resident: impl Fn(&ModuleName) -> bool, root: &[u8]) {
+    /// Takes certificates with their keys from modules whose keys stay in the keystore, and gives them the roots alone.
+    pub fn set_resident(&self, is_resident: impl Fn(&ModuleName) -> bool, bundle: &[Vec<u8>]) {
         for holder in self.lock().holders.values_mut() {
             let resident = is_resident(&holder.module);
             if resident != holder.resident {
@@ -370,12 +370,12 @@ impl Issuance {
                 holder.problem = None;
                 holder.resident = resident;
             }
-            if resident && !holder.gives_root(root) {
+            if resident && !holder.gives(bundle) {
                 holder.current.send_replace(Some(Arc::new(X509Context {
                     id: holder.id.clone(),
                     chain_der: Vec::new(),
                     key_pkcs8: Zeroizing::new(Vec::new()),
-                    bundle_der: vec![root.to_vec()],
+                    bundle_der: bundle.to_vec(),
                     trust_domain: self.domain.clone(),
                 })));
             }
@@ -388,15 +388,15 @@ impl Issuance {
         instance: &str,
         point: &[u8],
         now: UnixTime,
-    ) -> Result<(SpiffeId, Issued, Vec<u8>), Refusal> {
+    ) -> Result<(SpiffeId, Issued, Vec<Vec<u8>>), Refusal> {
         let unavailable = |rule| Refusal::new(Reason::IdentityUnavailable, instance, rule);
-        let (ca, root, id, dns) = {
+        let (ca, bundle, id, dns) = {
             let inner = self.lock();
             let authority = inner.authority.as_ref();
             let authority = authority.ok_or_else(|| unavailable("the gateway has no issuing certificate"))?;
             let holder = inner.holders.get(instance);
             let holder = holder.ok_or_else(|| unavailable("the instance has no identity"))?;
-            (Arc::clone(&authority.ca), authority.root.clone(), holder.id.clone(), holder.dns.clone())
+            (Arc::clone(&authority.ca), authority.bundle.to_vec(), holder.id.clone(), holder.dns.clone())
         };
         let issued = self
             .metrics
@@ -410,7 +410,7 @@ impl Issuance {
         let holder = inner.holders.get_mut(instance);
         let holder = holder.ok_or_else(|| unavailable("the instance has ended"))?;
         holder.certified = (holder.certified.0.saturating_add(1), Some(issued.not_after));
-        Ok((id, issued, root))
+        Ok((id, issued, bundle))
     }
 
     pub fn issuing_ca_expires(&self) -> Option<UnixTime> {
@@ -473,9 +473,9 @@ impl Holder {
         })));
     }
 
-    fn gives_root(&self, root: &[u8]) -> bool {
+    fn gives(&self, bundle: &[Vec<u8>]) -> bool {
         let held = self.current.borrow();
-        held.as_ref().is_some_and(|held| held.bundle_der.iter().any(|one| one.as_slice() == root))
+        held.as_ref().is_some_and(|held| held.bundle_der == bundle)
     }
 
     fn withdraw(&mut self) {

@@ -301,7 +301,7 @@ impl Service {
     pub fn keep_keys_resident(&self) {
         let authority = self.current();
         let Ok(accepted) = authority.documents.enrolment.trusted() else { return };
-        self.issuance.set_resident(|module| authority.wants_resident_key(module), accepted.root.as_slice());
+        self.issuance.set_resident(|module| authority.wants_resident_key(module), &accepted.bundle());
     }
 
     fn renew_alone(&self) -> Result<(), Refusal> {

@@ -105,7 +105,7 @@ impl KeySource for InstanceKeys {
             let (point, attestation) = service.keys.certify(self.who(), by, nonce, service.tick())?;
             let now = service.now();
             service.current().documents.enrolment.may_issue(now)?;
-            let (id, issued, root) = service.issuance.certify(&self.instance, &point, now)?;
+            let (id, issued, bundle_der) = service.issuance.certify(&self.instance, &point, now)?;
             let detail = format!(
                 "{}, serial {}, until {}, for resident key `{}`",
                 self.instance, issued.serial, issued.not_after, by.key
@@ -114,7 +114,7 @@ impl KeySource for InstanceKeys {
             Ok(Certified {
                 id,
                 chain_der: issued.chain_der,
-                bundle_der: vec![root],
+                bundle_der,
                 not_after: issued.not_after,
                 attestation: attestation.map(|attestation| Attestation {
                     message: attestation.message,
