@@ -10,8 +10,8 @@ use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use crate::jwt::{Audience, JwtKeys};
-use crate::secrets::SecretSource;
 use crate::keys::KeySource;
+use crate::secrets::SecretSource;
 
 /// One identity, complete: what a module needs to prove who it is and to check others.
 pub struct X509Context {

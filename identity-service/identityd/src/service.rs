@@ -85,7 +85,8 @@ pub struct Parts {
 
 impl Service {
     pub fn new(parts: Parts) -> Self {
-        let Parts { context, config, keystore, store, authority, audit, sockets, vault, keys, metrics } = parts;
+        let Parts { context, config, keystore, store, authority, audit, sockets, vault, keys, metrics } =
+            parts;
         let gateway = &config.gateway;
         let runtime_log = Keeper::new(&config, &context.layout);
         let issuance = Issuance::new(

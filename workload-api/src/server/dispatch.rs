@@ -18,8 +18,8 @@ use super::sds;
 use super::secrets;
 use super::service::{Service, status};
 use crate::SECURITY_HEADER;
-use crate::secrets::wire::secrets_server::{SERVICE_NAME as SECRETS, SecretsServer};
 use crate::keysapi::keys_server::{KeysServer, SERVICE_NAME as KEYS};
+use crate::secrets::wire::secrets_server::{SERVICE_NAME as SECRETS, SecretsServer};
 use crate::workloadapi::spiffe_workload_api_server::{SERVICE_NAME as WORKLOAD_API, SpiffeWorkloadApiServer};
 
 /// Every service that the socket offers.

@@ -61,8 +61,15 @@ pub enum Operation {
 }
 
 impl Operation {
-    const ALL: [Self; 7] =
-        [Self::Agree, Self::CaSign, Self::DeviceKeys, Self::Prove, Self::Quote, Self::Seal, Self::ResidentKey];
+    const ALL: [Self; 7] = [
+        Self::Agree,
+        Self::CaSign,
+        Self::DeviceKeys,
+        Self::Prove,
+        Self::Quote,
+        Self::Seal,
+        Self::ResidentKey,
+    ];
 
     fn label(self) -> &'static str {
         match self {

@@ -118,6 +118,9 @@ impl Keystore for FakeTpm {
     fn unseal(&self, _: &str) -> Result<Zeroizing<Vec<u8>>, KeystoreError> {
         none()
     }
+    fn forget(&self, _: &str) -> Result<(), KeystoreError> {
+        none()
+    }
     fn create_key(&self, _: &str) -> Result<Vec<u8>, KeystoreError> {
         none()
     }
