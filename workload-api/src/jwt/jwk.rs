@@ -75,12 +75,12 @@ impl JwtKeys {
 
 fn read(key: &Object) -> Result<Option<JwtKey>, JwksError> {
     let text = |name: &str| key.get(name).and_then(Json::as_str);
-    let Some(kind @ ("EC" | "RSA")) = text("kty").filter(|_| text("use") == Some(USE)) else {
+    let Some(family @ ("EC" | "RSA")) = text("kty").filter(|_| text("use") == Some(USE)) else {
         return Ok(None);
     };
     let kid = text("kid").filter(|kid| (1..=KID_BYTES_MAX).contains(&kid.len())).ok_or(JwksError::KeyId)?;
     let bytes = |name: &str| text(name).and_then(|text| decode(text).ok());
-    let public = if kind == "RSA" {
+    let public = if family == "RSA" {
         bytes("n").zip(bytes("e")).and_then(|(n, e)| PublicKey::rsa(n, e))
     } else {
         let point = bytes("x").zip(bytes("y")).map(|(x, y)| (x.len(), [&[4], x.as_slice(), &y].concat()));

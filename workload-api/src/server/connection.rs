@@ -10,6 +10,7 @@ use tokio::net::UnixStream;
 use tonic::body::Body;
 use tonic::codegen::http;
 
+use super::authority::Mended;
 use super::dispatch::Services;
 
 const HEADER_BYTES_MAX: u32 = 16 * 1024;
@@ -54,7 +55,7 @@ pub(super) async fn serve(stream: UnixStream, caller: Caller, services: Services
         .max_send_buf_size(SEND_BUFFER_BYTES_MAX)
         .max_pending_accept_reset_streams(RESET_STREAMS_MAX)
         .max_local_error_reset_streams(RESET_STREAMS_MAX)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
+        .serve_connection(TokioIo::new(Mended::new(stream)), TowerToHyperService::new(service))
         .await;
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection to the Workload API broke");

@@ -91,7 +91,7 @@ async fn changed(current: &mut Option<Current>) {
         return;
     }
     *current = None;
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 #[async_trait]

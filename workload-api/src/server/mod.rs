@@ -5,6 +5,7 @@
 //! counted per socket: connections, streams, header and message bytes. Anybody on the machine can connect, so those who
 //! are none of the socket's callers have connections of their own to fill, few and short.
 
+mod authority;
 mod connection;
 mod dispatch;
 mod health;
