@@ -17,7 +17,7 @@ async fn job() {
     common::container::do_job().await;
 }
 
-/// The main path, with a restart of the daemon in it where that can be.
+/// The main path, with a restart of the daemon in it.
 async fn main_path(mut site: Site) {
     site.deploy(&["alerts"], |document| document["modules"][0]["svid_key"] = "resident".into()).await;
     let mut alerts = site.start("alerts", 2).await;
@@ -28,12 +28,7 @@ async fn main_path(mut site: Site) {
     let sealed = client.encrypt(&name("data"), &right, b"data", b"context").await.unwrap();
     client.seal(&name("secret"), &[7; 1000], None, Wanted::default()).await.unwrap();
 
-    // A simulated TPM serves one program, so within one process there is no telling when the next may have it; that keys
-    // outlive a restart is shown by the keystore's own tests there.
-    if !matches!(site.gateway.config.keystore, Keystore::DangerousSimulatedTpm { .. }) {
-        site.gateway.stop().await;
-        site.gateway.start().await.unwrap();
-    }
+    site.gateway.restart().await;
     let client = alerts.client().await;
     let (_, right) = client.grant(&name("svid"), Wanted::default()).await.unwrap();
     let signature = client.sign(&name("svid"), &right, b"again").await.unwrap();

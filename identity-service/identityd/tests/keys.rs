@@ -84,8 +84,7 @@ async fn a_secret_is_kept_across_restarts_of_module_and_daemon() {
     );
     assert_eq!(refused(client.seal(&name("empty"), b"", None, Wanted::default()).await), "request.invalid");
 
-    site.gateway.stop().await;
-    site.gateway.start().await.unwrap();
+    site.gateway.restart().await;
     let client = alerts.client().await;
     // The capability died with the daemon; the right to ask for another did not.
     assert_eq!(
@@ -306,7 +305,7 @@ async fn a_key_that_has_encrypted_enough_is_exhausted() {
     let spent = text.replace("\"messages\":4096", "\"messages\":4294967295");
     assert_ne!(spent, text);
     std::fs::write(&index, spent).unwrap();
-    site.gateway.start().await.unwrap();
+    site.gateway.start_again().await;
     let client = alerts.client().await;
     let (_, right) = client.grant(&name("data"), Wanted::default()).await.unwrap();
     client.encrypt(&name("data"), &right, b"x", b"").await.unwrap();
@@ -350,8 +349,7 @@ async fn a_signing_key_signs_and_is_certified_and_never_leaves() {
     assert_eq!(refused(client.public_key(&name("data")).await), "request.invalid");
 
     // The same key after a restart, which writes down what it was used for before.
-    site.gateway.stop().await;
-    site.gateway.start().await.unwrap();
+    site.gateway.restart().await;
     let client = alerts.client().await;
     assert_eq!(refused(client.sign(&name("svid"), &right, b"x").await), "key.capability");
     let (_, right) = client.grant(&name("svid"), Wanted::default()).await.unwrap();

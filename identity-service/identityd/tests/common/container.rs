@@ -127,10 +127,21 @@ async fn relay(socket: &Path, at: &Path) {
     }
 }
 
+/// What the test's process has open is not for its children: the TSS's connection to a TPM would live on in them, and a
+/// simulated TPM has one at a time.
+pub const ENTER: &str = r#"
+    echo $$ > "$0" || exit
+    for fd in /proc/$$/fd/*; do
+        fd=${fd##*/}
+        if [ "$fd" -gt 2 ]; then eval "exec $fd>&-"; fi
+    done
+    exec "$@"
+"#;
+
 /// The command, in a cgroup from its first instruction on.
 fn enter(folder: &Path, command: &Command) -> Command {
-    let mut shell = Command::new("sh");
-    shell.args(["-c", "echo $$ > \"$0\" && exec \"$@\""]).arg(folder.join("cgroup.procs"));
+    let mut shell = Command::new("bash");
+    shell.args(["-c", ENTER]).arg(folder.join("cgroup.procs"));
     shell.arg(command.get_program()).args(command.get_args());
     shell.envs(command.get_envs().filter_map(|(key, value)| Some((key, value?))));
     shell

@@ -150,6 +150,22 @@ impl Gateway {
         assert!(serving.await.unwrap_err().is_cancelled());
     }
 
+    /// Starts after [`Gateway::stop`], once what the one before still did on its own threads is over.
+    pub async fn start_again(&mut self) {
+        for _ in 0..600 {
+            match self.start().await {
+                Err(RunError::InUse(_)) => tokio::time::sleep(Duration::from_millis(50)).await,
+                other => return other.unwrap(),
+            }
+        }
+        panic!("the state stays in use");
+    }
+
+    pub async fn restart(&mut self) {
+        self.stop().await;
+        self.start_again().await;
+    }
+
     pub async fn ask(&self, request: Request) -> Result<Reply, Refusal> {
         ask(&self.control(), &request).await
     }
