@@ -6,6 +6,11 @@
     reason = "a test helper that cannot go on fails its test"
 )]
 
+#[path = "../../src/keysapi.rs"]
+#[allow(clippy::all, clippy::pedantic, unused_qualifications, missing_debug_implementations, reason = "generated")]
+#[rustfmt::skip]
+pub mod keysapi;
+
 #[path = "../../src/workloadapi.rs"]
 #[allow(clippy::all, clippy::pedantic, unused_qualifications, missing_debug_implementations, reason = "generated")]
 #[rustfmt::skip]

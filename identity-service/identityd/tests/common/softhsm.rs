@@ -27,11 +27,11 @@ pub fn is_inside(test: &str) -> bool {
     std::fs::create_dir(folder.path().join("tokens")).unwrap();
     let file = folder.path().join("softhsm2.conf");
     let tokens = folder.path().join("tokens");
-    let text = format!(
+    let lines = format!(
         "directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\n",
         tokens.display()
     );
-    std::fs::write(&file, text).unwrap();
+    std::fs::write(&file, lines).unwrap();
     let mut make = Command::new("softhsm2-util");
     make.args(["--init-token", "--free", "--label", LABEL, "--pin", PIN, "--so-pin", "officer"]);
     assert!(make.env(CONFIGURATION, &file).status().unwrap().success());
