@@ -1,13 +1,14 @@
 //! Lets clients in whose `:authority` is the path of the socket.
 //!
-//! gRPC's C core (Python, C++, Ruby, PHP) names a Unix socket in `:authority` as `run%2Fedgewarden%2F…`. RFC 3986 allows
-//! that, the library that reads our requests does not, and every call would fail with PROTOCOL_ERROR before we see it. So
-//! what a client sends passes through here, and a `%` in the value of `:authority` becomes a `-`. Nothing else is changed,
-//! no byte is added, removed or held back, and nobody reads `:authority`: the socket says whose it is.
+//! gRPC's C core (Python, C++, Ruby, PHP) names a Unix socket in `:authority` as `run%2Fedgewarden%2F…`, which RFC 3986
+//! allows, and gRPC for Java as `/run/edgewarden/…`, which it does not. The library that reads our requests takes neither,
+//! and every call would fail with PROTOCOL_ERROR before we see it. So what a client sends passes through here, and a `%` or
+//! `/` in the value of `:authority` becomes a `-`. Nothing else is changed, no byte is added, removed or held back, and
+//! nobody reads `:authority`: the socket says whose it is.
 //!
 //! This follows HTTP/2 frames (RFC 9113 section 4) and header fields (RFC 7541 section 6) byte by byte, as far as it must
 //! to know where that value is. What it cannot follow it leaves alone; whether it is right is for the reader behind to say.
-//! A Huffman-coded value is left alone too: the C core sends none.
+//! A Huffman-coded value is left alone too: the C core sends none, and Java none that is as short as the path of a socket.
 
 use std::io;
 use std::pin::Pin;
@@ -100,7 +101,7 @@ impl Field {
                 }
             }
             Self::Value { left, ours } => {
-                if ours && *byte == b'%' {
+                if ours && matches!(*byte, b'%' | b'/') {
                     *byte = b'-';
                 }
                 match left.saturating_sub(1) {
@@ -369,6 +370,8 @@ mod tests {
             check(&frame(1, 4, &plain(&long, first)), &frame(1, 4, &plain(&mended, first)));
         }
         check(&frame(1, 4, &named(NAME, before)), &frame(1, 4, &named(NAME, after)));
+        let (java, mended) = (&b"/run/a.sock"[..], &b"-run-a.sock"[..]);
+        check(&frame(1, 4, &plain(java, 0x41)), &frame(1, 4, &plain(mended, 0x41)));
         let huge = b"%".repeat(200);
         check(&frame(1, 4, &field(0x41, &huge)), &frame(1, 4, &field(0x41, &b"-".repeat(200))));
         // Padding, priority, and a block in three frames.
@@ -394,13 +397,13 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn whatever_comes_only_percent_signs_change(bytes: Vec<u8>, kinds in proptest::collection::vec((0..10u8, 0..64u8), 1..8)) {
+        fn whatever_comes_only_percent_signs_and_slashes_change(bytes: Vec<u8>, kinds in proptest::collection::vec((0..10u8, 0..64u8), 1..8)) {
             let all: Vec<u8> = kinds.iter().fold(PREFACE.to_vec(), |all, (kind, flags)| [all, frame(*kind, *flags, &bytes)].concat());
             for start in [0, PREFACE.len()] {
                 let mut mended = all[start..].to_vec();
                 Mending::new().mend(&mut mended);
                 for (before, after) in all[start..].iter().zip(&mended) {
-                    proptest::prop_assert!(before == after || (*before, *after) == (b'%', b'-'));
+                    proptest::prop_assert!(before == after || (matches!(before, b'%' | b'/') && *after == b'-'));
                 }
             }
         }
