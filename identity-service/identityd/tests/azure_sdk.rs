@@ -4,10 +4,10 @@
 
 mod common;
 
-use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use common::container::Container;
+use common::fetched::set_up;
 use common::iotedge::{Running, Site};
 use edgewarden_ca::pem;
 use serde_json::{Value, json};
@@ -15,28 +15,6 @@ use serde_json::{Value, json};
 #[tokio::test]
 async fn job() {
     common::container::do_job().await;
-}
-
-/// A folder that a command fills, kept for the next run. `None` when the command cannot be run or fails.
-fn set_up(name: &str, fill: impl FnOnce(&Path) -> Command) -> Option<PathBuf> {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    if folder.is_dir() {
-        return Some(folder);
-    }
-    let partial = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let inner = partial.path().join("sdk");
-    std::fs::create_dir(&inner).unwrap();
-    let mut command = Command::new("timeout");
-    let filling = fill(&inner);
-    command.arg("120").arg(filling.get_program()).args(filling.get_args());
-    let filled = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
-    if !filled.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: `{filling:?}` does not succeed here; is there a package manager and a network?");
-        return None;
-    }
-    // Another test program may have been faster.
-    drop(std::fs::rename(&inner, &folder));
-    Some(folder)
 }
 
 /// As `runtimed` sets them, but for the place of the socket.

@@ -9,6 +9,7 @@
 )]
 
 pub mod container;
+pub mod fetched;
 pub mod image;
 pub mod iotedge;
 pub mod modules;

@@ -1,4 +1,4 @@
-module edgewarden/clients/go
+module example.org/workload-client
 
 go 1.25
 
