@@ -48,6 +48,11 @@ pub(crate) fn check(
             format!("its attributes are {}; it must be {REQUIRED}, not restricted", public.attributes);
         return Err(checks.failed(NAME, REASON, detail));
     }
+    // Our resident keys have a policy, and the gateway CA's key has none: a module may have any message signed by a key of
+    // its own, and that key certified for any nonce, so such a key must never become the gateway's CA.
+    if !public.auth_policy.is_empty() {
+        return Err(checks.failed(NAME, REASON, "it has an authorization policy, as keys of modules have"));
+    }
     let schemes = [Scheme::Null, Scheme::Ecdsa(HashAlg::Sha256)];
     let Some(point) = p256_point(&public, &schemes) else {
         return Err(checks.failed(NAME, REASON, "it is no P-256 key for ECDSA with SHA-256"));

@@ -286,6 +286,13 @@ fn ca_keys_that_are_not_good_enough() {
         let (pending, proof) = bench.proof();
         assert_eq!(judge(&pending, proof, &references()).is_ok(), accepted, "{scheme:?}");
     }
+    // A module's resident key: all else about it is as it must be.
+    let mut resident = bench();
+    resident.answer.ca_public.auth_policy = vec![7; 32];
+    let name = resident.answer.ca_public.name();
+    resident.answer.certify.kind = AttestKind::Certify { name, qualified_name: vec![] };
+    let (pending, proof) = resident.proof();
+    assert_refused("a key with a policy", judge(&pending, proof, &references()), Reason::AttestCertify);
     // A Name by another hash, and one by SHA-1, of which collisions are known.
     for name_alg in [HashAlg::Sha1, HashAlg::Sha384] {
         let mut bench = bench();
