@@ -151,14 +151,20 @@ fn program_mappings(smaps: &str) -> Vec<Mapping> {
     let mut found = Vec::new();
     let mut candidate: Option<Mapping> = None;
     for line in smaps.lines() {
-        if let Some(mapping) = header(line) {
-            candidate = mapping;
-        } else if let Some(kilobytes) = field(line, "Rss:") {
+        match header(line) {
+            Line::Mapping(mapping) => candidate = Some(mapping),
+            Line::Other => candidate = None,
+            Line::Field => {}
+        }
+        if let Some(kilobytes) = field(line, "Rss:") {
             if let Some(mapping) = &mut candidate {
                 mapping.resident_bytes = kilobytes.saturating_mul(1024);
             }
-        } else if let Some(kilobytes) = field(line, "Anonymous:")
+        } else if field(line, "Anonymous:").is_some_and(|kilobytes| kilobytes > 0) {
+            candidate = None;
+        } else if let Some(kilobytes) = field(line, "Swap:")
             && let Some(mapping) = candidate.take()
+            // A page of our own that went to swap before memory was locked is in no other count.
             && kilobytes == 0
         {
             found.push(mapping);
@@ -167,18 +173,31 @@ fn program_mappings(smaps: &str) -> Vec<Mapping> {
     found
 }
 
-/// `start-end perms offset dev inode path`, as in proc_pid_maps(5). The outer `None` is another line, the inner one a
-/// mapping that is not to be touched.
-fn header(line: &str) -> Option<Option<Mapping>> {
+/// What a line of smaps is.
+enum Line {
+    /// The head of a mapping of a program file.
+    Mapping(Mapping),
+    /// The head of a mapping that is not to be touched.
+    Other,
+    /// Something about the mapping before.
+    Field,
+}
+
+/// `start-end perms offset dev inode path`, as in proc_pid_maps(5).
+fn header(line: &str) -> Line {
     let mut words = line.split_ascii_whitespace();
-    let (start, end) = words.next()?.split_once('-')?;
     let address = |text| usize::from_str_radix(text, 16).ok();
-    let (start, end) = (address(start)?, address(end)?);
+    let range = words.next().and_then(|word| word.split_once('-'));
+    let Some((Some(start), Some(end))) = range.map(|(start, end)| (address(start), address(end))) else {
+        return Line::Field;
+    };
     let permissions = words.next().unwrap_or_default();
     let file = words.nth(3).is_some_and(|path| path.starts_with('/'));
     let readable = matches!(permissions, "r--p" | "r-xp");
-    let bytes = end.checked_sub(start)?;
-    Some((file && readable).then_some(Mapping { start, bytes, resident_bytes: 0 }))
+    match end.checked_sub(start) {
+        Some(bytes) if file && readable => Line::Mapping(Mapping { start, bytes, resident_bytes: 0 }),
+        _ => Line::Other,
+    }
 }
 
 fn field(line: &str, name: &str) -> Option<u64> {
@@ -191,8 +210,10 @@ mod tests {
 
     #[test]
     fn only_clean_read_only_mappings_of_files_are_let_go_of() {
-        let mapping = |head: &str, anonymous: u64| {
-            format!("{head}\nSize: 8 kB\nRss:  8 kB\nAnonymous: {anonymous} kB\nVmFlags: rd ex mr mw me\n")
+        let mapping = |head: &str, anonymous: u64, swapped: u64| {
+            format!(
+                "{head}\nSize: 8 kB\nRss:  8 kB\nAnonymous: {anonymous} kB\nSwap: {swapped} kB\nSwapPss: 0 kB\nVmFlags: rd\n"
+            )
         };
         for (head, anonymous, taken) in [
             ("1000-3000 r-xp 00000000 fe:00 42    /usr/bin/edgewarden", 0, true),
@@ -209,7 +230,8 @@ mod tests {
         ] {
             let expected = Mapping { start: 0x1000, bytes: 0x2000, resident_bytes: 8192 };
             let expected = if taken { vec![expected] } else { vec![] };
-            assert_eq!(program_mappings(&mapping(head, anonymous)), expected, "{head} {anonymous}");
+            assert_eq!(program_mappings(&mapping(head, anonymous, 0)), expected, "{head} {anonymous}");
+            assert_eq!(program_mappings(&mapping(head, anonymous, 4)), [], "{head}, swapped");
         }
         assert_eq!(program_mappings("nonsense\n\nRss: x kB\nAnonymous: 0 kB\n"), []);
     }
