@@ -44,7 +44,8 @@ fn the_daemons_can_do_what_the_list_says_and_no_more() {
             found.extend(facts.into_iter().map(|fact| format!("{daemon} {fact}")));
         }
         if std::env::var_os("UPDATE_GOLDEN").is_some() {
-            fs::write(LIST, found.iter().map(|line| format!("{line}\n")).collect::<String>()).unwrap();
+            let lines: Vec<&str> = found.iter().map(String::as_str).collect();
+            fs::write(LIST, lines.join("\n") + "\n").unwrap();
         }
         let listed: BTreeSet<String> = fs::read_to_string(LIST).unwrap().lines().map(str::to_owned).collect();
         let grown: Vec<&String> = found.difference(&listed).collect();

@@ -125,8 +125,8 @@ mod tests {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/confinement/gatewayd.txt");
         let address = lines("https://192.0.2.1:8443");
         if std::env::var_os("UPDATE_GOLDEN").is_some() {
-            let text: String = address.iter().map(|line| format!("{line}\n")).collect();
-            std::fs::write(path, text).unwrap();
+            let text: Vec<&str> = address.iter().map(String::as_str).collect();
+            std::fs::write(path, text.join("\n") + "\n").unwrap();
         }
         let listed: BTreeSet<String> =
             std::fs::read_to_string(path).unwrap().lines().map(str::to_owned).collect();

@@ -166,8 +166,8 @@ mod tests {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/confinement/identityd.txt");
         let tpm = lines(Keystore::Tpm { device: "/dev/tpmrm0".into() });
         if std::env::var_os("UPDATE_GOLDEN").is_some() {
-            let text: String = tpm.iter().map(|line| format!("{line}\n")).collect();
-            std::fs::write(path, text).unwrap();
+            let text: Vec<&str> = tpm.iter().map(String::as_str).collect();
+            std::fs::write(path, text.join("\n") + "\n").unwrap();
         }
         let listed: BTreeSet<String> =
             std::fs::read_to_string(path).unwrap().lines().map(str::to_owned).collect();
