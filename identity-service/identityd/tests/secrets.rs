@@ -101,6 +101,16 @@ async fn a_secret_is_kept_sealed_and_its_version_never_falls() {
     assert_eq!(changes[0].signed_by, "operator");
     // The same again is no news.
     gateway.ask(Request::SecretAccept(first.clone())).await.unwrap();
+    // But it brings back what the disk has lost.
+    let [file] = vault(&gateway).try_into().unwrap();
+    for damage in [None, Some("damaged")] {
+        match damage {
+            None => std::fs::remove_file(&file).unwrap(),
+            Some(text) => std::fs::write(&file, text).unwrap(),
+        }
+        gateway.ask(Request::SecretAccept(first.clone())).await.unwrap();
+        assert_eq!(std::fs::read(&file).unwrap(), first.0, "{damage:?}");
+    }
 
     let refused = async |gateway: &Gateway, version| {
         let envelope = sealed(gateway, "password", version, "another").await;

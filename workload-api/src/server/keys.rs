@@ -235,7 +235,7 @@ impl Keys for KeysService {
             at_most("context", &request.context, CONTEXT_BYTES_MAX)?;
             let by = by(&request.key, &request.capability)?;
             let plaintext = keys.decrypt(&by, &request.ciphertext, &request.context)?;
-            Ok(api::DecryptResponse { plaintext: Bytes::copy_from_slice(&plaintext) })
+            Ok(api::DecryptResponse { plaintext: Bytes::from_owner(plaintext) })
         })
         .await
     }
@@ -256,7 +256,7 @@ impl Keys for KeysService {
     ) -> Result<Response<api::UnsealResponse>, Status> {
         self.call(request, |keys, request| {
             let secret = keys.unseal(&by(&request.key, &request.capability)?)?;
-            Ok(api::UnsealResponse { secret: Bytes::copy_from_slice(&secret) })
+            Ok(api::UnsealResponse { secret: Bytes::from_owner(secret) })
         })
         .await
     }

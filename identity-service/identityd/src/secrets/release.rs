@@ -29,7 +29,7 @@ pub fn accept(service: &Service, envelope: &Bytes) -> Result<Reply, Refusal> {
     let state = service.current();
     let noted = |refusal: &Refusal| service.note(refusal);
     let Some(judged) = state.judge_secret(envelope.as_slice()).inspect_err(noted)? else {
-        return Ok(Reply::Done);
+        return keep(service, envelope.as_slice());
     };
     let (document, digest) = (&judged.document, judged.envelope.clone());
     let before = state.documents.secrets.held(&document.module, &document.name);
@@ -39,11 +39,24 @@ pub fn accept(service: &Service, envelope: &Bytes) -> Result<Reply, Refusal> {
         service.vault.put(&digest, envelope.as_slice()).map_err(|error| internal("secret", &error))?;
     }
     if let Err(refusal) = service.transact(Input::SecretJudged(Box::new(judged))) {
-        remove(service, &digest);
+        // After an error of the disk the decision may count at the next start, and the envelope with it.
+        if refusal.reason != Reason::Internal {
+            remove(service, &digest);
+        }
         return Err(refusal);
     }
     if let Some(before) = before {
         remove(service, &before);
+    }
+    Ok(Reply::Done)
+}
+
+/// The envelope counts already. Its file may have been lost or damaged: this is how it comes back.
+fn keep(service: &Service, envelope: &[u8]) -> Result<Reply, Refusal> {
+    let digest = envelope_digest(envelope);
+    if let Err(error) = service.vault.get(&digest) {
+        tracing::warn!(%error, "the envelope of a secret is written again");
+        service.vault.put(&digest, envelope).map_err(|error| internal("secret", &error))?;
     }
     Ok(Reply::Done)
 }
@@ -184,6 +197,7 @@ pub fn release_one(
         let rule = format!("the deployment gives the module no secret `{name}`");
         return Err(Refusal::new(Reason::SecretMissing, &module, rule));
     }
+    service.keys.open_secrets(&module, 1, service.tick())?;
     let (version, value) = value(service, &state, &module, name)?;
     tell(service, instance, "api", &[(name, version)]);
     Ok((version, value))
@@ -197,6 +211,7 @@ pub fn release_all(service: &Service, instance: &str) -> Result<(String, Vec<Rel
     let state = service.current();
     let module = module_of(&state, instance)?;
     let uses = state.uses(&module);
+    service.keys.open_secrets(&module, uses.len(), service.tick())?;
     let values = values(service, &state, &module, uses, true)?;
     let got: Vec<_> = values.iter().map(|(secret, version, _)| (&secret.name, *version)).collect();
     tell(service, instance, "api", &got);
