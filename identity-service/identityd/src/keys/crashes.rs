@@ -40,10 +40,12 @@ impl Power {
 
 /// A keystore in memory that outlives the process that uses it.
 #[derive(Default)]
-struct Memory {
+pub(super) struct Memory {
     power: Arc<Mutex<Power>>,
     keys: Mutex<BTreeMap<String, EcdsaKeyPair>>,
     sealed: Mutex<BTreeMap<String, Vec<u8>>>,
+    /// Held by what a chip does.
+    pub(super) chip: Mutex<()>,
 }
 
 impl Memory {
@@ -95,6 +97,7 @@ impl Keystore for Memory {
         Err(NOT_HERE)
     }
     fn seal(&self, name: &str, secret: &[u8]) -> Result<(), KeystoreError> {
+        let _chip = self.chip.lock().unwrap();
         self.step()?;
         self.sealed.lock().unwrap().insert(name.into(), secret.into());
         Ok(())
@@ -148,13 +151,13 @@ impl Keystore for Memory {
     }
 }
 
-struct World {
+pub(super) struct World {
     folder: tempfile::TempDir,
-    memory: Arc<Memory>,
+    pub(super) memory: Arc<Memory>,
     config: Config,
 }
 
-const TICK: Tick = Tick { monotonic: Duration::from_secs(9), wall: UnixTime(1_000_000) };
+pub(super) const TICK: Tick = Tick { monotonic: Duration::from_secs(9), wall: UnixTime(1_000_000) };
 
 fn module() -> ModuleName {
     ModuleName::parse("alerts").unwrap()
@@ -165,7 +168,7 @@ fn name(text: &str) -> KeyName {
 }
 
 impl World {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("config.toml");
         let text = "[gateway]\nname = \"gw-1\"\ntrust_domain = \"plant.example\"\n[keystore]\nkind = \"software\"\npassphrase_file = \"/x\"\n";
@@ -179,7 +182,7 @@ impl World {
         self.folder.path().join("state")
     }
 
-    fn open(&self) -> Result<Keys, super::OpenError> {
+    pub(super) fn open(&self) -> Result<Keys, super::OpenError> {
         let state = self.state();
         edgewarden_platform::durable::sweep(&state)
             .map_err(|source| super::OpenError::Folder { path: state.clone(), source })?;
@@ -190,8 +193,8 @@ impl World {
 
     /// Runs `body` and kills it before step `cut_at`. True when it came so far.
     fn cut<T>(&self, cut_at: Option<usize>, body: impl FnOnce() -> T) -> (T, bool) {
-        *self.memory.power.lock().unwrap() = Power { steps: 0, cut_at };
         let power = Arc::clone(&self.memory.power);
+        *power.lock().unwrap() = Power { steps: 0, cut_at };
         let hook = move |_: edgewarden_platform::crash_points::Step<'_>| {
             if power.lock().unwrap().step() { Ok(()) } else { Err(io::Error::other("the power is off")) }
         };
@@ -205,9 +208,7 @@ impl World {
     fn check(&self, keys: &Keys, place: &str) -> BTreeMap<String, Vec<u8>> {
         let module = module();
         let who = Who { instance: "alerts-1", module: &module };
-        let mut labels = Vec::new();
-        let mut files = Vec::new();
-        let mut found = BTreeMap::new();
+        let (mut labels, mut files, mut found) = (Vec::new(), Vec::new(), BTreeMap::new());
         for key in keys.list(&module) {
             let (_, right) = keys.grant(who, &key.name, Wanted::default(), TICK).unwrap();
             let by = Use { key: key.name.clone(), capability: right.token };
@@ -251,7 +252,7 @@ fn names(folder: &Path) -> Vec<String> {
 type Done = Result<(), edgewarden_names::Refusal>;
 type Action = fn(&Keys, Who<'_>) -> Done;
 
-fn right(keys: &Keys, who: Who<'_>, key: &str) -> Use {
+pub(super) fn right(keys: &Keys, who: Who<'_>, key: &str) -> Use {
     let (_, right) = keys.grant(who, &name(key), Wanted::default(), TICK).unwrap();
     Use { key: name(key), capability: right.token }
 }
@@ -260,7 +261,7 @@ fn no_right(key: &str) -> Use {
     Use { key: name(key), capability: Vec::new() }
 }
 
-fn create(keys: &Keys, who: Who<'_>, key: &str, purpose: Purpose) -> Done {
+pub(super) fn create(keys: &Keys, who: Who<'_>, key: &str, purpose: Purpose) -> Done {
     keys.create(who, &name(key), purpose, Wanted::default(), TICK).map(drop)
 }
 

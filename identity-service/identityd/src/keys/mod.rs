@@ -14,6 +14,9 @@ pub mod ciphertext;
 #[cfg(test)]
 #[cfg(debug_assertions)]
 mod crashes;
+#[cfg(test)]
+#[cfg(debug_assertions)]
+mod crowd;
 mod fields;
 mod index;
 mod source;
@@ -241,6 +244,7 @@ impl Keys {
         let _one_change_at_a_time = lock(&budget.changing);
         self.settle(Some(who.module));
         self.check_free(who, key)?;
+        budget.change(tick.monotonic)?;
         let (entry, point) = self.put(who, key, kind, tick.wall, |label, _| match kind {
             Kind::Sign => self.vault.make_signing(label).map(Some),
             Kind::Encrypt | Kind::Secret => self.vault.make_data(label).map(|()| None),
@@ -289,6 +293,7 @@ impl Keys {
         let entry = self.permitted(who, by, Operation::Certify, tick)?;
         let label = signing(who, &by.key, &entry)?;
         let budget = self.budget(who.module);
+        budget.change(tick.monotonic)?;
         budget.use_store(tick.monotonic)?;
         let attestation = match nonce {
             [] => None,
@@ -382,6 +387,7 @@ impl Keys {
             budget.use_store(tick.monotonic)?;
             self.settle(Some(who.module));
         }
+        budget.change(tick.monotonic)?;
         let (entry, ()) = self.put(who, &by.key, Kind::Secret, tick.wall, |label, generation| {
             let belonging = self.belonging(Of::Secret, who, &by.key, generation);
             self.vault.make_secret(label, &belonging, secret)
@@ -406,9 +412,15 @@ impl Keys {
         let _one_change_at_a_time = lock(&budget.changing);
         let entry = self.permitted(who, by, Operation::Delete, tick)?;
         budget.use_store(tick.monotonic)?;
+        budget.change(tick.monotonic)?;
         self.index().remove(who.module, &by.key)?;
         self.settle(Some(who.module));
         Ok(entry.key(&by.key))
+    }
+
+    /// A module is about to have so many deployment secrets opened, which is the same work for the store.
+    pub fn open_secrets(&self, module: &ModuleName, count: usize, tick: Tick) -> Result<(), Refusal> {
+        self.budget(module).open_secrets(count, tick.monotonic)
     }
 
     /// Destroys a key whosever it is.

@@ -14,6 +14,7 @@ use std::time::Duration;
 use edgewarden_keystore::{KeyAttestation, Keystore, KeystoreError};
 use edgewarden_platform::durable;
 use edgewarden_workload_api::keys::DATA_BYTES_MAX;
+use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use super::ciphertext::{Belonging, DataKey, OVERHEAD_BYTES};
@@ -26,6 +27,10 @@ const FILE_MODE: u32 = 0o600;
 const FILE_BYTES_MAX: usize = DATA_BYTES_MAX + OVERHEAD_BYTES;
 /// A data key that was not used for so long is forgotten.
 const IDLE: Duration = Duration::from_secs(60);
+/// Requests of all modules together that the store works on or has in its queue. Beyond it a module is told to come
+/// again: the queue is everybody's, and certificates and attestation must find room in it. Fewer than the store's own
+/// measure for resident keys, so that opening a deployment secret, which comes alone, finds a place there too.
+pub(super) const WAITING_MAX: usize = 12;
 /// Data keys held at a time; another is asked of the store for each use.
 const OPEN_MAX: usize = 256;
 
@@ -64,6 +69,7 @@ pub(super) struct Vault {
     keystore: Arc<dyn Keystore>,
     metrics: Arc<Metrics>,
     folder: PathBuf,
+    waiting: Semaphore,
     /// By generation.
     opened: Mutex<BTreeMap<u64, Opened>>,
 }
@@ -79,7 +85,7 @@ impl Vault {
         let folder = state.join(FOLDER);
         std::fs::DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(&folder)?;
         durable::sweep(&folder)?;
-        Ok(Self { keystore, metrics, folder, opened: Mutex::default() })
+        Ok(Self { keystore, metrics, folder, waiting: Semaphore::new(WAITING_MAX), opened: Mutex::default() })
     }
 
     pub fn folder(state: &Path) -> PathBuf {
@@ -88,6 +94,15 @@ impl Vault {
 
     fn opened(&self) -> MutexGuard<'_, BTreeMap<u64, Opened>> {
         self.opened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has the store use a key. What destroys one does not wait for the chip, and is not to be put off.
+    fn ask_chip<T>(
+        &self,
+        ask: impl FnOnce(&dyn Keystore) -> Result<T, KeystoreError>,
+    ) -> Result<T, VaultError> {
+        let _place = self.waiting.try_acquire().map_err(|_| KeystoreError::Busy { waiting: WAITING_MAX })?;
+        self.ask(ask)
     }
 
     fn ask<T>(&self, ask: impl FnOnce(&dyn Keystore) -> Result<T, KeystoreError>) -> Result<T, VaultError> {
@@ -100,10 +115,10 @@ impl Vault {
 
     /// Makes a signing key. Its public point.
     pub fn make_signing(&self, label: &str) -> Result<Vec<u8>, VaultError> {
-        let made = self.ask(|keystore| keystore.create_key(label));
+        let made = self.ask_chip(|keystore| keystore.create_key(label));
         match made {
             // An index from a backup gives its generations again. What the label stands for is nobody's.
-            Err(VaultError::Keystore(KeystoreError::KeyExists(_))) => self.ask(|keystore| {
+            Err(VaultError::Keystore(KeystoreError::KeyExists(_))) => self.ask_chip(|keystore| {
                 keystore.delete_key(label)?;
                 keystore.create_key(label)
             }),
@@ -113,7 +128,7 @@ impl Vault {
 
     pub fn make_data(&self, label: &str) -> Result<(), VaultError> {
         let bytes = DataKey::generate()?;
-        self.ask(|keystore| keystore.seal(label, &bytes))
+        self.ask_chip(|keystore| keystore.seal(label, &bytes))
     }
 
     /// Encrypts a secret under a key of its own. The key is sealed first: a file without its key is nothing.
@@ -126,7 +141,7 @@ impl Vault {
         let bytes = DataKey::generate()?;
         let key = DataKey::new(&bytes).ok_or(VaultError::NotADataKey)?;
         let sealed = key.encrypt(belonging, secret, &[])?;
-        self.ask(|keystore| keystore.seal(label, &bytes))?;
+        self.ask_chip(|keystore| keystore.seal(label, &bytes))?;
         Ok(durable::write(&self.file(label), &sealed, FILE_MODE)?)
     }
 
@@ -147,24 +162,24 @@ impl Vault {
     pub fn look(&self, label: &str, kind: Kind) -> Result<(), VaultError> {
         match kind {
             Kind::Sign => self.public(label).map(drop),
-            Kind::Encrypt => self.ask(|keystore| keystore.unseal(label)).map(drop),
+            Kind::Encrypt => self.ask_chip(|keystore| keystore.unseal(label)).map(drop),
             Kind::Secret => {
                 self.read(label)?;
-                self.ask(|keystore| keystore.unseal(label)).map(drop)
+                self.ask_chip(|keystore| keystore.unseal(label)).map(drop)
             }
         }
     }
 
     pub fn public(&self, label: &str) -> Result<Vec<u8>, VaultError> {
-        self.ask(|keystore| keystore.key_public(label))
+        self.ask_chip(|keystore| keystore.key_public(label))
     }
 
     pub fn sign(&self, label: &str, message: &[u8]) -> Result<Vec<u8>, VaultError> {
-        self.ask(|keystore| keystore.key_sign(label, message))
+        self.ask_chip(|keystore| keystore.key_sign(label, message))
     }
 
     pub fn certify(&self, label: &str, nonce: &[u8]) -> Result<KeyAttestation, VaultError> {
-        self.ask(|keystore| keystore.key_certify(label, nonce))
+        self.ask_chip(|keystore| keystore.key_certify(label, nonce))
     }
 
     /// The data key, if it is here already.
@@ -177,7 +192,7 @@ impl Vault {
 
     /// The data key, from the store.
     pub fn open_data(&self, label: &str, generation: u64, now: Duration) -> Result<Arc<DataKey>, VaultError> {
-        let bytes = self.ask(|keystore| keystore.unseal(label))?;
+        let bytes = self.ask_chip(|keystore| keystore.unseal(label))?;
         let key = Arc::new(DataKey::new(&bytes).ok_or(VaultError::NotADataKey)?);
         let mut opened = self.opened();
         if opened.len() < OPEN_MAX {
@@ -197,7 +212,7 @@ impl Vault {
         belonging: &Belonging<'_>,
     ) -> Result<Zeroizing<Vec<u8>>, VaultError> {
         let sealed = self.read(label)?;
-        let bytes = self.ask(|keystore| keystore.unseal(label))?;
+        let bytes = self.ask_chip(|keystore| keystore.unseal(label))?;
         let key = DataKey::new(&bytes).ok_or(VaultError::NotADataKey)?;
         key.decrypt(belonging, &sealed, &[]).ok_or(VaultError::Changed)
     }
