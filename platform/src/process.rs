@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -21,7 +21,15 @@ const PROC_BYTES_MAX: u64 = 64 * 1024;
 pub struct Process {
     pid: i32,
     started: u64,
-    pidfd: Arc<OwnedFd>,
+    held: Arc<Held>,
+}
+
+/// What all clones share.
+#[derive(Debug)]
+struct Held {
+    pidfd: OwnedFd,
+    /// One for all who wait for its end: however many there are, they cost one descriptor.
+    watched: OnceLock<AsyncFd<OwnedFd>>,
 }
 
 impl Process {
@@ -39,7 +47,8 @@ impl Process {
             // The kernel says 0 for a process outside our pid namespace, which has no `/proc` entry here.
             return Err(gone(pid));
         }
-        let mut process = Self { pid, started: 0, pidfd: Arc::new(pidfd) };
+        let held = Held { pidfd, watched: OnceLock::new() };
+        let mut process = Self { pid, started: 0, held: Arc::new(held) };
         process.started = process.while_alive(read_started)?;
         Ok(process)
     }
@@ -55,7 +64,7 @@ impl Process {
 
     /// False once it has exited, also while it waits for its parent (a zombie).
     pub fn is_alive(&self) -> bool {
-        let mut polled = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
+        let mut polled = [PollFd::new(self.held.pidfd.as_fd(), PollFlags::POLLIN)];
         loop {
             match poll(&mut polled, PollTimeout::ZERO) {
                 Err(Errno::EINTR) => {}
@@ -71,12 +80,16 @@ impl Process {
     }
 
     /// Returns when it has exited; at once when it has already. Dropping the future has no effect on the process.
+    ///
+    /// All clones wait in the runtime that the first one waited in; when that one ends, waiting fails.
     pub async fn exited(&self) -> io::Result<()> {
-        // A descriptor of its own: one descriptor can be watched only once at a time.
-        let pidfd = self.pidfd.try_clone()?;
-        // SAFETY: the registration owns the descriptor, which stays open and the same until it is dropped.
-        #[expect(unsafe_code, reason = "tokio has no other way to watch a descriptor that is not a socket")]
-        let watched = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }?;
+        let watched = match self.held.watched.get() {
+            Some(watched) => watched,
+            None => {
+                let watched = watch(&self.held.pidfd)?;
+                self.held.watched.get_or_init(|| watched)
+            }
+        };
         watched.readable().await.map(drop)
     }
 
@@ -98,6 +111,15 @@ pub fn started(pid: i32) -> io::Result<u64> {
 /// The cgroup of the process with the number `pid`; see [`Process::cgroup`].
 pub fn cgroup(pid: i32) -> io::Result<String> {
     Process::open(pid)?.cgroup()
+}
+
+fn watch(pidfd: &OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // A descriptor of its own: one descriptor can be watched only once at a time.
+    let pidfd = pidfd.try_clone()?;
+    // SAFETY: the registration owns the descriptor, which stays open and the same until it is dropped.
+    #[expect(unsafe_code, reason = "tokio has no other way to watch a descriptor that is not a socket")]
+    let watched = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }?;
+    Ok(watched)
 }
 
 fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
