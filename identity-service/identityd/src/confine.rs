@@ -22,10 +22,22 @@ const SYSTEM_FOLDERS: [&str; 8] =
 const MEMORY_FIRST: Duration = Duration::from_secs(1);
 const MEMORY_INTERVAL: Duration = Duration::from_secs(300);
 
+/// Enough for the connections of all sockets of 128 modules, of both APIs.
+const OPEN_FILES: u64 = 65_536;
+
 /// First of all: secrets go into no core file, and nothing gains privileges.
 pub fn harden_process() -> io::Result<()> {
     harden::no_new_privs()?;
-    harden::no_core_dumps()
+    harden::no_core_dumps()?;
+    let files = harden::raise_open_files(OPEN_FILES)?;
+    if files < OPEN_FILES {
+        tracing::warn!(
+            files,
+            wanted = OPEN_FILES,
+            "the limit of open files (RLIMIT_NOFILE) is low: modules share fewer connections"
+        );
+    }
+    Ok(())
 }
 
 /// No page of this process goes to swap: keys are copied to places that libraries choose. A service with a limit on

@@ -11,6 +11,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use edgewarden_platform::harden::is_reserved;
 use edgewarden_workload_api::IdentitySource;
 use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
@@ -64,6 +65,9 @@ pub async fn serve(listener: UnixListener, door: Door, shutdown: impl Future<Out
             Some(_) = connections.join_next() => {}
             Some(_) = strangers.join_next() => {}
             accepted = listener.accept() => match accepted {
+                Ok((stream, _)) if is_reserved(&stream) => {
+                    tracing::warn!("connection closed: this process has too many files open");
+                }
                 Ok((stream, _)) => {
                     let caller = connection::peer(&stream);
                     let callers = &service.door.callers;
