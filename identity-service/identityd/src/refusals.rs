@@ -1,6 +1,6 @@
 //! What was refused lately: for status, and for the audit log at a rate that a peer cannot drive up.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use edgewarden_names::{Refusal, UnixTime};
 
@@ -10,15 +10,53 @@ use crate::audit::clip;
 const SHOWN_MAX: usize = 32;
 /// The same refusal is written once in this time.
 const REPEAT_SECONDS: u64 = 60;
-/// Entries that may be written at once, and then one more each second.
+/// Entries that may be written at once, and how long it takes until there is one more. The log is a few files that go
+/// round: what peers can put into it in a week must not be all that is in it.
 const BURST_MAX: u64 = 60;
+const INTERVAL_SECONDS: u64 = 30;
+/// The same for one subject, so that a noisy one does not keep others' refusals out.
+const SUBJECT_BURST_MAX: u64 = 16;
+const SUBJECT_INTERVAL_SECONDS: u64 = 300;
+/// Subjects that are told apart. Those who have not been refused for longest are forgotten.
+const SUBJECTS_MAX: usize = 256;
 
 #[derive(Debug)]
 pub struct RefusalLog {
     shown: VecDeque<(UnixTime, Refusal)>,
-    tokens: u64,
-    filled: UnixTime,
+    all: Allowance,
+    subjects: HashMap<String, Allowance>,
     suppressed: u64,
+}
+
+/// A token bucket by the wall clock; a clock that goes back gives nothing.
+#[derive(Debug)]
+struct Allowance {
+    left: u64,
+    most: u64,
+    interval: u64,
+    filled: UnixTime,
+}
+
+impl Allowance {
+    fn new(most: u64, interval: u64, now: UnixTime) -> Self {
+        Self { left: most, most, interval, filled: now }
+    }
+
+    fn has(&mut self, now: UnixTime) -> bool {
+        let more = now.0.saturating_sub(self.filled.0) / self.interval.max(1);
+        if more > 0 {
+            self.left = self.left.saturating_add(more).min(self.most);
+            // What is left of an interval counts for the next.
+            self.filled = UnixTime(self.filled.0.saturating_add(more.saturating_mul(self.interval)));
+        } else if now < self.filled {
+            self.filled = now;
+        }
+        self.left > 0
+    }
+
+    fn take(&mut self) {
+        self.left = self.left.saturating_sub(1);
+    }
 }
 
 /// Whether to write a refusal to the audit log.
@@ -33,7 +71,8 @@ pub enum Noted {
 
 impl RefusalLog {
     pub fn new(now: UnixTime) -> Self {
-        Self { shown: VecDeque::new(), tokens: BURST_MAX, filled: now, suppressed: 0 }
+        let all = Allowance::new(BURST_MAX, INTERVAL_SECONDS, now);
+        Self { shown: VecDeque::new(), all, subjects: HashMap::new(), suppressed: 0 }
     }
 
     /// Takes a refusal in, with its text bounded.
@@ -43,9 +82,7 @@ impl RefusalLog {
         let repeated = self.shown.iter().any(|(at, shown)| {
             *shown == refusal && now.0.saturating_sub(at.0) < REPEAT_SECONDS && *at <= now
         });
-        self.tokens = self.tokens.saturating_add(now.0.saturating_sub(self.filled.0)).min(BURST_MAX);
-        self.filled = now;
-        if repeated || self.tokens == 0 {
+        if repeated || !self.take(now, &refusal.subject) {
             self.suppressed = self.suppressed.saturating_add(1);
             return Noted::Suppressed;
         }
@@ -53,8 +90,30 @@ impl RefusalLog {
             self.shown.pop_front();
         }
         self.shown.push_back((now, refusal));
-        self.tokens = self.tokens.saturating_sub(1);
         Noted::Write { suppressed: std::mem::take(&mut self.suppressed) }
+    }
+
+    fn take(&mut self, now: UnixTime, subject: &str) -> bool {
+        if !self.all.has(now) {
+            return false;
+        }
+        if !self.subjects.contains_key(subject) {
+            if self.subjects.len() >= SUBJECTS_MAX {
+                let oldest = self.subjects.iter().min_by_key(|(_, allowance)| allowance.filled);
+                if let Some(oldest) = oldest.map(|(subject, _)| subject.clone()) {
+                    self.subjects.remove(&oldest);
+                }
+            }
+            let new = Allowance::new(SUBJECT_BURST_MAX, SUBJECT_INTERVAL_SECONDS, now);
+            self.subjects.insert(subject.into(), new);
+        }
+        let Some(allowance) = self.subjects.get_mut(subject) else { return false };
+        if !allowance.has(now) {
+            return false;
+        }
+        allowance.take();
+        self.all.take();
+        true
     }
 
     /// Oldest first.
@@ -97,9 +156,36 @@ mod tests {
                 .count()
         };
         assert_eq!(written(&mut log, 0), 60);
-        assert_eq!(written(&mut log, 1), 1);
-        assert_eq!(written(&mut log, 11), 10);
-        assert_eq!(written(&mut log, 1000), 60);
+        assert_eq!(written(&mut log, 29), 0);
+        assert_eq!(written(&mut log, 30), 1);
+        assert_eq!(written(&mut log, 359), 10);
+        assert_eq!(written(&mut log, 360), 1);
+        assert_eq!(written(&mut log, 10_000), 60);
         assert_eq!(log.shown().len(), SHOWN_MAX);
+        assert!(log.subjects.len() <= SUBJECTS_MAX);
+    }
+
+    /// A process that is started anew for each refused call has another text each time.
+    #[test]
+    fn a_noisy_subject_keeps_nobody_elses_refusals_out_and_does_not_fill_the_log() {
+        use crate::audit::folder::{FILE_BYTES_MAX, FILES_MAX};
+        const ENTRY_BYTES: u64 = 1024;
+
+        let mut log = RefusalLog::new(UnixTime(0));
+        let week = 7 * 24 * 3600;
+        let (mut noisy, mut others) = (0, 0);
+        for at in (0..week).step_by(10) {
+            for n in 0..20 {
+                let rule = format!("process {at} {n} is none of the module's");
+                let one = Refusal::new(Reason::CallerNotModule, "noisy-1", rule);
+                noisy += u64::from(log.note(UnixTime(at), &one) != Noted::Suppressed);
+            }
+            if at % 3600 == 0 {
+                others += u64::from(log.note(UnixTime(at), &refusal("quiet-1")) != Noted::Suppressed);
+            }
+        }
+        assert_eq!(others, week / 3600);
+        let held = FILE_BYTES_MAX * u64::try_from(FILES_MAX).unwrap();
+        assert!(noisy > 1000 && noisy * ENTRY_BYTES < held / 2, "{noisy} entries");
     }
 }
