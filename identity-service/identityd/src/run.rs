@@ -129,7 +129,7 @@ pub struct Daemon {
     metrics: UnixListener,
     refused_callers: mpsc::Receiver<Refusal>,
     gateway_uid: Option<u32>,
-    lock: File,
+    lock: Lock,
 }
 
 impl Daemon {
@@ -201,15 +201,28 @@ impl Drop for Closing {
     }
 }
 
+/// Given back at once when it is dropped. Closing the file alone would not: a child that another thread has just forked
+/// has the same open file until it runs its program.
+#[derive(Debug)]
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.unlock() {
+            tracing::warn!(%error, "the lock of the state is given back by the end of the process only");
+        }
+    }
+}
+
 /// One process for one state: two would each put the other's decisions out of force. The kernel gives the lock back
 /// when the process ends, however it ends.
-fn lock(layout: &Layout) -> Result<File, RunError> {
+fn lock(layout: &Layout) -> Result<Lock, RunError> {
     let path = layout.identity_state().join(LOCK_FILE);
     let mut options = File::options();
     let file = options.write(true).create(true).truncate(false).mode(0o600).open(&path);
     let file = file.map_err(|source| RunError::Folder { path, source })?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Lock(file)),
         Err(TryLockError::WouldBlock) => Err(RunError::InUse(layout.identity_state())),
         Err(TryLockError::Error(source)) => Err(RunError::Folder { path: layout.identity_state(), source }),
     }
