@@ -75,7 +75,8 @@ impl Records {
         if self.live.len() >= RECORDS_MAX {
             return Err(Refusal::new(Reason::Busy, &permit.instance, "too many instances are live"));
         }
-        if !seen.cgroup.starts_with('/') || is_within(own_cgroup, &seen.cgroup) {
+        if !seen.cgroup.starts_with('/') || is_above_all(&seen.cgroup) || is_within(own_cgroup, &seen.cgroup)
+        {
             return refuse("the process is not in a cgroup of its own");
         }
         for other in self.live.values() {
@@ -111,6 +112,12 @@ impl Records {
         next.live.remove(instance);
         next
     }
+}
+
+/// Is the cgroup above the root of our cgroup namespace? The kernel then shows it as `/..`, `/../..` and so on
+/// (cgroup_namespaces(7)), and everything that is ours lies beneath it.
+fn is_above_all(cgroup: &str) -> bool {
+    cgroup.split('/').skip(1).all(|part| part == "..")
 }
 
 /// Is `record` about the process that has its pid now? A reused pid has another start time; a process that left the
@@ -180,6 +187,8 @@ pub mod tests {
             ("identityd's own cgroup", seen(11, 600, "/daemons"), "/daemons", 3),
             ("a cgroup above identityd's", seen(11, 600, "/system"), "/system/identityd", 3),
             ("no path", seen(11, 600, ""), "/", 3),
+            ("above our namespace", seen(11, 600, "/.."), "/", 3),
+            ("far above our namespace", seen(11, 600, "/../.."), "/", 3),
             ("the same cgroup", seen(11, 600, "/ew/alerts-1"), "/", 3),
             ("a cgroup beneath", seen(11, 600, "/ew/alerts-1/sub"), "/", 3),
             ("a cgroup above", seen(11, 600, "/ew"), "/", 3),
@@ -192,6 +201,21 @@ pub mod tests {
         // A sibling whose name only begins alike is another instance.
         let sibling = seen(11, 600, "/ew/alerts-10");
         assert!(records.started(&permit("alerts", 10), &sibling, "/own", address(3), UnixTime(5)).is_ok());
+        // Seen from a cgroup namespace of our own, a module's cgroup is beside it.
+        let beside = seen(11, 600, "/../ew/alerts-10");
+        let (_, record) =
+            records.started(&permit("alerts", 10), &beside, "/", address(3), UnixTime(5)).unwrap();
+        for (caller, expected) in [
+            ("/../ew/alerts-10", true),
+            ("/../ew/alerts-10/nested/deeper", true),
+            ("/ew/alerts-10", false),
+            ("/../ew/alerts-1", false),
+            ("/../../ew/alerts-10", false),
+            ("/..", false),
+            ("/", false),
+        ] {
+            assert_eq!(is_caller_of(&record, caller), expected, "{caller}");
+        }
     }
 
     #[test]
