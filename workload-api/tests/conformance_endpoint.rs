@@ -276,7 +276,7 @@ async fn a_watch_of_health_follows_the_identity_and_counts_as_a_stream() {
     let mut refused = None;
     let mut clients = Vec::new();
     while open.len() <= STREAMS_MAX && refused.is_none() {
-        if open.len() % 16 == 0 || clients.is_empty() {
+        if open.len() % 128 == 0 || clients.is_empty() {
             clients.push(HealthClient::new(served.channel().await));
         }
         match clients.last_mut().unwrap().watch(watch("")).await {

@@ -9,15 +9,17 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use common::workloadapi::{JwtsvidRequest, ValidateJwtsvidRequest, X509BundlesRequest, X509svidRequest};
+use common::workloadapi::{
+    JwtsvidRequest, ValidateJwtsvidRequest, X509BundlesRequest, X509svidRequest, X509svidResponse,
+};
 use common::{ID, Served, Source, client_over, request};
 use edgewarden_names::Reason;
-use edgewarden_workload_api::server::{self, CONNECTIONS_MAX, STREAMS_MAX};
+use edgewarden_workload_api::server::{self, ARRIVING_MAX, CALLS_MAX, CONNECTIONS_MAX, STREAMS_MAX};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::getppid;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tonic::{Code, Request};
+use tonic::{Code, Request, Streaming};
 
 #[tokio::test]
 async fn the_security_header_is_there_once_and_true() {
@@ -176,22 +178,112 @@ async fn streams_end_with_the_instance() {
     }
 }
 
+/// Descriptors of this process.
+fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+/// The rest of the budget's streams, over as few connections as it takes.
+async fn open_streams(served: &Served) -> Vec<Streaming<X509svidResponse>> {
+    let on_each = usize::try_from(CALLS_MAX).unwrap();
+    let mut open = Vec::new();
+    for _ in 0..STREAMS_MAX / on_each {
+        let mut client = served.client().await;
+        for _ in 0..on_each {
+            let mut stream = client.fetch_x509svid(request(X509svidRequest {})).await.unwrap().into_inner();
+            stream.message().await.unwrap().unwrap();
+            open.push(stream);
+        }
+    }
+    open
+}
+
+/// Five hundred streams of a module are two connections, not five hundred descriptors; all follow a rotation.
+#[tokio::test]
+async fn many_streams_share_a_few_connections_and_descriptors() {
+    let before = descriptors();
+    let served = Served::new();
+    let mut open = open_streams(&served).await;
+    assert!(open.len() >= 500);
+    // Other tests run beside this one.
+    let taken = descriptors().saturating_sub(before);
+    assert!(taken < 250, "{taken} descriptors for {} streams", open.len());
+    let rotated = served.source.rotate();
+    for stream in &mut open {
+        let svid = stream.message().await.unwrap().unwrap().svids.remove(0);
+        assert_eq!(svid.x509_svid, rotated.chain_der.concat());
+    }
+}
+
+/// What one module holds and floods, another does not notice.
+#[tokio::test]
+async fn a_module_at_its_limits_leaves_another_one_alone() {
+    let (noisy, quiet) = (Served::new(), Served::new());
+    let _open = open_streams(&noisy).await;
+    let mut held = Vec::new();
+    for _ in 2..CONNECTIONS_MAX {
+        held.push(UnixStream::connect(&noisy.socket).await.unwrap());
+    }
+    let socket = noisy.socket.clone();
+    let flood = tokio::spawn(async move {
+        loop {
+            drop(UnixStream::connect(&socket).await);
+        }
+    });
+    for _ in 0..100 {
+        let mut stream =
+            quiet.client().await.fetch_x509svid(request(X509svidRequest {})).await.unwrap().into_inner();
+        stream.message().await.unwrap().unwrap();
+    }
+    assert!(!flood.is_finished());
+    flood.abort();
+}
+
+/// A request that is begun and never ended holds its place for a while, and no longer.
+#[tokio::test]
+async fn requests_that_never_end_are_ended() {
+    const HEADERS: u8 = 1;
+    const END_HEADERS: u8 = 4;
+    let field = |name: &str, value: &str| {
+        let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+        [vec![0], text(name), text(value)].concat()
+    };
+    let block = [
+        field(":method", "POST"),
+        field(":scheme", "http"),
+        field(":path", "/SpiffeWorkloadAPI/FetchX509SVID"),
+        field(":authority", "localhost"),
+        field("content-type", "application/grpc"),
+        field("te", "trailers"),
+        field("workload.spiffe.io", "true"),
+    ]
+    .concat();
+    let served = Served::new();
+    let mut connection = UnixStream::connect(&served.socket).await.unwrap();
+    connection.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    for number in 0..ARRIVING_MAX {
+        let mut headers = frame(u32::try_from(block.len()).unwrap(), HEADERS, END_HEADERS, &block);
+        let stream = 2 * u32::try_from(number).unwrap() + 1;
+        headers[5..9].copy_from_slice(&stream.to_be_bytes());
+        connection.write_all(&headers).await.unwrap();
+    }
+    // The last frame before it: the server has read them all. What comes now waits for the first that is ended.
+    connection.write_all(&[0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]).await.unwrap();
+    let mut answers = Vec::new();
+    while !answers.windows(8).any(|part| part == [1, 2, 3, 4, 5, 6, 7, 8]) {
+        answers.push(connection.read_u8().await.unwrap());
+    }
+    let mut client = served.client().await;
+    let mut stream = client.fetch_x509svid(request(X509svidRequest {})).await.unwrap().into_inner();
+    stream.message().await.unwrap().unwrap();
+}
+
 #[tokio::test]
 async fn streams_have_a_budget() {
     let served = Served::new();
-    let mut open = Vec::new();
-    let mut clients = Vec::new();
-    for _ in 0..=STREAMS_MAX.div_ceil(32) {
-        clients.push(served.client().await);
-    }
-    for number in 0..STREAMS_MAX {
-        let mut stream =
-            clients[number / 32].fetch_x509svid(request(X509svidRequest {})).await.unwrap().into_inner();
-        stream.message().await.unwrap().unwrap();
-        open.push(stream);
-    }
+    let open = open_streams(&served).await;
+    let mut last = served.client().await;
     assert_eq!(usize::try_from(served.source.streams.load(Ordering::SeqCst)).unwrap(), STREAMS_MAX);
-    let last = clients.last_mut().unwrap();
     for _ in 0..3 {
         let status = last.fetch_x509_bundles(request(X509BundlesRequest {})).await.unwrap_err();
         assert_eq!(status.code(), Code::Unavailable);

@@ -13,9 +13,9 @@ use tonic::codegen::http;
 use super::authority::Mended;
 use super::dispatch::Services;
 
-const HEADER_BYTES_MAX: u32 = 16 * 1024;
+const HEADER_BYTES_MAX: u32 = 8 * 1024;
 /// Replies that a caller does not read wait here, for each stream.
-const SEND_BUFFER_BYTES_MAX: usize = 64 * 1024;
+const SEND_BUFFER_BYTES_MAX: usize = 16 * 1024;
 const RESET_STREAMS_MAX: usize = 16;
 /// What a caller may send before it is read, for each stream and for all. Requests are tiny.
 const STREAM_WINDOW_BYTES: u32 = 64 * 1024;

@@ -11,6 +11,7 @@ use tonic_reflection::pb::v1::server_reflection_server as v1;
 use tonic_reflection::pb::v1alpha::server_reflection_server as v1alpha;
 use tower::ServiceExt;
 
+use super::arriving::Arriving;
 use super::health::Health;
 use super::keys::KeysService;
 use super::reflection::Reflection;
@@ -32,6 +33,7 @@ pub(super) struct Services {
     secrets: sds::Secrets,
     deployment_secrets: SecretsServer<secrets::Service>,
     keys: KeysServer<KeysService>,
+    arriving: Arriving,
 }
 
 impl Services {
@@ -51,12 +53,21 @@ impl Services {
             keys: KeysServer::new(KeysService { source: Arc::clone(&service.source) })
                 .max_decoding_message_size(super::KEYS_REQUEST_BYTES_MAX),
             workload: SpiffeWorkloadApiServer::from_arc(service).max_decoding_message_size(bytes),
+            arriving: Arriving::new(),
             secrets,
             deployment_secrets: deployment_secrets.max_decoding_message_size(bytes),
         }
     }
 
     pub(super) async fn call(self, request: Request<Body>) -> Response<Body> {
+        // Held until the answer begins.
+        let _place = match self.arriving.begin() {
+            Ok(place) => place,
+            Err(status) => return status.into_http(),
+        };
+        let name = request.uri().path().split('/').nth(1).unwrap_or_default();
+        let is_exchange = matches!(name, sds::SERVICE_NAME | v1::SERVICE_NAME | v1alpha::SERVICE_NAME);
+        let request = if is_exchange { request } else { self.arriving.bound(request).await };
         let name = request.uri().path().split('/').nth(1).unwrap_or_default();
         let answered = match name {
             WORKLOAD_API => match check_header(request.headers()) {

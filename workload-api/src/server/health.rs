@@ -116,7 +116,7 @@ impl health_server::Health for Health {
         let caller = own_caller(&self.0, &request)?;
         let watched = caller.clone();
         let watching = Watching {
-            _permit: take(&self.0.streams)?,
+            _permit: take(&self.0.streams, super::STREAMS_MAX)?,
             known: is_known(&request.get_ref().service),
             // What cannot be watched is not answered.
             caller_exited: Box::pin(async move { drop(watched.exited().await) }),

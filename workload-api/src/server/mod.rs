@@ -5,6 +5,7 @@
 //! counted per socket: connections, streams, header and message bytes. Anybody on the machine can connect, so those who
 //! are none of the socket's callers have connections of their own to fill, few and short.
 
+mod arriving;
 mod authority;
 mod connection;
 mod dispatch;
@@ -22,6 +23,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use edgewarden_platform::harden::is_reserved;
 use tokio::net::UnixListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -35,13 +37,18 @@ pub const CONNECTIONS_MAX: usize = 32;
 pub const STRANGERS_MAX: usize = 8;
 /// How long a stranger has to be told so.
 pub const STRANGER_LIFETIME: Duration = Duration::from_secs(5);
-/// Most calls at a time on one connection.
-pub const CALLS_MAX: u32 = 32;
-/// Most streams open at a time on one socket.
-pub const STREAMS_MAX: usize = 64;
+/// Most calls at a time on one connection, streams among them.
+pub const CALLS_MAX: u32 = 256;
+/// Most streams open at a time on one socket: one for each of a few hundred threads or processes of a module. Each costs
+/// a few kilobytes and no descriptor.
+pub const STREAMS_MAX: usize = 512;
+/// Most calls at a time on one socket in which both sides stream (Envoy's secrets, reflection): what such a client sends
+/// is held for as long as it likes. They have a budget of their own.
+pub const EXCHANGES_MAX: usize = 64;
 /// Largest request message: requests of the X.509 profile are empty, a JWT to validate is the largest there is.
 pub const REQUEST_BYTES_MAX: usize = 16 * 1024;
 
+pub use arriving::{ARRIVAL_TIME, ARRIVING_MAX};
 pub use keys::KEYS_REQUEST_BYTES_MAX;
 
 /// How long to wait when the process is out of descriptors.
@@ -59,7 +66,8 @@ pub async fn serve(
     // Streams end when `running` is dropped.
     let (running, stopped) = watch::channel(());
     let streams = Arc::new(Semaphore::new(STREAMS_MAX));
-    let secrets = sds::Secrets::new(Arc::clone(&source), Arc::clone(&streams), stopped.clone());
+    let exchanges = Arc::new(Semaphore::new(EXCHANGES_MAX));
+    let secrets = sds::Secrets::new(Arc::clone(&source), Arc::clone(&exchanges), stopped.clone());
     let deployment_secrets = secrets::Service {
         source: Arc::clone(&source),
         streams: Arc::clone(&streams),
@@ -67,7 +75,7 @@ pub async fn serve(
         stopped: stopped.clone(),
     };
     let deployment_secrets = SecretsServer::new(deployment_secrets);
-    let service = service::Service { source: Arc::clone(&source), streams, stopped };
+    let service = service::Service { source: Arc::clone(&source), streams, exchanges, stopped };
     let services = dispatch::Services::new(Arc::new(service), secrets, deployment_secrets);
     let mut connections = JoinSet::new();
     let mut strangers = JoinSet::new();
@@ -78,6 +86,9 @@ pub async fn serve(
             Some(_) = connections.join_next() => {}
             Some(_) = strangers.join_next() => {}
             accepted = listener.accept() => match accepted {
+                Ok((stream, _)) if is_reserved(&stream) => {
+                    tracing::warn!("connection closed: this process has too many files open");
+                }
                 Ok((stream, _)) => {
                     let caller = connection::Caller::of(&stream);
                     let expected = caller.0.as_ref().is_some_and(|caller| source.is_expected(caller));

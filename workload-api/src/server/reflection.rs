@@ -172,7 +172,7 @@ macro_rules! serve_version {
                     request: Request<Streaming<ServerReflectionRequest>>,
                 ) -> Result<Response<Self::ServerReflectionInfoStream>, Status> {
                     own_caller(&self.0, &request)?;
-                    let permit = take(&self.0.streams)?;
+                    let permit = take(&self.0.exchanges, crate::server::EXCHANGES_MAX)?;
                     let state = (request.into_inner(), self.0.stopped.clone(), permit);
                     let answers = unfold(state, async |(mut requests, mut stopped, permit)| {
                         let request = tokio::select! {

@@ -15,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tonic::{Request, Response, Status, async_trait};
 
 use super::connection::Caller;
-use super::service::{Service as Workload, status, unknown};
+use super::service::{Service as Workload, status, take, unknown};
 use crate::secrets::wire::secrets_server::Secrets as Rpc;
 use crate::secrets::wire::{GetRequest, Secret as Message, WatchRequest, WatchResponse};
 use crate::secrets::{Secret, SecretSource, Secrets};
@@ -130,11 +130,7 @@ impl Rpc for Service {
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let caller = self.caller(&request)?;
         let secrets = self.secrets()?;
-        let permit = Arc::clone(&self.streams).try_acquire_owned().map_err(|_| {
-            let rule =
-                format_args!("at most {} streams are open at a time on one socket", super::STREAMS_MAX);
-            status(&Refusal::new(Reason::CallerBudget, "stream", rule))
-        })?;
+        let permit = take(&self.streams, super::STREAMS_MAX)?;
         let mut changes = secrets.changes().map_err(|refusal| status(&refusal))?;
         // The first message comes at once.
         changes.mark_changed();

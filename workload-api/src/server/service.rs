@@ -22,6 +22,7 @@ use crate::workloadapi::{
 pub(super) struct Service {
     pub(super) source: Arc<dyn IdentitySource>,
     pub(super) streams: Arc<Semaphore>,
+    pub(super) exchanges: Arc<Semaphore>,
     pub(super) stopped: watch::Receiver<()>,
 }
 
@@ -73,7 +74,7 @@ impl Service {
 
     fn open<Q, M: Message>(&self, request: &Request<Q>) -> Result<Response<Updates<M>>, Status> {
         let caller = self.caller(request)?;
-        let permit = take(&self.streams)?;
+        let permit = take(&self.streams, super::STREAMS_MAX)?;
         let current = self.source.subscribe().map_err(|refusal| status(&refusal))?;
         let bundles = self.source.bundles();
         let open = Open::new(Arc::clone(&self.source), permit);
@@ -81,10 +82,10 @@ impl Service {
     }
 }
 
-/// A place in the socket's budget of streams.
-pub(super) fn take(streams: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Status> {
+/// A place in a budget of the socket's streams, of which there are so many.
+pub(super) fn take(streams: &Arc<Semaphore>, most: usize) -> Result<OwnedSemaphorePermit, Status> {
     Arc::clone(streams).try_acquire_owned().map_err(|_| {
-        let rule = format_args!("at most {} streams are open at a time on one socket", super::STREAMS_MAX);
+        let rule = format_args!("at most {most} of these streams are open at a time on one socket");
         status(&Refusal::new(Reason::CallerBudget, "stream", rule))
     })
 }

@@ -77,7 +77,7 @@ impl Secrets {
         let caller = caller.ok_or_else(|| status(&unknown_caller()))?;
         let source = Arc::clone(&self.calls.source);
         Service::authorize(&*source, &caller)?;
-        let permit = take(&self.streams)?;
+        let permit = take(&self.streams, crate::server::EXCHANGES_MAX)?;
         Ok(Admission { _open: Open::new(Arc::clone(&source), permit), source, caller })
     }
 }
