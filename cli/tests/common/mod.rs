@@ -1,4 +1,5 @@
 //! A Workload API socket with an identity that a test changes.
+#![allow(dead_code, reason = "each test file uses a part")]
 #![allow(clippy::unwrap_used, reason = "a test helper that cannot go on fails its test")]
 
 use std::path::PathBuf;
@@ -14,8 +15,8 @@ use edgewarden_workload_api::jwt::Audience;
 use edgewarden_workload_api::server;
 use edgewarden_workload_api::source::{Current, IdentitySource, X509Context};
 use rcgen::{
-    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    SanType,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
 };
 use tokio::net::UnixListener;
 use tokio::runtime::Runtime;
@@ -38,6 +39,8 @@ impl Source {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        // OpenSSL finds an issuer by its name.
+        params.distinguished_name.push(DnType::CommonName, "root");
         let root = params.self_signed(&key).unwrap().der().to_vec();
         let (current, _) = watch::channel(None);
         let source = Self {
