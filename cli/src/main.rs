@@ -51,6 +51,9 @@ enum Command {
     /// The certificate from a site's own CA.
     #[command(subcommand)]
     Est(commands::est::Est),
+    /// Other trust domains, and their bundles.
+    #[command(subcommand)]
+    Federation(commands::federation::Federation),
     /// Give this gateway a signed deployment by hand, as on a site without a network.
     #[command(subcommand)]
     Deployment(commands::deployment::Deployment),
@@ -145,6 +148,7 @@ fn run(arguments: Arguments) -> Result<(), Problem> {
             Command::Logs(logs) => logs.run(&layout).await,
             Command::Renew => commands::runtime::renew(&layout, format).await,
             Command::Est(est) => est.run(&layout, format).await,
+            Command::Federation(federation) => federation.run(&layout, format).await,
             Command::Deployment(deployment) => deployment.run(&layout, format).await,
             Command::Secret(secret) => secret.run(&layout, format).await,
             Command::Policy(policy) => policy.run(&layout, format).await,

@@ -11,6 +11,7 @@ use std::time::Duration;
 use edgewarden_ca::{CaError, RootCa, pem};
 use edgewarden_names::{TrustDomain, UnixTime};
 use edgewarden_platform::durable;
+use edgewarden_workload_api::bundle::TrustBundle;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -183,6 +184,22 @@ impl DataDir {
     /// What a browser shows the dashboard. It may look.
     pub fn web_token(&self) -> Result<Secret, DataError> {
         self.read(&self.web_token_file())
+    }
+
+    pub fn bundle_file(&self) -> PathBuf {
+        self.0.join("bundle.json")
+    }
+
+    /// The trust domain's bundle as it was last shown to others.
+    pub fn bundle(&self, domain: &TrustDomain) -> Result<Option<TrustBundle>, DataError> {
+        let path = self.bundle_file();
+        let Some(text) = read_if_there(&path)? else { return Ok(None) };
+        let read = TrustBundle::parse(text.as_bytes(), domain);
+        read.map(Some).map_err(|error| DataError::Invalid { path, message: error.to_string() })
+    }
+
+    pub fn keep_bundle(&self, bytes: &[u8]) -> Result<(), DataError> {
+        write(&self.bundle_file(), bytes, 0o644)
     }
 
     fn address_file(&self) -> PathBuf {

@@ -108,6 +108,12 @@ reasons! {
     SecretNotForUs "secret.not_for_us" "the secret names another trust domain, gateway or module; seal it for this one";
     SecretUndecryptable "secret.undecryptable" "it was altered, or the gateway has another key by now: seal it again";
     SecretLimit "secret.limit" "remove secrets, or send smaller ones: limits are in docs/secrets.md";
+    // Other trust domains
+    FederationUnavailable "federation.unavailable" "the bundle endpoint cannot be reached or does not answer as it should; it is asked again by itself, and the last good bundle stays";
+    FederationUntrusted "federation.untrusted" "the endpoint is not the one that the deployment names: compare its certificate with `ca` or `endpoint_spiffe_id`, and ask who runs it";
+    FederationBundle "federation.bundle" "the bundle is not one that may be believed; ask who runs the endpoint. The last good bundle stays";
+    FederationRollback "federation.rollback" "the endpoint gave an older bundle than before; ask who runs it. To begin anew, change the entry of `federation` in the deployment";
+    FederationUnknown "federation.unknown" "the deployment in force names no such endpoint (any more)";
     // Messages
     TopicInvalid "mqtt.topic_invalid" "correct the topic (MQTT 3.1.1 section 4.7)";
     ClientIdMismatch "mqtt.client_id" "use the last part of the certificate's SPIFFE ID as client identifier";

@@ -17,6 +17,7 @@ use crate::Bytes;
 use crate::deployment::{Deployment, ImageReference};
 use crate::enrol::{Challenge, DeviceKeys, Enrolled, Proof, Verdict};
 use crate::est::{EstReply, EstRequest, EstStatus};
+use crate::federation::{Federated, FederationRequest};
 use crate::secret::{AgreementKey, SecretFiles, SecretStatus};
 
 /// Limits of one image's evidence (docs/specification.md).
@@ -95,6 +96,8 @@ pub enum Request {
     AuditQuery { since: Option<UnixTime>, module: Option<ModuleName>, last: u32 },
     /// What the signed heads of the audit log are checked with. → [`Reply::AuditKey`]
     AuditKey,
+    /// About the bundles of other trust domains.
+    Federation(FederationRequest),
     /// The keys of JWT-SVIDs, vouched for by the gateway CA's key ([`crate::jwt_keys`]). → [`Reply::JwtKeys`]
     JwtKeys,
 }
@@ -142,6 +145,8 @@ pub enum Reply {
     AuditKey(AuditKey),
     /// A DSSE envelope; `None` while there is no key.
     JwtKeys(Option<Bytes>),
+    /// At most [`crate::federation::FEDERATION_MAX`].
+    Federation(Vec<Federated>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use edgewarden_names::{Digest, LeafName, ModuleName, Reason, Refusal, TrustDomain};
 use serde::{Deserialize, Serialize};
 
+use crate::federation::{Endpoint, FEDERATION_MAX};
 use crate::secret::{SecretUse, check_uses};
 
 pub const PAYLOAD_TYPE: &str = "application/vnd.edgewarden.deployment.v1+json";
@@ -42,6 +43,9 @@ pub struct Deployment {
     pub routes: Vec<Route>,
     /// The communication policy: Cedar, in the schema of docs/policy.md.
     pub policy: String,
+    /// Other trust domains, whose bundles modules may be given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub federation: Vec<Endpoint>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,6 +87,9 @@ pub struct Module {
     /// Where the key of its certificate is.
     #[serde(default, skip_serializing_if = "SvidKey::is_memory")]
     pub svid_key: SvidKey,
+    /// The other trust domains whose bundles the module gets, and no others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub federates_with: Vec<TrustDomain>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
@@ -278,6 +285,7 @@ impl Deployment {
             module.check().map_err(|rule| format!("module `{}`: {rule}", module.name))?;
         }
         crate::server_names::check(&self.modules)?;
+        self.check_federation()?;
         for topic in &self.topics {
             text("topic name", &topic.name)?;
             text("topic filter", &topic.filter)?;
@@ -285,6 +293,32 @@ impl Deployment {
         for route in &self.routes {
             text("route filter", &route.filter)?;
             text("route target", &route.to)?;
+        }
+        Ok(())
+    }
+}
+
+impl Deployment {
+    fn check_federation(&self) -> Result<(), String> {
+        at_most("entries of `federation`", self.federation.len(), FEDERATION_MAX)?;
+        let domains = || self.federation.iter().map(|endpoint| endpoint.trust_domain.as_str());
+        unique("trust domain of `federation`", domains())?;
+        for endpoint in &self.federation {
+            let name = &endpoint.trust_domain;
+            endpoint.check(&self.trust_domain).map_err(|rule| format!("federation `{name}`: {rule}"))?;
+        }
+        for module in &self.modules {
+            let name = &module.name;
+            unique(
+                "trust domain of `federates_with`",
+                module.federates_with.iter().map(TrustDomain::as_str),
+            )?;
+            let unknown = |domain: &&TrustDomain| !domains().any(|known| known == domain.as_str());
+            if let Some(unknown) = module.federates_with.iter().find(unknown) {
+                return Err(format!(
+                    "module `{name}` federates with `{unknown}`, of which `federation` says nothing"
+                ));
+            }
         }
         Ok(())
     }
@@ -386,6 +420,42 @@ mod tests {
             "r g/a",
         ] {
             assert!(ImageReference::parse(&format!("{bad}{digest}")).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_module_federates_with_what_the_deployment_names() {
+        let parse = |change: &dyn Fn(&mut serde_json::Value)| {
+            let mut value = document();
+            let endpoint = json!({"trust_domain": "other.example", "url": "https://h/", "profile": {"kind": "https_web", "ca": "x"}});
+            value["federation"] = json!([endpoint]);
+            value["modules"][0]["federates_with"] = json!(["other.example"]);
+            change(&mut value);
+            Deployment::parse(value.to_string().as_bytes())
+        };
+        assert_eq!(parse(&|_| ()).unwrap().modules[0].federates_with.len(), 1);
+        type Change = fn(&mut serde_json::Value);
+        let changes: [(&str, Change); 6] = [
+            ("not named", |d| d["federation"] = json!([])),
+            ("named twice", |d| d["federation"] = json!([d["federation"][0], d["federation"][0]])),
+            ("twice in a module", |d| {
+                d["modules"][0]["federates_with"] = json!(["other.example", "other.example"]);
+            }),
+            ("our own", |d| d["federation"][0]["trust_domain"] = json!("plant.example")),
+            ("no name", |d| d["modules"][0]["federates_with"] = json!(["Other"])),
+            ("too many", |d| {
+                let endpoint = |n| {
+                    let mut endpoint = d["federation"][0].clone();
+                    endpoint["trust_domain"] = json!(format!("d{n}.example"));
+                    endpoint
+                };
+                let many: Vec<_> = (0..=FEDERATION_MAX).map(endpoint).collect();
+                d["federation"] = json!(many);
+                d["modules"][0]["federates_with"] = json!([]);
+            }),
+        ];
+        for (name, change) in changes {
+            assert_eq!(parse(&change).unwrap_err().reason, Reason::DeploymentInvalid, "{name}");
         }
     }
 

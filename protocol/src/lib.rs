@@ -21,6 +21,7 @@ pub mod deployment;
 pub mod dsse;
 pub mod enrol;
 pub mod est;
+pub mod federation;
 pub mod frame;
 pub mod jwt_keys;
 pub mod layout;

@@ -2,6 +2,7 @@
 //!
 //! * `POST /v1/gateway/sync` [`Sync`] → [`SyncReply`], by `…/module/runtimed`. Held for up to `wait_seconds`.
 //! * `POST /v1/gateway/messages` [`Messages`] → [`MessagesReply`], by `…/module/gatewayd`.
+//! * `POST /v1/gateway/jwt-keys` [`JwtKeysUpload`] → nothing, by `…/module/runtimed`.
 //!
 //! A refusal is HTTP 4xx with a [`edgewarden_names::Refusal`] as body.
 
@@ -27,6 +28,13 @@ pub struct Sync {
     /// Absent: the gateway takes no secrets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secrets: Option<SecretsSync>,
+}
+
+/// The keys that a gateway signs JWT-SVIDs with, vouched for by its CA's key ([`crate::jwt_keys`]).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JwtKeysUpload {
+    pub envelope: Bytes,
 }
 
 /// What a gateway has of secrets, and what it can be sent.

@@ -8,6 +8,7 @@
 //! TLS 1.3 only, no resumption (a resumed session would skip the check of the peer's certificate). A host name never
 //! stands for an identity: the peer is who its X.509-SVID says (SPIFFE X.509-SVID section 5).
 
+pub mod foreign;
 pub mod http;
 mod identity;
 pub mod peer;

@@ -98,7 +98,11 @@ pub(crate) fn verify(
 }
 
 /// SPIFFE X.509-SVID, sections 2 and 4, for a leaf.
-fn check_leaf(leaf: &X509Certificate<'_>, id: &SpiffeId, domain: &TrustDomain) -> Result<(), Refusal> {
+pub(crate) fn check_leaf(
+    leaf: &X509Certificate<'_>,
+    id: &SpiffeId,
+    domain: &TrustDomain,
+) -> Result<(), Refusal> {
     if id.trust_domain() != *domain {
         return Err(refuse(id, format_args!("the peer must be of the trust domain `{domain}`")));
     }
@@ -182,7 +186,7 @@ fn common_name(issuer: &X509Certificate<'_>) -> Result<GatewayName, Refusal> {
     name.ok_or_else(|| refuse(issuer.subject(), "the subject of a gateway CA has one CN, the gateway's name"))
 }
 
-fn spiffe_id(certificate: &X509Certificate<'_>) -> Result<SpiffeId, Refusal> {
+pub(crate) fn spiffe_id(certificate: &X509Certificate<'_>) -> Result<SpiffeId, Refusal> {
     let subject = certificate.subject();
     let names = certificate.subject_alternative_name().map_err(|error| broken(subject, &error))?;
     let mut uris = names.iter().flat_map(|names| &names.value.general_names).filter_map(|name| match name {
@@ -195,14 +199,14 @@ fn spiffe_id(certificate: &X509Certificate<'_>) -> Result<SpiffeId, Refusal> {
     }
 }
 
-fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, Refusal> {
+pub(crate) fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, Refusal> {
     match X509Certificate::from_der(der) {
         Ok(([], certificate)) => Ok(certificate),
         _ => Err(refuse("peer", "the certificate cannot be read")),
     }
 }
 
-fn no_path(id: &SpiffeId, error: &webpki::Error) -> Refusal {
+pub(crate) fn no_path(id: &SpiffeId, error: &webpki::Error) -> Refusal {
     match error {
         webpki::Error::CertExpired { .. } => {
             refuse(id, "the certificate, or one of its issuers, has expired")
@@ -221,6 +225,6 @@ fn broken(subject: impl std::fmt::Display, error: &impl std::fmt::Display) -> Re
     refuse(subject, format_args!("the certificate is not acceptable: {error}"))
 }
 
-fn refuse(subject: impl std::fmt::Display, rule: impl std::fmt::Display) -> Refusal {
+pub(crate) fn refuse(subject: impl std::fmt::Display, rule: impl std::fmt::Display) -> Refusal {
     Refusal::new(Reason::PeerUnauthorized, subject, rule)
 }

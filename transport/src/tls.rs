@@ -134,7 +134,7 @@ pub fn refusal<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a R
 
 /// Our own certificate of the moment. None when there is none or it has ended: then the handshake fails here, with
 /// our log, rather than at the peer.
-struct CurrentCertificate(Identity);
+pub(crate) struct CurrentCertificate(pub(crate) Identity);
 
 impl CurrentCertificate {
     fn current(&self) -> Option<Arc<CertifiedKey>> {

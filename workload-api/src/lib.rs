@@ -19,6 +19,7 @@
 //! Envoy's messages that are used, under Envoy's names and numbers; with `skip_debug(["."])`, because keys are in them,
 //! and `include_file("mod.rs")`, each `include!` replaced by what it includes.
 
+pub mod bundle;
 pub mod client;
 pub mod der;
 pub mod jwt;

@@ -6,6 +6,7 @@ pub mod audit;
 pub mod deployment;
 pub mod doctor;
 pub mod est;
+pub mod federation;
 pub mod identity;
 pub mod image;
 pub mod join;

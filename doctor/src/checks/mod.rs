@@ -7,6 +7,7 @@ mod config;
 mod daemons;
 mod disk;
 mod est;
+mod federation;
 mod fleet;
 mod kernel;
 mod keystore;
@@ -44,6 +45,7 @@ pub static CHECKS: LazyLock<Vec<Check>> = LazyLock::new(|| {
         network::CHECKS,
         fleet::CHECKS,
         est::CHECKS,
+        federation::CHECKS,
         registry::CHECKS,
     ]
     .concat()

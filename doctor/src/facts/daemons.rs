@@ -6,6 +6,7 @@ use edgewarden_gatewayd::status as gateway;
 use edgewarden_protocol::config::Config;
 use edgewarden_protocol::control::{DeploymentInForce, KeystoreHealth, Reply, Request, Status};
 use edgewarden_protocol::enrol::DeviceKeys;
+use edgewarden_protocol::federation::{Federated, FederationRequest};
 use edgewarden_protocol::frame;
 use edgewarden_runtimed::control as runtime;
 use serde::Serialize;
@@ -27,6 +28,8 @@ pub struct Daemons {
     /// Public keys of the device, for stores with a TPM.
     pub device_keys: Option<Read<DeviceKeys>>,
     pub deployment: Option<Box<DeploymentInForce>>,
+    /// `None` when `identityd` does not say.
+    pub federation: Option<Vec<Federated>>,
     pub runtime: Option<Box<runtime::Status>>,
     pub gateway: Option<Box<gateway::Status>>,
 }
@@ -38,7 +41,7 @@ pub async fn gather(sources: &Sources, config: Option<&Config>) -> Daemons {
     let identity = async {
         let status = ask::<_, Reply>(sources, &control, &Request::Status).await;
         if status.is_err() {
-            return (status, None, None, None);
+            return (status, None, None, None, None);
         }
         // One after the other: they wait for the same chip.
         let deployment = ask::<_, Reply>(sources, &control, &Request::Deployment).await;
@@ -47,14 +50,16 @@ pub async fn gather(sources: &Sources, config: Option<&Config>) -> Daemons {
             Some(_) => Some(ask::<_, Reply>(sources, &control, &Request::EnrolKeys).await),
             None => None,
         };
-        (status, Some(deployment), Some(health), keys)
+        let federation =
+            ask::<_, Reply>(sources, &control, &Request::Federation(FederationRequest::List)).await;
+        (status, Some(deployment), Some(health), keys, Some(federation))
     };
     let (identity, runtime, gateway) = tokio::join!(
         identity,
         ask::<_, runtime::Reply>(sources, &runtime, &runtime::Request::Status),
         ask::<_, gateway::Reply>(sources, &gateway, &gateway::Request::Status),
     );
-    let (status, deployment, health, keys) = identity;
+    let (status, deployment, health, keys, federation) = identity;
     let mut daemons = Daemons { own_program: std::env::current_exe().ok(), ..Daemons::default() };
     daemons.identity = settle(sources, &mut daemons.identityd, status, |reply| match reply {
         Reply::Status(status) => Ok(status),
@@ -79,6 +84,10 @@ pub async fn gather(sources: &Sources, config: Option<&Config>) -> Daemons {
     });
     daemons.deployment = match deployment {
         Some(Ok((_, Reply::Deployment(in_force)))) => Some(in_force),
+        _ => None,
+    };
+    daemons.federation = match federation {
+        Some(Ok((_, Reply::Federation(all)))) => Some(all),
         _ => None,
     };
     daemons

@@ -37,6 +37,8 @@ pub struct Document {
     topics: Vec<Topic>,
     #[serde(default)]
     routes: Vec<Route>,
+    #[serde(default)]
+    federation: Vec<super::federation::Written>,
     policy: Option<String>,
     policy_file: Option<PathBuf>,
 }
@@ -73,6 +75,8 @@ struct WrittenModule {
     server_names: Vec<String>,
     #[serde(default)]
     secrets: Vec<SecretUse>,
+    #[serde(default)]
+    federates_with: Vec<TrustDomain>,
 }
 
 impl Document {
@@ -97,6 +101,10 @@ impl Document {
             let public_key = one(&what, key.text, key.file.map(|file| folder.join(file)))?;
             image_keys.push(ImageKey { name: key.name, public_key });
         }
+        let mut federation = Vec::new();
+        for written in self.federation {
+            federation.push(written.resolve(folder)?);
+        }
         let mut modules = Vec::new();
         for module in self.modules {
             modules.push(module.resolve(registries).await?);
@@ -112,6 +120,7 @@ impl Document {
             topics: self.topics,
             routes: self.routes,
             policy,
+            federation,
         })
     }
 }
@@ -134,6 +143,7 @@ impl WrittenModule {
             iotedge: self.iotedge,
             server_names: self.server_names,
             secrets: self.secrets,
+            federates_with: self.federates_with,
             ..module
         })
     }
@@ -155,7 +165,7 @@ async fn resolve_image(image: &str, registries: &Runtime) -> Result<ImageReferen
 }
 
 /// A text that is written in place or lies in a file, not both.
-fn one(what: &str, text: Option<String>, file: Option<PathBuf>) -> Result<String, Stop> {
+pub(super) fn one(what: &str, text: Option<String>, file: Option<PathBuf>) -> Result<String, Stop> {
     match (text, file) {
         (Some(text), None) => Ok(text),
         (None, Some(file)) => Ok(read_text(&file, ENVELOPE_BYTES_MAX)?.to_string()),

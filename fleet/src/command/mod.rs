@@ -13,6 +13,7 @@ mod deploy;
 mod device;
 mod document;
 mod exit;
+mod federation;
 mod key;
 mod lifetime;
 mod output;

@@ -12,7 +12,7 @@ use super::exit::Stop;
 use super::{Common, output};
 use crate::data_dir::Settings;
 use crate::selection::Carry;
-use crate::server::{self, Options, ServeError};
+use crate::server::{self, Options, ServeError, bundle};
 
 #[derive(Debug, Args)]
 pub struct Init {
@@ -59,16 +59,52 @@ pub struct Serve {
     /// CA certificates (PEM) of TPM vendors to trust.
     #[arg(long, value_name = "FILE")]
     vendor_roots: Vec<PathBuf>,
+    /// Where other trust domains get our trust domain's bundle (HTTPS, path `/`, open to everybody).
+    #[arg(long, value_name = "ADDRESS")]
+    bundle_listen: Option<SocketAddr>,
+    /// What the bundle's endpoint is known by: our own certificate, or one that others' CAs vouch for.
+    #[arg(long, value_enum, default_value_t = BundleProfile::HttpsSpiffe, requires = "bundle_listen")]
+    bundle_profile: BundleProfile,
+    /// For `https_web`: the certificate and its issuers (PEM).
+    #[arg(long, value_name = "FILE", requires_all = ["bundle_listen", "bundle_key"])]
+    bundle_certificate: Option<PathBuf>,
+    /// For `https_web`: its key (PEM, PKCS#8).
+    #[arg(long, value_name = "FILE", requires_all = ["bundle_listen", "bundle_certificate"])]
+    bundle_key: Option<PathBuf>,
     /// Carry deployments without checking signatures and versions, to show that gateways refuse them.
     #[arg(long)]
     dangerous_carry_unverified: bool,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum BundleProfile {
+    #[value(name = "https_spiffe")]
+    HttpsSpiffe,
+    #[value(name = "https_web")]
+    HttpsWeb,
+}
+
 impl Serve {
+    fn bundle(&self) -> Result<Option<bundle::Endpoint>, Stop> {
+        let Some(listen) = self.bundle_listen else { return Ok(None) };
+        let profile = match (self.bundle_profile, &self.bundle_certificate, &self.bundle_key) {
+            (BundleProfile::HttpsSpiffe, None, None) => bundle::Profile::HttpsSpiffe,
+            (BundleProfile::HttpsWeb, Some(certificate), Some(key)) => {
+                bundle::Profile::HttpsWeb { certificate: certificate.clone(), key: key.clone() }
+            }
+            _ => {
+                let wants = "--bundle-certificate and --bundle-key go with --bundle-profile https_web, and only with it";
+                return Err(Stop::usage(wants.to_owned()));
+            }
+        };
+        Ok(Some(bundle::Endpoint { listen, profile }))
+    }
+
     pub(super) async fn run(self, common: &Common) -> Result<(), Stop> {
         let carry =
             if self.dangerous_carry_unverified { Carry::DangerousUnverified } else { Carry::Verified };
         let options = Options {
+            bundle: self.bundle()?,
             data: common.data()?,
             listen: self.listen,
             web: self.web,

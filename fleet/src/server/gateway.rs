@@ -39,7 +39,7 @@ pub fn routes() -> Router<Arc<Shared>> {
 }
 
 /// The device behind a request, if it may ask anything now.
-async fn admitted(shared: &Shared, gateway: &GatewayName, client: &Client) -> Result<Device, Problem> {
+pub async fn admitted(shared: &Shared, gateway: &GatewayName, client: &Client) -> Result<Device, Problem> {
     let refused = |reason, rule: &str| Err(Refusal::new(reason, gateway, rule).into());
     let Some(device) = shared.store.device(gateway).await? else {
         return refused(Reason::AttestRequired, "the fleet does not know this gateway");

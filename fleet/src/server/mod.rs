@@ -1,6 +1,7 @@
 //! The running fleet: TLS for gateways and the command line, plain HTTP on loopback for the dashboard.
 
 mod admin;
+pub mod bundle;
 mod certificate;
 mod enrol;
 mod gateway;
@@ -19,7 +20,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use edgewarden_ca::CaError;
-use edgewarden_transport::{Identity, tls};
+use edgewarden_transport::{Identity, foreign, tls};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
@@ -40,6 +41,8 @@ pub struct Options {
     pub operator_keys: Vec<PathBuf>,
     pub vendor_roots: Vec<PathBuf>,
     pub carry: Carry,
+    /// Where other trust domains get our bundle.
+    pub bundle: Option<bundle::Endpoint>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -76,7 +79,10 @@ pub async fn serve(options: Options, stop: impl Future<Output = ()>) -> Result<(
 
     let (current, renew) = certificate::keep(root.clone(), &settings)?;
     // Everybody whose chain verifies may connect; each request says who may ask it.
-    let tls = tls::server_config_optional_client(&Identity::new(current), tls::anyone())?;
+    let identity = Identity::new(current);
+    let tls = tls::server_config_optional_client(&identity, tls::anyone())?;
+    let root_der = data.root_certificate()?;
+    let keeper = bundle::Keeper::open(store.clone(), data.clone(), root_der).await?;
     let (listener, address) = listen(options.listen).await?;
     let web = match options.web {
         Some(address) => Some(listen(address).await?),
@@ -96,12 +102,14 @@ pub async fn serve(options: Options, stop: impl Future<Output = ()>) -> Result<(
     let router = Router::new()
         .merge(enrol::routes())
         .merge(gateway::routes())
+        .merge(bundle::gateway_routes())
         .merge(admin::routes(&shared))
         .fallback(http::not_there)
         .method_not_allowed_fallback(http::not_there)
         .with_state(shared.clone());
 
     let mut tasks = tokio::task::JoinSet::new();
+    let bundle_stopping = stopping.clone();
     let service = Service { router, tls: Some(TlsAcceptor::from(Arc::new(tls))) };
     tasks.spawn(listener::run(listener, service, stopping.clone()));
     if let Some((listener, address)) = web {
@@ -109,6 +117,21 @@ pub async fn serve(options: Options, stop: impl Future<Output = ()>) -> Result<(
         tasks.spawn(listener::run(listener, service, stopping));
         tracing::info!(%address, "dashboard ready; see `edgewarden-fleet web url`");
     }
+    if let Some(endpoint) = &options.bundle {
+        let tls = match &endpoint.profile {
+            bundle::Profile::HttpsSpiffe => foreign::spiffe_server_config(&identity)?,
+            bundle::Profile::HttpsWeb { certificate, key } => {
+                let (chain, key) = bundle::web_identity(certificate, key)?;
+                foreign::web_server_config(chain, &key)?
+            }
+        };
+        let (listener, address) = listen(endpoint.listen).await?;
+        let tls = Some(TlsAcceptor::from(Arc::new(tls)));
+        let service = Service { router: bundle::routes(keeper.current()), tls };
+        tasks.spawn(listener::run(listener, service, bundle_stopping));
+        tracing::info!(%address, "our trust domain's bundle is served");
+    }
+    let keeping = tokio::spawn(keeper.run());
     let renewal = tokio::spawn(renew);
     if options.carry == Carry::DangerousUnverified {
         tracing::warn!("dangerous: deployments are carried without checking signatures and versions");
@@ -121,6 +144,7 @@ pub async fn serve(options: Options, stop: impl Future<Output = ()>) -> Result<(
     stop_sender.send_replace(true);
     while tasks.join_next().await.is_some() {}
     renewal.abort();
+    keeping.abort();
     store.close().await;
     Ok(())
 }

@@ -29,19 +29,22 @@ pub struct Client {
     /// The hashes of all gateway CA keys in the chain. A valid chain has one; a chain that was padded may have more,
     /// and then each of them must be known.
     pub ca_keys: Vec<Digest>,
+    /// Those keys.
+    pub ca_points: Vec<Vec<u8>>,
 }
 
 impl Client {
     /// Reads a chain that the handshake has verified.
     pub fn read(certificates: &[CertificateDer<'_>]) -> Result<Self, Refusal> {
-        let mut ca_keys = Vec::new();
+        let (mut ca_keys, mut ca_points) = (Vec::new(), Vec::new());
         for certificate in certificates {
             let facts = chain::facts(certificate).map_err(|error| error.refusal("client certificate"))?;
             if facts.is_ca && facts.path_length == GATEWAY_CA_PATH_LENGTH {
                 ca_keys.push(sha256(&facts.point));
+                ca_points.push(facts.point);
             }
         }
-        Ok(Self { id: peer_id(certificates)?, expires: peer_expiry(certificates)?, ca_keys })
+        Ok(Self { id: peer_id(certificates)?, expires: peer_expiry(certificates)?, ca_keys, ca_points })
     }
 }
 
@@ -89,6 +92,7 @@ mod tests {
             id: SpiffeId::parse(&format!("spiffe://{id}")).unwrap(),
             expires: UnixTime(1001),
             ca_keys: vec![sha256(b"gateway CA")],
+            ca_points: Vec::new(),
         };
         let good = client("plant.example/gateway/gw-1/module/runtimed");
         for (case, client, allowed) in [

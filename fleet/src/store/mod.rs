@@ -7,6 +7,7 @@
 pub mod deployments;
 pub mod devices;
 pub mod events;
+pub mod jwt_keys;
 pub mod messages;
 pub mod secrets;
 pub mod tokens;
@@ -25,8 +26,12 @@ use sqlx::sqlite::{
 use sqlx::{Sqlite, Transaction};
 
 /// One entry a schema version; entry `n` leads from version `n` to `n + 1`. Entries are never edited, only added.
-const MIGRATIONS: &[&str] =
-    &[include_str!("schema-1.sql"), include_str!("schema-2.sql"), include_str!("schema-3.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("schema-1.sql"),
+    include_str!("schema-2.sql"),
+    include_str!("schema-3.sql"),
+    include_str!("schema-4.sql"),
+];
 
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {

@@ -21,6 +21,7 @@ use crate::audit::{Event, KeyUse};
 use crate::clock::{Believed, TimeFloor};
 use crate::deployments::{InForce, Target};
 use crate::enrolment::{Enrolment, Expected};
+use crate::federation::Fetched;
 use crate::jwt::PublishedKey;
 use crate::permits::Permits;
 use crate::records::ProcessSeen;
@@ -90,6 +91,8 @@ pub enum Input {
         key: PublishedKey,
         alone: bool,
     },
+    /// Another trust domain's endpoint gave a bundle that reads well.
+    FederationFetched(Box<Fetched>),
     /// Time has passed; the processes of these instances are gone.
     Tick {
         gone: Vec<String>,
@@ -228,7 +231,8 @@ impl Authority {
             Input::EnrolAccept(enrolled) => self.enrol_accept(&enrolled, now, moment.wall),
             Input::EnrolRefused(refusal) => Ok(self.enrol_refused(&refusal, now)),
             Input::Site(input) => self.site_decides(input),
-            Input::DeploymentJudged(judged) => self.deployment_judged(*judged),
+            Input::DeploymentJudged(judged) => self.deployment_judged(*judged, now),
+            Input::FederationFetched(fetched) => self.federation_fetched(&fetched, now),
             Input::ImageJudged(proof, epoch) => self.image_judged(&proof, epoch, moment, now),
             Input::SecretJudged(judged) => self.secret_judged(&judged),
             Input::StartPrepare { permit } => self.start_prepare(&permit, now),
@@ -289,12 +293,13 @@ impl Authority {
         self.documents.deployments.judge(envelope, self.in_force.as_ref(), &self.context.target)
     }
 
-    fn deployment_judged(&mut self, judged: InForce) -> Result<Step, Refusal> {
+    fn deployment_judged(&mut self, judged: InForce, now: UnixTime) -> Result<Step, Refusal> {
         self.documents.deployments = Arc::new(self.documents.deployments.put(&judged)?);
         let reply = judged.to_reply();
         let subject = format!("{} version {}", reply.deployment.name, reply.deployment.version);
         let detail = format!("signed by {}, epoch {}, {}", reply.signed_by, reply.epoch, reply.envelope);
         self.in_force = Some(Arc::new(judged));
+        self.federate(now);
         let step = Step::done().event("deployment.accepted", subject, detail).look();
         Ok(step.reply(Reply::Deployment(Box::new(reply))))
     }

@@ -17,6 +17,7 @@ use edgewarden_protocol::deployment::{Deployment, PAYLOAD_TYPE};
 use edgewarden_protocol::dsse::{self, DsseError, VerifyingKey};
 use serde::{Deserialize, Serialize};
 
+use crate::federation;
 use crate::state::Document;
 
 /// What is kept.
@@ -112,6 +113,7 @@ fn open(envelope: &Bytes, target: &Target) -> Result<(Deployment, String), Refus
     for key in &deployment.image_keys {
         check_key(key)?;
     }
+    federation::check(&deployment)?;
     Ok((deployment, verified.key_name().to_owned()))
 }
 

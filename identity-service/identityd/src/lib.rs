@@ -30,6 +30,7 @@ mod crashes;
 mod deployments;
 mod enrolment;
 mod envelope;
+mod federation;
 mod iotedge;
 mod issuance;
 mod jwt;

@@ -15,6 +15,7 @@ use edgewarden_protocol::control::{
 };
 use edgewarden_protocol::dsse::ENVELOPE_BYTES_MAX;
 use edgewarden_protocol::enrol::{Challenge, EVENT_LOG_BYTES_MAX};
+use edgewarden_protocol::federation::{BUNDLE_BYTES_MAX, FederationRequest};
 use edgewarden_protocol::secret::ENVELOPE_BYTES_MAX as SECRET_BYTES_MAX;
 use zeroize::Zeroizing;
 
@@ -25,7 +26,7 @@ use crate::records::ProcessSeen;
 use crate::runtime_log::Keeper;
 use crate::secrets;
 use crate::service::{Service, internal};
-use crate::{site, workload};
+use crate::{federation, site, workload};
 
 /// A `Watch` without news is answered after this time, so that both sides know the other is there.
 const WATCH_HOLD: Duration = Duration::from_secs(30);
@@ -69,6 +70,10 @@ pub async fn answer(service: &Arc<Service>, request: Request) -> Result<Reply, R
         }
         Request::AuditKey => blocking(service, audit_key).await,
         Request::JwtKeys => blocking(service, |service| service.jwt_statement().map(Reply::JwtKeys)).await,
+
+        Request::Federation(request) => {
+            blocking(service, move |service| federation::answer(service, request)).await
+        }
 
         Request::EnrolKeys => blocking(service, enrol_keys).await,
         Request::EnrolProve(challenge) => {
@@ -159,6 +164,10 @@ fn check_sizes(request: &Request) -> Result<(), Refusal> {
         Request::DeploymentAccept(envelope) => check("deployment", envelope.0.len(), ENVELOPE_BYTES_MAX),
         Request::SecretAccept(envelope) => check("secret", envelope.0.len(), SECRET_BYTES_MAX)
             .map_err(|refusal| Refusal { reason: Reason::SecretLimit, ..refusal }),
+        Request::Federation(FederationRequest::Fetched { bundle, .. }) => {
+            check("bundle", bundle.0.len(), BUNDLE_BYTES_MAX)
+                .map_err(|refusal| Refusal { reason: Reason::FederationBundle, ..refusal })
+        }
         Request::LeafIssue { csr, .. } => check("certificate request", csr.0.len(), CSR_BYTES_MAX),
         Request::ImageJudge(evidence) => {
             let too_large = |what: &str, size, max| {

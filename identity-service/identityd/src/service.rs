@@ -14,6 +14,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::audit::{Audit, AuditError, Event, Head, Query, fingerprint, folder, statement};
 use crate::authority::{Authority, Context, Effect, Input, Moment};
+use crate::federation;
 use crate::issuance::Issuance;
 use crate::jwt::JwtAuthority;
 use crate::keys::Keys;
@@ -31,6 +32,8 @@ pub struct Service {
     pub(crate) keystore: Arc<dyn Keystore>,
     pub(crate) issuance: Issuance,
     pub(crate) jwt: JwtAuthority,
+    pub(crate) federation: federation::Shown,
+    pub(crate) federation_troubles: federation::Troubles,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) sockets: Sockets,
     pub(crate) vault: Vault,
@@ -103,6 +106,8 @@ impl Service {
             keystore,
             issuance,
             jwt,
+            federation: federation::Shown::default(),
+            federation_troubles: federation::Troubles::default(),
             metrics,
             sockets,
             vault,
@@ -155,6 +160,11 @@ impl Service {
         decided.inspect_err(|refusal| self.note(refusal))
     }
 
+    /// The same, when the caller sees to it that a refusal is written down.
+    pub fn transact_quietly(&self, input: Input) -> Result<(Reply, Vec<Effect>), Refusal> {
+        self.transact_unnoted(input)
+    }
+
     fn transact_unnoted(&self, input: Input) -> Result<(Reply, Vec<Effect>), Refusal> {
         let mut audit = self.audit();
         if audit.is_closed() {
@@ -180,6 +190,7 @@ impl Service {
         }
         self.jwt.show(&next.documents.jwt_keys);
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
+        self.federation.update(&self.jwt.bundles().borrow(), &self.current());
         self.wake_runtime_log();
         if step.enforcers_look {
             self.revision.send_modify(|revision| *revision = revision.saturating_add(1));

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::TimeFloor;
 use crate::deployments::Deployments;
 use crate::enrolment::Enrolment;
+use crate::federation::FederatedBundles;
 use crate::jwt::PublishedKeys;
 use crate::leaves::LeafTokens;
 use crate::permits::Counter;
@@ -203,10 +204,11 @@ pub struct Documents {
     pub jwt_keys: Arc<PublishedKeys>,
     pub site_request: Arc<SiteRequest>,
     pub secrets: Arc<Secrets>,
+    pub federation: Arc<FederatedBundles>,
 }
 
 impl Documents {
-    const FILES: [&str; 9] = [
+    const FILES: [&str; 10] = [
         Counter::FILE,
         LeafTokens::FILE,
         TimeFloor::FILE,
@@ -216,6 +218,7 @@ impl Documents {
         PublishedKeys::FILE,
         SiteRequest::FILE,
         Secrets::FILE,
+        FederatedBundles::FILE,
     ];
 
     pub fn load(store: &Store) -> Result<Self, StateError> {
@@ -229,6 +232,7 @@ impl Documents {
             jwt_keys: store.load().map(Arc::new)?,
             site_request: store.load().map(Arc::new)?,
             secrets: store.load().map(Arc::new)?,
+            federation: store.load().map(Arc::new)?,
         })
     }
 
@@ -245,6 +249,7 @@ impl Documents {
             put(&mut files, &self.jwt_keys, before.map(|before| &before.jwt_keys))?;
             put(&mut files, &self.site_request, before.map(|before| &before.site_request))?;
             put(&mut files, &self.secrets, before.map(|before| &before.secrets))?;
+            put(&mut files, &self.federation, before.map(|before| &before.federation))?;
             Ok(files)
         };
         let changed =

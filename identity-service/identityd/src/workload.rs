@@ -24,6 +24,7 @@ use edgewarden_workload_api::source::{Bundles, Current, IdentitySource, JwtSvid}
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::federation;
 use crate::iotedge;
 use crate::jwt::{self, Tokens};
 use crate::keys::InstanceKeys;
@@ -295,7 +296,7 @@ impl IdentitySource for InstanceSource {
     }
 
     fn bundles(&self) -> watch::Receiver<Arc<Bundles>> {
-        bundles(&self.service)
+        federation::bundles(&self.service, &self.instance)
     }
 
     fn now(&self) -> UnixTime {

@@ -26,6 +26,8 @@ pub enum Request {
     Est { anew: bool },
     /// Asks the fleet for a deployment now. → [`Reply::Done`]
     SyncNow,
+    /// Asks the bundle endpoints of all other trust domains now. → [`Reply::Done`]
+    FederationNow,
     /// Ends the daemon and leaves the modules running. With `stop_modules`: stops the modules, removes rules, networks
     /// and mounts, and then starts nothing more until the daemon itself is started anew; it stays, because whoever
     /// supervises it would only start it again. → [`Reply::Done`]

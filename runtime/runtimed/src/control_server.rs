@@ -25,6 +25,7 @@ pub enum Command {
     Renew(RenewNow),
     Est(EstNow),
     Sync,
+    Federation,
     Shutdown { stop_modules: bool, done: oneshot::Sender<Result<(), Refusal>> },
 }
 
@@ -113,6 +114,10 @@ async fn answer(
             let (answer, enrolled) = oneshot::channel();
             commands.send(Command::Est(EstNow { anew, answer })).await.map_err(|_| ends())?;
             enrolled.await.map_err(|_| ends())?.map(Reply::Est)
+        }
+        Request::FederationNow => {
+            commands.send(Command::Federation).await.map_err(|_| ends())?;
+            Ok(Reply::Done)
         }
         Request::SyncNow => {
             commands.send(Command::Sync).await.map_err(|_| ends())?;

@@ -21,6 +21,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::context::Context;
 use crate::enrol::{self, EnrolError};
+use crate::fleet_jwt_keys::JwtKeys;
 use crate::fleet_secrets::Secrets;
 use crate::identity::CallError;
 
@@ -41,7 +42,7 @@ const RENEWAL_BACKOFF_LONGEST: Duration = Duration::from_secs(600);
 pub type RenewNow = oneshot::Sender<Result<Verdict, EnrolError>>;
 
 /// `wait` spread over its second half, so that many gateways do not come back at once.
-fn jittered(wait: Duration) -> Duration {
+pub(crate) fn jittered(wait: Duration) -> Duration {
     let nanos = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .map_or(0, |now| now.subsec_nanos());
@@ -64,7 +65,14 @@ pub async fn sync(context: Arc<Context>, mut now: mpsc::Receiver<()>) {
         }
     };
     let secrets = Secrets::default();
-    let mut link = Link { context: Arc::clone(&context), http, refused: None, reached: false, secrets };
+    let mut link = Link {
+        context: Arc::clone(&context),
+        http,
+        refused: None,
+        reached: false,
+        secrets,
+        jwt_keys: JwtKeys::default(),
+    };
     let mut changes = context.board.changes();
     let mut backoff = BACKOFF_FIRST;
     loop {
@@ -106,6 +114,7 @@ struct Link {
     /// False until the fleet has answered, and again after an attempt that failed.
     reached: bool,
     secrets: Secrets,
+    jwt_keys: JwtKeys,
 }
 
 impl Link {
@@ -117,6 +126,9 @@ impl Link {
         };
         // The first answer is wanted at once: it says that the fleet is there, and brings what was missed.
         let wait_seconds = if self.reached { HELD_SECONDS } else { 0 };
+        if self.reached {
+            self.jwt_keys.tell(&self.context.identityd, &self.http).await;
+        }
         let secrets = self.secrets.sync(&self.context.identityd).await?;
         let request = Sync { have: self.have().await?, wait_seconds, report: self.report(status), secrets };
         let reply: Result<SyncReply, HttpError> =

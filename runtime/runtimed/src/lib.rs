@@ -22,6 +22,8 @@ mod control_server;
 pub mod enrol;
 mod est_handshake;
 mod est_link;
+mod federation_link;
+mod fleet_jwt_keys;
 mod fleet_link;
 mod fleet_secrets;
 pub mod identity;
@@ -150,10 +152,12 @@ pub async fn run(layout: Layout, config: Config) -> Result<(), RunError> {
     let (renew, renewals) = mpsc::channel(4);
     let (sync, syncs) = mpsc::channel(1);
     let (est, est_asked) = mpsc::channel(4);
+    let (federation, federation_asked) = mpsc::channel(1);
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(control_server::serve(Arc::clone(&context), listener, command));
     tasks.spawn(fleet_link::sync(Arc::clone(&context), syncs));
     tasks.spawn(fleet_link::renewals(Arc::clone(&context), renewals));
+    tasks.spawn(federation_link::run(Arc::clone(&context), federation_asked));
     tasks.spawn(est_link::run(Arc::clone(&context), est_asked));
     let mut supervisor = tokio::spawn(Supervisor::new(Arc::clone(&context), addresses).run(stop));
     tracing::info!(gateway = %context.config.gateway.name, "runtimed is ready");
@@ -169,6 +173,7 @@ pub async fn run(layout: Layout, config: Config) -> Result<(), RunError> {
                 // A full queue means that somebody asks already.
                 Command::Renew(answer) => drop(renew.try_send(answer)),
                 Command::Sync => drop(sync.try_send(())),
+                Command::Federation => drop(federation.try_send(())),
                 Command::Est(asked) => drop(est.try_send(asked)),
                 Command::Shutdown { stop_modules: false, done } => break Some(done),
                 Command::Shutdown { stop_modules: true, done } => {

@@ -97,6 +97,18 @@ impl Client {
         self.exchange(Method::GET, path, Bytes::new(), reply_bytes_max, deadline).await
     }
 
+    /// What is there, as it is, and the status it came with. `path` begins with `/`. Bounded like everything else here.
+    pub async fn get(
+        &self,
+        path: &str,
+        reply_bytes_max: usize,
+        deadline: Duration,
+    ) -> Result<(u16, Vec<u8>), HttpError> {
+        let headers = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static("application/json"))]);
+        let reply = self.send(Method::GET, path, headers, Bytes::new(), reply_bytes_max, deadline).await?;
+        Ok((reply.status().as_u16(), reply.into_body().to_vec()))
+    }
+
     /// A request of a protocol other than JSON. The answer comes as it is: its status and headers are the caller's to
     /// judge. `path` begins with `/`; `headers` come on top of `Host` and the bearer. Bounded like everything else here.
     pub async fn send(

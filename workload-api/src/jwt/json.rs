@@ -42,7 +42,12 @@ impl Json {
 
 /// The whole of `bytes` as one object.
 pub fn parse_object(bytes: &[u8]) -> Result<Object, JsonError> {
-    let values = Cell::new(0);
+    parse_object_within(bytes, VALUES_MAX)
+}
+
+/// The same, with another bound on the values.
+pub fn parse_object_within(bytes: &[u8], values_max: usize) -> Result<Object, JsonError> {
+    let values = Cell::new(values_max);
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let value = Seed { values: &values, depth: 0 }.deserialize(&mut reader)?;
     reader.end()?;
@@ -54,6 +59,7 @@ pub fn parse_object(bytes: &[u8]) -> Result<Object, JsonError> {
 
 #[derive(Clone, Copy)]
 struct Seed<'a> {
+    /// How many more there may be.
     values: &'a Cell<usize>,
     depth: usize,
 }
@@ -71,11 +77,8 @@ impl<'de> DeserializeSeed<'de> for Seed<'_> {
     type Value = Json;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Json, D::Error> {
-        let count = self.values.get().saturating_add(1);
-        if count > VALUES_MAX {
-            return Err(D::Error::custom("too many values"));
-        }
-        self.values.set(count);
+        let left = self.values.get().checked_sub(1).ok_or_else(|| D::Error::custom("too many values"))?;
+        self.values.set(left);
         deserializer.deserialize_any(self)
     }
 }

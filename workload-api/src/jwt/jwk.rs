@@ -9,10 +9,12 @@ use super::jws::{KID_BYTES_MAX, decode, encode};
 use super::keys::coordinates;
 use super::{JwtKey, JwtKeys, PublicKey};
 
-/// Largest JWK Set that is read.
-pub const JWKS_BYTES_MAX: usize = 64 * 1024;
+/// Largest JWK Set that is read. Each gateway of a trust domain has keys of its own in it.
+pub const JWKS_BYTES_MAX: usize = 128 * 1024;
 /// Most JWT keys of one trust domain.
-pub const KEYS_MAX: usize = 64;
+pub const KEYS_MAX: usize = 512;
+/// Most values in a JWK Set's JSON: a key has some eight.
+const VALUES_MAX: usize = 16 * KEYS_MAX;
 const USE: &str = "jwt-svid";
 const INTEGER_MAX: f64 = 9_007_199_254_740_992.0;
 
@@ -36,15 +38,15 @@ impl JwtKeys {
     /// The JWT keys of a bundle. What is for another use, or of a kind that is not known, is passed over (section 4.2);
     /// a JWT key that is not right refuses the whole.
     pub fn parse(bytes: &[u8]) -> Result<Self, JwksError> {
-        if bytes.len() > JWKS_BYTES_MAX {
-            return Err(JwksError::TooLarge);
-        }
-        let document = json::parse_object(bytes)?;
+        Self::of(&document(bytes)?)
+    }
+
+    pub(crate) fn of(document: &Object) -> Result<Self, JwksError> {
         let Some(Json::Array(all)) = document.get("keys") else { return Err(JwksError::Keys) };
         let mut keys = Self {
             keys: Vec::new(),
-            sequence: integer(&document, "spiffe_sequence")?.unwrap_or_default(),
-            refresh_hint_seconds: integer(&document, "spiffe_refresh_hint")?
+            sequence: integer(document, "spiffe_sequence")?.unwrap_or_default(),
+            refresh_hint_seconds: integer(document, "spiffe_refresh_hint")?
                 .map(|hint| u32::try_from(hint).map_err(|_| JwksError::Parameter("spiffe_refresh_hint")))
                 .transpose()?,
         };
@@ -64,13 +66,26 @@ impl JwtKeys {
 
     /// The JWK Set as text.
     pub fn to_jwks(&self) -> Vec<u8> {
-        let keys: Vec<_> = self.keys.iter().map(|key| write(key)).collect();
+        self.to_jwks_after(Vec::new())
+    }
+
+    /// The same, with other keys before those for JWT-SVIDs.
+    pub(crate) fn to_jwks_after(&self, mut keys: Vec<serde_json::Value>) -> Vec<u8> {
+        keys.extend(self.keys.iter().map(|key| write(key)));
         let mut document = json!({"keys": keys, "spiffe_sequence": self.sequence});
         if let (Some(hint), Some(document)) = (self.refresh_hint_seconds, document.as_object_mut()) {
             document.insert("spiffe_refresh_hint".into(), hint.into());
         }
         document.to_string().into_bytes()
     }
+}
+
+/// A JWK Set's JSON.
+pub(crate) fn document(bytes: &[u8]) -> Result<Object, JwksError> {
+    if bytes.len() > JWKS_BYTES_MAX {
+        return Err(JwksError::TooLarge);
+    }
+    Ok(json::parse_object_within(bytes, VALUES_MAX)?)
 }
 
 fn read(key: &Object) -> Result<Option<JwtKey>, JwksError> {

@@ -11,7 +11,7 @@
 mod algorithm;
 mod audience;
 pub mod json;
-mod jwk;
+pub(crate) mod jwk;
 pub mod jws;
 mod keys;
 mod signing;

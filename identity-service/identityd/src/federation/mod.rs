@@ -1,0 +1,217 @@
+//! Bundles of other trust domains (SPIFFE Federation): which are held, and which module gets which.
+//!
+//! `runtimed` asks the endpoints and hands over what they say; that it was the right endpoint is `runtimed`'s word, what
+//! it says is judged here. Nothing of it touches our own trust domain: a foreign endpoint that is away, slow or lying
+//! leaves the last good bundle where it is.
+//!
+//! * `held`: what is on disk, and when a bundle takes the place of another · `shown`: what modules are given
+
+mod held;
+mod shown;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use edgewarden_ca::pem;
+use edgewarden_names::{Digest, Reason, Refusal, TrustDomain, UnixTime};
+use edgewarden_protocol::Bytes;
+use edgewarden_protocol::control::Reply;
+use edgewarden_protocol::deployment::Deployment;
+use edgewarden_protocol::federation::{
+    Endpoint, Federated, FederationRequest, Held, Profile, REFRESH_DEFAULT_SECONDS, REFRESH_SECONDS, ToldBy,
+    Trouble,
+};
+use edgewarden_transport::foreign::web_client_config;
+use edgewarden_workload_api::bundle::TrustBundle;
+
+use self::held::Taken;
+pub(crate) use self::held::{FederatedBundles, Fetched};
+pub(crate) use self::shown::{Shown, bundles};
+use crate::audit::clip;
+use crate::authority::{Authority, Input, Step};
+use crate::service::Service;
+
+/// Why endpoints do not answer as they should, since the last time that they did. In memory: it shows again.
+#[derive(Debug, Default)]
+pub(crate) struct Troubles(Mutex<BTreeMap<TrustDomain, Trouble>>);
+
+impl Troubles {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<TrustDomain, Trouble>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn forget(&self, domain: &TrustDomain) {
+        self.lock().remove(domain);
+    }
+
+    /// For trust domains of the deployment only, which bounds it. True when this is news.
+    fn note(&self, domain: &TrustDomain, refusal: &Refusal, now: UnixTime) -> bool {
+        let mut all = self.lock();
+        let before = all.get(domain);
+        let news = before.is_none_or(|before| before.refusal.reason != refusal.reason);
+        let since = before.map_or(now, |before| before.since);
+        let failures = before.map_or(0, |before| before.failures).saturating_add(1);
+        all.insert(domain.clone(), Trouble { since, failures, refusal: refusal.clone() });
+        news
+    }
+
+    fn get(&self, domain: &TrustDomain) -> Option<Trouble> {
+        self.lock().get(domain).cloned()
+    }
+
+    fn keep_only(&self, known: impl Fn(&TrustDomain) -> bool) {
+        self.lock().retain(|domain, _| known(domain));
+    }
+}
+
+/// Refuses a deployment whose first bundles or CAs cannot be used: later there is nobody to tell.
+pub(crate) fn check(deployment: &Deployment) -> Result<(), Refusal> {
+    for endpoint in &deployment.federation {
+        let domain = &endpoint.trust_domain;
+        let refuse = |what: &str, rule: String| {
+            Err(Refusal::new(
+                Reason::DeploymentInvalid,
+                &deployment.name,
+                format!("federation `{domain}`: {what}: {rule}"),
+            ))
+        };
+        match &endpoint.profile {
+            Profile::HttpsWeb { ca } => {
+                if let Err(rule) = authorities(ca) {
+                    return refuse("`ca`", rule);
+                }
+            }
+            Profile::HttpsSpiffe { bundle, .. } => match TrustBundle::parse(bundle.as_bytes(), domain) {
+                Ok(bundle) if bundle.x509.is_empty() => {
+                    return refuse("`bundle`", "it has no X.509 authority to tell the endpoint by".into());
+                }
+                Ok(_) => {}
+                Err(error) => return refuse("`bundle`", error.to_string()),
+            },
+        }
+    }
+    Ok(())
+}
+
+/// The CAs of a PEM text, DER.
+fn authorities(text: &str) -> Result<Vec<Bytes>, String> {
+    let all = pem::all(text, pem::CERTIFICATE).map_err(|error| error.to_string())?;
+    if all.is_empty() {
+        return Err("it has no certificate".into());
+    }
+    web_client_config(&all).map_err(|error| error.to_string())?;
+    Ok(all.into_iter().map(Into::into).collect())
+}
+
+impl Authority {
+    fn endpoint(&self, domain: &TrustDomain, name: &Digest) -> Result<&Endpoint, Refusal> {
+        let all = self.in_force().into_iter().flat_map(|in_force| &in_force.deployment().federation);
+        let found = all.into_iter().find(|endpoint| endpoint.trust_domain == *domain);
+        found.filter(|endpoint| held::name(endpoint) == *name).ok_or_else(|| {
+            Refusal::new(Reason::FederationUnknown, domain, "the deployment in force says otherwise")
+        })
+    }
+
+    /// Called with a deployment that takes force.
+    pub(crate) fn federate(&mut self, now: UnixTime) {
+        let Some(in_force) = &self.in_force else { return };
+        let next = self.documents.federation.under(in_force.deployment(), now);
+        if *self.documents.federation != next {
+            self.documents.federation = Arc::new(next);
+        }
+    }
+
+    pub(crate) fn federation_fetched(&mut self, fetched: &Fetched, now: UnixTime) -> Result<Step, Refusal> {
+        self.endpoint(&fetched.domain, &fetched.endpoint)?;
+        let (next, taken) = self.documents.federation.take(fetched, now)?;
+        if *self.documents.federation != next {
+            self.documents.federation = Arc::new(next);
+        }
+        let (bundle, step) = (&fetched.bundle, Step::done());
+        let detail = format!(
+            "sequence {}, {} X.509 authorities, {} JWT keys",
+            bundle.jwt.sequence,
+            bundle.x509.len(),
+            bundle.jwt.keys.len()
+        );
+        Ok(match taken {
+            Taken::Same => step,
+            Taken::Changed => step.event("federation.changed", &fetched.domain, detail),
+        })
+    }
+}
+
+/// Blocks on the disk.
+pub(crate) fn answer(service: &Service, request: FederationRequest) -> Result<Reply, Refusal> {
+    match request {
+        FederationRequest::List => return Ok(Reply::Federation(list(service))),
+        FederationRequest::Fetched { trust_domain, endpoint, bundle } => {
+            let taken = Fetched::judge(trust_domain.clone(), endpoint.clone(), bundle.as_slice())
+                .and_then(|fetched| service.transact_quietly(Input::FederationFetched(Box::new(fetched))));
+            taken.inspect_err(|refusal| trouble(service, &trust_domain, &endpoint, refusal))?;
+            service.federation_troubles.forget(&trust_domain);
+        }
+        FederationRequest::Failed { trust_domain, endpoint, refusal } => {
+            let reason = match refusal.reason {
+                Reason::FederationUntrusted | Reason::FederationBundle => refusal.reason,
+                _ => Reason::FederationUnavailable,
+            };
+            let refusal = Refusal::new(reason, &trust_domain, clip(&refusal.rule));
+            trouble(service, &trust_domain, &endpoint, &refusal);
+        }
+    }
+    Ok(Reply::Done)
+}
+
+/// Shown as long as it lasts, written down once.
+fn trouble(service: &Service, domain: &TrustDomain, endpoint: &Digest, refusal: &Refusal) {
+    if service.current().endpoint(domain, endpoint).is_err() {
+        return;
+    }
+    if service.federation_troubles.note(domain, refusal, service.now()) {
+        tracing::warn!(%refusal, "another trust domain's bundle; the last good one stays");
+        service.note(refusal);
+    }
+}
+
+/// The other trust domains of the deployment in force.
+fn list(service: &Service) -> Vec<Federated> {
+    let authority = service.current();
+    let Some(in_force) = authority.in_force() else { return Vec::new() };
+    let endpoints = &in_force.deployment().federation;
+    service
+        .federation_troubles
+        .keep_only(|known| endpoints.iter().any(|endpoint| endpoint.trust_domain == *known));
+    let one = |endpoint: &Endpoint| {
+        let domain = &endpoint.trust_domain;
+        let held = authority.documents.federation.get(domain);
+        let bundle = held.and_then(|held| held.parse(domain));
+        let told_by = match &endpoint.profile {
+            Profile::HttpsWeb { ca } => ToldBy::Web { authorities: authorities(ca).unwrap_or_default() },
+            Profile::HttpsSpiffe { endpoint_spiffe_id, .. } => ToldBy::Spiffe {
+                id: endpoint_spiffe_id.clone(),
+                authorities: bundle.iter().flat_map(|bundle| &bundle.x509).cloned().map(Into::into).collect(),
+            },
+        };
+        let hint = bundle.as_ref().and_then(|bundle| bundle.jwt.refresh_hint_seconds);
+        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        Federated {
+            trust_domain: domain.clone(),
+            url: endpoint.url.clone(),
+            told_by,
+            endpoint: held::name(endpoint),
+            refresh_seconds: hint
+                .unwrap_or(REFRESH_DEFAULT_SECONDS)
+                .clamp(*REFRESH_SECONDS.start(), *REFRESH_SECONDS.end()),
+            held: held.zip(bundle.as_ref()).map(|(held, bundle)| Held {
+                sequence: bundle.jwt.sequence,
+                x509_authorities: count(bundle.x509.len()),
+                jwt_keys: count(bundle.jwt.keys.len()),
+                changed: held.changed,
+                confirmed: held.confirmed,
+            }),
+            trouble: service.federation_troubles.get(domain),
+        }
+    };
+    endpoints.iter().map(one).collect()
+}
