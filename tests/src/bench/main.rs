@@ -78,6 +78,7 @@ fn inside(arguments: &Arguments) -> Result<ExitCode, Failure> {
         Ok::<_, Failure>(())
     };
     take("certificates", &mut || Ok(vec![pure::certificates()?]))?;
+    take("tokens", &mut pure::tokens)?;
     take("policy", &mut || Ok(vec![pure::policy()?]))?;
     take("queue", &mut || Ok(vec![queue::queue()?]))?;
     take("identityd", &mut identityd::identityd)?;

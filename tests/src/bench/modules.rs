@@ -1,7 +1,7 @@
 //! A hundred modules on one `identityd`, each a process in a cgroup of its own.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Lines};
+use std::io::{BufRead as _, BufReader, Lines, Write as _};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -25,6 +25,7 @@ use crate::worker::{Handshakes, WORK, Work, now_nanos};
 
 const MODULES: u8 = 100;
 const STREAMS: usize = 5;
+const SETTLED: Duration = Duration::from_secs(45);
 /// Handshakes a second, and for how long, while every module's certificate is changed once a second.
 const RATE: u32 = 1000;
 const SECONDS: u64 = 10;
@@ -81,6 +82,11 @@ struct Worker {
 impl Worker {
     fn line(&mut self) -> Result<String, Failure> {
         Ok(self.lines.next().ok_or_else(|| Failure::new("a worker ended"))??)
+    }
+
+    fn go(&mut self) -> Result<(), Failure> {
+        let stdin = self.child.stdin.as_mut().ok_or_else(|| Failure::new("no input"))?;
+        Ok(stdin.write_all(b"\n")?)
     }
 
     fn pid(&self) -> Result<i32, Failure> {
@@ -182,11 +188,13 @@ pub fn modules() -> Result<Vec<Number>, Failure> {
         let address = Ipv4Addr::new(10, 77, 0, number.saturating_add(2));
         let started = Request::Started { instance, pid: worker.pid()?, address };
         runtime.block_on(gateway.ask(started))?;
+        worker.go()?;
         worker.line()?;
         workers.push(worker);
         sockets.push(socket);
     }
-    thread::sleep(Duration::from_secs(3));
+    // Idle: threads for the starts have ended, and pages of the program that they needed are given back.
+    thread::sleep(SETTLED);
     let memory = pss(server.pid(), "Pss:")?;
     let mut numbers = vec![Number::of_values(
         "identityd, PSS, 100 modules, 500 streams",
@@ -203,8 +211,8 @@ pub fn modules() -> Result<Vec<Number>, Failure> {
     for worker in &mut workers {
         ensure(worker.child.try_wait()?.is_none(), || "a module's streams broke".into())?;
     }
-    drop(workers);
     numbers.push(churn(own, &server)?);
+    drop(workers);
     Ok(numbers)
 }
 

@@ -9,6 +9,7 @@ use edgewarden_names::{Epoch, LeafName, ModuleName, SpiffeId, UnixTime};
 use edgewarden_policy::{Principal, compile};
 use edgewarden_protocol::deployment::Deployment;
 use edgewarden_tests::Failure;
+use edgewarden_workload_api::jwt::{Audience, SigningKey};
 use serde_json::{Value, json};
 
 use crate::common::{DAY, domain, failed, gateway, public_pem};
@@ -48,6 +49,26 @@ pub fn certificates() -> Result<Number, Failure> {
     }
     let rate = |batch: Duration| f64::from(BATCH) / batch.as_secs_f64();
     Ok(Number::of("fresh P-256 certificates, one core", "1/s", Target::AtLeast(5000.0), &samples, rate))
+}
+
+/// A token for each, as a module gets one for audiences that it has not asked for lately; and the check of each.
+pub fn tokens() -> Result<Vec<Number>, Failure> {
+    const BATCH: u32 = 100;
+    let (domain, gateway, now) = (domain()?, gateway()?, UnixTime::now());
+    let id = SpiffeId::module(&domain, &gateway, &ModuleName::parse("analytics").map_err(failed)?);
+    let key = SigningKey::generate().map_err(failed)?;
+    let audience = Audience::parse(&["https://cloud.example/ingest".to_owned()]).map_err(failed)?;
+    let expires = UnixTime(now.0.saturating_add(300));
+    let mut samples = Vec::new();
+    for _ in 0..120 {
+        let begun = Instant::now();
+        for _ in 0..BATCH {
+            std::hint::black_box(key.issue(&id, &audience, now, expires).map_err(failed)?);
+        }
+        samples.push(begun.elapsed());
+    }
+    let rate = |batch: Duration| f64::from(BATCH) / batch.as_secs_f64();
+    Ok(vec![Number::of("JWT-SVIDs, one core", "1/s", Target::AtLeast(5000.0), &samples, rate)])
 }
 
 const POLICY: &str = r#"

@@ -9,9 +9,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use edgewarden_tests::Failure;
 use edgewarden_transport::{Identity, tls};
-use edgewarden_workload_api::client::{fetch_once, follow};
+use edgewarden_workload_api::client::fetch_once;
+use futures_util::StreamExt as _;
 use rustls::pki_types::ServerName;
 use serde::{Deserialize, Serialize};
+use spiffe::WorkloadApiClient;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
@@ -63,21 +65,30 @@ pub fn work(text: &str) -> Result<(), Failure> {
     })
 }
 
+/// As a program with the stock client does: one connection, and the streams of its sources on it.
 async fn hold(socket: PathBuf, streams: usize) -> Result<(), Failure> {
-    let mut followed: Vec<_> = (0..streams).map(|_| follow(socket.clone())).collect();
-    for current in followed.iter_mut().skip(1) {
-        current.wait_for(Option::is_some).await.map_err(failed)?;
-    }
-    let Some(first) = followed.first_mut() else { return Err(Failure::new("no stream to hold")) };
+    // A container's process does not run before its start is known; this one waits for the word.
+    std::io::stdin().read_exact(&mut [0])?;
     // Ends with its parent: reading then finds the end.
     std::thread::spawn(|| {
         drop(std::io::stdin().read(&mut [0]));
         std::process::exit(0);
     });
-    first.wait_for(Option::is_some).await.map_err(failed)?;
+    let client = WorkloadApiClient::connect_to(format!("unix:{}", socket.display())).await.map_err(failed)?;
+    let mut held = Vec::new();
+    for _ in 0..streams {
+        let mut stream = client.stream_x509_contexts().await.map_err(failed)?;
+        stream.next().await.ok_or_else(|| Failure::new("a stream ended"))?.map_err(failed)?;
+        held.push(stream);
+    }
+    let mut others = held.split_off(1);
+    for mut other in others.drain(..) {
+        tokio::spawn(async move { while let Some(Ok(_)) = other.next().await {} });
+    }
+    let Some(mut first) = held.pop() else { return Err(Failure::new("no stream to hold")) };
     loop {
         say(&now_nanos().to_string());
-        first.changed().await.map_err(failed)?;
+        first.next().await.ok_or_else(|| Failure::new("a stream ended"))?.map_err(failed)?;
     }
 }
 
