@@ -20,7 +20,7 @@ const SYSTEM_FOLDERS: [&str; 8] =
 
 /// Not at once: the first callers come when the daemons start together.
 const MEMORY_FIRST: Duration = Duration::from_secs(1);
-const MEMORY_INTERVAL: Duration = Duration::from_secs(300);
+const MEMORY_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Enough for the connections of all sockets of 128 modules, of both APIs.
 const OPEN_FILES: u64 = 65_536;
