@@ -330,13 +330,27 @@ async fn strangers_do_not_take_the_connections_of_the_callers() {
         connection.read_exact(&mut [0; 9]).await.unwrap();
         held.push(connection);
     }
-    for _ in 0..10_000 - server::STRANGERS_MAX {
+    for _ in 0..500 {
         let mut refused = UnixStream::connect(&served.socket).await.unwrap();
         assert!(!matches!(refused.read(&mut [0; 9]).await, Ok(1..)));
     }
     *served.source.refuse_callers.lock().unwrap() = None;
     let mut client = served.client().await;
     let mut stream = client.fetch_x509svid(request(X509svidRequest {})).await.unwrap().into_inner();
+    stream.message().await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn who_came_before_its_start_was_known_is_not_cut_off() {
+    let served = Served::new();
+    *served.source.refuse_callers.lock().unwrap() = Some(Reason::CallerNotModule);
+    let mut client = served.client().await;
+    assert!(client.fetch_x509svid(request(X509svidRequest {})).await.is_err());
+    *served.source.refuse_callers.lock().unwrap() = None;
+    let mut stream = client.fetch_x509svid(request(X509svidRequest {})).await.unwrap().into_inner();
+    stream.message().await.unwrap().unwrap();
+    tokio::time::sleep(server::STRANGER_LIFETIME * 2).await;
+    served.source.rotate();
     stream.message().await.unwrap().unwrap();
 }
 

@@ -92,14 +92,11 @@ pub async fn serve(
                 Ok((stream, _)) => {
                     let caller = connection::Caller::of(&stream);
                     let expected = caller.0.as_ref().is_some_and(|caller| source.is_expected(caller));
-                    let serving = connection::serve(stream, caller, services.clone());
+                    let serving = connection::serve(stream, caller.clone(), services.clone());
                     if expected && connections.len() < CONNECTIONS_MAX {
                         connections.spawn(serving);
                     } else if !expected && strangers.len() < STRANGERS_MAX {
-                        strangers.spawn(async {
-                            // Ended by its time or by itself: it is over either way.
-                            let _over = tokio::time::timeout(STRANGER_LIFETIME, serving).await;
-                        });
+                        strangers.spawn(stranger(caller, Arc::clone(&source), serving));
                     } else {
                         tracing::debug!(expected, "connection closed: too many on this socket");
                     }
@@ -115,4 +112,18 @@ pub async fn serve(
     connections.shutdown().await;
     strangers.shutdown().await;
     Ok(())
+}
+
+/// A connection that may take its time only if its maker turns out to be a caller after all: one that came in the moment
+/// between its start and our word of it.
+async fn stranger(
+    caller: connection::Caller,
+    source: Arc<dyn IdentitySource>,
+    serving: impl Future<Output = ()>,
+) {
+    let mut serving = std::pin::pin!(serving);
+    let is_over = tokio::time::timeout(STRANGER_LIFETIME, &mut serving).await.is_ok();
+    if !is_over && caller.0.is_some_and(|caller| source.is_expected(&caller)) {
+        serving.await;
+    }
 }
