@@ -29,13 +29,16 @@ const OPEN_FILES: u64 = 65_536;
 pub fn harden_process() -> io::Result<()> {
     harden::no_new_privs()?;
     harden::no_core_dumps()?;
-    let files = harden::raise_open_files(OPEN_FILES)?;
-    if files < OPEN_FILES {
-        tracing::warn!(
-            files,
-            wanted = OPEN_FILES,
-            "the limit of open files (RLIMIT_NOFILE) is low: modules share fewer connections"
-        );
+    match harden::raise_open_files(OPEN_FILES) {
+        Ok(OPEN_FILES..) => {}
+        Ok(files) => {
+            tracing::warn!(
+                files,
+                wanted = OPEN_FILES,
+                "the limit of open files (RLIMIT_NOFILE) is low: modules share fewer connections"
+            );
+        }
+        Err(error) => tracing::warn!(%error, "the limit of open files stays as it is"),
     }
     Ok(())
 }

@@ -535,3 +535,21 @@ async fn write_refused_callers(service: &Arc<Service>, mut refused: mpsc::Receiv
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lock_is_given_back_while_a_child_still_has_its_file() {
+        let root = tempfile::tempdir().unwrap();
+        let layout = Layout::new(root.path());
+        make_folders(&layout).unwrap();
+        let held = lock(&layout).unwrap();
+        assert!(matches!(lock(&layout), Err(RunError::InUse(_))));
+        // What fork(2) makes of an open file.
+        let _child = held.0.try_clone().unwrap();
+        drop(held);
+        assert!(lock(&layout).is_ok());
+    }
+}

@@ -11,6 +11,11 @@ mod common;
 #[rustfmt::skip]
 mod workloadapi;
 
+#[path = "../../../workload-api/src/envoy.rs"]
+#[allow(dead_code, clippy::all, clippy::pedantic, unused_qualifications, missing_debug_implementations, reason = "generated")]
+#[rustfmt::skip]
+mod envoy;
+
 use std::net::Ipv4Addr;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixListener;
@@ -27,6 +32,11 @@ use edgewarden_protocol::control::{Prepared, Reply, Request};
 #[tokio::test]
 async fn role() {
     attacker::play().await;
+}
+
+#[tokio::test]
+async fn job() {
+    common::container::do_job().await;
 }
 
 const ALERTS: &str = "spiffe://plant.example/gateway/gw-1/module/alerts";
@@ -281,4 +291,74 @@ fn victim_with(container: &Container, number: u32) -> Child {
 fn end(mut child: Child) {
     child.kill().unwrap();
     child.wait().unwrap();
+}
+
+mod secret_discovery {
+    use std::time::Duration;
+
+    use futures_util::StreamExt as _;
+    use futures_util::stream::{iter, pending};
+    use hyper_util::rt::TokioIo;
+    use tonic::transport::{Channel, Endpoint};
+    use tonic::{Code, Streaming};
+
+    use super::envoy::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
+    use super::envoy::envoy::service::secret::v3::secret_discovery_service_client::SecretDiscoveryServiceClient;
+    use super::*;
+
+    async fn client(socket: &Path) -> SecretDiscoveryServiceClient<Channel> {
+        let stream = tokio::net::UnixStream::connect(socket).await.unwrap();
+        let stream = std::sync::Mutex::new(Some(stream));
+        let connector = tower::service_fn(move |_| {
+            let stream = stream.lock().unwrap().take();
+            async move { stream.map(TokioIo::new).ok_or_else(|| std::io::Error::other("one connection only")) }
+        });
+        let channel = Endpoint::from_static("http://localhost").connect_with_connector(connector).await;
+        SecretDiscoveryServiceClient::new(channel.unwrap())
+    }
+
+    fn ask(name: &str) -> DiscoveryRequest {
+        DiscoveryRequest { resource_names: vec![name.into()], ..DiscoveryRequest::default() }
+    }
+
+    /// A stream that stays open, with its first answer read.
+    async fn open(socket: &Path, name: &str) -> Result<Streaming<DiscoveryResponse>, tonic::Status> {
+        let requests = iter([ask(name)]).chain(pending());
+        let mut answers = client(socket).await.stream_secrets(requests).await?.into_inner();
+        let first = answers.message().await?.unwrap();
+        assert_eq!(first.resources.len(), 1);
+        Ok(answers)
+    }
+
+    /// Envoy's way to an identity goes by the same judgement: only from within, only what is the module's, and no longer
+    /// than the instance lives.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn secrets_are_given_within_the_module_and_for_as_long_as_it_lives() {
+        let mut target = Target::new().await;
+        let inside = target.container.relay(&target.socket(), &target.file("inside.sock"));
+        let mut held = Vec::new();
+        for name in ["default", ALERTS, "ROOTCA"] {
+            held.push(open(&inside.socket, name).await.unwrap());
+        }
+        let others = "spiffe://plant.example/gateway/gw-1/module/analytics";
+        let refused = open(&inside.socket, others).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+
+        let elsewhere = Container::new();
+        let foreign = elsewhere.relay(&target.socket(), &target.file("foreign.sock"));
+        for socket in [foreign.socket.clone(), target.socket()] {
+            let streamed = open(&socket, "default").await.unwrap_err();
+            let fetched = client(&socket).await.fetch_secrets(ask("default")).await.err().unwrap();
+            assert_eq!((streamed.code(), fetched.code()), (Code::PermissionDenied, Code::PermissionDenied));
+        }
+
+        // Another process of the module lives on, with its streams open, when the module's own ends.
+        target.container.kill();
+        for mut stream in held {
+            let ended = tokio::time::timeout(Duration::from_secs(60), stream.message()).await.unwrap();
+            // By a status, or with the connection.
+            assert!(ended.is_err());
+        }
+        wait_until("the end of the socket", || !target.socket().exists());
+    }
 }

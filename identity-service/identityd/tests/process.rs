@@ -89,7 +89,9 @@ impl Process {
 
     fn start_as(gateway: &Gateway, probe: bool, uid: u32) -> Self {
         let serve = Serve { root: gateway.folder.path().into(), config: gateway.config.clone(), probe };
-        let mut command = Command::new(std::env::current_exe().unwrap());
+        // As systemd and shells start programs: with a low limit that they may raise.
+        let mut command = Command::new("sh");
+        command.args(["-c", "ulimit -Sn 1024 && exec \"$0\" \"$@\""]).arg(std::env::current_exe().unwrap());
         command.args(["--exact", "serve", "--nocapture"]).env(SERVE, serde_json::to_string(&serve).unwrap());
         command.uid(uid).gid(uid);
         Self(command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap())
@@ -369,6 +371,22 @@ async fn the_runtime_log_is_proven_by_the_quote_over_kills_and_boots() {
     let status = gateway.status().await;
     assert!(status.runtime_log.starts_with("PCR 15, "), "{}", status.runtime_log);
     assert!(!status.refusals.iter().any(|(_, refusal)| refusal.subject == "runtime log"));
+}
+
+/// A connection takes three descriptors, and 128 modules have thousands of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn as_many_files_may_be_open_as_the_hard_limit_allows() {
+    let gateway = Gateway::new();
+    let process = Process::start(&gateway, false);
+    ready(&gateway).await;
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", process.0.id())).unwrap();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+    let [soft, hard] =
+        line.split_whitespace().take(2).map(|most| most.parse::<u64>().unwrap()).collect::<Vec<_>>()[..]
+    else {
+        panic!("{line}")
+    };
+    assert_eq!(soft, hard.min(65_536), "{line}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
