@@ -131,15 +131,7 @@ fn a_gateway_gets_another_tpm() {
 
         // docs/operations.md, "Replace a TPM"
         run(&mut site.operator(&["device", "remove", &site.gateway])).unwrap().ok().unwrap();
-        let state = site.root().join("var/lib/edgewarden");
-        for folder in ["identity", "gateway"] {
-            fs::rename(state.join(folder), site.path(&format!("{folder}-of-old"))).unwrap();
-        }
-        fs::rename(site.root().join("etc/edgewarden/config.toml"), site.path("config-of-old.toml")).unwrap();
-        site.join().unwrap().ok().unwrap();
-        site.start_gateway().unwrap();
-        deploy::send(site, 2, "operator.key", |text| text).unwrap().ok().unwrap();
-        wait_for_version(site, 2);
+        join_anew(site);
 
         // The old TPM is a stranger now.
         site.down().unwrap();
@@ -149,6 +141,54 @@ fn a_gateway_gets_another_tpm() {
         site.boot("normal").unwrap();
         fs::rename(site.root(), site.path("gateway-of-new")).unwrap();
         site.join().unwrap().refused("attest.ek_mismatch").unwrap();
+    });
+}
+
+/// The public key of the gateway CA, as modules are given its certificate.
+fn ca_key(site: &Site) -> String {
+    let socket = site.root().join("run/edgewarden/identityd/workload/runtimed/api.sock");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let context = runtime.block_on(edgewarden_workload_api::client::fetch_once(&socket)).unwrap();
+    let file = site.path("gateway-ca.der");
+    fs::write(&file, context.chain_der.last().unwrap()).unwrap();
+    let openssl = ["x509", "-inform", "der", "-noout", "-pubkey", "-in"];
+    run(Command::new("openssl").args(openssl).arg(&file)).unwrap().ok().unwrap()
+}
+
+/// Joins again under the same name, with nothing of the identity before.
+fn join_anew(site: &mut Site) {
+    let state = site.root().join("var/lib/edgewarden");
+    for folder in ["identity", "gateway"] {
+        fs::rename(state.join(folder), site.path(&format!("{folder}-of-old"))).unwrap();
+    }
+    fs::rename(site.root().join("etc/edgewarden/config.toml"), site.path("config-of-old.toml")).unwrap();
+    site.join().unwrap().ok().unwrap();
+    site.start_gateway().unwrap();
+    deploy::send(site, 2, "operator.key", |text| text).unwrap().ok().unwrap();
+    wait_for_version(site, 2);
+}
+
+#[test]
+fn a_gateway_gets_another_ca_key_in_its_tpm() {
+    deployed("a_gateway_gets_another_ca_key_in_its_tpm", Keys::SimulatedTpm, |site| {
+        let before = ca_key(site);
+        site.down().unwrap();
+        let tcti = format!("swtpm:host=127.0.0.1,port={}", edgewarden_tests::site::TPM_PORT);
+        run(Command::new("tpm2_clear").args(["-T", &tcti, "-c", "p"])).unwrap().ok().unwrap();
+        join_anew(site);
+        assert_ne!(ca_key(site), before);
+    });
+}
+
+#[test]
+fn a_gateway_gets_another_ca_key_in_its_file() {
+    deployed("a_gateway_gets_another_ca_key_in_its_file", Keys::Software, |site| {
+        let before = ca_key(site);
+        site.down().unwrap();
+        // The old device key is not there any more: an operator says that the name goes on.
+        run(&mut site.operator(&["device", "remove", &site.gateway])).unwrap().ok().unwrap();
+        join_anew(site);
+        assert_ne!(ca_key(site), before);
     });
 }
 
