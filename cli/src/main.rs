@@ -81,6 +81,9 @@ enum Command {
     /// The audit log.
     #[command(subcommand)]
     Audit(commands::audit::Audit),
+    /// The store of this gateway's keys.
+    #[command(subcommand)]
+    Keystore(commands::keystore::Keystore),
     /// Print the numbers of the identity daemon for a monitoring system.
     Metrics,
     /// Runs the identity daemon (for supervisors).
@@ -158,6 +161,7 @@ fn run(arguments: Arguments) -> Result<(), Problem> {
             Command::Keys(keys) => keys.run(&layout, format).await,
             Command::Attest(attest) => attest.run(&layout, format).await,
             Command::Audit(audit) => audit.run(&layout, format).await,
+            Command::Keystore(keystore) => keystore.run(&layout),
             Command::Metrics => commands::metrics::run(&layout).await,
             // Before: they confine themselves first, and only then have threads.
             Command::Identityd | Command::Gatewayd => Ok(()),

@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -21,8 +21,26 @@ const TEMPORARY_SUFFIX: &str = ".ew-tmp";
 /// When it returns, the new contents are on the disk; when it fails, the old ones are still there, or the new ones if
 /// only the folder could not be synced.
 pub fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    write_with(path, |temporary| write_new(temporary, bytes, mode))
+}
+
+/// The same for a file that is there, which keeps its owner and its permissions: for root, who mends a daemon's file.
+pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let old = std::fs::symlink_metadata(path)?;
+    if !old.is_file() {
+        return Err(invalid(path, "is not a regular file"));
+    }
+    write_with(path, |temporary| {
+        write_new(temporary, bytes, old.mode() & 0o7777)?;
+        // Before it has the name. The mode may be lost with the owner (chown(2)), and it is not wider than the old one.
+        std::os::unix::fs::lchown(temporary, Some(old.uid()), Some(old.gid()))?;
+        File::open(temporary)?.sync_all()
+    })
+}
+
+fn write_with(path: &Path, write: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
     let temporary = temporary_beside(path)?;
-    let written = write_new(&temporary, bytes, mode).and_then(|()| {
+    let written = write(&temporary).and_then(|()| {
         before(Step::Rename { from: &temporary, to: path })?;
         std::fs::rename(&temporary, path)
     });

@@ -193,6 +193,40 @@ fn a_gateway_gets_another_ca_key_in_its_file() {
 }
 
 #[test]
+fn a_software_keystore_gets_another_passphrase() {
+    deployed("a_software_keystore_gets_another_passphrase", Keys::Software, |site| {
+        let before = ca_key(site);
+        let new = site.path("new-passphrase");
+        let write = |text: &str| {
+            fs::write(&new, text).unwrap();
+            fs::set_permissions(&new, fs::Permissions::from_mode(0o600)).unwrap();
+        };
+        let change = |site: &Site| run(site.edgewarden(&["keystore", "passphrase"]).arg(&new)).unwrap();
+        write("another horse, another battery");
+        let running = change(site);
+        assert!(!running.status.success() && running.stderr.contains("runs"), "{}", running.stderr);
+
+        site.crash_gateway().unwrap();
+        write("short");
+        assert!(change(site).stderr.contains("fewer than 12"));
+        write("another horse, another battery");
+        // As if the power had gone before the last step: the key file is changed, the configured passphrase is not.
+        let configured = site.path("passphrase");
+        let old = fs::read(&configured).unwrap();
+        change(site).ok().unwrap();
+        fs::write(&configured, old).unwrap();
+        write("another horse, another battery");
+        change(site).ok().unwrap();
+        assert!(!new.exists());
+        assert_eq!(fs::read_to_string(&configured).unwrap(), "another horse, another battery");
+
+        site.start_gateway().unwrap();
+        site.wait_for_modules(&sign::MODULES).unwrap();
+        assert_eq!(ca_key(site), before, "the keys are the same");
+    });
+}
+
+#[test]
 fn trust_that_is_taken_back_ends_at_the_next_renewal() {
     deployed("trust_that_is_taken_back_ends_at_the_next_renewal", Keys::SimulatedTpm, |site| {
         run(&mut site.edgewarden(&["renew"])).unwrap().ok().unwrap();

@@ -11,6 +11,7 @@ pub mod identity;
 pub mod image;
 pub mod join;
 pub mod keys;
+pub mod keystore;
 pub mod metrics;
 pub mod policy;
 pub mod runtime;

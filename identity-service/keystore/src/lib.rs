@@ -33,6 +33,7 @@ use edgewarden_protocol::enrol::{Challenge, DeviceKeys, Proof};
 use zeroize::Zeroizing;
 
 pub use error::KeystoreError;
+pub use software::change_passphrase;
 pub use tpm::TSS_LOG_ENVIRONMENT;
 
 /// Largest value that [`Keystore::seal`] takes: what a TPM holds in one sealed object (MAX_SYM_DATA).

@@ -47,11 +47,7 @@ impl KeyFile {
     pub(super) fn open(path: &Path, passphrase: &[u8]) -> Result<(Self, Option<Values>), KeystoreError> {
         let found = durable::read(path, FILE_BYTES_MAX)
             .map_err(|source| KeystoreError::File { path: path.to_owned(), source })?;
-        let Some(bytes) = found else {
-            let mut salt = [0; SALT_BYTES];
-            rand::fill(&mut salt).map_err(|_| KeystoreError::Answer("the random number generator failed"))?;
-            return Ok((Self::derive(path, ITERATIONS, salt, passphrase)?, None));
-        };
+        let Some(bytes) = found else { return Ok((Self::new(path, passphrase)?, None)) };
         let corrupted = |found| KeystoreError::Corrupted { path: path.to_owned(), found };
         let rest =
             bytes.strip_prefix(MAGIC.as_slice()).ok_or_else(|| corrupted("not the form of a key file"))?;
@@ -77,6 +73,13 @@ impl KeyFile {
         Ok((file, Some(values)))
     }
 
+    /// The means to write the file under a passphrase, with a salt of its own.
+    pub(super) fn new(path: &Path, passphrase: &[u8]) -> Result<Self, KeystoreError> {
+        let mut salt = [0; SALT_BYTES];
+        rand::fill(&mut salt).map_err(|_| KeystoreError::Answer("the random number generator failed"))?;
+        Self::derive(path, ITERATIONS, salt, passphrase)
+    }
+
     fn derive(
         path: &Path,
         iterations: u32,
@@ -99,6 +102,21 @@ impl KeyFile {
 
     /// Puts `values` in place of what the file holds.
     pub(super) fn write(&self, values: &Values) -> Result<(), KeystoreError> {
+        let bytes = self.encrypt(values)?;
+        durable::write(&self.path, &bytes, 0o600).map_err(|source| self.failed(source))
+    }
+
+    /// The same for root: the file stays its owner's.
+    pub(super) fn replace(&self, values: &Values) -> Result<(), KeystoreError> {
+        let bytes = self.encrypt(values)?;
+        durable::replace(&self.path, &bytes).map_err(|source| self.failed(source))
+    }
+
+    fn failed(&self, source: std::io::Error) -> KeystoreError {
+        KeystoreError::File { path: self.path.clone(), source }
+    }
+
+    fn encrypt(&self, values: &Values) -> Result<Vec<u8>, KeystoreError> {
         if values.len() > VALUES_MAX {
             return Err(KeystoreError::Request("the store holds at most 1280 values"));
         }
@@ -113,9 +131,7 @@ impl KeyFile {
                 buffer.as_mut_slice(),
             )
             .map_err(|_| KeystoreError::Answer("the key file cannot be encrypted"))?;
-        let bytes = [self.header.as_slice(), &nonce, &buffer, tag.as_ref()].concat();
-        durable::write(&self.path, &bytes, 0o600)
-            .map_err(|source| KeystoreError::File { path: self.path.clone(), source })
+        Ok([self.header.as_slice(), &nonce, &buffer, tag.as_ref()].concat())
     }
 }
 

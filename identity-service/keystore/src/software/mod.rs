@@ -5,8 +5,9 @@
 //! values back. While the store is open the keys are in this process's memory. Trusts the state folder's owner.
 
 mod file;
+mod passphrase;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aws_lc_rs::agreement::{self, ECDH_P256, PrivateKey, UnparsedPublicKey};
@@ -19,6 +20,7 @@ use edgewarden_protocol::enrol::{Challenge, DeviceKeys, Proof, binding};
 use zeroize::Zeroizing;
 
 use self::file::{KeyFile, Values};
+pub use self::passphrase::change as change_passphrase;
 use crate::secret_file::{self, SecretFile};
 use crate::{Description, Health, KeyAttestation, Keystore, KeystoreError, Quote, RESIDENT_KEYS_MAX};
 
@@ -37,11 +39,15 @@ pub(crate) struct Software {
     values: Mutex<(KeyFile, Values)>,
 }
 
+fn key_file(state: &Path) -> PathBuf {
+    state.join("software-keys")
+}
+
 impl Software {
     /// Opens the store, or makes it with new keys when the folder holds none.
     pub(crate) fn open(passphrase_file: &Path, state: &Path) -> Result<Self, KeystoreError> {
         let passphrase = SecretFile::open(passphrase_file, secret_file::PASSPHRASE)?.read()?;
-        let path = state.join("software-keys");
+        let path = key_file(state);
         let (file, found) = KeyFile::open(&path, &passphrase)?;
         let is_new = found.is_none();
         let mut values = found.unwrap_or_default();
