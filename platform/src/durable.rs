@@ -21,20 +21,21 @@ const TEMPORARY_SUFFIX: &str = ".ew-tmp";
 /// When it returns, the new contents are on the disk; when it fails, the old ones are still there, or the new ones if
 /// only the folder could not be synced.
 pub fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    write_with(path, |temporary| write_new(temporary, bytes, mode))
+    write_with(path, |temporary| write_new(temporary, bytes, mode).map(drop))
 }
 
 /// The same for a file that is there, which keeps its owner and its permissions: for root, who mends a daemon's file.
+/// The daemon's user may change names in the folder meanwhile, so what is given away is the open file and no name.
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let old = std::fs::symlink_metadata(path)?;
     if !old.is_file() {
         return Err(invalid(path, "is not a regular file"));
     }
     write_with(path, |temporary| {
-        write_new(temporary, bytes, old.mode() & 0o7777)?;
+        let file = write_new(temporary, bytes, old.mode() & 0o7777)?;
         // Before it has the name. The mode may be lost with the owner (chown(2)), and it is not wider than the old one.
-        std::os::unix::fs::lchown(temporary, Some(old.uid()), Some(old.gid()))?;
-        File::open(temporary)?.sync_all()
+        std::os::unix::fs::fchown(&file, Some(old.uid()), Some(old.gid()))?;
+        file.sync_all()
     })
 }
 
@@ -109,7 +110,7 @@ fn temporary_beside(path: &Path) -> io::Result<PathBuf> {
     Ok(path.with_file_name(temporary))
 }
 
-fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<File> {
     // A writer with our pid that died may have left a file of this name.
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -122,7 +123,8 @@ fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     // The umask has narrowed the mode at creation; this sets it exactly.
     file.set_permissions(Permissions::from_mode(mode))?;
     before(Step::Sync(path))?;
-    file.sync_all()
+    file.sync_all()?;
+    Ok(file)
 }
 
 fn sync_folder_of(path: &Path) -> io::Result<()> {

@@ -2,6 +2,8 @@
 
 use std::os::unix::fs::{MetadataExt, symlink};
 
+#[cfg(debug_assertions)]
+use edgewarden_platform::crash_points::{Step, with_hook};
 use edgewarden_platform::durable;
 
 #[test]
@@ -89,4 +91,37 @@ fn writers_of_one_document_never_mix() {
         }
     });
     assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1);
+}
+
+/// Root mends a file in a daemon's folder, and the daemon's user puts another file under the name that root works on.
+#[test]
+#[cfg(debug_assertions)]
+fn what_root_gives_away_is_what_root_has_written() {
+    const DAEMON: u32 = 54_321;
+    let folder = tempfile::tempdir().unwrap();
+    let (path, victim) = (folder.path().join("document"), folder.path().join("victim"));
+    std::fs::write(&path, "old").unwrap();
+    std::fs::write(&victim, "root's").unwrap();
+    let own = std::fs::metadata(&victim).unwrap().uid();
+    if std::os::unix::fs::chown(&path, Some(DAEMON), Some(DAEMON)).is_err() {
+        eprintln!("skipped: only root gives files away");
+        return;
+    }
+    let swapped = victim.clone();
+    let swap = move |step: Step<'_>| {
+        if let Step::Sync(temporary) = step {
+            std::fs::remove_file(temporary)?;
+            std::fs::hard_link(&swapped, temporary)?;
+        }
+        Ok(())
+    };
+    with_hook(swap, || durable::replace(&path, b"new")).unwrap();
+    assert_eq!(std::fs::metadata(&victim).unwrap().uid(), own);
+
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, "old").unwrap();
+    std::os::unix::fs::chown(&path, Some(DAEMON), Some(DAEMON)).unwrap();
+    durable::replace(&path, b"new").unwrap();
+    assert_eq!(std::fs::metadata(&path).unwrap().uid(), DAEMON);
+    assert_eq!(std::fs::read(&path).unwrap(), b"new");
 }

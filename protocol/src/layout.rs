@@ -34,6 +34,11 @@ impl Layout {
         self.state().join("identity")
     }
 
+    /// Locked (flock(2)) by who works on the identity state.
+    pub fn identity_lock(&self) -> PathBuf {
+        self.identity_state().join("lock")
+    }
+
     /// Images, root file systems and what runs. Owner root, mode 0700.
     pub fn runtime_state(&self) -> PathBuf {
         self.state().join("runtime")

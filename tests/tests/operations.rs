@@ -207,6 +207,11 @@ fn a_software_keystore_gets_another_passphrase() {
         assert!(!running.status.success() && running.stderr.contains("runs"), "{}", running.stderr);
 
         site.crash_gateway().unwrap();
+        // One that has begun and does not listen yet.
+        let state = fs::File::open(site.root().join("var/lib/edgewarden/identity/lock")).unwrap();
+        state.lock().unwrap();
+        assert!(change(site).stderr.contains("runs"));
+        drop(state);
         write("short");
         assert!(change(site).stderr.contains("fewer than 12"));
         write("another horse, another battery");

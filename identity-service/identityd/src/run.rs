@@ -56,7 +56,6 @@ const HEAD_LOOK: Duration = Duration::from_secs(5);
 const HEAD_RETRY: Duration = Duration::from_secs(60);
 /// How long the last head may keep the process from ending.
 const LAST_HEAD: Duration = Duration::from_secs(5);
-const LOCK_FILE: &str = "lock";
 const METRICS_MODE: u32 = 0o660;
 /// Longest sleep between renewals, should anything have changed without a word.
 const RENEWAL_INTERVAL_MAX: Duration = Duration::from_secs(30);
@@ -217,7 +216,7 @@ impl Drop for Lock {
 /// One process for one state: two would each put the other's decisions out of force. The kernel gives the lock back
 /// when the process ends, however it ends.
 fn lock(layout: &Layout) -> Result<Lock, RunError> {
-    let path = layout.identity_state().join(LOCK_FILE);
+    let path = layout.identity_lock();
     let mut options = File::options();
     let file = options.write(true).create(true).truncate(false).mode(0o600).open(&path);
     let file = file.map_err(|source| RunError::Folder { path, source })?;
