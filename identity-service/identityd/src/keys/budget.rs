@@ -12,8 +12,8 @@ pub(super) const CALLS_AT_A_TIME_MAX: usize = 4;
 /// Calls of one module of any kind: far above what a module needs, far below what holds the daemon up.
 const CALLS: Rate = Rate { each_minute: 12_000, at_once: 400 };
 /// What has an entry in the audit log and changes the disk: keys made, sealed and deleted, and certificates. The log is
-/// bounded: without a measure one module could push everything else out of it within minutes.
-const CHANGES: Rate = Rate { each_minute: 12, at_once: 60 };
+/// bounded: without a measure one module could push everything else out of it within minutes. With it that takes days.
+const CHANGES: Rate = Rate { each_minute: 2, at_once: 60 };
 
 /// How often something may happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
