@@ -425,6 +425,7 @@ mod tests {
 
     #[test]
     fn a_module_federates_with_what_the_deployment_names() {
+        type Change = fn(&mut serde_json::Value);
         let parse = |change: &dyn Fn(&mut serde_json::Value)| {
             let mut value = document();
             let endpoint = json!({"trust_domain": "other.example", "url": "https://h/", "profile": {"kind": "https_web", "ca": "x"}});
@@ -434,7 +435,6 @@ mod tests {
             Deployment::parse(value.to_string().as_bytes())
         };
         assert_eq!(parse(&|_| ()).unwrap().modules[0].federates_with.len(), 1);
-        type Change = fn(&mut serde_json::Value);
         let changes: [(&str, Change); 6] = [
             ("not named", |d| d["federation"] = json!([])),
             ("named twice", |d| d["federation"] = json!([d["federation"][0], d["federation"][0]])),

@@ -171,11 +171,11 @@ impl std::fmt::Debug for Keeper {
     }
 }
 
-/// Certificate and key of an `https_web` endpoint, DER.
-pub fn web_identity(
-    certificate: &PathBuf,
-    key: &PathBuf,
-) -> Result<(Vec<Vec<u8>>, zeroize::Zeroizing<Vec<u8>>), super::ServeError> {
+/// A chain and its key, DER.
+pub type WebIdentity = (Vec<Vec<u8>>, zeroize::Zeroizing<Vec<u8>>);
+
+/// Certificate and key of an `https_web` endpoint.
+pub fn web_identity(certificate: &PathBuf, key: &PathBuf) -> Result<WebIdentity, super::ServeError> {
     use edgewarden_ca::pem;
     let read = |path: &PathBuf| {
         let text = std::fs::read_to_string(path).map(zeroize::Zeroizing::new);

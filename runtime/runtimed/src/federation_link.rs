@@ -255,7 +255,9 @@ mod tests {
         let mut plans = BTreeMap::new();
         plan(&mut plans, &[domain("aa")], start);
         let later = start + Duration::from_secs(60);
-        plans.values_mut().for_each(|plan| plan.due = later);
+        for plan in plans.values_mut() {
+            plan.due = later;
+        }
         plan(&mut plans, &[domain("aa")], start);
         assert_eq!(plans.values().next().unwrap().due, later);
         plan(&mut plans, &[domain("bb")], start);

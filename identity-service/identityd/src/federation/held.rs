@@ -19,6 +19,10 @@ use crate::state::Document;
 /// That an endpoint still says the same is written down this often: not at each poll.
 const CONFIRM_EVERY: Duration = Duration::from_secs(600);
 
+/// Most bytes of a bundle as it stands in the document, where a quote or a line's end takes two: all of them must fit into
+/// it, or the next start would not read what was written.
+const STORED_BYTES_MAX: usize = BUNDLE_BYTES_MAX / 2 * 3;
+
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FederatedBundles {
@@ -80,6 +84,10 @@ impl Fetched {
             return Err(refuse(format!("it has more than {BUNDLE_BYTES_MAX} bytes")));
         }
         let text = std::str::from_utf8(bytes).map_err(|error| refuse(error.to_string()))?.to_owned();
+        let stored = serde_json::to_string(&text).map_err(|error| refuse(error.to_string()))?;
+        if stored.len() > STORED_BYTES_MAX {
+            return Err(refuse(format!("it takes more than {STORED_BYTES_MAX} bytes to store")));
+        }
         let bundle = TrustBundle::parse(bytes, &domain).map_err(|error| refuse(error.to_string()))?;
         Ok(Self { domain, endpoint, text, bundle })
     }

@@ -120,6 +120,9 @@ fn the_operator_begins_and_ends_it() {
 fn what_does_not_read_is_not_taken() {
     let judge = |bytes: &[u8]| Fetched::judge(domain(), name(&web("a").federation[0]), bytes);
     assert!(judge(&bundle(1).to_json()).is_ok());
+    // It reads well, and would fill the document when all were like it.
+    let blank = format!("{{\"keys\":[]{}}}", "\n".repeat(BUNDLE_BYTES_MAX - 20));
+    assert_eq!(judge(blank.as_bytes()).unwrap_err().reason, Reason::FederationBundle);
     let too_long = vec![b' '; BUNDLE_BYTES_MAX + 1];
     for bad in [b"".as_slice(), b"{}", b"<html>", b"\xff", b"{\"keys\":[{}", &too_long] {
         assert_eq!(judge(bad).unwrap_err().reason, Reason::FederationBundle);
