@@ -83,12 +83,11 @@ impl Process {
     ///
     /// All clones wait in the runtime that the first one waited in; when that one ends, waiting fails.
     pub async fn exited(&self) -> io::Result<()> {
-        let watched = match self.held.watched.get() {
-            Some(watched) => watched,
-            None => {
-                let watched = watch(&self.held.pidfd)?;
-                self.held.watched.get_or_init(|| watched)
-            }
+        let watched = if let Some(watched) = self.held.watched.get() {
+            watched
+        } else {
+            let watched = watch(&self.held.pidfd)?;
+            self.held.watched.get_or_init(|| watched)
         };
         watched.readable().await.map(drop)
     }
