@@ -15,6 +15,7 @@ use edgewarden_doctor::{CHECKS, ConfigState, Facts, areas, examine, table};
 use edgewarden_gatewayd::status::UpstreamStatus;
 use edgewarden_names::{Epoch, Reason, Refusal, UnixTime};
 use edgewarden_protocol::enrol::{DeviceKeys, VerdictState};
+use edgewarden_protocol::federation::Trouble;
 use edgewarden_protocol::uplink::ModuleState;
 use edgewarden_runtimed::control::EstTrouble;
 
@@ -435,8 +436,18 @@ fn in_trouble(site: &mut Site, transient: bool) {
     });
 }
 
+fn endpoint_trouble(site: &mut Site, reason: Reason) {
+    site.answer(|answers| {
+        let refusal = Refusal::new(reason, "other.example", "it does not answer");
+        answers.federation[0].trouble = Some(Trouble { since: UnixTime(1), failures: 3, refusal });
+    });
+}
+
 fn est_cases() -> Vec<Case> {
     vec![
+        site("federation.bundles", Fail, |s| s.answer(|a| a.federation[0].held = None)),
+        site("federation.endpoints", Warn, |s| endpoint_trouble(s, Reason::FederationUnavailable)),
+        site("federation.endpoints", Warn, |s| endpoint_trouble(s, Reason::FederationRollback)),
         given(Site::with_est, site("est.secret", Fail, |s| set_mode(&s.etc("est-password"), 0o640))),
         given(
             Site::with_est,

@@ -9,6 +9,7 @@ use edgewarden_protocol::control::{
 };
 use edgewarden_protocol::deployment::Deployment;
 use edgewarden_protocol::enrol::{DeviceKeys, Verdict, VerdictState};
+use edgewarden_protocol::federation::{Federated, Held, ToldBy};
 use edgewarden_protocol::uplink::ModuleState;
 use edgewarden_runtimed::control as runtime;
 
@@ -25,6 +26,7 @@ pub struct Answers {
     pub health: Option<KeystoreHealth>,
     pub keys: Option<DeviceKeys>,
     pub deployment: Option<DeploymentInForce>,
+    pub federation: Vec<Federated>,
     pub runtime: runtime::Status,
     pub gateway: gateway::Status,
 }
@@ -114,6 +116,21 @@ impl Answers {
                 signed_by: "operator-1".into(),
                 epoch: Epoch(3),
             }),
+            federation: vec![Federated {
+                trust_domain: TrustDomain::parse("other.example").unwrap(),
+                url: "https://other.example/".into(),
+                told_by: ToldBy::Web { authorities: Vec::new() },
+                endpoint: digest(),
+                refresh_seconds: 300,
+                held: Some(Held {
+                    sequence: 1,
+                    x509_authorities: 1,
+                    jwt_keys: 1,
+                    changed: UnixTime(now - 60),
+                    confirmed: Some(UnixTime(now - 60)),
+                }),
+                trouble: None,
+            }],
         }
     }
 }

@@ -7,6 +7,7 @@ use edgewarden_ca::RootCa;
 use edgewarden_gatewayd::status as gateway;
 use edgewarden_names::{Reason, Refusal, UnixTime};
 use edgewarden_protocol::control::{Reply, Request};
+use edgewarden_protocol::federation::FederationRequest;
 use edgewarden_protocol::frame;
 use edgewarden_protocol::layout::Layout;
 use edgewarden_runtimed::control as runtime;
@@ -44,6 +45,7 @@ fn identityd(answers: &Answers, request: Request) -> Reply {
         Request::Deployment => {
             answers.deployment.clone().map_or(Reply::Done, |in_force| Reply::Deployment(Box::new(in_force)))
         }
+        Request::Federation(FederationRequest::List) => Reply::Federation(answers.federation.clone()),
         // Everything else changes something, or leaves a trace.
         other => panic!("the doctor asks identityd for {other:?}"),
     }
