@@ -49,10 +49,10 @@ const NAMES: Allowed = Allowed { sockets: Sockets::TcpAndUdp, loads_code: true, 
 
 /// A call by its number, as no library makes it.
 fn raw(number: i64, arguments: [usize; 5]) -> Result<(), Errno> {
-    let [a, b, c, d, e] = arguments;
+    let [first, second, third, fourth, fifth] = arguments;
     // SAFETY: the tests give no pointers but null ones, and the kernel checks what it is given.
     #[expect(unsafe_code, reason = "calls that the process may not make")]
-    let result = unsafe { libc::syscall(number, a, b, c, d, e) };
+    let result = unsafe { libc::syscall(number, first, second, third, fourth, fifth) };
     Errno::result(result).map(drop)
 }
 
@@ -384,7 +384,7 @@ fn child_locks_memory() {
     assert_eq!((secret[1], later[1]), (7, 8));
     let mut threads = Vec::new();
     for _ in 0..4 {
-        threads.push(std::thread::spawn(|| (0..200).map(|n| format!("{n}")).collect::<String>()));
+        threads.push(std::thread::spawn(|| (0..200).map(|n| n.to_string()).collect::<Vec<_>>().concat()));
         memory::release_program().unwrap();
     }
     assert!(threads.into_iter().all(|thread| thread.join().unwrap().ends_with("199")));
