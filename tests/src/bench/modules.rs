@@ -289,8 +289,6 @@ fn churn(socket: &Path, server: &Server) -> Result<Number, Failure> {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()?;
-    // The buffers that the first refusals need are there after a few seconds.
-    thread::sleep(Duration::from_secs(5));
     let mut points = Vec::new();
     let begun = Instant::now();
     while child.try_wait()?.is_none() {
