@@ -66,6 +66,9 @@ fn a_fleet_comes_back_from_its_backup() {
         for secret in ["root.key", "admin.token", "web.token", "fleet.db"] {
             assert_eq!(mode(&backup.join(secret)), 0o600, "{secret}");
         }
+        // With the number of the bundle that other trust domains have seen.
+        let bundle = |folder: &Path| fs::read(folder.join("bundle.json")).unwrap();
+        assert_eq!(bundle(&backup), bundle(&site.path("fleet")));
         // A backup replaces nothing, and what is no fleet is not backed up.
         let again = run(site.operator(&["backup"]).arg(&backup)).unwrap();
         assert!(!again.status.success() && again.stderr.contains("never replaces"), "{}", again.stderr);
