@@ -5,6 +5,8 @@
 #[path = "common/attacker.rs"]
 mod attacker;
 mod common;
+#[path = "common/guest.rs"]
+mod guest;
 
 #[path = "../../../workload-api/src/workloadapi.rs"]
 #[allow(clippy::all, clippy::pedantic, unused_qualifications, missing_debug_implementations, reason = "generated")]
@@ -143,10 +145,12 @@ async fn a_connection_passed_on_by_a_process_that_is_gone() {
         let listener = UnixListener::bind(&to).unwrap();
         let mut giver =
             target.container.spawn(&Role::ConnectAndGive { socket, to, go: go.clone() }.command());
-        let connection = receive(&listener);
+        let mut line = Line::over(receive(&listener), speech).await;
+        // As long as its maker lives and speaks for the module, so does the connection.
+        assert!(line.ask().await.is_ok());
         std::fs::write(go, "").unwrap();
         giver.wait().unwrap();
-        let answer = Line::over(connection, speech).await.ask().await;
+        let answer = line.ask().await;
         match speech {
             Speech::Byte => assert_eq!(answer, Ok("the module's".into()), "this is no attack"),
             Speech::WorkloadApi => refused(&answer),
@@ -228,10 +232,50 @@ async fn a_foreign_process_of_the_same_user_and_image() {
     });
 }
 
+/// On a kernel without SO_PEERPIDFD, with each layout of cgroups, the same attacks come to the same end.
+fn in_a_guest(cgroups: guest::Cgroups) {
+    if guest::is_inside() {
+        return;
+    }
+    let Some(said) = guest::say(cgroups, "--test-threads=2 --skip a_guest") else { return };
+    let release = said.lines().find(|line| line.starts_with("6.")).unwrap();
+    assert!(release.starts_with("6.1."), "the kernel is not the one that this is for: {release}");
+    let unified = said.lines().any(|line| line == "0::/");
+    let counted = said.lines().any(|line| line.contains(":pids:"));
+    assert_eq!((counted, unified), (cgroups != guest::Cgroups::V2, cgroups != guest::Cgroups::V1), "{said}");
+    for attack in [
+        "connect_fork_and_exec_of_a_trusted_program",
+        "a_connection_passed_on_by_a_process_that_is_gone",
+        "a_process_that_left_its_cgroup",
+        "a_survivor_of_the_instance_before",
+        "a_foreign_process_of_the_same_user_and_image",
+        "a_number_that_went_to_another_process",
+        "secret_discovery::secrets_are_given_within_the_module_and_for_as_long_as_it_lives",
+    ] {
+        assert!(said.contains(&format!("test {attack} ... ok")), "{attack}: {said}");
+    }
+    assert!(said.contains("test result: ok.") && !said.contains("skipped:"), "{said}");
+}
+
+#[test]
+fn a_guest_with_cgroups_v1() {
+    in_a_guest(guest::Cgroups::V1);
+}
+
+#[test]
+fn a_guest_with_hybrid_cgroups() {
+    in_a_guest(guest::Cgroups::Hybrid);
+}
+
+#[test]
+fn a_guest_with_cgroups_v2() {
+    in_a_guest(guest::Cgroups::V2);
+}
+
 /// Runs the test below in a pid namespace of its own, in which numbers come round soon.
 #[test]
 fn a_number_that_went_to_another_process() {
-    if !pid_max_is_the_namespaces() {
+    if !pid_max_is_ours() {
         eprintln!("skipped: this kernel has one pid_max for all namespaces (Linux 6.14 has one for each)");
         return;
     }
@@ -246,7 +290,11 @@ fn a_number_that_went_to_another_process() {
     assert!(output.status.success() && text.contains("1 passed"), "{text}");
 }
 
-fn pid_max_is_the_namespaces() -> bool {
+/// Whether numbers can be made few without harm to others.
+fn pid_max_is_ours() -> bool {
+    if guest::is_inside() {
+        return true;
+    }
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|part| part.parse::<u32>().ok());
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 14)
@@ -255,7 +303,7 @@ fn pid_max_is_the_namespaces() -> bool {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "run by another test in a namespace of its own"]
 async fn in_a_namespace_with_few_numbers() {
-    assert!(pid_max_is_the_namespaces() && std::process::id() < 100, "not in a namespace of its own");
+    assert!(pid_max_is_ours() && std::process::id() < 100, "not in a namespace of its own");
     std::fs::write("/proc/sys/kernel/pid_max", "400").unwrap();
     // Numbers below 300 do not come round (RESERVED_PIDS in the kernel's pid.c).
     while Command::new("true").spawn().is_ok_and(|mut child| child.wait().is_ok() && child.id() < 310) {}
