@@ -334,7 +334,7 @@ pub mod secret_discovery_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = edgewarden_workload_api::codec::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/envoy.service.secret.v3.SecretDiscoveryService/DeltaSecrets",
             );
@@ -369,7 +369,7 @@ pub mod secret_discovery_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = edgewarden_workload_api::codec::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets",
             );
@@ -400,7 +400,7 @@ pub mod secret_discovery_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = edgewarden_workload_api::codec::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/envoy.service.secret.v3.SecretDiscoveryService/FetchSecrets",
             );
@@ -592,7 +592,7 @@ pub mod secret_discovery_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = DeltaSecretsSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = edgewarden_workload_api::codec::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -647,7 +647,7 @@ pub mod secret_discovery_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = StreamSecretsSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = edgewarden_workload_api::codec::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -699,7 +699,7 @@ pub mod secret_discovery_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = FetchSecretsSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = edgewarden_workload_api::codec::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,

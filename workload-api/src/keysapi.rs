@@ -429,7 +429,7 @@ pub mod keys_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = edgewarden_workload_api::codec::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/edgewarden.keys.v1.Keys/CreateKey",
             );
@@ -451,7 +451,7 @@ pub mod keys_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = edgewarden_workload_api::codec::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/edgewarden.keys.v1.Keys/Grant",
             );
@@ -476,7 +476,7 @@ pub mod keys_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = edgewarden_workload_api::codec::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/edgewarden.keys.v1.Keys/PublicKey",
             );
@@ -498,7 +498,7 @@ pub mod keys_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = edgewarden_workload_api::codec::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/edgewarden.keys.v1.Keys/Sign",
             );
@@ -523,7 +523,7 @@ pub mod keys_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = edgewarden_workload_api::codec::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/edgewarden.keys.v1.Keys/Certify",
             );
@@ -548,7 +548,7 @@ pub mod keys_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = edgewarden_workload_api::codec::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/edgewarden.keys.v1.Keys/Encrypt",
             );
@@ -572,7 +572,7 @@ pub mod keys_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = edgewarden_workload_api::codec::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/edgewarden.keys.v1.Keys/Decrypt",
             );
@@ -594,7 +594,7 @@ pub mod keys_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = edgewarden_workload_api::codec::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/edgewarden.keys.v1.Keys/Seal",
             );
@@ -615,7 +615,7 @@ pub mod keys_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = edgewarden_workload_api::codec::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/edgewarden.keys.v1.Keys/Unseal",
             );
@@ -640,7 +640,7 @@ pub mod keys_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = edgewarden_workload_api::codec::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/edgewarden.keys.v1.Keys/DeleteKey",
             );
@@ -665,7 +665,7 @@ pub mod keys_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = edgewarden_workload_api::codec::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/edgewarden.keys.v1.Keys/ListKeys",
             );
@@ -859,7 +859,7 @@ pub mod keys_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = CreateKeySvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = edgewarden_workload_api::codec::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -902,7 +902,7 @@ pub mod keys_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GrantSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = edgewarden_workload_api::codec::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -945,7 +945,7 @@ pub mod keys_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = PublicKeySvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = edgewarden_workload_api::codec::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -988,7 +988,7 @@ pub mod keys_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = SignSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = edgewarden_workload_api::codec::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1031,7 +1031,7 @@ pub mod keys_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = CertifySvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = edgewarden_workload_api::codec::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1074,7 +1074,7 @@ pub mod keys_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = EncryptSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = edgewarden_workload_api::codec::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1117,7 +1117,7 @@ pub mod keys_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = DecryptSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = edgewarden_workload_api::codec::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1160,7 +1160,7 @@ pub mod keys_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = SealSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = edgewarden_workload_api::codec::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1203,7 +1203,7 @@ pub mod keys_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = UnsealSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = edgewarden_workload_api::codec::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1246,7 +1246,7 @@ pub mod keys_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = DeleteKeySvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = edgewarden_workload_api::codec::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1289,7 +1289,7 @@ pub mod keys_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListKeysSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = edgewarden_workload_api::codec::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,

@@ -11,9 +11,10 @@
 //! The client trusts the socket it was told to use.
 //!
 //! `src/workloadapi.rs` is generated from `proto/workloadapi.proto` (protoc 3.21, tonic-prost-build 0.14 with
-//! `bytes(".")` and `build_transport(false)`) and kept in the tree, so that a build needs no protoc. `src/keysapi.rs` is
-//! made the same way from `proto/keys.proto`, with `skip_debug` for each message that holds a secret or a capability.
-//! So is what reflection tells of it, `proto/*.descriptor.bin` (`protoc --include_imports --descriptor_set_out=…`).
+//! `bytes(".")`, `build_transport(false)` and `codec_path("edgewarden_workload_api::codec::ProstCodec")`) and kept in the
+//! tree, so that a build needs no protoc. `src/keysapi.rs` is made the same way from `proto/keys.proto`, with `skip_debug`
+//! for each message that holds a secret or a capability. So is what reflection tells of it, `proto/*.descriptor.bin`
+//! (`protoc --include_imports --descriptor_set_out=…`).
 //!
 //! `src/envoy.rs` is generated in the same way from `proto/envoy/sds.proto` and `secret.proto`, which hold the parts of
 //! Envoy's messages that are used, under Envoy's names and numbers; with `skip_debug(["."])`, because keys are in them,
@@ -21,6 +22,7 @@
 
 pub mod bundle;
 pub mod client;
+pub mod codec;
 pub mod der;
 pub mod jwt;
 pub mod keys;
@@ -47,6 +49,9 @@ mod envoy;
 #[allow(clippy::all, clippy::pedantic, missing_debug_implementations, unused_qualifications, reason = "generated")]
 #[rustfmt::skip]
 mod keysapi;
+
+// Generated code names this crate as its users do; tests include that code too.
+extern crate self as edgewarden_workload_api;
 
 pub use source::{Bundles, Current, IdentitySource, JwtSvid, X509Context};
 /// gRPC's codes, for who looks into a refused call.

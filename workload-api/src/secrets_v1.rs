@@ -121,7 +121,7 @@ pub mod secrets_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = edgewarden_workload_api::codec::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/edgewarden.secrets.v1.Secrets/Get",
             );
@@ -146,7 +146,7 @@ pub mod secrets_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = edgewarden_workload_api::codec::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/edgewarden.secrets.v1.Secrets/Watch",
             );
@@ -291,7 +291,7 @@ pub mod secrets_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = edgewarden_workload_api::codec::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -337,7 +337,7 @@ pub mod secrets_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = WatchSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = edgewarden_workload_api::codec::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
