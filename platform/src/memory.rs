@@ -40,6 +40,22 @@ fn may_lock() -> bool {
     effective.is_some_and(|set| set & (1 << CAP_IPC_LOCK) != 0)
 }
 
+/// How many heaps the threads of this process share.
+#[cfg(target_env = "gnu")]
+const ARENAS_MAX: c_int = 2;
+
+/// Lets all threads share few heaps. The C library makes eight for each core, and what is free in one is of no use to a
+/// thread that has another: a daemon whose threads come and go grows by what lies free in all of them. To be called
+/// before the first thread is started.
+pub fn share_heaps() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: mallopt(3) takes two integers, and its own locks.
+    #[expect(unsafe_code, reason = "a call of the C library's allocator")]
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, ARENAS_MAX);
+    }
+}
+
 /// Gives back what is free of the heap, and every page of program files that can be read again from there: a daemon that
 /// has started does not keep in memory what only its start needed. What is needed again comes from the page cache by a
 /// fault. Gives the number of bytes that were let go of.

@@ -10,15 +10,18 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use common::workloadapi::{
-    JwtsvidRequest, ValidateJwtsvidRequest, X509BundlesRequest, X509svidRequest, X509svidResponse,
+    JwtsvidRequest, ValidateJwtsvidRequest, ValidateJwtsvidResponse, X509BundlesRequest, X509svidRequest,
+    X509svidResponse,
 };
 use common::{ID, Served, Source, client_over, request};
 use edgewarden_names::Reason;
+use edgewarden_workload_api::codec::ProstCodec;
 use edgewarden_workload_api::server::{self, ARRIVING_MAX, CALLS_MAX, CONNECTIONS_MAX, STREAMS_MAX};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::getppid;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
+use tonic::codegen::http::uri::PathAndQuery;
 use tonic::{Code, Request, Streaming};
 
 #[tokio::test]
@@ -176,6 +179,45 @@ async fn streams_end_with_the_instance() {
         }
         assert_eq!(served.source.streams.load(Ordering::SeqCst), 0);
     }
+}
+
+/// A client that is told why goes elsewhere or comes again; one that is cut off must guess.
+#[tokio::test]
+async fn every_open_call_is_told_that_the_server_stops() {
+    let mut served = Served::new();
+    let mut client = served.client().await;
+    let mut svids = client.fetch_x509svid(request(X509svidRequest {})).await.unwrap().into_inner();
+    let mut bundles = client.fetch_x509_bundles(request(X509BundlesRequest {})).await.unwrap().into_inner();
+    svids.message().await.unwrap().unwrap();
+    bundles.message().await.unwrap().unwrap();
+    // A request whose end does not come, and two connections whose other end does not listen: one has asked nothing.
+    let mut caller = tonic::client::Grpc::new(served.channel().await);
+    let unanswered = tokio::spawn(async move {
+        caller.ready().await.unwrap();
+        let message = request(futures_util::stream::pending::<ValidateJwtsvidRequest>());
+        let path = PathAndQuery::from_static("/SpiffeWorkloadAPI/ValidateJWTSVID");
+        let codec = ProstCodec::<ValidateJwtsvidRequest, ValidateJwtsvidResponse>::default();
+        caller.client_streaming(message, path, codec).await.unwrap_err()
+    });
+    let idle = UnixStream::connect(&served.socket).await.unwrap();
+    let mut deaf = UnixStream::connect(&served.socket).await.unwrap();
+    deaf.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    for connection in [&idle, &deaf] {
+        // The server's settings: it has taken the connection.
+        connection.readable().await.unwrap();
+    }
+    served.end().await;
+    let statuses =
+        [svids.message().await.unwrap_err(), bundles.message().await.unwrap_err(), unanswered.await.unwrap()];
+    for status in statuses {
+        assert_eq!(status.code(), Code::Unavailable, "{status}");
+        assert_eq!(status.message(), "identity.unavailable: the service is stopping");
+    }
+    for mut connection in [idle, deaf] {
+        // Closed, with whatever was said before.
+        connection.read_to_end(&mut Vec::new()).await.ok();
+    }
+    assert!(UnixStream::connect(&served.socket).await.is_err());
 }
 
 /// Descriptors of this process.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use edgewarden_ca::{CaError, pem, spki};
 use edgewarden_keystore::{Keystore, KeystoreError};
 use edgewarden_names::{Reason, Refusal, UnixTime};
-use edgewarden_platform::{durable, landlock, process, seccomp, users};
+use edgewarden_platform::{durable, landlock, memory, process, seccomp, users};
 use edgewarden_protocol::config::{Config, Fleet};
 use edgewarden_protocol::dsse::VerifyingKey;
 use edgewarden_protocol::est::EstConfig;
@@ -101,6 +101,7 @@ pub enum RunError {
 /// (a test) keeps them unconfined.
 pub fn run(layout: &Layout, config: Config) -> Result<(), RunError> {
     confine::harden_process().map_err(RunError::Harden)?;
+    memory::share_heaps();
     confine::lock_memory();
     make_folders(layout)?;
     confine::files(layout, &config)?;
@@ -126,7 +127,7 @@ pub struct Daemon {
     pub(crate) service: Arc<Service>,
     control: UnixListener,
     metrics: UnixListener,
-    refused_callers: mpsc::Receiver<Refusal>,
+    refused: mpsc::Receiver<Event>,
     gateway_uid: Option<u32>,
     lock: Lock,
 }
@@ -138,7 +139,7 @@ impl Daemon {
         make_folders(&layout)?;
         let lock = lock(&layout)?;
         let opened = tokio::task::spawn_blocking(move || open_parts(layout, config)).await;
-        let (parts, set_aside, refused_callers) = opened.map_err(|_| RunError::Thread)??;
+        let (parts, set_aside, refused) = opened.map_err(|_| RunError::Thread)??;
         let service = Arc::new(Service::new(parts));
         for refusal in &set_aside {
             tracing::error!(%refusal, "what was in force before no longer holds under this configuration");
@@ -160,7 +161,7 @@ impl Daemon {
             &service.context.target.gateway,
             service.keystore.describe().text,
         ));
-        Ok(Self { service, control, metrics, refused_callers, gateway_uid, lock })
+        Ok(Self { service, control, metrics, refused, gateway_uid, lock })
     }
 
     /// Serves until the future is dropped. Nothing is written afterwards: the next run may open the state.
@@ -170,7 +171,7 @@ impl Daemon {
 
     /// Serves until `stop` resolves, then says its last words.
     async fn serve_until(self, stop: impl Future<Output = ()>) {
-        let Self { service, control, metrics, refused_callers, gateway_uid, lock } = self;
+        let Self { service, control, metrics, refused, gateway_uid, lock } = self;
         // Given back after the state is closed.
         let _lock = lock;
         let _closing = Closing(Arc::clone(&service));
@@ -183,11 +184,11 @@ impl Daemon {
             () = look_after_processes(&service) => {}
             () = confine::let_go_of_memory() => {}
             () = count_key_uses(&service) => {}
-            () = write_refused_callers(&service, refused_callers) => {}
+            () = write_refused(&service, refused) => {}
             () = jwt::write_down(&service) => {}
             () = stop => {}
         }
-        last_words(&service).await;
+        tokio::join!(last_words(&service), service.sockets.close());
     }
 }
 
@@ -242,7 +243,7 @@ fn make_folders(layout: &Layout) -> Result<(), RunError> {
     Ok(())
 }
 
-type Opened = (Parts, Vec<Refusal>, mpsc::Receiver<Refusal>);
+type Opened = (Parts, Vec<Refusal>, mpsc::Receiver<Event>);
 
 fn open_parts(layout: Layout, config: Config) -> Result<Opened, RunError> {
     let folder = layout.identity_state();
@@ -271,9 +272,9 @@ fn open_parts(layout: Layout, config: Config) -> Result<Opened, RunError> {
     let vault = Vault::open(&folder, &documents.secrets)
         .map_err(|source| RunError::Folder { path: folder.clone(), source })?;
     let (authority, set_aside) = Authority::recover(Arc::clone(&context), documents);
-    let (sockets, refused_callers) = Sockets::new(layout);
+    let (sockets, refused) = Sockets::new(layout);
     let parts = Parts { context, config, keystore, store, authority, audit, sockets, vault, keys, metrics };
-    Ok((parts, set_aside, refused_callers))
+    Ok((parts, set_aside, refused))
 }
 
 fn expected(config: &Config, fleet: &Fleet, keystore: &dyn Keystore) -> Result<Expected, RunError> {
@@ -525,10 +526,11 @@ async fn count_key_uses(service: &Arc<Service>) {
     }
 }
 
-async fn write_refused_callers(service: &Arc<Service>, mut refused: mpsc::Receiver<Refusal>) {
-    while let Some(refusal) = refused.recv().await {
+/// Writes down which callers were refused, as far as [`Service::note_soon`] wants it.
+async fn write_refused(service: &Arc<Service>, mut refused: mpsc::Receiver<Event>) {
+    while let Some(event) = refused.recv().await {
         let service = Arc::clone(service);
-        let written = tokio::task::spawn_blocking(move || service.note(&refusal)).await;
+        let written = tokio::task::spawn_blocking(move || service.record(&event)).await;
         if let Err(error) = written {
             tracing::error!(%error, "a refused caller was not written down");
         }

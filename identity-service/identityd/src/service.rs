@@ -200,16 +200,31 @@ impl Service {
 
     /// Writes down that something was refused. Blocks on the disk.
     pub fn note(&self, refusal: &Refusal) {
+        if let Some(event) = self.noted(refusal) {
+            self.record(&event);
+        }
+    }
+
+    /// The same for what callers of the sockets cause, at whatever rate: the few refusals that are written wait for a task
+    /// to do it. A thread for each refusal would make a noisy caller fill the process with threads.
+    pub fn note_soon(&self, refusal: &Refusal) {
+        if let Some(event) = self.noted(refusal) {
+            self.sockets.write_soon(event);
+        }
+    }
+
+    /// Counts a refusal. The event to write down, if it is to be.
+    fn noted(&self, refusal: &Refusal) -> Option<Event> {
         self.metrics.refused(refusal.reason);
         let now = self.now();
         let noted = self.refusals().note(now, refusal);
-        let Noted::Write { suppressed } = noted else { return };
+        let Noted::Write { suppressed } = noted else { return None };
         let more = match suppressed {
             0 => String::new(),
             count => format!(" ({count} more refusals were not written)"),
         };
         let detail = format!("{}: {}{more}", refusal.reason, refusal.rule);
-        self.record(&Event::new("refused", &refusal.subject, detail));
+        Some(Event::new("refused", &refusal.subject, detail))
     }
 
     /// Writes an event down whose effect does not wait for it: a full disk must not take certificates from what runs.

@@ -9,6 +9,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use edgewarden_iotedge_api::server::Door;
 use edgewarden_names::{ModuleName, Reason, Refusal, SpiffeId, UnixTime};
@@ -22,8 +23,10 @@ use edgewarden_workload_api::secrets::SecretSource;
 use edgewarden_workload_api::server;
 use edgewarden_workload_api::source::{Bundles, Current, IdentitySource, JwtSvid};
 use tokio::net::UnixListener;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 
+use crate::audit::Event;
 use crate::federation;
 use crate::iotedge;
 use crate::jwt::{self, Tokens};
@@ -37,8 +40,13 @@ const FOLDER_MODE: u32 = 0o755;
 const PARENT_MODE: u32 = 0o711;
 /// Who may connect is judged by the kernel's evidence, not by the file's mode: a module may run as any user.
 const SOCKET_MODE: u32 = 0o666;
-/// Refused callers that wait to be written down. Beyond it they are refused all the same.
-const REFUSED_CALLERS_MAX: usize = 256;
+/// Refusals of callers that wait to be written down. Beyond it they are refused all the same.
+const REFUSED_MAX: usize = 256;
+
+/// Calls of IoT Edge's API that run at a time, of all modules.
+const IOTEDGE_THREADS: usize = 32;
+/// How long the sockets have, when the process ends, to tell their streams.
+const CLOSING: Duration = Duration::from_secs(2);
 
 /// Names of Edgewarden's own processes that have sockets from the start.
 pub const RUNTIMED: &str = "runtimed";
@@ -49,13 +57,15 @@ pub const GATEWAYD: &str = "gatewayd";
 pub struct Sockets {
     layout: Layout,
     open: Mutex<HashMap<String, OpenSocket>>,
-    refused: mpsc::Sender<Refusal>,
+    iotedge_threads: Arc<Semaphore>,
+    refused: mpsc::Sender<Event>,
 }
 
 #[derive(Debug)]
 struct OpenSocket {
     /// Dropping it ends the socket's task and its connections.
-    _shutdown: oneshot::Sender<()>,
+    shutdown: oneshot::Sender<()>,
+    task: JoinHandle<()>,
     /// The same for the socket of its IoT Edge API, if it has one.
     iotedge: Option<oneshot::Sender<()>>,
     /// The recorded process, held so that its number cannot come to mean another one. `None` before it has started.
@@ -70,10 +80,11 @@ pub fn look_at(pid: i32) -> io::Result<(ProcessSeen, Process)> {
 }
 
 impl Sockets {
-    /// Also returns where refused callers are told of.
-    pub fn new(layout: Layout) -> (Self, mpsc::Receiver<Refusal>) {
-        let (refused, receiver) = mpsc::channel(REFUSED_CALLERS_MAX);
-        (Self { layout, open: Mutex::default(), refused }, receiver)
+    /// Also returns where the refusals of callers come that are to be written down.
+    pub fn new(layout: Layout) -> (Self, mpsc::Receiver<Event>) {
+        let (refused, receiver) = mpsc::channel(REFUSED_MAX);
+        let iotedge_threads = Arc::new(Semaphore::new(IOTEDGE_THREADS));
+        (Self { layout, open: Mutex::default(), iotedge_threads, refused }, receiver)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, OpenSocket>> {
@@ -89,17 +100,18 @@ impl Sockets {
         let path = self.layout.workload_socket(name);
         let listener = bind_anew(&path, SOCKET_MODE)?;
         let (shutdown, ended) = oneshot::channel();
-        self.lock().insert(name.into(), OpenSocket { _shutdown: shutdown, iotedge: None, process: None });
-        let name = name.to_owned();
-        tokio::spawn(async move {
+        let socket = name.to_owned();
+        let task = tokio::spawn(async move {
             let ended = async {
                 // An error here is the sender's end, which is what ends the socket.
                 let _ended = ended.await;
             };
             if let Err(error) = server::serve(listener, source, ended).await {
-                tracing::error!(%error, socket = name, "the workload socket failed");
+                tracing::error!(%error, socket, "the workload socket failed");
             }
         });
+        let socket = OpenSocket { shutdown, task, iotedge: None, process: None };
+        self.lock().insert(name.into(), socket);
         Ok(())
     }
 
@@ -141,6 +153,25 @@ impl Sockets {
         remove_folder(&self.layout.workload_folder(instance))
     }
 
+    /// Ends every socket, with a word to each open stream. The folders stay: containers that outlive us have them mounted.
+    pub async fn close(&self) {
+        let open: Vec<_> = self.lock().drain().map(|(_, socket)| socket).collect();
+        let mut tasks = Vec::new();
+        for OpenSocket { shutdown, task, .. } in open {
+            drop(shutdown);
+            tasks.push(task);
+        }
+        let told = async {
+            for task in tasks {
+                // One that failed has nobody left to tell.
+                drop(task.await);
+            }
+        };
+        if tokio::time::timeout(CLOSING, told).await.is_err() {
+            tracing::warn!("some callers of the Workload API were not told that it stops");
+        }
+    }
+
     /// Removes the folders of instances that are not in `live`: left by a run that was cut off.
     pub fn sweep(&self, live: impl Fn(&str) -> bool) -> io::Result<()> {
         let parent = self.parent();
@@ -164,10 +195,10 @@ impl Sockets {
         folder
     }
 
-    pub(crate) fn tell_refused(&self, refusal: &Refusal) {
+    pub(crate) fn write_soon(&self, event: Event) {
         // A full queue loses the note, not the refusal.
-        if self.refused.try_send(refusal.clone()).is_err() {
-            tracing::warn!(%refusal, "a refused caller was not written to the audit log");
+        if let Err(error) = self.refused.try_send(event) {
+            tracing::warn!(%error, "a refused caller was not written to the audit log");
         }
     }
 }
@@ -202,7 +233,8 @@ pub fn bind_instance(service: &Arc<Service>, instance: &str, module: &ModuleName
     service.sockets.bind(instance, Arc::clone(&source) as Arc<dyn IdentitySource>)?;
     if iotedge::is_granted(service, module) {
         let api = Arc::new(iotedge::InstanceApi::new(service, instance));
-        service.sockets.bind_iotedge(instance, Door { callers: source, api })?;
+        let threads = Arc::clone(&service.sockets.iotedge_threads);
+        service.sockets.bind_iotedge(instance, Door { callers: source, api, threads })?;
     }
     Ok(())
 }
@@ -277,7 +309,7 @@ impl IdentitySource for InstanceSource {
     fn authorize(&self, caller: &PeerEvidence) -> Result<(), Refusal> {
         let service = upgrade(&self.service)?;
         if let Err(refusal) = self.judge(&service, caller) {
-            service.sockets.tell_refused(&refusal);
+            service.note_soon(&refusal);
             return Err(public(refusal));
         }
         trusted(&service)
@@ -360,7 +392,7 @@ impl IdentitySource for OwnSource {
     fn authorize(&self, caller: &PeerEvidence) -> Result<(), Refusal> {
         let service = upgrade(&self.service)?;
         if let Err(refusal) = self.judge(&service, caller) {
-            service.sockets.tell_refused(&refusal);
+            service.note_soon(&refusal);
             return Err(public(refusal));
         }
         trusted(&service)

@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use common::{Served, get, parse, post, rest};
@@ -11,6 +12,7 @@ use edgewarden_iotedge_api::server::{CALLS_MAX, CONNECTIONS_MAX, STRANGERS_MAX};
 use edgewarden_names::Reason;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
+use tokio::sync::Semaphore;
 
 const SIGN: &str = "/modules/alerts/genid/7/sign";
 const SIGN_BODY: &str = r#"{"keyId":"primary","algo":"HMACSHA256","data":"aGk="}"#;
@@ -152,4 +154,32 @@ async fn calls_are_counted_and_who_hangs_up_does_not_make_room() {
     served.owner.open_gate();
     while served.post(SIGN, SIGN_BODY).await.0 == 429 {}
     assert_eq!(served.post(SIGN, SIGN_BODY).await.0, 200);
+}
+
+/// Many modules whose calls stand still take the threads that are theirs, and none beyond; what waits is answered later.
+#[tokio::test]
+async fn all_sockets_together_have_so_many_threads() {
+    let threads = Arc::new(Semaphore::new(CALLS_MAX + 1));
+    let (one, other) = (Served::beside(&threads), Served::beside(&threads));
+    let mut waiting = Vec::new();
+    for served in [&one, &other] {
+        served.owner.close_gate();
+        for _ in 0..CALLS_MAX {
+            let mut stream = served.connect().await;
+            stream.write_all(post(SIGN, SIGN_BODY).as_bytes()).await.unwrap();
+            waiting.push(stream);
+        }
+    }
+    let inside = || one.owner.inside.load(Ordering::SeqCst) + other.owner.inside.load(Ordering::SeqCst);
+    while inside() <= CALLS_MAX {
+        tokio::task::yield_now().await;
+    }
+    // Time for one more to get in where it must not.
+    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    assert_eq!(inside(), CALLS_MAX + 1);
+    one.owner.open_gate();
+    other.owner.open_gate();
+    for mut stream in waiting {
+        assert_eq!(parse(&rest(&mut stream).await).0, 200);
+    }
 }

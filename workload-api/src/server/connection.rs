@@ -7,11 +7,13 @@ use edgewarden_platform::peer::PeerEvidence;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::UnixStream;
+use tokio::sync::watch;
 use tonic::body::Body;
 use tonic::codegen::http;
 
 use super::authority::Mended;
 use super::dispatch::Services;
+use super::stream::ended;
 
 const HEADER_BYTES_MAX: u32 = 8 * 1024;
 /// Replies that a caller does not read wait here, for each stream.
@@ -39,13 +41,29 @@ impl Caller {
     }
 }
 
-pub(super) async fn serve(stream: UnixStream, caller: Caller, services: Services) {
+/// Ends by itself soon after `stopped`: what has not been answered yet is told so then.
+pub(super) async fn serve(
+    stream: UnixStream,
+    caller: Caller,
+    services: Services,
+    mut stopped: watch::Receiver<()>,
+) {
+    let stopping = stopped.clone();
     let service = tower::service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
-        let services = services.clone();
+        let (services, mut stopping) = (services.clone(), stopping.clone());
         request.extensions_mut().insert(caller.clone());
-        async move { Ok::<_, Infallible>(services.call(request.map(Body::new)).await) }
+        async move {
+            // Boxed: what the call takes is given back when the answer begins, and not when a stream ends.
+            let mut answering = Box::pin(services.call(request.map(Body::new)));
+            let response = tokio::select! {
+                biased;
+                _ = stopping.changed() => ended("the service is stopping").into_http(),
+                response = &mut answering => response,
+            };
+            Ok::<_, Infallible>(response)
+        }
     });
-    let ended = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+    let serving = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .keep_alive_interval(PING_INTERVAL)
         .max_concurrent_streams(super::CALLS_MAX)
@@ -55,9 +73,16 @@ pub(super) async fn serve(stream: UnixStream, caller: Caller, services: Services
         .max_send_buf_size(SEND_BUFFER_BYTES_MAX)
         .max_pending_accept_reset_streams(RESET_STREAMS_MAX)
         .max_local_error_reset_streams(RESET_STREAMS_MAX)
-        .serve_connection(TokioIo::new(Mended::new(stream)), TowerToHyperService::new(service))
-        .await;
-    if let Err(error) = ended {
+        .serve_connection(TokioIo::new(Mended::new(stream)), TowerToHyperService::new(service));
+    let mut serving = std::pin::pin!(serving);
+    let over = tokio::select! {
+        over = &mut serving => over,
+        _ = stopped.changed() => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = over {
         tracing::debug!(%error, "a connection to the Workload API broke");
     }
 }

@@ -51,12 +51,15 @@ pub const REQUEST_BYTES_MAX: usize = 16 * 1024;
 pub use arriving::{ARRIVAL_TIME, ARRIVING_MAX};
 pub use keys::KEYS_REQUEST_BYTES_MAX;
 
+/// How long a connection has at the end to tell its streams that it is one. Nothing but that is told any more.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How long to wait when the process is out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves until `shutdown` is ready, then closes every connection. The listener's file is the caller's to remove.
+/// Serves until `shutdown` is ready, then ends every call with a status and closes every connection. The listener's file is
+/// the caller's to remove.
 ///
-/// Dropping the future closes every connection too. It does not fail: a connection that cannot be accepted is tried
+/// Dropping the future closes every connection too, without a word. It does not fail: a connection that cannot be accepted is tried
 /// again later.
 pub async fn serve(
     listener: UnixListener,
@@ -75,7 +78,8 @@ pub async fn serve(
         stopped: stopped.clone(),
     };
     let deployment_secrets = SecretsServer::new(deployment_secrets);
-    let service = service::Service { source: Arc::clone(&source), streams, exchanges, stopped };
+    let service =
+        service::Service { source: Arc::clone(&source), streams, exchanges, stopped: stopped.clone() };
     let services = dispatch::Services::new(Arc::new(service), secrets, deployment_secrets);
     let mut connections = JoinSet::new();
     let mut strangers = JoinSet::new();
@@ -92,7 +96,7 @@ pub async fn serve(
                 Ok((stream, _)) => {
                     let caller = connection::Caller::of(&stream);
                     let expected = caller.0.as_ref().is_some_and(|caller| source.is_expected(caller));
-                    let serving = connection::serve(stream, caller.clone(), services.clone());
+                    let serving = connection::serve(stream, caller.clone(), services.clone(), stopped.clone());
                     if expected && connections.len() < CONNECTIONS_MAX {
                         connections.spawn(serving);
                     } else if !expected && strangers.len() < STRANGERS_MAX {
@@ -108,7 +112,15 @@ pub async fn serve(
             },
         }
     }
+    // Who connects from here on is refused by the kernel.
+    drop(listener);
     drop(running);
+    let told = async {
+        while connections.join_next().await.is_some() {}
+        while strangers.join_next().await.is_some() {}
+    };
+    // A caller that does not read cannot be told.
+    drop(tokio::time::timeout(LAST_WORDS, told).await);
     connections.shutdown().await;
     strangers.shutdown().await;
     Ok(())

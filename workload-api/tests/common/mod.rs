@@ -36,7 +36,7 @@ use rcgen::{
     KeyUsagePurpose, SanType,
 };
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tonic::transport::{Channel, Endpoint};
 use workloadapi::spiffe_workload_api_client::SpiffeWorkloadApiClient;
@@ -191,6 +191,7 @@ pub struct Served {
     pub socket: PathBuf,
     pub source: Arc<Source>,
     server: JoinHandle<()>,
+    shutdown: oneshot::Sender<()>,
 }
 
 impl Drop for Served {
@@ -204,8 +205,14 @@ impl Served {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("api.sock");
         let source = Source::new();
-        let server = serve(&socket, Arc::clone(&source));
-        Self { _folder: folder, socket, source, server }
+        let (server, shutdown) = serve(&socket, Arc::clone(&source));
+        Self { _folder: folder, socket, source, server, shutdown }
+    }
+
+    /// Ends it as the end of an instance does, and waits for that.
+    pub async fn end(&mut self) {
+        self.shutdown = oneshot::channel().0;
+        (&mut self.server).await.unwrap();
     }
 
     pub async fn stop(&mut self) {
@@ -215,7 +222,7 @@ impl Served {
     }
 
     pub fn start(&mut self) {
-        self.server = serve(&self.socket, Arc::clone(&self.source));
+        (self.server, self.shutdown) = serve(&self.socket, Arc::clone(&self.source));
     }
 
     pub async fn client(&self) -> SpiffeWorkloadApiClient<Channel> {
@@ -235,9 +242,14 @@ impl Served {
     }
 }
 
-fn serve(socket: &Path, source: Arc<Source>) -> JoinHandle<()> {
+fn serve(socket: &Path, source: Arc<Source>) -> (JoinHandle<()>, oneshot::Sender<()>) {
     let listener = UnixListener::bind(socket).unwrap();
-    tokio::spawn(async move { server::serve(listener, source, std::future::pending()).await.unwrap() })
+    let (shutdown, ended) = oneshot::channel();
+    let ended = async {
+        // An error is the sender's end, which is what ends the server.
+        let _ended = ended.await;
+    };
+    (tokio::spawn(async move { server::serve(listener, source, ended).await.unwrap() }), shutdown)
 }
 
 /// Speaks over this one connection.

@@ -63,7 +63,7 @@ impl KeySource for InstanceKeys {
         let service = upgrade(&self.service)?;
         let entered = service.keys.budget(&self.module).enter(service.tick().monotonic);
         let place = entered.map_err(|refusal| Refusal { subject: self.instance.clone(), ..refusal });
-        place.map(Place::new).inspect_err(|refusal| service.sockets.tell_refused(refusal))
+        place.map(Place::new).inspect_err(|refusal| service.note_soon(refusal))
     }
 
     fn refused(&self, refusal: &Refusal) {

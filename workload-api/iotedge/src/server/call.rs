@@ -83,9 +83,11 @@ impl Service {
             let rule = format_args!("at most {CALLS_MAX} calls are answered at a time on one socket");
             Refusal::new(Reason::CallerBudget, "call", rule)
         })?;
+        let stopping = |_| Refusal::new(Reason::Busy, "call", "identityd is stopping");
+        let thread = Arc::clone(&self.door.threads).acquire_owned().await.map_err(stopping)?;
         let api = Arc::clone(&self.door.api);
         let called = tokio::task::spawn_blocking(move || {
-            let _place = place;
+            let (_place, _thread) = (place, thread);
             call(&*api, target.operation, instance, &body)
         });
         Ok(called.await.unwrap_or_else(|error| {

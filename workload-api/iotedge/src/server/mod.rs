@@ -42,6 +42,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct Door {
     pub callers: Arc<dyn IdentitySource>,
     pub api: Arc<dyn ModuleApi>,
+    /// Shared by all sockets: a call that blocks has a thread, and all modules together must not have all threads. Calls
+    /// wait for one in the order they came; of each socket at most [`CALLS_MAX`] do.
+    pub threads: Arc<Semaphore>,
 }
 
 impl std::fmt::Debug for Door {

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
-use edgewarden_iotedge_api::server::{self, Door};
+use edgewarden_iotedge_api::server::{self, CALLS_MAX, Door};
 use edgewarden_iotedge_api::{Instance, Issued, KeyId, ModuleApi};
 use edgewarden_names::{Generation, ModuleName, Reason, Refusal, UnixTime};
 use edgewarden_platform::peer::PeerEvidence;
@@ -18,6 +18,7 @@ use edgewarden_workload_api::IdentitySource;
 use edgewarden_workload_api::source::Current;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
@@ -130,12 +131,18 @@ impl Drop for Served {
 
 impl Served {
     pub fn new() -> Self {
+        Self::beside(&Arc::new(Semaphore::new(CALLS_MAX)))
+    }
+
+    /// One of several that share their threads.
+    pub fn beside(threads: &Arc<Semaphore>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("workload.sock");
         let owner = Arc::new(Owner::default());
         let listener = UnixListener::bind(&socket).unwrap();
         let callers = Arc::clone(&owner) as Arc<dyn IdentitySource>;
-        let door = Door { callers, api: Arc::clone(&owner) as Arc<dyn ModuleApi> };
+        let threads = Arc::clone(threads);
+        let door = Door { callers, api: Arc::clone(&owner) as Arc<dyn ModuleApi>, threads };
         let server = tokio::spawn(server::serve(listener, door, std::future::pending()));
         Self { _folder: folder, socket, owner, server }
     }
