@@ -3,12 +3,18 @@
 use std::ffi::{c_int, c_void};
 use std::fs::File;
 use std::io::{self, Read};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 
 /// CAP_IPC_LOCK in a capability set (capabilities(7)).
 const CAP_IPC_LOCK: u32 = 14;
+/// Whether [`lock`] has been done.
+static LOCKED: AtomicBool = AtomicBool::new(false);
+/// What may lie free in the heap's pages.
+#[cfg(target_env = "gnu")]
+const FREE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// `/proc/self/smaps` is about a kilobyte a mapping.
 const SMAPS_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
@@ -19,18 +25,26 @@ const SMAPS_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// `PermissionDenied` without RLIMIT_MEMLOCK `infinity` (or CAP_IPC_LOCK): under a limit the kernel would refuse memory
 /// later, in the middle of the work.
 pub fn lock() -> io::Result<()> {
+    check_limit()?;
+    // SAFETY: mlockall(2) takes flags, and changes no contents.
+    #[expect(unsafe_code, reason = "nix does not know MCL_ONFAULT")]
+    let done = unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT) };
+    Errno::result(done)?;
+    LOCKED.store(true, Ordering::Relaxed);
+    Ok(())
+}
+
+/// Whether all memory may be locked now.
+fn check_limit() -> io::Result<()> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_MEMLOCK)?;
     if hard == RLIM_INFINITY && soft != hard {
         setrlimit(Resource::RLIMIT_MEMLOCK, hard, hard)?;
     }
-    if hard != RLIM_INFINITY && !may_lock() {
-        let limit = format!("RLIMIT_MEMLOCK is {hard} bytes; it must be infinity");
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, limit));
+    if hard == RLIM_INFINITY || may_lock() {
+        return Ok(());
     }
-    // SAFETY: mlockall(2) takes flags, and changes no contents.
-    #[expect(unsafe_code, reason = "nix does not know MCL_ONFAULT")]
-    let done = unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT) };
-    Ok(Errno::result(done).map(drop)?)
+    let limit = format!("RLIMIT_MEMLOCK is {hard} bytes; it must be infinity");
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, limit))
 }
 
 fn may_lock() -> bool {
@@ -56,9 +70,55 @@ pub fn share_heaps() {
     }
 }
 
-/// Gives back what is free of the heap, and every page of program files that can be read again from there: a daemon that
-/// has started does not keep in memory what only its start needed. What is needed again comes from the page cache by a
-/// fault. Gives the number of bytes that were let go of.
+/// Gives back the heap's free pages, if they are many: what a crowd of callers took does not stay with the process when
+/// the crowd has gone. Whether it was done.
+///
+/// The kernel takes no page back that is locked, so for a few milliseconds the process's memory is not. No page can go to
+/// swap meanwhile where there is none; where there is, nothing is given back.
+#[cfg(target_env = "gnu")]
+pub fn release_heap() -> io::Result<bool> {
+    // SAFETY: mallinfo2(3) only counts, under its own locks.
+    #[expect(unsafe_code, reason = "a call of the C library's allocator")]
+    let heap = unsafe { libc::mallinfo2() };
+    let used = u64::try_from(heap.uordblks.saturating_add(heap.hblkhd)).map_err(io::Error::other)?;
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let resident = status.lines().find_map(|line| field(line, "RssAnon:")).unwrap_or_default();
+    if resident.saturating_mul(1024).saturating_sub(used) < FREE_BYTES_MAX {
+        return Ok(false);
+    }
+    let locked = LOCKED.load(Ordering::Relaxed);
+    if locked {
+        if has_swap(&std::fs::read_to_string("/proc/swaps")?) {
+            return Ok(false);
+        }
+        // What could not be locked again is not unlocked.
+        check_limit()?;
+    }
+    // SAFETY: malloc_trim(3) gives back free memory only, and takes its own locks; unlocking changes no contents.
+    #[expect(unsafe_code, reason = "calls of the C library")]
+    unsafe {
+        if locked {
+            libc::munlockall();
+        }
+        libc::malloc_trim(0);
+    }
+    if locked { lock().map(|()| true) } else { Ok(true) }
+}
+
+/// Other C libraries give free pages back themselves.
+#[cfg(not(target_env = "gnu"))]
+pub fn release_heap() -> io::Result<bool> {
+    Ok(false)
+}
+
+/// Of `/proc/swaps` (proc(5)): a head line, then one for each.
+fn has_swap(swaps: &str) -> bool {
+    swaps.lines().nth(1).is_some()
+}
+
+/// Gives back every page of program files that can be read again from there: a daemon that has started does not keep in
+/// memory what only its start needed. What is needed again comes from the page cache by a fault. Gives the number of bytes
+/// that were let go of.
 pub fn release_program() -> io::Result<u64> {
     let mut release = Release { clean: None, released: Ok(0) };
     // SAFETY: `release_object` has the type that the loader calls, and `release` outlives the call, during which nobody
@@ -66,12 +126,6 @@ pub fn release_program() -> io::Result<u64> {
     #[expect(unsafe_code, reason = "the loader lists its objects to a C function")]
     unsafe {
         libc::dl_iterate_phdr(Some(release_object), (&raw mut release).cast());
-    }
-    #[cfg(target_env = "gnu")]
-    // SAFETY: malloc_trim(3) gives back free memory only, and takes its own locks.
-    #[expect(unsafe_code, reason = "a call of the C library's allocator")]
-    unsafe {
-        libc::malloc_trim(0);
     }
     release.released
 }
@@ -223,6 +277,41 @@ fn field(line: &str, name: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn swap_is_seen() {
+        let head = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n";
+        assert!(!has_swap(head) && !has_swap(""));
+        assert!(has_swap(&format!("{head}/dev/zram0  partition\t8388604\t\t0\t\t100\n")));
+    }
+
+    /// What lies between pieces that stay is what a heap cannot give back by itself.
+    #[cfg(target_env = "gnu")]
+    #[test]
+    fn what_is_free_of_a_locked_heap_is_given_back() {
+        let locked_kilobytes = || {
+            let status = std::fs::read_to_string("/proc/self/status").unwrap();
+            let of = |name| status.lines().find_map(|line| field(line, name)).unwrap();
+            (of("RssAnon:"), of("VmLck:"))
+        };
+        if has_swap(&std::fs::read_to_string("/proc/swaps").unwrap()) || lock().is_err() {
+            eprintln!("skipped: there is swap, or memory may not be locked");
+            return;
+        }
+        let mut pieces: Vec<Vec<u8>> = (0..16_384).map(|_| vec![1; 4096]).collect();
+        let full = locked_kilobytes();
+        let mut number = 0;
+        pieces.retain(|_| {
+            number += 1;
+            number % 64 == 0
+        });
+        assert!(release_heap().unwrap());
+        let after = locked_kilobytes();
+        assert!(after.0 + 32 * 1024 < full.0, "{} kB of {} are left", after.0, full.0);
+        assert!(after.1 > 0, "memory is no longer locked");
+        assert!(!release_heap().unwrap(), "there is nothing more to give back");
+        assert_eq!(pieces.len(), 256);
+    }
 
     #[test]
     fn only_clean_read_only_mappings_of_files_are_let_go_of() {

@@ -51,16 +51,18 @@ pub fn lock_memory() {
     }
 }
 
-/// Gives pages of the program back that only starting up needed, and later what rare work left. Never returns.
+/// Gives pages of the program back that only starting up needed, and later what rare work or a crowd of callers left.
+/// Never returns.
 pub async fn let_go_of_memory() {
     let mut pause = MEMORY_FIRST;
     loop {
         tokio::time::sleep(pause).await;
         pause = MEMORY_INTERVAL;
-        let released = tokio::task::spawn_blocking(memory::release_program).await;
-        match released.map_err(io::Error::other).flatten() {
-            Ok(bytes) => tracing::debug!(bytes, "let go of pages of the program"),
-            Err(error) => tracing::warn!(%error, "cannot let go of pages of the program"),
+        let released =
+            tokio::task::spawn_blocking(|| Ok((memory::release_heap()?, memory::release_program()?)));
+        match released.await.map_err(io::Error::other).flatten() {
+            Ok((heap, program)) => tracing::debug!(heap, program, "let go of memory"),
+            Err(error) => tracing::warn!(%error, "cannot let go of memory, or not lock it again"),
         }
     }
 }
