@@ -15,18 +15,18 @@ use super::arriving::Arriving;
 use super::health::Health;
 use super::keys::KeysService;
 use super::reflection::Reflection;
+use super::rpc;
 use super::sds;
 use super::secrets;
 use super::service::{Service, status};
 use crate::SECURITY_HEADER;
 use crate::keysapi::keys_server::{KeysServer, SERVICE_NAME as KEYS};
 use crate::secrets::wire::secrets_server::{SERVICE_NAME as SECRETS, SecretsServer};
-use crate::workloadapi::spiffe_workload_api_server::{SERVICE_NAME as WORKLOAD_API, SpiffeWorkloadApiServer};
 
 /// Every service that the socket offers.
 #[derive(Clone)]
 pub(super) struct Services {
-    workload: SpiffeWorkloadApiServer<Service>,
+    workload: Arc<Service>,
     health: HealthServer<Health>,
     reflection: v1::ServerReflectionServer<Reflection>,
     reflection_alpha: v1alpha::ServerReflectionServer<Reflection>,
@@ -52,7 +52,7 @@ impl Services {
                 .max_decoding_message_size(bytes),
             keys: KeysServer::new(KeysService { source: Arc::clone(&service.source) })
                 .max_decoding_message_size(super::KEYS_REQUEST_BYTES_MAX),
-            workload: SpiffeWorkloadApiServer::from_arc(service).max_decoding_message_size(bytes),
+            workload: service,
             arriving: Arriving::new(),
             secrets,
             deployment_secrets: deployment_secrets.max_decoding_message_size(bytes),
@@ -70,8 +70,8 @@ impl Services {
         let request = if is_exchange { request } else { self.arriving.bound(request).await };
         let name = request.uri().path().split('/').nth(1).unwrap_or_default();
         let answered = match name {
-            WORKLOAD_API => match check_header(request.headers()) {
-                Ok(()) => self.workload.oneshot(request).await,
+            rpc::SERVICE_NAME => match check_header(request.headers()) {
+                Ok(()) => return rpc::call(&self.workload, request).await,
                 Err(refusal) => return status(&refusal).into_http(),
             },
             // These two give no identity, and generic tools that ask them know nothing of our header.

@@ -9,10 +9,12 @@ mod arriving;
 mod authority;
 mod connection;
 mod dispatch;
+mod encoded;
 mod health;
 mod jwt;
 mod keys;
 mod reflection;
+mod rpc;
 pub mod sds;
 mod secrets;
 mod service;
@@ -78,8 +80,9 @@ pub async fn serve(
         stopped: stopped.clone(),
     };
     let deployment_secrets = SecretsServer::new(deployment_secrets);
+    let (sent, stopping) = (Arc::default(), stopped.clone());
     let service =
-        service::Service { source: Arc::clone(&source), streams, exchanges, stopped: stopped.clone() };
+        service::Service { source: Arc::clone(&source), streams, exchanges, stopped: stopping, sent };
     let services = dispatch::Services::new(Arc::new(service), secrets, deployment_secrets);
     let mut connections = JoinSet::new();
     let mut strangers = JoinSet::new();

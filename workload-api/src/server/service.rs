@@ -1,32 +1,25 @@
 //! The calls of the service, and how a refusal looks in gRPC.
 
-use std::pin::Pin;
 use std::sync::Arc;
 
 use edgewarden_names::{Reason, Refusal};
 use edgewarden_platform::peer::PeerEvidence;
-use futures_util::Stream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tonic::{Request, Response, Status, async_trait};
+use tonic::{Request, Response, Status};
 
 use super::connection::Caller;
 use super::jwt;
-use super::stream::{Message, Open, updates};
+use super::stream::{Message, Open, Sent, Updates, updates};
 use crate::source::IdentitySource;
-use crate::workloadapi::spiffe_workload_api_server::SpiffeWorkloadApi;
-use crate::workloadapi::{
-    JwtBundlesRequest, JwtBundlesResponse, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest,
-    ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svidRequest, X509svidResponse,
-};
+use crate::workloadapi::{JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest, ValidateJwtsvidResponse};
 
 pub(super) struct Service {
     pub(super) source: Arc<dyn IdentitySource>,
     pub(super) streams: Arc<Semaphore>,
     pub(super) exchanges: Arc<Semaphore>,
     pub(super) stopped: watch::Receiver<()>,
+    pub(super) sent: Arc<Sent>,
 }
-
-type Updates<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// `reason: rule`. The codes follow the SPIFFE Workload API, section 3 and 6.3, and Workload Endpoint, section 6:
 /// clients take InvalidArgument for final, PermissionDenied for "no identity", and retry after Unavailable.
@@ -72,13 +65,30 @@ impl Service {
         Ok(caller)
     }
 
-    fn open<Q, M: Message>(&self, request: &Request<Q>) -> Result<Response<Updates<M>>, Status> {
+    pub(super) fn open<Q, M: Message>(&self, request: &Request<Q>) -> Result<Updates, Status> {
         let caller = self.caller(request)?;
         let permit = take(&self.streams, super::STREAMS_MAX)?;
         let current = self.source.subscribe().map_err(|refusal| status(&refusal))?;
         let bundles = self.source.bundles();
         let open = Open::new(Arc::clone(&self.source), permit);
-        Ok(Response::new(Box::pin(updates(open, caller, current, bundles, self.stopped.clone()))))
+        let (stopped, sent) = (self.stopped.clone(), Arc::clone(&self.sent));
+        Ok(updates::<M>(open, caller, current, bundles, stopped, sent))
+    }
+
+    pub(super) fn fetch_jwt_svid(
+        &self,
+        request: &Request<JwtsvidRequest>,
+    ) -> Result<Response<JwtsvidResponse>, Status> {
+        self.caller(request)?;
+        jwt::fetch(&*self.source, request.get_ref()).map(Response::new).map_err(|refusal| status(&refusal))
+    }
+
+    pub(super) fn validate_jwt_svid(
+        &self,
+        request: &Request<ValidateJwtsvidRequest>,
+    ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
+        self.caller(request)?;
+        jwt::judge(&*self.source, request.get_ref()).map(Response::new).map_err(|refusal| status(&refusal))
     }
 }
 
@@ -96,48 +106,4 @@ pub(super) fn unknown() -> Refusal {
         "caller",
         "the caller is gone or is not a process that can be seen from here",
     )
-}
-
-#[async_trait]
-impl SpiffeWorkloadApi for Service {
-    type FetchX509SVIDStream = Updates<X509svidResponse>;
-    type FetchX509BundlesStream = Updates<X509BundlesResponse>;
-    type FetchJWTBundlesStream = Updates<JwtBundlesResponse>;
-
-    async fn fetch_x509svid(
-        &self,
-        request: Request<X509svidRequest>,
-    ) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
-        self.open(&request)
-    }
-
-    async fn fetch_x509_bundles(
-        &self,
-        request: Request<X509BundlesRequest>,
-    ) -> Result<Response<Self::FetchX509BundlesStream>, Status> {
-        self.open(&request)
-    }
-
-    async fn fetch_jwtsvid(
-        &self,
-        request: Request<JwtsvidRequest>,
-    ) -> Result<Response<JwtsvidResponse>, Status> {
-        self.caller(&request)?;
-        jwt::fetch(&*self.source, request.get_ref()).map(Response::new).map_err(|refusal| status(&refusal))
-    }
-
-    async fn fetch_jwt_bundles(
-        &self,
-        request: Request<JwtBundlesRequest>,
-    ) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
-        self.open(&request)
-    }
-
-    async fn validate_jwtsvid(
-        &self,
-        request: Request<ValidateJwtsvidRequest>,
-    ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
-        self.caller(&request)?;
-        jwt::judge(&*self.source, request.get_ref()).map(Response::new).map_err(|refusal| status(&refusal))
-    }
 }

@@ -13,6 +13,7 @@ use prost::bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tonic::Status;
 
+use super::encoded::{Encoded, Latest};
 use super::service::{Service, status};
 use crate::jwt::JwtKeys;
 use crate::source::{Bundles, Current, IdentitySource, X509Context};
@@ -44,8 +45,13 @@ pub(super) struct Known {
     bundles: Arc<Bundles>,
 }
 
+/// The messages of a stream, encoded, then a status.
+pub(super) type Updates = Pin<Box<dyn Stream<Item = Result<Bytes, Status>> + Send>>;
+
 /// A message of a stream. Each is complete: what it does not name is withdrawn (SPIFFE Workload API, section 4.1).
-pub(super) trait Message: Send + 'static {
+pub(super) trait Message: prost::Message + Default + 'static {
+    /// The one that the socket's streams of this kind send now.
+    fn latest(sent: &Sent) -> &Latest;
     /// Whether both make the same message, which then is not sent again.
     fn same(before: &Known, now: &Known) -> bool;
     /// Whether there is such a message for this identity.
@@ -55,7 +61,28 @@ pub(super) trait Message: Send + 'static {
     fn of(known: &Known) -> Self;
 }
 
+/// What the streams of one socket send.
+#[derive(Default)]
+pub(super) struct Sent {
+    svids: Latest,
+    bundles: Latest,
+    jwt_bundles: Latest,
+}
+
+/// The private key, where it is.
+struct KeyOf(Arc<X509Context>);
+
+impl AsRef<[u8]> for KeyOf {
+    fn as_ref(&self) -> &[u8] {
+        &self.0.key_pkcs8
+    }
+}
+
 impl Message for X509svidResponse {
+    fn latest(sent: &Sent) -> &Latest {
+        &sent.svids
+    }
+
     fn same(before: &Known, now: &Known) -> bool {
         Arc::ptr_eq(&before.context, &now.context) && before.bundles.foreign_x509 == now.bundles.foreign_x509
     }
@@ -68,7 +95,7 @@ impl Message for X509svidResponse {
         let svid = X509svid {
             spiffe_id: context.id.to_string(),
             x509_svid: context.chain_der.concat().into(),
-            x509_svid_key: Bytes::copy_from_slice(&context.key_pkcs8),
+            x509_svid_key: Bytes::from_owner(KeyOf(Arc::clone(context))),
             bundle: context.bundle_der.concat().into(),
             hint: String::new(),
         };
@@ -77,6 +104,10 @@ impl Message for X509svidResponse {
 }
 
 impl Message for X509BundlesResponse {
+    fn latest(sent: &Sent) -> &Latest {
+        &sent.bundles
+    }
+
     fn same(before: &Known, now: &Known) -> bool {
         before.context.trust_domain == now.context.trust_domain
             && before.context.bundle_der == now.context.bundle_der
@@ -90,6 +121,10 @@ impl Message for X509BundlesResponse {
 }
 
 impl Message for JwtBundlesResponse {
+    fn latest(sent: &Sent) -> &Latest {
+        &sent.jwt_bundles
+    }
+
     fn same(before: &Known, now: &Known) -> bool {
         before.context.trust_domain == now.context.trust_domain && before.bundles.jwt == now.bundles.jwt
     }
@@ -120,7 +155,8 @@ struct State<M> {
     current: Current,
     bundles: watch::Receiver<Arc<Bundles>>,
     stopped: watch::Receiver<()>,
-    last: Option<Known>,
+    sent: Arc<Sent>,
+    last: Option<Arc<Encoded>>,
     message: PhantomData<fn() -> M>,
 }
 
@@ -132,24 +168,26 @@ pub(super) fn updates<M: Message>(
     mut current: Current,
     bundles: watch::Receiver<Arc<Bundles>>,
     stopped: watch::Receiver<()>,
-) -> impl Stream<Item = Result<M, Status>> + Send {
+    sent: Arc<Sent>,
+) -> Updates {
     current.mark_changed();
     let watched = caller.clone();
     // An error means that the process cannot be watched; what cannot be watched is not answered either.
     let caller_exited = Box::pin(async move { drop(watched.exited().await) });
     let message = PhantomData;
-    let state = State { open, caller, caller_exited, current, bundles, stopped, last: None, message };
-    unfold(Some(state), async |state| {
+    let state =
+        State::<M> { open, caller, caller_exited, current, bundles, stopped, sent, last: None, message };
+    Box::pin(unfold(Some(state), async |state| {
         let mut state = state?;
         match state.next().await {
             Ok(message) => Some((Ok(message), Some(state))),
             Err(status) => Some((Err(status), None)),
         }
-    })
+    }))
 }
 
 impl<M: Message> State<M> {
-    async fn next(&mut self) -> Result<M, Status> {
+    async fn next(&mut self) -> Result<Bytes, Status> {
         loop {
             tokio::select! {
                 biased;
@@ -167,12 +205,13 @@ impl<M: Message> State<M> {
             let known = Known { context, bundles: Arc::clone(&self.bundles.borrow_and_update()) };
             Service::authorize(&*self.open.source, &self.caller)?;
             M::check(&known).map_err(|refusal| status(&refusal))?;
-            if self.last.as_ref().is_some_and(|last| M::same(last, &known)) {
+            if self.last.as_ref().is_some_and(|last| M::same(&last.known, &known)) {
                 continue;
             }
-            let message = M::of(&known);
-            self.last = Some(known);
-            return Ok(message);
+            let message = M::latest(&self.sent).of::<M>(known);
+            let bytes = message.bytes();
+            self.last = Some(message);
+            return Ok(bytes);
         }
     }
 }
