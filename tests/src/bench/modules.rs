@@ -25,6 +25,8 @@ use crate::worker::{Handshakes, WORK, Work, now_nanos};
 
 const MODULES: u8 = 100;
 const STREAMS: usize = 5;
+/// Of each module, for the largest crowd.
+const CROWD: usize = 500;
 const SETTLED: Duration = Duration::from_secs(45);
 /// Handshakes a second, and for how long, while every module's certificate is changed once a second.
 const RATE: u32 = 1000;
@@ -212,8 +214,42 @@ pub fn modules() -> Result<Vec<Number>, Failure> {
         ensure(worker.child.try_wait()?.is_none(), || "a module's streams broke".into())?;
     }
     numbers.push(churn(own, &server)?);
+    numbers.extend(crowd(&gateway, &runtime, &cgroups, &sockets, &server)?);
     drop(workers);
     Ok(numbers)
+}
+
+/// All the streams that modules may have. They hold, each gets the next certificate, and what they took is given back.
+fn crowd(
+    gateway: &Gateway,
+    runtime: &tokio::runtime::Runtime,
+    cgroups: &Cgroups,
+    sockets: &[PathBuf],
+    server: &Server,
+) -> Result<Vec<Number>, Failure> {
+    let mut workers = Vec::new();
+    for (number, socket) in (0..MODULES).zip(sockets) {
+        let work = Work::Crowd { socket: socket.clone(), streams: CROWD };
+        let mut worker = cgroups.spawn(&name(number), &work)?;
+        ensure(worker.line()? == "open", || "the streams did not open".into())?;
+        workers.push(worker);
+    }
+    let held = pss(server.pid(), "Pss:")?;
+    let begun = Instant::now();
+    runtime.block_on(gateway.ask(Request::Rotate { module: None }))?;
+    for worker in &mut workers {
+        ensure(worker.line()? == "rotated", || "a stream was left out".into())?;
+    }
+    let took = begun.elapsed().as_secs_f64();
+    drop(workers);
+    thread::sleep(SETTLED);
+    let after = pss(server.pid(), "Pss:")?;
+    let number = |name, unit, value| Number::of_values(name, unit, Target::None, vec![value]);
+    Ok(vec![
+        number("identityd, PSS, 100 modules, 50,000 streams", "MB", held),
+        number("  a rotation of all of them", "s", took),
+        number("  PSS after they have closed", "MB", after),
+    ])
 }
 
 /// From the request for another certificate to its arrival on the module's stream.
