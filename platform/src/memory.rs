@@ -3,18 +3,21 @@
 use std::ffi::{c_int, c_void};
 use std::fs::File;
 use std::io::{self, Read};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use nix::errno::Errno;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 
 /// CAP_IPC_LOCK in a capability set (capabilities(7)).
 const CAP_IPC_LOCK: u32 = 14;
-/// Whether [`lock`] has been done.
+/// Whether [`lock`] has been done, and whether it is to be done again.
 static LOCKED: AtomicBool = AtomicBool::new(false);
-/// What may lie free in the heap's pages.
+static UNLOCKED: AtomicBool = AtomicBool::new(false);
+/// What may lie free in the heap's pages, beyond what could not be given back the last time.
 #[cfg(target_env = "gnu")]
 const FREE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+#[cfg(target_env = "gnu")]
+static FREE_BYTES_LEFT: AtomicU64 = AtomicU64::new(0);
 /// `/proc/self/smaps` is about a kilobyte a mapping.
 const SMAPS_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
@@ -26,11 +29,16 @@ const SMAPS_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// later, in the middle of the work.
 pub fn lock() -> io::Result<()> {
     check_limit()?;
+    lock_all()
+}
+
+fn lock_all() -> io::Result<()> {
     // SAFETY: mlockall(2) takes flags, and changes no contents.
     #[expect(unsafe_code, reason = "nix does not know MCL_ONFAULT")]
     let done = unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT) };
     Errno::result(done)?;
     LOCKED.store(true, Ordering::Relaxed);
+    UNLOCKED.store(false, Ordering::Relaxed);
     Ok(())
 }
 
@@ -73,47 +81,79 @@ pub fn share_heaps() {
 /// Gives back the heap's free pages, if they are many: what a crowd of callers took does not stay with the process when
 /// the crowd has gone. Whether it was done.
 ///
-/// The kernel takes no page back that is locked, so for a few milliseconds the process's memory is not. No page can go to
-/// swap meanwhile where there is none; where there is, nothing is given back.
+/// The kernel takes no page back that is locked, so the process's memory is not locked meanwhile: for milliseconds, or a
+/// tenth of a second where a heap has hundreds of megabytes. No page can go to swap then where there is none; where there
+/// is, nothing is given back.
 #[cfg(target_env = "gnu")]
 pub fn release_heap() -> io::Result<bool> {
+    if UNLOCKED.load(Ordering::Relaxed) {
+        // It could not be locked again the last time.
+        lock_all()?;
+    }
+    let free = free_bytes()?;
+    let left = FREE_BYTES_LEFT.fetch_min(free, Ordering::Relaxed).min(free);
+    if free.saturating_sub(left) < FREE_BYTES_MAX {
+        return Ok(false);
+    }
+    let locked = LOCKED.load(Ordering::Relaxed);
+    if locked && has_swap()? {
+        return Ok(false);
+    }
+    if locked {
+        check_limit()?;
+        UNLOCKED.store(true, Ordering::Relaxed);
+    }
+    if locked {
+        // SAFETY: unlocking changes no contents.
+        #[expect(unsafe_code, reason = "nix offers it with a feature that nothing else needs")]
+        let unlocked = unsafe { libc::munlockall() };
+        Errno::result(unlocked)?;
+    }
+    // SAFETY: malloc_trim(3) gives back free memory only, and takes its own locks.
+    #[expect(unsafe_code, reason = "a call of the C library's allocator")]
+    unsafe {
+        libc::malloc_trim(0);
+    }
+    if locked {
+        lock_all()?;
+    }
+    // Holes that are smaller than a page stay.
+    FREE_BYTES_LEFT.store(free_bytes()?, Ordering::Relaxed);
+    Ok(true)
+}
+
+/// What of this process's own pages is in no use.
+#[cfg(target_env = "gnu")]
+fn free_bytes() -> io::Result<u64> {
     // SAFETY: mallinfo2(3) only counts, under its own locks.
     #[expect(unsafe_code, reason = "a call of the C library's allocator")]
     let heap = unsafe { libc::mallinfo2() };
     let used = u64::try_from(heap.uordblks.saturating_add(heap.hblkhd)).map_err(io::Error::other)?;
     let status = std::fs::read_to_string("/proc/self/status")?;
     let resident = status.lines().find_map(|line| field(line, "RssAnon:")).unwrap_or_default();
-    if resident.saturating_mul(1024).saturating_sub(used) < FREE_BYTES_MAX {
-        return Ok(false);
+    Ok(resident.saturating_mul(1024).saturating_sub(used))
+}
+
+/// A kernel that can have none has no such file.
+#[cfg(target_env = "gnu")]
+fn has_swap() -> io::Result<bool> {
+    match std::fs::read_to_string("/proc/swaps") {
+        Ok(swaps) => Ok(names_swap(&swaps)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
-    let locked = LOCKED.load(Ordering::Relaxed);
-    if locked {
-        if has_swap(&std::fs::read_to_string("/proc/swaps")?) {
-            return Ok(false);
-        }
-        // What could not be locked again is not unlocked.
-        check_limit()?;
-    }
-    // SAFETY: malloc_trim(3) gives back free memory only, and takes its own locks; unlocking changes no contents.
-    #[expect(unsafe_code, reason = "calls of the C library")]
-    unsafe {
-        if locked {
-            libc::munlockall();
-        }
-        libc::malloc_trim(0);
-    }
-    if locked { lock().map(|()| true) } else { Ok(true) }
+}
+
+/// `/proc/swaps` (proc(5)): a head line, then one for each.
+#[cfg(target_env = "gnu")]
+fn names_swap(swaps: &str) -> bool {
+    swaps.lines().nth(1).is_some()
 }
 
 /// Other C libraries give free pages back themselves.
 #[cfg(not(target_env = "gnu"))]
 pub fn release_heap() -> io::Result<bool> {
     Ok(false)
-}
-
-/// Of `/proc/swaps` (proc(5)): a head line, then one for each.
-fn has_swap(swaps: &str) -> bool {
-    swaps.lines().nth(1).is_some()
 }
 
 /// Gives back every page of program files that can be read again from there: a daemon that has started does not keep in
@@ -278,39 +318,12 @@ fn field(line: &str, name: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
+    #[cfg(target_env = "gnu")]
     #[test]
     fn swap_is_seen() {
         let head = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n";
-        assert!(!has_swap(head) && !has_swap(""));
-        assert!(has_swap(&format!("{head}/dev/zram0  partition\t8388604\t\t0\t\t100\n")));
-    }
-
-    /// What lies between pieces that stay is what a heap cannot give back by itself.
-    #[cfg(target_env = "gnu")]
-    #[test]
-    fn what_is_free_of_a_locked_heap_is_given_back() {
-        let locked_kilobytes = || {
-            let status = std::fs::read_to_string("/proc/self/status").unwrap();
-            let of = |name| status.lines().find_map(|line| field(line, name)).unwrap();
-            (of("RssAnon:"), of("VmLck:"))
-        };
-        if has_swap(&std::fs::read_to_string("/proc/swaps").unwrap()) || lock().is_err() {
-            eprintln!("skipped: there is swap, or memory may not be locked");
-            return;
-        }
-        let mut pieces: Vec<Vec<u8>> = (0..16_384).map(|_| vec![1; 4096]).collect();
-        let full = locked_kilobytes();
-        let mut number = 0;
-        pieces.retain(|_| {
-            number += 1;
-            number % 64 == 0
-        });
-        assert!(release_heap().unwrap());
-        let after = locked_kilobytes();
-        assert!(after.0 + 32 * 1024 < full.0, "{} kB of {} are left", after.0, full.0);
-        assert!(after.1 > 0, "memory is no longer locked");
-        assert!(!release_heap().unwrap(), "there is nothing more to give back");
-        assert_eq!(pieces.len(), 256);
+        assert!(!names_swap(head) && !names_swap(""));
+        assert!(names_swap(&format!("{head}/dev/zram0  partition\t8388604\t\t0\t\t100\n")));
     }
 
     #[test]

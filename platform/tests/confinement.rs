@@ -43,9 +43,10 @@ fn refused_socket(family: AddressFamily, kind: SockType) -> bool {
     socket(family, kind, SockFlag::SOCK_CLOEXEC, None).err() == Some(Errno::EPERM)
 }
 
-const UNIX_ONLY: Allowed = Allowed { sockets: Sockets::Unix, loads_code: false, device_requests: false };
+const UNIX_ONLY: Allowed =
+    Allowed { sockets: Sockets::Unix, loads_code: false, device_requests: false, locks_memory: false };
 const TCP: Allowed = Allowed { sockets: Sockets::Tcp, ..UNIX_ONLY };
-const NAMES: Allowed = Allowed { sockets: Sockets::TcpAndUdp, loads_code: true, device_requests: false };
+const NAMES: Allowed = Allowed { sockets: Sockets::TcpAndUdp, loads_code: true, ..UNIX_ONLY };
 
 /// A call by its number, as no library makes it.
 fn raw(number: i64, arguments: [usize; 5]) -> Result<(), Errno> {
@@ -388,6 +389,50 @@ fn child_locks_memory() {
         memory::release_program().unwrap();
     }
     assert!(threads.into_iter().all(|thread| thread.join().unwrap().ends_with("199")));
+}
+
+/// What lies between pieces that stay is what a heap cannot give back by itself.
+#[test]
+fn a_locked_heap_gives_back_what_is_free() {
+    let output = in_a_process_of_its_own("child_fills_its_heap");
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && out.contains("1 passed"), "{out}{err}");
+    if out.contains(SKIPPED) {
+        println!("{out}");
+    }
+}
+
+#[test]
+#[ignore = "run in a process of its own"]
+fn child_fills_its_heap() {
+    use edgewarden_platform::memory;
+    let kilobytes = |name: &str| -> u64 {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.trim().strip_suffix(" kB").unwrap().parse().unwrap()
+    };
+    let has_swap = std::fs::read_to_string("/proc/swaps").is_ok_and(|swaps| swaps.lines().count() > 1);
+    if memory::lock().is_err() || has_swap {
+        println!("{SKIPPED}, or it has swap");
+        return;
+    }
+    // As identityd does it: from a thread, with few calls left.
+    seccomp::serve(Allowed { locks_memory: true, ..UNIX_ONLY }).unwrap();
+    let mut pieces: Vec<Vec<u8>> = (0..16_384).map(|_| vec![1; 4096]).collect();
+    assert!(!memory::release_heap().unwrap(), "all of it is in use");
+    let full = kilobytes("RssAnon:");
+    let mut number = 0;
+    pieces.retain(|_| {
+        number += 1;
+        number % 64 == 0
+    });
+    assert!(memory::release_heap().unwrap());
+    let after = kilobytes("RssAnon:");
+    assert!(after + 32 * 1024 < full, "{after} kB of {full} are left");
+    assert!(kilobytes("VmLck:") > 0, "memory is no longer locked");
+    // What cannot be given back is not tried again and again.
+    assert!(!memory::release_heap().unwrap());
+    assert!(pieces.iter().all(|piece| piece.iter().all(|byte| *byte == 1)) && pieces.len() == 256);
 }
 
 trait Code {

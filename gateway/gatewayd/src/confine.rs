@@ -71,6 +71,7 @@ pub fn allowed(config: &Config) -> Allowed {
         sockets: if resolves { Sockets::TcpAndUdp } else { Sockets::Tcp },
         loads_code: resolves,
         device_requests: false,
+        locks_memory: false,
     }
 }
 

@@ -58,11 +58,15 @@ pub async fn let_go_of_memory() {
     loop {
         tokio::time::sleep(pause).await;
         pause = MEMORY_INTERVAL;
-        let released =
-            tokio::task::spawn_blocking(|| Ok((memory::release_heap()?, memory::release_program()?)));
-        match released.await.map_err(io::Error::other).flatten() {
-            Ok((heap, program)) => tracing::debug!(heap, program, "let go of memory"),
-            Err(error) => tracing::warn!(%error, "cannot let go of memory, or not lock it again"),
+        // One does not hang on the other.
+        let release = || (memory::release_heap(), memory::release_program());
+        let Ok((heap, program)) = tokio::task::spawn_blocking(release).await else { continue };
+        if let Err(error) = heap {
+            tracing::warn!(%error, "cannot let go of the heap's free memory, or not lock the rest again");
+        }
+        match program {
+            Ok(bytes) => tracing::debug!(bytes, "let go of pages of the program"),
+            Err(error) => tracing::warn!(%error, "cannot let go of pages of the program"),
         }
     }
 }
@@ -135,6 +139,7 @@ pub fn allowed(keystore: &Keystore) -> Allowed {
         sockets: if simulated { Sockets::Tcp } else { Sockets::Unix },
         loads_code: loads_code(keystore),
         device_requests: matches!(keystore, Keystore::Pkcs11 { .. }),
+        locks_memory: true,
     }
 }
 

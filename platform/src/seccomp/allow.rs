@@ -27,6 +27,8 @@ pub struct Allowed {
     pub loads_code: bool,
     /// Any ioctl: a vendor's library speaks to its device by numbers that we do not know.
     pub device_requests: bool,
+    /// Unlocks its memory and locks it again, to give pages back.
+    pub locks_memory: bool,
 }
 
 /// One way in which a call may be made: every condition holds.
@@ -34,6 +36,7 @@ struct Way {
     call: Call,
     /// For people.
     with: &'static str,
+    /// None: always.
     conditions: Vec<Condition>,
 }
 
@@ -49,7 +52,9 @@ impl Allowed {
     pub fn lines(self) -> Vec<String> {
         let name = |call: &Call| call.name.trim_start_matches("SYS_").to_owned();
         let mut lines: Vec<String> = SERVING.iter().chain(SERVING_UNNAMED).map(name).collect();
-        lines.extend(self.ways().iter().map(|way| format!("{} {}", name(&way.call), way.with)));
+        lines.extend(
+            self.ways().iter().map(|way| format!("{} {}", name(&way.call), way.with).trim_end().to_owned()),
+        );
         lines.sort();
         lines.dedup();
         lines
@@ -60,6 +65,10 @@ impl Allowed {
             SERVING.iter().chain(SERVING_UNNAMED).map(|call| (call.number, Vec::new())).collect();
         let mut conditional: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
         for way in self.ways() {
+            if way.conditions.is_empty() {
+                rules.insert(way.call.number, Vec::new());
+                continue;
+            }
             let conditions: Result<Vec<_>, _> = way
                 .conditions
                 .into_iter()
@@ -76,6 +85,11 @@ impl Allowed {
     fn ways(self) -> Vec<Way> {
         let mut ways = sockets(self.sockets);
         ways.extend(memory(self.loads_code));
+        if self.locks_memory {
+            let all = number(libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT);
+            ways.push(way(call!(SYS_mlockall), "MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT", vec![is(0, all)]));
+            ways.push(way(call!(SYS_munlockall), "", Vec::new()));
+        }
         ways.extend(threads());
         ways.extend(descriptors());
         if self.device_requests {

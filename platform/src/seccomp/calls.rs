@@ -144,8 +144,6 @@ pub(super) const SERVING: &[Call] = calls![
     SYS_mremap,
     SYS_madvise,
     SYS_munlock,
-    SYS_mlockall,
-    SYS_munlockall,
     SYS_futex,
     SYS_set_robust_list,
     SYS_rseq,
