@@ -12,7 +12,7 @@ use hyper::{Request, Version};
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
-use super::{BODY_TIME, CALLS_MAX, Door};
+use super::{BODY_TIME, CALLS_MAX, Door, THREAD_TIME};
 use crate::reply::{self, Answer, Outcome};
 use crate::request::{Denied, Operation, Target};
 use crate::{BODY_BYTES_MAX, Instance, ModuleApi, body};
@@ -79,12 +79,19 @@ impl Service {
         let instance = self.door.api.instance()?;
         check_owner(&target, &instance)?;
         let body = read(request.into_body(), target.operation).await?;
+        // What waits for nothing needs no thread, and does not wait for those that do.
+        if matches!(target.operation, Operation::Modules | Operation::TrustBundle) {
+            return Ok(call(&*self.door.api, target.operation, instance, &body)?);
+        }
         let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
             let rule = format_args!("at most {CALLS_MAX} calls are answered at a time on one socket");
             Refusal::new(Reason::CallerBudget, "call", rule)
         })?;
-        let stopping = |_| Refusal::new(Reason::Busy, "call", "identityd is stopping");
-        let thread = Arc::clone(&self.door.threads).acquire_owned().await.map_err(stopping)?;
+        let thread = tokio::time::timeout(THREAD_TIME, Arc::clone(&self.door.threads).acquire_owned());
+        let Ok(Ok(thread)) = thread.await else {
+            let rule = "calls of other modules have been waiting for the keystore for too long; try again";
+            return Err(Refusal::new(Reason::Busy, "call", rule).into());
+        };
         let api = Arc::clone(&self.door.api);
         let called = tokio::task::spawn_blocking(move || {
             let (_place, _thread) = (place, thread);

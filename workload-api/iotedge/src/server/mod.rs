@@ -31,6 +31,8 @@ pub const CALLS_MAX: usize = 4;
 pub const HEADERS_TIME: Duration = Duration::from_secs(10);
 /// How long its body may take.
 pub const BODY_TIME: Duration = Duration::from_secs(5);
+/// How long a call waits for a thread while others have them.
+pub const THREAD_TIME: Duration = Duration::from_secs(10);
 /// A connection is then closed, after the answer to what it asked before.
 pub const CONNECTION_LIFETIME: Duration = Duration::from_secs(300);
 
