@@ -171,7 +171,7 @@ impl Daemon {
 
     /// Serves until `stop` resolves, then says its last words.
     async fn serve_until(self, stop: impl Future<Output = ()>) {
-        let Self { service, control, metrics, refused, gateway_uid, lock } = self;
+        let Self { service, control, metrics, mut refused, gateway_uid, lock } = self;
         // Given back after the state is closed.
         let _lock = lock;
         let _closing = Closing(Arc::clone(&service));
@@ -184,11 +184,11 @@ impl Daemon {
             () = look_after_processes(&service) => {}
             () = confine::let_go_of_memory() => {}
             () = count_key_uses(&service) => {}
-            () = write_refused(&service, refused) => {}
+            () = write_refused(&service, &mut refused) => {}
             () = jwt::write_down(&service) => {}
             () = stop => {}
         }
-        tokio::join!(last_words(&service), service.sockets.close());
+        tokio::join!(last_words(&service, refused), service.sockets.close());
     }
 }
 
@@ -495,10 +495,13 @@ async fn follow_runtime_log_once(service: &Arc<Service>) -> bool {
 }
 
 /// What is left to say before the process ends.
-async fn last_words(service: &Arc<Service>) {
+async fn last_words(service: &Arc<Service>, mut refused: mpsc::Receiver<Event>) {
     let stopping = Arc::clone(service);
     let words = async {
         let told = tokio::task::spawn_blocking(move || {
+            while let Ok(event) = refused.try_recv() {
+                stopping.record(&event);
+            }
             keys::write_uses(&stopping);
             stopping.record(&Event::new("identityd.stopped", &stopping.context.target.gateway, ""));
         });
@@ -527,7 +530,7 @@ async fn count_key_uses(service: &Arc<Service>) {
 }
 
 /// Writes down which callers were refused, as far as [`Service::note_soon`] wants it.
-async fn write_refused(service: &Arc<Service>, mut refused: mpsc::Receiver<Event>) {
+async fn write_refused(service: &Arc<Service>, refused: &mut mpsc::Receiver<Event>) {
     while let Some(event) = refused.recv().await {
         let service = Arc::clone(service);
         let written = tokio::task::spawn_blocking(move || service.record(&event)).await;

@@ -64,8 +64,8 @@ pub struct Sockets {
 #[derive(Debug)]
 struct OpenSocket {
     /// Dropping it ends the socket's task and its connections.
-    shutdown: oneshot::Sender<()>,
-    task: JoinHandle<()>,
+    shutdown: Option<oneshot::Sender<()>>,
+    task: Option<JoinHandle<()>>,
     /// The same for the socket of its IoT Edge API, if it has one.
     iotedge: Option<oneshot::Sender<()>>,
     /// The recorded process, held so that its number cannot come to mean another one. `None` before it has started.
@@ -110,7 +110,7 @@ impl Sockets {
                 tracing::error!(%error, socket, "the workload socket failed");
             }
         });
-        let socket = OpenSocket { shutdown, task, iotedge: None, process: None };
+        let socket = OpenSocket { shutdown: Some(shutdown), task: Some(task), iotedge: None, process: None };
         self.lock().insert(name.into(), socket);
         Ok(())
     }
@@ -155,11 +155,11 @@ impl Sockets {
 
     /// Ends every socket, with a word to each open stream. The folders stay: containers that outlive us have them mounted.
     pub async fn close(&self) {
-        let open: Vec<_> = self.lock().drain().map(|(_, socket)| socket).collect();
         let mut tasks = Vec::new();
-        for OpenSocket { shutdown, task, .. } in open {
-            drop(shutdown);
-            tasks.push(task);
+        for socket in self.lock().values_mut() {
+            drop((socket.shutdown.take(), socket.iotedge.take()));
+            // The recorded process stays: who asks at this moment is still judged by it.
+            tasks.extend(socket.task.take());
         }
         let told = async {
             for task in tasks {
@@ -197,8 +197,11 @@ impl Sockets {
 
     pub(crate) fn write_soon(&self, event: Event) {
         // A full queue loses the note, not the refusal.
-        if let Err(error) = self.refused.try_send(event) {
-            tracing::warn!(%error, "a refused caller was not written to the audit log");
+        if let Err(mpsc::error::TrySendError::Full(event) | mpsc::error::TrySendError::Closed(event)) =
+            self.refused.try_send(event)
+        {
+            let (subject, detail) = (event.subject, event.detail);
+            tracing::warn!(subject, detail, "a refused caller was not written to the audit log");
         }
     }
 }
