@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use crate::common::fetched::set_up;
 
@@ -14,7 +15,7 @@ use crate::common::fetched::set_up;
 pub const MARK: &str = "EW_TEST_GUEST";
 const PROGRAM: &str = "/test";
 /// For a guest that hangs.
-const PATIENCE_SECONDS: &str = "400";
+const PATIENCE_SECONDS: &str = "900";
 const HOST_PROGRAMS: [&str; 7] = ["bash", "cat", "mkdir", "mount", "sleep", "true", "unshare"];
 
 /// How the guest's cgroups are mounted (cgroups(7)).
@@ -90,6 +91,9 @@ pub fn say(cgroups: Cgroups, arguments: &str) -> Option<String> {
 }
 
 fn kernel() -> Option<PathBuf> {
+    // One at a time: the package manager has a lock of its own, and does not wait for it.
+    static FETCHING: Mutex<()> = Mutex::new(());
+    let _alone = FETCHING.lock().unwrap_or_else(PoisonError::into_inner);
     if !cfg!(target_arch = "x86_64") || Command::new("qemu-system-x86_64").arg("-version").output().is_err() {
         eprintln!("skipped: a guest needs `qemu-system-x86_64`, on such a machine");
         return None;
@@ -107,7 +111,8 @@ fn kernel() -> Option<PathBuf> {
         command
     })?;
     let mut files = std::fs::read_dir(folder.join("boot")).unwrap().map(|entry| entry.unwrap().path());
-    files.find(|path| path.file_name().unwrap().to_str().unwrap().starts_with("vmlinuz"))
+    let kernel = files.find(|path| path.file_name().unwrap().to_str().unwrap().starts_with("vmlinuz"));
+    Some(kernel.unwrap_or_else(|| panic!("there is no kernel in `{}`", folder.display())))
 }
 
 /// This program and those of the host, with their libraries, in the kernel's format for an initial file system ("newc",
