@@ -12,8 +12,9 @@
 //!
 //! `src/workloadapi.rs` is generated from `proto/workloadapi.proto` (protoc 3.21, tonic-prost-build 0.14 with
 //! `bytes(".")`, `build_transport(false)` and `codec_path("edgewarden_workload_api::codec::ProstCodec")`) and kept in the
-//! tree, so that a build needs no protoc; it has no server ([`server`] has one of its own, `build_server(false)`). `src/keysapi.rs` is made the same way from `proto/keys.proto`, with `skip_debug`
-//! for each message that holds a secret or a capability. So is what reflection tells of it, `proto/*.descriptor.bin`
+//! tree, so that a build needs no protoc; without a server, which [`server`] has of its own (`build_server(false)`).
+//! `src/keysapi.rs` is made the same way, with a server, from `proto/keys.proto`, with `skip_debug` for each message that
+//! holds a secret or a capability. So is what reflection tells of it, `proto/*.descriptor.bin`
 //! (`protoc --include_imports --descriptor_set_out=…`).
 //!
 //! `src/envoy.rs` is generated in the same way from `proto/envoy/sds.proto` and `secret.proto`, which hold the parts of

@@ -27,6 +27,17 @@ pub struct X509Context {
 }
 
 impl X509Context {
+    /// The same without certificate and key.
+    pub(crate) fn without_key(&self) -> Self {
+        Self {
+            id: self.id.clone(),
+            chain_der: Vec::new(),
+            key_pkcs8: Zeroizing::default(),
+            bundle_der: self.bundle_der.clone(),
+            trust_domain: self.trust_domain.clone(),
+        }
+    }
+
     /// Refuses what has no key to give, because the module's key stays in the keystore.
     pub(crate) fn check_key(&self) -> Result<(), Refusal> {
         if !self.key_pkcs8.is_empty() {

@@ -281,6 +281,40 @@ async fn a_module_at_its_limits_leaves_another_one_alone() {
     flood.abort();
 }
 
+/// However many calls and streams a module has: to others it is one in the line.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn one_call_of_a_socket_at_a_time_is_worked_on() {
+    let served = Served::new();
+    let (mut clients, mut streams) = (Vec::new(), Vec::new());
+    for _ in 0..8 {
+        let mut client = served.client().await;
+        let mut stream = client.fetch_x509svid(request(X509svidRequest {})).await.unwrap().into_inner();
+        stream.message().await.unwrap().unwrap();
+        streams.push(stream);
+        clients.push(client);
+    }
+    served.source.judging_takes_time.store(true, Ordering::SeqCst);
+    served.source.rotate();
+    let calls: Vec<_> = clients
+        .iter()
+        .flat_map(|client| std::iter::repeat_n(client, 8))
+        .map(|client| {
+            let mut client = client.clone();
+            tokio::spawn(async move {
+                let message = JwtsvidRequest { audience: vec!["records".into()], ..Default::default() };
+                client.fetch_jwtsvid(request(message)).await.map(drop)
+            })
+        })
+        .collect();
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+    for mut stream in streams {
+        stream.message().await.unwrap().unwrap();
+    }
+    assert_eq!(served.source.judged_beside_others.load(Ordering::SeqCst), 0);
+}
+
 /// A request that is begun and never ended holds its place for a while, and no longer.
 #[tokio::test]
 async fn requests_that_never_end_are_ended() {

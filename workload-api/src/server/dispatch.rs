@@ -50,8 +50,11 @@ impl Services {
                 .max_decoding_message_size(bytes),
             reflection_alpha: v1alpha::ServerReflectionServer::from_arc(reflection)
                 .max_decoding_message_size(bytes),
-            keys: KeysServer::new(KeysService { source: Arc::clone(&service.source) })
-                .max_decoding_message_size(super::KEYS_REQUEST_BYTES_MAX),
+            keys: KeysServer::new(KeysService {
+                source: Arc::clone(&service.source),
+                turns: service.turns.clone(),
+            })
+            .max_decoding_message_size(super::KEYS_REQUEST_BYTES_MAX),
             workload: service,
             arriving: Arriving::new(),
             secrets,

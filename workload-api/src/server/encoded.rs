@@ -1,7 +1,8 @@
 //! A message of a stream as the bytes that go out, made once for all the streams of a socket that send it.
 //!
 //! A module's private key is in some of these bytes: they are wiped when the last stream has sent another message, or has
-//! ended.
+//! ended. Not ours to wipe is what the HTTP/2 library copies where a client takes a message in small pieces (frames below
+//! 256 bytes, and the first bytes of larger ones).
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -14,7 +15,7 @@ use super::stream::{Known, Message};
 const HEAD_BYTES: usize = 5;
 
 pub(super) struct Encoded {
-    /// What the message says.
+    /// What the message was made of, as far as the next is compared with it.
     pub(super) known: Known,
     bytes: Zeroizing<Vec<u8>>,
 }
@@ -29,7 +30,7 @@ impl Encoded {
         // Chains and bundles of a gigabyte are not accepted anywhere.
         bytes.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes());
         message.encode_raw(&mut *bytes);
-        Self { known, bytes }
+        Self { known: M::kept(known), bytes }
     }
 
     pub(super) fn bytes(self: &Arc<Self>) -> Bytes {

@@ -102,6 +102,7 @@ impl health_server::Health for Health {
         &self,
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<HealthCheckResponse>, Status> {
+        let _turn = self.0.turns.mine().await;
         own_caller(&self.0, &request)?;
         if !is_known(&request.get_ref().service) {
             return Err(Status::not_found("this socket does not offer that service"));
@@ -113,7 +114,9 @@ impl health_server::Health for Health {
         &self,
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
+        let turn = self.0.turns.mine().await;
         let caller = own_caller(&self.0, &request)?;
+        drop(turn);
         let watched = caller.clone();
         let watching = Watching {
             _permit: take(&self.0.streams, super::STREAMS_MAX)?,

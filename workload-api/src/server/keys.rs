@@ -13,6 +13,7 @@ use tonic::{Request, Response, Status, async_trait};
 
 use super::connection::Caller;
 use super::service::{Service, status, unknown};
+use super::turns::Turns;
 use crate::keys::{
     self, CAPABILITY_BYTES_MAX, CAPABILITY_LIFETIME_MAX, CIPHERTEXT_OVERHEAD_MAX, CONTEXT_BYTES_MAX,
     DATA_BYTES_MAX, KeySource, Operation, Operations, Purpose, Use, Wanted,
@@ -28,6 +29,7 @@ const OPERATIONS_MAX: usize = 16;
 
 pub(super) struct KeysService {
     pub(super) source: Arc<dyn IdentitySource>,
+    pub(super) turns: Turns,
 }
 
 impl KeysService {
@@ -38,10 +40,12 @@ impl KeysService {
     ) -> Result<Response<T>, Status> {
         let caller = request.extensions().get::<Caller>().and_then(|caller| caller.0.clone());
         let caller = caller.ok_or_else(|| status(&unknown()))?;
+        let turn = self.turns.mine().await;
         Service::authorize(&*self.source, &caller)?;
         let keys = self.source.keys();
         let keys = keys.ok_or_else(|| Status::unimplemented("this socket does not offer resident keys"))?;
         let place = keys.admit().map_err(|refusal| status(&refusal))?;
+        drop(turn);
         let request = request.into_inner();
         // Goes on to its end when the caller goes away, with its place held until then.
         let worked = tokio::task::spawn_blocking(move || {

@@ -19,6 +19,7 @@ pub mod sds;
 mod secrets;
 mod service;
 mod stream;
+mod turns;
 
 use std::future::Future;
 use std::io;
@@ -53,16 +54,17 @@ pub const REQUEST_BYTES_MAX: usize = 16 * 1024;
 pub use arriving::{ARRIVAL_TIME, ARRIVING_MAX};
 pub use keys::KEYS_REQUEST_BYTES_MAX;
 
-/// How long a connection has at the end to tell its streams that it is one. Nothing but that is told any more.
+/// How long a connection has at the end to tell its streams that it is one. Nothing new is given meanwhile; what waited
+/// for a client to read goes out before.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How long to wait when the process is out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves until `shutdown` is ready, then ends every call with a status and closes every connection. The listener's file is
-/// the caller's to remove.
+/// Serves until `shutdown` is ready, then ends every call with a status and closes every connection. The listener's file
+/// is the caller's to remove.
 ///
-/// Dropping the future closes every connection too, without a word. It does not fail: a connection that cannot be accepted is tried
-/// again later.
+/// Dropping the future closes every connection too, without a word. It does not fail: a connection that cannot be
+/// accepted is tried again later.
 pub async fn serve(
     listener: UnixListener,
     source: Arc<dyn IdentitySource>,
@@ -72,17 +74,20 @@ pub async fn serve(
     let (running, stopped) = watch::channel(());
     let streams = Arc::new(Semaphore::new(STREAMS_MAX));
     let exchanges = Arc::new(Semaphore::new(EXCHANGES_MAX));
-    let secrets = sds::Secrets::new(Arc::clone(&source), Arc::clone(&exchanges), stopped.clone());
+    let turns = turns::Turns::new();
+    let secrets =
+        sds::Secrets::new(Arc::clone(&source), Arc::clone(&exchanges), stopped.clone(), turns.clone());
     let deployment_secrets = secrets::Service {
         source: Arc::clone(&source),
         streams: Arc::clone(&streams),
         opening: Arc::new(Semaphore::new(1)),
         stopped: stopped.clone(),
+        turns: turns.clone(),
     };
     let deployment_secrets = SecretsServer::new(deployment_secrets);
     let (sent, stopping) = (Arc::default(), stopped.clone());
     let service =
-        service::Service { source: Arc::clone(&source), streams, exchanges, stopped: stopping, sent };
+        service::Service { source: Arc::clone(&source), streams, exchanges, stopped: stopping, sent, turns };
     let services = dispatch::Services::new(Arc::new(service), secrets, deployment_secrets);
     let mut connections = JoinSet::new();
     let mut strangers = JoinSet::new();
@@ -118,11 +123,8 @@ pub async fn serve(
     // Who connects from here on is refused by the kernel.
     drop(listener);
     drop(running);
-    let told = async {
-        while connections.join_next().await.is_some() {}
-        while strangers.join_next().await.is_some() {}
-    };
-    // A caller that does not read cannot be told.
+    let told = async { while connections.join_next().await.is_some() {} };
+    // A caller that does not read cannot be told. Strangers are not waited for: they could hold up every end.
     drop(tokio::time::timeout(LAST_WORDS, told).await);
     connections.shutdown().await;
     strangers.shutdown().await;

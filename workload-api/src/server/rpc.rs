@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
-use futures_util::stream::{Empty, empty};
+use futures_util::stream::empty;
 use hyper::body::{Body as HttpBody, Frame};
 use prost::bytes::Bytes;
 use tonic::body::Body;
@@ -40,11 +40,17 @@ pub(super) async fn call(service: &Service, request: Request<Body>) -> Response<
             stream::<JwtBundlesRequest, JwtBundlesResponse>(service, request).await
         }
         "/SpiffeWorkloadAPI/FetchJWTSVID" => {
-            let fetch = service_fn(async |request| service.fetch_jwt_svid(&request));
+            let fetch = service_fn(async |request| {
+                let _turn = service.turns.mine().await;
+                service.fetch_jwt_svid(&request)
+            });
             grpc::<JwtsvidRequest, JwtsvidResponse>().unary(fetch, request).await
         }
         "/SpiffeWorkloadAPI/ValidateJWTSVID" => {
-            let validate = service_fn(async |request| service.validate_jwt_svid(&request));
+            let validate = service_fn(async |request| {
+                let _turn = service.turns.mine().await;
+                service.validate_jwt_svid(&request)
+            });
             grpc::<ValidateJwtsvidRequest, ValidateJwtsvidResponse>().unary(validate, request).await
         }
         _ => Status::unimplemented("this gateway does not offer that call").into_http(),
@@ -65,14 +71,12 @@ where
     M: Message,
 {
     let opened = Arc::new(Mutex::new(None));
-    let open = service_fn(|request: tonic::Request<Q>| {
-        let updates = service.open::<Q, M>(&request);
-        let answer = updates.map(|updates| {
-            *opened.lock().unwrap_or_else(PoisonError::into_inner) = Some(updates);
-            // Its place is taken by the updates below.
-            tonic::Response::new(empty::<Result<M, Status>>())
-        });
-        std::future::ready::<Result<tonic::Response<Empty<Result<M, Status>>>, Status>>(answer)
+    let open = service_fn(async |request: tonic::Request<Q>| {
+        let _turn = service.turns.mine().await;
+        let updates = service.open::<Q, M>(&request)?;
+        *opened.lock().unwrap_or_else(PoisonError::into_inner) = Some(updates);
+        // Its place is taken by the updates below.
+        Ok::<_, Status>(tonic::Response::new(empty::<Result<M, Status>>()))
     });
     let response = grpc::<Q, M>().server_streaming(open, request).await;
     let updates = opened.lock().unwrap_or_else(PoisonError::into_inner).take();

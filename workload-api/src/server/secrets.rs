@@ -16,6 +16,7 @@ use tonic::{Request, Response, Status, async_trait};
 
 use super::connection::Caller;
 use super::service::{Service as Workload, status, take, unknown};
+use super::turns::Turns;
 use crate::secrets::wire::secrets_server::Secrets as Rpc;
 use crate::secrets::wire::{GetRequest, Secret as Message, WatchRequest, WatchResponse};
 use crate::secrets::{Secret, SecretSource, Secrets};
@@ -31,10 +32,12 @@ pub(super) struct Service {
     /// The place for opening.
     pub(super) opening: Arc<Semaphore>,
     pub(super) stopped: watch::Receiver<()>,
+    pub(super) turns: Turns,
 }
 
 impl Service {
-    fn caller<Q>(&self, request: &Request<Q>) -> Result<PeerEvidence, Status> {
+    async fn caller<Q: Sync>(&self, request: &Request<Q>) -> Result<PeerEvidence, Status> {
+        let _turn = self.turns.mine().await;
         let caller = request.extensions().get::<Caller>().and_then(|caller| caller.0.clone());
         let caller = caller.ok_or_else(|| status(&unknown()))?;
         Workload::authorize(&*self.source, &caller)?;
@@ -117,7 +120,7 @@ impl Rpc for Service {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchResponse, Status>> + Send>>;
 
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<Message>, Status> {
-        let caller = self.caller(&request)?;
+        let caller = self.caller(&request).await?;
         let secrets = self.secrets()?;
         let name = request.into_inner().name;
         let parsed = if name.len() <= NAME_BYTES_MAX { SecretName::parse(&name).ok() } else { None };
@@ -128,7 +131,7 @@ impl Rpc for Service {
     }
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let caller = self.caller(&request)?;
+        let caller = self.caller(&request).await?;
         let secrets = self.secrets()?;
         let permit = take(&self.streams, super::STREAMS_MAX)?;
         let mut changes = secrets.changes().map_err(|refusal| status(&refusal))?;

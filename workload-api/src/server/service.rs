@@ -10,6 +10,7 @@ use tonic::{Request, Response, Status};
 use super::connection::Caller;
 use super::jwt;
 use super::stream::{Message, Open, Sent, Updates, updates};
+use super::turns::Turns;
 use crate::source::IdentitySource;
 use crate::workloadapi::{JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest, ValidateJwtsvidResponse};
 
@@ -19,6 +20,7 @@ pub(super) struct Service {
     pub(super) exchanges: Arc<Semaphore>,
     pub(super) stopped: watch::Receiver<()>,
     pub(super) sent: Arc<Sent>,
+    pub(super) turns: Turns,
 }
 
 /// `reason: rule`. The codes follow the SPIFFE Workload API, section 3 and 6.3, and Workload Endpoint, section 6:
@@ -71,8 +73,8 @@ impl Service {
         let current = self.source.subscribe().map_err(|refusal| status(&refusal))?;
         let bundles = self.source.bundles();
         let open = Open::new(Arc::clone(&self.source), permit);
-        let (stopped, sent) = (self.stopped.clone(), Arc::clone(&self.sent));
-        Ok(updates::<M>(open, caller, current, bundles, stopped, sent))
+        let (stopped, sent, turns) = (self.stopped.clone(), Arc::clone(&self.sent), self.turns.clone());
+        Ok(updates::<M>(open, caller, current, bundles, stopped, sent, turns))
     }
 
     pub(super) fn fetch_jwt_svid(

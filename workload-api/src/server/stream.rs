@@ -15,6 +15,7 @@ use tonic::Status;
 
 use super::encoded::{Encoded, Latest};
 use super::service::{Service, status};
+use super::turns::Turns;
 use crate::jwt::JwtKeys;
 use crate::source::{Bundles, Current, IdentitySource, X509Context};
 use crate::workloadapi::{JwtBundlesResponse, X509BundlesResponse, X509svid, X509svidResponse};
@@ -59,6 +60,17 @@ pub(super) trait Message: prost::Message + Default + 'static {
         Ok(())
     }
     fn of(known: &Known) -> Self;
+    /// What is kept of it to compare with the next. Not a key that the message does not hold: while a bundle stays the same
+    /// the identity changes many times.
+    fn kept(known: Known) -> Known {
+        known.without_key()
+    }
+}
+
+impl Known {
+    fn without_key(self) -> Self {
+        Self { context: Arc::new(self.context.without_key()), bundles: self.bundles }
+    }
 }
 
 /// What the streams of one socket send.
@@ -100,6 +112,10 @@ impl Message for X509svidResponse {
             hint: String::new(),
         };
         Self { svids: vec![svid], federated_bundles: foreign(context, bundles).collect(), ..Self::default() }
+    }
+
+    fn kept(known: Known) -> Known {
+        known
     }
 }
 
@@ -156,6 +172,7 @@ struct State<M> {
     bundles: watch::Receiver<Arc<Bundles>>,
     stopped: watch::Receiver<()>,
     sent: Arc<Sent>,
+    turns: Turns,
     last: Option<Arc<Encoded>>,
     message: PhantomData<fn() -> M>,
 }
@@ -169,14 +186,25 @@ pub(super) fn updates<M: Message>(
     bundles: watch::Receiver<Arc<Bundles>>,
     stopped: watch::Receiver<()>,
     sent: Arc<Sent>,
+    turns: Turns,
 ) -> Updates {
     current.mark_changed();
     let watched = caller.clone();
     // An error means that the process cannot be watched; what cannot be watched is not answered either.
     let caller_exited = Box::pin(async move { drop(watched.exited().await) });
     let message = PhantomData;
-    let state =
-        State::<M> { open, caller, caller_exited, current, bundles, stopped, sent, last: None, message };
+    let state = State::<M> {
+        open,
+        caller,
+        caller_exited,
+        current,
+        bundles,
+        stopped,
+        sent,
+        turns,
+        last: None,
+        message,
+    };
     Box::pin(unfold(Some(state), async |state| {
         let mut state = state?;
         match state.next().await {
@@ -200,6 +228,10 @@ impl<M: Message> State<M> {
                 // Without its sender it never changes again.
                 Ok(()) = self.bundles.changed() => {}
             }
+            let _turn = self.turns.mine().await;
+            if self.stopped.has_changed().is_err() {
+                return Err(ended("the service is stopping"));
+            }
             let context = self.current.borrow_and_update().clone();
             let context = context.ok_or_else(|| ended("the instance has ended"))?;
             let known = Known { context, bundles: Arc::clone(&self.bundles.borrow_and_update()) };
@@ -218,4 +250,65 @@ impl<M: Message> State<M> {
 
 pub(super) fn ended(rule: &str) -> Status {
     status(&Refusal::new(Reason::IdentityUnavailable, "stream", rule))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use edgewarden_names::SpiffeId;
+    use prost::Message as _;
+    use zeroize::Zeroizing;
+
+    use super::*;
+
+    fn known(key: &[u8]) -> Known {
+        let id = SpiffeId::parse("spiffe://plant.example/gateway/gw-1/module/analytics").unwrap();
+        let context = X509Context {
+            trust_domain: id.trust_domain(),
+            id,
+            chain_der: vec![b"leaf".to_vec()],
+            key_pkcs8: Zeroizing::new(key.to_vec()),
+            bundle_der: vec![b"root".to_vec()],
+        };
+        Known { context: Arc::new(context), bundles: Arc::default() }
+    }
+
+    #[test]
+    fn all_streams_send_the_same_bytes_until_the_identity_changes() {
+        let (latest, before) = (Latest::default(), known(b"a key"));
+        let first = latest.of::<X509svidResponse>(before.clone());
+        let again = latest.of::<X509svidResponse>(before.clone());
+        assert!(Arc::ptr_eq(&first, &again));
+        // A flag, a length of four bytes, the message.
+        let bytes = first.bytes();
+        assert_eq!(bytes[..5], [0, 0, 0, 0, u8::try_from(bytes.len() - 5).unwrap()]);
+        let message = X509svidResponse::decode(bytes.slice(5..)).unwrap();
+        assert_eq!(message, X509svidResponse::of(&before));
+        assert_eq!(message.svids[0].x509_svid_key, "a key");
+
+        let after = latest.of::<X509svidResponse>(known(b"another"));
+        assert!(!Arc::ptr_eq(&first, &after));
+        // A stream that is behind gets what it knows of, not what is newest.
+        assert_eq!(*latest.of::<X509svidResponse>(before).bytes(), *bytes);
+    }
+
+    #[test]
+    fn nothing_is_held_that_no_stream_sends() {
+        let latest = Latest::default();
+        let only = Arc::downgrade(&latest.of::<X509svidResponse>(known(b"a key")));
+        assert!(only.upgrade().is_none());
+    }
+
+    /// While a bundle stays the same the identity changes many times.
+    #[test]
+    fn who_follows_a_bundle_holds_no_key() {
+        let latest = Latest::default();
+        let (x509, jwt) = (
+            latest.of::<X509BundlesResponse>(known(b"a key")),
+            Latest::default().of::<JwtBundlesResponse>(known(b"a key")),
+        );
+        assert!(x509.known.context.key_pkcs8.is_empty() && jwt.known.context.key_pkcs8.is_empty());
+        assert!(Arc::ptr_eq(&x509, &latest.of::<X509BundlesResponse>(known(b"another"))));
+    }
 }

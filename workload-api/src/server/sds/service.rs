@@ -24,6 +24,7 @@ use crate::envoy::envoy::service::secret::v3::secret_discovery_service_server::{
 use crate::server::connection::Caller;
 use crate::server::service::{Service, status, take, unknown as unknown_caller};
 use crate::server::stream::{Open, ended};
+use crate::server::turns::Turns;
 use crate::source::IdentitySource;
 
 /// The service behind its door.
@@ -31,6 +32,7 @@ use crate::source::IdentitySource;
 pub(in crate::server) struct Secrets {
     calls: Arc<Calls>,
     streams: Arc<Semaphore>,
+    turns: Turns,
     server: SecretDiscoveryServiceServer<Calls>,
 }
 
@@ -38,6 +40,7 @@ pub(in crate::server) struct Secrets {
 pub(super) struct Admission {
     source: Arc<dyn IdentitySource>,
     pub(super) caller: PeerEvidence,
+    pub(super) turns: Turns,
     _open: Open,
 }
 
@@ -53,15 +56,19 @@ impl Secrets {
         source: Arc<dyn IdentitySource>,
         streams: Arc<Semaphore>,
         stopped: watch::Receiver<()>,
+        turns: Turns,
     ) -> Self {
         let calls = Arc::new(Calls { source, stopped });
         let server = SecretDiscoveryServiceServer::from_arc(Arc::clone(&calls))
             .max_decoding_message_size(REQUEST_BYTES_MAX);
-        Self { calls, streams, server }
+        Self { calls, streams, turns, server }
     }
 
     pub(in crate::server) async fn call(self, mut request: http::Request<Body>) -> http::Response<Body> {
-        match self.admit(&request) {
+        let turn = self.turns.mine().await;
+        let admitted = self.admit(&request);
+        drop(turn);
+        match admitted {
             Ok(admission) => request.extensions_mut().insert(Arc::new(admission)),
             Err(status) => return status.into_http(),
         };
@@ -78,7 +85,8 @@ impl Secrets {
         let source = Arc::clone(&self.calls.source);
         Service::authorize(&*source, &caller)?;
         let permit = take(&self.streams, crate::server::EXCHANGES_MAX)?;
-        Ok(Admission { _open: Open::new(Arc::clone(&source), permit), source, caller })
+        let open = Open::new(Arc::clone(&source), permit);
+        Ok(Admission { source, caller, turns: self.turns.clone(), _open: open })
     }
 }
 
