@@ -213,10 +213,25 @@ pub fn modules() -> Result<Vec<Number>, Failure> {
     for worker in &mut workers {
         ensure(worker.child.try_wait()?.is_none(), || "a module's streams broke".into())?;
     }
+    numbers.push(beside_noise(&cgroups, own, serving)?);
     numbers.push(churn(own, &server)?);
     numbers.extend(crowd(&gateway, &runtime, &cgroups, &sockets, &server)?);
     drop(workers);
     Ok(numbers)
+}
+
+/// What a module has of the socket while another one asks for all that it can get.
+fn beside_noise(cgroups: &Cgroups, noisy: &Path, quiet: &Path) -> Result<Number, Failure> {
+    let mut loud = cgroups.spawn(&name(0), &Work::Noise { socket: noisy.into() })?;
+    ensure(loud.line()? == "loud", || "there is no noise".into())?;
+    let mut fetching = cgroups.spawn(&name(1), &Work::Fetch { socket: quiet.into(), times: 1000 })?;
+    let took = serde_json::from_str(&fetching.line()?).map_err(failed)?;
+    Ok(Number::of_values(
+        "connect and fetch beside a module that asks without pause",
+        "ms",
+        Target::WorstAtMost(10.0),
+        took,
+    ))
 }
 
 /// All the streams that modules may have. They hold, each gets the next certificate, and what they took is given back.
@@ -333,12 +348,14 @@ fn churn(socket: &Path, server: &Server) -> Result<Number, Failure> {
     }
     let output = child.wait_with_output()?;
     ensure(output.status.success(), || "the churning caller failed".into())?;
+    // What the first refusals need is there by then.
+    let settled = points.split_off(points.len() / 2);
     eprintln!("{} refusals in {seconds} s", String::from_utf8_lossy(&output.stdout).trim());
     Ok(Number::of_values(
         "memory under refusals, slope",
         "kB/min",
         Target::AtMost(64.0),
-        vec![slope(&points)],
+        vec![slope(&settled)],
     ))
 }
 

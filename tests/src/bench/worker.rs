@@ -27,6 +27,10 @@ pub enum Work {
     /// Holds so many streams, on as few connections as it takes. Says `open` when each has brought an identity, and
     /// `rotated` when each has brought another.
     Crowd { socket: PathBuf, streams: usize },
+    /// Asks for tokens without pause, as much as it may at a time. Says `loud` when it does.
+    Noise { socket: PathBuf },
+    /// Gets an identity over a connection of its own, so many times, and says how many milliseconds each took.
+    Fetch { socket: PathBuf, times: usize },
     /// Accepts connections by mutual TLS.
     Serve { socket: PathBuf, address: SocketAddr },
     /// Opens connections by mutual TLS, so many a second, and says how that went.
@@ -43,6 +47,9 @@ pub struct Handshakes {
     /// What the first that failed said.
     pub why: Option<String>,
 }
+
+const NOISY_CONNECTIONS: usize = 8;
+const NOISY_CALLS: usize = 1000;
 
 pub const WORK: &str = "EW_BENCH_WORK";
 
@@ -62,6 +69,8 @@ pub fn work(text: &str) -> Result<(), Failure> {
     runtime.block_on(async {
         match work {
             Work::Hold { socket, streams } => hold(socket, streams).await,
+            Work::Noise { socket } => noise(socket).await,
+            Work::Fetch { socket, times } => fetch(socket, times).await,
             Work::Crowd { socket, streams } => crowd(socket, streams).await,
             Work::Serve { socket, address } => serve(socket, address).await,
             Work::Connect { socket, address, rate, seconds } => connect(socket, address, rate, seconds).await,
@@ -95,6 +104,39 @@ async fn hold(socket: PathBuf, streams: usize) -> Result<(), Failure> {
         say(&now_nanos().to_string());
         first.next().await.ok_or_else(|| Failure::new("a stream ended"))?.map_err(failed)?;
     }
+}
+
+async fn noise(socket: PathBuf) -> Result<(), Failure> {
+    let mut connections = Vec::new();
+    for _ in 0..NOISY_CONNECTIONS {
+        let client =
+            WorkloadApiClient::connect_to(format!("unix:{}", socket.display())).await.map_err(failed)?;
+        connections.push(Arc::new(client));
+    }
+    for (number, client) in connections.iter().cycle().take(NOISY_CALLS).enumerate() {
+        let client = Arc::clone(client);
+        tokio::spawn(async move {
+            let audience = format!("audience-{}", number % 8);
+            // What is over a budget is refused, and asked for again.
+            loop {
+                drop(client.fetch_jwt_svid([&audience], None).await);
+            }
+        });
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    say("loud");
+    std::future::pending().await
+}
+
+async fn fetch(socket: PathBuf, times: usize) -> Result<(), Failure> {
+    let mut took = Vec::new();
+    for _ in 0..times {
+        let begun = Instant::now();
+        fetch_once(&socket).await.map_err(failed)?;
+        took.push(begun.elapsed().as_secs_f64() * 1e3);
+    }
+    say(&serde_json::to_string(&took).map_err(failed)?);
+    Ok(())
 }
 
 async fn crowd(socket: PathBuf, streams: usize) -> Result<(), Failure> {
