@@ -315,9 +315,29 @@ async fn one_call_of_a_socket_at_a_time_is_worked_on() {
     assert_eq!(served.source.judged_beside_others.load(Ordering::SeqCst), 0);
 }
 
-/// A request that is begun and never ended holds its place for a while, and no longer.
+/// Anybody on the machine can connect, and begin requests that never end.
 #[tokio::test]
-async fn requests_that_never_end_are_ended() {
+async fn strangers_do_not_take_the_places_of_the_modules_requests() {
+    let served = Served::new();
+    served.source.strangers.store(true, Ordering::SeqCst);
+    let mut connection = UnixStream::connect(&served.socket).await.unwrap();
+    begin_requests(&mut connection, ARRIVING_MAX).await;
+    served.source.strangers.store(false, Ordering::SeqCst);
+    let mut client = served.client().await;
+    let mut stream = client.fetch_x509svid(request(X509svidRequest {})).await.unwrap().into_inner();
+    stream.message().await.unwrap().unwrap();
+    // The stranger's connection is still there: its places were not waited for.
+    let left = loop {
+        match connection.try_read(&mut [0; 1024]) {
+            Ok(1..) => {}
+            other => break other,
+        }
+    };
+    assert_eq!(left.unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+}
+
+/// Requests without an end, which the server has read when this returns.
+async fn begin_requests(connection: &mut UnixStream, count: usize) {
     const HEADERS: u8 = 1;
     const END_HEADERS: u8 = 4;
     let field = |name: &str, value: &str| {
@@ -334,21 +354,28 @@ async fn requests_that_never_end_are_ended() {
         field("workload.spiffe.io", "true"),
     ]
     .concat();
-    let served = Served::new();
-    let mut connection = UnixStream::connect(&served.socket).await.unwrap();
     connection.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
-    for number in 0..ARRIVING_MAX {
+    for number in 0..count {
         let mut headers = frame(u32::try_from(block.len()).unwrap(), HEADERS, END_HEADERS, &block);
         let stream = 2 * u32::try_from(number).unwrap() + 1;
         headers[5..9].copy_from_slice(&stream.to_be_bytes());
         connection.write_all(&headers).await.unwrap();
     }
-    // The last frame before it: the server has read them all. What comes now waits for the first that is ended.
+    // The answer to it comes when the server has read all frames before it.
     connection.write_all(&[0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]).await.unwrap();
     let mut answers = Vec::new();
     while !answers.windows(8).any(|part| part == [1, 2, 3, 4, 5, 6, 7, 8]) {
         answers.push(connection.read_u8().await.unwrap());
     }
+}
+
+/// A request that is begun and never ended holds its place for a while, and no longer.
+#[tokio::test]
+async fn requests_that_never_end_are_ended() {
+    let served = Served::new();
+    let mut connection = UnixStream::connect(&served.socket).await.unwrap();
+    begin_requests(&mut connection, ARRIVING_MAX).await;
+    // What comes now waits for the first that is ended.
     let mut client = served.client().await;
     let mut stream = client.fetch_x509svid(request(X509svidRequest {})).await.unwrap().into_inner();
     stream.message().await.unwrap().unwrap();

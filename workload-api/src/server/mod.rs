@@ -72,23 +72,15 @@ pub async fn serve(
 ) -> io::Result<()> {
     // Streams end when `running` is dropped.
     let (running, stopped) = watch::channel(());
-    let streams = Arc::new(Semaphore::new(STREAMS_MAX));
-    let exchanges = Arc::new(Semaphore::new(EXCHANGES_MAX));
-    let turns = turns::Turns::new();
-    let secrets =
-        sds::Secrets::new(Arc::clone(&source), Arc::clone(&exchanges), stopped.clone(), turns.clone());
-    let deployment_secrets = secrets::Service {
+    let socket = Socket {
         source: Arc::clone(&source),
-        streams: Arc::clone(&streams),
+        streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+        exchanges: Arc::new(Semaphore::new(EXCHANGES_MAX)),
         opening: Arc::new(Semaphore::new(1)),
+        sent: Arc::default(),
         stopped: stopped.clone(),
-        turns: turns.clone(),
     };
-    let deployment_secrets = SecretsServer::new(deployment_secrets);
-    let (sent, stopping) = (Arc::default(), stopped.clone());
-    let service =
-        service::Service { source: Arc::clone(&source), streams, exchanges, stopped: stopping, sent, turns };
-    let services = dispatch::Services::new(Arc::new(service), secrets, deployment_secrets);
+    let (services, strangers_services) = (socket.services(), socket.services());
     let mut connections = JoinSet::new();
     let mut strangers = JoinSet::new();
     let mut shutdown = std::pin::pin!(shutdown);
@@ -104,6 +96,7 @@ pub async fn serve(
                 Ok((stream, _)) => {
                     let caller = connection::Caller::of(&stream);
                     let expected = caller.0.as_ref().is_some_and(|caller| source.is_expected(caller));
+                    let services = if expected { &services } else { &strangers_services };
                     let serving = connection::serve(stream, caller.clone(), services.clone(), stopped.clone());
                     if expected && connections.len() < CONNECTIONS_MAX {
                         connections.spawn(serving);
@@ -129,6 +122,42 @@ pub async fn serve(
     connections.shutdown().await;
     strangers.shutdown().await;
     Ok(())
+}
+
+/// What all connections share.
+struct Socket {
+    source: Arc<dyn IdentitySource>,
+    streams: Arc<Semaphore>,
+    exchanges: Arc<Semaphore>,
+    opening: Arc<Semaphore>,
+    sent: Arc<stream::Sent>,
+    stopped: watch::Receiver<()>,
+}
+
+impl Socket {
+    /// What is offered, with turns and places for requests of its own: the module's callers do not wait for strangers.
+    fn services(&self) -> dispatch::Services {
+        let (source, stopped, turns) = (&self.source, &self.stopped, turns::Turns::new());
+        let (streams, exchanges) = (&self.streams, &self.exchanges);
+        let secrets =
+            sds::Secrets::new(Arc::clone(source), Arc::clone(exchanges), stopped.clone(), turns.clone());
+        let deployment_secrets = SecretsServer::new(secrets::Service {
+            source: Arc::clone(source),
+            streams: Arc::clone(streams),
+            opening: Arc::clone(&self.opening),
+            stopped: stopped.clone(),
+            turns: turns.clone(),
+        });
+        let service = service::Service {
+            source: Arc::clone(source),
+            streams: Arc::clone(streams),
+            exchanges: Arc::clone(exchanges),
+            stopped: stopped.clone(),
+            sent: Arc::clone(&self.sent),
+            turns,
+        };
+        dispatch::Services::new(Arc::new(service), secrets, deployment_secrets)
+    }
 }
 
 /// A connection that may take its time only if its maker turns out to be a caller after all: one that came in the moment

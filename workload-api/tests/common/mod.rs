@@ -97,6 +97,8 @@ pub struct Source {
     pub refuse_identity: Mutex<Option<Reason>>,
     pub current: Mutex<Option<watch::Sender<Option<Arc<X509Context>>>>>,
     pub streams: AtomicI64,
+    /// Whether who connects now is taken for a stranger.
+    pub strangers: AtomicBool,
     /// So that judging callers can be seen to happen at the same time.
     pub judging_takes_time: AtomicBool,
     judging: AtomicUsize,
@@ -118,6 +120,7 @@ impl Source {
             refuse_identity: Mutex::default(),
             current: Mutex::new(Some(current)),
             streams: AtomicI64::new(0),
+            strangers: AtomicBool::new(false),
             judging_takes_time: AtomicBool::new(false),
             judging: AtomicUsize::new(0),
             judged_beside_others: AtomicUsize::new(0),
@@ -164,6 +167,10 @@ impl IdentitySource for Source {
             self.judging.fetch_sub(1, Ordering::SeqCst);
         }
         judge(&self.refuse_callers)
+    }
+
+    fn is_expected(&self, caller: &PeerEvidence) -> bool {
+        !self.strangers.load(Ordering::SeqCst) && self.authorize(caller).is_ok()
     }
 
     fn subscribe(&self) -> Result<Current, Refusal> {
