@@ -326,19 +326,33 @@ async fn strangers_do_not_take_the_places_of_the_modules_requests() {
     let mut client = served.client().await;
     let mut stream = client.fetch_x509svid(request(X509svidRequest {})).await.unwrap().into_inner();
     stream.message().await.unwrap().unwrap();
-    // The stranger's connection is still there: its places were not waited for.
-    let left = loop {
-        match connection.try_read(&mut [0; 1024]) {
-            Ok(1..) => {}
-            other => break other,
-        }
-    };
-    assert_eq!(left.unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    // None of the stranger's requests has been answered or cut off: their end was not waited for.
+    let kinds = ping(&mut connection).await;
+    assert!(!kinds.contains(&HEADERS) && !kinds.contains(&RESET), "{kinds:?}");
+}
+
+const HEADERS: u8 = 1;
+const RESET: u8 = 3;
+const PING: u8 = 6;
+
+/// Returns when the server has answered, and so has read all frames before: the kinds of the frames that came.
+async fn ping(connection: &mut UnixStream) -> Vec<u8> {
+    // On stream 0, which is the connection.
+    connection.write_all(&[0, 0, 8, PING, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]).await.unwrap();
+    let mut kinds = Vec::new();
+    while kinds.last() != Some(&PING) {
+        // The length has 24 bits, the kind 8.
+        let head = connection.read_u32().await.unwrap();
+        let [kind, ..] = head.to_le_bytes();
+        let length = usize::try_from(head >> 8).unwrap();
+        kinds.push(kind);
+        connection.read_exact(&mut vec![0; 5 + length]).await.unwrap();
+    }
+    kinds
 }
 
 /// Requests without an end, which the server has read when this returns.
 async fn begin_requests(connection: &mut UnixStream, count: usize) {
-    const HEADERS: u8 = 1;
     const END_HEADERS: u8 = 4;
     let field = |name: &str, value: &str| {
         let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
@@ -358,15 +372,10 @@ async fn begin_requests(connection: &mut UnixStream, count: usize) {
     for number in 0..count {
         let mut headers = frame(u32::try_from(block.len()).unwrap(), HEADERS, END_HEADERS, &block);
         let stream = 2 * u32::try_from(number).unwrap() + 1;
-        headers[5..9].copy_from_slice(&stream.to_be_bytes());
+        headers.get_mut(5..9).unwrap().copy_from_slice(&stream.to_be_bytes());
         connection.write_all(&headers).await.unwrap();
     }
-    // The answer to it comes when the server has read all frames before it.
-    connection.write_all(&[0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]).await.unwrap();
-    let mut answers = Vec::new();
-    while !answers.windows(8).any(|part| part == [1, 2, 3, 4, 5, 6, 7, 8]) {
-        answers.push(connection.read_u8().await.unwrap());
-    }
+    ping(connection).await;
 }
 
 /// A request that is begun and never ended holds its place for a while, and no longer.
@@ -475,7 +484,6 @@ fn frame(length: u32, kind: u8, flags: u8, body: &[u8]) -> Vec<u8> {
 #[tokio::test]
 async fn frames_without_end_end_the_connection() {
     const CONTINUATION: u8 = 9;
-    const HEADERS: u8 = 1;
     const DATA: u8 = 0;
     let block = [0; 16 * 1024];
     // A header block that is never complete; and a frame that is larger than any may be.
