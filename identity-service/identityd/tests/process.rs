@@ -25,6 +25,7 @@ use edgewarden_protocol::control::{ExportedQuote, Reply, Request};
 use edgewarden_protocol::enrol::{Challenge, Enrolled};
 use edgewarden_protocol::layout::Layout;
 use edgewarden_simulator_tpm::{Scenario, SimulatedTpm};
+use futures_util::StreamExt as _;
 use serde::{Deserialize, Serialize};
 
 /// A user of the tests.
@@ -194,8 +195,14 @@ async fn it_has_no_network_starts_nothing_and_ends_on_sigterm() {
     ] {
         assert_eq!(said.recv().await.as_deref(), Some(expected));
     }
+    let client = spiffe::WorkloadApiClient::connect_to(format!("unix:{}", socket.display())).await.unwrap();
+    let mut stream = client.stream_x509_contexts().await.unwrap();
+    stream.next().await.unwrap().unwrap();
     let pid = nix::unistd::Pid::from_raw(process.0.id().try_into().unwrap());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    // Who is served is told, also by the stock client.
+    let why = format!("{:?}", stream.next().await.unwrap().unwrap_err());
+    assert!(why.contains("identity.unavailable: the service is stopping"), "{why}");
     assert_eq!(said.recv().await.as_deref(), Some("ended"));
     assert!(process.0.wait().unwrap().success());
 }

@@ -183,3 +183,17 @@ async fn all_sockets_together_have_so_many_threads() {
         assert_eq!(parse(&rest(&mut stream).await).0, 200);
     }
 }
+
+/// A keystore that stands still keeps nobody from what needs none, and who waits for it is told.
+#[tokio::test]
+async fn who_waits_for_a_thread_is_told_in_time_and_others_do_not_wait() {
+    let served = Served::beside(&Arc::new(Semaphore::new(0)));
+    let mut waiting = served.connect().await;
+    waiting.write_all(post(SIGN, SIGN_BODY).as_bytes()).await.unwrap();
+    for path in ["/trust-bundle", "/modules"] {
+        assert_eq!(served.get(path).await.0, 200, "{path}");
+    }
+    let (status, text) = parse(&rest(&mut waiting).await);
+    assert_eq!(status, 429);
+    assert!(text.contains(Reason::Busy.code()), "{text}");
+}

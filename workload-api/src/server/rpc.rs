@@ -4,9 +4,10 @@
 //! a private key among them, in a buffer that nobody wipes. Requests are read, and refused, by tonic all the same.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
+use edgewarden_names::Refusal;
 use futures_util::stream::empty;
 use hyper::body::{Body as HttpBody, Frame};
 use prost::bytes::Bytes;
@@ -16,10 +17,11 @@ use tonic::server::Grpc;
 use tonic::{Code, Status};
 use tower::service_fn;
 
-use super::REQUEST_BYTES_MAX;
 use super::service::Service;
 use super::stream::{Message, Updates};
+use super::{REQUEST_BYTES_MAX, jwt};
 use crate::codec::ProstCodec;
+use crate::source::IdentitySource;
 use crate::workloadapi::{
     JwtBundlesRequest, JwtBundlesResponse, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest,
     ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svidRequest, X509svidResponse,
@@ -40,18 +42,10 @@ pub(super) async fn call(service: &Service, request: Request<Body>) -> Response<
             stream::<JwtBundlesRequest, JwtBundlesResponse>(service, request).await
         }
         "/SpiffeWorkloadAPI/FetchJWTSVID" => {
-            let fetch = service_fn(async |request| {
-                let _turn = service.turns.mine().await;
-                service.fetch_jwt_svid(&request)
-            });
-            grpc::<JwtsvidRequest, JwtsvidResponse>().unary(fetch, request).await
+            unary::<JwtsvidRequest, JwtsvidResponse>(service, request, jwt::fetch).await
         }
         "/SpiffeWorkloadAPI/ValidateJWTSVID" => {
-            let validate = service_fn(async |request| {
-                let _turn = service.turns.mine().await;
-                service.validate_jwt_svid(&request)
-            });
-            grpc::<ValidateJwtsvidRequest, ValidateJwtsvidResponse>().unary(validate, request).await
+            unary::<ValidateJwtsvidRequest, ValidateJwtsvidResponse>(service, request, jwt::judge).await
         }
         _ => Status::unimplemented("this gateway does not offer that call").into_http(),
     }
@@ -65,12 +59,28 @@ where
     Grpc::new(ProstCodec::default()).apply_max_message_size_config(Some(REQUEST_BYTES_MAX), None)
 }
 
+async fn unary<Q, A>(
+    service: &Service,
+    request: Request<Body>,
+    answer: fn(&dyn IdentitySource, &Q) -> Result<A, Refusal>,
+) -> Response<Body>
+where
+    Q: prost::Message + Default + 'static,
+    A: prost::Message + 'static,
+{
+    let call = service_fn(async |request: tonic::Request<Q>| {
+        let _turn = service.turns.mine().await;
+        service.answer(&request, answer)
+    });
+    grpc::<Q, A>().unary(call, request).await
+}
+
 async fn stream<Q, M>(service: &Service, request: Request<Body>) -> Response<Body>
 where
     Q: prost::Message + Default + 'static,
     M: Message,
 {
-    let opened = Arc::new(Mutex::new(None));
+    let opened = Mutex::new(None);
     let open = service_fn(async |request: tonic::Request<Q>| {
         let _turn = service.turns.mine().await;
         let updates = service.open::<Q, M>(&request)?;
@@ -79,7 +89,7 @@ where
         Ok::<_, Status>(tonic::Response::new(empty::<Result<M, Status>>()))
     });
     let response = grpc::<Q, M>().server_streaming(open, request).await;
-    let updates = opened.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let updates = opened.into_inner().unwrap_or_else(PoisonError::into_inner);
     match updates {
         Some(updates) => response.map(|_| Body::new(Answer { updates: Some(updates) })),
         None => response,

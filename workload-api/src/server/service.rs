@@ -8,11 +8,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tonic::{Request, Response, Status};
 
 use super::connection::Caller;
-use super::jwt;
 use super::stream::{Message, Open, Sent, Updates, updates};
 use super::turns::Turns;
 use crate::source::IdentitySource;
-use crate::workloadapi::{JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest, ValidateJwtsvidResponse};
 
 pub(super) struct Service {
     pub(super) source: Arc<dyn IdentitySource>,
@@ -77,20 +75,13 @@ impl Service {
         Ok(updates::<M>(open, caller, current, bundles, stopped, sent, turns))
     }
 
-    pub(super) fn fetch_jwt_svid(
+    pub(super) fn answer<Q, A>(
         &self,
-        request: &Request<JwtsvidRequest>,
-    ) -> Result<Response<JwtsvidResponse>, Status> {
+        request: &Request<Q>,
+        answer: impl FnOnce(&dyn IdentitySource, &Q) -> Result<A, Refusal>,
+    ) -> Result<Response<A>, Status> {
         self.caller(request)?;
-        jwt::fetch(&*self.source, request.get_ref()).map(Response::new).map_err(|refusal| status(&refusal))
-    }
-
-    pub(super) fn validate_jwt_svid(
-        &self,
-        request: &Request<ValidateJwtsvidRequest>,
-    ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
-        self.caller(request)?;
-        jwt::judge(&*self.source, request.get_ref()).map(Response::new).map_err(|refusal| status(&refusal))
+        answer(&*self.source, request.get_ref()).map(Response::new).map_err(|refusal| status(&refusal))
     }
 }
 

@@ -228,10 +228,7 @@ impl<M: Message> State<M> {
                 // Without its sender it never changes again.
                 Ok(()) = self.bundles.changed() => {}
             }
-            let _turn = self.turns.mine().await;
-            if self.stopped.has_changed().is_err() {
-                return Err(ended("the service is stopping"));
-            }
+            let _turn = self.turns.of_stream(&self.stopped).await?;
             let context = self.current.borrow_and_update().clone();
             let context = context.ok_or_else(|| ended("the instance has ended"))?;
             let known = Known { context, bundles: Arc::clone(&self.bundles.borrow_and_update()) };

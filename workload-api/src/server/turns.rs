@@ -7,7 +7,10 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tonic::Status;
+
+use super::stream::ended;
 
 #[derive(Clone)]
 pub(super) struct Turns(Arc<Semaphore>);
@@ -21,5 +24,17 @@ impl Turns {
     pub(super) async fn mine(&self) -> Option<OwnedSemaphorePermit> {
         // Never closed; without it the work would be done all the same.
         Arc::clone(&self.0).acquire_owned().await.ok()
+    }
+
+    /// The same for a stream, which may have ended while it waited.
+    pub(super) async fn of_stream(
+        &self,
+        stopped: &watch::Receiver<()>,
+    ) -> Result<Option<OwnedSemaphorePermit>, Status> {
+        let turn = self.mine().await;
+        if stopped.has_changed().is_err() {
+            return Err(ended("the service is stopping"));
+        }
+        Ok(turn)
     }
 }

@@ -88,10 +88,7 @@ impl<P: Protocol> State<P> {
                     }
                 }
             }
-            let _turn = self.admission.turns.mine().await;
-            if self.stopped.has_changed().is_err() {
-                return Err(ended("the service is stopping"));
-            }
+            let _turn = self.admission.turns.of_stream(&self.stopped).await?;
             let context = self.current.borrow_and_update().clone();
             let context = context.ok_or_else(|| ended("the instance has ended"))?;
             let foreign = Arc::clone(&self.bundles.borrow_and_update().foreign_x509);
