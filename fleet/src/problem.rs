@@ -23,6 +23,10 @@ impl Problem {
     pub fn into_refusal(self) -> Refusal {
         match self {
             Self::Refused(refusal) => refusal,
+            Self::Store(error) if error.is_the_disk() => {
+                tracing::error!(error = %chain(&error), "the disk refused; nothing was kept");
+                Refusal::new(Reason::Storage, "fleet", "the fleet's disk is full, failing or read-only")
+            }
             trouble => {
                 tracing::error!(error = %chain(&trouble), "a request failed");
                 Refusal::new(Reason::Internal, "fleet", "the fleet failed; see its log")

@@ -24,6 +24,10 @@ pub fn shortened(text: &str, most: usize) -> String {
     short
 }
 
+pub fn labels_or_none(labels: &Labels) -> String {
+    if labels.is_empty() { "none".into() } else { self::labels(labels) }
+}
+
 /// `site=clinic,ward=north`
 pub fn labels(labels: &Labels) -> String {
     labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")

@@ -167,9 +167,9 @@ async fn messages_have_caps_and_the_oldest_go_and_are_counted() {
     }
     let count = store.message_count(&name).await.unwrap();
     assert_eq!((count.kept, count.kept + count.dropped), (2, 32), "two queues are kept, the rest is counted");
-    assert!(store.remove_device(&name).await.unwrap());
+    assert!(store.remove_device(&name, NOW).await.unwrap());
     assert_eq!(store.message_count(&name).await.unwrap().kept, 0);
-    assert!(!store.remove_device(&name).await.unwrap());
+    assert!(!store.remove_device(&name, NOW).await.unwrap());
 }
 
 #[tokio::test]

@@ -125,6 +125,7 @@ reasons! {
     RequestInvalid "request.invalid" "correct the request";
     RequestTooLarge "request.too_large" "send less: limits are in docs/specification.md";
     Busy "service.busy" "try again later";
+    Storage "service.storage" "nothing was kept: make room on the disk of the one that refuses, or mend it; it goes on by itself, so try again then";
     Internal "service.internal" "see the daemon's log";
 }
 

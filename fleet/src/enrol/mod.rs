@@ -127,10 +127,6 @@ impl Enrolment {
             attempt: &attempt,
         };
         self.store.admit(&admission, now).await??;
-        let what = if begun.token.is_some() { "joined" } else { "renewed" };
-        self.store
-            .add_event(Some(&begun.gateway), None, &format!("{what}, hardware {}", verdict.hardware), now)
-            .await?;
         Ok(Enrolled { gateway_ca: gateway_ca.into(), root: self.root.certificate_der().into(), verdict })
     }
 

@@ -25,12 +25,13 @@ use crate::Problem;
 use crate::admin_api::{
     AcceptRequest, DeploymentRequest, DeploymentView, DeviceDetail, DeviceLabels, Done, LabelRequest,
     OperatorKey, OperatorKeyRequest, PREFIX, ReferenceRequest, ReferenceSummary, RemoveTrust, StoredMessage,
-    Token, TokenRequest, Trusted, VendorRequest, VendorRoot, Web,
+    Token, TokenRequest, VendorRequest, VendorRoot, Web,
 };
 use crate::enrol::{decide::sha256, random_text, token_hash};
 use crate::selection::{self, Carry, check_labels};
 use crate::store::deployments::NewDeployment;
 use crate::store::tokens::Grant;
+use crate::store::trust::NewVendorRoot;
 
 const SMALL_BYTES_MAX: usize = 64 * 1024;
 const PEM_BYTES_MAX: usize = 256 * 1024;
@@ -103,9 +104,6 @@ async fn token_create(State(shared): App, body: Body) -> Response {
         let grant = Grant { gateway, expires, allow_software, labels };
         shared.store.add_token(&token_hash(&token), &grant, now).await?;
         let Grant { gateway, labels, .. } = grant;
-        let hardware = if allow_software { "with or without a TPM" } else { "with a TPM" };
-        let text = format!("join token made: {hardware}, labels {}", labels_or_none(&labels));
-        shared.store.add_event(Some(&gateway), None, &text, now).await?;
         Ok(Token { gateway, token, expires, allow_software, labels })
     };
     reply(created.await)
@@ -130,12 +128,11 @@ fn no_gateway(name: &GatewayName) -> Problem {
 async fn device_remove(State(shared): App, Path(name): Path<String>) -> Response {
     let removed = async {
         let name = gateway(&name)?;
-        if !shared.store.remove_device(&name).await? {
+        if !shared.store.remove_device(&name, UnixTime::now()).await? {
             return Err(no_gateway(&name));
         }
         shared.forget_sent(&name);
         shared.wake.send_replace(());
-        shared.store.add_event(Some(&name), None, "removed by an operator", UnixTime::now()).await?;
         tracing::info!(gateway = %name, "gateway removed");
         Ok(Done { done: true })
     };
@@ -146,19 +143,13 @@ async fn device_label(State(shared): App, Path(name): Path<String>, body: Body) 
     let labelled = async {
         let gateway = gateway(&name)?;
         let LabelRequest { set, remove } = read_json(body, SMALL_BYTES_MAX).await?;
-        let changed = shared.store.change_labels(&gateway, set, &remove).await?;
+        let changed = shared.store.change_labels(&gateway, set, &remove, UnixTime::now()).await?;
         let labels = changed.ok_or_else(|| no_gateway(&gateway))??;
         shared.wake.send_replace(());
-        let text = format!("labels set by an operator: {}", labels_or_none(&labels));
-        shared.store.add_event(Some(&gateway), None, &text, UnixTime::now()).await?;
         tracing::info!(%gateway, labels = crate::text::labels(&labels), "gateway labelled");
         Ok(DeviceLabels { gateway, labels })
     };
     reply(labelled.await)
-}
-
-fn labels_or_none(labels: &selection::Labels) -> String {
-    if labels.is_empty() { "none".into() } else { crate::text::labels(labels) }
 }
 
 #[derive(Deserialize)]
@@ -208,7 +199,6 @@ async fn learn(
     if !shared.store.add_reference(&values, origin, now).await? {
         return Err(invalid(&name, "there is a reference of this name"));
     }
-    shared.store.add_event(None, None, &format!("reference `{name}` added from {origin}"), now).await?;
     Ok(ReferenceSummary { name, added: now, origin: origin.into() })
 }
 
@@ -233,7 +223,6 @@ async fn vendor_add(State(shared): App, body: Body) -> Response {
     let added = async {
         let VendorRequest { pem } = read_json(body, PEM_BYTES_MAX).await?;
         add_vendor_roots(&shared.store, &pem).await?;
-        shared.store.add_event(None, None, "vendor roots added", UnixTime::now()).await?;
         Ok(shared.store.vendor_roots().await?)
     };
     reply(added.await)
@@ -243,15 +232,15 @@ async fn vendor_add(State(shared): App, body: Body) -> Response {
 pub async fn add_vendor_roots(store: &crate::store::Store, bundle: &str) -> Result<(), Problem> {
     VendorRoots::from_pem(bundle.as_bytes())
         .map_err(|error| invalid("vendor roots", crate::chain(&error)))?;
+    let mut roots = Vec::new();
     for der in pem::all(bundle, pem::CERTIFICATE).map_err(|error| invalid("vendor roots", error))? {
         let subject = match x509_parser::parse_x509_certificate(&der) {
             Ok((_, certificate)) => certificate.subject().to_string(),
             Err(_) => return Err(invalid("vendor roots", "not a certificate")),
         };
-        let text = pem::encode(pem::CERTIFICATE, &der);
-        store.add_vendor_root(&sha256(&der), &subject, &text, UnixTime::now()).await?;
+        roots.push(NewVendorRoot { digest: sha256(&der), subject, pem: pem::encode(pem::CERTIFICATE, &der) });
     }
-    Ok(())
+    Ok(store.add_vendor_roots(&roots, UnixTime::now()).await?)
 }
 
 /// What was admitted before stays so until it next has to prove itself.
@@ -259,15 +248,9 @@ async fn trust_remove(State(shared): App, body: Body) -> Response {
     let removed = async {
         let RemoveTrust { what, name } = read_json(body, SMALL_BYTES_MAX).await?;
         check_name(&name)?;
-        if !shared.store.remove_trust(what, &name).await? {
+        if !shared.store.remove_trust(what, &name, UnixTime::now()).await? {
             return Err(invalid(&name, "there is none of this name"));
         }
-        let event = match what {
-            Trusted::Reference => format!("reference `{name}` removed"),
-            Trusted::VendorRoot => format!("vendor root {name} removed"),
-            Trusted::OperatorKey => format!("operator key `{name}` removed"),
-        };
-        shared.store.add_event(None, None, &event, UnixTime::now()).await?;
         Ok(Done { done: true })
     };
     reply(removed.await)
@@ -288,7 +271,6 @@ async fn operator_key_add(State(shared): App, body: Body) -> Response {
     let added = async {
         let OperatorKeyRequest { name, public_key } = read_json(body, SMALL_BYTES_MAX).await?;
         add_operator_key(&shared.store, &name, &public_key).await?;
-        shared.store.add_event(None, None, &format!("operator key `{name}` pinned"), UnixTime::now()).await?;
         Ok(OperatorKey { name, public_key })
     };
     reply(added.await)
@@ -333,11 +315,8 @@ async fn deploy(State(shared): App, body: Body) -> Response {
             signer: signer.as_deref(),
             envelope: envelope.as_slice(),
         };
-        let now = UnixTime::now();
-        shared.store.add_deployment(&new, now).await?;
+        shared.store.add_deployment(&new, UnixTime::now()).await?;
         shared.wake.send_replace(());
-        let text = format!("deployment `{}` version {} stored", deployment.name, deployment.version);
-        shared.store.add_event(None, None, &text, now).await?;
         tracing::info!(deployment = deployment.name, version = deployment.version, %digest, "deployment stored");
         let views = views::deployments(&shared).await?;
         views

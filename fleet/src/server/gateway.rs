@@ -24,7 +24,7 @@ use super::secrets;
 use super::state::Shared;
 use crate::Problem;
 use crate::selection::{self, Candidate};
-use crate::store::devices::Device;
+use crate::store::devices::{Device, NewReport};
 
 const SYNC_BYTES_MAX: usize = 512 * 1024;
 /// Payloads in base64, and topics and names around them.
@@ -71,7 +71,8 @@ async fn sync(State(shared): State<Arc<Shared>>, Extension(peer): Extension<Peer
         if let Some(said) = &sync.secrets {
             shared.store.keep_secret_state(&gateway, said).await?;
         }
-        shared.store.keep_report(&gateway, &sync.report, UnixTime::now()).await?;
+        let report = NewReport { gateway: &gateway, report: &sync.report, seen: UnixTime::now() };
+        shared.store.keep_reports(&[report]).await?;
         hold(&shared, &gateway, client, &sync).await
     };
     reply(answer.await)

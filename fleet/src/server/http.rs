@@ -106,6 +106,7 @@ fn status(reason: Reason) -> StatusCode {
         Reason::DeploymentRollback => StatusCode::CONFLICT,
         Reason::RequestTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Reason::Busy => StatusCode::TOO_MANY_REQUESTS,
+        Reason::Storage => StatusCode::INSUFFICIENT_STORAGE,
         Reason::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         _ => StatusCode::FORBIDDEN,
     }

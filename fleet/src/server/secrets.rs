@@ -115,9 +115,6 @@ async fn add(State(shared): App, body: Body) -> Response {
             }
         }
         shared.wake.send_replace(());
-        let what = if removed { "removal of secret" } else { "secret" };
-        let text = format!("{what} {} stored, signed by {signer}", document.subject());
-        shared.store.add_event(Some(&document.gateway), None, &text, now).await?;
         tracing::info!(gateway = %document.gateway, module = %document.module, secret = %document.name, version = document.version, "secret stored");
         let views = views(&shared, Some(&document.gateway)).await?;
         let ours = |view: &SecretView| view.module == document.module && view.name == document.name;

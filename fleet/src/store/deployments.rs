@@ -27,10 +27,10 @@ impl Store {
         deployment: &NewDeployment<'_>,
         now: UnixTime,
     ) -> Result<(), StoreError> {
-        let mut transaction = self.begin().await?;
+        let mut writing = self.begin().await?;
         sqlx::query("DELETE FROM deployment WHERE digest = ?")
             .bind(deployment.digest.as_str())
-            .execute(&mut *transaction)
+            .execute(writing.sql())
             .await?;
         sqlx::query(
             "INSERT INTO deployment (digest, name, version, selector, signer, stored, envelope) VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -42,15 +42,17 @@ impl Store {
         .bind(deployment.signer)
         .bind(signed(now.0))
         .bind(deployment.envelope)
-        .execute(&mut *transaction)
+        .execute(writing.sql())
         .await?;
         sqlx::query(
             "DELETE FROM deployment WHERE id NOT IN (SELECT id FROM deployment ORDER BY id DESC LIMIT ?)",
         )
         .bind(DEPLOYMENTS_MAX)
-        .execute(&mut *transaction)
+        .execute(writing.sql())
         .await?;
-        Ok(transaction.commit().await?)
+        let text = format!("deployment `{}` version {} stored", deployment.name, deployment.version);
+        writing.note(None, None, &text, now).await?;
+        writing.commit().await
     }
 
     /// All, oldest first, without their envelopes.

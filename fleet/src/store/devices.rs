@@ -3,10 +3,11 @@
 use edgewarden_names::{Digest, GatewayName, Reason, Refusal, UnixTime};
 use edgewarden_protocol::enrol::{Verdict, VerdictState};
 use edgewarden_protocol::uplink::Report;
-use sqlx::{Sqlite, Transaction};
 
+use super::writer::Writing;
 use super::{Store, StoreError, from_json, parsed, signed, time, to_json};
 use crate::selection::{Labels, check_labels};
+use crate::text::labels_or_none;
 
 /// Most appraisals of one gateway that are kept.
 pub const ATTEMPTS_MAX: i64 = 10;
@@ -69,6 +70,14 @@ pub struct Admission<'a> {
     pub attempt: &'a Attempt,
 }
 
+/// What a gateway says of itself, and when it was heard.
+#[derive(Debug, Clone, Copy)]
+pub struct NewReport<'a> {
+    pub gateway: &'a GatewayName,
+    pub report: &'a Report,
+    pub seen: UnixTime,
+}
+
 type DeviceRow = (String, String, String, String, i64, String, Option<String>, Option<i64>, Option<String>);
 
 type AttemptRow = (i64, String, Option<String>, String, Option<Vec<u8>>);
@@ -126,86 +135,14 @@ impl Store {
         admission: &Admission<'_>,
         now: UnixTime,
     ) -> Result<Result<(), Refusal>, StoreError> {
-        let name = admission.gateway.as_str();
-        let mut transaction = self.begin().await?;
-        let mut granted: Option<String> = None;
-        if let Some(token) = admission.token {
-            granted = sqlx::query_scalar(
-                "UPDATE join_token SET used = ?1 WHERE hash = ?2 AND gateway = ?3 AND used IS NULL AND expires > ?1 \
-                 RETURNING labels",
-            )
-            .bind(signed(now.0))
-            .bind(token.as_slice())
-            .bind(name)
-            .fetch_optional(&mut *transaction)
-            .await?;
-            if granted.is_none() {
-                let rule = "the token was used or expired meanwhile";
-                return Ok(Err(Refusal::new(Reason::EnrolToken, name, rule)));
-            }
+        let mut writing = self.begin().await?;
+        let admitted = writing.admit(admission, now).await?;
+        if admitted.is_ok() {
+            writing.commit().await?;
+        } else {
+            writing.abandon().await?;
         }
-        let bound: Option<(String, String, String)> = sqlx::query_as(
-            "SELECT name, endorsement, attestation FROM device WHERE name = ?1 OR endorsement = ?2 ORDER BY name = ?1",
-        )
-        .bind(name)
-        .bind(admission.binding.endorsement.as_str())
-        .fetch_optional(&mut *transaction)
-        .await?;
-        let fits = |(bound_name, endorsement, _): &(String, String, String)| {
-            bound_name == name && endorsement == admission.binding.endorsement.as_str()
-        };
-        match &bound {
-            Some(bound) if !fits(bound) => {
-                let rule = "the name and the TPM are not bound to each other";
-                return Ok(Err(Refusal::new(Reason::AttestEkMismatch, name, rule)));
-            }
-            Some((_, _, attestation))
-                if admission.token.is_none() && attestation != admission.binding.attestation.as_str() =>
-            {
-                let rule = "the device joined again with another attestation key meanwhile";
-                return Ok(Err(Refusal::new(Reason::AttestEkMismatch, name, rule)));
-            }
-            None if admission.token.is_none() => {
-                let rule = "the device was removed meanwhile";
-                return Ok(Err(Refusal::new(Reason::EnrolToken, name, rule)));
-            }
-            _ => {}
-        }
-        sqlx::query(
-            "INSERT INTO device (name, endorsement, attestation, labels, enrolled, verdict) \
-             VALUES (?1, ?2, ?3, coalesce(?4, '{}'), ?5, ?6) \
-             ON CONFLICT (name) DO UPDATE SET attestation = excluded.attestation, labels = coalesce(?4, labels), \
-             verdict = excluded.verdict, refusal = NULL",
-        )
-        .bind(name)
-        .bind(admission.binding.endorsement.as_str())
-        .bind(admission.binding.attestation.as_str())
-        // A renewal changes no label.
-        .bind(granted)
-        .bind(signed(now.0))
-        .bind(to_json(&admission.attempt.verdict)?)
-        .execute(&mut *transaction)
-        .await?;
-        sqlx::query("INSERT INTO gateway_ca (key_digest, gateway, issued) VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET issued = excluded.issued")
-            .bind(admission.ca_key.as_str())
-            .bind(name)
-            .bind(signed(now.0))
-            .execute(&mut *transaction)
-            .await?;
-        // A join stands for all the keys before it, so that who has a stolen one is out.
-        let kept = if admission.token.is_some() { 1 } else { CA_KEYS_MAX };
-        sqlx::query(
-            "DELETE FROM gateway_ca WHERE gateway = ?1 AND key_digest != ?2 AND rowid NOT IN \
-             (SELECT rowid FROM gateway_ca WHERE gateway = ?1 AND key_digest != ?2 ORDER BY issued DESC, rowid DESC LIMIT ?3)",
-        )
-        .bind(name)
-        .bind(admission.ca_key.as_str())
-        .bind(kept - 1)
-        .execute(&mut *transaction)
-        .await?;
-        insert_attempt(&mut transaction, admission.gateway, admission.attempt).await?;
-        transaction.commit().await?;
-        Ok(Ok(()))
+        Ok(admitted)
     }
 
     /// Keeps an appraisal that failed on evidence which the gateway itself proved: its verdict is now that. Nothing is
@@ -216,22 +153,22 @@ impl Store {
         endorsement: &Digest,
         attempt: &Attempt,
     ) -> Result<(), StoreError> {
-        let mut transaction = self.begin().await?;
+        let mut writing = self.begin().await?;
         let bound: Option<String> = sqlx::query_scalar("SELECT endorsement FROM device WHERE name = ?")
             .bind(gateway.as_str())
-            .fetch_optional(&mut *transaction)
+            .fetch_optional(writing.sql())
             .await?;
         if bound.is_some_and(|bound| bound != endorsement.as_str()) {
-            return Ok(());
+            return writing.abandon().await;
         }
-        insert_attempt(&mut transaction, gateway, attempt).await?;
+        writing.insert_attempt(gateway, attempt).await?;
         sqlx::query("UPDATE device SET verdict = ?, refusal = ? WHERE name = ?")
             .bind(to_json(&attempt.verdict)?)
             .bind(attempt.refusal.as_ref().map(to_json).transpose()?)
             .bind(gateway.as_str())
-            .execute(&mut *transaction)
+            .execute(writing.sql())
             .await?;
-        Ok(transaction.commit().await?)
+        writing.commit().await
     }
 
     /// The newest appraisal of a gateway, if it failed.
@@ -274,66 +211,162 @@ impl Store {
         gateway: &GatewayName,
         set: Labels,
         remove: &[String],
+        now: UnixTime,
     ) -> Result<Option<Result<Labels, Refusal>>, StoreError> {
-        let mut transaction = self.begin().await?;
+        let mut writing = self.begin().await?;
         let stored: Option<String> = sqlx::query_scalar("SELECT labels FROM device WHERE name = ?")
             .bind(gateway.as_str())
-            .fetch_optional(&mut *transaction)
+            .fetch_optional(writing.sql())
             .await?;
-        let Some(stored) = stored else { return Ok(None) };
+        let Some(stored) = stored else {
+            writing.abandon().await?;
+            return Ok(None);
+        };
         let mut labels: Labels = from_json(&stored)?;
         labels.retain(|key, _| !remove.contains(key));
         labels.extend(set);
         if let Err(rule) = check_labels(&labels) {
+            writing.abandon().await?;
             return Ok(Some(Err(Refusal::new(Reason::RequestInvalid, "labels", rule))));
         }
         sqlx::query("UPDATE device SET labels = ? WHERE name = ?")
             .bind(to_json(&labels)?)
             .bind(gateway.as_str())
-            .execute(&mut *transaction)
+            .execute(writing.sql())
             .await?;
-        transaction.commit().await?;
+        let text = format!("labels set by an operator: {}", labels_or_none(&labels));
+        writing.note(Some(gateway), None, &text, now).await?;
+        writing.commit().await?;
         Ok(Some(Ok(labels)))
     }
 
-    pub async fn keep_report(
-        &self,
-        gateway: &GatewayName,
-        report: &Report,
-        now: UnixTime,
-    ) -> Result<(), StoreError> {
-        sqlx::query("UPDATE device SET seen = ?, report = ? WHERE name = ?")
-            .bind(signed(now.0))
-            .bind(to_json(report)?)
-            .bind(gateway.as_str())
-            .execute(&self.writer)
-            .await?;
-        Ok(())
+    /// Keeps what gateways say of themselves, all in one transaction: the disk is waited for once.
+    pub async fn keep_reports(&self, reports: &[NewReport<'_>]) -> Result<(), StoreError> {
+        let texts = reports.iter().map(|new| to_json(new.report)).collect::<Result<Vec<_>, _>>()?;
+        let mut writing = self.begin().await?;
+        for (new, text) in reports.iter().zip(texts) {
+            sqlx::query("UPDATE device SET seen = ?, report = ? WHERE name = ?")
+                .bind(signed(new.seen.0))
+                .bind(text)
+                .bind(new.gateway.as_str())
+                .execute(writing.sql())
+                .await?;
+        }
+        writing.commit().await
     }
 
     /// Forgets a gateway with its keys, messages and tokens. Returns false when there was none.
-    pub async fn remove_device(&self, gateway: &GatewayName) -> Result<bool, StoreError> {
-        let mut transaction = self.begin().await?;
+    pub async fn remove_device(&self, gateway: &GatewayName, now: UnixTime) -> Result<bool, StoreError> {
+        let mut writing = self.begin().await?;
         for statement in ["DELETE FROM attempt WHERE gateway = ?", "DELETE FROM join_token WHERE gateway = ?"]
         {
-            sqlx::query(statement).bind(gateway.as_str()).execute(&mut *transaction).await?;
+            sqlx::query(statement).bind(gateway.as_str()).execute(writing.sql()).await?;
         }
         let removed = sqlx::query("DELETE FROM device WHERE name = ?")
             .bind(gateway.as_str())
-            .execute(&mut *transaction)
+            .execute(writing.sql())
             .await?
             .rows_affected();
-        transaction.commit().await?;
+        if removed == 1 {
+            writing.note(Some(gateway), None, "removed by an operator", now).await?;
+        }
+        writing.commit().await?;
         Ok(removed == 1)
     }
 }
 
-async fn insert_attempt(
-    transaction: &mut Transaction<'static, Sqlite>,
-    gateway: &GatewayName,
-    attempt: &Attempt,
-) -> Result<(), StoreError> {
-    sqlx::query(
+impl Writing<'_> {
+    /// A refusal leaves the transaction half done, to be abandoned.
+    async fn admit(
+        &mut self,
+        admission: &Admission<'_>,
+        now: UnixTime,
+    ) -> Result<Result<(), Refusal>, StoreError> {
+        let name = admission.gateway.as_str();
+        let mut granted: Option<String> = None;
+        if let Some(token) = admission.token {
+            granted = sqlx::query_scalar(
+                "UPDATE join_token SET used = ?1 WHERE hash = ?2 AND gateway = ?3 AND used IS NULL AND expires > ?1 \
+                 RETURNING labels",
+            )
+            .bind(signed(now.0))
+            .bind(token.as_slice())
+            .bind(name)
+            .fetch_optional(self.sql())
+            .await?;
+            if granted.is_none() {
+                let rule = "the token was used or expired meanwhile";
+                return Ok(Err(Refusal::new(Reason::EnrolToken, name, rule)));
+            }
+        }
+        let bound: Option<(String, String, String)> = sqlx::query_as(
+            "SELECT name, endorsement, attestation FROM device WHERE name = ?1 OR endorsement = ?2 ORDER BY name = ?1",
+        )
+        .bind(name)
+        .bind(admission.binding.endorsement.as_str())
+        .fetch_optional(self.sql())
+        .await?;
+        let fits = |(bound_name, endorsement, _): &(String, String, String)| {
+            bound_name == name && endorsement == admission.binding.endorsement.as_str()
+        };
+        match &bound {
+            Some(bound) if !fits(bound) => {
+                let rule = "the name and the TPM are not bound to each other";
+                return Ok(Err(Refusal::new(Reason::AttestEkMismatch, name, rule)));
+            }
+            Some((_, _, attestation))
+                if admission.token.is_none() && attestation != admission.binding.attestation.as_str() =>
+            {
+                let rule = "the device joined again with another attestation key meanwhile";
+                return Ok(Err(Refusal::new(Reason::AttestEkMismatch, name, rule)));
+            }
+            None if admission.token.is_none() => {
+                let rule = "the device was removed meanwhile";
+                return Ok(Err(Refusal::new(Reason::EnrolToken, name, rule)));
+            }
+            _ => {}
+        }
+        sqlx::query(
+            "INSERT INTO device (name, endorsement, attestation, labels, enrolled, verdict) \
+             VALUES (?1, ?2, ?3, coalesce(?4, '{}'), ?5, ?6) \
+             ON CONFLICT (name) DO UPDATE SET attestation = excluded.attestation, labels = coalesce(?4, labels), \
+             verdict = excluded.verdict, refusal = NULL",
+        )
+        .bind(name)
+        .bind(admission.binding.endorsement.as_str())
+        .bind(admission.binding.attestation.as_str())
+        // A renewal changes no label.
+        .bind(granted)
+        .bind(signed(now.0))
+        .bind(to_json(&admission.attempt.verdict)?)
+        .execute(self.sql())
+        .await?;
+        sqlx::query("INSERT INTO gateway_ca (key_digest, gateway, issued) VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET issued = excluded.issued")
+            .bind(admission.ca_key.as_str())
+            .bind(name)
+            .bind(signed(now.0))
+            .execute(self.sql())
+            .await?;
+        // A join stands for all the keys before it, so that who has a stolen one is out.
+        let kept = if admission.token.is_some() { 1 } else { CA_KEYS_MAX };
+        sqlx::query(
+            "DELETE FROM gateway_ca WHERE gateway = ?1 AND key_digest != ?2 AND rowid NOT IN \
+             (SELECT rowid FROM gateway_ca WHERE gateway = ?1 AND key_digest != ?2 ORDER BY issued DESC, rowid DESC LIMIT ?3)",
+        )
+        .bind(name)
+        .bind(admission.ca_key.as_str())
+        .bind(kept - 1)
+        .execute(self.sql())
+        .await?;
+        self.insert_attempt(admission.gateway, admission.attempt).await?;
+        let what = if admission.token.is_some() { "joined" } else { "renewed" };
+        let text = format!("{what}, hardware {}", admission.attempt.verdict.hardware);
+        self.note(Some(admission.gateway), None, &text, now).await?;
+        Ok(Ok(()))
+    }
+
+    async fn insert_attempt(&mut self, gateway: &GatewayName, attempt: &Attempt) -> Result<(), StoreError> {
+        sqlx::query(
         "INSERT INTO attempt (gateway, at, verdict, refusal, evidence, event_log) VALUES (?, ?, ?, ?, ?, ?)",
     )
     .bind(gateway.as_str())
@@ -342,15 +375,16 @@ async fn insert_attempt(
     .bind(attempt.refusal.as_ref().map(to_json).transpose()?)
     .bind(attempt.evidence.as_str())
     .bind(attempt.event_log.as_deref())
-    .execute(&mut **transaction)
+    .execute(self.sql())
     .await?;
-    sqlx::query(
-        "DELETE FROM attempt WHERE gateway = ?1 AND id NOT IN \
+        sqlx::query(
+            "DELETE FROM attempt WHERE gateway = ?1 AND id NOT IN \
          (SELECT id FROM attempt WHERE gateway = ?1 ORDER BY id DESC LIMIT ?2)",
-    )
-    .bind(gateway.as_str())
-    .bind(ATTEMPTS_MAX)
-    .execute(&mut **transaction)
-    .await?;
-    Ok(())
+        )
+        .bind(gateway.as_str())
+        .bind(ATTEMPTS_MAX)
+        .execute(self.sql())
+        .await?;
+        Ok(())
+    }
 }

@@ -3,6 +3,7 @@
 use edgewarden_names::{GatewayName, Reason, UnixTime};
 use serde::{Deserialize, Serialize};
 
+use super::writer::Writing;
 use super::{Store, StoreError, signed, time};
 
 /// Most events that are kept in all.
@@ -17,6 +18,30 @@ pub struct Event {
     pub text: String,
 }
 
+impl Writing<'_> {
+    /// Notes an event together with what it tells of, so that neither is there without the other.
+    pub(super) async fn note(
+        &mut self,
+        gateway: Option<&GatewayName>,
+        reason: Option<Reason>,
+        text: &str,
+        now: UnixTime,
+    ) -> Result<(), StoreError> {
+        sqlx::query("INSERT INTO event (at, gateway, reason, text) VALUES (?, ?, ?, ?)")
+            .bind(signed(now.0))
+            .bind(gateway.map(GatewayName::as_str))
+            .bind(reason.map(Reason::code))
+            .bind(text)
+            .execute(self.sql())
+            .await?;
+        sqlx::query("DELETE FROM event WHERE id <= (SELECT max(id) FROM event) - ?")
+            .bind(EVENTS_MAX)
+            .execute(self.sql())
+            .await?;
+        Ok(())
+    }
+}
+
 impl Store {
     pub async fn add_event(
         &self,
@@ -25,19 +50,9 @@ impl Store {
         text: &str,
         now: UnixTime,
     ) -> Result<(), StoreError> {
-        let mut transaction = self.begin().await?;
-        sqlx::query("INSERT INTO event (at, gateway, reason, text) VALUES (?, ?, ?, ?)")
-            .bind(signed(now.0))
-            .bind(gateway.map(GatewayName::as_str))
-            .bind(reason.map(Reason::code))
-            .bind(text)
-            .execute(&mut *transaction)
-            .await?;
-        sqlx::query("DELETE FROM event WHERE id <= (SELECT max(id) FROM event) - ?")
-            .bind(EVENTS_MAX)
-            .execute(&mut *transaction)
-            .await?;
-        Ok(transaction.commit().await?)
+        let mut writing = self.begin().await?;
+        writing.note(gateway, reason, text, now).await?;
+        writing.commit().await
     }
 
     /// The newest first; of one gateway, or of all.

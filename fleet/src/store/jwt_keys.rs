@@ -8,6 +8,7 @@ use super::{Store, StoreError, from_json, signed, to_json};
 impl Store {
     /// Keeps a verified statement in the place of an older one. False when it is not newer.
     pub async fn keep_jwt_keys(&self, statement: &Statement) -> Result<bool, StoreError> {
+        let mut writing = self.begin().await?;
         let done = sqlx::query(
             "INSERT INTO jwt_keys (gateway, sequence, keys) VALUES (?1, ?2, ?3) \
              ON CONFLICT (gateway) DO UPDATE SET sequence = ?2, keys = ?3 WHERE sequence < ?2",
@@ -15,8 +16,9 @@ impl Store {
         .bind(statement.gateway.as_str())
         .bind(signed(statement.sequence))
         .bind(to_json(&statement.keys)?)
-        .execute(&self.writer)
+        .execute(writing.sql())
         .await?;
+        writing.commit().await?;
         Ok(done.rows_affected() > 0)
     }
 

@@ -5,8 +5,8 @@
 use edgewarden_names::{GatewayName, UnixTime};
 use edgewarden_protocol::uplink::Message;
 use serde::{Deserialize, Serialize};
-use sqlx::{Sqlite, Transaction};
 
+use super::writer::Writing;
 use super::{Store, StoreError, signed, time, unsigned};
 
 /// What is kept of one gateway.
@@ -51,20 +51,20 @@ impl Store {
         messages: &[Message],
         retention: Retention,
     ) -> Result<u64, StoreError> {
-        let mut transaction = self.begin().await?;
+        let mut writing = self.begin().await?;
         sqlx::query(
             "INSERT INTO queue (gateway, queue, highest, forgotten_to, kept, bytes, dropped) \
              VALUES (?, ?, 0, -1, 0, 0, 0) ON CONFLICT DO NOTHING",
         )
         .bind(gateway.as_str())
         .bind(queue)
-        .execute(&mut *transaction)
+        .execute(writing.sql())
         .await?;
         let forgotten_to: i64 =
             sqlx::query_scalar("SELECT forgotten_to FROM queue WHERE gateway = ? AND queue = ?")
                 .bind(gateway.as_str())
                 .bind(queue)
-                .fetch_one(&mut *transaction)
+                .fetch_one(writing.sql())
                 .await?;
         let (mut kept, mut bytes, mut highest) = (0, 0, 0);
         for message in messages {
@@ -84,7 +84,7 @@ impl Store {
             .bind(message.from.as_str())
             .bind(&message.topic)
             .bind(message.payload.as_slice())
-            .execute(&mut *transaction)
+            .execute(writing.sql())
             .await?
             .rows_affected();
             if inserted == 1 {
@@ -101,11 +101,11 @@ impl Store {
         .bind(signed(bytes))
         .bind(gateway.as_str())
         .bind(queue)
-        .fetch_one(&mut *transaction)
+        .fetch_one(writing.sql())
         .await?;
-        forget_oldest(&mut transaction, gateway, retention).await?;
-        forget_oldest_queues(&mut transaction, gateway, queue, retention).await?;
-        transaction.commit().await?;
+        forget_oldest(&mut writing, gateway, retention).await?;
+        forget_oldest_queues(&mut writing, gateway, queue, retention).await?;
+        writing.commit().await?;
         Ok(unsigned(highest))
     }
 
@@ -140,7 +140,7 @@ fn room(payload: u64) -> u64 {
 }
 
 async fn forget_oldest(
-    transaction: &mut Transaction<'static, Sqlite>,
+    writing: &mut Writing<'_>,
     gateway: &GatewayName,
     retention: Retention,
 ) -> Result<(), StoreError> {
@@ -149,7 +149,7 @@ async fn forget_oldest(
             "SELECT coalesce(sum(kept), 0), coalesce(sum(bytes), 0) FROM queue WHERE gateway = ?",
         )
         .bind(gateway.as_str())
-        .fetch_one(&mut **transaction)
+        .fetch_one(writing.sql())
         .await?;
         let (mut kept, mut bytes) = (unsigned(kept), unsigned(bytes));
         if kept <= retention.messages && bytes <= retention.bytes {
@@ -159,7 +159,7 @@ async fn forget_oldest(
             "SELECT id, queue, sequence, length(payload) FROM message WHERE gateway = ? ORDER BY id LIMIT 1000",
         )
         .bind(gateway.as_str())
-        .fetch_all(&mut **transaction)
+        .fetch_all(writing.sql())
         .await?;
         if oldest.is_empty() {
             return Ok(());
@@ -169,7 +169,7 @@ async fn forget_oldest(
                 break;
             }
             let size = room(unsigned(length));
-            sqlx::query("DELETE FROM message WHERE id = ?").bind(id).execute(&mut **transaction).await?;
+            sqlx::query("DELETE FROM message WHERE id = ?").bind(id).execute(writing.sql()).await?;
             sqlx::query(
                 "UPDATE queue SET kept = kept - 1, bytes = bytes - ?, dropped = dropped + 1, \
                  forgotten_to = max(forgotten_to, ?) WHERE gateway = ? AND queue = ?",
@@ -178,7 +178,7 @@ async fn forget_oldest(
             .bind(sequence)
             .bind(gateway.as_str())
             .bind(&queue)
-            .execute(&mut **transaction)
+            .execute(writing.sql())
             .await?;
             kept = kept.saturating_sub(1);
             bytes = bytes.saturating_sub(size);
@@ -188,7 +188,7 @@ async fn forget_oldest(
 
 /// A gateway that lost its disk numbers a new queue. Old queues go when there are too many.
 async fn forget_oldest_queues(
-    transaction: &mut Transaction<'static, Sqlite>,
+    writing: &mut Writing<'_>,
     gateway: &GatewayName,
     in_use: &str,
     retention: Retention,
@@ -200,7 +200,7 @@ async fn forget_oldest_queues(
     .bind(gateway.as_str())
     .bind(in_use)
     .bind(signed(retention.queues.saturating_sub(1)))
-    .fetch_one(&mut **transaction)
+    .fetch_one(writing.sql())
     .await?;
     let Some(gone) = gone else { return Ok(()) };
     sqlx::query(
@@ -210,13 +210,13 @@ async fn forget_oldest_queues(
     .bind(gateway.as_str())
     .bind(in_use)
     .bind(signed(retention.queues.saturating_sub(1)))
-    .execute(&mut **transaction)
+    .execute(writing.sql())
     .await?;
     sqlx::query("UPDATE queue SET dropped = dropped + ? WHERE gateway = ? AND queue = ?")
         .bind(gone)
         .bind(gateway.as_str())
         .bind(in_use)
-        .execute(&mut **transaction)
+        .execute(writing.sql())
         .await?;
     Ok(())
 }

@@ -1,8 +1,8 @@
 //! What the fleet knows, in one SQLite file.
 //!
 //! Trusts its own file. Everything that a peer may rely on (a spent token, a binding of name and TPM, an acknowledged
-//! message) is committed with `synchronous=FULL` before the peer hears of it. One connection writes; readers read
-//! what it last committed (<https://www.sqlite.org/wal.html>).
+//! message) is committed with `synchronous=FULL` before the peer hears of it. One connection writes ([`writer`]); readers
+//! read what it last committed (<https://www.sqlite.org/wal.html>).
 
 pub mod deployments;
 pub mod devices;
@@ -12,6 +12,7 @@ pub mod messages;
 pub mod secrets;
 pub mod tokens;
 pub mod trust;
+mod writer;
 
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
@@ -23,7 +24,8 @@ use serde::de::DeserializeOwned;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
-use sqlx::{Sqlite, Transaction};
+
+use writer::{Writer, Writing};
 
 /// One entry a schema version; entry `n` leads from version `n` to `n + 1`. Entries are never edited, only added.
 const MIGRATIONS: &[&str] = &[
@@ -32,6 +34,11 @@ const MIGRATIONS: &[&str] = &[
     include_str!("schema-3.sql"),
     include_str!("schema-4.sql"),
 ];
+
+const READERS_MAX: u32 = 4;
+
+/// SQLite's primary result codes for a disk that does not do as it is asked: `READONLY`, `IOERR`, `FULL`, `CANTOPEN`.
+const DISK_CODES: [u32; 4] = [8, 10, 13, 14];
 
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -43,10 +50,25 @@ pub enum StoreError {
     Newer(i64),
 }
 
+impl StoreError {
+    /// Whether the disk is why: full, failing or read-only. Trying again succeeds once it is not.
+    pub fn is_the_disk(&self) -> bool {
+        match self {
+            Self::Sql(sqlx::Error::Io(_)) => true,
+            Self::Sql(sqlx::Error::Database(error)) => {
+                let code = error.code().and_then(|code| code.parse::<u32>().ok());
+                // An extended code has the primary one in its lowest byte.
+                code.is_some_and(|code| DISK_CODES.contains(&(code & 0xff)))
+            }
+            _ => false,
+        }
+    }
+}
+
 /// Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Store {
-    writer: SqlitePool,
+    writer: Writer,
     readers: SqlitePool,
 }
 
@@ -67,10 +89,16 @@ impl Store {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(Duration::from_secs(10));
-        let writer = SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await?;
+        let writer = Writer::new(options.clone());
         migrate(&writer).await?;
-        let readers =
-            SqlitePoolOptions::new().max_connections(4).connect_with(options.read_only(true)).await?;
+        // They stay open: the last to close removes the files beside the database, and who opens it on a full disk
+        // could not make them again.
+        let readers = SqlitePoolOptions::new()
+            .max_connections(READERS_MAX)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .connect_with(options.read_only(true))
+            .await?;
         Ok(Self { writer, readers })
     }
 
@@ -80,25 +108,25 @@ impl Store {
         self.writer.close().await;
     }
 
-    /// Dropping the transaction rolls it back.
-    async fn begin(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
-        Ok(self.writer.begin().await?)
+    /// Every change goes through this.
+    async fn begin(&self) -> Result<Writing<'_>, StoreError> {
+        self.writer.begin().await
     }
 }
 
-async fn migrate(writer: &SqlitePool) -> Result<(), StoreError> {
-    let version: i64 = sqlx::query_scalar("PRAGMA user_version").fetch_one(writer).await?;
-    let done = usize::try_from(version).unwrap_or(usize::MAX);
-    let Some(due) = MIGRATIONS.get(done..) else { return Err(StoreError::Newer(version)) };
-    for (step, migration) in due.iter().enumerate() {
-        let mut transaction = writer.begin().await?;
-        sqlx::raw_sql(*migration).execute(&mut *transaction).await?;
+async fn migrate(writer: &Writer) -> Result<(), StoreError> {
+    loop {
+        let mut writing = writer.begin().await?;
+        let version: i64 = sqlx::query_scalar("PRAGMA user_version").fetch_one(writing.sql()).await?;
+        let done = usize::try_from(version).unwrap_or(usize::MAX);
+        let Some(due) = MIGRATIONS.get(done..) else { return Err(StoreError::Newer(version)) };
+        let Some(migration) = due.first() else { return writing.abandon().await };
+        sqlx::raw_sql(*migration).execute(writing.sql()).await?;
         // A pragma takes no bound parameter; this is a number of ours.
-        let set = format!("PRAGMA user_version = {}", done + step + 1);
-        sqlx::raw_sql(sqlx::AssertSqlSafe(set)).execute(&mut *transaction).await?;
-        transaction.commit().await?;
+        let set = format!("PRAGMA user_version = {}", done + 1);
+        sqlx::raw_sql(sqlx::AssertSqlSafe(set)).execute(writing.sql()).await?;
+        writing.commit().await?;
     }
-    Ok(())
 }
 
 /// Numbers of the protocol are unsigned, those of SQLite signed: what does not fit is as large as can be.

@@ -56,7 +56,7 @@ impl Store {
         envelope: &[u8],
         now: UnixTime,
     ) -> Result<Added, StoreError> {
-        let mut transaction = self.begin().await?;
+        let mut writing = self.begin().await?;
         let (gateway, module, name) =
             (document.gateway.as_str(), document.module.as_str(), document.name.as_str());
         let before: Option<i64> =
@@ -64,16 +64,18 @@ impl Store {
                 .bind(gateway)
                 .bind(module)
                 .bind(name)
-                .fetch_optional(&mut *transaction)
+                .fetch_optional(writing.sql())
                 .await?;
         if let Some(before) = before.map(unsigned).filter(|before| document.version <= *before) {
+            writing.abandon().await?;
             return Ok(Added::NotAbove(before));
         }
         let count: i64 = sqlx::query_scalar("SELECT count(*) FROM secret WHERE gateway = ?")
             .bind(gateway)
-            .fetch_one(&mut *transaction)
+            .fetch_one(writing.sql())
             .await?;
         if before.is_none() && usize::try_from(count).unwrap_or(usize::MAX) >= ENTRIES_MAX {
+            writing.abandon().await?;
             return Ok(Added::TooMany);
         }
         sqlx::query(
@@ -89,9 +91,12 @@ impl Store {
         .bind(signed(now.0))
         .bind(digest.as_str())
         .bind(envelope)
-        .execute(&mut *transaction)
+        .execute(writing.sql())
         .await?;
-        transaction.commit().await?;
+        let what = if removed { "removal of secret" } else { "secret" };
+        let text = format!("{what} {} stored, signed by {signer}", document.subject());
+        writing.note(Some(&document.gateway), None, &text, now).await?;
+        writing.commit().await?;
         Ok(Added::Stored)
     }
 
@@ -128,6 +133,7 @@ impl Store {
         if self.secret_state(gateway).await?.as_ref() == Some(state) {
             return Ok(());
         }
+        let mut writing = self.begin().await?;
         sqlx::query(
             "INSERT INTO secret_state (gateway, agreement, have, refused) VALUES (?1, ?2, ?3, ?4) \
              ON CONFLICT (gateway) DO UPDATE SET agreement = ?2, have = ?3, refused = ?4",
@@ -136,9 +142,9 @@ impl Store {
         .bind(to_json(&state.key)?)
         .bind(to_json(&state.have)?)
         .bind(to_json(&state.refused)?)
-        .execute(&self.writer)
+        .execute(writing.sql())
         .await?;
-        Ok(())
+        writing.commit().await
     }
 
     /// What a gateway last said.

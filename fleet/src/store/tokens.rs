@@ -6,6 +6,7 @@ use edgewarden_names::{GatewayName, UnixTime};
 
 use super::{Store, StoreError, from_json, parsed, signed, time, to_json};
 use crate::selection::Labels;
+use crate::text::labels_or_none;
 
 /// What a token lets in, as the operator said it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,11 +27,11 @@ pub struct TokenRecord {
 
 impl Store {
     pub async fn add_token(&self, hash: &[u8; 32], grant: &Grant, now: UnixTime) -> Result<(), StoreError> {
-        let mut transaction = self.begin().await?;
+        let mut writing = self.begin().await?;
         // A token that nobody can use any more explains a refusal for a month, then goes.
         sqlx::query("DELETE FROM join_token WHERE expires < ?")
             .bind(signed(now.minus(Duration::from_secs(30 * 86400)).0))
-            .execute(&mut *transaction)
+            .execute(writing.sql())
             .await?;
         sqlx::query(
             "INSERT INTO join_token (hash, gateway, created, expires, allow_software, labels) VALUES (?, ?, ?, ?, ?, ?)",
@@ -41,9 +42,12 @@ impl Store {
         .bind(signed(grant.expires.0))
         .bind(grant.allow_software)
         .bind(to_json(&grant.labels)?)
-        .execute(&mut *transaction)
+        .execute(writing.sql())
         .await?;
-        Ok(transaction.commit().await?)
+        let hardware = if grant.allow_software { "with or without a TPM" } else { "with a TPM" };
+        let text = format!("join token made: {hardware}, labels {}", labels_or_none(&grant.labels));
+        writing.note(Some(&grant.gateway), None, &text, now).await?;
+        writing.commit().await
     }
 
     pub async fn token(&self, hash: &[u8; 32]) -> Result<Option<TokenRecord>, StoreError> {

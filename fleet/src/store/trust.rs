@@ -23,6 +23,13 @@ pub struct VendorRoot {
     pub added: UnixTime,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewVendorRoot {
+    pub digest: Digest,
+    pub subject: String,
+    pub pem: String,
+}
+
 impl Store {
     /// Returns false when the name is taken.
     pub async fn add_reference(
@@ -31,6 +38,7 @@ impl Store {
         origin: &str,
         now: UnixTime,
     ) -> Result<bool, StoreError> {
+        let mut writing = self.begin().await?;
         let added = sqlx::query(
             "INSERT INTO reference (name, origin, added, body) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
         )
@@ -38,9 +46,14 @@ impl Store {
         .bind(origin)
         .bind(signed(now.0))
         .bind(to_json(values)?)
-        .execute(&self.writer)
+        .execute(writing.sql())
         .await?
         .rows_affected();
+        if added == 1 {
+            let text = format!("reference `{}` added from {origin}", values.name);
+            writing.note(None, None, &text, now).await?;
+        }
+        writing.commit().await?;
         Ok(added == 1)
     }
 
@@ -59,22 +72,26 @@ impl Store {
         Ok(rows.into_iter().map(summary).collect())
     }
 
-    /// Keeps a vendor's certificate; one that is there already stays.
-    pub async fn add_vendor_root(
-        &self,
-        digest: &Digest,
-        subject: &str,
-        pem: &str,
-        now: UnixTime,
-    ) -> Result<(), StoreError> {
-        sqlx::query("INSERT INTO vendor_root (digest, subject, pem, added) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING")
+    /// Keeps the certificates of vendors, all or none; those that are there already stay.
+    pub async fn add_vendor_roots(&self, roots: &[NewVendorRoot], now: UnixTime) -> Result<(), StoreError> {
+        let mut writing = self.begin().await?;
+        let mut added = 0;
+        for NewVendorRoot { digest, subject, pem } in roots {
+            let done = sqlx::query(
+                "INSERT INTO vendor_root (digest, subject, pem, added) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            )
             .bind(digest.as_str())
             .bind(subject)
             .bind(pem)
             .bind(signed(now.0))
-            .execute(&self.writer)
+            .execute(writing.sql())
             .await?;
-        Ok(())
+            added += done.rows_affected();
+        }
+        if added > 0 {
+            writing.note(None, None, "vendor roots added", now).await?;
+        }
+        writing.commit().await
     }
 
     /// All vendors' certificates as one PEM bundle.
@@ -99,20 +116,26 @@ impl Store {
 
     /// Pins an operator's key. Returns false when the name belongs to another key, or the key to another name.
     pub async fn add_operator_key(&self, key: &VerifyingKey, now: UnixTime) -> Result<bool, StoreError> {
-        let mut transaction = self.begin().await?;
-        sqlx::query("INSERT INTO operator_key (name, point, added) VALUES (?, ?, ?) ON CONFLICT DO NOTHING")
-            .bind(&key.name)
-            .bind(&key.point)
-            .bind(signed(now.0))
-            .execute(&mut *transaction)
-            .await?;
+        let mut writing = self.begin().await?;
+        let added = sqlx::query(
+            "INSERT INTO operator_key (name, point, added) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+        )
+        .bind(&key.name)
+        .bind(&key.point)
+        .bind(signed(now.0))
+        .execute(writing.sql())
+        .await?
+        .rows_affected();
+        if added == 1 {
+            writing.note(None, None, &format!("operator key `{}` pinned", key.name), now).await?;
+        }
         let pinned: i64 =
             sqlx::query_scalar("SELECT count(*) FROM operator_key WHERE name = ? AND point = ?")
                 .bind(&key.name)
                 .bind(&key.point)
-                .fetch_one(&mut *transaction)
+                .fetch_one(writing.sql())
                 .await?;
-        transaction.commit().await?;
+        writing.commit().await?;
         Ok(pinned == 1)
     }
 
@@ -125,13 +148,24 @@ impl Store {
     }
 
     /// Takes trust back. Returns false when there was none of that name.
-    pub async fn remove_trust(&self, what: Trusted, name: &str) -> Result<bool, StoreError> {
-        let statement = match what {
-            Trusted::Reference => "DELETE FROM reference WHERE name = ?",
-            Trusted::VendorRoot => "DELETE FROM vendor_root WHERE digest = ?",
-            Trusted::OperatorKey => "DELETE FROM operator_key WHERE name = ?",
+    pub async fn remove_trust(&self, what: Trusted, name: &str, now: UnixTime) -> Result<bool, StoreError> {
+        let (statement, event) = match what {
+            Trusted::Reference => {
+                ("DELETE FROM reference WHERE name = ?", format!("reference `{name}` removed"))
+            }
+            Trusted::VendorRoot => {
+                ("DELETE FROM vendor_root WHERE digest = ?", format!("vendor root {name} removed"))
+            }
+            Trusted::OperatorKey => {
+                ("DELETE FROM operator_key WHERE name = ?", format!("operator key `{name}` removed"))
+            }
         };
-        let removed = sqlx::query(statement).bind(name).execute(&self.writer).await?.rows_affected();
+        let mut writing = self.begin().await?;
+        let removed = sqlx::query(statement).bind(name).execute(writing.sql()).await?.rows_affected();
+        if removed == 1 {
+            writing.note(None, None, &event, now).await?;
+        }
+        writing.commit().await?;
         Ok(removed == 1)
     }
 }

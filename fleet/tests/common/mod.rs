@@ -1,6 +1,8 @@
 //! A real server on a free port with data of its own, and gateways that are made by hand.
 #![allow(dead_code, reason = "each test program uses a part")]
 
+pub mod disk;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -24,6 +26,8 @@ use serde::de::DeserializeOwned;
 use tempfile::TempDir;
 use tokio::sync::watch;
 
+use disk::SmallDisk;
+
 pub const DEADLINE: Duration = Duration::from_secs(90);
 const REPLY_MAX: usize = 16 * 1024 * 1024;
 
@@ -39,22 +43,37 @@ pub struct Fleet {
     pub folder: TempDir,
     pub extra: Vec<String>,
     child: Option<Child>,
+    disk: Option<SmallDisk>,
 }
 
 impl Drop for Fleet {
     fn drop(&mut self) {
         self.kill();
+        // Before the folder that it is mounted in.
+        self.disk = None;
     }
 }
 
 impl Fleet {
     /// A fleet with the operator key `operator.key`, running.
     pub fn start(extra: &[&str]) -> Self {
-        let fleet = Self {
-            folder: tempfile::tempdir().unwrap(),
-            extra: extra.iter().map(|text| (*text).to_owned()).collect(),
-            child: None,
-        };
+        Self::start_in(tempfile::tempdir().unwrap(), None, extra)
+    }
+
+    /// Its folder has a file system of its own.
+    pub fn start_on_small_disk(bytes: u64) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = SmallDisk::new(&folder.path().join("data"), bytes);
+        Self::start_in(folder, Some(disk), &[])
+    }
+
+    pub fn disk(&self) -> &SmallDisk {
+        self.disk.as_ref().unwrap()
+    }
+
+    fn start_in(folder: TempDir, disk: Option<SmallDisk>, extra: &[&str]) -> Self {
+        let fleet =
+            Self { folder, extra: extra.iter().map(|text| (*text).to_owned()).collect(), child: None, disk };
         fleet.cli(&["init", "--trust-domain", "plant.example", "--name", "localhost,127.0.0.1"]).ok();
         for key in ["operator.key", "stranger.key"] {
             fleet.cli(&["key", "generate", "--out", fleet.path(key).to_str().unwrap()]).ok();
