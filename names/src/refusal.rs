@@ -17,6 +17,19 @@ macro_rules! reasons {
                 match self { $(Reason::$variant => $code,)* }
             }
 
+            /// True when the same may be granted later, though nobody changes anything: a daemon, a disk, a chip, a
+            /// registry or the clock was not as it should be. Whoever was refused tries again by itself.
+            pub fn passes(self) -> bool {
+                matches!(
+                    self,
+                    Self::Internal
+                        | Self::Busy
+                        | Self::IdentityUnavailable
+                        | Self::ImageUnavailable
+                        | Self::StartPermit
+                )
+            }
+
             /// The next step for a person who meets this refusal.
             pub fn next_step(self) -> &'static str {
                 match self { $(Reason::$variant => $next,)* }
@@ -69,6 +82,11 @@ reasons! {
     ImageRepositoryMismatch "image.repository_mismatch" "the signature was made for another repository; sign in this one";
     ImageContent "image.content" "the bytes do not match their digest; pull again from a healthy registry";
     ImageInvalid "image.invalid" "the manifest or its evidence is malformed; build the image again";
+    ImageUnsupported "image.unsupported" "the message names what a module cannot have (a device node, a FIFO, a kind of layer): build the image without it, with gzip layers";
+    ImageUser "image.user" "give the image a USER that is not root and no daemon's, in the Dockerfile `USER 1000`; then sign and deploy the new digest";
+    ImageCommand "image.command" "correct what the message names: ENTRYPOINT, CMD, WORKDIR or PATH of the image, or `args` and `env` of the deployment";
+    ImagePlatform "image.platform" "deploy the digest of the image for this gateway's processor and linux; `docker buildx imagetools inspect` lists them";
+    ImageLogin "image.login" "gateways have no login for registries: let this one give the repository to readers without one, or copy the image to one that does";
     ImageTooLarge "image.too_large" "the manifest, evidence or layer is over the limit in docs/specification.md";
     ImageUnavailable "image.unavailable" "the registry did not give the image; check its address and the digest";
     // Starts and identity

@@ -104,7 +104,7 @@ fn parse_manifest(bytes: &[u8]) -> Result<Manifest, (Reason, String)> {
     let malformed = |error| (Reason::ImageInvalid, format!("the manifest is malformed: {error}"));
     let kind: Kind = crate::json::parse(bytes).map_err(malformed)?;
     if kind.media_type.is_some_and(|kind| INDEXES.contains(&kind.as_str())) {
-        return invalid("it is an index of several platforms' images: deploy the digest of one of them");
+        return platform("it is an index of several platforms' images: deploy the digest of one of them");
     }
     let manifest: Manifest = crate::json::parse(bytes).map_err(malformed)?;
     if manifest.schema_version != 2 {
@@ -135,10 +135,10 @@ fn check_layers(layers: &[Descriptor]) -> Result<(), (Reason, String)> {
     let mut total = 0u64;
     for layer in layers {
         if !LAYERS.contains(&layer.media_type.as_str()) {
-            return invalid(format!("`{}` is not a layer that is supported", shown(&layer.media_type)));
+            return unsupported(format!("`{}` is not a layer that is unpacked", shown(&layer.media_type)));
         }
         if !layer.urls.is_empty() {
-            return invalid("a layer is to be fetched from elsewhere (`urls`)");
+            return unsupported("a layer is to be fetched from elsewhere (`urls`)");
         }
         if layer.size > LAYER_BYTES_MAX {
             return too_large(format!(
@@ -163,13 +163,21 @@ fn check_platform(config: &Config) -> Result<(), (Reason, String)> {
     };
     if config.os != "linux" || config.architecture != here {
         let (os, architecture) = (shown(&config.os), shown(&config.architecture));
-        return invalid(format!("it is for {os}/{architecture}, this gateway is linux/{here}"));
+        return platform(format!("it is for {os}/{architecture}, this gateway is linux/{here}"));
     }
     Ok(())
 }
 
 fn invalid<T>(rule: impl Into<String>) -> Result<T, (Reason, String)> {
     Err((Reason::ImageInvalid, rule.into()))
+}
+
+fn unsupported<T>(rule: impl Into<String>) -> Result<T, (Reason, String)> {
+    Err((Reason::ImageUnsupported, rule.into()))
+}
+
+fn platform<T>(rule: impl Into<String>) -> Result<T, (Reason, String)> {
+    Err((Reason::ImagePlatform, rule.into()))
 }
 
 fn too_large<T>(rule: impl Into<String>) -> Result<T, (Reason, String)> {

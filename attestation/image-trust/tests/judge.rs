@@ -469,7 +469,7 @@ fn a_signed_image_must_be_an_image() {
         (
             "index",
             |m| m["mediaType"] = json!("application/vnd.oci.image.index.v1+json"),
-            Reason::ImageInvalid,
+            Reason::ImagePlatform,
         ),
         ("other type", |m| m["mediaType"] = json!("text/plain"), Reason::ImageInvalid),
         ("both manifest and index", |m| m["manifests"] = json!([]), Reason::ImageInvalid),
@@ -485,7 +485,7 @@ fn a_signed_image_must_be_an_image() {
         (
             "a foreign layer",
             |m| m["layers"][1]["urls"] = json!(["https://elsewhere.example/"]),
-            Reason::ImageInvalid,
+            Reason::ImageUnsupported,
         ),
         (
             "a non-distributable layer",
@@ -493,7 +493,7 @@ fn a_signed_image_must_be_an_image() {
                 m["layers"][1]["mediaType"] =
                     json!("application/vnd.oci.image.layer.nondistributable.v1.tar");
             },
-            Reason::ImageInvalid,
+            Reason::ImageUnsupported,
         ),
         ("a layer of another digest", |m| m["layers"][1]["digest"] = json!("md5:00"), Reason::ImageInvalid),
         (
@@ -537,7 +537,9 @@ fn a_signed_image_must_be_an_image() {
     ];
     for (what, change) in configs {
         let refusal = judged(&change, &same).map(drop).expect_err(what);
-        assert_eq!(refusal.reason, Reason::ImageInvalid, "{what}: {refusal}");
+        let platform = ["another system", "another machine", "unknown machine"].contains(&what);
+        let reason = if platform { Reason::ImagePlatform } else { Reason::ImageInvalid };
+        assert_eq!(refusal.reason, reason, "{what}: {refusal}");
     }
     // Two readers of a manifest with a key twice see different images.
     let config = config().to_string().into_bytes();
