@@ -95,6 +95,9 @@ enum Command {
     /// Runs the messaging daemon (for supervisors).
     #[command(hide = true)]
     Gatewayd,
+    /// Keeps what a module prints (for the module daemon).
+    #[command(hide = true)]
+    LogPump { folder: std::path::PathBuf, module: edgewarden_names::ModuleName },
 }
 
 fn main() -> ExitCode {
@@ -121,8 +124,10 @@ fn run(arguments: Arguments) -> Result<(), Problem> {
     if format == Format::Pem && !matches!(arguments.command, Command::Svid(_)) {
         return Err(Problem::Usage("only `svid fetch` has answers in PEM".into()));
     }
-    let daemon =
-        matches!(arguments.command, Command::Up | Command::Identityd | Command::Runtimed | Command::Gatewayd);
+    let daemon = matches!(
+        arguments.command,
+        Command::Up | Command::Identityd | Command::Runtimed | Command::Gatewayd | Command::LogPump { .. }
+    );
     if !daemon {
         edgewarden_platform::pipe::end_when_output_closes();
     }
@@ -134,6 +139,10 @@ fn run(arguments: Arguments) -> Result<(), Problem> {
         Command::Gatewayd => {
             alone()?;
             return edgewarden_gatewayd::run(&layout, &commands::load(&layout)?).map_err(Problem::failed);
+        }
+        Command::LogPump { folder, module } => {
+            alone()?;
+            return edgewarden_runtimed::log_pump::run(&folder, &module).map_err(Problem::failed);
         }
         _ => {}
     }
@@ -148,7 +157,7 @@ fn run(arguments: Arguments) -> Result<(), Problem> {
             Command::Down => commands::runtime::down(&layout).await,
             Command::Status => commands::status::run(&layout, format).await,
             Command::Doctor(doctor) => doctor.run(&layout, format).await,
-            Command::Logs(logs) => logs.run(&layout).await,
+            Command::Logs(logs) => logs.run(&layout, format).await,
             Command::Renew => commands::runtime::renew(&layout, format).await,
             Command::Est(est) => est.run(&layout, format).await,
             Command::Federation(federation) => federation.run(&layout, format).await,
@@ -164,10 +173,11 @@ fn run(arguments: Arguments) -> Result<(), Problem> {
             Command::Keystore(keystore) => keystore.run(&layout),
             Command::Metrics => commands::metrics::run(&layout).await,
             // Before: they confine themselves first, and only then have threads.
-            Command::Identityd | Command::Gatewayd => Ok(()),
+            Command::Identityd | Command::Gatewayd | Command::LogPump { .. } => Ok(()),
             Command::Runtimed => {
                 let config = commands::load(&layout)?;
-                edgewarden_runtimed::run(layout, config).await.map_err(Problem::failed)
+                let log_pump = edgewarden_runtimed::LogPump::new(["log-pump"]);
+                edgewarden_runtimed::run(layout, config, log_pump).await.map_err(Problem::failed)
             }
         }
     })

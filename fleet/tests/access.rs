@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use common::Fleet;
 use edgewarden_names::Reason;
-use edgewarden_protocol::uplink::{ModuleReport, ModuleState, RefusalReport, Sync};
+use edgewarden_protocol::uplink::{ModuleReport, ModuleState, ModuleUpdate, RefusalReport, Sync};
 use edgewarden_transport::http::HttpError;
 
 #[tokio::test]
@@ -218,6 +218,11 @@ async fn the_dashboard_shows_and_escapes() {
         generation: 1,
         restarts: 2,
         reason: Some(refusal.clone()),
+        update: Some(ModuleUpdate {
+            image: evil.into(),
+            state: ModuleState::Refused,
+            reason: Some(refusal.clone()),
+        }),
     }];
     report.refusals = vec![RefusalReport { at: report.at, refusal }];
     let sync = Sync { have: None, wait_seconds: 0, report, secrets: None };

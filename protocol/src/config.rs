@@ -165,6 +165,8 @@ pub struct Runtime {
     pub module_network: String,
     /// Registries (`host:port`) that are asked in plain HTTP. Content is checked by digest all the same.
     pub plain_http_registries: Vec<String>,
+    /// How long a module's new revision must run before the one that it replaces is given up.
+    pub update_probation_seconds: u32,
 }
 
 impl Default for Runtime {
@@ -173,6 +175,7 @@ impl Default for Runtime {
             oci_runtime: "/usr/sbin/runc".into(),
             module_network: "10.77.0.0/24".into(),
             plain_http_registries: Vec::new(),
+            update_probation_seconds: 60,
         }
     }
 }

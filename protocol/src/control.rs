@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::Bytes;
-use crate::deployment::{Deployment, ImageReference};
+use crate::deployment::{Deployment, ImageReference, Module};
 use crate::enrol::{Challenge, DeviceKeys, Enrolled, Proof, Verdict};
 use crate::est::{EstReply, EstRequest, EstStatus};
 use crate::federation::{Federated, FederationRequest};
@@ -67,6 +67,9 @@ pub enum Request {
     Started { instance: String, pid: i32, address: Ipv4Addr },
     /// → [`Reply::Done`]
     Stopped { instance: String },
+    /// The instance has run well for as long as an update must: what ran before it may not be started any more.
+    /// → [`Reply::Done`]
+    Proven { instance: String },
 
     /// What enforcers need; answered when its revision is above `seen`, at the latest after 30 seconds. → [`Reply::Snapshot`]
     Watch { seen: u64 },
@@ -81,6 +84,8 @@ pub enum Request {
     LeafAllow { leaf: LeafName, lifetime_seconds: u32 },
     /// The key under which `gatewayd` encrypts its queue. → [`Reply::StorageKey`]
     StorageKey,
+    /// The key under which `runtimed` authenticates what it keeps on disk and believes later. → [`Reply::StorageKey`]
+    RecordKey,
 
     /// The keys of modules that stay in the keystore. → [`Reply::Keys`]
     KeysList,
@@ -238,6 +243,9 @@ pub struct DeploymentInForce {
     pub envelope: Digest,
     pub signed_by: String,
     pub epoch: Epoch,
+    /// What modules were before an update that has not proven itself: what may run until it has, and again when it fails.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fallbacks: Vec<Module>,
 }
 
 /// What there is to judge about one image. `runtimed` fetches it; nothing in it is trusted.

@@ -101,6 +101,20 @@ pub struct ModuleReport {
     pub restarts: u32,
     /// Why it is not running, if it is not.
     pub reason: Option<Refusal>,
+    /// What it is to become, while that is not what runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub update: Option<ModuleUpdate>,
+}
+
+/// A revision of a module that a deployment names and that does not run, while the one before it does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModuleUpdate {
+    pub image: String,
+    /// `pulling`; `waiting` when it is tried again by itself; `refused` when something must change first.
+    pub state: ModuleState,
+    /// Why it does not run, once that was tried.
+    pub reason: Option<Refusal>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,5 +1,7 @@
 //! What `runtimed` answers: logs, renewal, ending.
 
+use std::io::IsTerminal;
+
 use edgewarden_names::ModuleName;
 use edgewarden_protocol::client::Client;
 use edgewarden_protocol::layout::Layout;
@@ -30,11 +32,17 @@ pub struct Logs {
 }
 
 impl Logs {
-    pub async fn run(self, layout: &Layout) -> Result<(), Problem> {
+    pub async fn run(self, layout: &Layout, format: Format) -> Result<(), Problem> {
+        let on_terminal = std::io::stdout().is_terminal();
         match ask(layout, &Request::Logs { module: self.module, last: self.last }).await? {
+            Reply::Logs(lines) if format == Format::Json => output::json(&lines),
             Reply::Logs(lines) => {
                 for line in lines {
-                    println!("{line}");
+                    if on_terminal {
+                        println!("{}", output::for_terminal(&line));
+                    } else {
+                        println!("{line}");
+                    }
                 }
                 Ok(())
             }

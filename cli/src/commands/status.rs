@@ -154,6 +154,14 @@ fn print_modules(status: &runtime::Status, identity: &Status, now: UnixTime) {
         &["MODULE", "STATE", "START", "RESTARTS", "ADDRESS", "CERTIFICATE ENDS", "IMAGE OR REASON"],
         &rows,
     );
+    for module in &status.modules {
+        if let Some(update) = &module.update {
+            println!("\nupdate of {} ({}): {}", module.name, update.state.as_str(), update.image);
+            if let Some(refusal) = &update.reason {
+                println!("  {refusal} (next: {})", refusal.reason.next_step());
+            }
+        }
+    }
 }
 
 /// When a module's certificate ends, and whether its key is in the keystore.

@@ -100,6 +100,7 @@ impl Answers {
                     address: Some([10, 77, 0, 2].into()),
                     restarts: 0,
                     reason: None,
+                    update: None,
                 }],
                 epoch,
                 fleet: runtime::FleetStatus {
@@ -115,6 +116,7 @@ impl Answers {
                 envelope: digest(),
                 signed_by: "operator-1".into(),
                 epoch: Epoch(3),
+                fallbacks: Vec::new(),
             }),
             federation: vec![Federated {
                 trust_domain: TrustDomain::parse("other.example").unwrap(),

@@ -98,7 +98,16 @@ fn modules(modules: &[ModuleReport]) -> Markup {
                         div.soft { "Next: " (refusal.reason.next_step()) }
                     }
                 }
-                td.break data-name="image" { code { (module.image) } }
+                td.break data-name="image" {
+                    code { (module.image) }
+                    @if let Some(update) = &module.update {
+                        div.soft { "update (" (update.state.as_str()) "): " code { (update.image) } }
+                        @if let Some(refusal) = &update.reason {
+                            div { span.bad { (refusal.reason) } " " (refusal.rule) }
+                            div.soft { "Next: " (refusal.reason.next_step()) }
+                        }
+                    }
+                }
                 td data-name="restarts" { (module.restarts) }
             } } }
         } }

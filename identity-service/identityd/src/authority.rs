@@ -72,6 +72,9 @@ pub enum Input {
     Stopped {
         instance: String,
     },
+    Proven {
+        instance: String,
+    },
     EpochEnforced {
         enforcer: Enforcer,
         epoch: Epoch,
@@ -238,6 +241,7 @@ impl Authority {
             Input::StartPrepare { permit } => self.start_prepare(&permit, now),
             Input::Started { instance, seen, address } => self.started(&instance, &seen, address, now),
             Input::Stopped { instance } => Ok(self.stopped(&instance, "runtimed says so")),
+            Input::Proven { instance } => Ok(self.proven(&instance)),
             Input::EpochEnforced { enforcer, epoch } => self.epoch_enforced(enforcer, epoch),
             Input::LeafAllow { leaf, lifetime_seconds } => {
                 self.leaf_allow(&leaf, lifetime_seconds, moment, now)
@@ -294,8 +298,9 @@ impl Authority {
     }
 
     fn deployment_judged(&mut self, judged: InForce, now: UnixTime) -> Result<Step, Refusal> {
-        self.documents.deployments = Arc::new(self.documents.deployments.put(&judged)?);
-        let reply = judged.to_reply();
+        self.documents.deployments =
+            Arc::new(self.documents.deployments.put(&judged, self.in_force.as_ref())?);
+        let reply = judged.to_reply(&self.documents.deployments);
         let subject = format!("{} version {}", reply.deployment.name, reply.deployment.version);
         let detail = format!("signed by {}, epoch {}, {}", reply.signed_by, reply.epoch, reply.envelope);
         self.in_force = Some(Arc::new(judged));

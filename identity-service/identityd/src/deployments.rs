@@ -9,11 +9,11 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use edgewarden_image_trust::check_key;
-use edgewarden_names::{Digest, Epoch, GatewayName, Reason, Refusal, TrustDomain};
+use edgewarden_names::{Digest, Epoch, GatewayName, ModuleName, Reason, Refusal, TrustDomain};
 use edgewarden_policy::compile;
 use edgewarden_protocol::Bytes;
 use edgewarden_protocol::control::DeploymentInForce;
-use edgewarden_protocol::deployment::{Deployment, PAYLOAD_TYPE};
+use edgewarden_protocol::deployment::{Deployment, Module, PAYLOAD_TYPE};
 use edgewarden_protocol::dsse::{self, DsseError, VerifyingKey};
 use serde::{Deserialize, Serialize};
 
@@ -30,11 +30,14 @@ pub struct Deployments {
     pub epoch: Epoch,
     /// The latest accepted envelope.
     pub envelope: Option<Bytes>,
+    /// What modules were before an update that has not proven itself. At most one for each module of the deployment.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub fallbacks: BTreeMap<ModuleName, Module>,
 }
 
 impl Default for Deployments {
     fn default() -> Self {
-        Self { highest: 0, epoch: Epoch(0), envelope: None }
+        Self { highest: 0, epoch: Epoch(0), envelope: None, fallbacks: BTreeMap::new() }
     }
 }
 
@@ -73,12 +76,13 @@ impl InForce {
     pub fn epoch(&self) -> Epoch {
         self.epoch
     }
-    pub fn to_reply(&self) -> DeploymentInForce {
+    pub fn to_reply(&self, kept: &Deployments) -> DeploymentInForce {
         DeploymentInForce {
             deployment: self.deployment.clone(),
             envelope: self.envelope.clone(),
             signed_by: self.signed_by.clone(),
             epoch: self.epoch,
+            fallbacks: kept.fallbacks.values().cloned().collect(),
         }
     }
 }
@@ -159,15 +163,39 @@ impl Deployments {
         Err(Refusal::new(Reason::DeploymentRollback, &deployment.name, rule))
     }
 
-    /// What to keep when a judged deployment takes force.
-    pub fn put(&self, judged: &InForce) -> Result<Self, Refusal> {
+    /// What to keep when a judged deployment takes force in the place of `before`.
+    pub fn put(&self, judged: &InForce, before: Option<&Arc<InForce>>) -> Result<Self, Refusal> {
         self.above(&judged.deployment)?;
         if judged.epoch <= self.epoch {
             let rule = "another deployment took force meanwhile";
             return Err(Refusal::new(Reason::Busy, &judged.deployment.name, rule));
         }
-        let highest = judged.deployment.version;
-        Ok(Self { highest, epoch: judged.epoch, envelope: Some(judged.raw.clone()) })
+        let before = before.map(|before| before.deployment.modules.as_slice()).unwrap_or_default();
+        Ok(Self {
+            highest: judged.deployment.version,
+            epoch: judged.epoch,
+            envelope: Some(judged.raw.clone()),
+            fallbacks: self.fallbacks_after(before, &judged.deployment.modules),
+        })
+    }
+
+    /// A module that changes falls back to what it was; when that had not proven itself either, to what was before it.
+    fn fallbacks_after(&self, before: &[Module], after: &[Module]) -> BTreeMap<ModuleName, Module> {
+        let old = |name: &ModuleName| {
+            self.fallbacks.get(name).or_else(|| before.iter().find(|module| module.name == *name))
+        };
+        let changed = |module: &Module| old(&module.name).filter(|old| *old != module).cloned();
+        after.iter().filter_map(|module| Some((module.name.clone(), changed(module)?))).collect()
+    }
+
+    pub fn fallback(&self, module: &ModuleName) -> Option<&Module> {
+        self.fallbacks.get(module)
+    }
+
+    pub fn without_fallback(&self, module: &ModuleName) -> Self {
+        let mut next = self.clone();
+        next.fallbacks.remove(module);
+        next
     }
 
     /// Judges the kept envelope at start. A key that is no longer pinned or a label that is no longer there takes the

@@ -21,6 +21,7 @@ use zeroize::Zeroizing;
 
 use crate::audit::{ENTRIES_MAX, Event, KeyUse, Query, clip};
 use crate::authority::{Effect, Input};
+use crate::deployments::InForce;
 use crate::metrics::Operation;
 use crate::records::ProcessSeen;
 use crate::runtime_log::Keeper;
@@ -34,6 +35,8 @@ const WATCH_HOLD: Duration = Duration::from_secs(30);
 const CSR_BYTES_MAX: usize = 16 * 1024;
 /// The name under which the keystore seals `gatewayd`'s key.
 const STORAGE_KEY_NAME: &str = "gatewayd-queue";
+/// The same for `runtimed`'s.
+const RECORD_KEY_NAME: &str = "runtimed-records";
 /// PCRs of an exported quote: what the boot measured (TCG PC Client Platform Firmware Profile, section 3.3.4).
 const QUOTED_PCRS: [u8; 10] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9];
 
@@ -120,6 +123,7 @@ pub async fn answer(service: &Arc<Service>, request: Request) -> Result<Reply, R
             decide(service, Input::Started { instance, seen, address }).await
         }
         Request::Stopped { instance } => decide(service, Input::Stopped { instance }).await,
+        Request::Proven { instance } => decide(service, Input::Proven { instance }).await,
 
         Request::EpochEnforced { enforcer, epoch } => {
             decide(service, Input::EpochEnforced { enforcer, epoch }).await
@@ -143,6 +147,7 @@ pub async fn answer(service: &Arc<Service>, request: Request) -> Result<Reply, R
             blocking(service, move |service| key_delete(service, &module, &key)).await
         }
         Request::StorageKey => blocking(service, storage_key).await,
+        Request::RecordKey => blocking(service, record_key).await,
         Request::Rotate { module } => {
             blocking(service, move |service| rotate(service, module.as_ref())).await
         }
@@ -280,7 +285,8 @@ async fn undo_start(service: &Arc<Service>, instance: String) {
 
 fn deployment(service: &Service) -> Reply {
     let state = service.current();
-    state.in_force().map_or(Reply::Done, |in_force| Reply::Deployment(Box::new(in_force.to_reply())))
+    let reply = |in_force: &Arc<InForce>| in_force.to_reply(&state.documents.deployments);
+    state.in_force().map_or(Reply::Done, |in_force| Reply::Deployment(Box::new(reply(in_force))))
 }
 
 fn status(service: &Service) -> Reply {
@@ -434,6 +440,13 @@ fn storage_key(service: &Service) -> Result<Reply, Refusal> {
     let released = released.and_then(|()| crate::kept::secret(service, STORAGE_KEY_NAME));
     let key = released.inspect_err(|refusal| service.note(refusal))?;
     service.record(&Event::new("storage_key.released", "gatewayd", "").with_key(KeyUse::Storage));
+    Ok(Reply::StorageKey(StorageKey::new(&key)))
+}
+
+/// Whatever the verdict is: what runs goes on, and is looked after.
+fn record_key(service: &Service) -> Result<Reply, Refusal> {
+    let key = crate::kept::secret(service, RECORD_KEY_NAME).inspect_err(|refusal| service.note(refusal))?;
+    service.record(&Event::new("record_key.released", "runtimed", "").with_key(KeyUse::Storage));
     Ok(Reply::StorageKey(StorageKey::new(&key)))
 }
 

@@ -7,9 +7,9 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use edgewarden_image_trust::{ImageProof, judge};
-use edgewarden_names::{Epoch, Generation, ModuleName, Reason, Refusal, UnixTime};
+use edgewarden_names::{Digest, Epoch, Generation, ModuleName, Reason, Refusal, UnixTime};
 use edgewarden_protocol::control::{ImageEvidence, Prepared, Reply};
-use edgewarden_protocol::deployment::ImageReference;
+use edgewarden_protocol::deployment::{ImageReference, Module};
 
 use crate::audit::clip;
 use crate::authority::{Authority, Effect, Moment, Step};
@@ -25,15 +25,23 @@ impl Authority {
         Ok((proof, in_force.epoch()))
     }
 
-    /// The deployment in force, if it names this module with this very image.
+    /// The deployment in force, if it names this module with this very image, or if that is what the module was before
+    /// an update that has not proven itself. The image keys in force judge that one too.
     fn deployed(&self, module: &ModuleName, image: &ImageReference) -> Result<&Arc<InForce>, Refusal> {
         let refuse = |rule: &str| Err(Refusal::new(Reason::StartPermit, module, rule));
         let Some(in_force) = &self.in_force else { return refuse("no deployment is in force") };
         match in_force.deployment().modules.iter().find(|candidate| candidate.name == *module) {
             None => refuse("the deployment in force has no such module"),
-            Some(found) if found.image != *image => refuse("the deployment in force names another image"),
-            Some(_) => Ok(in_force),
+            Some(found) if found.image == *image || self.falls_back_to(module, image.digest()) => {
+                Ok(in_force)
+            }
+            Some(_) => refuse("the deployment in force names another image"),
         }
+    }
+
+    /// Is this what the module was before an update that has not proven itself?
+    fn falls_back_to(&self, module: &ModuleName, image: &Digest) -> bool {
+        self.documents.deployments.fallback(module).is_some_and(|before| before.image.digest() == image)
     }
 
     pub(crate) fn image_judged(
@@ -61,13 +69,13 @@ impl Authority {
     pub(crate) fn start_prepare(&mut self, name: &str, now: UnixTime) -> Result<Step, Refusal> {
         let permit = self.permits.spend(name, now)?;
         self.documents.enrolment.trusted()?;
-        // A permit does not outlive the deployment that it was given under.
-        let deployment = self.in_force.as_ref().map(|in_force| in_force.deployment());
-        let still = deployment.is_some_and(|deployment| {
-            deployment
-                .modules
-                .iter()
-                .any(|module| module.name == permit.module && *module.image.digest() == permit.manifest)
+        // A permit does not outlive the deployment that it was given under, unless that still names the image. What is
+        // only fallen back to was judged by the image keys in force.
+        let still = self.in_force.as_ref().is_some_and(|in_force| {
+            let names =
+                |module: &Module| module.name == permit.module && *module.image.digest() == permit.manifest;
+            in_force.deployment().modules.iter().any(names)
+                || (permit.epoch == in_force.epoch() && self.falls_back_to(&permit.module, &permit.manifest))
         });
         if !still {
             let rule = "the deployment in force no longer names this image";
@@ -98,6 +106,20 @@ impl Authority {
         let detail = format!("pid {}, cgroup {}, {}", record.pid, record.cgroup, record.manifest);
         let step = Step::done().event("module.started", instance, detail).look();
         Ok(step.effect(Effect::Begin(Box::new(record))))
+    }
+
+    /// An update is over when what runs is what the deployment in force names.
+    pub(crate) fn proven(&mut self, instance: &str) -> Step {
+        let Some(record) = self.documents.records.get(instance) else { return Step::done() };
+        let modules = self.in_force.iter().flat_map(|in_force| &in_force.deployment().modules);
+        let named =
+            |module: &Module| module.name == record.module && *module.image.digest() == record.manifest;
+        if self.documents.deployments.fallback(&record.module).is_none() || !modules.into_iter().any(named) {
+            return Step::done();
+        }
+        let (module, detail) = (record.module.clone(), record.manifest.to_string());
+        self.documents.deployments = Arc::new(self.documents.deployments.without_fallback(&module));
+        Step::done().event("update.proven", instance, detail)
     }
 
     pub(crate) fn stopped(&mut self, instance: &str, why: &str) -> Step {

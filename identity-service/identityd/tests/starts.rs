@@ -373,6 +373,57 @@ async fn a_permit_falls_with_the_deployment_that_it_was_given_under() {
     assert_eq!(refused.reason, Reason::StartPermit);
 }
 
+/// What runs while an update is under way, and what may run again when the update fails: the one before, judged by the
+/// image keys in force, until the new one has proven itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_leaves_the_old_image_its_identity_and_a_way_back() {
+    let site = site().await;
+    let container = Container::new();
+    let prepared = site.start(&container, 2).await;
+    let (old, next) = (&site.image, Image::new("alerts", "two").signed(&site.key));
+    let third = Image::new("alerts", "three").signed(&site.key);
+    site.gateway.deploy(&document_with(2, &site.key, &[("alerts", &next)])).await;
+    assert_eq!(container.call(&fetch(&prepared)).identity(), ALERTS, "the old one goes on");
+    let fallbacks = async || match site.gateway.ask(Request::Deployment).await.unwrap() {
+        Reply::Deployment(deployment) => {
+            deployment.fallbacks.into_iter().map(|module| module.image).collect::<Vec<_>>()
+        }
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(fallbacks().await, [old.reference.clone()]);
+    // The old one is no proof for the new one.
+    site.gateway.ask(Request::Proven { instance: prepared.instance.clone() }).await.unwrap();
+    site.gateway.ask(Request::Proven { instance: "alerts-99".into() }).await.unwrap();
+    assert_eq!(fallbacks().await, [old.reference.clone()]);
+    // Again before the update has proven itself: the way back leads to what had.
+    site.gateway.deploy(&document_with(3, &site.key, &[("alerts", &third)])).await;
+    assert_eq!(site.judge(next.evidence("alerts")).await.unwrap_err().reason, Reason::StartPermit);
+    site.gateway.ask(Request::Stopped { instance: prepared.instance }).await.unwrap();
+    let back = site.judge(old.evidence("alerts")).await.unwrap();
+    let back = site.prepare(&back.permit).await.unwrap();
+    site.gateway.ask(Request::Stopped { instance: back.instance }).await.unwrap();
+
+    // A key that the deployment in force no longer names vouches for nothing, whenever the permit was given.
+    let early = site.judge(old.evidence("alerts")).await.unwrap();
+    let other = SigningKey::generate().unwrap();
+    let fourth = Image::new("alerts", "four").signed(&other);
+    site.gateway.deploy(&document_with(4, &other, &[("alerts", &fourth)])).await;
+    assert_eq!(site.judge(old.evidence("alerts")).await.unwrap_err().reason, Reason::ImageSignature);
+    assert_eq!(site.prepare(&early.permit).await.unwrap_err().reason, Reason::StartPermit);
+
+    let permit = site.judge(fourth.evidence("alerts")).await.unwrap();
+    let prepared = site.prepare(&permit.permit).await.unwrap();
+    site.gateway.ask(started(&prepared.instance, container.pid(), 2)).await.unwrap();
+    site.gateway.ask(Request::Proven { instance: prepared.instance }).await.unwrap();
+    assert!(fallbacks().await.is_empty());
+    assert_eq!(site.judge(old.evidence("alerts")).await.unwrap_err().reason, Reason::StartPermit);
+    assert!(site.gateway.events().await.iter().any(|event| event == "update.proven"));
+    // A module that leaves has no way back either.
+    site.gateway.deploy(&document_with(5, &site.key, &[("alerts", old)])).await;
+    site.gateway.deploy(&document(6)).await;
+    assert!(fallbacks().await.is_empty());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn unused_permits_have_a_limit() {
     let site = site().await;

@@ -283,12 +283,11 @@ impl Answer {
     }
 
     pub(crate) fn unexpected(&self, wanted: &str) -> OciError {
-        let rule = match self.status() {
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                "the registry asks for a login, which is not supported".into()
-            }
-            status => format!("the registry answered {status} when asked for {wanted}"),
-        };
+        let status = self.status();
+        let rule = format!("the registry answered {status} when asked for {wanted}");
+        if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+            return OciError::Refused(Refusal::new(Reason::ImageLogin, &self.from, rule));
+        }
         unavailable(&self.from, rule)
     }
 }

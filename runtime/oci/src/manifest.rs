@@ -174,7 +174,11 @@ fn check(digest: &Digest, manifest: &Manifest) -> Result<(), Refusal> {
     }
     for blob in manifest.layers.iter().chain([&manifest.config]) {
         if !blob.urls.is_empty() {
-            return Err(invalid(digest, "a foreign layer (`urls`) is not fetched"));
+            return Err(Refusal::new(
+                Reason::ImageUnsupported,
+                digest,
+                "a foreign layer (`urls`) is not fetched",
+            ));
         }
         if blob.size > LAYER_BYTES_MAX {
             let rule = format!("a layer of {} bytes is over the limit of {LAYER_BYTES_MAX}", blob.size);
@@ -196,7 +200,10 @@ impl Index {
             (Some(_), Some(_)) => {
                 Err(invalid(digest, format!("the index has more than one linux/{architecture} image")))
             }
-            (None, _) => Err(invalid(digest, format!("the index has no linux/{architecture} image"))),
+            (None, _) => {
+                let rule = format!("the index has no linux/{architecture} image");
+                Err(Refusal::new(Reason::ImagePlatform, digest, rule))
+            }
         }
     }
 }

@@ -3,17 +3,18 @@
 //! ```text
 //! blobs/sha256/<hex>       manifests, configurations, layers: written whole, named by their hash, hashed again when read
 //! evidence/<hex>.json      the signatures that an image was permitted with, for a start without a network
-//! rootfs/<hex>/            the unpacked image <hex>; rootfs/<hex>.json: what it was made from, and its tree digest
+//! rootfs/<hex>/            the unpacked image <hex>; rootfs/<hex>.json: what it was made from, and its tree digest,
+//!                          authenticated under a key that is not on this disk
 //! ```
 //! Trusts root on this machine. Distrusts the disk: what does not hash to its name is removed and fetched again, and a
-//! root file system that is not what was unpacked is unpacked again from verified bytes.
+//! root file system that is not what was unpacked, or has no record that is proven, is unpacked again from verified bytes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{DirBuilder, File, Permissions};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use edgewarden_names::{Digest, Reason};
 use edgewarden_platform::durable;
@@ -25,25 +26,29 @@ use crate::error::refused;
 use crate::hashing::sha256;
 use crate::layout::json;
 use crate::manifest::{self, CONFIG_BYTES_MAX, Manifest};
+use crate::records::RecordKey;
 use crate::registry::Registry;
 use crate::{tree, unpack::Unpacker};
 
 /// Evidence holds payloads of at most 4 MiB and one manifest, in base64.
 const EVIDENCE_BYTES_MAX: usize = 16 * 1024 * 1024;
 const RECORD_BYTES_MAX: usize = 1024 * 1024;
-/// Where the runtime mounts in each container.
-const MOUNT_FOLDERS: &[(&str, u32)] =
+/// Where the runtime mounts in each container: nothing of an image lies there.
+pub const MOUNT_FOLDERS: &[(&str, u32)] =
     &[("dev", 0o755), ("proc", 0o555), ("run", 0o755), ("sys", 0o555), ("tmp", 0o1777)];
 const MOUNT_FILES: &[&str] = &["etc/hosts", "etc/resolv.conf"];
 const TEMPORARY: &str = ".partial-";
+/// Rises when an image is unpacked in another way: what was unpacked before is then made anew.
+const UNPACK_FORMAT: u32 = 2;
 
 /// The folder.
 #[derive(Debug, Clone)]
 pub struct ContentStore {
     folder: PathBuf,
-    /// Held while a root file system is checked or made: two modules may have the same image, and the second must find
-    /// the first one's root and not put another in its place, from under a module that runs already.
-    making_roots: Arc<Mutex<()>>,
+    /// By image, held while its root file system is checked or made: two modules may have the same image, and the second
+    /// must find the first one's root and not put another in its place, from under a module that runs already. Other
+    /// images do not wait.
+    making_roots: Arc<Mutex<BTreeMap<Digest, Weak<Mutex<()>>>>>,
 }
 
 /// The documents of an image. Layers are fetched once it is known that they may run.
@@ -58,6 +63,8 @@ pub struct Documents {
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RootRecord {
+    /// [`UNPACK_FORMAT`]
+    format: u32,
     diff_ids: Vec<Digest>,
     tree: Digest,
 }
@@ -104,9 +111,12 @@ impl ContentStore {
         folder.join(format!("{TEMPORARY}{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)))
     }
 
-    /// Keeps bytes by their digest.
+    /// Keeps bytes by their digest. Writes nothing when they are there.
     pub fn put(&self, bytes: &[u8]) -> Result<Digest, OciError> {
         let digest = sha256(bytes);
+        if self.get(&digest, bytes.len())?.is_some() {
+            return Ok(digest);
+        }
         durable::write(&self.blob_path(&digest), bytes, 0o400)
             .map_err(OciError::io(format!("keep {digest}")))?;
         Ok(digest)
@@ -141,23 +151,22 @@ impl ContentStore {
         let parsed = match manifest::parse(image, &manifest)? {
             manifest::Document::Image(parsed) => parsed,
             manifest::Document::Index(index) => {
-                let rule = match index.for_this_machine(image) {
-                    Ok(entry) => format!(
-                        "it is an index of several platforms; deploy its image for this one, {}",
-                        entry.digest
-                    ),
-                    Err(refusal) => refusal.rule,
-                };
-                return refused(Reason::ImageInvalid, image, rule);
+                let entry = index.for_this_machine(image)?;
+                let rule = format!(
+                    "it is an index of several platforms; deploy its image for this one, {}",
+                    entry.digest
+                );
+                return refused(Reason::ImagePlatform, image, rule);
             }
         };
+        // Before anything that only it names: what no manifest names is tidied away.
+        self.put(&manifest)?;
         let config_max = usize::try_from(CONFIG_BYTES_MAX).unwrap_or(usize::MAX);
         let config = match self.get(&parsed.config.digest, config_max)? {
             Some(bytes) => bytes,
             None => registry.blob(&parsed.config.digest, parsed.config.size).await?,
         };
         self.put(&config)?;
-        self.put(&manifest)?;
         Ok(Documents { manifest, config, parsed })
     }
 
@@ -204,20 +213,30 @@ impl ContentStore {
         Ok(read.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
     }
 
-    /// Keeps the signatures that an image was permitted with.
+    /// Keeps the signatures that an image was permitted with. Writes nothing when they are there.
     pub fn keep_evidence(&self, image: &Digest, evidence: &[SignatureEvidence]) -> Result<(), OciError> {
+        if self.evidence(image)?.is_some_and(|kept| kept == evidence) {
+            return Ok(());
+        }
         let path = self.evidence_folder().join(format!("{}.json", image.hex()));
         durable::write(&path, &json(&evidence)?, 0o400).map_err(OciError::io("keep evidence"))
     }
 
     /// The image's root file system: what is unpacked already and still is what it was, or else unpacked from the
     /// stored layers. Blocks; reads every byte of it.
-    pub fn root_file_system(&self, image: &Digest, layers: &[Layer]) -> Result<PathBuf, OciError> {
+    pub fn root_file_system(
+        &self,
+        image: &Digest,
+        layers: &[Layer],
+        key: &RecordKey,
+    ) -> Result<PathBuf, OciError> {
+        let making = self.making_root(image);
         // What is in the folder is whole or swept, whatever a thread left behind that ended early.
-        let _one_at_a_time = self.making_roots.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = making.lock().unwrap_or_else(PoisonError::into_inner);
         let root = self.roots().join(image.hex());
         let diff_ids: Vec<Digest> = layers.iter().map(|layer| layer.diff_id.clone()).collect();
-        if let Some(record) = self.root_record(image)?
+        if let Some(record) = self.root_record(image, key)?
+            && record.format == UNPACK_FORMAT
             && record.diff_ids == diff_ids
             && root.is_dir()
         {
@@ -231,27 +250,37 @@ impl ContentStore {
                 }
             }
         }
-        self.unpack(image, layers, diff_ids, &root)?;
+        let tree = self.unpack(image, layers, &root)?;
+        let record = RootRecord { format: UNPACK_FORMAT, diff_ids, tree };
+        key.seal(&record_place(image), &record)
+            .and_then(|bytes| durable::write(&self.record_path(image), &bytes, 0o400))
+            .map_err(OciError::io(format!("keep the record of {image}")))?;
         Ok(root)
+    }
+
+    fn making_root(&self, image: &Digest) -> Arc<Mutex<()>> {
+        let mut all = self.making_roots.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, making| making.strong_count() > 0);
+        let making = all.get(image).and_then(Weak::upgrade).unwrap_or_default();
+        all.insert(image.clone(), Arc::downgrade(&making));
+        making
     }
 
     fn record_path(&self, image: &Digest) -> PathBuf {
         self.roots().join(format!("{}.json", image.hex()))
     }
 
-    fn root_record(&self, image: &Digest) -> Result<Option<RootRecord>, OciError> {
+    fn root_record(&self, image: &Digest, key: &RecordKey) -> Result<Option<RootRecord>, OciError> {
         let read = durable::read(&self.record_path(image), RECORD_BYTES_MAX)
             .map_err(OciError::io("read a root's record"))?;
-        Ok(read.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+        let record = read.as_ref().map(|bytes| key.open(&record_place(image), bytes));
+        if matches!(record, Some(None)) {
+            tracing::warn!(%image, "the record of a root file system is not proven: it is unpacked again");
+        }
+        Ok(record.flatten())
     }
 
-    fn unpack(
-        &self,
-        image: &Digest,
-        layers: &[Layer],
-        diff_ids: Vec<Digest>,
-        root: &Path,
-    ) -> Result<(), OciError> {
+    fn unpack(&self, image: &Digest, layers: &[Layer], root: &Path) -> Result<Digest, OciError> {
         let what = || OciError::io(format!("unpack {image}"));
         let temporary = Self::temporary(&self.roots());
         DirBuilder::new().mode(0o755).create(&temporary).map_err(what())?;
@@ -272,12 +301,11 @@ impl ContentStore {
             drop(remove_tree(&old));
         }
         std::fs::rename(&temporary, root).map_err(what())?;
-        durable::write(&self.record_path(image), &json(&RootRecord { diff_ids, tree })?, 0o400)
-            .map_err(what())
+        Ok(tree)
     }
 
     fn unpack_into(&self, layers: &[Layer], into: &Path) -> Result<(), OciError> {
-        let mut unpacker = Unpacker::new(into)?;
+        let mut unpacker = Unpacker::new(into, MOUNT_FOLDERS)?;
         for layer in layers {
             let path = self.blob_path(&layer.digest);
             let blob = match File::open(&path) {
@@ -296,11 +324,23 @@ impl ContentStore {
             }
             applied?;
         }
-        unpacker.mount_points(MOUNT_FOLDERS, MOUNT_FILES)
+        if unpacker.left_out() > 0 {
+            tracing::info!(entries = unpacker.left_out(), "left out of an image what mounts would cover");
+        }
+        unpacker.mount_points(MOUNT_FILES)
     }
 
     /// Removes every image but these, with what only it needs.
     pub fn retain(&self, images: &BTreeSet<Digest>) -> Result<(), OciError> {
+        // What comes while this goes on belongs to an image that is being fetched. It is listed first, and an image's
+        // manifest is stored before what it names.
+        let mut found = Vec::new();
+        for part in [self.blobs(), self.evidence_folder(), self.roots()] {
+            let what = || OciError::io(format!("tidy `{}`", part.display()));
+            for entry in std::fs::read_dir(&part).map_err(what())? {
+                found.push(entry.map_err(what())?.path());
+            }
+        }
         let mut kept: BTreeSet<String> = BTreeSet::new();
         for image in images {
             kept.insert(image.hex().into());
@@ -312,20 +352,20 @@ impl ContentStore {
                 );
             }
         }
-        for part in [self.blobs(), self.evidence_folder(), self.roots()] {
-            let what = || OciError::io(format!("tidy `{}`", part.display()));
-            for entry in std::fs::read_dir(&part).map_err(what())? {
-                let entry = entry.map_err(what())?;
-                let name = entry.file_name();
-                let name = name.to_string_lossy();
-                let image = name.strip_suffix(".json").unwrap_or(&name);
-                if !kept.contains(image) && !name.starts_with('.') {
-                    remove_tree(&entry.path()).map_err(what())?;
-                }
+        for path in found {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let image = name.strip_suffix(".json").unwrap_or(&name);
+            if !kept.contains(image) && !name.starts_with('.') {
+                remove_tree(&path).map_err(OciError::io(format!("remove `{}`", path.display())))?;
             }
         }
         Ok(())
     }
+}
+
+/// Where a root's record counts.
+fn record_place(image: &Digest) -> String {
+    format!("rootfs {image}")
 }
 
 /// Root ignores the missing write bits, so the tree can go although it is not writable.

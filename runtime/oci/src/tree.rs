@@ -2,7 +2,8 @@
 //!
 //! It answers one question: is this root file system still what was unpacked from verified layers?
 
-use std::os::fd::OwnedFd;
+use std::fs::File;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
@@ -12,6 +13,7 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 
 use crate::OciError;
 use crate::hashing::Hasher;
+use crate::store::MOUNT_FOLDERS;
 
 /// Walks `root` in the order of names. Times and link counts do not count.
 pub(crate) fn digest(root: &Path) -> Result<Digest, OciError> {
@@ -20,24 +22,49 @@ pub(crate) fn digest(root: &Path) -> Result<Digest, OciError> {
     Ok(hasher.finish())
 }
 
-/// Is there a folder at this path of an unpacked image? Links are followed inside the image only, so that `/proc/self/fd/7`
-/// and links to it are nothing: what a runtime finds there would not be the image's (CVE-2024-21626).
-pub fn has_folder(root: &Path, path: &str) -> bool {
-    resolve(root, path, OFlag::O_DIRECTORY).is_ok()
+/// The folder at this path of an unpacked image, as a path without links. Links are followed inside the image only, and
+/// what lies where the runtime mounts is nothing, so that `/proc/self/fd/7` and links to it are nothing: what a runtime
+/// finds there would not be the image's (CVE-2024-21626). `/tmp` alone, which is empty and the module's own, is a folder.
+pub fn folder(root: &Path, path: &str) -> Option<String> {
+    let (_, place) = resolve(root, path, OFlag::O_PATH | OFlag::O_DIRECTORY).ok()?;
+    (place == "/tmp" || !is_covered(&place)).then_some(place)
 }
 
-/// Is there a file at this path of an unpacked image? As for folders.
-pub fn has_file(root: &Path, path: &str) -> bool {
-    resolve(root, path, OFlag::empty())
-        .is_ok_and(|file| std::fs::File::from(file).metadata().is_ok_and(|metadata| metadata.is_file()))
+/// The file at this path of an unpacked image, open for reading. As for folders.
+pub fn file(root: &Path, path: &str) -> Option<File> {
+    // Nothing else than files is read, and a FIFO that somebody put there must not hang us.
+    let (file, place) = resolve(root, path, OFlag::O_RDONLY | OFlag::O_NONBLOCK).ok()?;
+    let file = File::from(file);
+    (!is_covered(&place) && file.metadata().is_ok_and(|metadata| metadata.is_file())).then_some(file)
 }
 
-fn resolve(root: &Path, path: &str, flags: OFlag) -> std::io::Result<OwnedFd> {
-    let root = std::fs::File::open(root)?;
+/// Is this what unpacking leaves where the runtime mounts: empty folders? Anything in them would lead a path elsewhere
+/// than the same path leads in the container.
+pub fn mount_folders_are_empty(root: &Path) -> bool {
+    MOUNT_FOLDERS.iter().all(|(name, _)| {
+        let path = root.join(name);
+        path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir())
+            && std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
+    })
+}
+
+fn is_covered(place: &str) -> bool {
+    let first = place.split('/').nth(1);
+    first.is_some_and(|first| MOUNT_FOLDERS.iter().any(|(name, _)| *name == first))
+}
+
+/// What is at a path, and where that is below `root`.
+fn resolve(root: &Path, path: &str, flags: OFlag) -> std::io::Result<(OwnedFd, String)> {
+    let root = File::open(root)?;
     let how = OpenHow::new()
-        .flags(flags | OFlag::O_PATH | OFlag::O_CLOEXEC)
+        .flags(flags | OFlag::O_CLOEXEC)
         .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    Ok(openat2(&root, path, how)?)
+    let found = openat2(&root, path, how)?;
+    let place = |number: i32| std::fs::read_link(format!("/proc/self/fd/{number}"));
+    let (above, place) = (place(root.as_raw_fd())?, place(found.as_raw_fd())?);
+    let below = place.strip_prefix(above).ok().and_then(Path::to_str);
+    let below = below.ok_or_else(|| std::io::Error::other("it is not below the root"))?;
+    Ok((found, format!("/{below}")))
 }
 
 /// Each part is preceded by its length, so that no two trees have one encoding.
@@ -65,7 +92,7 @@ fn walk(hasher: &mut Hasher, root: &Path, below: &Path) -> std::io::Result<()> {
         }
     } else if kind.is_file() {
         hasher.update(&metadata.len().to_be_bytes());
-        let mut file = std::fs::File::open(&path)?;
+        let mut file = File::open(&path)?;
         let mut buffer = vec![0; 128 * 1024];
         loop {
             let count = std::io::Read::read(&mut file, &mut buffer)?;

@@ -3,15 +3,16 @@
 //! The tar stream is hostile until its hash has been compared at the end, and may stay so after: a signature says who
 //! made an image, not that it is well made. So every path is resolved by the kernel inside the root (`openat2(2)` with
 //! `RESOLVE_IN_ROOT`), `..` is refused, the last component is never followed, device nodes and FIFOs are refused,
-//! set-user-ID bits and extended attributes (file capabilities) are dropped, and there are limits on entries, bytes and
-//! depth. Everything ends up owned by root and not writable; where an image's own user owned a file, what that user
+//! set-user-ID bits and extended attributes (file capabilities) are dropped, and there are limits on whatever is made:
+//! entries, folders that only a path implies, bytes, blocks, names and depth. What lies, by whatever way, in a folder that
+//! the runtime mounts over is left out: it would never be seen, but could be taken for what is there then. Everything ends up owned by root and not writable; where an image's own user owned a file, what that user
 //! could read or run everyone in the container can. Trusts that nobody else writes in the folder meanwhile.
 
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use edgewarden_names::{Digest, Reason};
 use edgewarden_protocol::control::Layer;
@@ -31,8 +32,14 @@ const ENTRIES_MAX: usize = 200_000;
 const UNPACKED_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
 const PATH_BYTES_MAX: usize = 4096;
 const DEPTH_MAX: usize = 64;
+/// Folders that no entry describes.
+const IMPLIED_MAX: usize = 4096;
+/// What a file or folder takes from a disk at least.
+const BLOCK_BYTES: u64 = 4096;
 const PAX_BYTES_MAX: u64 = 64 * 1024;
-/// All names of one layer together, which are held in memory.
+/// Entries of one layer, those that only say something about the next one too.
+const HEADERS_MAX: usize = 3 * ENTRIES_MAX;
+/// All names of one image together; those of a layer are held in memory.
 const NAMES_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 const WHITEOUT: &str = ".wh.";
@@ -41,15 +48,79 @@ const OPAQUE: &str = ".wh..wh..opq";
 /// A root file system that is being made.
 pub(crate) struct Unpacker {
     root: OwnedFd,
+    place: PathBuf,
+    covered: &'static [(&'static str, u32)],
     entries: usize,
+    implied: usize,
+    names_bytes: usize,
+    /// Of the uncompressed layers.
     bytes_left: u64,
+    /// Of what is made, in whole blocks.
+    disk_left: u64,
+    left_out: usize,
+}
+
+fn too_large(rule: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::FileTooLarge, rule)
+}
+
+fn unsupported(rule: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, rule)
 }
 
 impl Unpacker {
-    /// `root` is an empty folder.
-    pub(crate) fn new(root: &Path) -> Result<Self, OciError> {
-        let root = File::open(root).map_err(OciError::io(format!("open `{}`", root.display())))?;
-        Ok(Self { root: root.into(), entries: 0, bytes_left: UNPACKED_BYTES_MAX })
+    /// `root` is an empty folder. What is in the folders `covered` of it is left out.
+    pub(crate) fn new(root: &Path, covered: &'static [(&'static str, u32)]) -> Result<Self, OciError> {
+        let what = || OciError::io(format!("open `{}`", root.display()));
+        let root = OwnedFd::from(File::open(root).map_err(what())?);
+        let unpacker = Self {
+            place: place(&root).map_err(what())?,
+            root,
+            covered,
+            entries: 0,
+            implied: 0,
+            names_bytes: 0,
+            bytes_left: UNPACKED_BYTES_MAX,
+            disk_left: UNPACKED_BYTES_MAX,
+            left_out: 0,
+        };
+        unpacker.make_covered().map_err(what())?;
+        Ok(unpacker)
+    }
+
+    /// They are there from the beginning, so that a link to one of them leads to it.
+    fn make_covered(&self) -> io::Result<()> {
+        for (name, _) in self.covered {
+            if kind_of(&self.root, name)?.is_none() {
+                mkdirat(&self.root, *name, Mode::S_IRWXU)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// How many entries were left out, because a mount would cover them.
+    pub(crate) fn left_out(&self) -> usize {
+        self.left_out
+    }
+
+    /// Counts something that is about to be made.
+    fn charge(&mut self, name_bytes: usize, bytes: u64) -> io::Result<()> {
+        self.entries = self.entries.saturating_add(1);
+        if self.entries > ENTRIES_MAX {
+            return Err(too_large("too many entries"));
+        }
+        self.names_bytes = self.names_bytes.saturating_add(name_bytes);
+        if self.names_bytes > NAMES_BYTES_MAX {
+            return Err(too_large("the names are too long"));
+        }
+        let blocks = bytes.div_ceil(BLOCK_BYTES).saturating_add(1).saturating_mul(BLOCK_BYTES);
+        let left = self.disk_left.checked_sub(blocks);
+        self.disk_left = left.ok_or_else(|| too_large("the root file system is too large"))?;
+        Ok(())
+    }
+
+    fn is_covered(&self, first: &str) -> bool {
+        self.covered.iter().any(|(name, _)| *name == first)
     }
 
     /// Applies one layer from its stored bytes, then compares both of its hashes. After an error the root is rubbish.
@@ -69,9 +140,9 @@ impl Unpacker {
             }
             other => {
                 return refused(
-                    Reason::ImageInvalid,
+                    Reason::ImageUnsupported,
                     &layer.digest,
-                    format!("layers of type `{other}` are not supported"),
+                    format!("layers of type `{other}` are not unpacked, only tar and tar with gzip"),
                 );
             }
         };
@@ -102,13 +173,13 @@ impl Unpacker {
     fn apply_entries(&mut self, stream: &mut impl Read) -> io::Result<()> {
         let mut archive = tar::Archive::new(stream);
         let mut made = BTreeSet::new();
-        let mut names_bytes = 0_usize;
+        let mut headers = 0_usize;
         let (mut long_name, mut long_link) = (None, None);
         for entry in archive.entries()?.raw(true) {
             let mut entry = entry?;
-            self.entries += 1;
-            if self.entries > ENTRIES_MAX {
-                return Err(io::Error::new(io::ErrorKind::FileTooLarge, "too many entries"));
+            headers = headers.saturating_add(1);
+            if headers > HEADERS_MAX {
+                return Err(too_large("too many headers"));
             }
             match entry.header().entry_type() {
                 tar::EntryType::GNULongName => {
@@ -126,9 +197,11 @@ impl Unpacker {
                             b"path" => long_name = Some(record.value_bytes().to_vec()),
                             b"linkpath" => long_link = Some(record.value_bytes().to_vec()),
                             // The header's own size would say something else: two readers, two archives.
-                            b"size" => return Err(invalid("a size in an extended header is not supported")),
+                            b"size" => {
+                                return Err(unsupported("a size in an extended header is not supported"));
+                            }
                             key if key.starts_with(b"GNU.sparse") => {
-                                return Err(invalid("sparse files are not supported"));
+                                return Err(unsupported("sparse files are not supported"));
                             }
                             _ => {}
                         }
@@ -136,10 +209,6 @@ impl Unpacker {
                 }
                 _ => {
                     let name = long_name.take().unwrap_or_else(|| entry.path_bytes().into_owned());
-                    names_bytes = names_bytes.saturating_add(name.len());
-                    if names_bytes > NAMES_BYTES_MAX {
-                        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "the names are too long"));
-                    }
                     let link = long_link
                         .take()
                         .or_else(|| entry.link_name_bytes().map(std::borrow::Cow::into_owned));
@@ -158,6 +227,7 @@ impl Unpacker {
         made: &mut BTreeSet<String>,
     ) -> io::Result<()> {
         let path = clean(name)?;
+        self.charge(name.len(), 0)?;
         let Some((folder, last)) = split(&path) else {
             // The root itself: its mode is ours.
             return if entry.header().entry_type().is_dir() {
@@ -166,10 +236,21 @@ impl Unpacker {
                 Err(invalid("the root is not a folder"))
             };
         };
-        let parent = self.folder(folder)?;
+        let kind = entry.header().entry_type();
+        let named = last.strip_prefix(WHITEOUT).unwrap_or(last);
+        let parent = match self.folder(folder)? {
+            // What is to be mounted over is a folder and stays one, whatever the image wants there.
+            Some(_) if folder.is_empty() && self.is_covered(named) && !kind.is_dir() => None,
+            parent => parent,
+        };
+        let Some(parent) = parent else {
+            self.left_out = self.left_out.saturating_add(1);
+            return Ok(());
+        };
         self.check_depth(&parent)?;
         if last == OPAQUE {
-            return clear(&parent, folder, made);
+            clear(&parent, folder, made)?;
+            return self.make_covered();
         }
         if let Some(hidden) = last.strip_prefix(WHITEOUT) {
             if hidden.is_empty() || hidden.starts_with(WHITEOUT) || hidden == "." || hidden == ".." {
@@ -178,7 +259,6 @@ impl Unpacker {
             // A whiteout hides what lower layers have, not what this one made.
             return if made.contains(&join(folder, hidden)) { Ok(()) } else { remove(&parent, hidden) };
         }
-        let kind = entry.header().entry_type();
         let existing = kind_of(&parent, last)?;
         if kind.is_dir() && existing == Some(SFlag::S_IFDIR) {
             made.insert(path.clone());
@@ -201,6 +281,7 @@ impl Unpacker {
                     OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
                 let mut file = File::from(openat(&parent, last, flags, Mode::S_IRUSR | Mode::S_IWUSR)?);
                 let size = entry.header().entry_size()?;
+                self.charge(0, size)?;
                 if io::copy(entry, &mut file)? != size {
                     return Err(invalid("the archive ends inside a file"));
                 }
@@ -218,6 +299,12 @@ impl Unpacker {
                 let target = clean(link.ok_or_else(|| invalid("a hard link without a target"))?)?;
                 let (folder, name) = split(&target).ok_or_else(|| invalid("a hard link to the root"))?;
                 let from = self.existing_folder(folder)?;
+                if self.lies_covered(&from)? {
+                    let path = path.escape_debug();
+                    return Err(unsupported(&format!(
+                        "`{path}` is a hard link to something in a folder that is mounted over"
+                    )));
+                }
                 if kind_of(&from, name)? != Some(SFlag::S_IFREG) {
                     return Err(invalid(&format!(
                         "`{}` is a hard link to no file of the image",
@@ -227,10 +314,12 @@ impl Unpacker {
                 linkat(&from, name, &parent, last, AtFlags::empty())?;
             }
             _ => {
-                return Err(invalid(&format!(
-                    "`{}` is a device node, a FIFO or unknown",
-                    path.escape_debug()
-                )));
+                let what = match kind {
+                    tar::EntryType::Block | tar::EntryType::Char => "a device node",
+                    tar::EntryType::Fifo => "a FIFO",
+                    _ => "of an unknown kind",
+                };
+                return Err(unsupported(&format!("`{}` is {what}", path.escape_debug())));
             }
         }
         Ok(())
@@ -244,14 +333,32 @@ impl Unpacker {
         Ok(openat2(&self.root, if path.is_empty() { "." } else { path }, how)?)
     }
 
-    /// Like [`Self::existing_folder`], with what is missing of it made.
-    fn folder(&self, path: &str) -> io::Result<OwnedFd> {
+    /// Does the folder lie in one that is mounted over, or is it one?
+    fn lies_covered(&self, folder: &OwnedFd) -> io::Result<bool> {
+        let place = place(folder)?;
+        let inside = place.strip_prefix(&self.place).map_err(|_| invalid("a folder left the root"))?;
+        let first = inside.components().next().and_then(|first| first.as_os_str().to_str());
+        Ok(first.is_some_and(|first| self.is_covered(first)))
+    }
+
+    /// Like [`Self::existing_folder`], with what is missing of it made. `None` for one that is mounted over.
+    fn folder(&mut self, path: &str) -> io::Result<Option<OwnedFd>> {
+        if path.split('/').next().is_some_and(|first| self.is_covered(first)) {
+            return Ok(None);
+        }
         match self.existing_folder(path) {
+            Ok(folder) => return Ok(if self.lies_covered(&folder)? { None } else { Some(folder) }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            other => return other,
+            Err(error) => return Err(error),
         }
         let (above, last) = split(path).ok_or_else(|| invalid("the root is gone"))?;
-        let parent = self.folder(above)?;
+        let Some(parent) = self.folder(above)? else { return Ok(None) };
+        self.check_depth(&parent)?;
+        self.implied = self.implied.saturating_add(1);
+        if self.implied > IMPLIED_MAX {
+            return Err(too_large("too many folders have no entry of their own"));
+        }
+        self.charge(path.len(), 0)?;
         match mkdirat(&parent, last, Mode::from_bits_truncate(0o755)) {
             // A link that leads nowhere: making what it points to is not ours.
             Err(Errno::EEXIST) => {
@@ -261,33 +368,26 @@ impl Unpacker {
         }
         // The umask must not decide who gets in.
         fchmodat(&parent, last, Mode::from_bits_truncate(0o755), FchmodatFlags::FollowSymlink)?;
-        self.existing_folder(path)
+        self.existing_folder(path).map(Some)
     }
 
     /// A path of few parts may lead through links to a folder that lies deep: what walks the tree later must not.
     fn check_depth(&self, folder: &OwnedFd) -> io::Result<()> {
-        let place = |folder: &OwnedFd| std::fs::read_link(format!("/proc/self/fd/{}", folder.as_raw_fd()));
         let depth = |path: &Path| path.components().count();
         // A path that is too long for the kernel to tell is an error too.
-        if depth(&place(folder)?) > depth(&place(&self.root)?).saturating_add(DEPTH_MAX) {
+        if depth(&place(folder)?) > depth(&self.place).saturating_add(DEPTH_MAX) {
             return Err(invalid("folders are nested too deeply"));
         }
         Ok(())
     }
 
     /// Makes the places over which the runtime mounts, so that it has nothing to make in a tree that is fixed.
-    pub(crate) fn mount_points(&self, folders: &[(&str, u32)], files: &[&str]) -> Result<(), OciError> {
+    pub(crate) fn mount_points(&mut self, files: &[&str]) -> Result<(), OciError> {
         let failed = |path: &str| {
             let what = format!("make the mount point `/{path}`");
             move |source: io::Error| OciError::Io { what, source }
         };
-        for (path, mode) in folders {
-            let kind = kind_of(&self.root, path).map_err(failed(path))?;
-            if kind.is_some_and(|kind| kind != SFlag::S_IFDIR) {
-                // A link could lead the mount elsewhere.
-                remove(&self.root, path).map_err(failed(path))?;
-            }
-            self.folder(path).map_err(failed(path))?;
+        for (path, mode) in self.covered {
             // Runtimes give what they mount the mode of the folder below.
             let mode = Mode::from_bits_truncate(*mode);
             fchmodat(&self.root, *path, mode, FchmodatFlags::NoFollowSymlink)
@@ -296,6 +396,11 @@ impl Unpacker {
         for path in files {
             let (folder, last) = split(path).ok_or_else(|| failed(path)(invalid("names no file")))?;
             let parent = self.folder(folder).map_err(failed(path))?;
+            // A link to a folder that is mounted over: what would be mounted there would be nowhere.
+            let parent = parent.ok_or_else(|| {
+                let rule = "it lies in a folder that is mounted over";
+                edgewarden_names::Refusal::new(Reason::ImageInvalid, format!("/{path}"), rule)
+            })?;
             let kind = kind_of(&parent, last).map_err(failed(path))?;
             if kind.is_some_and(|kind| kind != SFlag::S_IFREG) {
                 // A link could lead the mount elsewhere.
@@ -328,11 +433,19 @@ fn clear(folder: &OwnedFd, path: &str, made: &BTreeSet<String>) -> io::Result<()
     Ok(())
 }
 
+/// What is the image's fault, and what this machine's.
 fn failed(layer: &Digest, error: &io::Error) -> OciError {
-    let reason = if error.kind() == io::ErrorKind::FileTooLarge {
-        Reason::ImageTooLarge
-    } else {
-        Reason::ImageInvalid
+    const OURS: [Errno; 7] =
+        [Errno::ENOSPC, Errno::EDQUOT, Errno::EIO, Errno::EROFS, Errno::ENOMEM, Errno::EMFILE, Errno::ENFILE];
+    if let Some(number) = error.raw_os_error()
+        && OURS.contains(&Errno::from_raw(number))
+    {
+        return OciError::io(format!("unpack {layer}"))(io::Error::from_raw_os_error(number));
+    }
+    let reason = match error.kind() {
+        io::ErrorKind::FileTooLarge => Reason::ImageTooLarge,
+        io::ErrorKind::Unsupported => Reason::ImageUnsupported,
+        _ => Reason::ImageInvalid,
     };
     edgewarden_names::Refusal::new(reason, layer, format!("the layer cannot be unpacked: {error}")).into()
 }
@@ -375,6 +488,11 @@ fn split(path: &str) -> Option<(&str, &str)> {
 
 fn join(folder: &str, name: &str) -> String {
     if folder.is_empty() { name.into() } else { format!("{folder}/{name}") }
+}
+
+/// Where a folder lies, as the kernel sees it.
+fn place(folder: &OwnedFd) -> io::Result<PathBuf> {
+    std::fs::read_link(format!("/proc/self/fd/{}", folder.as_raw_fd()))
 }
 
 fn kind_of(parent: &impl AsFd, name: &str) -> io::Result<Option<SFlag>> {

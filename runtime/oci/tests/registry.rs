@@ -22,6 +22,7 @@ use edgewarden_oci::OciError;
 use edgewarden_oci::build::{Recipe, build};
 use edgewarden_oci::layout::ImageLayout;
 use edgewarden_oci::manifest::{ImageConfig, OCI_MANIFEST, parse_image};
+use edgewarden_oci::records::RecordKey;
 use edgewarden_oci::registry::Registry;
 use edgewarden_oci::store::ContentStore;
 use edgewarden_protocol::config::Runtime;
@@ -78,9 +79,14 @@ async fn an_image_goes_to_a_registry_and_comes_back_as_a_root_file_system() {
     assert_eq!(reason(registry.manifest(&sha256(b"")).await), Reason::ImageUnavailable);
 
     let store = ContentStore::open(&folder.path().join("store")).unwrap();
+    let key = RecordKey::new(&[7; 32]);
     let documents = store.documents(&registry, &built).await.unwrap();
     let layers = layers(&documents.manifest, &documents.config);
-    assert_eq!(reason(store.root_file_system(&built, &layers)), Reason::ImageUnavailable, "no layers yet");
+    assert_eq!(
+        reason(store.root_file_system(&built, &layers, &key)),
+        Reason::ImageUnavailable,
+        "no layers yet"
+    );
     for layer in &layers {
         store.fetch(&registry, &layer.digest, layer.size).await.unwrap();
     }
@@ -88,7 +94,7 @@ async fn an_image_goes_to_a_registry_and_comes_back_as_a_root_file_system() {
     // From here on there is no network.
     let documents_again = store.documents(&registry, &built).await.unwrap();
     assert_eq!(documents_again, documents);
-    let root = store.root_file_system(&built, &layers).unwrap();
+    let root = store.root_file_system(&built, &layers, &key).unwrap();
     assert!(root.join("usr/bin/true").is_file() && root.join("etc/nsswitch.conf").is_file());
     let config = ImageConfig::parse(&sha256(&documents.config), &documents.config).unwrap();
     assert_eq!(config.config.entrypoint.unwrap(), ["/usr/bin/true"]);
@@ -102,18 +108,18 @@ async fn an_image_goes_to_a_registry_and_comes_back_as_a_root_file_system() {
 
     // What was changed on disk is unpacked again, from blobs that are hashed again.
     std::fs::write(root.join("usr/bin/true"), "#!/bin/sh\n").unwrap();
-    let root = store.root_file_system(&built, &layers).unwrap();
+    let root = store.root_file_system(&built, &layers, &key).unwrap();
     assert_ne!(std::fs::read(root.join("usr/bin/true")).unwrap(), b"#!/bin/sh\n");
     std::fs::write(root.join("usr/bin/more"), "").unwrap();
-    assert!(!store.root_file_system(&built, &layers).unwrap().join("usr/bin/more").exists());
+    assert!(!store.root_file_system(&built, &layers, &key).unwrap().join("usr/bin/more").exists());
     let blob = folder.path().join("store/blobs/sha256").join(layers[0].digest.hex());
     let mut bytes = std::fs::read(&blob).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     std::fs::write(&blob, bytes).unwrap();
-    store.root_file_system(&built, &layers).unwrap();
+    store.root_file_system(&built, &layers, &key).unwrap();
     std::fs::remove_file(root.join("usr/bin/true")).unwrap();
-    let refused = store.root_file_system(&built, &layers).unwrap_err().refusal().reason;
+    let refused = store.root_file_system(&built, &layers, &key).unwrap_err().refusal().reason;
     assert!(matches!(refused, Reason::ImageContent | Reason::ImageInvalid), "{refused}");
 
     store.retain(&BTreeSet::from([built.clone()])).unwrap();
@@ -200,7 +206,8 @@ async fn registries_that_do_not_behave_are_refused() {
     for (name, answer, expected) in [
         ("closes at once", &b""[..], Reason::ImageUnavailable),
         ("no HTTP", b"hello\r\n\r\n", Reason::ImageUnavailable),
-        ("login", b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n", Reason::ImageUnavailable),
+        ("login", b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n", Reason::ImageLogin),
+        ("forbidden", b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n", Reason::ImageLogin),
         ("error", b"HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n", Reason::ImageUnavailable),
         ("other bytes", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", Reason::ImageContent),
         ("cut off", b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n{}", Reason::ImageUnavailable),

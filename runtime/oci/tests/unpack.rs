@@ -16,8 +16,9 @@ use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use edgewarden_names::{Digest, Reason};
+use edgewarden_oci::records::RecordKey;
 use edgewarden_oci::store::ContentStore;
-use edgewarden_oci::tree;
+use edgewarden_oci::{program, tree};
 use edgewarden_protocol::control::Layer;
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -74,7 +75,8 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        // Not in `/tmp`: a path of that name is left out of images.
+        let folder = tempfile::tempdir_in("/var/tmp").unwrap();
         let store = ContentStore::open(&folder.path().join("store")).unwrap();
         std::fs::write(folder.path().join("outside"), "untouched").unwrap();
         Self { folder, store }
@@ -89,7 +91,13 @@ impl Bench {
     }
 
     fn unpack(&self, layers: &[Layer]) -> Result<PathBuf, Reason> {
-        self.store.root_file_system(&sha256(b"image"), layers).map_err(|error| error.refusal().reason)
+        self.unpack_as("image", layers)
+    }
+
+    fn unpack_as(&self, image: &str, layers: &[Layer]) -> Result<PathBuf, Reason> {
+        let key = RecordKey::new(&[7; 32]);
+        let unpacked = self.store.root_file_system(&sha256(image.as_bytes()), layers, &key);
+        unpacked.map_err(|error| error.refusal().reason)
     }
 
     fn check(&self) {
@@ -113,7 +121,6 @@ fn layers_that_attack_are_refused_and_leave_nothing() {
             vec![entry(tar::EntryType::GNULongName, "n", "", 0, b"../../outside\0"), file("x", b"x")],
         ),
         ("parent by extended header", vec![pax("22 path=../../outside\n"), file("x", b"x")]),
-        ("size by extended header", vec![pax("12 size=999\n"), file("x", b"x")]),
         ("hard link to the parent", vec![link("x", "../../../outside")]),
         ("hard link to nothing", vec![link("x", "missing")]),
         ("hard link to a folder", vec![folder("a"), link("x", "a")]),
@@ -123,10 +130,6 @@ fn layers_that_attack_are_refused_and_leave_nothing() {
             vec![symlink("up", "../../../../../.."), link("x", "up/outside")],
         ),
         ("through a link to nowhere", vec![symlink("a", "/nowhere/at/all"), file("a/b", b"x")]),
-        ("character device", vec![entry(tar::EntryType::Char, "null", "", 0o666, b"")]),
-        ("block device", vec![entry(tar::EntryType::Block, "sda", "", 0o666, b"")]),
-        ("fifo", vec![entry(tar::EntryType::Fifo, "pipe", "", 0o666, b"")]),
-        ("unknown kind", vec![entry(tar::EntryType::new(b'Z'), "x", "", 0o666, b"")]),
         ("twice", vec![file("a", b"1"), file("a", b"2")]),
         ("link, then a file over it", vec![symlink("a", "/outside"), file("a", b"2")]),
         ("whiteout of nothing", vec![file(".wh.", b"")]),
@@ -189,6 +192,233 @@ fn layers_that_attack_are_refused_and_leave_nothing() {
         bench.check();
         let left = std::fs::read_dir(bench.folder.path().join("store/rootfs")).unwrap().count();
         assert_eq!(left, 0, "{name}: nothing half-way stays");
+    }
+}
+
+#[test]
+fn what_modules_cannot_have_is_told_apart_from_what_is_broken() {
+    let pax = |record: &str| entry(tar::EntryType::XHeader, "pax", "", 0o644, record.as_bytes());
+    for (name, entries) in [
+        ("character device", vec![entry(tar::EntryType::Char, "null", "", 0o666, b"")]),
+        ("block device", vec![entry(tar::EntryType::Block, "a/sda", "", 0o666, b"")]),
+        ("fifo", vec![entry(tar::EntryType::Fifo, "pipe", "", 0o666, b"")]),
+        ("unknown kind", vec![entry(tar::EntryType::new(b'Z'), "x", "", 0o666, b"")]),
+        ("size by extended header", vec![pax("12 size=999\n"), file("x", b"x")]),
+        ("sparse", vec![pax("22 GNU.sparse.major=1\n"), file("x", b"x")]),
+        ("a link to what is left out", vec![file("run/x", b"x"), symlink("to", "/run"), link("y", "to/x")]),
+    ] {
+        let bench = Bench::new();
+        let layer = bench.layer(&entries);
+        assert_eq!(bench.unpack(&[layer]).unwrap_err(), Reason::ImageUnsupported, "{name}");
+    }
+    let bench = Bench::new();
+    let layer = bench.layer(&[file("a", b"1")]);
+    let zstd = Layer { media_type: "application/vnd.oci.image.layer.v1.tar+zstd".into(), ..layer };
+    assert_eq!(bench.unpack(&[zstd]).unwrap_err(), Reason::ImageUnsupported);
+}
+
+/// Images carry things where the runtime mounts (`/dev/console`, `/run/lock`, caches in `/tmp`): they unpack, and nothing
+/// of it is there to be executed, by whatever way it came.
+#[test]
+fn nothing_of_an_image_lies_where_the_runtime_mounts() {
+    let bench = Bench::new();
+    let layers = [
+        bench.layer(&[
+            folder("proc"),
+            folder("tmp"),
+            folder("run/lock"),
+            folder("var"),
+            symlink("var/run", "/run"),
+            symlink("fd", "proc/self/fd"),
+            folder("usr"),
+            symlink("up", "/usr/../../sys"),
+            folder("proc/self/fd/7"),
+            file("proc/self/exe", b"mine"),
+            file("tmp/cache", b"x"),
+            entry(tar::EntryType::Char, "dev/console", "", 0o600, b""),
+            entry(tar::EntryType::Fifo, "dev/pipe", "", 0o600, b""),
+            symlink("sys", "/usr"),
+        ]),
+        bench.layer(&[
+            file("var/run/service.pid", b"1"),
+            file("up/x", b"x"),
+            file("sys/y", b"y"),
+            file("./run/./deep/er/x", b"x"),
+            file("run/.wh.lock", b""),
+            file("tmp/.wh..wh..opq", b""),
+            file("dev", b"a file"),
+            file(".wh.run", b""),
+            file("var/run/again", b"x"),
+            file(".wh..wh..opq", b""),
+            file("var/lock", b"x"),
+            file("usr/kept", b"x"),
+        ]),
+    ];
+    let root = bench.unpack(&layers).unwrap();
+    for place in ["dev", "proc", "run", "sys", "tmp"] {
+        assert!(root.join(place).symlink_metadata().unwrap().is_dir(), "{place}");
+        assert_eq!(std::fs::read_dir(root.join(place)).unwrap().count(), 0, "{place}");
+    }
+    assert!(root.join("usr/kept").exists() && !root.join("usr/y").exists());
+    assert!(root.join("var/lock").exists());
+    assert!(tree::mount_folders_are_empty(&root));
+    std::fs::write(root.join("run/added"), "").unwrap();
+    assert!(!tree::mount_folders_are_empty(&root));
+}
+
+/// Whoever edits the disk can make the record fit, but not prove it.
+#[test]
+fn a_root_that_was_changed_together_with_its_record_is_unpacked_again() {
+    let bench = Bench::new();
+    let layer = bench.layer(&[file("bin/tool", b"good")]);
+    let other = bench.layer(&[file("bin/tool", b"good"), file("bin/added", b"evil")]);
+    let root = bench.unpack(std::slice::from_ref(&layer)).unwrap();
+    let record = root.with_extension("json");
+    let good = std::fs::read_to_string(&record).unwrap();
+    let inode = root.metadata().unwrap().ino();
+    bench.unpack(std::slice::from_ref(&layer)).unwrap();
+    assert_eq!(root.metadata().unwrap().ino(), inode, "nothing is unpacked twice");
+
+    // A record that would be right for the changed tree: that of another image, and that of another store.
+    let changed = bench.unpack_as("other", std::slice::from_ref(&other)).unwrap();
+    let elsewhere = Bench::new();
+    let foreign = elsewhere.store.root_file_system(
+        &sha256(b"image"),
+        &[elsewhere.layer(&[file("bin/tool", b"good"), file("bin/added", b"evil")])],
+        &RecordKey::new(&[8; 32]),
+    );
+    let forged = [
+        std::fs::read_to_string(changed.with_extension("json")).unwrap(),
+        std::fs::read_to_string(foreign.unwrap().with_extension("json")).unwrap(),
+        good.replace("\\\"tree\\\":", "\\\"tree\\\": "),
+        "{}".into(),
+        String::new(),
+    ];
+    for text in forged {
+        assert_ne!(text, good);
+        std::fs::write(root.join("bin/added"), "evil").unwrap();
+        std::fs::set_permissions(root.join("bin/added"), std::fs::Permissions::from_mode(0o555)).unwrap();
+        std::fs::write(&record, &text).unwrap();
+        bench.unpack(std::slice::from_ref(&layer)).unwrap();
+        assert!(!root.join("bin/added").exists(), "{text}");
+        assert_eq!(std::fs::read_to_string(&record).unwrap(), good);
+    }
+}
+
+#[test]
+fn what_only_paths_imply_is_counted_too() {
+    let bench = Bench::new();
+    // Ten kilobytes when packed.
+    let entries: Vec<_> = (0..2000)
+        .map(|n| file(&format!("{}{n}", "a/".repeat(15).replace('a', &n.to_string())), b""))
+        .collect();
+    let layer = bench.layer(&entries);
+    assert_eq!(bench.unpack(&[layer]).unwrap_err(), Reason::ImageTooLarge);
+    assert_eq!(std::fs::read_dir(bench.folder.path().join("store/rootfs")).unwrap().count(), 0);
+    // A file takes a block at least: many small ones are as large as a large one.
+    let entries: Vec<_> = (0..1000).map(|n| file(&format!("a/{n}"), b"x")).collect();
+    assert!(bench.unpack(&[bench.layer(&entries)]).is_ok());
+}
+
+/// A slow or huge image must not hold up another module's start.
+#[test]
+fn unpacks_of_two_images_do_not_wait_for_each_other() {
+    let bench = Bench::new();
+    let layer = bench.layer(&[file("a", b"1")]);
+    // A layer that never ends to be read: a FIFO in the place of the blob.
+    let slow = Layer { digest: sha256(b"slow"), ..layer.clone() };
+    let pipe = bench.folder.path().join("store/blobs/sha256").join(slow.digest.hex());
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| bench.unpack_as("slow", &[slow]));
+        while std::fs::read_dir(bench.folder.path().join("store/rootfs")).unwrap().count() == 0 {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        bench.unpack_as("quick", std::slice::from_ref(&layer)).unwrap();
+        assert!(!waiting.is_finished());
+        drop(std::fs::OpenOptions::new().write(true).open(&pipe).unwrap());
+        assert!(waiting.join().unwrap().is_err());
+    });
+}
+
+#[test]
+fn what_is_executed_is_the_images_own() {
+    let bench = Bench::new();
+    let elf = |loader: &str| {
+        let mut bytes = vec![0; 64 + 56];
+        bytes[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        bytes[32] = 64;
+        bytes[54] = 56;
+        bytes[56] = 1;
+        bytes[64] = 3;
+        bytes[72] = 120;
+        bytes[96] = u8::try_from(loader.len()).unwrap();
+        bytes.extend_from_slice(loader.as_bytes());
+        bytes
+    };
+    let wide = {
+        let mut bytes = elf("/lib/ld.so\0");
+        bytes[96..104].copy_from_slice(&u64::MAX.to_le_bytes());
+        bytes
+    };
+    let layer = bench.layer(&[
+        file("bin/static", b"\x7fELF\x02\x01"),
+        file("lib/ld.so", &[b"\x7fELF\x02\x01".as_slice(), &[0; 58]].concat()),
+        file("bin/dynamic", &elf("/lib/ld.so\0")),
+        file("bin/lost", &elf("/lib/missing\0")),
+        file("bin/borrowed", &elf("/proc/self/exe\0")),
+        file("bin/wide", &wide),
+        file("bin/script", b"#! /bin/static -x\n"),
+        file("bin/nested", b"#!/bin/script\n"),
+        file("bin/loop", b"#!/bin/loop\n"),
+        file("bin/runtime", b"#!/proc/self/exe\n"),
+        file("bin/descriptor", b"#!/proc/self/fd/7\n"),
+        file("bin/relative", b"#!static\n"),
+        file("bin/nothing", b"#!\n"),
+        entry(tar::EntryType::Regular, "bin/data", "", 0o644, b"x"),
+        symlink("bin/linked", "static"),
+        symlink("bin/self", "/proc/self/exe"),
+        symlink("up", "../../.."),
+        file("sbin/only", b"x"),
+    ]);
+    let root = bench.unpack(&[layer]).unwrap();
+    let search = "/proc/self:relative::/usr/bin:/bin/:/sbin";
+    for (program, expected) in [
+        ("/bin/static", Some("/bin/static")),
+        ("bin/static", Some("bin/static")),
+        ("/up/bin/static", Some("/up/bin/static")),
+        ("/bin/linked", Some("/bin/linked")),
+        ("/bin/dynamic", Some("/bin/dynamic")),
+        ("/bin/script", Some("/bin/script")),
+        ("/bin/nested", Some("/bin/nested")),
+        ("static", Some("/bin/static")),
+        ("linked", Some("/bin/linked")),
+        ("only", Some("/sbin/only")),
+        // What a runtime finds first in PATH is its own program.
+        ("exe", None),
+        ("data", None),
+        ("missing", None),
+        ("", None),
+        ("runtime", None),
+        ("/bin/data", None),
+        ("/bin/missing", None),
+        ("/bin", None),
+        ("/bin/lost", None),
+        ("/bin/borrowed", None),
+        ("/bin/wide", None),
+        ("/bin/loop", None),
+        ("/bin/runtime", None),
+        ("/bin/descriptor", None),
+        ("/bin/relative", None),
+        ("/bin/nothing", None),
+        ("/bin/self", None),
+        ("/proc/self/exe", None),
+        ("../proc/self/exe", None),
+        ("/up/proc/self/exe", None),
+        ("/proc/self/fd/7/bin/sh", None),
+    ] {
+        let found = program::find(&root, "/", search, program);
+        assert_eq!(found.as_deref().ok(), expected, "{program:?}: {found:?}");
     }
 }
 
@@ -371,6 +601,10 @@ fn what_a_runtime_would_find_elsewhere_is_not_in_the_image() {
         ("/sbin/tool", false, true),
         ("/missing", false, false),
         ("/outside", false, false),
+        ("/tmp", true, false),
+        ("/proc", false, false),
+        ("/run", false, false),
+        ("/run/..", true, false),
         ("/proc/self/fd/7", false, false),
         ("/proc/self/fd", false, false),
         ("/proc/self/cwd", false, false),
@@ -380,7 +614,7 @@ fn what_a_runtime_would_find_elsewhere_is_not_in_the_image() {
         ("\0", false, false),
         ("", false, false),
     ] {
-        assert_eq!(tree::has_folder(&root, path), folder, "{path:?}");
-        assert_eq!(tree::has_file(&root, path), file, "{path:?}");
+        assert_eq!(tree::folder(&root, path).is_some(), folder, "{path:?}");
+        assert_eq!(tree::file(&root, path).is_some(), file, "{path:?}");
     }
 }

@@ -1,15 +1,19 @@
 //! Which address each module has: stable for as long as the module is in the deployment, over restarts and reboots.
 //!
 //! The first address of the module network is the gateway's own; the module with number n has the n-th after it and the
-//! interface `ew<n>`. The table is on disk, because other modules know the address by their hosts file.
+//! interface `ew<n>`. The table is on disk, because other modules know the address by their hosts file. A table that does
+//! not prove that it is ours counts for nothing: what runs keeps the address of its start record, the others get new ones.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use edgewarden_names::ModuleName;
+use edgewarden_oci::records::RecordKey;
 use edgewarden_platform::durable;
+use edgewarden_protocol::control::StartRecord;
 use edgewarden_protocol::deployment::MODULES_MAX;
 use serde::{Deserialize, Serialize};
 
@@ -48,6 +52,11 @@ impl ModuleNetwork {
     pub fn module(self, number: u8) -> Ipv4Addr {
         Ipv4Addr::from_bits(self.first.saturating_add(1).saturating_add(number.into()))
     }
+
+    /// The number of the module that has this address.
+    fn number(self, address: Ipv4Addr) -> Option<u8> {
+        (1..=NUMBER_MAX).find(|number| self.module(*number) == address)
+    }
 }
 
 /// The numbers given to modules, 1 to 250.
@@ -56,6 +65,8 @@ pub struct Addresses {
     path: PathBuf,
     network: ModuleNetwork,
     table: Table,
+    /// `None` until the table is read.
+    key: Option<Arc<RecordKey>>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,19 +75,49 @@ struct Table {
     numbers: BTreeMap<ModuleName, u8>,
 }
 
+impl Table {
+    /// Has every module a number of its own that is a module's?
+    fn is_possible(&self) -> bool {
+        let mut seen = BTreeSet::new();
+        self.numbers.values().all(|number| (1..=NUMBER_MAX).contains(number) && seen.insert(*number))
+    }
+}
+
+/// Where the table counts as a record.
+const PLACE: &str = "addresses";
 const NUMBER_MAX: u8 = 250;
 const _: () = assert!(MODULES_MAX < NUMBER_MAX as usize);
 
 impl Addresses {
-    /// Reads the table; a broken one is an error rather than a new start, since modules may be running by it.
-    pub fn open(path: PathBuf, network: ModuleNetwork) -> Result<Self, RunError> {
-        let read = durable::read(&path, FILE_BYTES_MAX).map_err(RunError::io("read the address table"))?;
-        let table = match read {
-            None => Table::default(),
-            Some(bytes) => serde_json::from_slice(&bytes)
-                .map_err(|error| RunError::Config(format!("`{}` is broken: {error}", path.display())))?,
-        };
-        Ok(Self { path, network, table })
+    /// The table at `path`, which is read when its key is there.
+    pub fn new(path: PathBuf, network: ModuleNetwork) -> Self {
+        Self { path, network, table: Table::default(), key: None }
+    }
+
+    pub fn is_read(&self) -> bool {
+        self.key.is_some()
+    }
+
+    /// Reads the table. When it is not proven, broken or impossible, it is made from where modules run.
+    pub fn read(&mut self, key: Arc<RecordKey>, running: &[StartRecord]) -> Result<(), RunError> {
+        let read =
+            durable::read(&self.path, FILE_BYTES_MAX).map_err(RunError::io("read the address table"))?;
+        if let Some(bytes) = read {
+            let table = key.open::<Table>(PLACE, &bytes).filter(Table::is_possible);
+            self.table = table.unwrap_or_else(|| {
+                tracing::warn!(path = %self.path.display(), "the address table is not one that was kept here: it is made anew");
+                self.of_running(running)
+            });
+        }
+        self.key = Some(key);
+        Ok(())
+    }
+
+    fn of_running(&self, running: &[StartRecord]) -> Table {
+        let number =
+            |record: &StartRecord| Some((record.module.clone(), self.network.number(record.address)?));
+        let table = Table { numbers: running.iter().filter_map(number).collect() };
+        if table.is_possible() { table } else { Table::default() }
     }
 
     pub fn network(&self) -> ModuleNetwork {
@@ -100,7 +141,8 @@ impl Addresses {
             }
         }
         if table != self.table {
-            let bytes = serde_json::to_vec(&table).map_err(|error| RunError::Config(error.to_string()))?;
+            let key = self.key.as_ref().ok_or_else(|| RunError::Config("no address table is read".into()))?;
+            let bytes = key.seal(PLACE, &table).map_err(|error| RunError::Config(error.to_string()))?;
             durable::write(&self.path, &bytes, 0o600).map_err(RunError::io("write the address table"))?;
             self.table = table;
         }
@@ -154,18 +196,56 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("addresses.json");
         let network = ModuleNetwork::parse("10.77.0.0/24").unwrap();
-        let mut addresses = Addresses::open(path.clone(), network).unwrap();
+        let open = |key: u8, running: &[StartRecord]| {
+            let mut addresses = Addresses::new(path.clone(), network);
+            addresses.read(Arc::new(RecordKey::new(&[key; 32])), running).unwrap();
+            addresses
+        };
+        let mut addresses = open(7, &[]);
         addresses.assign(&names(&["b", "c"]), &[]).unwrap();
         let b = addresses.number(&names(&["b"])[0]);
         addresses.assign(&names(&["a", "c"]), &names(&["b"])).unwrap();
         assert_eq!(addresses.number(&names(&["b"])[0]), b, "it still runs");
-        let mut addresses = Addresses::open(path.clone(), network).unwrap();
+        let mut addresses = open(7, &[]);
         let c = addresses.number(&names(&["c"])[0]);
         assert_eq!(c, Some(2));
         addresses.assign(&names(&["a", "c", "d"]), &[]).unwrap();
         assert_eq!(addresses.number(&names(&["d"])[0]), b, "a free number is given again");
         assert!(addresses.hosts().contains("10.77.0.1 gateway\n10.77.0.4 a\n10.77.0.3 c\n10.77.0.2 d\n"));
-        std::fs::write(&path, "{").unwrap();
-        assert!(Addresses::open(path, network).is_err());
+
+        // What somebody else wrote counts for nothing; what runs keeps its place.
+        let kept = std::fs::read(&path).unwrap();
+        let running = |module: &str, address: Ipv4Addr| StartRecord {
+            instance: format!("{module}-1"),
+            module: ModuleName::parse(module).unwrap(),
+            generation: edgewarden_names::Generation(1),
+            manifest: edgewarden_names::Digest::parse(&format!("sha256:{}", "ab".repeat(32))).unwrap(),
+            epoch: edgewarden_names::Epoch(1),
+            pid: 10,
+            pid_started: 1,
+            cgroup: "/x".into(),
+            address,
+            at: edgewarden_names::UnixTime(1),
+        };
+        let live = [running("c", network.module(9)), running("far", Ipv4Addr::new(192, 0, 2, 1))];
+        let c = ModuleName::parse("c").unwrap();
+        assert_eq!(open(7, &live).number(&c), Some(2), "as it was kept");
+        assert_eq!(open(8, &live).number(&c), Some(9), "another gateway's table");
+        for forged in
+            ["", "{", r#"{"numbers":{"c":5}}"#, r#"{"record":"{\"numbers\":{\"c\":5}}","mac":"00"}"#]
+        {
+            std::fs::write(&path, forged).unwrap();
+            assert_eq!(open(7, &live).number(&c), Some(9), "{forged}");
+        }
+        for impossible in
+            [BTreeMap::from([("c", 0)]), BTreeMap::from([("c", 251)]), BTreeMap::from([("a", 5), ("c", 5)])]
+        {
+            let table = serde_json::json!({"numbers": impossible});
+            std::fs::write(&path, RecordKey::new(&[7; 32]).seal(PLACE, &table).unwrap()).unwrap();
+            assert_eq!(open(7, &live).number(&c), Some(9), "{table}");
+        }
+        std::fs::write(&path, kept).unwrap();
+        let same = [running("a", network.module(4)), running("b", network.module(4))];
+        assert_eq!(open(8, &same).iter().count(), 0, "no two modules have one place");
     }
 }

@@ -92,6 +92,7 @@ impl Board {
             generation: status.generation.map_or(0, |generation| generation.0),
             restarts: status.restarts,
             reason: status.reason.clone(),
+            update: status.update.clone(),
         };
         shown.modules.values().map(report).collect()
     }

@@ -10,7 +10,7 @@ use std::path::Path;
 use edgewarden_names::{GatewayName, Generation, Reason, Refusal, TrustDomain};
 use edgewarden_oci::build::USER;
 use edgewarden_oci::manifest::ImageConfig;
-use edgewarden_oci::tree;
+use edgewarden_oci::{program, tree};
 use edgewarden_platform::durable;
 use edgewarden_protocol::deployment::Module;
 use serde_json::{Value, json};
@@ -20,8 +20,7 @@ use crate::{iotedge, seccomp, secrets};
 const NOFILE_MAX: u64 = 4096;
 /// The OCI runtime's own limit; above it lies the number that means "no user".
 const ID_MAX: u32 = i32::MAX as u32;
-/// Largest file that a module writes. Only its log is on the gateway's disk, and is cut long before; this stops a module
-/// that floods it faster than that, or while nobody cuts.
+/// Largest file that a module writes. Nothing that it can write to is on the gateway's disk; this is the wall behind that.
 const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 const ACCOUNTS_BYTES_MAX: usize = 64 * 1024;
 
@@ -48,6 +47,9 @@ pub struct Bundle<'a> {
 impl Bundle<'_> {
     /// `config.json`.
     pub fn config(&self) -> Result<Value, Refusal> {
+        if !tree::mount_folders_are_empty(self.root) {
+            return Err(self.command("something lies in the unpacked image where this gateway mounts"));
+        }
         let (user, group) = self.user()?;
         Ok(json!({
             "ociVersion": "1.0.2",
@@ -74,8 +76,12 @@ impl Bundle<'_> {
         }))
     }
 
-    fn invalid(&self, rule: impl std::fmt::Display) -> Refusal {
-        Refusal::new(Reason::ImageInvalid, &self.module.name, rule)
+    fn command(&self, rule: impl std::fmt::Display) -> Refusal {
+        Refusal::new(Reason::ImageCommand, &self.module.name, rule)
+    }
+
+    fn bad_user(&self, rule: impl std::fmt::Display) -> Refusal {
+        Refusal::new(Reason::ImageUser, &self.module.name, rule)
     }
 
     fn args(&self) -> Result<Vec<String>, Refusal> {
@@ -86,21 +92,22 @@ impl Bundle<'_> {
         } else {
             self.module.args.clone()
         });
-        let program = match args.first().map(String::as_str) {
-            None | Some("") => return Err(self.invalid("the image names nothing to run")),
-            // A name alone is looked for in PATH, inside.
-            Some(program) if !program.contains('/') => return Ok(args),
-            Some(program) => Path::new(self.working_folder()?).join(program),
-        };
-        if program.to_str().is_some_and(|program| tree::has_file(self.root, program)) {
-            Ok(args)
-        } else {
-            Err(self.invalid(format!("the image has no program `{}`", program.display())))
-        }
+        let first = args.first_mut().filter(|program| !program.is_empty());
+        let first = first.ok_or_else(|| self.command("the image names nothing to run"))?;
+        let env = self.variables();
+        let search = env.get("PATH").map(String::as_str).unwrap_or_default();
+        // The runtime would look for it again, in what it has mounted by then.
+        *first = program::find(self.root, &self.working_folder()?, search, first)
+            .map_err(|rule| self.command(rule))?;
+        Ok(args)
     }
 
     /// The image's variables, then the deployment's, then ours: the last word on a name counts.
     fn env(&self) -> Vec<String> {
+        self.variables().into_iter().map(|(key, value)| format!("{key}={value}")).collect()
+    }
+
+    fn variables(&self) -> BTreeMap<String, String> {
         let mut env: BTreeMap<&str, &str> = BTreeMap::from([("PATH", "/usr/local/bin:/usr/bin:/bin")]);
         env.extend(self.image.config.env.iter().flatten().filter_map(|pair| pair.split_once('=')));
         env.extend(self.module.env.iter().map(|(key, value)| (key.as_str(), value.as_str())));
@@ -116,22 +123,21 @@ impl Bundle<'_> {
         if self.module.iotedge {
             env.extend(iotedge::env(self.gateway, self.trust_domain, &self.module.name, &generation));
         }
-        env.into_iter().map(|(key, value)| format!("{key}={value}")).collect()
+        env.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
     }
 
-    fn working_folder(&self) -> Result<&str, Refusal> {
-        match self.image.config.working_dir.as_deref() {
-            None | Some("") => Ok("/"),
-            Some(folder) if !folder.starts_with('/') => {
-                Err(self.invalid("the image's working folder is not absolute"))
-            }
-            // A runtime would make it in the root that modules share, or find it elsewhere.
-            Some(folder) if !tree::has_folder(self.root, folder) => Err(self.invalid(format!(
-                "the image's working folder `{}` is not in the image",
-                folder.escape_debug()
-            ))),
-            Some(folder) => Ok(folder),
+    /// Without links, so that it leads the runtime where it led us.
+    fn working_folder(&self) -> Result<String, Refusal> {
+        let folder = self.image.config.working_dir.as_deref().filter(|folder| !folder.is_empty());
+        let folder = folder.unwrap_or("/");
+        if !folder.starts_with('/') {
+            return Err(self.command("the image's working folder is not absolute"));
         }
+        // A runtime would make it in the root that modules share, or find it elsewhere.
+        tree::folder(self.root, folder).ok_or_else(|| {
+            let named = folder.escape_debug();
+            self.command(format!("the image's working folder `{named}` is not in the image"))
+        })
     }
 
     /// `user[:group]`, by number or by a name that the image's own tables hold. Root is refused.
@@ -151,15 +157,15 @@ impl Bundle<'_> {
             Some((name, Err(_))) => self.look_up("etc/group", name)?.0,
         };
         if user == 0 || group == 0 {
-            return Err(self.invalid("the image asks to run as root; give it a USER"));
+            return Err(self.bad_user("the image asks to run as root; give it a USER"));
         }
         if user > ID_MAX || group > ID_MAX {
-            return Err(self.invalid("the image asks to run as a user that no system has"));
+            return Err(self.bad_user("the image asks to run as a user that no system has"));
         }
         // Users are not the kernel's only measure, but the limits that it keeps for each user are shared by its number.
         if self.forbidden_users.contains(&user) {
             let rule = format!("user {user} is a daemon's own on this gateway; give the image another USER");
-            return Err(self.invalid(rule));
+            return Err(self.bad_user(rule));
         }
         Ok((user, group))
     }
@@ -167,7 +173,7 @@ impl Bundle<'_> {
     /// Number and group of a name in a table of the image. The table's folder must not be a link.
     fn look_up(&self, table: &str, name: &str) -> Result<(u32, u32), Refusal> {
         let unknown =
-            || self.invalid(format!("the image has no `{}` in its `/{table}`", name.escape_debug()));
+            || self.bad_user(format!("the image has no `{}` in its `/{table}`", name.escape_debug()));
         let path = self.root.join(table);
         if path
             .parent()
@@ -266,9 +272,14 @@ mod tests {
             std::fs::create_dir(root.path().join("etc")).unwrap();
             std::fs::write(root.path().join("etc/passwd"), "root:x:0:0::/:\napp:x:1000:2000::/:\nbad:x\n")
                 .unwrap();
+            for folder in ["dev", "proc", "run", "sys", "tmp"] {
+                std::fs::create_dir(root.path().join(folder)).unwrap();
+            }
             for (folder, program) in [("bin", "alerts"), ("x", "own")] {
                 std::fs::create_dir(root.path().join(folder)).unwrap();
-                std::fs::write(root.path().join(folder).join(program), "").unwrap();
+                let path = root.path().join(folder).join(program);
+                std::fs::write(&path, "").unwrap();
+                std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o555)).unwrap();
             }
             std::fs::write(root.path().join("etc/group"), "root:x:0:\nstaff:x:50:\n").unwrap();
             let image = format!("r/a@sha256:{}", "ab".repeat(32));
@@ -344,7 +355,7 @@ mod tests {
             let expected = expected.map(|(uid, gid): (u32, u32)| json!({"uid": uid, "gid": gid}));
             assert_eq!(found, expected.as_ref(), "{user:?}");
             if let Err(refusal) = config {
-                assert_eq!(refusal.reason, Reason::ImageInvalid);
+                assert_eq!(refusal.reason, Reason::ImageUser);
             }
         }
         let linked = Case::new("app");
@@ -373,10 +384,12 @@ mod tests {
         assert!(!env.contains("liar") && !env.contains("other") && !env.contains("bad"));
         case.module.args = vec!["own".into()];
         assert_eq!(case.config().unwrap()["process"]["args"], json!(["/bin/alerts", "own"]));
+        case.image.config.entrypoint = Some(vec!["own".into()]);
+        assert_eq!(case.config().unwrap()["process"]["args"], json!(["/x/own", "own"]), "found in PATH");
         case.image.config.entrypoint = None;
         case.image.config.cmd = None;
         case.module.args = Vec::new();
-        assert_eq!(case.config().unwrap_err().reason, Reason::ImageInvalid);
+        assert_eq!(case.config().unwrap_err().reason, Reason::ImageCommand);
         case.module.args = vec!["/x/own".into()];
         assert!(case.config().is_ok());
     }
@@ -416,6 +429,9 @@ mod tests {
             (Some("/"), true),
             (Some("/x"), true),
             (Some("/link"), true),
+            (Some("/tmp"), true),
+            (Some("/proc"), false),
+            (Some("/run"), false),
             (Some("/x/../x"), true),
             (Some("relative"), false),
             (Some("/missing"), false),
@@ -428,12 +444,14 @@ mod tests {
         ] {
             case.image.config.working_dir = folder.map(Into::into);
             let reason = case.config().err().map(|refusal| refusal.reason);
-            assert_eq!(reason, (!good).then_some(Reason::ImageInvalid), "{folder:?}");
+            assert_eq!(reason, (!good).then_some(Reason::ImageCommand), "{folder:?}");
         }
         case.image.config.working_dir = None;
         for (program, good) in [
             ("/bin/alerts", true),
-            ("alerts", true),
+            ("own", true),
+            ("alerts", false),
+            ("exe", false),
             ("bin/alerts", true),
             ("/link/own", true),
             ("/bin/missing", false),
@@ -447,11 +465,20 @@ mod tests {
         ] {
             case.image.config.entrypoint = Some(vec![program.into()]);
             let reason = case.config().err().map(|refusal| refusal.reason);
-            assert_eq!(reason, (!good).then_some(Reason::ImageInvalid), "{program:?}");
+            assert_eq!(reason, (!good).then_some(Reason::ImageCommand), "{program:?}");
         }
         case.image.config.working_dir = Some("/x".into());
         case.image.config.entrypoint = Some(vec!["./own".into()]);
         assert!(case.config().is_ok(), "from the working folder");
+        case.image.config.working_dir = Some("/link".into());
+        assert_eq!(case.config().unwrap()["process"]["cwd"], "/x", "without links");
+
+        // The image's own `/proc/self/exe` is not what the runtime would execute.
+        case.module.env = [("PATH".to_owned(), "/proc/self:/x".to_owned())].into();
+        case.image.config.entrypoint = Some(vec!["exe".into()]);
+        std::fs::create_dir(case.root.path().join("proc/self")).unwrap();
+        std::fs::copy(case.root.path().join("x/own"), case.root.path().join("proc/self/exe")).unwrap();
+        assert_eq!(case.config().unwrap_err().reason, Reason::ImageCommand);
     }
 
     #[test]

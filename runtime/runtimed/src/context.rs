@@ -3,17 +3,21 @@
 use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use aws_lc_rs::digest::{SHA256, digest};
+use edgewarden_oci::records::RecordKey;
 use edgewarden_oci::store::ContentStore;
 use edgewarden_platform::users;
 use edgewarden_protocol::config::Config;
+use edgewarden_protocol::control::{Reply, Request};
 use edgewarden_protocol::layout::Layout;
+use tokio::sync::{Notify, OnceCell};
 
 use crate::RunError;
 use crate::board::Board;
-use crate::identity::Client;
+use crate::identity::{CallError, Client};
+use crate::logs::LogPump;
 use crate::places::Places;
 use crate::runc::Runc;
 
@@ -26,8 +30,13 @@ pub struct Context {
     pub store: ContentStore,
     pub runc: Runc,
     pub board: Board,
+    pub log_pump: LogPump,
     /// Users of Edgewarden's other daemons.
     pub daemon_users: Vec<u32>,
+    /// Once `identityd` has released it.
+    record_key: OnceCell<Arc<RecordKey>>,
+    /// Something on disk is not needed any more.
+    pub tidy: Notify,
     /// Instances between the first thing made for them and the last removed.
     live: Mutex<BTreeSet<String>>,
 }
@@ -43,19 +52,31 @@ fn daemon_users() -> Result<Vec<u32>, RunError> {
 }
 
 impl Context {
-    pub fn new(layout: Layout, config: Config, places: Places) -> Result<Self, RunError> {
+    pub fn new(layout: Layout, config: Config, places: Places, log_pump: LogPump) -> Result<Self, RunError> {
         let store = ContentStore::open(&places.store()).map_err(|error| RunError::Store(error.refusal()))?;
         Ok(Self {
             identityd: Client::new(&layout),
             runc: Runc::new(&config.runtime.oci_runtime, places.runc()),
             daemon_users: daemon_users()?,
             board: Board::new(config.fleet.as_ref().map(|fleet| fleet.url.clone())),
+            log_pump,
             store,
             places,
             layout,
             config,
+            record_key: OnceCell::new(),
+            tidy: Notify::new(),
             live: Mutex::default(),
         })
+    }
+
+    /// The key under which what is kept on disk and believed later is authenticated.
+    pub async fn record_key(&self) -> Result<Arc<RecordKey>, CallError> {
+        let ask = async || match self.identityd.call(&Request::RecordKey).await? {
+            Reply::StorageKey(key) => Ok(Arc::new(RecordKey::new(key.expose()))),
+            _ => Err(CallError::Unexpected),
+        };
+        self.record_key.get_or_try_init(ask).await.cloned()
     }
 
     /// Runs what blocks on a thread for it.

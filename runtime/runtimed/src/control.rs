@@ -6,7 +6,7 @@ use edgewarden_names::{Epoch, Generation, ModuleName, Refusal, UnixTime};
 use edgewarden_protocol::enrol::Verdict;
 use edgewarden_protocol::frame::{self, FrameError};
 use edgewarden_protocol::layout::Layout;
-use edgewarden_protocol::uplink::ModuleState;
+use edgewarden_protocol::uplink::{ModuleState, ModuleUpdate};
 use serde::{Deserialize, Serialize};
 
 /// Most bytes of a log that one answer carries.
@@ -106,6 +106,9 @@ pub struct ModuleStatus {
     pub restarts: u32,
     /// Why it is not running, if it is not.
     pub reason: Option<Refusal>,
+    /// What it is to become, while that is not what runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub update: Option<ModuleUpdate>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

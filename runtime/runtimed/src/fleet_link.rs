@@ -153,6 +153,10 @@ impl Link {
                 Ok(())
             }
             Ok(_) => Err(CallError::Unexpected.to_string()),
+            // Offered again, with a growing wait between, until it is in force.
+            Err(CallError::Refused(refusal)) if refusal.reason.passes() => {
+                Err(format!("the fleet's deployment is not in force yet: {refusal}"))
+            }
             Err(CallError::Refused(refusal)) => {
                 tracing::warn!(reason = refusal.reason.code(), %refusal, "the fleet's deployment was refused");
                 self.refused = Some(envelope.0);

@@ -1,7 +1,9 @@
 //! A client of `identityd`'s control socket.
 
+use std::io::ErrorKind;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use edgewarden_names::{Reason, Refusal};
 use edgewarden_protocol::control::{Reply, Request};
@@ -32,6 +34,22 @@ impl CallError {
     }
 }
 
+/// Within what time a call is answered, once it is its turn.
+fn deadline(request: &Request) -> Duration {
+    match request {
+        // Answered after half a minute without news.
+        Request::Watch { .. } => Duration::from_secs(60),
+        // Long work of a TPM, or of a policy.
+        Request::EnrolKeys
+        | Request::EnrolProve(_)
+        | Request::EnrolAccept(_)
+        | Request::Est(_)
+        | Request::AttestQuote { .. }
+        | Request::DeploymentAccept(_) => Duration::from_secs(180),
+        _ => Duration::from_secs(60),
+    }
+}
+
 /// One connection, made when it is needed and again after it broke. Calls wait for each other.
 #[derive(Debug)]
 pub struct Client {
@@ -44,11 +62,24 @@ impl Client {
         Self { socket: layout.control_socket(), stream: Mutex::new(None) }
     }
 
-    /// One request. A refusal comes as [`CallError::Refused`].
+    /// One request. A refusal comes as [`CallError::Refused`]; a daemon that does not answer in time is away.
     ///
     /// Dropping the future drops the connection: the next call makes a new one.
     pub async fn call(&self, request: &Request) -> Result<Reply, CallError> {
+        self.call_within(request, deadline(request)).await
+    }
+
+    async fn call_within(&self, request: &Request, time: Duration) -> Result<Reply, CallError> {
         let mut held = self.stream.lock().await;
+        // On a timeout the connection is gone with the exchange: a late answer is nobody's.
+        tokio::time::timeout(time, self.exchange(&mut *held, request)).await.unwrap_or_else(|_| {
+            let late =
+                std::io::Error::new(ErrorKind::TimedOut, format!("no answer within {} s", time.as_secs()));
+            Err(CallError::Away(FrameError::Io(late)))
+        })
+    }
+
+    async fn exchange(&self, held: &mut Option<UnixStream>, request: &Request) -> Result<Reply, CallError> {
         // `identityd` may have started again since. A request is never sent twice, so this is looked at before.
         let mut stream = match held.take().filter(is_silent) {
             Some(stream) => stream,
@@ -101,5 +132,58 @@ mod tests {
         }
         std::fs::remove_file(layout.control_socket()).unwrap();
         assert!(matches!(client.call(&Request::Status).await, Err(CallError::Away(_))));
+    }
+
+    /// One that takes requests and never answers, one that stops in the middle of an answer, one that takes nothing.
+    #[tokio::test]
+    async fn a_daemon_that_hangs_is_away_and_holds_nobody_for_ever() {
+        use tokio::io::AsyncWriteExt;
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::new(folder.path());
+        std::fs::create_dir_all(layout.identity_run()).unwrap();
+        let listener = UnixListener::bind(layout.control_socket()).unwrap();
+        let client = Client::new(&layout);
+        let brief = Duration::from_millis(100);
+        let away = |outcome: Result<Reply, CallError>| {
+            assert!(matches!(outcome, Err(CallError::Away(_))), "{outcome:?}");
+        };
+        away(client.call_within(&Request::Status, brief).await);
+        // Whoever waits for a turn gets it.
+        let (first, second) = tokio::join!(
+            client.call_within(&Request::Status, brief),
+            client.call_within(&Request::Status, brief)
+        );
+        away(first);
+        away(second);
+        let half = async {
+            let mut stream = loop {
+                // Those of before have ended.
+                let (mut stream, _) = listener.accept().await.unwrap();
+                if frame::read::<Request>(&mut stream)
+                    .await
+                    .is_ok_and(|request| request == Request::EnrolKeys)
+                {
+                    break stream;
+                }
+            };
+            stream.write_all(&[0, 0]).await.unwrap();
+            stream
+        };
+        let (outcome, _stream) =
+            tokio::join!(client.call_within(&Request::EnrolKeys, Duration::from_secs(2)), half);
+        away(outcome);
+        // The late answer to that is not taken for the next one's.
+        let serve = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _: Request = frame::read(&mut stream).await.unwrap();
+            frame::write(&mut stream, &Reply::Done).await.unwrap();
+        };
+        let (reply, ()) = tokio::join!(client.call(&Request::Status), serve);
+        assert_eq!(reply.unwrap(), Reply::Done);
+        for request in [Request::Status, Request::EnrolKeys, Request::Watch { seen: 0 }] {
+            assert!(
+                deadline(&request) > Duration::from_secs(30) && deadline(&request) < Duration::from_secs(300)
+            );
+        }
     }
 }

@@ -5,6 +5,7 @@
 //! asked for once more from the registry. Layers are fetched only after the image was permitted.
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use edgewarden_names::{Reason, Refusal};
 use edgewarden_oci::OciError;
@@ -12,11 +13,14 @@ use edgewarden_oci::manifest::ImageConfig;
 use edgewarden_oci::registry::Registry;
 use edgewarden_oci::store::{ContentStore, Documents};
 use edgewarden_protocol::Bytes;
-use edgewarden_protocol::config::Runtime;
 use edgewarden_protocol::control::{ImageEvidence, Reply, Request, SignatureEvidence, StartPermit};
 use edgewarden_protocol::deployment::Module;
 
+use crate::context::Context;
 use crate::identity::{CallError, Client};
+
+/// Fetching and unpacking may take this long before the image is judged again.
+const PERMIT_FRESH: Duration = Duration::from_secs(120);
 
 /// An image that may start once, ready on disk.
 #[derive(Debug)]
@@ -26,39 +30,26 @@ pub struct Ready {
     pub root: PathBuf,
 }
 
-pub async fn ready(
-    store: &ContentStore,
-    identityd: &Client,
-    runtime: &Runtime,
-    module: &Module,
-) -> Result<Ready, Refusal> {
+pub async fn ready(context: &Context, module: &Module) -> Result<Ready, Refusal> {
+    let (store, identityd, runtime) = (&context.store, &context.identityd, &context.config.runtime);
     let registry = Registry::of(&module.image, runtime).map_err(OciError::refusal)?;
     let documents = store.documents(&registry, module.image.digest()).await.map_err(OciError::refusal)?;
+    let judged = Instant::now();
     let mut permit = permit(store, &registry, identityd, module, &documents).await?;
-    let mut fetched = false;
     for layer in &permit.layers {
-        if !store.has(&layer.digest, layer.size) {
-            store.fetch(&registry, &layer.digest, layer.size).await.map_err(OciError::refusal)?;
-            fetched = true;
-        }
-    }
-    if fetched {
-        // Fetching may have taken longer than the permit lives.
-        permit = self::permit(store, &registry, identityd, module, &documents).await?;
-    }
-    if permit.manifest != *module.image.digest() || permit.module != module.name {
-        return Err(Refusal::new(
-            Reason::StartPermit,
-            &module.name,
-            "the permit is for another image or module",
-        ));
+        store.fetch(&registry, &layer.digest, layer.size).await.map_err(OciError::refusal)?;
     }
     let config = ImageConfig::parse(&permit.config, &documents.config)?;
-    let (store, layers, manifest) = (store.clone(), permit.layers.clone(), permit.manifest.clone());
-    let root = tokio::task::spawn_blocking(move || store.root_file_system(&manifest, &layers))
+    let key = context.record_key().await.map_err(CallError::refusal)?;
+    let (unpacking, layers, manifest) = (store.clone(), permit.layers.clone(), permit.manifest.clone());
+    let root = tokio::task::spawn_blocking(move || unpacking.root_file_system(&manifest, &layers, &key))
         .await
         .map_err(|error| Refusal::new(Reason::Internal, &module.name, error))?
         .map_err(OciError::refusal)?;
+    if judged.elapsed() > PERMIT_FRESH {
+        // A permit lives five minutes, and has to last until the old instance has stopped.
+        permit = self::permit(store, &registry, identityd, module, &documents).await?;
+    }
     Ok(Ready { permit, config, root })
 }
 
@@ -80,7 +71,10 @@ async fn permit(
     }
     let signatures = registry.signatures(image).await.map_err(OciError::refusal)?;
     let permit = judge(identityd, module, documents, &signatures).await.map_err(CallError::refusal)?;
-    store.keep_evidence(image, &signatures).map_err(OciError::refusal)?;
+    if let Err(error) = store.keep_evidence(image, &signatures) {
+        // The start does not need it; one without a network will.
+        tracing::warn!(module = %module.name, error = %error.refusal(), "the signatures are not kept");
+    }
     Ok(permit)
 }
 
@@ -108,7 +102,11 @@ async fn judge(
         signatures: signatures.to_vec(),
     };
     match identityd.call(&Request::ImageJudge(Box::new(evidence))).await? {
-        Reply::Permit(permit) => Ok(*permit),
+        Reply::Permit(permit)
+            if permit.manifest == *module.image.digest() && permit.module == module.name =>
+        {
+            Ok(*permit)
+        }
         _ => Err(CallError::Unexpected),
     }
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use edgewarden_names::{Generation, Reason, Refusal};
 use edgewarden_platform::durable;
 use edgewarden_platform::process::Process;
-use edgewarden_protocol::control::{Prepared, Reply, Request, StartRecord};
+use edgewarden_protocol::control::{Reply, Request, StartRecord};
 use edgewarden_protocol::deployment::Module;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -24,7 +24,7 @@ use crate::context::Context;
 use crate::identity::CallError;
 use crate::images::Ready;
 use crate::places::Places;
-use crate::{RunError, logs, network, secrets};
+use crate::{RunError, network, secrets};
 
 const RECORD_BYTES_MAX: usize = 1024 * 1024;
 /// Between SIGTERM and SIGKILL.
@@ -83,13 +83,29 @@ fn local(module: &Module, error: &RunError) -> Refusal {
     Refusal::new(Reason::Internal, &module.name, error.chain())
 }
 
-/// Starts the module. What a failed attempt made is removed.
-pub async fn start(
+/// A start for which everything is decided and there that does not need the module's place on the network: the permit is
+/// spent, the socket is bound, the image is unpacked, its configuration resolved. Ends by [`start`] or [`abandon`].
+#[derive(Debug)]
+pub struct Prepared {
+    record: Record,
+    workload_folder: OwnedFd,
+    config: serde_json::Value,
+    owner: (u32, u32),
+}
+
+impl Prepared {
+    pub fn module(&self) -> &Module {
+        &self.record.module
+    }
+}
+
+/// Prepares a start, beside whatever of the module runs. What a failed attempt made is removed.
+pub async fn prepare(
     context: &Context,
     module: &Module,
     place: Place,
-    ready: &Ready,
-) -> Result<Instance, Refusal> {
+    ready: Ready,
+) -> Result<Prepared, Refusal> {
     let record = Record {
         instance: ready.permit.instance.clone(),
         generation: ready.permit.generation,
@@ -106,53 +122,72 @@ pub async fn start(
             "the instance has another name than its module and generation",
         ));
     }
+    // Before the permit is spent: a module that cannot be described is none that starts.
+    let bundle = Bundle {
+        gateway: &context.config.gateway.name,
+        trust_domain: &context.config.gateway.trust_domain,
+        module,
+        generation: record.generation,
+        image: &ready.config,
+        mqtt_port: context.config.mqtt.module_port,
+        root: &ready.root,
+        network_namespace: &context.places.namespace(&record.instance),
+        workload_folder: &context.layout.workload_folder(&record.instance),
+        hosts: &context.places.hosts(),
+        cgroup: &context.cgroup(&record.instance),
+        forbidden_users: &context.daemon_users,
+    };
+    let (config, owner) = (bundle.config()?, bundle.user()?);
     context.live(&record.instance);
-    let started = carry_out(context, ready, record.clone()).await;
+    match bind(context, &record, &ready).await {
+        Ok(workload_folder) => Ok(Prepared { record, workload_folder, config, owner }),
+        Err(refusal) => {
+            forget(context, &record.instance).await;
+            Err(refusal)
+        }
+    }
+}
+
+/// Spends the permit, which binds the module's socket. The folder of it.
+async fn bind(context: &Context, record: &Record, ready: &Ready) -> Result<OwnedFd, Refusal> {
+    let prepare = Request::StartPrepare { permit: ready.permit.permit.clone() };
+    match context.identityd.call(&prepare).await.map_err(CallError::refusal)? {
+        Reply::Prepared(prepared)
+            if prepared.instance == record.instance
+                && prepared.workload_folder == context.layout.workload_folder(&record.instance) => {}
+        _ => return Err(CallError::Unexpected.refusal()),
+    }
+    Places::open_workload_folder(&context.layout, &record.instance)
+        .map_err(RunError::io("open the folder of the module's socket"))
+        .map_err(|error| local(&record.module, &error))
+}
+
+/// Takes a preparation back.
+pub async fn abandon(context: &Context, prepared: Prepared) {
+    forget(context, &prepared.record.instance).await;
+}
+
+/// Starts what was prepared; nothing else may be at its place. What a failed attempt made is removed.
+pub async fn start(context: &Context, prepared: Prepared) -> Result<Instance, Refusal> {
+    let record = prepared.record.clone();
+    let started = carry_out(context, prepared).await;
     if started.is_err() {
         clean(context, &record).await;
     }
     started
 }
 
-async fn carry_out(context: &Context, ready: &Ready, mut record: Record) -> Result<Instance, Refusal> {
+async fn carry_out(context: &Context, prepared: Prepared) -> Result<Instance, Refusal> {
+    let Prepared { mut record, workload_folder, config, owner } = prepared;
     let module = record.module.clone();
     let failed = |error: RunError| local(&module, &error);
-    let prepare = Request::StartPrepare { permit: ready.permit.permit.clone() };
-    let prepared: Prepared = match context.identityd.call(&prepare).await.map_err(CallError::refusal)? {
-        Reply::Prepared(prepared) if prepared.instance == record.instance => prepared,
-        _ => return Err(CallError::Unexpected.refusal()),
-    };
-    if prepared.workload_folder != context.layout.workload_folder(&record.instance) {
-        return Err(CallError::Unexpected.refusal());
-    }
-    let workload_folder = Places::open_workload_folder(&context.layout, &record.instance)
-        .map_err(RunError::io("open the folder of the module's socket"))
-        .map_err(failed)?;
     save(context, &record).map_err(failed)?;
-    let namespace = context.places.namespace(&record.instance);
-    let (joined, place) = (namespace.clone(), record.place);
-    context.blocking(move || network::join(&joined, place.number, place.address)).await.map_err(failed)?;
+    let (namespace, place) = (context.places.namespace(&record.instance), record.place);
+    context.blocking(move || network::join(&namespace, place.number, place.address)).await.map_err(failed)?;
     let folder = context.places.bundle(&record.instance);
-    let cgroup = context.cgroup(&record.instance);
-    let bundle = Bundle {
-        gateway: &context.config.gateway.name,
-        trust_domain: &context.config.gateway.trust_domain,
-        module: &module,
-        generation: record.generation,
-        image: &ready.config,
-        mqtt_port: context.config.mqtt.module_port,
-        root: &ready.root,
-        network_namespace: &namespace,
-        workload_folder: &prepared.workload_folder,
-        hosts: &context.places.hosts(),
-        cgroup: &cgroup,
-        forbidden_users: &context.daemon_users,
-    };
-    let (config, owner) = (bundle.config()?, bundle.user()?);
     write_bundle(&folder, &config).map_err(failed)?;
-    let log = logs::open(context.places.logs(), &module.name)
-        .map_err(RunError::io("open the module's log"))
-        .map_err(failed)?;
+    let log = context.log_pump.start(context.places.logs(), &module.name);
+    let log = log.map_err(RunError::io("start what keeps the module's log")).map_err(failed)?;
     let pid = context.runc.create(&record.instance, &folder, log).await.map_err(failed)?;
     check_mounted(pid, &workload_folder).map_err(failed)?;
     let process = Process::open(pid).map_err(RunError::io("watch the module's process")).map_err(failed)?;

@@ -2,6 +2,7 @@
 //!
 //! * [`run`]: the daemon · [`control`]: what the command line asks of it
 //! * `est_link`: the same with a site's own CA (RFC 7030)
+//! * [`log_pump`]: the process that keeps what one module prints
 //! * [`identity`]: a client of `identityd`'s control socket · [`enrol`]: enrolment and renewal, shared with `edgewarden join`
 //!
 //! It runs as root, because it mounts, makes namespaces and starts containers. Its seccomp filter is passed on to what it
@@ -31,6 +32,7 @@ mod images;
 mod instance;
 mod iotedge;
 mod kernel;
+pub mod log_pump;
 mod logs;
 mod network;
 mod places;
@@ -122,8 +124,11 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+pub use crate::logs::LogPump;
+
 /// Runs until SIGTERM, SIGINT or a request to shut down. Modules keep running unless that request says otherwise.
-pub async fn run(layout: Layout, config: Config) -> Result<(), RunError> {
+/// `log_pump` is how this program becomes a [`log_pump`].
+pub async fn run(layout: Layout, config: Config, log_pump: LogPump) -> Result<(), RunError> {
     harden::no_new_privs().map_err(RunError::io("give up new privileges"))?;
     harden::no_core_dumps().map_err(RunError::io("turn off core dumps"))?;
     keep_only(&CAPABILITIES).map_err(RunError::io("give up capabilities"))?;
@@ -134,8 +139,8 @@ pub async fn run(layout: Layout, config: Config) -> Result<(), RunError> {
     let network = ModuleNetwork::parse(&config.runtime.module_network)?;
     let places = Places::make(&layout)?;
     let _lock = lock(&places)?;
-    let context = Arc::new(Context::new(layout, config, places)?);
-    let addresses = Addresses::open(context.places.addresses(), network)?;
+    let context = Arc::new(Context::new(layout, config, places, log_pump)?);
+    let addresses = Addresses::new(context.places.addresses(), network);
     context
         .blocking(move || {
             // Rules before forwarding: at no moment does the gateway forward without them.

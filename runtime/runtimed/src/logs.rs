@@ -1,54 +1,56 @@
-//! What modules print: appended by the module itself to a file, so that it neither waits for this daemon nor ends with
-//! it. The daemon keeps the file small: above the cap the text moves to `<module>.log.1`, whose text is dropped.
-//!
-//! Between the moment of copying and that of cutting, a line may be lost; while the daemon is away nothing is cut.
+//! What modules print: read by a process for each instance (`log_pump`) that outlives this daemon, and kept in two files
+//! of bounded size. The module has a pipe and no way to the files.
 
-use std::fs::{File, OpenOptions};
+use std::ffi::OsString;
+use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use edgewarden_names::ModuleName;
+use nix::fcntl::OFlag;
+use nix::unistd::pipe2;
+use tokio::process::Command;
 
 use crate::control::LOG_REPLY_BYTES_MAX;
-
-/// Two files of this size are a module's share of the disk.
-pub const LOG_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 pub fn path(folder: &Path, module: &ModuleName) -> PathBuf {
     folder.join(format!("{module}.log"))
 }
 
-/// The end of the file that a container writes to.
-pub fn open(folder: &Path, module: &ModuleName) -> std::io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(0o600).open(path(folder, module))
+/// Where the text goes when the file is full.
+pub fn older(folder: &Path, module: &ModuleName) -> PathBuf {
+    folder.join(format!("{module}.log.1"))
 }
 
-/// Cuts the file when it is over the cap.
-pub fn rotate(folder: &Path, module: &ModuleName) -> std::io::Result<()> {
-    let path = path(folder, module);
-    if path.metadata().is_ok_and(|metadata| metadata.len() > LOG_BYTES_MAX) {
-        let mut old = path.clone().into_os_string();
-        old.push(".1");
-        // The module appends to whatever the end is: it goes on at the beginning after the cut.
-        let file = OpenOptions::new().read(true).write(true).open(&path)?;
-        let start = file.metadata()?.len().saturating_sub(LOG_BYTES_MAX);
-        (&file).seek(SeekFrom::Start(start))?;
-        let mut kept = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(old)?;
-        std::io::copy(&mut (&file).take(LOG_BYTES_MAX), &mut kept)?;
-        file.set_len(0)?;
+/// The command line by which this very program becomes a [`crate::log_pump`].
+#[derive(Debug, Clone)]
+pub struct LogPump(Vec<OsString>);
+
+impl LogPump {
+    /// `arguments` come before folder and module.
+    pub fn new(arguments: impl IntoIterator<Item = &'static str>) -> Self {
+        Self(arguments.into_iter().map(Into::into).collect())
     }
-    Ok(())
+
+    /// Starts one. What is written to the pipe that it gives is kept; when nobody has it open any more, the process ends.
+    pub fn start(&self, folder: &Path, module: &ModuleName) -> std::io::Result<File> {
+        let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
+        // The program that runs, also when its file has been replaced meanwhile.
+        let mut command = Command::new("/proc/self/exe");
+        command.args(&self.0).arg(folder).arg(module.as_str()).env_clear();
+        command.stdin(Stdio::from(read)).stdout(Stdio::null()).stderr(Stdio::inherit());
+        // It is nobody's to wait for: it ends by itself, and what collects dead children collects it.
+        drop(command.spawn()?);
+        Ok(File::from(write))
+    }
 }
 
 /// The newest `last` lines, from at most [`LOG_REPLY_BYTES_MAX`] bytes.
 pub fn tail(folder: &Path, module: &ModuleName, last: usize) -> std::io::Result<Vec<String>> {
-    let current = path(folder, module);
-    let mut old = current.clone().into_os_string();
-    old.push(".1");
-    let mut text = end_of(&current)?;
+    let mut text = end_of(&path(folder, module))?;
     if (text.len() as u64) < LOG_REPLY_BYTES_MAX {
-        let mut earlier = end_of(Path::new(&old))?;
+        let mut earlier = end_of(&older(folder, module))?;
         let room = usize::try_from(LOG_REPLY_BYTES_MAX).unwrap_or(usize::MAX).saturating_sub(text.len());
         earlier.drain(..earlier.len().saturating_sub(room));
         earlier.append(&mut text);
@@ -70,29 +72,4 @@ fn end_of(path: &Path) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.take(LOG_REPLY_BYTES_MAX).read_to_end(&mut bytes)?;
     Ok(bytes)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::io::Write;
-
-    #[test]
-    fn a_log_stays_below_its_cap_and_the_newest_lines_are_there() {
-        let folder = tempfile::tempdir().unwrap();
-        let module = ModuleName::parse("alerts").unwrap();
-        let mut writer = open(folder.path(), &module).unwrap();
-        assert!(tail(folder.path(), &module, 5).unwrap().is_empty());
-        for line in 0..300_000 {
-            writeln!(writer, "line {line} of the log").unwrap();
-            if line % 10_000 == 0 {
-                rotate(folder.path(), &module).unwrap();
-            }
-        }
-        rotate(folder.path(), &module).unwrap();
-        writeln!(writer, "after").unwrap();
-        assert!(path(folder.path(), &module).metadata().unwrap().len() <= LOG_BYTES_MAX);
-        assert_eq!(tail(folder.path(), &module, 2).unwrap(), ["line 299999 of the log", "after"]);
-        assert_eq!(tail(folder.path(), &ModuleName::parse("other").unwrap(), 2).unwrap(), [""; 0]);
-    }
 }

@@ -1,7 +1,8 @@
 //! Makes what runs agree with what `identityd` has in force.
 //!
-//! Order: first the kernel gets the new epoch, so that what it no longer allows ends at once; then modules that left or
-//! changed are stopped; then the others are started. Nothing starts before the rules that know its address are in force.
+//! Order: first the kernel gets the new epoch, so that what it no longer allows ends at once; then modules that left are
+//! stopped; then the others are started or told what they are to become. Nothing starts before the rules that know its
+//! address are in force.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -19,11 +20,11 @@ use crate::context::Context;
 use crate::identity::{CallError, Client};
 use crate::instance::{self, Place};
 use crate::kernel::{self, Kernel};
-use crate::worker::Worker;
-use crate::{RunError, logs, network};
+use crate::worker::{Plan, Worker};
+use crate::{RunError, network};
 
 const RETRY: Duration = Duration::from_secs(1);
-/// How often refused packets and the size of logs are looked at while modules run.
+/// How often refused packets are looked at while modules run.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Ends the supervisor: stops every module and removes rules and networks.
@@ -75,6 +76,7 @@ impl Supervisor {
                 }
                 snapshot = snapshots.recv() => pending = snapshot,
                 _ = look.tick() => self.look().await,
+                () = self.context.tidy.notified() => self.tidy().await,
             }
             if let Some(snapshot) = pending.take()
                 && let Err(error) = self.compare(&snapshot).await
@@ -87,6 +89,10 @@ impl Supervisor {
     }
 
     async fn compare(&mut self, snapshot: &Snapshot) -> Result<(), RunError> {
+        if !self.addresses.is_read() {
+            let key = self.context.record_key().await.map_err(RunError::Identity)?;
+            self.addresses.read(key, &snapshot.records)?;
+        }
         if !self.adopted {
             self.adopt(snapshot).await?;
             self.adopted = true;
@@ -129,19 +135,16 @@ impl Supervisor {
         self.addresses.assign(&names, &running)?;
         self.write_hosts()?;
         self.enforce(epoch.clone()).await?;
-        let unchanged: BTreeSet<ModuleName> = modules
-            .iter()
-            .filter(|module| self.workers.get(&module.name).is_some_and(|worker| worker.module == **module))
-            .map(|module| module.name.clone())
-            .collect();
-        if unchanged.len() < self.workers.len() {
-            self.stop_workers(&unchanged).await;
+        let staying: BTreeSet<ModuleName> =
+            names.iter().filter(|name| self.workers.contains_key(*name)).cloned().collect();
+        if staying.len() < self.workers.len() {
+            self.stop_workers(&staying).await;
             self.addresses.assign(&names, &[])?;
             self.write_hosts()?;
             self.enforce(epoch).await?;
         }
         for module in modules {
-            self.start_worker(module);
+            self.plan(&force, module);
         }
         self.workers.values().for_each(|worker| worker.secrets(snapshot.secrets));
         let now = Some((force.envelope.clone(), snapshot.trusted, snapshot.secrets));
@@ -149,20 +152,47 @@ impl Supervisor {
             self.workers.values().for_each(Worker::retry);
             self.last = now;
         }
-        let images = modules.iter().map(|module| module.image.digest().clone()).collect();
+        self.retain(&force).await
+    }
+
+    /// Removes from the disk what neither runs, nor is to run, nor is the way back of an update.
+    async fn retain(&self, force: &DeploymentInForce) -> Result<(), RunError> {
+        let named = force.deployment.modules.iter().chain(&force.fallbacks);
+        let running = self.workers.values().filter_map(Worker::image);
+        let images = named.map(|module| module.image.digest().clone()).chain(running).collect();
         let store = self.context.store.clone();
         self.context
             .blocking(move || store.retain(&images).map_err(|error| RunError::Store(error.refusal())))
             .await
     }
 
-    fn start_worker(&mut self, module: &Module) {
-        if self.workers.contains_key(&module.name) {
+    /// After an update has proven itself.
+    async fn tidy(&mut self) {
+        let Ok(Reply::Deployment(force)) = self.context.identityd.call(&Request::Deployment).await else {
+            // The next deployment tidies too.
+            return;
+        };
+        if self.last.as_ref().is_none_or(|(envelope, ..)| *envelope != force.envelope) {
+            return;
+        }
+        for module in &force.deployment.modules {
+            self.plan(&force, module);
+        }
+        if let Err(error) = self.retain(&force).await {
+            tracing::warn!(error = %error.chain(), "what is not needed any more stays on the disk for now");
+        }
+    }
+
+    fn plan(&mut self, force: &DeploymentInForce, module: &Module) {
+        let fallback = force.fallbacks.iter().find(|before| before.name == module.name).cloned();
+        let plan = Plan { target: module.clone(), fallback };
+        if let Some(worker) = self.workers.get(&module.name) {
+            worker.plan(plan);
             return;
         }
         let Some(number) = self.addresses.number(&module.name) else { return };
         let place = Place { number, address: self.addresses.network().module(number) };
-        let worker = Worker::spawn(Arc::clone(&self.context), module.clone(), place, None);
+        let worker = Worker::spawn(Arc::clone(&self.context), plan, place, None);
         self.workers.insert(module.name.clone(), worker);
     }
 
@@ -245,10 +275,11 @@ impl Supervisor {
                 Ok(instance) => {
                     tracing::info!(instance = %instance.record.instance, pid = instance.process.pid(), "took over a running module");
                     context.live(&instance.record.instance);
-                    let (module, place) = (instance.record.module.clone(), instance.record.place);
+                    let place = instance.record.place;
+                    let plan = Plan { target: instance.record.module.clone(), fallback: None };
                     numbers.insert(place.number);
                     self.workers
-                        .insert(name, Worker::spawn(Arc::clone(&context), module, place, Some(instance)));
+                        .insert(name, Worker::spawn(Arc::clone(&context), plan, place, Some(instance)));
                 }
                 Err(record) => {
                     tracing::info!(instance = %record.instance, "removing what is left of an instance");
@@ -305,11 +336,6 @@ impl Supervisor {
             return;
         }
         self.report_refusals().await;
-        for module in self.workers.keys() {
-            if let Err(error) = logs::rotate(self.context.places.logs(), module) {
-                tracing::warn!(%module, %error, "a log was not cut");
-            }
-        }
     }
 
     async fn report_refusals(&mut self) {

@@ -22,6 +22,12 @@ fn role_runtimed() {
     common::role_runtimed();
 }
 
+/// The process that `runtimed` starts for a module's log.
+#[test]
+fn role_log_pump() {
+    common::role_log_pump();
+}
+
 const WAIT: &str = "trap 'echo bye; exit 0' TERM; while :; do sleep 0.1; done";
 const OPEN: &str = r#"@id("alarm") permit (principal == Module::"analytics", action == Action::"open_flow", resource == Port::"alerts/alarm");"#;
 
@@ -380,7 +386,7 @@ fn a_module_that_wants_everything_hurts_itself_alone() {
         let ended = gateway.module("memory", "ended", |module| module.state == ModuleState::Stopped).await;
         assert!(ended.reason.unwrap().rule.contains("signal 9"), "the kernel ended it");
 
-        // Nobody cuts the log while the daemon is away.
+        // Its log stays small, whether the daemon is there or not.
         gateway.printed("flood", "ready").await;
         let flooding = gateway.module("flood", "running", running).await;
         gateway.kill_runtimed();
@@ -391,16 +397,105 @@ fn a_module_that_wants_everything_hurts_itself_alone() {
                 .then_some(())
         })
         .await;
-        let log = gateway.layout().logs().join("flood.log");
-        assert_eq!(
-            std::fs::metadata(&log).unwrap().len(),
-            64 * 1024 * 1024,
-            "and not the hundred that it wrote"
-        );
-
+        for file in ["flood.log", "flood.log.1"] {
+            let length = std::fs::metadata(gateway.layout().logs().join(file)).unwrap().len();
+            assert!(length <= 4 << 20, "{file} has {length} of the hundred megabytes that it wrote");
+        }
         gateway.start_runtimed().await;
         gateway.module("good", "running", running).await;
-        until("the log is cut", async || (std::fs::metadata(&log).unwrap().len() < 5 << 20).then_some(()))
-            .await;
+    });
+}
+
+/// Whatever its start needs is stored: nothing has to be written for it.
+#[test]
+fn an_ended_module_starts_again_though_the_disk_is_full() {
+    in_namespaces("an_ended_module_starts_again_though_the_disk_is_full", async || {
+        let mut gateway = Gateway::joined("full").await;
+        let (state, logs) = (gateway.layout().runtime_state(), gateway.layout().logs());
+        for folder in [&state, &logs] {
+            std::fs::create_dir_all(folder).unwrap();
+            let mounted = std::process::Command::new("mount")
+                .args(["-t", "tmpfs", "-o", "size=48m,mode=0700", "none"])
+                .arg(folder)
+                .status()
+                .unwrap();
+            assert!(mounted.success());
+        }
+        let image = gateway.image("clinic/alerts", true).await;
+        gateway.deploy(1, vec![shell("alerts", &image, &format!("echo started; {WAIT}"))], "").await;
+        gateway.start_runtimed().await;
+        gateway.printed("alerts", "started").await;
+        let mut pid = gateway.module("alerts", "running", running).await.pid;
+        for folder in [&state, &logs] {
+            let filled = std::process::Command::new("dd")
+                .args(["if=/dev/zero", "bs=64k", "status=none"])
+                .arg(format!("of={}", folder.join("filler").display()))
+                .stderr(std::process::Stdio::null())
+                .status()
+                .unwrap();
+            assert!(!filled.success(), "the disk is full");
+            assert!(std::fs::write(folder.join("more"), [0; 8192]).is_err());
+        }
+        for with_daemon in [true, false] {
+            if !with_daemon {
+                gateway.kill_runtimed();
+            }
+            kill(Pid::from_raw(pid.unwrap()), Signal::SIGKILL).unwrap();
+            if !with_daemon {
+                gateway.start_runtimed().await;
+            }
+            let again = |module: &ModuleStatus| running(module) && module.pid.is_some() && module.pid != pid;
+            pid = gateway.module("alerts", "running again", again).await.pid;
+        }
+        // A new image needs room, says so, and is tried again by itself.
+        let large = gateway.revision("clinic/alerts", "two", true).await;
+        gateway.deploy(2, vec![shell("alerts", &large, WAIT)], "").await;
+        let waits =
+            |module: &ModuleStatus| module.update.as_ref().is_some_and(|update| update.reason.is_some());
+        let waiting = gateway.module("alerts", "told that there is no room", waits).await;
+        assert_eq!((waiting.pid, waiting.state), (pid, ModuleState::Running));
+        let update = waiting.update.unwrap();
+        assert_eq!(update.state, ModuleState::Waiting);
+        assert!(update.reason.unwrap().rule.contains("No space left"), "in words");
+        std::fs::remove_file(state.join("filler")).unwrap();
+        gateway.module("alerts", "updated", |module| running(module) && module.image == large).await;
+    });
+}
+
+/// What a module printed stays, whatever it does with its own output, and whoever of us ends meanwhile.
+#[test]
+fn a_module_cannot_rewind_what_it_printed() {
+    in_namespaces("a_module_cannot_rewind_what_it_printed", async || {
+        let mut gateway = Gateway::joined("logs").await;
+        let image = gateway.image("clinic/alerts", true).await;
+        let script = format!(
+            "echo first; echo second > /dev/stdout; : > /dev/stdout; echo third >> /proc/self/fd/1; \
+             printf '\\033[2J\\033]0;root\\a'; echo; echo fourth >&2; \
+             until test -e /tmp/go; do sleep 0.05; done; echo fifth > /dev/stderr; {WAIT}"
+        );
+        gateway.deploy(1, vec![shell("alerts", &image, &script)], "").await;
+        gateway.start_runtimed().await;
+        gateway.printed("alerts", "fourth").await;
+        let module = gateway.module("alerts", "running", running).await;
+        let expected = ["first", "second", "third", "\u{1b}[2J\u{1b}]0;root\u{7}", "fourth"];
+        assert_eq!(gateway.logs("alerts").await, expected);
+
+        gateway.kill_runtimed();
+        std::fs::write(format!("/proc/{}/root/tmp/go", module.pid.unwrap()), "").unwrap();
+        let log = gateway.layout().logs().join("alerts.log");
+        until("the line of the time without a daemon", async || {
+            std::fs::read_to_string(&log).unwrap().contains("fifth").then_some(())
+        })
+        .await;
+        gateway.start_runtimed().await;
+        let again = gateway.module("alerts", "running", running).await;
+        assert_eq!((again.pid, again.restarts), (module.pid, 0));
+        gateway.deploy(2, Vec::new(), "").await;
+        until("its last words, and the end of what read them", async || {
+            let over = std::fs::read_to_string(&log).unwrap().ends_with("bye\n");
+            let pumps = std::process::Command::new("pgrep").arg("-f").arg(gateway.layout().logs()).output();
+            (over && pumps.unwrap().stdout.is_empty()).then_some(())
+        })
+        .await;
     });
 }

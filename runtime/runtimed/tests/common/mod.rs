@@ -30,6 +30,7 @@ use edgewarden_protocol::deployment::{ImageReference, PAYLOAD_TYPE};
 use edgewarden_protocol::dsse::{Envelope, Signature, pre_authentication_encoding};
 use edgewarden_protocol::enrol::{Challenge, Enrolled, Proof, Verdict, VerdictState};
 use edgewarden_protocol::layout::Layout;
+use edgewarden_runtimed::LogPump;
 use edgewarden_runtimed::control::{self, ModuleStatus, Status};
 use edgewarden_runtimed::identity::{CallError, Client};
 use serde_json::{Value, json};
@@ -69,7 +70,18 @@ pub fn role_runtimed() {
         .init();
     let config: Config = serde_json::from_slice(&std::fs::read(root.join("config.json")).unwrap()).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    runtime.block_on(edgewarden_runtimed::run(Layout::new(root), config)).unwrap();
+    let log_pump = LogPump::new(["--exact", "role_log_pump", "--nocapture", "--test-threads=1", "log-pump"]);
+    runtime.block_on(edgewarden_runtimed::run(Layout::new(root), config, log_pump)).unwrap();
+}
+
+/// What the process is that `runtimed` starts for a module's log; does nothing when it is a test.
+pub fn role_log_pump() {
+    let mut arguments = std::env::args().skip_while(|argument| argument != "log-pump").skip(1);
+    let Some(folder) = arguments.next() else { return };
+    let module = ModuleName::parse(&arguments.next().unwrap()).unwrap();
+    edgewarden_runtimed::log_pump::run(Path::new(&folder), &module).unwrap();
+    // The test's own thread is confined and can say nothing more.
+    std::process::exit(0);
 }
 
 pub struct Gateway {
@@ -230,11 +242,19 @@ impl Gateway {
 
     /// An image with a shell, pushed, and signed unless it is told not to. Gives the reference.
     pub async fn image(&self, repository: &str, signed: bool) -> String {
-        let layout = ImageLayout::create(&self.folder.path().join("images").join(repository)).unwrap();
+        self.revision(repository, "one", signed).await
+    }
+
+    /// The same, told apart by `revision`.
+    pub async fn revision(&self, repository: &str, revision: &str, signed: bool) -> String {
+        let place = self.folder.path().join("images").join(repository).join(revision);
+        let layout = ImageLayout::create(&place).unwrap();
         let binaries = ["/bin/bash", "/bin/cat", "/bin/sleep", "/usr/bin/id", "/bin/touch", "/bin/mkdir"]
             .map(PathBuf::from)
             .to_vec();
-        let labels = [("repository".to_owned(), repository.to_owned())].into();
+        let labels =
+            [("repository".to_owned(), repository.to_owned()), ("revision".to_owned(), revision.to_owned())]
+                .into();
         build(&Recipe { binaries, labels, ..Recipe::default() }, &layout).unwrap();
         let host = self.config.runtime.plain_http_registries[0].clone();
         let registry = Registry::new(&host, repository, &self.config.runtime).unwrap();
@@ -262,6 +282,21 @@ impl Gateway {
         let envelope = Envelope { payload_type: PAYLOAD_TYPE.into(), payload: payload.into(), signatures };
         let envelope = serde_json::to_vec(&envelope).unwrap();
         self.ask(Request::DeploymentAccept(envelope.into())).await.unwrap();
+    }
+
+    /// Writes the configuration that the next `runtimed` reads.
+    pub fn configure(&mut self, change: impl FnOnce(&mut Config)) {
+        change(&mut self.config);
+        let text = serde_json::to_string(&self.config).unwrap();
+        std::fs::write(self.folder.path().join("config.json"), text).unwrap();
+    }
+
+    /// A program in the place of runc: `script` has its arguments, and goes on with the real one.
+    pub fn wrap_runc(&mut self, script: &str) {
+        let path = self.folder.path().join("runc.sh");
+        std::fs::write(&path, format!("#!/bin/bash\n{script}\nexec /usr/sbin/runc \"$@\"\n")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        self.configure(|config| config.runtime.oci_runtime = path);
     }
 
     pub async fn start_runtimed(&mut self) {
