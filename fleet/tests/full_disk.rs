@@ -21,6 +21,7 @@ use edgewarden_fleet::admin_api::Trusted;
 use edgewarden_fleet::selection::Labels;
 use edgewarden_fleet::store::deployments::NewDeployment;
 use edgewarden_fleet::store::devices::{Admission, Attempt, Binding, NewReport};
+use edgewarden_fleet::store::events::By;
 use edgewarden_fleet::store::messages::Retention;
 use edgewarden_fleet::store::secrets::Added;
 use edgewarden_fleet::store::tokens::Grant;
@@ -55,6 +56,8 @@ const KINDS: &[&str] = &[
     "trust taken back",
     "device removed",
     "event",
+    "token's failure",
+    "refusal",
 ];
 
 fn gateway(name: &str) -> GatewayName {
@@ -125,7 +128,7 @@ fn secret_state(n: u64) -> SecretsSync {
 /// What the write with this number needs before the disk is filled.
 async fn prepare(store: &Store, kind: &str, n: u64) {
     match kind {
-        "join" => add_token(store, "gw-1", n).await.unwrap(),
+        "join" | "token's failure" => add_token(store, "gw-1", n).await.unwrap(),
         "trust taken back" => {
             assert!(store.add_reference(&reference(n), "file", NOW).await.unwrap());
         }
@@ -160,15 +163,15 @@ async fn write(store: &Store, kind: &str, n: u64) -> Result<(), StoreError> {
         }
         "messages" => {
             let batch = [message(n * 2, 100), message(n * 2 + 1, 9000)];
-            let stored = store.add_messages(&gw, &batch[0].queue, &batch, Retention::default()).await?;
-            assert_eq!(stored, n * 2 + 1);
+            let added = store.add_messages(&gw, &batch[0].queue, &batch, Retention::default(), NOW).await?;
+            assert_eq!((added.stored, added.conflict), (n * 2 + 1, None));
             Ok(())
         }
         // More than SQLite's cache holds: the disk is written to, and found full, before the commit.
         "many messages" => {
             let batch: Vec<_> = (0..60).map(|i| message(n * 100 + i, 60_000)).collect();
             let retention = Retention { bytes: 5 * 1024 * 1024, ..Retention::default() };
-            store.add_messages(&gw, &batch[0].queue, &batch, retention).await?;
+            store.add_messages(&gw, &batch[0].queue, &batch, retention, NOW).await?;
             Ok(())
         }
         "deployment" => {
@@ -234,7 +237,13 @@ async fn write(store: &Store, kind: &str, n: u64) -> Result<(), StoreError> {
             assert!(store.remove_device(&gateway(&format!("gone-{n}")), NOW).await?);
             Ok(())
         }
-        "event" => store.add_event(Some(&gw), None, &format!("event {n}"), NOW).await,
+        "event" => store.add_event(By::Gateway, Some(&gw), &format!("event {n}"), NOW).await,
+        "token's failure" => store.count_failure(&hash(n)).await,
+        // A day apart, so that each is written.
+        "refusal" => {
+            let later = UnixTime(NOW.0 + n * 86400);
+            store.add_refusal(&gw, Reason::AttestQuote, &format!("refusal {n}"), later).await
+        }
         other => panic!("{other}"),
     }
 }
@@ -273,6 +282,14 @@ async fn found(file: &Path, kind: &str, n: u64) -> (i64, i64) {
         "trust taken back" => (format!("SELECT 1 - count(*) FROM reference WHERE name = 'r{n}'"), 1),
         "device removed" => (format!("SELECT 1 - count(*) FROM device WHERE name = 'gone-{n}'"), 1),
         "event" => (format!("SELECT count(*) FROM event WHERE text = 'event {n}'"), 1),
+        "token's failure" => (
+            format!(
+                "SELECT count(*) FROM join_token WHERE hash = x'{}' AND failures = 1",
+                hex::encode(hash(n))
+            ),
+            1,
+        ),
+        "refusal" => (format!("SELECT count(*) FROM event WHERE text = 'refusal {n}'"), 1),
         other => panic!("{other}"),
     };
     let other = SqlitePool::connect_with(SqliteConnectOptions::new().filename(file)).await.unwrap();

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use common::{Fleet, Gateway, post, report, sha256};
 use edgewarden_names::{Reason, SpiffeId, TrustDomain};
-use edgewarden_protocol::uplink::{Messages, Sync};
+use edgewarden_protocol::uplink::{Message, Messages, MessagesReply, Sync};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deployment_reaches_the_gateways_it_selects() {
@@ -206,11 +206,42 @@ async fn messages_are_kept_once_and_shown() {
     assert!(text.contains("clinic/summary") && text.contains("{\"n\":12}"), "{text}");
 }
 
+/// A gateway whose older copy went on: nothing of it is taken for a repetition, and both sides say so.
+#[tokio::test]
+async fn another_message_under_a_known_number_is_told_and_taken_under_a_new_epoch() {
+    let fleet = Fleet::start(&[]);
+    let gateway = fleet.gateway("gw-1").await;
+    let client = gateway.client(&fleet, "gatewayd");
+    let batch = |payload: &str, range: std::ops::RangeInclusive<u64>| {
+        let mut messages: Vec<_> = range.map(|n| gateway.message(n)).collect();
+        messages.iter_mut().for_each(|m| m.payload = payload.as_bytes().to_vec().into());
+        messages
+    };
+    let send = async |messages: Vec<Message>| -> MessagesReply {
+        post(&client, "/v1/gateway/messages", &Messages { messages }).await.unwrap()
+    };
+    let first = batch("first", 1..=10);
+    assert_eq!(send(first.clone()).await, MessagesReply { stored: 10, conflict: None });
+    assert_eq!(send(first[4..].to_vec()).await, MessagesReply { stored: 10, conflict: None });
+    let mut resumed = first[..5].to_vec();
+    resumed.extend(batch("resumed", 6..=12));
+    assert_eq!(send(resumed.clone()).await, MessagesReply { stored: 5, conflict: Some(6) });
+    assert_eq!(fleet.json(&["message", "list", "--gateway", "gw-1"]).as_array().unwrap().len(), 10);
+    let mut renamed = resumed[5..].to_vec();
+    renamed.iter_mut().for_each(|m| m.queue = "0b".repeat(16));
+    assert_eq!(send(renamed).await, MessagesReply { stored: 12, conflict: None });
+    let listed = fleet.json(&["message", "list", "--gateway", "gw-1", "--last", "100"]);
+    assert_eq!(listed.as_array().unwrap().len(), 17);
+    let shown = fleet.json(&["device", "show", "gw-1"]);
+    let told = shown["events"].as_array().unwrap().iter().any(|event| event["reason"] == "queue.conflict");
+    assert!(told, "{shown}");
+}
+
 #[tokio::test]
 async fn messages_are_refused() {
     let fleet = Fleet::start(&[]);
     let gateway = fleet.gateway("gw-1").await;
-    let message = |change: &dyn Fn(&mut edgewarden_protocol::uplink::Message)| {
+    let message = |change: &dyn Fn(&mut Message)| {
         let mut message = gateway.message(2);
         change(&mut message);
         vec![gateway.message(1), message]
@@ -260,7 +291,7 @@ async fn what_was_acknowledged_survives_kill_9() {
         while !dies.is_finished() {
             let messages = (acknowledged + 1..=acknowledged + 20).map(|n| gateway.message(n)).collect();
             let request = Messages { messages };
-            let sending = client.post_json::<_, edgewarden_protocol::uplink::MessagesReply>(
+            let sending = client.post_json::<_, MessagesReply>(
                 "/v1/gateway/messages",
                 &request,
                 1024,

@@ -13,8 +13,9 @@ use std::path::Path;
 use edgewarden_fleet::enrol::decide::sha256;
 use edgewarden_fleet::selection::Labels;
 use edgewarden_fleet::store::devices::{ATTEMPTS_MAX, Admission, Attempt, Binding};
+use edgewarden_fleet::store::events::{By, GATEWAY_EVENTS_MAX};
 use edgewarden_fleet::store::messages::Retention;
-use edgewarden_fleet::store::tokens::Grant;
+use edgewarden_fleet::store::tokens::{Grant, TOKEN_FAILURES_MAX};
 use edgewarden_fleet::store::{Store, StoreError};
 use edgewarden_names::{GatewayName, Reason, Refusal, SpiffeId, UnixTime};
 use edgewarden_protocol::enrol::{Verdict, VerdictState};
@@ -140,10 +141,10 @@ async fn messages_have_caps_and_the_oldest_go_and_are_counted() {
     let folder = tempfile::tempdir().unwrap();
     let store = with_gateway(folder.path()).await;
     let name = gateway("gw-1");
-    let small = Retention { messages: 10, bytes: 1_000_000, queues: 2 };
+    let small = Retention { messages: 10, bytes: 1_000_000, queues: 2, receipts: 100 };
     let send = async |queue: u8, range: std::ops::RangeInclusive<u64>, bytes, retention| {
         let batch: Vec<_> = range.map(|sequence| message(queue, sequence, bytes)).collect();
-        store.add_messages(&name, &hex::encode([queue; 16]), &batch, retention).await.unwrap()
+        store.add_messages(&name, &hex::encode([queue; 16]), &batch, retention, NOW).await.unwrap().stored
     };
     assert_eq!(send(1, 1..=25, 1, small).await, 25);
     let kept: Vec<u64> = store.messages(&name, 100).await.unwrap().iter().map(|m| m.sequence).collect();
@@ -271,4 +272,204 @@ async fn a_database_of_a_newer_program_is_not_touched() {
     bytes[63] = 99;
     std::fs::write(&file, bytes).unwrap();
     assert!(matches!(Store::open(&file).await, Err(StoreError::Newer(99))));
+}
+
+/// Another message under a known number is not lost, whatever is still kept of the one before.
+#[tokio::test]
+async fn other_bytes_under_a_known_number_are_a_conflict_and_the_same_ones_a_repetition() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = with_gateway(folder.path()).await;
+    let name = gateway("gw-1");
+    let retention = Retention { messages: 10, bytes: 1_000_000, queues: 4, receipts: 5 };
+    let epoch = hex::encode([1; 16]);
+    let send = async |batch: &[Message]| {
+        let added = store.add_messages(&name, &epoch, batch, retention, NOW).await.unwrap();
+        (added.stored, added.conflict)
+    };
+    let batch = |range: std::ops::RangeInclusive<u64>| range.map(|n| message(1, n, 9)).collect::<Vec<_>>();
+    assert_eq!(send(&batch(1..=20)).await, (20, None));
+    type Change = fn(&mut Message);
+    let changes: [(&str, Change); 4] = [
+        ("payload", |m| m.payload = vec![1; 9].into()),
+        ("topic", |m| m.topic = "u".into()),
+        ("time", |m| m.at = UnixTime(NOW.0 + 1)),
+        ("sender", |m| m.from = SpiffeId::parse("spiffe://plant.example/gateway/gw-1/module/b").unwrap()),
+    ];
+    for (case, change) in changes {
+        // Kept; dropped and known by its digest; no longer known at all, which is told as the unknown that it is.
+        for sequence in [15, 8, 2] {
+            let mut other = message(1, sequence, 9);
+            change(&mut other);
+            assert_eq!(send(&[other]).await, (sequence - 1, Some(sequence)), "{case} of {sequence}");
+        }
+    }
+    assert_eq!(send(&batch(2..=2)).await, (1, Some(2)), "better twice than lost");
+    assert_eq!(send(&batch(6..=20)).await, (20, None), "repetitions");
+    assert_eq!(store.message_count(&name).await.unwrap().kept, 10);
+    // Up to the conflict a batch is stored, and nothing behind it is.
+    let mut mixed = batch(18..=25);
+    mixed[2].topic = "u".into();
+    assert_eq!(send(&mixed).await, (19, Some(20)));
+    assert_eq!(store.messages(&name, 1).await.unwrap()[0].sequence, 20);
+    assert_eq!(send(&batch(18..=25)).await, (25, None));
+    // Both sides learn of it.
+    let events = store.events(Some(&name), 100).await.unwrap();
+    assert!(events.iter().any(|event| event.reason.as_deref() == Some("queue.conflict")), "{events:?}");
+}
+
+#[tokio::test]
+async fn every_stored_byte_is_charged() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = with_gateway(folder.path()).await;
+    let cap = 4 * 1024 * 1024;
+    let retention = Retention { bytes: cap, ..Retention::default() };
+    let mut sequence = 0;
+    for (topic, payload) in [(65_535, 0), (1, 0), (1, 60_000), (300, 300)] {
+        for _ in 0..30 {
+            let batch: Vec<_> = (0..100)
+                .map(|_| {
+                    sequence += 1;
+                    Message { topic: "t".repeat(topic), ..message(1, sequence, payload) }
+                })
+                .collect();
+            store.add_messages(&gateway("gw-1"), &batch[0].queue, &batch, retention, NOW).await.unwrap();
+        }
+    }
+    let count = store.message_count(&gateway("gw-1")).await.unwrap();
+    assert_eq!(count.kept + count.dropped, sequence);
+    store.close().await;
+    let size = std::fs::metadata(folder.path().join("fleet.db")).unwrap().len();
+    // One batch above the cap, before it is brought down, and the receipts.
+    assert!(size < 4 * cap, "{size} bytes for a cap of {cap}");
+}
+
+#[tokio::test]
+async fn nobodys_events_push_out_anothers() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = with_gateway(folder.path()).await;
+    let (ours, theirs) = (gateway("gw-1"), gateway("gw-2"));
+    store.add_event(By::Gateway, Some(&theirs), "renewed", NOW).await.unwrap();
+    for n in 0..u64::try_from(GATEWAY_EVENTS_MAX).unwrap() * 2 {
+        // A day apart, so that each is written, and no two alike.
+        let now = UnixTime(NOW.0 + n * 86400);
+        store.add_refusal(&ours, Reason::AttestQuote, &format!("try {n}"), now).await.unwrap();
+    }
+    let told = store.events(Some(&ours), u32::MAX).await.unwrap();
+    let refusals = told.iter().filter(|event| event.reason.is_some()).count();
+    assert_eq!(i64::try_from(refusals).unwrap(), GATEWAY_EVENTS_MAX);
+    // What it did, what operators did with it, and what others did is all there.
+    for text in ["joined, hardware none", "join token made: with or without a TPM, labels site=clinic"] {
+        assert!(told.iter().any(|event| event.text == text), "{text}");
+    }
+    assert_eq!(store.events(Some(&theirs), 10).await.unwrap()[0].text, "renewed");
+}
+
+#[tokio::test]
+async fn refusals_without_end_are_a_few_rows_and_a_number() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = with_gateway(folder.path()).await;
+    let name = gateway("gw-1");
+    for n in 0..10_000 {
+        // A hundred a second, each with another text.
+        let now = UnixTime(NOW.0 + n / 100);
+        store.add_refusal(&name, Reason::AttestQuote, &format!("try {n}"), now).await.unwrap();
+    }
+    let told = store.events(Some(&name), u32::MAX).await.unwrap();
+    let refusals: Vec<_> = told.iter().filter(|event| event.reason.is_some()).collect();
+    assert!((10..=20).contains(&refusals.len()), "{refusals:?}");
+    assert!(refusals.iter().any(|event| event.text.ends_with("(1000 times)")), "{refusals:?}");
+    // The same one again is the same row.
+    for n in 1..=3_u64 {
+        let now = UnixTime(NOW.0 + n * 86400);
+        store.add_refusal(&name, Reason::AttestQuote, "the same", now).await.unwrap();
+    }
+    let newest = &store.events(Some(&name), 1).await.unwrap()[0];
+    assert!(newest.text.starts_with("the same ("), "{newest:?}");
+}
+
+#[tokio::test]
+async fn a_token_bears_so_many_failed_tries_and_no_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = with_gateway(folder.path()).await;
+    store.add_token(&[2; 32], &grant(&gateway("gw-2"), UnixTime(NOW.0 + 60)), NOW).await.unwrap();
+    for _ in 1..TOKEN_FAILURES_MAX {
+        store.count_failure(&[2; 32]).await.unwrap();
+    }
+    assert_eq!(store.token(&[2; 32]).await.unwrap().unwrap().failures, TOKEN_FAILURES_MAX - 1);
+    store.add_token(&[3; 32], &grant(&gateway("gw-3"), UnixTime(NOW.0 + 60)), NOW).await.unwrap();
+    admit(&store, "gw-2", 2, Some(&[2; 32])).await.unwrap();
+    for _ in 0..TOKEN_FAILURES_MAX {
+        store.count_failure(&[3; 32]).await.unwrap();
+    }
+    assert_eq!(admit(&store, "gw-3", 3, Some(&[3; 32])).await, Err(Reason::EnrolToken));
+}
+
+/// Made by the fourth schema, with messages that were charged by their payloads.
+#[tokio::test]
+async fn messages_from_before_are_charged_and_known() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("fleet.db");
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&file).create_if_missing(true);
+    let pool = sqlx::sqlite::SqlitePool::connect_with(options).await.unwrap();
+    for schema in [
+        include_str!("../src/store/schema-1.sql"),
+        include_str!("../src/store/schema-2.sql"),
+        include_str!("../src/store/schema-3.sql"),
+        include_str!("../src/store/schema-4.sql"),
+    ] {
+        sqlx::raw_sql(schema).execute(&pool).await.unwrap();
+    }
+    let verdict = serde_json::to_string(&attempt(None).verdict).unwrap();
+    sqlx::query(
+        "INSERT INTO device (name, endorsement, attestation, labels, enrolled, verdict) VALUES ('gw-1', ?1, ?1, '{}', 1, ?2)",
+    )
+    .bind(sha256(&[1]).as_str())
+    .bind(verdict)
+    .execute(&pool)
+    .await
+    .unwrap();
+    let epoch = hex::encode([1; 16]);
+    sqlx::query("INSERT INTO queue VALUES ('gw-1', ?, 3, -1, 3, 1000, 0)")
+        .bind(&epoch)
+        .execute(&pool)
+        .await
+        .unwrap();
+    for n in 1..=3 {
+        let m = message(1, n, 9);
+        sqlx::query("INSERT INTO message (gateway, queue, sequence, at, sender, topic, payload) VALUES ('gw-1', ?, ?, ?, ?, ?, ?)")
+            .bind(&epoch)
+            .bind(i64::try_from(n).unwrap())
+            .bind(i64::try_from(NOW.0).unwrap())
+            .bind(m.from.as_str())
+            .bind(m.topic)
+            .bind(m.payload.as_slice())
+            .execute(&pool)
+            .await
+            .unwrap();
+    }
+    sqlx::raw_sql(
+        "INSERT INTO event (at, gateway, text) VALUES (1, NULL, 'by an operator'); PRAGMA user_version = 4",
+    )
+    .execute(&pool)
+    .await
+    .unwrap();
+    pool.close().await;
+
+    let store = open(folder.path()).await;
+    let name = gateway("gw-1");
+    let mut other = message(1, 2, 9);
+    other.topic = "u".into();
+    let one = Retention { messages: 2, ..Retention::default() };
+    let send = async |batch: &[Message]| {
+        let added = store.add_messages(&name, &epoch, batch, one, NOW).await.unwrap();
+        (added.stored, added.conflict)
+    };
+    assert_eq!(send(&[message(1, 1, 9), other]).await, (1, Some(2)));
+    // The first was dropped by that, and is known by the digest that it got then.
+    assert_eq!(send(&[message(1, 1, 9), message(1, 2, 9)]).await, (3, None));
+    let tight = Retention { bytes: 1100, ..Retention::default() };
+    store.add_messages(&name, &epoch, &[message(1, 4, 9)], tight, NOW).await.unwrap();
+    let count = store.message_count(&name).await.unwrap();
+    assert_eq!((count.kept, count.dropped), (1, 3), "three times 512 bytes and more do not fit");
+    assert_eq!(store.events(None, 10).await.unwrap().last().unwrap().text, "by an operator");
 }

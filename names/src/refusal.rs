@@ -135,6 +135,7 @@ reasons! {
     // Messages
     TopicInvalid "mqtt.topic_invalid" "correct the topic (MQTT 3.1.1 section 4.7)";
     ClientIdMismatch "mqtt.client_id" "use the last part of the certificate's SPIFFE ID as client identifier";
+    QueueConflict "queue.conflict" "the gateway runs from an older copy of its disk (a restored backup, a VM snapshot); nothing is lost, it sends the messages under new numbers. Where nobody restored anything, look for a second machine with the same keys";
     QueueFull "queue.full" "the queue has reached its byte cap; restore the upstream link or raise the cap";
     // Leaves
     LeafToken "leaf.token" "allow the leaf on the gateway with `edgewarden leaf allow`";

@@ -145,14 +145,16 @@ impl ModuleState {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Messages {
-    /// Ascending by `sequence`. The fleet keeps each sequence number of a gateway's queue once.
+    /// Of one epoch, ascending by `sequence`. The fleet keeps each sequence number of a gateway's epoch once.
     pub messages: Vec<Message>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Message {
-    /// Names the queue that numbers the messages, so that a gateway that lost its disk starts a new count: 16 bytes, hexadecimal.
+    /// Names the epoch that numbers the messages: 16 random bytes, hexadecimal, chosen anew whenever the gateway opens its
+    /// queue, so that one which runs from an older copy of its disk gives no number of before to another message. A
+    /// message keeps the epoch that it was stored under.
     pub queue: String,
     pub sequence: u64,
     pub at: UnixTime,
@@ -166,4 +168,8 @@ pub struct Message {
 pub struct MessagesReply {
     /// The highest sequence number that is stored: the gateway may forget up to here.
     pub stored: u64,
+    /// The first number of the batch that another message has in this epoch. Nothing from there on was stored: the
+    /// gateway sends it again under a new epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conflict: Option<u64>,
 }

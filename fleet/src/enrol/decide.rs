@@ -10,7 +10,7 @@ use edgewarden_protocol::enrol::{Begin, DeviceKeys};
 
 use crate::selection::{Labels, check_labels};
 use crate::store::devices::Binding;
-use crate::store::tokens::TokenRecord;
+use crate::store::tokens::{TOKEN_FAILURES_MAX, TokenRecord};
 use crate::text;
 
 /// What the fleet knows when a gateway asks to begin.
@@ -44,7 +44,7 @@ pub fn check_token(begin: &Begin, known: Known<'_>, now: UnixTime) -> Result<boo
             _ => refused(Reason::EnrolToken, &"without a token, only the keys of the last join are let in"),
         };
     }
-    let Some(TokenRecord { grant, used }) = known.token else {
+    let Some(TokenRecord { grant, used, failures }) = known.token else {
         return refused(Reason::EnrolToken, &"the token is not known");
     };
     if grant.gateway != begin.gateway {
@@ -52,6 +52,9 @@ pub fn check_token(begin: &Begin, known: Known<'_>, now: UnixTime) -> Result<boo
     }
     if used.is_some() {
         return refused(Reason::EnrolToken, &"the token was used");
+    }
+    if *failures >= TOKEN_FAILURES_MAX {
+        return refused(Reason::EnrolToken, &"too many tries with the token have failed");
     }
     if grant.expires <= now {
         return refused(Reason::EnrolToken, &"the token has expired");
@@ -143,10 +146,11 @@ mod tests {
             allow_software: true,
             labels: Labels::new(),
         };
-        let unused = |grant: Grant| TokenRecord { grant, used: None };
+        let unused = |grant: Grant| TokenRecord { grant, used: None, failures: TOKEN_FAILURES_MAX - 1 };
         let good = unused(grant.clone());
         let other = unused(Grant { gateway: name("gw-2"), ..grant.clone() });
         let used = TokenRecord { used: Some(UnixTime(1)), ..good.clone() };
+        let worn = TokenRecord { failures: TOKEN_FAILURES_MAX, ..good.clone() };
         let expired = unused(Grant { expires: NOW, ..grant });
         let (bound, other_key) = (binding(1, 1), binding(1, 2));
         for (case, shown, record, bound, expected) in [
@@ -158,6 +162,7 @@ mod tests {
             ("unknown token", Some("t"), None, None, Err(Reason::EnrolToken)),
             ("unknown token, known device", Some("t"), None, Some(&bound), Err(Reason::EnrolToken)),
             ("used", Some("t"), Some(&used), None, Err(Reason::EnrolToken)),
+            ("tried too often", Some("t"), Some(&worn), None, Err(Reason::EnrolToken)),
             ("expired", Some("t"), Some(&expired), None, Err(Reason::EnrolToken)),
             ("for another name", Some("t"), Some(&other), None, Err(Reason::EnrolName)),
         ] {
@@ -207,7 +212,7 @@ mod tests {
                 allow_software,
                 labels: labels(granted),
             };
-            let token = TokenRecord { grant, used: None };
+            let token = TokenRecord { grant, used: None, failures: 0 };
             let known = Known { token: Some(&token), binding: None, name_of_endorsement: None };
             let asked = Begin { labels: labels(claimed), keys: keys.clone(), ..begin(Some("t")) };
             let decided = check_token(&asked, known, NOW).map_err(|refusal| refusal.reason);

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::rand;
-use edgewarden_appraisal::{Appraised, Failure, Pending, VendorRoots, appraise, challenge};
+use edgewarden_appraisal::{Appraised, ChallengeParts, Failure, Pending, VendorRoots, appraise, challenge};
 use edgewarden_ca::RootCa;
 use edgewarden_names::{Digest, GatewayName, Reason, Refusal, UnixTime};
 use edgewarden_protocol::enrol::{Begin, Challenge, Enrolled, Finish, Proof};
@@ -62,6 +62,25 @@ impl Enrolment {
         let known = Known { token: token.as_ref(), binding: bound.as_ref(), name_of_endorsement: None };
         let is_join = decide::check_token(&request, known, now)?;
 
+        let begun = self.challenge(request, token_hash, known, is_join, now).await;
+        // With a good token in hand it was a try.
+        if let (Err(Problem::Refused(_)), Some(hash), true) = (&begun, &token_hash, is_join) {
+            self.store.count_failure(hash).await?;
+        }
+        let (begun, parts) = begun?;
+        let session = random_text()?;
+        self.sessions().open(session.clone(), source, begun, now)?;
+        Ok(Challenge { session, nonce: parts.nonce, pcrs: parts.pcrs, credential: parts.credential })
+    }
+
+    async fn challenge(
+        &self,
+        request: Begin,
+        token: Option<[u8; 32]>,
+        known: Known<'_>,
+        is_join: bool,
+        now: UnixTime,
+    ) -> Result<(Begun, ChallengeParts), Problem> {
         let keys = request.keys.clone();
         let permit = self.appraisals.acquire().await.map_err(Problem::internal)?;
         let bundle = self.store.vendor_bundle().await?;
@@ -75,11 +94,7 @@ impl Enrolment {
         let name_of = self.store.name_of(&binding.endorsement).await?;
         let known = Known { name_of_endorsement: name_of.as_ref(), ..known };
         decide::check_binding(&request.gateway, &binding, known, is_join)?;
-
-        let session = random_text()?;
-        let begun = Begun { gateway: request.gateway, token: token_hash, binding, pending };
-        self.sessions().open(session.clone(), source, begun, now)?;
-        Ok(Challenge { session, nonce: parts.nonce, pcrs: parts.pcrs, credential: parts.credential })
+        Ok((Begun { gateway: request.gateway, token, binding, pending }, parts))
     }
 
     /// Spends the session whatever comes of it. The second value names the gateway, for the log.
@@ -145,6 +160,9 @@ impl Enrolment {
             Proof::Tpm(tpm) if failure.has_proven_log() => Some(tpm.event_log.as_slice().to_vec()),
             Proof::Tpm(_) | Proof::None { .. } => None,
         };
+        if let Some(token) = &begun.token {
+            self.store.count_failure(token).await?;
+        }
         let Failure { refusal, verdict } = failure;
         if proven {
             let attempt = Attempt { at: now, verdict, refusal: Some(refusal.clone()), evidence, event_log };
@@ -152,7 +170,7 @@ impl Enrolment {
         }
         let what = if begun.token.is_some() { "join" } else { "renewal" };
         let text = format!("{what} refused: {}", refusal.rule);
-        self.store.add_event(Some(&begun.gateway), Some(refusal.reason), &text, now).await?;
+        self.store.add_refusal(&begun.gateway, refusal.reason, &text, now).await?;
         Ok(refusal)
     }
 

@@ -156,10 +156,15 @@ async fn messages(
         admitted(&shared, &gateway, client).await?;
         let _room = shared.gateways_bodies.acquire().await.map_err(Problem::internal)?;
         let Messages { messages } = read_json(body, MESSAGES_BODY_BYTES_MAX).await?;
-        let Some(first) = messages.first() else { return Ok(MessagesReply { stored: 0 }) };
+        let Some(first) = messages.first() else { return Ok(MessagesReply { stored: 0, conflict: None }) };
         check_messages(&shared.domain, &gateway, &messages)?;
-        let stored = shared.store.add_messages(&gateway, &first.queue, &messages, shared.retention).await?;
-        Ok(MessagesReply { stored })
+        let now = UnixTime::now();
+        let added =
+            shared.store.add_messages(&gateway, &first.queue, &messages, shared.retention, now).await?;
+        if let Some(sequence) = added.conflict {
+            tracing::warn!(%gateway, epoch = first.queue, sequence, "other messages under known numbers");
+        }
+        Ok(MessagesReply { stored: added.stored, conflict: added.conflict })
     };
     reply(answer.await)
 }

@@ -2,6 +2,7 @@
 
 use edgewarden_names::{Digest, UnixTime};
 
+use super::events::By;
 use super::{Store, StoreError, from_json, parsed, signed, to_json, unsigned};
 use crate::selection::{Candidate, Labels};
 
@@ -51,7 +52,7 @@ impl Store {
         .execute(writing.sql())
         .await?;
         let text = format!("deployment `{}` version {} stored", deployment.name, deployment.version);
-        writing.note(None, None, &text, now).await?;
+        writing.note(By::Operator, None, &text, now).await?;
         writing.commit().await
     }
 

@@ -1,9 +1,13 @@
 //! Enrolled gateways, what they proved, and what they report.
 
+use std::time::Duration;
+
 use edgewarden_names::{Digest, GatewayName, Reason, Refusal, UnixTime};
 use edgewarden_protocol::enrol::{Verdict, VerdictState};
 use edgewarden_protocol::uplink::Report;
 
+use super::events::By;
+use super::tokens::TOKEN_FAILURES_MAX;
 use super::writer::Writing;
 use super::{Store, StoreError, from_json, parsed, signed, time, to_json};
 use crate::selection::{Labels, check_labels};
@@ -11,6 +15,8 @@ use crate::text::labels_or_none;
 
 /// Most appraisals of one gateway that are kept.
 pub const ATTEMPTS_MAX: i64 = 10;
+/// A failure that is the same as the one before is kept again after this long.
+const SAME_AGAIN_AFTER: Duration = Duration::from_secs(60);
 /// Most certified CA keys of one gateway that are good here: the newest, and those that it is moving away from.
 pub const CA_KEYS_MAX: i64 = 4;
 
@@ -161,10 +167,21 @@ impl Store {
         if bound.is_some_and(|bound| bound != endorsement.as_str()) {
             return writing.abandon().await;
         }
+        // The same again within a minute tells nothing new, and evidence is large.
+        let last: Option<(i64, Option<String>)> =
+            sqlx::query_as("SELECT at, refusal FROM attempt WHERE gateway = ? ORDER BY id DESC LIMIT 1")
+                .bind(gateway.as_str())
+                .fetch_optional(writing.sql())
+                .await?;
+        let refusal = attempt.refusal.as_ref().map(to_json).transpose()?;
+        let recent = signed(attempt.at.minus(SAME_AGAIN_AFTER).0)..=signed(attempt.at.0);
+        if last.is_some_and(|(at, before)| before.is_some() && before == refusal && recent.contains(&at)) {
+            return writing.abandon().await;
+        }
         writing.insert_attempt(gateway, attempt).await?;
         sqlx::query("UPDATE device SET verdict = ?, refusal = ? WHERE name = ?")
             .bind(to_json(&attempt.verdict)?)
-            .bind(attempt.refusal.as_ref().map(to_json).transpose()?)
+            .bind(refusal)
             .bind(gateway.as_str())
             .execute(writing.sql())
             .await?;
@@ -235,7 +252,7 @@ impl Store {
             .execute(writing.sql())
             .await?;
         let text = format!("labels set by an operator: {}", labels_or_none(&labels));
-        writing.note(Some(gateway), None, &text, now).await?;
+        writing.note(By::Operator, Some(gateway), &text, now).await?;
         writing.commit().await?;
         Ok(Some(Ok(labels)))
     }
@@ -268,7 +285,7 @@ impl Store {
             .await?
             .rows_affected();
         if removed == 1 {
-            writing.note(Some(gateway), None, "removed by an operator", now).await?;
+            writing.note(By::Operator, Some(gateway), "removed by an operator", now).await?;
         }
         writing.commit().await?;
         Ok(removed == 1)
@@ -287,15 +304,16 @@ impl Writing<'_> {
         if let Some(token) = admission.token {
             granted = sqlx::query_scalar(
                 "UPDATE join_token SET used = ?1 WHERE hash = ?2 AND gateway = ?3 AND used IS NULL AND expires > ?1 \
-                 RETURNING labels",
+                 AND failures < ?4 RETURNING labels",
             )
             .bind(signed(now.0))
             .bind(token.as_slice())
             .bind(name)
+            .bind(TOKEN_FAILURES_MAX)
             .fetch_optional(self.sql())
             .await?;
             if granted.is_none() {
-                let rule = "the token was used or expired meanwhile";
+                let rule = "the token was used, expired or failed too often meanwhile";
                 return Ok(Err(Refusal::new(Reason::EnrolToken, name, rule)));
             }
         }
@@ -361,28 +379,36 @@ impl Writing<'_> {
         self.insert_attempt(admission.gateway, admission.attempt).await?;
         let what = if admission.token.is_some() { "joined" } else { "renewed" };
         let text = format!("{what}, hardware {}", admission.attempt.verdict.hardware);
-        self.note(Some(admission.gateway), None, &text, now).await?;
+        self.note(By::Gateway, Some(admission.gateway), &text, now).await?;
         Ok(Ok(()))
     }
 
     async fn insert_attempt(&mut self, gateway: &GatewayName, attempt: &Attempt) -> Result<(), StoreError> {
         sqlx::query(
-        "INSERT INTO attempt (gateway, at, verdict, refusal, evidence, event_log) VALUES (?, ?, ?, ?, ?, ?)",
-    )
-    .bind(gateway.as_str())
-    .bind(signed(attempt.at.0))
-    .bind(to_json(&attempt.verdict)?)
-    .bind(attempt.refusal.as_ref().map(to_json).transpose()?)
-    .bind(attempt.evidence.as_str())
-    .bind(attempt.event_log.as_deref())
-    .execute(self.sql())
-    .await?;
+            "INSERT INTO attempt (gateway, at, verdict, refusal, evidence, event_log) VALUES (?, ?, ?, ?, ?, ?)",
+        )
+        .bind(gateway.as_str())
+        .bind(signed(attempt.at.0))
+        .bind(to_json(&attempt.verdict)?)
+        .bind(attempt.refusal.as_ref().map(to_json).transpose()?)
+        .bind(attempt.evidence.as_str())
+        .bind(attempt.event_log.as_deref())
+        .execute(self.sql())
+        .await?;
         sqlx::query(
             "DELETE FROM attempt WHERE gateway = ?1 AND id NOT IN \
-         (SELECT id FROM attempt WHERE gateway = ?1 ORDER BY id DESC LIMIT ?2)",
+             (SELECT id FROM attempt WHERE gateway = ?1 ORDER BY id DESC LIMIT ?2)",
         )
         .bind(gateway.as_str())
         .bind(ATTEMPTS_MAX)
+        .execute(self.sql())
+        .await?;
+        // Up to 2 MiB, and only the newest can be made a reference.
+        sqlx::query(
+            "UPDATE attempt SET event_log = NULL WHERE gateway = ?1 AND event_log IS NOT NULL \
+             AND id < (SELECT max(id) FROM attempt WHERE gateway = ?1)",
+        )
+        .bind(gateway.as_str())
         .execute(self.sql())
         .await?;
         Ok(())

@@ -1,8 +1,12 @@
-//! Telemetry. A message is stored once, by (gateway, queue, sequence), and committed before it is acknowledged.
+//! Telemetry. A message is stored once, by (gateway, epoch, sequence), and committed before it is acknowledged.
 //!
-//! At the cap the oldest messages of the gateway go, and how many is kept and shown.
+//! Another message under a number that is known is a conflict, never a repetition: a gateway that runs from an older
+//! copy of its disk gives out numbers again, and what it sends under them is not lost. At the cap the oldest messages of
+//! the gateway go, and how many is kept and shown; the newest of those that went are still known by their digests.
+//! The column `queue` holds the epoch ([`edgewarden_protocol::uplink::Message::queue`]).
 
-use edgewarden_names::{GatewayName, UnixTime};
+use aws_lc_rs::digest::{Context, SHA256};
+use edgewarden_names::{GatewayName, Reason, UnixTime};
 use edgewarden_protocol::uplink::Message;
 use serde::{Deserialize, Serialize};
 
@@ -13,18 +17,24 @@ use super::{Store, StoreError, signed, time, unsigned};
 #[derive(Debug, Clone, Copy)]
 pub struct Retention {
     pub messages: u64,
+    /// Payloads, topics, senders, and what a row takes beside them.
     pub bytes: u64,
+    /// Epochs: one for each start of the gateway's broker.
     pub queues: u64,
+    /// Dropped messages that are known when they are sent again.
+    pub receipts: u64,
 }
 
 impl Default for Retention {
     fn default() -> Self {
-        Self { messages: 100_000, bytes: 256 * 1024 * 1024, queues: 16 }
+        Self { messages: 100_000, bytes: 256 * 1024 * 1024, queues: 1024, receipts: 10_000 }
     }
 }
 
-/// Room that a message takes beside its payload, so that empty ones are not free.
-const MESSAGE_OVERHEAD_BYTES: u64 = 256;
+/// Room that a message takes beside its own bytes: names, numbers, digest, three entries of indexes. Also in
+/// `schema-5.sql`.
+const MESSAGE_OVERHEAD_BYTES: u64 = 512;
+const DIGEST_BYTES: usize = 16;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredMessage {
@@ -42,71 +52,128 @@ pub struct MessageCount {
     pub dropped: u64,
 }
 
+/// What became of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AddedMessages {
+    /// The highest sequence number up to which all of the epoch is stored.
+    pub stored: u64,
+    /// The first number that another message has. Nothing from there on was stored.
+    pub conflict: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Known {
+    No,
+    Same,
+    /// Or too old to tell: then it is better stored twice than lost.
+    Other,
+}
+
+type Digest = [u8; DIGEST_BYTES];
+
+type Content<'a> = (u64, &'a str, &'a str, &'a [u8]);
+
+/// Of time, sender, topic and payload, each text behind its length.
+fn digest((at, sender, topic, payload): Content<'_>) -> Digest {
+    let mut hash = Context::new(&SHA256);
+    hash.update(&at.to_be_bytes());
+    for field in [sender.as_bytes(), topic.as_bytes(), payload] {
+        hash.update(&(field.len() as u64).to_be_bytes());
+        hash.update(field);
+    }
+    let mut digest = [0; DIGEST_BYTES];
+    for (place, byte) in digest.iter_mut().zip(hash.finish().as_ref()) {
+        *place = *byte;
+    }
+    digest
+}
+
+fn digest_of(message: &Message) -> Digest {
+    digest((message.at.0, message.from.as_str(), &message.topic, message.payload.as_slice()))
+}
+
+fn room(message: &Message) -> u64 {
+    let bytes = message.from.as_str().len() + message.topic.len() + message.payload.as_slice().len();
+    (bytes as u64).saturating_add(MESSAGE_OVERHEAD_BYTES)
+}
+
 impl Store {
-    /// Stores what is new of `messages`, all of one queue, and returns the highest sequence number that is stored.
+    /// Stores what is new of `messages`, all of one epoch and ascending, up to the first conflict.
     pub async fn add_messages(
         &self,
         gateway: &GatewayName,
-        queue: &str,
+        epoch: &str,
         messages: &[Message],
         retention: Retention,
-    ) -> Result<u64, StoreError> {
+        now: UnixTime,
+    ) -> Result<AddedMessages, StoreError> {
         let mut writing = self.begin().await?;
         sqlx::query(
             "INSERT INTO queue (gateway, queue, highest, forgotten_to, kept, bytes, dropped) \
              VALUES (?, ?, 0, -1, 0, 0, 0) ON CONFLICT DO NOTHING",
         )
         .bind(gateway.as_str())
-        .bind(queue)
+        .bind(epoch)
         .execute(writing.sql())
         .await?;
-        let forgotten_to: i64 =
-            sqlx::query_scalar("SELECT forgotten_to FROM queue WHERE gateway = ? AND queue = ?")
+        let (known_to, forgotten_to): (i64, i64) =
+            sqlx::query_as("SELECT highest, forgotten_to FROM queue WHERE gateway = ? AND queue = ?")
                 .bind(gateway.as_str())
-                .bind(queue)
+                .bind(epoch)
                 .fetch_one(writing.sql())
                 .await?;
-        let (mut kept, mut bytes, mut highest) = (0, 0, 0);
+        let (mut kept, mut bytes, mut highest, mut conflict) = (0, 0, known_to, None);
         for message in messages {
+            let digest = digest_of(message);
             let sequence = signed(message.sequence);
-            highest = highest.max(sequence);
-            if sequence <= forgotten_to {
-                continue;
+            if sequence <= known_to {
+                match writing.known(gateway, epoch, sequence, &digest, forgotten_to).await? {
+                    Known::No => {}
+                    Known::Same => continue,
+                    Known::Other => {
+                        conflict = Some(message.sequence);
+                        break;
+                    }
+                }
             }
-            let inserted = sqlx::query(
-                "INSERT INTO message (gateway, queue, sequence, at, sender, topic, payload) \
-                 VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            sqlx::query(
+                "INSERT INTO message (gateway, queue, sequence, at, sender, topic, payload, digest) \
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             )
             .bind(gateway.as_str())
-            .bind(queue)
+            .bind(epoch)
             .bind(sequence)
             .bind(signed(message.at.0))
             .bind(message.from.as_str())
             .bind(&message.topic)
             .bind(message.payload.as_slice())
+            .bind(digest.as_slice())
             .execute(writing.sql())
-            .await?
-            .rows_affected();
-            if inserted == 1 {
-                kept += 1;
-                bytes += room(message.payload.as_slice().len() as u64);
-            }
+            .await?;
+            kept += 1;
+            bytes += room(message);
+            highest = highest.max(sequence);
         }
-        let highest: i64 = sqlx::query_scalar(
-            "UPDATE queue SET highest = max(highest, ?), kept = kept + ?, bytes = bytes + ? \
-             WHERE gateway = ? AND queue = ? RETURNING highest",
+        sqlx::query(
+            "UPDATE queue SET highest = ?, kept = kept + ?, bytes = bytes + ? WHERE gateway = ? AND queue = ?",
         )
         .bind(highest)
         .bind(kept)
         .bind(signed(bytes))
         .bind(gateway.as_str())
-        .bind(queue)
-        .fetch_one(writing.sql())
+        .bind(epoch)
+        .execute(writing.sql())
         .await?;
-        forget_oldest(&mut writing, gateway, retention).await?;
-        forget_oldest_queues(&mut writing, gateway, queue, retention).await?;
+        if let Some(sequence) = conflict {
+            let text = format!("another message than before under number {sequence} of epoch {epoch}");
+            writing.note_refusal(gateway, Reason::QueueConflict, &text, 1, now).await?;
+        }
+        writing.forget_oldest(gateway, retention).await?;
+        writing.forget_receipts(gateway, retention).await?;
+        writing.forget_oldest_queues(gateway, epoch, retention).await?;
         writing.commit().await?;
-        Ok(unsigned(highest))
+        let stored = conflict.map_or(unsigned(highest), |sequence| sequence.saturating_sub(1));
+        Ok(AddedMessages { stored, conflict })
     }
 
     /// The newest first.
@@ -135,88 +202,168 @@ impl Store {
     }
 }
 
-fn room(payload: u64) -> u64 {
-    payload.saturating_add(MESSAGE_OVERHEAD_BYTES)
+type OldestRow = (i64, String, i64, i64, Option<Vec<u8>>);
+
+/// One that is to go.
+struct Oldest {
+    id: i64,
+    queue: String,
+    sequence: i64,
+    /// As it was charged.
+    size: u64,
+    digest: Option<Vec<u8>>,
 }
 
-async fn forget_oldest(
-    writing: &mut Writing<'_>,
-    gateway: &GatewayName,
-    retention: Retention,
-) -> Result<(), StoreError> {
-    loop {
-        let (kept, bytes): (i64, i64) = sqlx::query_as(
-            "SELECT coalesce(sum(kept), 0), coalesce(sum(bytes), 0) FROM queue WHERE gateway = ?",
+impl Writing<'_> {
+    async fn known(
+        &mut self,
+        gateway: &GatewayName,
+        epoch: &str,
+        sequence: i64,
+        offered: &Digest,
+        forgotten_to: i64,
+    ) -> Result<Known, StoreError> {
+        let kept: Option<(i64, Option<Vec<u8>>)> = sqlx::query_as(
+            "SELECT id, digest FROM message WHERE gateway = ?1 AND queue = ?2 AND sequence = ?3 UNION ALL \
+             SELECT id, digest FROM receipt WHERE gateway = ?1 AND queue = ?2 AND sequence = ?3",
         )
         .bind(gateway.as_str())
-        .fetch_one(writing.sql())
+        .bind(epoch)
+        .bind(sequence)
+        .fetch_optional(self.sql())
         .await?;
-        let (mut kept, mut bytes) = (unsigned(kept), unsigned(bytes));
-        if kept <= retention.messages && bytes <= retention.bytes {
-            return Ok(());
-        }
-        let oldest: Vec<(i64, String, i64, i64)> = sqlx::query_as(
-            "SELECT id, queue, sequence, length(payload) FROM message WHERE gateway = ? ORDER BY id LIMIT 1000",
-        )
-        .bind(gateway.as_str())
-        .fetch_all(writing.sql())
-        .await?;
-        if oldest.is_empty() {
-            return Ok(());
-        }
-        for (id, queue, sequence, length) in oldest {
-            if kept <= retention.messages && bytes <= retention.bytes {
-                break;
-            }
-            let size = room(unsigned(length));
-            sqlx::query("DELETE FROM message WHERE id = ?").bind(id).execute(writing.sql()).await?;
-            sqlx::query(
-                "UPDATE queue SET kept = kept - 1, bytes = bytes - ?, dropped = dropped + 1, \
-                 forgotten_to = max(forgotten_to, ?) WHERE gateway = ? AND queue = ?",
+        let stored = match kept {
+            None if sequence <= forgotten_to => return Ok(Known::Other),
+            None => return Ok(Known::No),
+            Some((_, Some(digest))) => digest,
+            Some((id, None)) => self.digest_from_before(id).await?.to_vec(),
+        };
+        Ok(if stored == offered { Known::Same } else { Known::Other })
+    }
+
+    /// The digest of a message that was stored without one.
+    async fn digest_from_before(&mut self, id: i64) -> Result<Digest, StoreError> {
+        let (at, sender, topic, payload): (i64, String, String, Vec<u8>) =
+            sqlx::query_as("SELECT at, sender, topic, payload FROM message WHERE id = ?")
+                .bind(id)
+                .fetch_one(self.sql())
+                .await?;
+        Ok(digest((unsigned(at), &sender, &topic, &payload)))
+    }
+
+    async fn forget_oldest(&mut self, gateway: &GatewayName, retention: Retention) -> Result<(), StoreError> {
+        loop {
+            let (kept, bytes): (i64, i64) = sqlx::query_as(
+                "SELECT coalesce(sum(kept), 0), coalesce(sum(bytes), 0) FROM queue WHERE gateway = ?",
             )
-            .bind(signed(size))
-            .bind(sequence)
             .bind(gateway.as_str())
-            .bind(&queue)
-            .execute(writing.sql())
+            .fetch_one(self.sql())
             .await?;
-            kept = kept.saturating_sub(1);
-            bytes = bytes.saturating_sub(size);
+            let (mut kept, mut bytes) = (unsigned(kept), unsigned(bytes));
+            if kept <= retention.messages && bytes <= retention.bytes {
+                return Ok(());
+            }
+            let oldest: Vec<OldestRow> = sqlx::query_as(
+                "SELECT id, queue, sequence, octet_length(sender) + octet_length(topic) + octet_length(payload), \
+                 digest FROM message WHERE gateway = ? ORDER BY id LIMIT 1000",
+            )
+            .bind(gateway.as_str())
+            .fetch_all(self.sql())
+            .await?;
+            if oldest.is_empty() {
+                return Ok(());
+            }
+            for (id, queue, sequence, bytes_of, digest) in oldest {
+                if kept <= retention.messages && bytes <= retention.bytes {
+                    break;
+                }
+                let size = unsigned(bytes_of).saturating_add(MESSAGE_OVERHEAD_BYTES);
+                self.forget(gateway, Oldest { id, queue, sequence, size, digest }).await?;
+                kept = kept.saturating_sub(1);
+                bytes = bytes.saturating_sub(size);
+            }
         }
     }
-}
 
-/// A gateway that lost its disk numbers a new queue. Old queues go when there are too many.
-async fn forget_oldest_queues(
-    writing: &mut Writing<'_>,
-    gateway: &GatewayName,
-    in_use: &str,
-    retention: Retention,
-) -> Result<(), StoreError> {
-    let gone: Option<i64> = sqlx::query_scalar(
-        "SELECT sum(kept + dropped) FROM queue WHERE gateway = ?1 AND rowid IN \
-         (SELECT rowid FROM queue WHERE gateway = ?1 AND queue != ?2 ORDER BY rowid DESC LIMIT -1 OFFSET ?3)",
-    )
-    .bind(gateway.as_str())
-    .bind(in_use)
-    .bind(signed(retention.queues.saturating_sub(1)))
-    .fetch_one(writing.sql())
-    .await?;
-    let Some(gone) = gone else { return Ok(()) };
-    sqlx::query(
-        "DELETE FROM queue WHERE gateway = ?1 AND rowid IN \
-         (SELECT rowid FROM queue WHERE gateway = ?1 AND queue != ?2 ORDER BY rowid DESC LIMIT -1 OFFSET ?3)",
-    )
-    .bind(gateway.as_str())
-    .bind(in_use)
-    .bind(signed(retention.queues.saturating_sub(1)))
-    .execute(writing.sql())
-    .await?;
-    sqlx::query("UPDATE queue SET dropped = dropped + ? WHERE gateway = ? AND queue = ?")
-        .bind(gone)
+    async fn forget(&mut self, gateway: &GatewayName, message: Oldest) -> Result<(), StoreError> {
+        let digest = match message.digest {
+            Some(digest) => digest,
+            None => self.digest_from_before(message.id).await?.to_vec(),
+        };
+        sqlx::query("INSERT INTO receipt (id, gateway, queue, sequence, digest) VALUES (?, ?, ?, ?, ?)")
+            .bind(message.id)
+            .bind(gateway.as_str())
+            .bind(&message.queue)
+            .bind(message.sequence)
+            .bind(digest)
+            .execute(self.sql())
+            .await?;
+        sqlx::query("DELETE FROM message WHERE id = ?").bind(message.id).execute(self.sql()).await?;
+        sqlx::query(
+            "UPDATE queue SET kept = kept - 1, bytes = bytes - ?, dropped = dropped + 1 WHERE gateway = ? AND queue = ?",
+        )
+        .bind(signed(message.size))
+        .bind(gateway.as_str())
+        .bind(&message.queue)
+        .execute(self.sql())
+        .await?;
+        Ok(())
+    }
+
+    async fn forget_receipts(
+        &mut self,
+        gateway: &GatewayName,
+        retention: Retention,
+    ) -> Result<(), StoreError> {
+        let last: Option<i64> =
+            sqlx::query_scalar("SELECT id FROM receipt WHERE gateway = ? ORDER BY id DESC LIMIT 1 OFFSET ?")
+                .bind(gateway.as_str())
+                .bind(signed(retention.receipts))
+                .fetch_optional(self.sql())
+                .await?;
+        let Some(last) = last else { return Ok(()) };
+        sqlx::query(
+            "UPDATE queue SET forgotten_to = max(forgotten_to, gone.sequence) FROM \
+             (SELECT queue, max(sequence) AS sequence FROM receipt WHERE gateway = ?1 AND id <= ?2 GROUP BY queue) gone \
+             WHERE queue.gateway = ?1 AND queue.queue = gone.queue",
+        )
+        .bind(gateway.as_str())
+        .bind(last)
+        .execute(self.sql())
+        .await?;
+        sqlx::query("DELETE FROM receipt WHERE gateway = ? AND id <= ?")
+            .bind(gateway.as_str())
+            .bind(last)
+            .execute(self.sql())
+            .await?;
+        Ok(())
+    }
+
+    /// Epochs of which nothing is kept go first, the oldest of them before the others.
+    async fn forget_oldest_queues(
+        &mut self,
+        gateway: &GatewayName,
+        in_use: &str,
+        retention: Retention,
+    ) -> Result<(), StoreError> {
+        let gone: Vec<(i64, i64)> = sqlx::query_as(
+            "SELECT rowid, kept + dropped FROM queue WHERE gateway = ? AND queue != ? \
+             ORDER BY kept > 0 DESC, rowid DESC LIMIT -1 OFFSET ?",
+        )
         .bind(gateway.as_str())
         .bind(in_use)
-        .execute(writing.sql())
+        .bind(signed(retention.queues.saturating_sub(1)))
+        .fetch_all(self.sql())
         .await?;
-    Ok(())
+        for (row, messages) in gone {
+            sqlx::query("DELETE FROM queue WHERE rowid = ?").bind(row).execute(self.sql()).await?;
+            sqlx::query("UPDATE queue SET dropped = dropped + ? WHERE gateway = ? AND queue = ?")
+                .bind(messages)
+                .bind(gateway.as_str())
+                .bind(in_use)
+                .execute(self.sql())
+                .await?;
+        }
+        Ok(())
+    }
 }

@@ -33,6 +33,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("schema-2.sql"),
     include_str!("schema-3.sql"),
     include_str!("schema-4.sql"),
+    include_str!("schema-5.sql"),
 ];
 
 const READERS_MAX: u32 = 4;
@@ -70,6 +71,7 @@ impl StoreError {
 pub struct Store {
     writer: Writer,
     readers: SqlitePool,
+    refusals: events::Refusals,
 }
 
 impl Store {
@@ -99,7 +101,7 @@ impl Store {
             .max_lifetime(None)
             .connect_with(options.read_only(true))
             .await?;
-        Ok(Self { writer, readers })
+        Ok(Self { writer, readers, refusals: events::Refusals::default() })
     }
 
     /// Waits for what is running, then closes the file.

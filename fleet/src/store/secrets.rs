@@ -4,6 +4,7 @@ use edgewarden_names::{Digest, GatewayName, ModuleName, SecretName, UnixTime};
 use edgewarden_protocol::secret::{ENTRIES_MAX, SecretDocument};
 use edgewarden_protocol::uplink::SecretsSync;
 
+use super::events::By;
 use super::{Store, StoreError, from_json, parsed, signed, time, to_json, unsigned};
 
 /// A sealed secret without its envelope.
@@ -95,7 +96,7 @@ impl Store {
         .await?;
         let what = if removed { "removal of secret" } else { "secret" };
         let text = format!("{what} {} stored, signed by {signer}", document.subject());
-        writing.note(Some(&document.gateway), None, &text, now).await?;
+        writing.note(By::Operator, Some(&document.gateway), &text, now).await?;
         writing.commit().await?;
         Ok(Added::Stored)
     }

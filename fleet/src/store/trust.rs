@@ -5,6 +5,7 @@ use edgewarden_names::{Digest, UnixTime};
 use edgewarden_protocol::dsse::VerifyingKey;
 use serde::{Deserialize, Serialize};
 
+use super::events::By;
 use super::{Store, StoreError, from_json, signed, time, to_json};
 use crate::admin_api::Trusted;
 
@@ -51,7 +52,7 @@ impl Store {
         .rows_affected();
         if added == 1 {
             let text = format!("reference `{}` added from {origin}", values.name);
-            writing.note(None, None, &text, now).await?;
+            writing.note(By::Operator, None, &text, now).await?;
         }
         writing.commit().await?;
         Ok(added == 1)
@@ -89,7 +90,7 @@ impl Store {
             added += done.rows_affected();
         }
         if added > 0 {
-            writing.note(None, None, "vendor roots added", now).await?;
+            writing.note(By::Operator, None, "vendor roots added", now).await?;
         }
         writing.commit().await
     }
@@ -127,7 +128,7 @@ impl Store {
         .await?
         .rows_affected();
         if added == 1 {
-            writing.note(None, None, &format!("operator key `{}` pinned", key.name), now).await?;
+            writing.note(By::Operator, None, &format!("operator key `{}` pinned", key.name), now).await?;
         }
         let pinned: i64 =
             sqlx::query_scalar("SELECT count(*) FROM operator_key WHERE name = ? AND point = ?")
@@ -163,7 +164,7 @@ impl Store {
         let mut writing = self.begin().await?;
         let removed = sqlx::query(statement).bind(name).execute(writing.sql()).await?.rows_affected();
         if removed == 1 {
-            writing.note(None, None, &event, now).await?;
+            writing.note(By::Operator, None, &event, now).await?;
         }
         writing.commit().await?;
         Ok(removed == 1)

@@ -177,7 +177,7 @@ fn serve(layout: &Layout, config: &Config, doors: Doors) -> Result<Daemon, Gatew
     if let Some(fleet) = &config.fleet {
         let client = Client::new(&fleet.url, client_config(&identity, only(fleet_id(&domain)))?)?;
         upstream_out.send_replace(UpstreamStatus::Idle);
-        background.spawn(upload::serve(client, opening.clone(), upstream_out));
+        background.spawn(upload::serve(client, opening.clone(), upstream_out, audit.clone()));
     }
 
     let shared = Shared {

@@ -22,7 +22,13 @@ pub(crate) fn encode(at: UnixTime, from: &SpiffeId, topic: &str, payload: &[u8])
     Some(bytes)
 }
 
-pub(crate) fn decode(queue: &str, sequence: u64, body: &[u8]) -> Option<Message> {
+/// Who sent what a body holds: whose share of the queue it takes.
+pub(crate) fn sender_of(body: &[u8]) -> Option<&[u8]> {
+    let (_, rest) = body.split_first_chunk::<9>()?;
+    text(rest).map(|(from, _)| from.as_bytes())
+}
+
+pub(crate) fn decode(epoch: &str, sequence: u64, body: &[u8]) -> Option<Message> {
     let (version, rest) = body.split_first_chunk::<1>()?;
     if *version != [VERSION] {
         return None;
@@ -31,7 +37,7 @@ pub(crate) fn decode(queue: &str, sequence: u64, body: &[u8]) -> Option<Message>
     let (from, rest) = text(rest)?;
     let (topic, payload) = text(rest)?;
     Some(Message {
-        queue: queue.to_owned(),
+        queue: epoch.to_owned(),
         sequence,
         at: UnixTime(u64::from_be_bytes(*at)),
         from: SpiffeId::parse(from).ok()?,
@@ -56,6 +62,7 @@ mod tests {
         let body = encode(UnixTime(5), &from, "a/b", b"xy").unwrap();
         let message = decode("q", 9, &body).unwrap();
         assert_eq!((message.sequence, message.at, message.topic.as_str()), (9, UnixTime(5), "a/b"));
+        assert_eq!(sender_of(&body), Some(from.as_str().as_bytes()));
         assert_eq!((message.from, message.payload.as_slice()), (from, &b"xy"[..]));
         let least = body.len() - 2;
         for cut in 0..least {

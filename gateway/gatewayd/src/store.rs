@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 use crate::audit::Audit;
 use crate::control::{Chain, Control, ControlError};
 use crate::hub::{Event, ToStore};
+use crate::record;
 
 /// How long until a queue that could not be opened is tried again.
 const RETRY: Duration = Duration::from_secs(10);
@@ -65,7 +66,7 @@ pub(crate) async fn open(
 
 async fn try_open(folder: &std::path::Path, bytes_max: u64, control: &Control) -> Result<Queue, OpenError> {
     let key = storage_key(control).await?;
-    Ok(Queue::open(folder, key, bytes_max).await?)
+    Ok(Queue::open_shared(folder, key, bytes_max, record::sender_of).await?)
 }
 
 /// The key for all that this process keeps on disk.
@@ -108,7 +109,7 @@ pub(crate) async fn serve(
 
 fn refusal(error: &QueueError) -> Refusal {
     let reason = match error {
-        QueueError::Full { .. } => Reason::QueueFull,
+        QueueError::Full { .. } | QueueError::Share { .. } => Reason::QueueFull,
         QueueError::TooLarge(_) => Reason::RequestTooLarge,
         _ => Reason::Internal,
     };

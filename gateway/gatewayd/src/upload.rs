@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use edgewarden_names::{Reason, UnixTime};
+use edgewarden_names::{Reason, Refusal, UnixTime};
 use edgewarden_protocol::uplink::{MESSAGES_BYTES_MAX, MESSAGES_MAX, Messages, MessagesReply};
 use edgewarden_queue::Queue;
 use edgewarden_transport::http::{Client, HttpError};
 use tokio::sync::watch;
 
+use crate::audit::Audit;
 use crate::backoff::Backoff;
 use crate::control::Chain;
 use crate::record;
@@ -24,6 +25,8 @@ enum UploadError {
     Http(#[from] HttpError),
     #[error("the fleet has stored nothing of what was sent")]
     NoProgress,
+    #[error("the fleet has another message under number {sequence}; ours go out again as epoch {epoch}")]
+    Conflict { sequence: u64, epoch: edgewarden_queue::Epoch },
     #[error("cannot read or acknowledge the queue")]
     Queue(#[from] edgewarden_queue::QueueError),
     /// The queue authenticated it, so another version of this program wrote it.
@@ -36,6 +39,7 @@ pub(crate) async fn serve(
     client: Client,
     mut opening: watch::Receiver<Opening>,
     status: watch::Sender<UpstreamStatus>,
+    audit: Audit,
 ) {
     let Ok(queue) =
         opening.wait_for(|opening| matches!(opening, Some(Ok(_)))).await.map(|opening| opening.clone())
@@ -61,6 +65,9 @@ pub(crate) async fn serve(
             }
             Err(error) => {
                 tracing::warn!(error = %Chain(&error), "messages wait for the fleet");
+                if let UploadError::Conflict { .. } = &error {
+                    audit.refused(Refusal::new(Reason::QueueConflict, "upstream queue", Chain(&error)));
+                }
                 if let UploadError::Http(HttpError::Refused(refusal)) = &error
                     && refusal.reason == Reason::RequestTooLarge
                 {
@@ -88,17 +95,28 @@ fn replace_if(old: &mut UpstreamStatus, new: UpstreamStatus, same: impl Fn(&Upst
 
 async fn send_batch(client: &Client, queue: &Queue, messages_max: usize) -> Result<(), UploadError> {
     let records = queue.read(messages_max, MESSAGES_BYTES_MAX).await?;
-    let messages = records
+    let Some(first) = records.first() else { return Ok(()) };
+    let name = first.epoch.to_string();
+    let of_one_epoch: Vec<_> = records.iter().take_while(|record| record.epoch == first.epoch).collect();
+    let messages = of_one_epoch
         .iter()
-        .map(|r| record::decode(queue.id(), r.sequence, &r.body).ok_or(UploadError::Record(r.sequence)))
+        .map(|r| record::decode(&name, r.sequence, &r.body).ok_or(UploadError::Record(r.sequence)))
         .collect::<Result<Vec<_>, _>>()?;
-    let (Some(first), Some(last)) = (records.first(), records.last()) else { return Ok(()) };
+    let last = of_one_epoch.last().map_or(first.sequence, |record| record.sequence);
     let reply: MessagesReply =
         client.post_json(PATH, &Messages { messages }, REPLY_BYTES_MAX, DEADLINE).await?;
+    if let Some(sequence) = reply.conflict.filter(|sequence| (first.sequence..=last).contains(sequence)) {
+        // What came before it is stored. Were it acknowledged after the epoch, a crash between would send it twice.
+        if sequence > first.sequence {
+            queue.acknowledge(sequence.saturating_sub(1)).await?;
+        }
+        let epoch = queue.begin_epoch().await?;
+        return Err(UploadError::Conflict { sequence, epoch });
+    }
     if reply.stored < first.sequence {
         return Err(UploadError::NoProgress);
     }
     // A fleet may not acknowledge what it has not been sent.
-    queue.acknowledge(reply.stored.min(last.sequence)).await?;
+    queue.acknowledge(reply.stored.min(last)).await?;
     Ok(())
 }

@@ -10,6 +10,9 @@ pub enum QueueError {
     /// Try again when the link to the fleet is back, or raise the cap.
     #[error("the queue has reached its cap of {bytes_max} bytes")]
     Full { bytes_max: u64 },
+    /// The rest is for other senders. Try again when the link to the fleet is back, or raise the cap.
+    #[error("the sender would have {held} of the queue's {bytes_max} bytes, and must leave room to others")]
+    Share { held: u64, bytes_max: u64 },
     #[error("a record of {0} bytes is over the limit of {RECORD_BYTES_MAX}")]
     TooLarge(usize),
     /// The storage key is not the one that the queue was made with: restore the key, or move the folder away.

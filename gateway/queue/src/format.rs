@@ -1,13 +1,14 @@
 //! What is on disk. All numbers are big-endian.
 //!
-//! A folder holds `queue` (the id), `cursor` (how far the fleet has it), `lock`, and segments named after their first
-//! sequence number.
+//! A folder holds `queue` (the id), `cursor` (how far the fleet has it), `renumbered` (once the fleet knew other records
+//! under our numbers), `lock`, and segments named after their first sequence number.
 //!
 //! ```text
 //! queue    "EWQUEUE1" id[16] salt[32] tag[16]
 //! cursor   slot slot
 //! slot     "EWQCURS1" salt[32] through:u64 tag[16] zero[4032]        the highest `through` counts
-//! segment  "EWQSEGM1" id[16] first_sequence:u64 salt[32] tag[16]  frame*
+//! renumbered "EWQEPOC1" epoch[16] from:u64 until:u64 salt[32] tag[16]
+//! segment  "EWQSEGM1" epoch[16] first_sequence:u64 salt[32] tag[16]  frame*
 //! frame    length:u32 count:u32 index:u64 first_sequence:u64 chain[16]  ciphertext[length] tag[16]
 //! ```
 //!
@@ -15,11 +16,16 @@
 //! bytes before the ciphertext; `chain` is the tag of the frame before it, or of the segment's header. A tag that
 //! stands without ciphertext authenticates all bytes before it. One run of the process writes a segment: after a
 //! restart or a failed write a new segment with a new salt begins, so that no nonce is used twice with a key.
+//!
+//! All keys are derived from the queue's id too, so that a file of another queue is none of this one. A record is named
+//! by its segment's epoch and its number; from `from` up to, not including, `until` by the epoch of `renumbered`. Segments
+//! of before there were epochs have the queue's id in that place, and that is their epoch.
 
 use crate::keys::TAG_BYTES;
 
 pub(crate) const QUEUE_MAGIC: &[u8; 8] = b"EWQUEUE1";
 pub(crate) const CURSOR_MAGIC: &[u8; 8] = b"EWQCURS1";
+pub(crate) const RENUMBERED_MAGIC: &[u8; 8] = b"EWQEPOC1";
 pub(crate) const SEGMENT_MAGIC: &[u8; 8] = b"EWQSEGM1";
 /// A slot has blocks of its own, so that a write to one cannot spoil the other.
 pub(crate) const CURSOR_SLOT_BYTES: usize = 4096;

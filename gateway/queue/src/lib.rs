@@ -4,8 +4,10 @@
 //! * **Owned before acknowledged.** [`Queue::append`] resolves when the record is on disk (`fdatasync`); many
 //!   appends share one sync (group commit). A queue at its byte cap refuses the new record ([`QueueError::Full`]) and
 //!   never drops an old one. There are no priorities and no time to live: what is in it is delivered, in order.
-//! * **Numbered for ever.** Sequence numbers begin at 1 and none is given out twice, so the fleet can tell a repetition;
-//!   the queue's random [id](Queue::id) tells a queue that was lost and made anew.
+//! * **Named for ever.** Sequence numbers begin at 1 and rise; with its [`Epoch`], which is another one each time the
+//!   queue is opened, a number names one record, also where an older copy of the queue is opened again. So the fleet can
+//!   tell a repetition from another record. [`Queue::begin_epoch`]: for when it finds another record all the same.
+//! * **Shared.** No sender fills the queue for the others ([`shares`]).
 //! * **Encrypted and chained.** Each group commit is one AES-256-GCM frame ([`format`]); each segment file has its own
 //!   key (HKDF-SHA-256 of the storage key and a random salt). A frame that is missing, moved or changed is
 //!   [`QueueError::Damaged`]; only the unfinished last frame that a crash leaves behind is cut off, and that one was
@@ -13,9 +15,10 @@
 //!
 //! Trusts the storage key and the process that calls it. Distrusts the disk for secrecy and integrity, with one limit:
 //! who can write to the disk can put back an older state of the whole queue, or cut off its newest frames; that looks
-//! like a crash. The fleet sees the first as repetitions, which it drops.
+//! like a crash. The fleet sees repetitions in the first, which it drops, and records of a new epoch.
 
 mod cursor;
+mod epoch;
 mod error;
 pub mod format;
 mod keys;
@@ -23,7 +26,9 @@ mod log;
 mod queue;
 pub mod sealed;
 mod segment;
+pub mod shares;
 
+pub use epoch::Epoch;
 pub use error::QueueError;
 pub use queue::{Appending, Queue, Status};
 
@@ -33,6 +38,7 @@ pub const RECORD_BYTES_MAX: usize = 1024 * 1024;
 /// One stored record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
+    pub epoch: Epoch,
     pub sequence: u64,
     pub body: Vec<u8>,
 }

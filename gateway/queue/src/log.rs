@@ -8,10 +8,12 @@ use edgewarden_platform::durable;
 use zeroize::Zeroizing;
 
 use crate::cursor::Cursor;
+use crate::epoch::{Epoch, Renumbered};
 use crate::error::QueueError;
 use crate::format::{Fields, ID_BYTES, QUEUE_MAGIC, SALT_BYTES};
 use crate::keys::{StorageKey, TAG_BYTES, random};
-use crate::segment::{AppendError, Frame, Place, Segment, first_of, frame_bytes};
+use crate::segment::{AppendError, Frame, Place, Segment, first_of, frame_bytes, record_bytes};
+use crate::shares::{Charges, SenderOf, admit};
 use crate::{RECORD_BYTES_MAX, Record};
 
 const CHECK_PURPOSE: &[u8] = b"edgewarden queue id v1";
@@ -23,6 +25,12 @@ pub(crate) struct Log {
     folder: PathBuf,
     storage: StorageKey,
     pub(crate) id: [u8; ID_BYTES],
+    /// Of what is appended.
+    epoch: Epoch,
+    renumbered: Option<Renumbered>,
+    sender_of: SenderOf,
+    /// Of all segments together.
+    charges: Charges,
     bytes_max: u64,
     segment_bytes: u64,
     /// Oldest first, without a gap between them.
@@ -38,7 +46,12 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    pub(crate) fn open(folder: &Path, key: Zeroizing<[u8; 32]>, bytes_max: u64) -> Result<Self, QueueError> {
+    pub(crate) fn open(
+        folder: &Path,
+        key: Zeroizing<[u8; 32]>,
+        bytes_max: u64,
+        sender_of: SenderOf,
+    ) -> Result<Self, QueueError> {
         let storage = StorageKey(key);
         std::fs::create_dir_all(folder).map_err(QueueError::io("create", folder))?;
         let lock_path = folder.join("lock");
@@ -48,10 +61,15 @@ impl Log {
         let firsts = segment_names(folder)?;
         let id = open_id(folder, &storage, firsts.is_empty())?;
         let cursor = Cursor::open(folder, &storage, &id, firsts.is_empty())?;
+        let renumbered = Renumbered::read(folder, &storage, &id)?;
         let mut log = Self {
             folder: folder.into(),
             storage,
             id,
+            epoch: Epoch::random()?,
+            renumbered,
+            sender_of,
+            charges: Charges::default(),
             bytes_max,
             segment_bytes: (bytes_max / 16).clamp(4096, 4 * 1024 * 1024),
             segments: VecDeque::new(),
@@ -70,7 +88,7 @@ impl Log {
         for (index, first) in firsts.iter().enumerate() {
             let path = self.folder.join(format!("{first:020}.segment"));
             let last = index + 1 == firsts.len();
-            let segment = Segment::open(&path, &self.storage, &self.id, *first, last)?;
+            let segment = Segment::open(&path, &self.storage, &self.id, *first, last, self.sender_of)?;
             // The segments before the first are those that the cursor says are consumed.
             let contiguous = match self.segments.back() {
                 Some(before) => before.next == *first,
@@ -83,9 +101,24 @@ impl Log {
                     "the segment before this one is missing or cut off",
                 ));
             }
+            self.charges.add_all(&segment.charges);
             self.segments.push_back(segment);
         }
         Ok(())
+    }
+
+    /// The fleet knows other records under the numbers of ours: what it has not acknowledged, and what is appended from
+    /// here on, is of a new epoch. On disk when it returns.
+    pub(crate) fn begin_epoch(&mut self) -> Result<Epoch, QueueError> {
+        let epoch = Epoch::random()?;
+        let from = self.acknowledged().saturating_add(1);
+        let renumbered = Renumbered { epoch, from, until: self.next_sequence() };
+        renumbered.write(&self.folder, &self.storage, &self.id)?;
+        self.renumbered = Some(renumbered);
+        self.epoch = epoch;
+        // The next record begins a segment, which carries the epoch.
+        self.appendable = false;
+        Ok(epoch)
     }
 
     /// The number that the next record gets.
@@ -115,12 +148,15 @@ impl Log {
         let mut admitted_bytes = 0;
         let used = self.bytes();
         let mut sequence = self.next_sequence();
+        let mut group = Charges::default();
         for body in bodies {
             let frame = frame_bytes(admitted.len() + 1, admitted_bytes + body.len());
             if body.len() > RECORD_BYTES_MAX {
                 results.push(Err(QueueError::TooLarge(body.len())));
             } else if used.saturating_add(frame) > self.bytes_max {
                 results.push(Err(QueueError::Full { bytes_max: self.bytes_max }));
+            } else if let Err(error) = self.admit_share(&mut group, body, used.saturating_add(frame)) {
+                results.push(Err(error));
             } else {
                 admitted.push(body);
                 admitted_bytes += body.len();
@@ -129,7 +165,7 @@ impl Log {
             }
         }
         let Some(segment) = self.segments.back_mut().filter(|_| !admitted.is_empty()) else { return results };
-        if let Err(failure) = segment.append(&admitted) {
+        if let Err(failure) = segment.append(&admitted, self.sender_of) {
             self.appendable = false;
             let error = match failure {
                 AppendError::Undone(error) => error,
@@ -140,7 +176,18 @@ impl Log {
             };
             return bodies.iter().map(|_| Err(error.clone())).collect();
         }
+        self.charges.add_all(&group);
         results
+    }
+
+    /// Charges the sender within `group`, if it may hold what it then holds.
+    fn admit_share(&self, group: &mut Charges, body: &[u8], used: u64) -> Result<(), QueueError> {
+        let Some(sender) = (self.sender_of)(body) else { return Ok(()) };
+        let bytes = record_bytes(body);
+        let held = self.charges.of(sender).saturating_add(group.of(sender)).saturating_add(bytes);
+        admit(held, self.bytes_max.saturating_sub(used), self.bytes_max)?;
+        group.add(sender, bytes);
+        Ok(())
     }
 
     /// Begins a new segment where the newest may not grow.
@@ -159,7 +206,7 @@ impl Log {
             durable::remove(&empty.path).map_err(QueueError::io("remove", &empty.path))?;
         }
         self.appendable = false;
-        let segment = Segment::create(&self.folder, &self.storage, &self.id, next)?;
+        let segment = Segment::create(&self.folder, &self.storage, &self.id, self.epoch, next)?;
         if self.segments.is_empty() {
             self.place = Place::START;
         }
@@ -184,7 +231,9 @@ impl Log {
                     if found.len() >= records_max || (bytes > bytes_max && !found.is_empty()) {
                         return Ok(found);
                     }
-                    found.push(Record { sequence, body });
+                    let renumbered = self.renumbered.filter(|renumbered| renumbered.names(sequence));
+                    let epoch = renumbered.map_or(segment.epoch, |renumbered| renumbered.epoch);
+                    found.push(Record { epoch, sequence, body });
                 }
                 place = after;
             }
@@ -218,7 +267,9 @@ impl Log {
             // Losing the removal to a crash is no harm: the cursor is on disk, the next start removes it again.
             let path = first.path.clone();
             std::fs::remove_file(&path).map_err(QueueError::io("remove", &path))?;
-            self.segments.pop_front();
+            if let Some(gone) = self.segments.pop_front() {
+                self.charges.remove_all(&gone.charges);
+            }
             self.place = Place::START;
         }
     }

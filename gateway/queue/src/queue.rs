@@ -7,9 +7,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use zeroize::Zeroizing;
 
 use crate::Record;
+use crate::epoch::Epoch;
 use crate::error::QueueError;
 use crate::format::{FRAME_RECORDS_MAX, GROUP_BYTES};
 use crate::log::Log;
+use crate::shares::SenderOf;
 
 /// Requests that wait for the thread; more make their callers wait.
 const COMMANDS_MAX: usize = 1024;
@@ -46,18 +48,29 @@ enum Command {
     Append { body: Vec<u8>, done: oneshot::Sender<Result<u64, QueueError>> },
     Read { records_max: usize, bytes_max: usize, done: oneshot::Sender<Result<Vec<Record>, QueueError>> },
     Acknowledge { through: u64, done: oneshot::Sender<Result<(), QueueError>> },
+    BeginEpoch { done: oneshot::Sender<Result<Epoch, QueueError>> },
     Close { done: oneshot::Sender<()> },
 }
 
 impl Queue {
-    /// Opens the queue in `folder`, or makes it. Every byte of it is checked first.
+    /// Opens the queue in `folder`, or makes it, for one sender. Every byte of it is checked first.
     pub async fn open(folder: &Path, key: Zeroizing<[u8; 32]>, bytes_max: u64) -> Result<Self, QueueError> {
+        Self::open_shared(folder, key, bytes_max, |_| None).await
+    }
+
+    /// The same for senders of which none may fill it for the others.
+    pub async fn open_shared(
+        folder: &Path,
+        key: Zeroizing<[u8; 32]>,
+        bytes_max: u64,
+        sender_of: SenderOf,
+    ) -> Result<Self, QueueError> {
         let folder = folder.to_owned();
         let (commands, requests) = mpsc::channel(COMMANDS_MAX);
         let (status_out, status) = watch::channel(Status { messages: 0, bytes: 0, bytes_max });
         let (opened, opening) = oneshot::channel();
         let thread = std::thread::Builder::new().name("queue".into());
-        let spawned = thread.spawn(move || match Log::open(&folder, key, bytes_max) {
+        let spawned = thread.spawn(move || match Log::open(&folder, key, bytes_max, sender_of) {
             Ok(log) => {
                 report(&log, &status_out);
                 drop(opened.send(Ok(hex::encode(log.id))));
@@ -96,6 +109,11 @@ impl Queue {
     /// Everything up to `through` is delivered. Durable when it resolves.
     pub async fn acknowledge(&self, through: u64) -> Result<(), QueueError> {
         self.ask(|done| Command::Acknowledge { through, done }).await?
+    }
+
+    /// Names what is not acknowledged, and what comes, by a new epoch. Durable when it resolves.
+    pub async fn begin_epoch(&self) -> Result<Epoch, QueueError> {
+        self.ask(|done| Command::BeginEpoch { done }).await?
     }
 
     pub fn status(&self) -> Status {
@@ -141,6 +159,7 @@ fn serve(mut log: Log, mut requests: mpsc::Receiver<Command>, status: &watch::Se
                 report(&log, status);
                 drop(done.send(result));
             }
+            Command::BeginEpoch { done } => drop(done.send(log.begin_epoch())),
             Command::Close { done } => {
                 drop(log);
                 // The asker may be gone; the queue is closed either way.

@@ -4,12 +4,14 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use crate::epoch::Epoch;
 use crate::error::QueueError;
 use crate::format::{
     FRAME_HEADER_BYTES, FRAME_RECORDS_MAX, Fields, FrameHeader, ID_BYTES, SALT_BYTES, SEGMENT_HEADER_BYTES,
     SEGMENT_MAGIC, records,
 };
 use crate::keys::{FrameKey, StorageKey, TAG_BYTES, random};
+use crate::shares::{Charges, SenderOf};
 
 const PURPOSE: &[u8] = b"edgewarden queue segment v1";
 
@@ -19,6 +21,8 @@ pub(crate) struct Segment {
     pub(crate) path: PathBuf,
     pub(crate) file: File,
     pub(crate) key: FrameKey,
+    pub(crate) epoch: Epoch,
+    pub(crate) charges: Charges,
     pub(crate) first: u64,
     /// The next sequence number; equals `first` while the segment is empty.
     pub(crate) next: u64,
@@ -59,13 +63,14 @@ impl Segment {
         folder: &Path,
         storage: &StorageKey,
         id: &[u8; ID_BYTES],
+        epoch: Epoch,
         first: u64,
     ) -> Result<Self, QueueError> {
         let path = folder.join(format!("{first:020}.segment"));
         let salt: [u8; SALT_BYTES] = random().map_err(|_| QueueError::Stopped)?;
         let key = storage.derive(&salt, &[PURPOSE, id]).map_err(|_| QueueError::Stopped)?;
         let mut header = SEGMENT_MAGIC.to_vec();
-        header.extend_from_slice(id);
+        header.extend_from_slice(&epoch.0);
         header.extend_from_slice(&first.to_be_bytes());
         header.extend_from_slice(&salt);
         let chain = key.tag(&header).map_err(|_| QueueError::Stopped)?;
@@ -73,7 +78,18 @@ impl Segment {
         edgewarden_platform::durable::write(&path, &header, 0o600)
             .map_err(QueueError::io("create", &path))?;
         let file = open_file(&path)?;
-        Ok(Self { path, file, key, first, next: first, bytes: Place::START.offset, index: 0, chain })
+        Ok(Self {
+            path,
+            file,
+            key,
+            epoch,
+            charges: Charges::default(),
+            first,
+            next: first,
+            bytes: Place::START.offset,
+            index: 0,
+            chain,
+        })
     }
 
     /// Opens one and checks every frame. `last`: an unfinished frame at the end is cut off, because a crash leaves one
@@ -84,6 +100,7 @@ impl Segment {
         id: &[u8; ID_BYTES],
         first: u64,
         last: bool,
+        sender_of: SenderOf,
     ) -> Result<Self, QueueError> {
         let file = open_file(path)?;
         let length = file.metadata().map_err(QueueError::io("read", path))?.len();
@@ -94,21 +111,31 @@ impl Segment {
             header.split_last_chunk::<TAG_BYTES>().ok_or_else(|| damaged("the header is cut off"))?;
         let mut fields = Fields(head);
         let magic = fields.array();
-        let of = fields.array();
+        let epoch = fields.array().map(Epoch).ok_or_else(|| damaged("the header is cut off"))?;
         let number = fields.u64();
         let salt: [u8; SALT_BYTES] = fields.array().ok_or_else(|| damaged("the header is cut off"))?;
-        if magic.as_ref() != Some(SEGMENT_MAGIC) || of.as_ref() != Some(id) || number != Some(first) {
-            return Err(damaged("the header is of another queue, segment or version"));
+        if magic.as_ref() != Some(SEGMENT_MAGIC) || number != Some(first) {
+            return Err(damaged("the header is of another segment or version"));
         }
         let key = storage.derive(&salt, &[PURPOSE, id]).map_err(|_| QueueError::Stopped)?;
         if !key.check_tag(head, tag) {
             return Err(damaged("the header is not what was written"));
         }
         let bytes = Place::START.offset;
-        let mut segment =
-            Self { path: path.into(), file, key, first, next: first, bytes, index: 0, chain: *tag };
+        let mut segment = Self {
+            path: path.into(),
+            file,
+            key,
+            epoch,
+            charges: Charges::default(),
+            first,
+            next: first,
+            bytes,
+            index: 0,
+            chain: *tag,
+        };
         while segment.bytes < length {
-            let Some((header, _)) = segment.frame_at(segment.bytes, length)?.filter(|(header, _)| {
+            let Some((header, plaintext)) = segment.frame_at(segment.bytes, length)?.filter(|(header, _)| {
                 (header.index, header.first_sequence, header.chain)
                     == (segment.index, segment.next, segment.chain)
             }) else {
@@ -117,9 +144,19 @@ impl Segment {
             };
             let tag_at = segment.bytes + header.frame_bytes() - TAG_BYTES as u64;
             segment.file.read_exact_at(&mut segment.chain, tag_at).map_err(QueueError::io("read", path))?;
+            let bodies = records(&plaintext, header.count);
+            segment.charge(bodies.as_deref().unwrap_or_default(), sender_of);
             segment.passed(header);
         }
         Ok(segment)
+    }
+
+    fn charge(&mut self, bodies: &[&[u8]], sender_of: SenderOf) {
+        for body in bodies {
+            if let Some(sender) = sender_of(body) {
+                self.charges.add(sender, record_bytes(body));
+            }
+        }
     }
 
     fn passed(&mut self, header: FrameHeader) {
@@ -191,7 +228,7 @@ impl Segment {
 
     /// Writes the records as one frame and waits for the disk. After an error the file is as it was, but the segment
     /// must not be appended to again: bytes under this nonce may have reached the disk.
-    pub(crate) fn append(&mut self, bodies: &[&[u8]]) -> Result<(), AppendError> {
+    pub(crate) fn append(&mut self, bodies: &[&[u8]], sender_of: SenderOf) -> Result<(), AppendError> {
         let path = self.path.clone();
         let stopped = || AppendError::Undone(QueueError::Stopped);
         let mut plaintext = Vec::new();
@@ -219,6 +256,7 @@ impl Segment {
             return Err(if undone.is_ok() { AppendError::Undone(error) } else { AppendError::Stuck(error) });
         }
         self.chain = tag;
+        self.charge(bodies, sender_of);
         self.passed(header);
         Ok(())
     }
@@ -266,6 +304,11 @@ pub(crate) enum AppendError {
 
 fn open_file(path: &Path) -> Result<File, QueueError> {
     OpenOptions::new().read(true).write(true).open(path).map_err(QueueError::io("open", path))
+}
+
+/// What a record takes in its frame.
+pub(crate) fn record_bytes(body: &[u8]) -> u64 {
+    (body.len() as u64).saturating_add(4)
 }
 
 /// Bytes that `records` records with `bytes` bytes together take in one frame.

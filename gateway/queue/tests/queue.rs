@@ -27,7 +27,7 @@ async fn open(folder: &Path) -> Queue {
 
 async fn all(queue: &Queue) -> Vec<(u64, Vec<u8>)> {
     let records = queue.read(usize::MAX, usize::MAX).await.unwrap();
-    records.into_iter().map(|Record { sequence, body }| (sequence, body)).collect()
+    records.into_iter().map(|Record { sequence, body, .. }| (sequence, body)).collect()
 }
 
 fn segments(folder: &Path) -> Vec<PathBuf> {

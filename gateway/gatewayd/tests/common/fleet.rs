@@ -1,4 +1,5 @@
-//! A fleet that takes messages: TLS with the fleet's own certificate, HTTP, each sequence number kept once.
+//! A fleet that takes messages: TLS with the fleet's own certificate, HTTP, each sequence number of an epoch kept once, and
+//! another message under it told.
 
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -54,6 +55,11 @@ impl Fleet {
         Self { stored, task }
     }
 
+    /// Has stored this already, as far as anybody can tell.
+    pub fn knows(&self, message: Message) {
+        self.stored.lock().unwrap().push(message);
+    }
+
     pub async fn has(&self, count: usize) -> Vec<Message> {
         for _ in 0..3000 {
             let stored = self.stored.lock().unwrap().clone();
@@ -73,14 +79,20 @@ async fn take(
     assert_eq!(request.uri().path(), "/v1/gateway/messages");
     let body = request.into_body().collect().await.unwrap().to_bytes();
     let Messages { messages } = serde_json::from_slice(&body).unwrap();
-    let last = messages.last().unwrap().sequence;
+    let mut reply = MessagesReply { stored: messages.last().unwrap().sequence, conflict: None };
     let mut stored = store.lock().unwrap();
     for message in messages {
-        let known = stored.iter().any(|m| (&m.queue, m.sequence) == (&message.queue, message.sequence));
-        if !known {
-            stored.push(message);
+        let known =
+            stored.iter().find(|m| (&m.queue, m.sequence) == (&message.queue, message.sequence)).cloned();
+        match known {
+            None => stored.push(message),
+            Some(known) if known == message => {}
+            Some(_) => {
+                reply = MessagesReply { stored: message.sequence - 1, conflict: Some(message.sequence) };
+                break;
+            }
         }
     }
-    let reply = serde_json::to_vec(&MessagesReply { stored: last }).unwrap();
+    let reply = serde_json::to_vec(&reply).unwrap();
     Ok(Response::new(Full::new(Bytes::from(reply))))
 }
