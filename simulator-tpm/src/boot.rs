@@ -15,6 +15,7 @@ const EV_EFI_GPT_EVENT: u32 = 0x8000_0006;
 const EV_EFI_ACTION: u32 = 0x8000_0007;
 const EV_EFI_PLATFORM_FIRMWARE_BLOB: u32 = 0x8000_0008;
 const EV_EFI_HANDOFF_TABLES: u32 = 0x8000_0009;
+const EV_EFI_HCRTM_EVENT: u32 = 0x8000_0010;
 const EV_EFI_VARIABLE_AUTHORITY: u32 = 0x8000_00e0;
 
 const TPM_ALG_SHA256: u16 = 0x000b;
@@ -33,9 +34,43 @@ pub enum Scenario {
     ChangedKernel,
 }
 
+/// What comes before the first TPM2_PCR_Extend, and so where PCR 0 begins (sections 3.3.4.1 and 10.4.5.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Start {
+    /// TPM2_Startup at locality 0: PCR 0 begins at 0.
+    #[default]
+    Plain,
+    /// TPM2_Startup at locality 3, as Intel's Boot Guard does: PCR 0 begins at 3.
+    #[value(name = "locality-3")]
+    Locality3,
+    /// Hardware measures before TPM2_Startup: PCR 0 begins at 4.
+    HCrtm,
+    /// Both: the measurement counts, PCR 0 begins at 4.
+    #[value(name = "h-crtm-locality-3")]
+    HCrtmLocality3,
+}
+
+impl Start {
+    pub(crate) fn locality(self) -> u8 {
+        match self {
+            Self::Plain | Self::HCrtm => 0,
+            Self::Locality3 | Self::HCrtmLocality3 => 3,
+        }
+    }
+
+    /// What hardware measures.
+    pub(crate) fn h_crtm(self) -> Option<&'static [u8]> {
+        match self {
+            Self::Plain | Self::Locality3 => None,
+            Self::HCrtm | Self::HCrtmLocality3 => Some(b"simulated hardware root of trust"),
+        }
+    }
+}
+
 /// The measurements of one boot.
 #[derive(Debug, Clone)]
 pub struct Boot {
+    start: Start,
     log: Vec<u8>,
     extends: Vec<(u8, [u8; 32])>,
 }
@@ -54,19 +89,42 @@ impl Boot {
         log.extend(EV_NO_ACTION.to_le_bytes());
         log.extend([0; 20]);
         append_sized(&mut log, &header);
-        Self { log, extends: Vec::new() }
+        Self { start: Start::Plain, log, extends: Vec::new() }
+    }
+
+    /// As [`Boot::empty`], with the events that tell how the TPM was started.
+    pub fn starting(start: Start) -> Self {
+        let mut boot = Self { start, ..Self::empty() };
+        let locality = if start.h_crtm().is_some() { 4 } else { start.locality() };
+        if locality != 0 {
+            let data = [b"StartupLocality\0", &[locality][..]].concat();
+            boot.record(0, EV_NO_ACTION, [0; 32], &data);
+        }
+        if let Some(content) = start.h_crtm() {
+            boot.record(0, EV_EFI_HCRTM_EVENT, sha256(content), b"HCRTM");
+        }
+        boot
     }
 
     pub fn of(scenario: Scenario) -> Self {
+        Self::started(scenario, Start::Plain)
+    }
+
+    /// As [`Boot::of`], after any start.
+    pub fn started(scenario: Scenario, start: Start) -> Self {
         let kernel: &[u8] = match scenario {
             Scenario::Normal => b"simulated kernel 6.1.0-40-amd64",
             Scenario::ChangedKernel => b"simulated kernel 6.1.0-40-amd64 with a backdoor",
         };
-        let mut boot = Self::empty();
+        let mut boot = Self::starting(start);
         boot.firmware();
         boot.boot_loader();
         boot.kernel(kernel);
         boot
+    }
+
+    pub(crate) fn start(&self) -> Start {
+        self.start
     }
 
     /// The event log as the firmware hands it over.
@@ -81,8 +139,7 @@ impl Boot {
 
     /// Measures `content`; the event says `data` (TCG_PCR_EVENT2).
     pub fn measure(&mut self, pcr: u8, event_type: u32, content: &[u8], data: &[u8]) {
-        let mut value = [0; 32];
-        value.copy_from_slice(digest(&SHA256, content).as_ref());
+        let value = sha256(content);
         self.record(pcr, event_type, value, data);
         self.extends.push((pcr, value));
     }
@@ -159,6 +216,12 @@ impl Boot {
         self.measure_data(5, EV_EFI_ACTION, b"Exit Boot Services Invocation");
         self.measure_data(5, EV_EFI_ACTION, b"Exit Boot Services Returned with Success");
     }
+}
+
+fn sha256(content: &[u8]) -> [u8; 32] {
+    let mut value = [0; 32];
+    value.copy_from_slice(digest(&SHA256, content).as_ref());
+    value
 }
 
 fn append_sized(log: &mut Vec<u8>, data: &[u8]) {

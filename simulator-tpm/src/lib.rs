@@ -13,6 +13,6 @@ pub mod process;
 mod simulated;
 mod wire;
 
-pub use boot::{Boot, Scenario};
+pub use boot::{Boot, Scenario, Start};
 pub use error::SimulatorError;
 pub use simulated::{EkAlgorithm, SimulatedTpm};

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use edgewarden_simulator_tpm::{Boot, Scenario, SimulatorError, manufacture, process};
+use edgewarden_simulator_tpm::{Boot, Scenario, SimulatorError, Start, manufacture, process};
 
 #[derive(Debug, Parser)]
 #[command(name = "simulator-tpm", version, about)]
@@ -34,6 +34,9 @@ enum Action {
         port: u16,
         #[arg(long, value_enum, default_value_t = Scenario::Normal)]
         scenario: Scenario,
+        /// What comes before the first measurement of the firmware
+        #[arg(long, value_enum, default_value_t = Start::Plain)]
+        start: Start,
         /// Where to write the boot's event log [default: event-log.bin in the state folder]
         #[arg(long)]
         event_log: Option<PathBuf>,
@@ -60,14 +63,14 @@ fn run(action: Action) -> Result<(), SimulatorError> {
             println!("{}", certificates.display());
             Ok(())
         }
-        Action::Boot { state, port, scenario, event_log, pid_file } => {
+        Action::Boot { state, port, scenario, start, event_log, pid_file } => {
             let event_log = event_log.unwrap_or_else(|| state.join("event-log.bin"));
             let pid_file = pid_file.unwrap_or_else(|| state.join("swtpm.pid"));
             if process::read_pid(&pid_file).is_ok() {
                 let output = format!("it runs already, see `{}`", pid_file.display());
                 return Err(SimulatorError::Program { program: "swtpm".to_owned(), output });
             }
-            boot(&state, port, &Boot::of(scenario), &event_log, &pid_file)
+            boot(&state, port, &Boot::started(scenario, start), &event_log, &pid_file)
         }
         Action::PowerCut { pid_file } => process::power_cut(&pid_file),
         Action::Stop { pid_file } => process::stop(&pid_file),

@@ -1,4 +1,4 @@
-//! The two TPM commands that a boot needs, over swtpm's TCP transport (TPM 2.0 Library Part 3).
+//! The three TPM commands that a boot needs, over swtpm's TCP transport (TPM 2.0 Library Part 3).
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -8,16 +8,17 @@ use crate::{Boot, SimulatorError};
 
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
 /// Loaded machines take their time to start a process.
-const START_TIMEOUT: Duration = Duration::from_secs(15);
+pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(15);
 const RETRY: Duration = Duration::from_millis(10);
 
 const ST_NO_SESSIONS: u16 = 0x8001;
 const ST_SESSIONS: u16 = 0x8002;
 const CC_PCR_EXTEND: u32 = 0x0000_0182;
 const CC_SELF_TEST: u32 = 0x0000_0143;
+const CC_STARTUP: u32 = 0x0000_0144;
 const ALG_SHA256: u16 = 0x000b;
 const HEADER_BYTES: usize = 10;
-/// Largest response of the two commands, generously.
+/// Largest response of these commands, generously.
 const RESPONSE_BYTES_MAX: usize = 4096;
 
 /// An empty password session (TPM_RS_PW), with its size before it.
@@ -58,6 +59,11 @@ impl Wire {
             self.command("TPM2_PCR_Extend", ST_SESSIONS, CC_PCR_EXTEND, &body)?;
         }
         Ok(())
+    }
+
+    /// TPM2_Startup(TPM_SU_CLEAR), at the locality that the control channel was told.
+    pub(crate) fn startup(&mut self) -> Result<(), SimulatorError> {
+        self.command("TPM2_Startup", ST_NO_SESSIONS, CC_STARTUP, &[0, 0])
     }
 
     /// TPM2_SelfTest(fullTest = no): answers once the TPM is started.

@@ -20,7 +20,7 @@ use edgewarden_evidence::event_log::EventLog;
 use edgewarden_evidence::tpm::{Attest, AttestKind, PcrSelections};
 use edgewarden_names::{Reason, UnixTime};
 use edgewarden_protocol::enrol::{DeviceKeys, Proof, VerdictState};
-use edgewarden_simulator_tpm::{Boot, EkAlgorithm, Scenario};
+use edgewarden_simulator_tpm::{Boot, EkAlgorithm, Scenario, Start};
 
 fn roots(gateway: &Gateway) -> VendorRoots {
     VendorRoots::from_pem(&fs::read(gateway.tpm.vendor_ca()).unwrap()).unwrap()
@@ -143,6 +143,55 @@ fn an_unmeasured_boot_is_refused() {
     let proof = Proof::Tpm(Box::new(gateway.answer(&parts)));
     let failure = appraise(&pending, &proof, &[], now).unwrap_err();
     assert_eq!(failure.refusal.reason, Reason::AttestUnmeasured);
+}
+
+/// PCR 0 begins where the TPM was started, and the log says so: each such boot is attested, and told from the others.
+#[test]
+fn boots_of_every_start_are_attested() {
+    let mut gateway = Gateway::new(EkAlgorithm::Rsa2048);
+    let now = UnixTime::now();
+    let roots = roots(&gateway);
+    let mut seen = Vec::new();
+    for (start, first) in
+        [(Start::Plain, 0), (Start::Locality3, 3), (Start::HCrtm, 4), (Start::HCrtmLocality3, 4)]
+    {
+        gateway.tpm.reboot_with(&Boot::started(Scenario::Normal, start)).unwrap();
+        let bytes = fs::read(gateway.tpm.event_log()).unwrap();
+        let log = EventLog::parse(&bytes).unwrap();
+        assert_eq!(log.pcr_0_start(), first, "{start:?}");
+        let expected = hex::encode(log.replay().get(HashAlg::Sha256, 0).unwrap());
+        let read = gateway.tool("tpm2_pcrread", &["sha256:0"]).to_lowercase();
+        assert!(read.contains(&expected), "{start:?}: {read}");
+        let reference = learn(&gateway, &format!("{start:?}"));
+        let (parts, pending) = challenge(&gateway.keys(), &roots, now).unwrap();
+        let proof = Proof::Tpm(Box::new(gateway.answer(&parts)));
+        appraise(&pending, &proof, std::slice::from_ref(&reference), now)
+            .unwrap_or_else(|failure| panic!("{start:?}: {failure}"));
+        if let Some(other) = seen.iter().find(|other: &&ReferenceValues| other.pcrs != reference.pcrs) {
+            let failure = appraise(&pending, &proof, std::slice::from_ref(other), now).unwrap_err();
+            assert_eq!(failure.refusal.reason, Reason::AttestReference, "{start:?}");
+        }
+        seen.push(reference);
+    }
+    let values: Vec<_> = seen.iter().map(|reference| reference.pcrs.get(&0)).collect();
+    assert_ne!(values[0], values[1]);
+    assert_ne!(values[1], values[2]);
+    assert_eq!(values[2], values[3], "the locality of TPM2_Startup does not count after an H-CRTM sequence");
+}
+
+/// A log that is silent about how the TPM was started does not lead to what the TPM quotes.
+#[test]
+fn a_log_that_hides_its_start_is_refused() {
+    let mut gateway = Gateway::new(EkAlgorithm::Rsa2048);
+    let now = UnixTime::now();
+    for start in [Start::Locality3, Start::HCrtm] {
+        gateway.tpm.reboot_with(&Boot::started(Scenario::Normal, start)).unwrap();
+        let (parts, pending) = challenge(&gateway.keys(), &roots(&gateway), now).unwrap();
+        let mut answer = gateway.answer(&parts);
+        answer.event_log = Boot::of(Scenario::Normal).log().into();
+        let failure = appraise(&pending, &Proof::Tpm(Box::new(answer)), &[], now).unwrap_err();
+        assert_eq!(failure.refusal.reason, Reason::AttestEventLog, "{start:?}");
+    }
 }
 
 /// tpm2-tools reads the log as we do.

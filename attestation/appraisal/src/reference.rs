@@ -107,13 +107,15 @@ pub(crate) fn unmeasured(log: &EventLog) -> Option<u8> {
 
 /// What firmware extends to mark a step of the boot, whatever it boots (PFP sections 3.3.4 and 10.4.1): separators
 /// and the actions of the boot manager. Told by their digests, for the event types are anybody's word.
-const MARKERS: [&[u8]; 6] = [
+const MARKERS: [&[u8]; 7] = [
     &[0; 4],
     &[0xff; 4],
     &[1, 0, 0, 0],
     b"Calling EFI Application from Boot Option",
     b"Returning from EFI Application from Boot Option",
     b"Booting to EFI Shell",
+    // What EV_EFI_HCRTM_EVENT says, where hardware extended no more than that.
+    b"HCRTM",
 ];
 
 pub(crate) fn sha256_value(values: &PcrValues, pcr: u8) -> Option<Digest> {

@@ -13,14 +13,15 @@ pub struct PcrValues {
 
 impl PcrValues {
     /// All PCRs as they are after TPM2_Startup(CLEAR): ones in 17 to 22 (resettable by dynamic launch only), else
-    /// zeros, but for PCR 0, whose last byte is the locality of the startup (Part 1, section 34.2).
-    pub fn at_startup(banks: &[HashAlg], locality: u8) -> Self {
+    /// zeros, but for PCR 0, whose last byte is the locality of the startup, or 4 after an H-CRTM sequence (Part 1,
+    /// section 34.2).
+    pub fn at_startup(banks: &[HashAlg], pcr_0_start: u8) -> Self {
         let fresh = |alg: HashAlg| {
             let value = |pcr: u8| match pcr {
                 0 => {
                     let mut value = vec![0; alg.size()];
                     if let Some(last) = value.last_mut() {
-                        *last = locality;
+                        *last = pcr_0_start;
                     }
                     value
                 }

@@ -40,12 +40,69 @@ fn a_log_replays_to_its_digests() {
 
 #[test]
 fn startup_locality_seeds_pcr_0_and_no_action_extends_nothing() {
-    for (locality, last) in [(0, 0), (3, 3), (4, 4)] {
+    for (locality, last) in [(&[0][..], 0), (&[3], 3), (&[4], 4), (&[3, 0, 0, 0, 0, 0, 0, 0], 3)] {
         let mut data = b"StartupLocality\0".to_vec();
-        data.push(locality);
+        data.extend(locality);
         let bytes = log(&[sha256(0, 3, &data), sha256(0xffff_ffff, 3, b"anything")]);
         let values = EventLog::parse(&bytes).unwrap().replay();
         assert_eq!(values.get(HashAlg::Sha256, 0).unwrap().last(), Some(&last));
+    }
+}
+
+/// What hardware measures before TPM2_Startup begins PCR 0 at 4 in every bank, whatever the locality of TPM2_Startup and
+/// whichever of the two is logged first (TPM 2.0 Library Part 1, "H-CRTM before TPM2_Startup()").
+#[test]
+fn an_h_crtm_event_begins_pcr_0_at_4() {
+    let h_crtm = || sha256(0, 0x8000_0010, b"HCRTM");
+    let locality = |number: u8| sha256(0, 3, &[b"StartupLocality\0", &[number][..]].concat());
+    let component = || sha256(0, 3, b"H-CRTM CompMeas\0\x01x");
+    let expected = {
+        let mut values = PcrValues::at_startup(&[HashAlg::Sha256], 4);
+        values.extend(HashAlg::Sha256, 0, &HashAlg::Sha256.digest(&[b"HCRTM"]));
+        values.extend(HashAlg::Sha256, 0, &HashAlg::Sha256.digest(&[b"version"]));
+        values.get(HashAlg::Sha256, 0).unwrap().to_vec()
+    };
+    for (what, before) in [
+        ("alone", vec![h_crtm()]),
+        ("locality 4", vec![locality(4), h_crtm()]),
+        ("locality 3", vec![locality(3), h_crtm()]),
+        ("locality 0", vec![locality(0), h_crtm()]),
+        ("locality 3 after it", vec![h_crtm(), locality(3)]),
+        ("with components", vec![component(), locality(4), component(), h_crtm()]),
+        ("after events of other PCRs", vec![sha256(7, 4, &[0; 4]), h_crtm()]),
+    ] {
+        let bytes = log(&[before.concat(), sha256(0, 8, b"version")]);
+        let parsed = EventLog::parse(&bytes).unwrap();
+        assert_eq!(parsed.pcr_0_start(), 4, "{what}");
+        let values = parsed.replay();
+        assert_eq!(values.get(HashAlg::Sha256, 0), Some(expected.as_slice()), "{what}");
+    }
+    // An event of that type for another PCR says nothing of PCR 0.
+    let parsed = EventLog::parse(&log(&[sha256(1, 0x8000_0010, b"HCRTM")])).unwrap();
+    assert_eq!(parsed.pcr_0_start(), 0);
+    let legacy =
+        EventLog::parse(&[legacy(0, 0x8000_0010, b"HCRTM"), legacy(4, 4, &[0; 4])].concat()).unwrap();
+    assert_eq!(legacy.pcr_0_start(), 4);
+}
+
+/// The values that swtpm 0.7.1 shows in three banks after an H-CRTM sequence over `hcrtmdata`, with and without
+/// TPM2_Startup at locality 3.
+#[test]
+fn a_tpm_begins_pcr_0_so_in_every_bank() {
+    let mut bytes = header(&[(0x04, 20), (0x0b, 32), (0x0c, 48)]);
+    let digests = [HashAlg::Sha1, HashAlg::Sha256, HashAlg::Sha384]
+        .map(|bank| (bank.id(), bank.digest(&[b"hcrtmdata"])));
+    bytes.extend(agile(0, 0x8000_0010, &digests, b"HCRTM"));
+    let values = EventLog::parse(&bytes).unwrap().replay();
+    for (bank, expected) in [
+        (HashAlg::Sha1, "53c3ceeb799d1c684789e593ee4a3d98a01b7ec2"),
+        (HashAlg::Sha256, "4c9729cd17ee15208780592af5902cda897fe081eee352ebc29308ed796d63f9"),
+        (
+            HashAlg::Sha384,
+            "0a8540c54416bee1b889e74711c4576bae125b83a20020f0d5854427476ff29951ea67cabdb58d4e64297224602c1e48",
+        ),
+    ] {
+        assert_eq!(hex::encode(values.get(bank, 0).unwrap()), expected, "{bank}");
     }
 }
 
@@ -120,7 +177,17 @@ fn malformed_logs_are_refused() {
         }),
         ("locality 1", log(&[locality(&[1])])),
         ("no locality", log(&[locality(&[])])),
-        ("long locality", log(&[locality(&[3, 0])])),
+        ("long locality", log(&[locality(&[3, 1])])),
+        ("long locality after zeros", log(&[locality(&[3, 0, 0, 4])])),
+        ("two localities", log(&[locality(&[3]), locality(&[4])])),
+        ("late locality after an H-CRTM event", {
+            log(&[sha256(0, 0x8000_0010, b"HCRTM"), sha256(0, 8, b"x"), locality(&[3])])
+        }),
+        ("late H-CRTM event", log(&[sha256(0, 8, b"x"), sha256(0, 0x8000_0010, b"HCRTM")])),
+        ("late H-CRTM event after a locality", {
+            log(&[locality(&[4]), sha256(0, 8, b"x"), sha256(0, 0x8000_0010, b"HCRTM")])
+        }),
+        ("two H-CRTM events", log(&vec![sha256(0, 0x8000_0010, b"HCRTM"); 2])),
         ("locality twice", log(&[locality(&[3]), locality(&[3])])),
         ("late locality", log(&[sha256(0, 8, b"x"), locality(&[3])])),
         ("mixed padding", [log(&[sha256(4, 13, b"x")]), vec![0, 0xff, 0]].concat()),

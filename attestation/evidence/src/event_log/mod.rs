@@ -28,8 +28,7 @@ pub struct EventLog {
     format: Format,
     /// The banks that can be replayed. Other banks of the log are skipped.
     banks: Vec<HashAlg>,
-    /// The locality of TPM2_Startup, from the StartupLocality event (PFP section 10.4.5.3).
-    startup_locality: u8,
+    pcr_0_start: u8,
     events: Vec<Event>,
 }
 
@@ -42,8 +41,10 @@ impl EventLog {
         &self.banks
     }
 
-    pub fn startup_locality(&self) -> u8 {
-        self.startup_locality
+    /// The last byte of PCR 0 before its first event, in every bank: 4 after an H-CRTM sequence (TPM 2.0 Library Part 1,
+    /// "H-CRTM before TPM2_Startup()"), whatever the locality of TPM2_Startup, else that locality (PFP section 10.4.5.3).
+    pub fn pcr_0_start(&self) -> u8 {
+        self.pcr_0_start
     }
 
     /// All events after the header, those that extend nothing too.
@@ -53,7 +54,7 @@ impl EventLog {
 
     /// The PCR values that the log leads to.
     pub fn replay(&self) -> PcrValues {
-        let mut values = PcrValues::at_startup(&self.banks, self.startup_locality);
+        let mut values = PcrValues::at_startup(&self.banks, self.pcr_0_start);
         for event in self.events.iter().filter(|event| event.extends()) {
             let Ok(pcr) = u8::try_from(event.pcr) else { continue };
             for (bank, digest) in &event.digests {

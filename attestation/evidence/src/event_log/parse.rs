@@ -12,6 +12,8 @@ const SHA1_BYTES: usize = 20;
 /// Signatures of EV_NO_ACTION events (PFP sections 10.4.5.1 and 10.4.5.3), 16 bytes.
 const SPEC_ID_03: &[u8] = b"Spec ID Event03\0";
 const STARTUP_LOCALITY: &[u8] = b"StartupLocality\0";
+/// The last byte of PCR 0 when an H-CRTM sequence begins it.
+const H_CRTM_START: u8 = 4;
 
 impl EventLog {
     pub fn parse(bytes: &[u8]) -> Result<Self, ParseError> {
@@ -36,26 +38,59 @@ impl EventLog {
     }
 
     fn finish(format: Format, banks: Vec<HashAlg>, events: Vec<Event>) -> Result<Self, ParseError> {
-        let mut startup_locality = None;
-        let mut extended = false;
+        let mut start = Start::default();
         for event in &events {
-            if event.extends() {
-                if event.pcr >= PCR_COUNT.into() {
-                    return Err(ParseError::Value { what: "PCR of an event", value: event.pcr.into() });
-                }
-                extended |= event.pcr == 0;
-            } else if let Some(locality) = event.data.strip_prefix(STARTUP_LOCALITY) {
-                // It sets where PCR 0 begins, so it is said once and before PCR 0 moves.
-                let &[locality @ (0 | 3 | 4)] = locality else {
-                    return Err(ParseError::Malformed("the StartupLocality event names no startup locality"));
-                };
-                if extended || startup_locality.replace(locality).is_some() {
-                    return Err(ParseError::Malformed("a StartupLocality event comes late or twice"));
-                }
+            if event.extends() && event.pcr >= PCR_COUNT.into() {
+                return Err(ParseError::Value { what: "PCR of an event", value: event.pcr.into() });
+            }
+            start.follow(event)?;
+        }
+        Ok(Self { format, banks, pcr_0_start: start.of_pcr_0(), events })
+    }
+}
+
+/// What the log says of the time before PCR 0 moved.
+#[derive(Debug, Default)]
+struct Start {
+    locality: Option<u8>,
+    h_crtm: bool,
+    /// PCR 0 has moved since, by TPM2_PCR_Extend.
+    extended: bool,
+}
+
+impl Start {
+    /// Where PCR 0 begins is said once and before it moves; a log that says it otherwise contradicts itself. The H-CRTM
+    /// sequence and TPM2_Startup may be logged in either order, for a TPM ignores the locality after the sequence.
+    fn follow(&mut self, event: &Event) -> Result<(), ParseError> {
+        if event.event_type == EventType::EFI_HCRTM && event.pcr == 0 {
+            // A further sequence would begin PCR 0 anew, so that no quote covers the one before.
+            if self.extended || std::mem::replace(&mut self.h_crtm, true) {
+                return Err(ParseError::Malformed("an EV_EFI_HCRTM_EVENT comes late or twice"));
+            }
+        } else if event.extends() {
+            self.extended |= event.pcr == 0;
+        } else if let Some(locality) = event.data.strip_prefix(STARTUP_LOCALITY) {
+            // Firmware that keeps events in slots of one size pads them with zeros.
+            let Some((&locality @ (0 | 3 | 4), [])) =
+                locality.split_first().map(|(first, rest)| (first, without_zeros(rest)))
+            else {
+                return Err(ParseError::Malformed("the StartupLocality event names no startup locality"));
+            };
+            if self.extended || self.locality.replace(locality).is_some() {
+                return Err(ParseError::Malformed("a StartupLocality event comes late or twice"));
             }
         }
-        Ok(Self { format, banks, startup_locality: startup_locality.unwrap_or(0), events })
+        Ok(())
     }
+
+    fn of_pcr_0(&self) -> u8 {
+        if self.h_crtm { H_CRTM_START } else { self.locality.unwrap_or(0) }
+    }
+}
+
+fn without_zeros(bytes: &[u8]) -> &[u8] {
+    let length = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+    bytes.get(..length).unwrap_or_default()
 }
 
 /// Reads records until the bytes or the events end. Firmware hands the log over in a buffer that it pads with zeros or
