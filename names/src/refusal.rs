@@ -40,7 +40,11 @@ macro_rules! reasons {
 
 reasons! {
     // Attestation (enrolment and renewal)
-    AttestEkUntrusted "attest.ek_untrusted" "add the TPM vendor's CA to the fleet's vendor roots, if you trust it";
+    AttestEkMissing "attest.ek_missing" "get the certificate from the maker of the TPM or of the board and write it to the TPM (docs/operations.md), or join without attestation by a token made with `--allow-software`";
+    AttestEkUntrusted "attest.ek_untrusted" "if you trust the TPM's maker, get its CA certificates and add them with `edgewarden-fleet vendor add FILE`; the message names the one that is missing";
+    AttestEkExpired "attest.ek_expired" "compare the fleet's clock with the dates in the message; a certificate whose time is over is its maker's to renew";
+    AttestEkUnsupported "attest.ek_unsupported" "this TPM's certificates need what this version cannot check; update the fleet, or use a TPM of another kind";
+    AttestEkInvalid "attest.ek_invalid" "the certificate or the key breaks the rule in the message; ask the TPM's maker, and look for an impostor";
     AttestEkMismatch "attest.ek_mismatch" "this name belongs to another TPM; an operator must remove that device first";
     AttestAkAttributes "attest.ak_attributes" "the attestation key is not a restricted signing key of the TPM; update edgewarden on the gateway";
     AttestActivation "attest.activation" "the TPM that answered is not the one that owns the EK certificate; look for an impostor";

@@ -85,7 +85,7 @@ fn a_credential_opens_in_its_own_tpm_only() {
         };
         let keys = DeviceKeys::Tpm { ek_certificates, ek_public, ak_public };
         let refusal = challenge(&keys, &roots(&own), UnixTime::now()).unwrap_err();
-        assert_eq!(refusal.reason, Reason::AttestEkUntrusted);
+        assert_eq!(refusal.reason, Reason::AttestEkInvalid);
     }
     // Each simulated vendor is its own.
     let refusal = challenge(&own.keys(), &roots(&other), UnixTime::now()).unwrap_err();

@@ -12,7 +12,8 @@ use crate::VendorRoots;
 use crate::checks::Checks;
 use crate::credential::make_credential;
 use crate::crypto::{is_p256_point, p256_point, sha256};
-use crate::ek;
+use crate::ek::Endorsement;
+use crate::vendor::certificate::Certificate;
 
 /// The PCRs that are quoted. Their whole history is in the firmware's log; 10 (IMA), 11 and 13 (what systemd extends
 /// after the boot), 15 and above are not.
@@ -108,7 +109,7 @@ pub fn challenge(
             let mut secret = Zeroizing::new([0; NONCE_BYTES]);
             random(secret.as_mut())?;
             let credential = make_credential(&ek, &ak.name(), secret.as_ref())
-                .map_err(|error| Refusal::new(Reason::AttestEkUntrusted, "EK", error))?;
+                .map_err(|error| Refusal::new(Reason::AttestEkInvalid, "EK", error))?;
             let hardware = format!("tpm {}", certificate.maker).trim_end().to_owned();
             let secret_hash = Digest::from_sha256(&sha256(secret.as_ref()));
             let keys = PendingKeys::Tpm { ak_public: ak_public.clone(), secret_hash };
@@ -155,25 +156,27 @@ fn check_ek(
     public: &[u8],
     roots: &VendorRoots,
     now: UnixTime,
-) -> Result<(Public, ek::Certificate), Refusal> {
-    let untrusted = |rule: String| Refusal::new(Reason::AttestEkUntrusted, "EK certificate", rule);
+) -> Result<(Public, Endorsement), Refusal> {
+    const SUBJECT: &str = "EK certificate";
     let Some((leaf, chain)) = certificates.split_first() else {
-        return Err(untrusted("the TPM has no EK certificate".to_owned()));
+        let rule = "the TPM has no certificate of its maker for its endorsement key, so nothing says that it is genuine";
+        return Err(Refusal::new(Reason::AttestEkMissing, SUBJECT, rule));
     };
     if certificates.len() > CERTIFICATES_MAX
         || certificates.iter().any(|der| der.0.len() > CERTIFICATE_BYTES_MAX)
     {
-        return Err(untrusted(format!(
-            "over {CERTIFICATES_MAX} certificates or {CERTIFICATE_BYTES_MAX} bytes in one"
-        )));
+        let rule = format!(
+            "the TPM sent over {CERTIFICATES_MAX} certificates or {CERTIFICATE_BYTES_MAX} bytes in one"
+        );
+        return Err(Refusal::new(Reason::AttestEkInvalid, SUBJECT, rule));
     }
-    let certificate = ek::Certificate::parse(leaf.as_slice())?;
+    let leaf = Certificate::parse(leaf.as_slice()).map_err(|fault| fault.refusal(SUBJECT))?;
+    let endorsement = Endorsement::of(&leaf)?;
     let chain: Vec<&[u8]> = chain.iter().map(Bytes::as_slice).collect();
-    roots.verify(leaf.as_slice(), &chain, now)?;
-    let public =
-        Public::parse(public).map_err(|error| Refusal::new(Reason::AttestEkUntrusted, "EK", error))?;
-    certificate.check_public(&public)?;
-    Ok((public, certificate))
+    roots.verify(&leaf, &chain, now)?;
+    let public = Public::parse(public).map_err(|error| Refusal::new(Reason::AttestEkInvalid, "EK", error))?;
+    endorsement.check_public(&public)?;
+    Ok((public, endorsement))
 }
 
 /// An AK with other attributes could sign a forged attestation, so every bit is compared.

@@ -3,16 +3,21 @@
 use edgewarden_evidence::HashAlg;
 use edgewarden_evidence::tpm::{Attributes, Curve, Key, Public, Scheme, Symmetric};
 use edgewarden_names::{Digest, Reason, Refusal};
-use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate};
-use x509_parser::public_key::PublicKey;
+use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension};
+use x509_parser::public_key::{PublicKey, RSAPublicKey};
 
 use crate::crypto::sha256;
 use crate::roca;
+use crate::vendor::certificate::{Certificate, EKU_EK_CERTIFICATE};
+use crate::vendor::{Fault, Kind, printable};
 
-const EKU_EK_CERTIFICATE: &str = "2.23.133.8.1";
 /// Attributes of the subject alternative name's directoryName (section 3.1.2).
 const OID_MANUFACTURER: &str = "2.23.133.2.1";
 const OID_MODEL: &str = "2.23.133.2.2";
+const OID_RSA: &str = "1.2.840.113549.1.1.1";
+/// The key type of an RSA key that is for OAEP only (RFC 4055 section 4.1), as some makers call an endorsement key; its
+/// parameters say which hashes its maker thinks of, and the TPM's template says which it uses.
+const OID_RSAES_OAEP: &str = "1.2.840.113549.1.1.7";
 
 /// Object attributes of the templates: L-1 and L-2, and the H family, which adds userWithAuth (section B.3 and B.4).
 const TEMPLATE: u32 = Attributes::FIXED_TPM
@@ -25,7 +30,7 @@ const TEMPLATE_HIGH: u32 = TEMPLATE | Attributes::USER_WITH_AUTH;
 
 /// What is taken from an EK certificate. Whose signature it carries is checked apart, by `VendorRoots::verify`.
 #[derive(Debug)]
-pub(crate) struct Certificate {
+pub(crate) struct Endorsement {
     key: CertifiedKey,
     /// SHA-256 of the SubjectPublicKeyInfo: the device.
     pub(crate) device: Digest,
@@ -39,59 +44,68 @@ enum CertifiedKey {
     Ecc { point: Vec<u8> },
 }
 
-fn untrusted(rule: &str) -> Refusal {
-    Refusal::new(Reason::AttestEkUntrusted, "EK certificate", rule)
-}
+impl Endorsement {
+    pub(crate) fn of(certificate: &Certificate<'_>) -> Result<Self, Refusal> {
+        Self::read(certificate).map_err(|fault| fault.refusal("EK certificate"))
+    }
 
-impl Certificate {
-    pub(crate) fn parse(der: &[u8]) -> Result<Self, Refusal> {
-        let (rest, certificate) =
-            X509Certificate::from_der(der).map_err(|_| untrusted("the certificate cannot be read"))?;
-        if !rest.is_empty() {
-            return Err(untrusted("bytes follow the certificate"));
+    fn read(certificate: &Certificate<'_>) -> Result<Self, Fault> {
+        let called = certificate.called();
+        let is_for_endorsement = certificate.extensions().any(|extension| match extension {
+            ParsedExtension::ExtendedKeyUsage(usage) => {
+                usage.other.iter().any(|oid| oid.to_id_string() == EKU_EK_CERTIFICATE)
+            }
+            _ => false,
+        });
+        if !is_for_endorsement {
+            let text =
+                format!("{called} is not for an endorsement key (extendedKeyUsage {EKU_EK_CERTIFICATE})");
+            return Err(Fault::invalid(text));
         }
-        let eku = certificate.extended_key_usage().ok().flatten();
-        let is_ek = |oid: &x509_parser::der_parser::Oid<'_>| oid.to_id_string() == EKU_EK_CERTIFICATE;
-        if !eku.is_some_and(|eku| eku.value.other.iter().any(is_ek)) {
-            return Err(untrusted(
-                "the certificate is not for an endorsement key (extended key usage 2.23.133.8.1)",
-            ));
+        if certificate.basic_constraints().0 {
+            return Err(Fault::invalid(format!("{called} is that of an authority (basicConstraints)")));
         }
-        if certificate.is_ca() {
-            return Err(untrusted("the certificate is that of an authority"));
-        }
-        let spki = certificate.public_key();
-        let key = match spki.parsed() {
-            Ok(PublicKey::RSA(rsa)) => CertifiedKey::Rsa {
-                modulus: without_leading_zeros(rsa.modulus).to_vec(),
-                exponent: without_leading_zeros(rsa.exponent).to_vec(),
+        let spki = certificate.parsed.public_key();
+        let kind = spki.algorithm.algorithm.to_id_string();
+        let key = match (kind.as_str(), spki.parsed()) {
+            (OID_RSA | OID_RSAES_OAEP, _) => match RSAPublicKey::from_der(&spki.subject_public_key.data) {
+                Ok((_, key)) => CertifiedKey::Rsa {
+                    modulus: without_leading_zeros(key.modulus).to_vec(),
+                    exponent: without_leading_zeros(key.exponent).to_vec(),
+                },
+                Err(_) => return Err(Fault::invalid(format!("the RSA key of {called} cannot be read"))),
             },
-            Ok(PublicKey::EC(point)) => CertifiedKey::Ecc { point: point.data().to_vec() },
-            _ => return Err(untrusted("the certified key is neither RSA nor ECC")),
+            (_, Ok(PublicKey::EC(point))) => CertifiedKey::Ecc { point: point.data().to_vec() },
+            _ => {
+                let text =
+                    format!("the key of {called} is of kind {}, neither RSA nor ECC", printable(&kind));
+                return Err(Fault::new(Kind::Unsupported, text));
+            }
         };
-        let fits = match (certificate.key_usage(), &key) {
-            (Ok(None), _) => true,
-            (Ok(Some(usage)), CertifiedKey::Rsa { .. }) => usage.value.key_encipherment(),
-            (Ok(Some(usage)), CertifiedKey::Ecc { .. }) => usage.value.key_agreement(),
-            (Err(_), _) => false,
-        };
+        let fits = certificate.extensions().all(|extension| match (extension, &key) {
+            (ParsedExtension::KeyUsage(usage), CertifiedKey::Rsa { .. }) => usage.key_encipherment(),
+            (ParsedExtension::KeyUsage(usage), CertifiedKey::Ecc { .. }) => usage.key_agreement(),
+            _ => true,
+        });
         if !fits {
-            return Err(untrusted("the certificate's key usage does not allow what an endorsement key does"));
+            return Err(Fault::invalid(format!(
+                "the keyUsage of {called} does not allow what an endorsement key does"
+            )));
         }
         if let CertifiedKey::Rsa { modulus, .. } = &key
             && roca::is_weak(modulus)
         {
-            return Err(untrusted(
-                "the endorsement key can be factored (CVE-2017-15361); update the TPM's firmware",
-            ));
+            return Err(Fault::invalid(format!(
+                "the key of {called} can be factored (CVE-2017-15361): update the TPM's firmware and have new keys made"
+            )));
         }
         let device = Digest::from_sha256(&sha256(spki.raw));
-        Ok(Self { key, device, maker: maker(&certificate) })
+        Ok(Self { key, device, maker: maker(certificate) })
     }
 
     /// Checks that `public` is the certified key, made from one of TCG's templates.
     pub(crate) fn check_public(&self, public: &Public) -> Result<(), Refusal> {
-        let refuse = |rule| Err(Refusal::new(Reason::AttestEkUntrusted, "EK", rule));
+        let refuse = |rule| Err(Refusal::new(Reason::AttestEkInvalid, "EK", rule));
         let same = match (&self.key, &public.key) {
             (CertifiedKey::Rsa { modulus, exponent }, Key::Rsa { modulus: m, exponent: e, .. }) => {
                 // Exponent 0 stands for 65537 (Part 2, section 12.2.3.5).
@@ -126,28 +140,25 @@ fn without_leading_zeros(bytes: &[u8]) -> &[u8] {
 }
 
 /// Manufacturer and model from the subject alternative name. A vendor's word, shown to people, decides nothing.
-fn maker(certificate: &X509Certificate<'_>) -> String {
+fn maker(certificate: &Certificate<'_>) -> String {
     let mut manufacturer = None;
     let mut model = None;
-    for extension in certificate.extensions() {
-        let ParsedExtension::SubjectAlternativeName(names) = extension.parsed_extension() else { continue };
-        for name in &names.general_names {
-            let GeneralName::DirectoryName(directory) = name else { continue };
-            for attribute in directory.iter_attributes() {
-                let slot = match attribute.attr_type().to_id_string().as_str() {
-                    OID_MANUFACTURER => &mut manufacturer,
-                    OID_MODEL => &mut model,
-                    _ => continue,
-                };
-                *slot = attribute.as_str().ok().map(printable);
-            }
+    for name in certificate.other_names() {
+        let GeneralName::DirectoryName(directory) = name else { continue };
+        for attribute in directory.iter_attributes() {
+            let slot = match attribute.attr_type().to_id_string().as_str() {
+                OID_MANUFACTURER => &mut manufacturer,
+                OID_MODEL => &mut model,
+                _ => continue,
+            };
+            *slot = attribute.as_str().ok().map(plain);
         }
     }
     let manufacturer = manufacturer.map(|id| vendor_text(&id).unwrap_or(id));
     [manufacturer, model].into_iter().flatten().collect::<Vec<_>>().join(" ")
 }
 
-fn printable(text: &str) -> String {
+fn plain(text: &str) -> String {
     text.chars().filter(|c| c.is_ascii_graphic() || *c == ' ').take(64).collect()
 }
 

@@ -95,6 +95,7 @@ pub struct EkCertificate {
     pub usage: Vec<KeyUsagePurpose>,
     pub days: (i32, i32),
     pub issuer: Vendor,
+    pub extensions: Vec<CustomExtension>,
 }
 
 impl Default for EkCertificate {
@@ -105,6 +106,7 @@ impl Default for EkCertificate {
             usage: vec![KeyUsagePurpose::KeyAgreement],
             days: (2020, 4096),
             issuer: Vendor::new("vendor"),
+            extensions: Vec::new(),
         }
     }
 }
@@ -130,9 +132,30 @@ impl Vendor {
 
     /// Whatever it is, certified by `self`.
     pub fn beneath(&self, name: &str, is_ca: IsCa) -> Self {
-        let key = rcgen::KeyPair::generate().unwrap();
+        self.with(name, |params| params.is_ca = is_ca)
+    }
+
+    /// A root that is not as others are.
+    pub fn root_with(name: &str, key: rcgen::KeyPair, change: impl FnOnce(&mut CertificateParams)) -> Self {
         let mut params = authority(name);
-        params.is_ca = is_ca;
+        change(&mut params);
+        let der = params.self_signed(&key).unwrap().der().to_vec();
+        Self { key, params, der }
+    }
+
+    /// An authority beneath `self` that is not as others are.
+    pub fn with(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
+        self.certify(name, rcgen::KeyPair::generate().unwrap(), change)
+    }
+
+    pub fn certify(
+        &self,
+        name: &str,
+        key: rcgen::KeyPair,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Self {
+        let mut params = authority(name);
+        change(&mut params);
         let der =
             params.signed_by(&key, &Issuer::from_params(&self.params, &self.key)).unwrap().der().to_vec();
         Self { key, params, der }
@@ -140,6 +163,35 @@ impl Vendor {
 
     pub fn pem(&self) -> String {
         pem("CERTIFICATE", &self.der)
+    }
+
+    /// `der`, a certificate that `self` signed, with other contents and a new signature.
+    pub fn sign_changed(&self, der: &[u8], change: impl FnOnce(Vec<u8>) -> Vec<u8>) -> Vec<u8> {
+        let whole = content(der);
+        let tbs = change(element(whole).to_vec());
+        let algorithm = element(&whole[element(whole).len()..]);
+        let mut signature = vec![0];
+        signature.extend(rcgen::SigningKey::sign(&self.key, &tbs).unwrap());
+        wrap(0x30, &[&tbs[..], algorithm, &wrap(0x03, &signature)].concat())
+    }
+}
+
+/// The first element of DER, whole.
+pub fn element(der: &[u8]) -> &[u8] {
+    let (header, length) = header(der);
+    &der[..header + length]
+}
+
+pub fn content(der: &[u8]) -> &[u8] {
+    let (header, length) = header(der);
+    &der[header..header + length]
+}
+
+fn header(der: &[u8]) -> (usize, usize) {
+    match der[1] {
+        short @ 0..=0x7f => (2, usize::from(short)),
+        0x81 => (3, usize::from(der[2])),
+        _ => (4, usize::from(der[2]) << 8 | usize::from(der[3])),
     }
 }
 
@@ -149,6 +201,7 @@ fn authority(name: &str) -> CertificateParams {
     params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    params.use_authority_key_identifier_extension = true;
     params
 }
 
@@ -176,10 +229,9 @@ impl EkCertificate {
         self.make_for(&EkPublicKey(ek_point.to_vec(), &rcgen::PKCS_ECDSA_P256_SHA256))
     }
 
-    /// For an RSA key with this modulus of less than 128 bytes, and the exponent 65537.
+    /// For an RSA key with this modulus, whose first bit is clear, and the exponent 65537.
     pub fn make_rsa(&self, modulus: &[u8]) -> Vec<u8> {
-        let integer = |bytes: &[u8]| [&[2, u8::try_from(bytes.len()).unwrap()], bytes].concat();
-        let key = wrap(0x30, &[integer(modulus), integer(&[1, 0, 1])].concat());
+        let key = wrap(0x30, &[wrap(2, modulus), wrap(2, &[1, 0, 1])].concat());
         self.make_for(&EkPublicKey(key, &rcgen::PKCS_RSA_SHA256))
     }
 
@@ -192,6 +244,8 @@ impl EkCertificate {
         params.key_usages.clone_from(&self.usage);
         params.extended_key_usages = self.eku.iter().cloned().map(ExtendedKeyUsagePurpose::Other).collect();
         params.custom_extensions.push(directory_name());
+        params.custom_extensions.extend(self.extensions.clone());
+        params.use_authority_key_identifier_extension = true;
         let issuer = Issuer::from_params(&self.issuer.params, &self.issuer.key);
         params.signed_by(ek, &issuer).unwrap().der().to_vec()
     }
@@ -211,8 +265,25 @@ fn directory_name() -> CustomExtension {
     extension
 }
 
-fn wrap(tag: u8, content: &[u8]) -> Vec<u8> {
-    [&[tag, u8::try_from(content.len()).unwrap()], content].concat()
+/// An element of DER.
+pub fn wrap(tag: u8, content: &[u8]) -> Vec<u8> {
+    let mut out = vec![tag];
+    match content.len() {
+        short @ 0..=0x7f => out.push(u8::try_from(short).unwrap()),
+        byte @ 0x80..=0xff => out.extend([0x81, u8::try_from(byte).unwrap()]),
+        long => {
+            out.push(0x82);
+            out.extend(u16::try_from(long).unwrap().to_be_bytes());
+        }
+    }
+    out.extend(content);
+    out
+}
+
+pub fn critical(oid: &[u64], content: Vec<u8>) -> CustomExtension {
+    let mut extension = CustomExtension::from_oid_content(oid, content);
+    extension.set_criticality(true);
+    extension
 }
 
 /// The device and its vendor.
