@@ -76,7 +76,30 @@ pub struct AcceptRequest {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VendorRequest {
-    pub pem: String,
+    /// A file of CA certificates as a maker publishes it: PEM with any text, DER, PKCS #7.
+    pub bundle: Bytes,
+}
+
+/// What became of a file of vendors' certificates.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct VendorAdded {
+    /// All that are trusted now.
+    pub roots: Vec<VendorRoot>,
+    pub added: usize,
+    /// Certificates of the file that were there before.
+    pub known: usize,
+    /// What in the file was left out, where it is and why.
+    pub left_out: Vec<VendorPart>,
+    /// Further parts that were left out.
+    pub left_out_more: usize,
+    /// Certificates that were added and vouch for nothing yet, mostly because their root is not there.
+    pub useless: Vec<VendorPart>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct VendorPart {
+    pub what: String,
+    pub why: String,
 }
 
 /// `POST /operator-keys`

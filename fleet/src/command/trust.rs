@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Subcommand;
+use edgewarden_appraisal::BUNDLE_BYTES_MAX;
 use edgewarden_names::GatewayName;
 use edgewarden_protocol::enrol::EVENT_LOG_BYTES_MAX;
 
@@ -11,7 +12,7 @@ use super::exit::Stop;
 use super::{Common, key, output};
 use crate::admin_api::{
     self, AcceptRequest, Done, OperatorKeyRequest, ReferenceRequest, ReferenceSummary, RemoveTrust, Trusted,
-    VendorRequest, VendorRoot,
+    VendorAdded, VendorPart, VendorRequest, VendorRoot,
 };
 use crate::when::date;
 
@@ -79,7 +80,8 @@ impl Reference {
 
 #[derive(Debug, Subcommand)]
 pub enum Vendor {
-    /// Trust the CA certificates in a PEM file.
+    /// Trust the CA certificates in a file as a TPM's maker publishes it: PEM, DER or PKCS #7; roots, and intermediates
+    /// beneath them. What in it is no such certificate is named and left out.
     Add {
         file: PathBuf,
     },
@@ -96,8 +98,13 @@ impl Vendor {
         let admin = common.admin()?;
         let roots: Vec<VendorRoot> = match self {
             Self::Add { file } => {
-                let pem = key::read_text(&file, PEM_BYTES_MAX)?.to_string();
-                admin.post("/vendor-roots", &VendorRequest { pem }).await?
+                let bundle = key::read(&file, BUNDLE_BYTES_MAX)?.as_slice().into();
+                let added: VendorAdded = admin.post("/vendor-roots", &VendorRequest { bundle }).await?;
+                if common.is_json() {
+                    return output::json(&added);
+                }
+                tell(&added);
+                added.roots
             }
             Self::List => admin.get("/vendor-roots").await?,
             Self::Remove { digest } => return remove(&admin, Trusted::VendorRoot, digest).await,
@@ -108,6 +115,20 @@ impl Vendor {
         let row = |root: &VendorRoot| vec![root.subject.clone(), root.digest.to_string(), date(root.added)];
         output::table(&["SUBJECT", "DIGEST", "ADDED"], &roots.iter().map(row).collect::<Vec<_>>());
         Ok(())
+    }
+}
+
+/// For a person, beside the list: what of the file was taken.
+fn tell(added: &VendorAdded) {
+    eprintln!("{} added, {} known before", added.added, added.known);
+    for VendorPart { what, why } in &added.left_out {
+        eprintln!("left out: {what}: {why}");
+    }
+    if added.left_out_more > 0 {
+        eprintln!("left out: {} parts more", added.left_out_more);
+    }
+    for VendorPart { what, why } in &added.useless {
+        eprintln!("of no use yet: {what}: {why}");
     }
 }
 

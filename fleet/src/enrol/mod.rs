@@ -43,11 +43,21 @@ pub struct Enrolment {
     root: Arc<RootCa>,
     sessions: Mutex<Sessions<Begun>>,
     appraisals: Semaphore,
+    vendors: Vendors,
 }
+
+/// The vendors' certificates as they were read last, with the text that they were read from.
+type Vendors = Arc<Mutex<Option<(String, Arc<VendorRoots>)>>>;
 
 impl Enrolment {
     pub fn new(store: Store, root: Arc<RootCa>) -> Self {
-        Self { store, root, sessions: Mutex::default(), appraisals: Semaphore::new(APPRAISALS_MAX) }
+        Self {
+            store,
+            root,
+            sessions: Mutex::default(),
+            appraisals: Semaphore::new(APPRAISALS_MAX),
+            vendors: Vendors::default(),
+        }
     }
 
     pub async fn begin(&self, request: Begin, source: IpAddr, now: UnixTime) -> Result<Challenge, Problem> {
@@ -84,8 +94,9 @@ impl Enrolment {
         let keys = request.keys.clone();
         let permit = self.appraisals.acquire().await.map_err(Problem::internal)?;
         let bundle = self.store.vendor_bundle().await?;
+        let vendors = Arc::clone(&self.vendors);
         let (parts, pending) =
-            blocking(move || Ok::<_, Problem>(challenge(&keys, &vendor_roots(&bundle)?, now)?)).await??;
+            blocking(move || challenge(&keys, vendor_roots(&vendors, bundle).as_ref(), now)).await??;
         drop(permit);
         let binding = Binding {
             endorsement: pending.device().clone(),
@@ -179,12 +190,18 @@ impl Enrolment {
     }
 }
 
-/// The bundle holds some thousands of certificates: not for a thread that serves others.
-fn vendor_roots(bundle: &str) -> Result<VendorRoots, Problem> {
-    if bundle.is_empty() {
-        return Ok(VendorRoots::none());
+/// The bundle may hold thousands of certificates, which are read anew only when it has changed: not for a thread that
+/// serves others. What cannot be read vouches for nothing.
+fn vendor_roots(last: &Mutex<Option<(String, Arc<VendorRoots>)>>, bundle: String) -> Arc<VendorRoots> {
+    let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+    match &*last {
+        Some((text, roots)) if *text == bundle => Arc::clone(roots),
+        _ => {
+            let roots = Arc::new(VendorRoots::from_pem(bundle.as_bytes()).unwrap_or_default());
+            *last = Some((bundle, Arc::clone(&roots)));
+            roots
+        }
     }
-    VendorRoots::from_pem(bundle.as_bytes()).map_err(Problem::internal)
 }
 
 /// What is kept of a token.

@@ -1,5 +1,6 @@
 //! `/v1/admin/…`: the operators' requests. Every one of them needs the bearer token.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,9 +11,11 @@ use axum::http::header::AUTHORIZATION;
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{get, post};
-use edgewarden_appraisal::{ReferenceValues, VendorRoots};
+use edgewarden_appraisal::{
+    BUNDLE_BYTES_MAX, BUNDLE_CERTIFICATES_MAX, ReferenceValues, VendorBundle, VendorRoots,
+};
 use edgewarden_ca::{pem, spki};
-use edgewarden_names::{GatewayName, Reason, Refusal, UnixTime};
+use edgewarden_names::{Digest, GatewayName, Reason, Refusal, UnixTime};
 use edgewarden_protocol::deployment::{Deployment, PAYLOAD_TYPE};
 use edgewarden_protocol::dsse::{self, ENVELOPE_BYTES_MAX, Envelope, VerifyingKey};
 use edgewarden_protocol::enrol::EVENT_LOG_BYTES_MAX;
@@ -25,7 +28,7 @@ use crate::Problem;
 use crate::admin_api::{
     AcceptRequest, DeploymentRequest, DeploymentView, DeviceDetail, DeviceLabels, Done, LabelRequest,
     OperatorKey, OperatorKeyRequest, PREFIX, ReferenceRequest, ReferenceSummary, RemoveTrust, StoredMessage,
-    Token, TokenRequest, VendorRequest, VendorRoot, Web,
+    Token, TokenRequest, VendorAdded, VendorPart, VendorRequest, VendorRoot, Web,
 };
 use crate::enrol::{decide::sha256, random_text, token_hash};
 use crate::selection::{self, Carry, check_labels};
@@ -34,7 +37,8 @@ use crate::store::tokens::Grant;
 use crate::store::trust::NewVendorRoot;
 
 const SMALL_BYTES_MAX: usize = 64 * 1024;
-const PEM_BYTES_MAX: usize = 256 * 1024;
+/// A file of vendors' certificates, in base64.
+const VENDOR_BODY_BYTES_MAX: usize = BUNDLE_BYTES_MAX / 3 * 4 + 1024;
 const NAME_BYTES_MAX: usize = 128;
 const MESSAGES_SHOWN_MAX: u32 = 1000;
 /// A token lives from a minute to a month.
@@ -221,26 +225,54 @@ async fn vendor_roots(State(shared): App) -> Response {
 
 async fn vendor_add(State(shared): App, body: Body) -> Response {
     let added = async {
-        let VendorRequest { pem } = read_json(body, PEM_BYTES_MAX).await?;
-        add_vendor_roots(&shared.store, &pem).await?;
-        Ok(shared.store.vendor_roots().await?)
+        let VendorRequest { bundle } = read_json(body, VENDOR_BODY_BYTES_MAX).await?;
+        add_vendor_roots(&shared.store, bundle.0).await
     };
     reply(added.await)
 }
 
-/// Keeps each certificate of a bundle, after the appraisal has shown that it can use it.
-pub async fn add_vendor_roots(store: &crate::store::Store, bundle: &str) -> Result<(), Problem> {
-    VendorRoots::from_pem(bundle.as_bytes())
-        .map_err(|error| invalid("vendor roots", crate::chain(&error)))?;
-    let mut roots = Vec::new();
-    for der in pem::all(bundle, pem::CERTIFICATE).map_err(|error| invalid("vendor roots", error))? {
-        let subject = match x509_parser::parse_x509_certificate(&der) {
-            Ok((_, certificate)) => certificate.subject().to_string(),
-            Err(_) => return Err(invalid("vendor roots", "not a certificate")),
-        };
-        roots.push(NewVendorRoot { digest: sha256(&der), subject, pem: pem::encode(pem::CERTIFICATE, &der) });
+/// Keeps each certificate of a file that the appraisal can use.
+pub async fn add_vendor_roots(store: &crate::store::Store, file: Vec<u8>) -> Result<VendorAdded, Problem> {
+    const SUBJECT: &str = "vendor roots";
+    let read =
+        tokio::task::spawn_blocking(move || VendorBundle::read(&file)).await.map_err(Problem::internal)?;
+    let VendorBundle { certificates, refused, refused_more } =
+        read.map_err(|error| invalid(SUBJECT, error))?;
+    let before: HashSet<Digest> = store.vendor_roots().await?.into_iter().map(|root| root.digest).collect();
+    let new: Vec<_> =
+        certificates.iter().filter(|one| !before.contains(&sha256(&one.der))).cloned().collect();
+    let roots: Vec<NewVendorRoot> = new
+        .iter()
+        .map(|one| NewVendorRoot {
+            digest: sha256(&one.der),
+            subject: one.subject.clone(),
+            pem: pem::encode(pem::CERTIFICATE, &one.der),
+        })
+        .collect();
+    let bytes = store.vendor_bundle().await?.len() + roots.iter().map(|root| root.pem.len()).sum::<usize>();
+    if bytes > BUNDLE_BYTES_MAX || before.len() + roots.len() > BUNDLE_CERTIFICATES_MAX {
+        let rule = format!(
+            "with these there would be over {BUNDLE_CERTIFICATES_MAX} certificates or {BUNDLE_BYTES_MAX} bytes; \
+             remove some with `edgewarden-fleet vendor remove`"
+        );
+        return Err(invalid(SUBJECT, rule));
     }
-    Ok(store.add_vendor_roots(&roots, UnixTime::now()).await?)
+    store.add_vendor_roots(&roots, UnixTime::now()).await?;
+    let all = store.vendor_bundle().await?;
+    let (added, known) = (roots.len(), certificates.len() - roots.len());
+    let judge = move || {
+        let Ok(vendors) = VendorRoots::from_pem(all.as_bytes()) else { return Vec::new() };
+        let now = UnixTime::now();
+        let useless = new.into_iter().filter(|one| !one.is_root).filter_map(|one| {
+            let why = vendors.why_useless(&one.der, now)?;
+            Some(VendorPart { what: one.subject, why })
+        });
+        useless.collect()
+    };
+    let useless = tokio::task::spawn_blocking(judge).await.map_err(Problem::internal)?;
+    let left_out = refused.into_iter().map(|part| VendorPart { what: part.place, why: part.why }).collect();
+    let roots = store.vendor_roots().await?;
+    Ok(VendorAdded { roots, added, known, left_out, left_out_more: refused_more, useless })
 }
 
 /// What was admitted before stays so until it next has to prove itself.

@@ -14,11 +14,13 @@ mod secrets;
 pub mod state;
 pub mod views;
 
+use std::io::Read as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Router;
+use edgewarden_appraisal::BUNDLE_BYTES_MAX;
 use edgewarden_ca::CaError;
 use edgewarden_transport::{Identity, foreign, tls};
 use tokio::net::TcpListener;
@@ -167,8 +169,17 @@ async fn add_trust(store: &Store, options: &Options) -> Result<(), ServeError> {
         added.map_err(|source| ServeError::Trust { path: path.clone(), source })?;
     }
     for path in &options.vendor_roots {
-        let added = admin::add_vendor_roots(store, &read(path)?).await;
-        added.map_err(|source| ServeError::Trust { path: path.clone(), source })?;
+        // One byte more than is accepted, so that the refusal says which limit it is.
+        let bytes_max = u64::try_from(BUNDLE_BYTES_MAX).unwrap_or(u64::MAX).saturating_add(1);
+        let mut file = Vec::new();
+        std::fs::File::open(path)
+            .and_then(|opened| opened.take(bytes_max).read_to_end(&mut file))
+            .map_err(|source| ServeError::Read { path: path.clone(), source })?;
+        let added = admin::add_vendor_roots(store, file).await;
+        let added = added.map_err(|source| ServeError::Trust { path: path.clone(), source })?;
+        for part in added.left_out.iter().chain(&added.useless) {
+            tracing::warn!(path = %path.display(), what = part.what, why = part.why, "vendor certificate of no use");
+        }
     }
     Ok(())
 }
