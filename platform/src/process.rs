@@ -112,6 +112,11 @@ pub fn cgroup(pid: i32) -> io::Result<String> {
     Process::open(pid)?.cgroup()
 }
 
+/// The kernel's name of this boot, random and never the same (`random(4)`).
+pub fn boot() -> io::Result<String> {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|name| name.trim().to_owned())
+}
+
 fn watch(pidfd: &OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // A descriptor of its own: one descriptor can be watched only once at a time.
     let pidfd = pidfd.try_clone()?;

@@ -40,6 +40,8 @@ pub struct Context {
     pub site: Option<Site>,
     /// The cgroup of `identityd`, which no module may share.
     pub own_cgroup: String,
+    /// The kernel's random name of this boot.
+    pub boot: String,
 }
 
 /// When an input arrives, and 32 random bytes for it alone.
@@ -180,6 +182,7 @@ impl Authority {
                 documents.enrolment = Arc::default();
             }
         }
+        documents.records = Arc::new(documents.records.of_boot(&context.boot));
         let in_force = documents.deployments.recover(&context.target).unwrap_or_else(|refusal| {
             refusals.push(refusal);
             None

@@ -113,6 +113,7 @@ pub(crate) fn world() -> &'static World {
             expected: Some(expected),
             site: None,
             own_cgroup: "/daemons/identityd".into(),
+            boot: String::new(),
         });
         World { context, image, envelopes, enrolled }
     })

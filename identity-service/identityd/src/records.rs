@@ -3,6 +3,9 @@
 //! A record holds what a process cannot shed by `exec` or by handing its socket on: the cgroup that `runtimed` put the
 //! container in. The pid and its start time say whether the instance still lives. What is judged here was read from
 //! `/proc` by the caller of these functions; nothing here does I/O.
+//!
+//! Records are of one boot, and end with it: nobody who edits the disk while the machine is off knows the name that the
+//! kernel will give to the next one.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -19,6 +22,9 @@ pub const RECORDS_MAX: usize = 2 * edgewarden_protocol::deployment::MODULES_MAX;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Records {
+    /// The kernel's random name of the boot that they are about.
+    #[serde(default)]
+    boot: String,
     live: BTreeMap<String, StartRecord>,
 }
 
@@ -49,6 +55,11 @@ pub struct ProcessSeen {
 }
 
 impl Records {
+    /// None of them are about another boot than `boot`.
+    pub fn of_boot(&self, boot: &str) -> Self {
+        if self.boot == boot { self.clone() } else { Self { boot: boot.into(), live: BTreeMap::new() } }
+    }
+
     pub fn get(&self, instance: &str) -> Option<&StartRecord> {
         self.live.get(instance)
     }
@@ -232,6 +243,20 @@ pub mod tests {
         ] {
             assert_eq!(still_lives(&record, seen.as_ref()), lives, "{name}");
         }
+    }
+
+    #[test]
+    fn records_end_with_their_boot() {
+        let (records, _) = one();
+        let here = records.of_boot("");
+        assert_eq!(here, records, "none was named");
+        let first = Records::default().of_boot("one");
+        let seen = seen(10, 500, "/ew/alerts-1");
+        let (first, _) = first.started(&permit("alerts", 1), &seen, "/", address(2), UnixTime(5)).unwrap();
+        assert_eq!(first.of_boot("one"), first);
+        assert_eq!(first.of_boot("two").iter().count(), 0);
+        assert_eq!(first.of_boot("").iter().count(), 0);
+        assert_eq!(records.of_boot("one").iter().count(), 0);
     }
 
     #[test]

@@ -268,7 +268,8 @@ fn open_parts(layout: Layout, config: Config) -> Result<Opened, RunError> {
         labels: config.gateway.labels.clone(),
         operators,
     };
-    let context = Arc::new(Context { layout: layout.clone(), target, expected, site, own_cgroup });
+    let boot = process::boot().map_err(RunError::System)?;
+    let context = Arc::new(Context { layout: layout.clone(), target, expected, site, own_cgroup, boot });
     let vault = Vault::open(&folder, &documents.secrets)
         .map_err(|source| RunError::Folder { path: folder.clone(), source })?;
     let (authority, set_aside) = Authority::recover(Arc::clone(&context), documents);

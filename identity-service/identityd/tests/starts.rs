@@ -238,6 +238,7 @@ async fn a_record_whose_process_moved_or_was_replaced_is_not_taken_up() {
         ("start time", good.replace(&format!("\"pid_started\":{started}"), "\"pid_started\":1")),
         ("cgroup", good.replace(&container.cgroup, "/elsewhere")),
         ("process", good.replace(&format!("\"pid\":{}", container.pid()), "\"pid\":1")),
+        ("boot", good.replace("\"boot\":\"", "\"boot\":\"other-")),
     ] {
         assert_ne!(changed, good, "{name}");
         std::fs::write(&path, changed).unwrap();

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use edgewarden_names::{Digest, UnixTime};
+use edgewarden_names::{Digest, Refusal, UnixTime};
 use edgewarden_protocol::control::{Reply, Request, Status};
 use edgewarden_protocol::dsse::ENVELOPE_BYTES_MAX;
 use edgewarden_protocol::enrol::Verdict;
@@ -68,7 +68,7 @@ pub async fn sync(context: Arc<Context>, mut now: mpsc::Receiver<()>) {
     let mut link = Link {
         context: Arc::clone(&context),
         http,
-        refused: None,
+        refused: Refused::default(),
         reached: false,
         secrets,
         jwt_keys: JwtKeys::default(),
@@ -109,8 +109,7 @@ pub async fn sync(context: Arc<Context>, mut now: mpsc::Receiver<()>) {
 struct Link {
     context: Arc<Context>,
     http: Http,
-    /// The envelope that `identityd` refused last: it is not offered to it again and again.
-    refused: Option<Vec<u8>>,
+    refused: Refused,
     /// False until the fleet has answered, and again after an attempt that failed.
     reached: bool,
     secrets: Secrets,
@@ -142,26 +141,20 @@ impl Link {
         // Before the deployment, which may need them.
         let taken = self.secrets.accept(&self.context.identityd, reply.secrets).await;
         let Some(envelope) = reply.deployment else { return taken };
-        if self.refused.as_ref() == Some(&envelope.0) {
+        if self.refused.is(&envelope.0) {
             return Err("the fleet still offers a deployment that this gateway refused".into());
         }
         match self.context.identityd.call(&Request::DeploymentAccept(envelope.clone())).await {
             Ok(Reply::Deployment(deployment)) => {
                 let deployment = &deployment.deployment;
                 tracing::info!(name = %deployment.name, version = deployment.version, "a deployment is in force");
-                self.refused = None;
+                self.refused = Refused::default();
                 Ok(())
             }
             Ok(_) => Err(CallError::Unexpected.to_string()),
-            // Offered again, with a growing wait between, until it is in force.
-            Err(CallError::Refused(refusal)) if refusal.reason.passes() => {
-                Err(format!("the fleet's deployment is not in force yet: {refusal}"))
-            }
             Err(CallError::Refused(refusal)) => {
                 tracing::warn!(reason = refusal.reason.code(), %refusal, "the fleet's deployment was refused");
-                self.refused = Some(envelope.0);
-                // The report that goes out next names the refusal.
-                Ok(())
+                self.refused.note(envelope.0, &refusal)
             }
             Err(error) => Err(crate::chain(&error)),
         }
@@ -188,6 +181,26 @@ impl Link {
             verdict: status.verdict,
             at: UnixTime::now(),
         }
+    }
+}
+
+/// The envelope that `identityd` refused last, and that is not offered to it again and again.
+#[derive(Debug, Default)]
+struct Refused(Option<Vec<u8>>);
+
+impl Refused {
+    fn is(&self, envelope: &[u8]) -> bool {
+        self.0.as_deref() == Some(envelope)
+    }
+
+    /// What was refused for a passing cause is an error of the attempt, which is made again after a growing wait.
+    fn note(&mut self, envelope: Vec<u8>, refusal: &Refusal) -> Result<(), String> {
+        if refusal.reason.passes() {
+            return Err(format!("the fleet's deployment is not in force yet: {refusal}"));
+        }
+        self.0 = Some(envelope);
+        // The report that goes out next names the refusal.
+        Ok(())
     }
 }
 
@@ -267,6 +280,28 @@ mod tests {
             ("clock before the certificate", Some(verdict(5000)), ends, 10, false),
         ] {
             assert_eq!(due(verdict.as_ref(), ends, UnixTime(now)), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_deployment_refused_for_a_passing_cause_is_offered_again() {
+        use edgewarden_names::Reason;
+        let mut refused = Refused::default();
+        for (reason, again) in [
+            (Reason::Internal, true),
+            (Reason::Busy, true),
+            (Reason::IdentityUnavailable, true),
+            (Reason::DeploymentSignature, false),
+            (Reason::DeploymentRollback, false),
+            (Reason::DeploymentInvalid, false),
+            (Reason::PolicyInvalid, false),
+            (Reason::DeploymentTarget, false),
+        ] {
+            refused.0 = None;
+            let refusal = Refusal::new(reason, "deployment", "so");
+            assert_eq!(refused.note(b"one".to_vec(), &refusal).is_err(), again, "{reason}");
+            assert_eq!(refused.is(b"one"), !again, "{reason}");
+            assert!(!refused.is(b"another"));
         }
     }
 

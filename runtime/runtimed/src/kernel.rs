@@ -230,7 +230,8 @@ mod tests {
     fn a_flow_is_reported_once_a_minute_with_names() {
         let folder = tempfile::tempdir().unwrap();
         let network = ModuleNetwork::parse("10.77.0.0/24").unwrap();
-        let mut addresses = Addresses::open(folder.path().join("a"), network).unwrap();
+        let mut addresses = Addresses::new(folder.path().join("a"), network);
+        addresses.read(std::sync::Arc::new(edgewarden_oci::records::RecordKey::new(&[7; 32])), &[]).unwrap();
         let names = ["alerts", "analytics"].map(|name| ModuleName::parse(name).unwrap());
         addresses.assign(&names, &[]).unwrap();
         let mut kernel = Kernel::new(network.gateway(), 8885);

@@ -49,6 +49,7 @@ fn a_module_runs_confined() {
         gateway.deploy(1, vec![shell("alerts", &image, &script)], "").await;
         gateway.start_runtimed().await;
         let module = gateway.module("alerts", "running", running).await;
+        assert_eq!(module.generation.unwrap().0, 1, "an image that was fetched is judged once");
         gateway.printed("alerts", "pids 1").await;
         let log = gateway.logs("alerts").await;
         for expected in [
