@@ -237,6 +237,9 @@ async fn should_not_send_what_has_not_changed() {
     assert_ne!(svids.message().await.unwrap().unwrap(), first);
 }
 
+/// What Edgewarden offers on the same socket.
+const BESIDE: [&str; 2] = ["edgewarden.keys.v1.Keys", "edgewarden.secrets.v1.Secrets"];
+
 async fn health(served: &Served, service: &str) -> Result<ServingStatus, Status> {
     let mut client = HealthClient::new(served.channel().await);
     let answer = client.check(HealthCheckRequest { service: service.into() }).await?;
@@ -246,7 +249,8 @@ async fn health(served: &Served, service: &str) -> Result<ServingStatus, Status>
 #[tokio::test]
 async fn health_says_whether_an_identity_can_be_given() {
     let served = Served::new();
-    for service in ["", "SpiffeWorkloadAPI", "grpc.reflection.v1.ServerReflection"] {
+    for service in ["", "SpiffeWorkloadAPI", "grpc.reflection.v1.ServerReflection"].into_iter().chain(BESIDE)
+    {
         assert_eq!(health(&served, service).await.unwrap(), ServingStatus::Serving, "{service}");
     }
     assert_eq!(health(&served, "other").await.unwrap_err().code(), Code::NotFound);
@@ -330,12 +334,17 @@ macro_rules! reflect {
 async fn should_serve_reflection() {
     let served = Served::new();
     for listed in [reflect!(served, v1, ListServices, ""), reflect!(served, v1alpha, ListServices, "")] {
-        assert!(listed.unwrap().split(' ').any(|name| name == "SpiffeWorkloadAPI"));
+        let listed = listed.unwrap();
+        for service in ["SpiffeWorkloadAPI"].into_iter().chain(BESIDE) {
+            assert!(listed.split(' ').any(|name| name == service), "{service} is not in {listed}");
+        }
     }
     for (symbol, file) in [
         ("SpiffeWorkloadAPI", "workloadapi.proto"),
         ("SpiffeWorkloadAPI.FetchX509SVID", "workloadapi.proto"),
         ("google.protobuf.Struct", "google/protobuf/struct.proto"),
+        ("edgewarden.keys.v1.Keys", "keys.proto"),
+        ("edgewarden.secrets.v1.WatchResponse.secrets", "secrets.proto"),
     ] {
         assert_eq!(reflect!(served, v1, FileContainingSymbol, symbol).unwrap(), file);
         assert_eq!(reflect!(served, v1alpha, FileContainingSymbol, symbol).unwrap(), file);

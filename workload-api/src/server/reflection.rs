@@ -16,10 +16,11 @@ use super::health::own_caller;
 use super::service::{Service, take};
 
 /// What is offered: each set has its imports with it.
-const DESCRIPTORS: [&[u8]; 6] = [
+const DESCRIPTORS: [&[u8]; 7] = [
     include_bytes!("../../proto/workloadapi.descriptor.bin"),
     include_bytes!("../../proto/envoy.descriptor.bin"),
     include_bytes!("../../proto/keys.descriptor.bin"),
+    include_bytes!("../../proto/secrets.descriptor.bin"),
     tonic_health::pb::FILE_DESCRIPTOR_SET,
     tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
     tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
@@ -208,6 +209,8 @@ mod tests {
         let expected = [
             "SpiffeWorkloadAPI",
             super::super::sds::SERVICE_NAME,
+            crate::keysapi::keys_server::SERVICE_NAME,
+            crate::secrets::wire::secrets_server::SERVICE_NAME,
             "grpc.health.v1.Health",
             "grpc.reflection.v1.ServerReflection",
             "grpc.reflection.v1alpha.ServerReflection",
@@ -220,6 +223,8 @@ mod tests {
             "X509SVID.hint",
             "envoy.service.secret.v3.SecretDiscoveryService.DeltaSecrets",
             "google.protobuf.Struct.FieldsEntry",
+            "edgewarden.secrets.v1.Secrets.Watch",
+            "edgewarden.secrets.v1.WatchResponse.secrets",
         ] {
             assert!(catalogue.containing(symbol).is_some(), "{symbol}");
         }
