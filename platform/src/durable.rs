@@ -12,6 +12,8 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use nix::fcntl::{FallocateFlags, fallocate};
+
 use crate::crash_points::{Step, before};
 
 const TEMPORARY_SUFFIX: &str = ".ew-tmp";
@@ -188,6 +190,12 @@ impl AppendFile {
         }
         self.length = self.length.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
         Ok(())
+    }
+
+    /// Sees to it that so many more bytes find room, as far as the file system can. Nothing shows in the file.
+    pub fn allocate_ahead(&self, bytes: u64) -> io::Result<()> {
+        let (Ok(from), Ok(bytes)) = (i64::try_from(self.length), i64::try_from(bytes)) else { return Ok(()) };
+        Ok(fallocate(&self.file, FallocateFlags::FALLOC_FL_KEEP_SIZE, from, bytes)?)
     }
 
     fn append_synced(&mut self, bytes: &[u8]) -> io::Result<()> {

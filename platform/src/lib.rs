@@ -1,6 +1,7 @@
 //! What Edgewarden asks of Linux. The one crate that may hold `unsafe`, as little of it as will do.
 //!
 //! * [`durable`]: files that are there whole or not at all, power cut or not · `crash_points`: its steps, for tests
+//! * [`reserve`]: disk space set aside for what must still be written when there is none
 //! * [`peer`], [`process`]: who is at the other end of a Unix socket, and is it still the same process
 //! * [`seccomp`], [`landlock`], [`capabilities`], [`harden`]: what a daemon takes away from itself
 //! * [`memory`], [`libraries`]: what of it stays in memory
@@ -22,5 +23,6 @@ pub mod mounts;
 pub mod peer;
 pub mod pipe;
 pub mod process;
+pub mod reserve;
 pub mod seccomp;
 pub mod users;

@@ -5,13 +5,19 @@
 //! through those is the cgroup, which is why [`PeerEvidence::cgroup`] is read again at each use.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::socket::{getsockopt, sockopt};
+use nix::sys::socket::{MsgFlags, getsockopt, recv, sockopt};
+use tokio::io::Interest;
+use tokio::net::UnixStream;
 
 use crate::process::Process;
+
+/// How often is looked whether a peer is gone that has sent more than was read.
+const UNREAD: Duration = Duration::from_secs(1);
 
 /// The process that connected, as the kernel tells it. Cloning shares the pidfd.
 #[derive(Debug, Clone)]
@@ -19,6 +25,27 @@ pub struct PeerEvidence {
     uid: u32,
     gid: u32,
     process: Process,
+}
+
+/// Resolves when the peer has closed its side or its process has ended: nobody waits for what is being made for it. At
+/// once for a peer that has sent nothing more, as one does that waits for an answer; else within a second.
+pub async fn gone(stream: &UnixStream) {
+    loop {
+        match stream.ready(Interest::READABLE).await {
+            Ok(ready) if !ready.is_read_closed() => {}
+            _ => return,
+        }
+        // What was read to its last byte may still count as readable: only a look that finds nothing arms the wait anew.
+        let look = || {
+            let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+            Ok(recv(stream.as_raw_fd(), &mut [0], flags)?)
+        };
+        match stream.try_io(Interest::READABLE, look) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Ok(0) | Err(_) => return,
+            Ok(_) => tokio::time::sleep(UNREAD).await,
+        }
+    }
 }
 
 impl PeerEvidence {
