@@ -11,6 +11,8 @@ use edgewarden_protocol::client::ClientError;
 pub enum Problem {
     /// An answer, not a failure: exit code 3.
     Refused(Refusal),
+    /// The same, where the reason's own next step would lead back to this command.
+    Denied { refusal: Refusal, next: &'static str },
     /// Exit code 1. The text is the whole chain of causes.
     Failed(String),
     /// Exit code 2.
@@ -43,6 +45,11 @@ impl Problem {
                 eprintln!("hint: {}", refusal.reason.next_step());
                 ExitCode::from(3)
             }
+            Self::Denied { refusal, next } => {
+                eprintln!("refused: {refusal}");
+                eprintln!("hint: {next}");
+                ExitCode::from(3)
+            }
             Self::Failed(text) => {
                 eprintln!("error: {text}");
                 ExitCode::from(1)
@@ -59,7 +66,7 @@ impl Problem {
 impl std::fmt::Display for Problem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Refused(refusal) => refusal.fmt(f),
+            Self::Refused(refusal) | Self::Denied { refusal, .. } => refusal.fmt(f),
             Self::Failed(text) | Self::Usage(text) => f.write_str(text),
             Self::Ended(code) => write!(f, "the program ended with {code}"),
         }

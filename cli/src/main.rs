@@ -6,6 +6,8 @@
 mod commands;
 mod exit;
 mod folders;
+#[cfg(test)]
+mod hints;
 mod output;
 mod supervisor;
 mod svid;
@@ -97,7 +99,7 @@ enum Command {
     Gatewayd,
     /// Keeps what a module prints (for the module daemon).
     #[command(hide = true)]
-    LogPump { folder: std::path::PathBuf, module: edgewarden_names::ModuleName },
+    LogPump { folder: PathBuf, module: edgewarden_names::ModuleName },
 }
 
 fn main() -> ExitCode {

@@ -24,6 +24,10 @@ macro_rules! reasons {
                     self,
                     Self::Internal
                         | Self::Busy
+                        | Self::Storage
+                        | Self::EstUnavailable
+                        | Self::EstPending
+                        | Self::FederationUnavailable
                         | Self::IdentityUnavailable
                         | Self::ImageUnavailable
                         | Self::StartPermit
@@ -51,13 +55,13 @@ reasons! {
     AttestNonce "attest.nonce" "start again: the challenge is unknown, used or too old";
     AttestQuote "attest.quote" "the quote is malformed or its signature is wrong; look for an impostor";
     AttestPcrSelection "attest.pcr_selection" "the TPM must have the SHA-256 bank on; enable it in the firmware";
-    AttestEventLog "attest.event_log" "the event log does not explain the PCRs; see `edgewarden attest show`";
+    AttestEventLog "attest.event_log" "the event log does not explain the PCRs: compare what `edgewarden attest export FOLDER` writes, and start the machine again; a log that stays short is the firmware's fault";
     AttestUnmeasured "attest.unmeasured" "turn on measured boot in the firmware: the TPM has measured nothing";
     AttestReference "attest.reference" "if the change was meant, accept it as a reference with `edgewarden-fleet reference accept`";
     AttestCertify "attest.certify" "the gateway CA key is not proven to be in the TPM; join again";
     AttestCsr "attest.csr" "the request does not carry the certified key and the nonce; join again";
     AttestRequired "attest.required" "join the fleet first: `edgewarden join`";
-    AttestFailed "attest.failed" "the gateway's verdict is `failed`; see `edgewarden status`";
+    AttestFailed "attest.failed" "the gateway's verdict is `failed`: `edgewarden status` names the check, and `edgewarden renew` asks for a new verdict when that is mended";
     AttestRuntimeLog "attest.runtime_log" "look at what else extends that PCR, and compare `edgewarden attest export` with the audit log";
     // Enrolment
     EnrolToken "enrol.token" "make a join token with `edgewarden-fleet token create`";
@@ -78,13 +82,14 @@ reasons! {
     DeploymentSignature "deployment.signature" "sign the deployment with an operator key that the gateway pins";
     DeploymentRollback "deployment.rollback" "give the deployment a version above the one that runs";
     DeploymentInvalid "deployment.invalid" "correct the document; `edgewarden-fleet deploy --check` shows the place";
-    DeploymentTarget "deployment.target" "the deployment names another trust domain or gateway";
+    DeploymentTarget "deployment.target" "the deployment is for another trust domain, or for labels that this gateway does not have: compare `[gateway]` in its configuration with the selector";
     // Images
     ImageUnsigned "image.unsigned" "sign the image with `edgewarden image sign`";
     ImageSignature "image.signature" "no signature verifies with the deployment's image keys; sign with one of them";
     ImageDigestMismatch "image.digest_mismatch" "the signature is for other content: the tag was moved after signing; sign the new digest or deploy the old";
     ImageRepositoryMismatch "image.repository_mismatch" "the signature was made for another repository; sign in this one";
     ImageContent "image.content" "the bytes do not match their digest; pull again from a healthy registry";
+    ImageWithdrawn "image.withdrawn" "nobody vouches for the image that runs: sign it with one of the deployment's image keys and deploy it again, or put the key back if it was taken out by mistake";
     ImageInvalid "image.invalid" "the manifest or its evidence is malformed; build the image again";
     ImageUnsupported "image.unsupported" "the message names what a module cannot have (a device node, a FIFO, a kind of layer): build the image without it, with gzip layers";
     ImageUser "image.user" "give the image a USER that is not root and no daemon's, in the Dockerfile `USER 1000`; then sign and deploy the new digest";
@@ -94,18 +99,18 @@ reasons! {
     ImageTooLarge "image.too_large" "the manifest, evidence or layer is over the limit in docs/specification.md";
     ImageUnavailable "image.unavailable" "the registry did not give the image; check its address and the digest";
     // Starts and identity
-    StartPermit "start.permit" "a start needs an unused permit for this module; ask identityd to judge the image";
-    CallerUnknown "caller.unknown" "the caller is gone or could not be identified; call from inside the module";
+    StartPermit "start.permit" "the start is tried again by itself; when it stays refused, compare the module with `edgewarden deployment show`";
+    CallerUnknown "caller.unknown" "the caller ended or could not be identified before it had its answer; call again from inside the module";
     CallerNotModule "caller.not_module" "only processes of the module's own container may use its socket";
     CallerHeader "caller.header" "send the metadata `workload.spiffe.io: true` (SPIFFE Workload Endpoint section 3)";
-    CallerBudget "caller.budget" "this module has too many calls or streams open; close some";
+    CallerBudget "caller.budget" "this module has too many calls or streams open; close some (limits: docs/workload-api.md)";
     SdsName "sds.name" "ask for `default`, `ROOTCA`, `ALL` or one of the module's own SPIFFE IDs; see docs/workload-api.md";
     ModuleExited "module.exited" "see what it printed with `edgewarden logs`";
-    IdentityUnavailable "identity.unavailable" "identityd has no issuing certificate yet; see `edgewarden status`";
+    IdentityUnavailable "identity.unavailable" "there is no certificate to issue from yet: `edgewarden status` says why, `edgewarden renew` tries again now";
     IdentityForeign "identity.foreign" "ask for the identity that this module has, or for none in particular";
     JwtAudience "jwt.audience" "name 1 to 16 audiences that the token is for, short and without control characters";
     JwtInvalid "jwt.invalid" "do not believe this token; whoever sent it must fetch a fresh one for this audience";
-    PeerUnauthorized "peer.unauthorized" "this user or certificate may not make this request";
+    PeerUnauthorized "peer.unauthorized" "ask as root, or, for a device, connect with a certificate of this gateway: `edgewarden leaf allow` lets it enrol";
     // The workload API of Azure IoT Edge
     IotedgeModule "iotedge.module" "name the module and the generation of this very container: IOTEDGE_MODULEID and IOTEDGE_MODULEGENERATIONID";
     IotedgeVersion "iotedge.api_version" "use the version that IOTEDGE_APIVERSION says";
@@ -120,9 +125,9 @@ reasons! {
     KeyExhausted "key.exhausted" "this key has encrypted as much as it may: make another and encrypt with that";
     KeyCiphertext "key.ciphertext" "decrypt with the key, the module and the context that it was encrypted with";
     // Policy
-    PolicyDenied "policy.denied" "no rule allows it; see `edgewarden policy explain`";
-    PolicyInvalid "policy.invalid" "correct the policy; the last good epoch stays in force";
-    PlaceMismatch "policy.place_mismatch" "the certificate and the place it is used from name different modules";
+    PolicyDenied "policy.denied" "no rule of the policy in force allows it: `edgewarden policy explain FROM TO` says why; allow it in the deployment (docs/policy.md), if it is meant to be";
+    PolicyInvalid "policy.invalid" "correct the policy where the message says (docs/policy.md); the last good epoch stays in force";
+    PlaceMismatch "policy.place_mismatch" "a certificate is good at its own place only: a module's from its own address, a leaf device's through the leaves' port; look for a copied key";
     // Secrets
     SecretMissing "secret.missing" "seal it for this gateway and module with `edgewarden-fleet secret seal`; the module starts when it has come";
     SecretSignature "secret.signature" "sign with an operator key that the gateway pins";
@@ -145,11 +150,12 @@ reasons! {
     LeafToken "leaf.token" "allow the leaf on the gateway with `edgewarden leaf allow`";
     LeafUnknown "leaf.unknown" "declare the leaf in the deployment";
     // Requests of any kind
-    RequestInvalid "request.invalid" "correct the request";
+    RequestInvalid "request.invalid" "the message names what is wrong with the request; correct that";
     RequestTooLarge "request.too_large" "send less: limits are in docs/specification.md";
-    Busy "service.busy" "try again later";
+    KeystoreFailed "keystore.failed" "the message says what the TPM or the token lacks; `edgewarden doctor` looks closer";
+    Busy "service.busy" "too much is asked at this moment: try again later";
     Storage "service.storage" "nothing was kept: make room on the disk of the one that refuses, or mend it; it goes on by itself, so try again then";
-    Internal "service.internal" "see the daemon's log";
+    Internal "service.internal" "this is a fault of the gateway, not of the request: `edgewarden doctor` looks for its cause, and the journal of the daemon that refused has the details";
 }
 
 impl fmt::Display for Reason {

@@ -40,14 +40,20 @@ impl Policy {
         if explanation.allowed {
             return Ok(());
         }
-        Err(Refusal::new(Reason::PolicyDenied, format!("{principal} {action} {target}"), explanation.rule)
-            .into())
+        let subject = format!("{principal} {action} {target}");
+        let next = "if it is meant to be, add a rule that permits it to the deployment's policy (docs/policy.md), and deploy that";
+        Err(Problem::Denied { refusal: Refusal::new(Reason::PolicyDenied, subject, explanation.rule), next })
     }
 }
 
 fn compiled(snapshot: &Snapshot) -> Result<CompiledEpoch, Problem> {
-    let policy = snapshot.policy.as_ref().ok_or_else(|| {
-        Refusal::new(Reason::PolicyDenied, "policy", "no deployment is in force, so nothing is allowed")
+    let policy = snapshot.policy.as_ref().ok_or_else(|| Problem::Denied {
+        refusal: Refusal::new(
+            Reason::PolicyDenied,
+            "policy",
+            "no deployment is in force, so nothing is allowed",
+        ),
+        next: "deploy one to this gateway: `edgewarden-fleet deploy`",
     })?;
     serde_json::from_slice(policy.compiled.as_slice()).map_err(Problem::failed)
 }

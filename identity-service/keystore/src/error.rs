@@ -102,6 +102,16 @@ impl KeystoreError {
         )
     }
 
+    /// What an operator is told: why, in the store's words.
+    pub fn explained(&self, subject: &str) -> Refusal {
+        let hidden = self.refusal(subject);
+        match hidden.reason {
+            Reason::RequestInvalid => hidden,
+            Reason::Busy => Refusal { rule: self.to_string(), ..hidden },
+            _ => Refusal::new(Reason::KeystoreFailed, subject, self),
+        }
+    }
+
     /// What a peer is told: that the keystore could not, and when to come again, but not why.
     pub fn refusal(&self, subject: &str) -> Refusal {
         match self {
