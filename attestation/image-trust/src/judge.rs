@@ -13,7 +13,7 @@ use crate::{sha256, signature};
 /// Judges one image: its bytes are those that the reference names, one of the pinned keys signed exactly this
 /// digest for exactly this repository, and it is an image that this gateway can start.
 ///
-/// Every signature is tried; one suffices. When none does, the refusal tells of the one that came nearest.
+/// Every signature is tried; one suffices, and the proof names all keys that made one. When none does, the refusal tells of the one that came nearest.
 pub fn judge(evidence: &ImageEvidence, keys: &[ImageKey]) -> Result<ImageProof, Refusal> {
     let image = &evidence.image;
     check_sizes(evidence).map_err(|rule| Refusal::new(Reason::ImageTooLarge, image, rule))?;
@@ -22,12 +22,20 @@ pub fn judge(evidence: &ImageEvidence, keys: &[ImageKey]) -> Result<ImageProof, 
         return Err(Refusal::new(Reason::ImageContent, image, format!("the manifest is {found}")));
     }
     let keys = keys.iter().map(PinnedKey::parse).collect::<Result<Vec<_>, _>>()?;
-    let key_name = signature::find_signer(image, &evidence.signatures, &keys)
-        .map_err(|reason| refuse(image, reason))?
-        .to_owned();
+    let signers = signature::find_signers(image, &evidence.signatures, &keys)
+        .map_err(|reason| refuse(image, reason))?;
+    let key_name = signers.first().map_or_else(String::new, |key| key.name.to_owned());
+    let vouchers = signers.iter().map(|key| key.fingerprint.clone()).collect();
     let (config, layers) = image::read(evidence.manifest.as_slice(), evidence.config.as_slice())
         .map_err(|reason| refuse(image, reason))?;
-    Ok(ImageProof { module: evidence.module.clone(), image: image.clone(), config, layers, key_name })
+    Ok(ImageProof {
+        module: evidence.module.clone(),
+        image: image.clone(),
+        config,
+        layers,
+        key_name,
+        vouchers,
+    })
 }
 
 fn check_sizes(evidence: &ImageEvidence) -> Result<(), String> {

@@ -1,7 +1,7 @@
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, ParsedPublicKey};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use edgewarden_names::{Reason, Refusal};
+use edgewarden_names::{Digest, Reason, Refusal};
 use edgewarden_protocol::deployment::ImageKey;
 
 /// SubjectPublicKeyInfo of a P-256 key up to the point (RFC 5480): SEQUENCE, id-ecPublicKey, prime256v1, BIT STRING.
@@ -16,6 +16,7 @@ const PEM_BYTES_MAX: usize = 1024;
 /// A pinned key, ready to verify.
 pub(crate) struct PinnedKey<'a> {
     pub(crate) name: &'a str,
+    pub(crate) fingerprint: Digest,
     public: ParsedPublicKey,
 }
 
@@ -32,7 +33,7 @@ impl<'a> PinnedKey<'a> {
             .ok_or_else(refuse)?;
         // Refuses a point that is not on the curve.
         let public = ParsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, point).map_err(|_| refuse())?;
-        Ok(Self { name: &key.name, public })
+        Ok(Self { name: &key.name, fingerprint: crate::sha256(&der), public })
     }
 
     pub(crate) fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
@@ -43,6 +44,11 @@ impl<'a> PinnedKey<'a> {
 /// Whether a deployment's image key can be used at all. [`crate::judge`] refuses everything when one cannot.
 pub fn check_key(key: &ImageKey) -> Result<(), Refusal> {
     PinnedKey::parse(key).map(drop)
+}
+
+/// SHA-256 of the key's SubjectPublicKeyInfo: the key whatever it is called. Fails as [`check_key`] does.
+pub fn fingerprint(key: &ImageKey) -> Result<Digest, Refusal> {
+    PinnedKey::parse(key).map(|key| key.fingerprint)
 }
 
 /// The content of a PEM text (RFC 7468) with exactly one block of this label and nothing else.

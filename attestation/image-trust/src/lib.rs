@@ -2,6 +2,7 @@
 //! keyed layout (tag `sha256-<hex>.sig`, media type `application/vnd.dev.cosign.simplesigning.v1+json`).
 //!
 //! * [`judge`]: evidence + pinned keys → [`ImageProof`], or a refusal · [`check_key`]: is a pinned key usable?
+//! * [`fingerprint`]: a key whatever it is called, as [`ImageProof::vouchers`] has those that signed
 //! * [`sign`]: makes such signatures, as `cosign sign --key` does
 //!
 //! Trusts the pinned keys, and the image reference, which comes from a signed deployment. Distrusts every byte of
@@ -18,7 +19,7 @@ pub mod sign;
 mod signature;
 
 pub use judge::judge;
-pub use key::check_key;
+pub use key::{check_key, fingerprint};
 pub use proof::ImageProof;
 
 use edgewarden_names::Digest;

@@ -10,6 +10,7 @@ pub struct ImageProof {
     pub(crate) config: Digest,
     pub(crate) layers: Vec<Layer>,
     pub(crate) key_name: String,
+    pub(crate) vouchers: Vec<Digest>,
 }
 
 impl ImageProof {
@@ -33,5 +34,9 @@ impl ImageProof {
     /// The deployment's name for the key that signed.
     pub fn key_name(&self) -> &str {
         &self.key_name
+    }
+    /// The fingerprints of all keys of the deployment that signed, each once.
+    pub fn vouchers(&self) -> &[Digest] {
+        &self.vouchers
     }
 }

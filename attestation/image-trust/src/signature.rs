@@ -100,12 +100,13 @@ impl Nearness {
 
 pub(crate) type Miss = (Nearness, String);
 
-/// The name of the key that signed this image in this repository.
-pub(crate) fn find_signer<'a>(
+/// The keys that signed this image in this repository, each once, in the order of their signatures. Never none.
+pub(crate) fn find_signers<'k, 'a>(
     image: &ImageReference,
     signatures: &[SignatureEvidence],
-    keys: &[PinnedKey<'a>],
-) -> Result<&'a str, (Reason, String)> {
+    keys: &'k [PinnedKey<'a>],
+) -> Result<Vec<&'k PinnedKey<'a>>, (Reason, String)> {
+    let mut signers: Vec<&PinnedKey<'a>> = Vec::new();
     let mut nearest: Miss = (Nearness::Nothing, "it has no signature".into());
     let mut candidates = 0;
     for evidence in signatures {
@@ -123,14 +124,21 @@ pub(crate) fn find_signer<'a>(
             .collect();
         for layer in manifest.layers.iter().filter(|layer| layer.media_type == PAYLOAD_MEDIA_TYPE) {
             candidates += 1;
+            if candidates > SIGNATURES_MAX && !signers.is_empty() {
+                return Ok(signers);
+            }
             if candidates > SIGNATURES_MAX {
                 return Err((Reason::ImageTooLarge, format!("it has more than {SIGNATURES_MAX} signatures")));
             }
             match judge_candidate(image, layer, &payloads, keys) {
-                Ok(key) => return Ok(key),
+                Ok(key) if signers.iter().any(|known| known.fingerprint == key.fingerprint) => {}
+                Ok(key) => signers.push(key),
                 Err(miss) => nearest = nearer(nearest, miss),
             }
         }
+    }
+    if !signers.is_empty() {
+        return Ok(signers);
     }
     let (nearness, rule) = nearest;
     Err((nearness.reason(), rule))
@@ -153,12 +161,12 @@ pub(crate) fn parse_manifest(bytes: &[u8]) -> Result<SignatureManifest, Miss> {
     Ok(manifest)
 }
 
-fn judge_candidate<'a>(
+fn judge_candidate<'k, 'a>(
     image: &ImageReference,
     layer: &Descriptor,
     payloads: &HashMap<Digest, &[u8]>,
-    keys: &[PinnedKey<'a>],
-) -> Result<&'a str, Miss> {
+    keys: &'k [PinnedKey<'a>],
+) -> Result<&'k PinnedKey<'a>, Miss> {
     let payload = payloads
         .get(&layer.digest)
         .copied()
@@ -178,7 +186,7 @@ fn judge_candidate<'a>(
         .find(|key| key.verifies(payload, &signature))
         .ok_or_else(|| not_verified("none of the deployment's image keys made a signature of it"))?;
     check_payload(image, payload)?;
-    Ok(key.name)
+    Ok(key)
 }
 
 /// Called with a payload that a pinned key signed: what does it say?
