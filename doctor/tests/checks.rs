@@ -167,6 +167,9 @@ fn machine_cases() -> Vec<Case> {
             let log = fs::File::create(s.layout.logs().join("alerts.log")).unwrap();
             log.set_len(300 << 20).unwrap();
         }),
+        site("disk.reserve", Warn, |s| s.answer(|a| a.status.disk.as_mut().unwrap().bytes = 1)),
+        site("disk.reserve", Fail, |s| s.answer(|a| a.status.disk.as_mut().unwrap().unwritten = 1)),
+        site("disk.reserve", Fail, |s| s.answer(|a| a.status.disk.as_mut().unwrap().unsaved = true)),
         facts("clock.plausible", Fail, |f| {
             f.now = UnixTime(1000);
             f.clock.floor = Ok(None);

@@ -3,7 +3,7 @@
 //! A connection carries any number of requests, one after the other. The caller's user decides what it may ask:
 //! root (`runtimed`, the command line) anything, `ew-gateway` only what [`Request::for_gateway`] says.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use edgewarden_names::{
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::Bytes;
-use crate::deployment::{Deployment, ImageReference, Module};
+use crate::deployment::{Deployment, ImageReference, Module, WhenUntrusted};
 use crate::enrol::{Challenge, DeviceKeys, Enrolled, Proof, Verdict};
 use crate::est::{EstReply, EstRequest, EstStatus};
 use crate::federation::{Federated, FederationRequest};
@@ -24,6 +24,8 @@ use crate::secret::{AgreementKey, SecretFiles, SecretStatus};
 pub const MANIFEST_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub const SIGNATURES_MAX: usize = 64;
 pub const SIGNATURE_PAYLOAD_BYTES_MAX: usize = 1024 * 1024;
+/// Refusals that a status or a report shows.
+pub const REFUSALS_MAX: usize = 32;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -76,7 +78,7 @@ pub enum Request {
     /// An enforcer has this epoch in force. → [`Reply::Done`]
     EpochEnforced { enforcer: Enforcer, epoch: Epoch },
     /// An enforcer refused something: for the audit log and the report. → [`Reply::Done`]
-    Refused { refusal: Refusal },
+    Refused { origin: Origin, refusal: Refusal },
 
     /// → [`Reply::Certificate`]
     LeafIssue { leaf: LeafName, token: String, csr: Bytes },
@@ -154,11 +156,35 @@ pub enum Reply {
     Federation(Vec<Federated>),
 }
 
+/// Whose doing a refusal is, as far as it is proven. Each origin has an allowance of its own in the audit log, so that
+/// nobody's refusals keep another's out of it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Origin {
+    /// A peer that proved nothing. What it claims to be counts for nothing: it is named by its address.
+    Stranger { address: IpAddr },
+    /// A leaf device that proved who it is.
+    Leaf { leaf: LeafName },
+    /// A module that proved who it is, by certificate or by its place.
+    Module { module: ModuleName },
+    /// The enforcer itself: what it could not do.
+    Enforcer,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Enforcer {
     Runtimed,
     Gatewayd,
+}
+
+impl std::fmt::Display for Enforcer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Runtimed => "runtimed",
+            Self::Gatewayd => "gatewayd",
+        })
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -181,10 +207,37 @@ pub struct Status {
     pub epoch: Option<Epoch>,
     pub enforced: Vec<(Enforcer, Epoch)>,
     pub identities: Vec<IdentityStatus>,
+    /// The newest, oldest first: at most [`REFUSALS_MAX`] with those of strangers. No origin takes all places.
     pub refusals: Vec<(UnixTime, Refusal)>,
+    /// The newest of peers that proved nothing, each named by its address.
+    #[serde(default)]
+    pub strangers: Vec<(UnixTime, Refusal)>,
+    /// What the state folder's disk still lets `identityd` write.
+    #[serde(default)]
+    pub disk: Option<DiskReserve>,
     /// Which PCR carries the runtime log and how far it is, or what is wrong with it, in words for people.
     #[serde(default)]
     pub runtime_log: String,
+}
+
+/// Disk space that is set aside for decisions and the audit log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiskReserve {
+    pub bytes: u64,
+    /// As many are set aside while the disk has room.
+    pub bytes_wanted: u64,
+    /// Entries of the audit log that could not be written.
+    pub unwritten: u64,
+    /// What is in force is not on disk: a start would find something older.
+    pub unsaved: bool,
+}
+
+impl DiskReserve {
+    /// Has the disk been full?
+    pub fn is_short(self) -> bool {
+        self.bytes < self.bytes_wanted || self.unwritten > 0 || self.unsaved
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -285,6 +338,8 @@ pub struct StartPermit {
     pub epoch: Epoch,
     /// The image key that signed.
     pub signed_by: String,
+    /// The fingerprints of all image keys that signed (`edgewarden_image_trust::fingerprint`).
+    pub vouchers: Vec<Digest>,
     pub expires: UnixTime,
 }
 
@@ -322,6 +377,25 @@ pub struct StartRecord {
     pub cgroup: String,
     pub address: Ipv4Addr,
     pub at: UnixTime,
+    /// Whose signatures permitted the start: as in [`StartPermit::vouchers`]. Empty in a record of an earlier version.
+    #[serde(default)]
+    pub vouchers: Vec<Digest>,
+}
+
+/// An instance that runs and that the deployment in force does not vouch for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Untrusted {
+    pub record: StartRecord,
+    pub then: WhenUntrusted,
+    /// Why.
+    pub refusal: Refusal,
+}
+
+impl Untrusted {
+    pub fn keeps_identity(&self) -> bool {
+        self.then == WhenUntrusted::Report
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -331,8 +405,11 @@ pub struct Snapshot {
     pub gateway: GatewayName,
     pub trust_domain: TrustDomain,
     pub policy: Option<PolicyInForce>,
-    /// Live start records.
+    /// Live start records of those that may have an identity.
     pub records: Vec<StartRecord>,
+    /// What runs and is not vouched for. Of these, only what is to be reported is among `records` too.
+    #[serde(default)]
+    pub untrusted: Vec<Untrusted>,
     /// Counts changes of secrets: when it is another number, some may be new.
     pub secrets: u64,
     /// False when the verdict forbids issuing: enforcers close what depends on it.

@@ -32,6 +32,9 @@ pub struct Deployment {
     pub selector: BTreeMap<String, String>,
     /// Whose signatures on images count. One of them suffices.
     pub image_keys: Vec<ImageKey>,
+    /// What becomes of a module that runs when none of the keys that signed its image is in `image_keys` any more.
+    #[serde(default, skip_serializing_if = "WhenUntrusted::is_stop")]
+    pub untrusted: WhenUntrusted,
     pub modules: Vec<Module>,
     #[serde(default)]
     pub leaves: Vec<Leaf>,
@@ -46,6 +49,35 @@ pub struct Deployment {
     /// Other trust domains, whose bundles modules may be given.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub federation: Vec<Endpoint>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WhenUntrusted {
+    /// It is stopped, and starts when an image key has signed its image.
+    #[default]
+    Stop,
+    /// It runs on without an identity, and every flow of it is closed.
+    Quarantine,
+    /// It goes on, and status, audit log and fleet say so.
+    Report,
+}
+
+impl WhenUntrusted {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+    fn is_stop(&self) -> bool {
+        *self == Self::Stop
+    }
+}
+
+impl std::fmt::Display for WhenUntrusted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Stop => "stop",
+            Self::Quarantine => "quarantine",
+            Self::Report => "report",
+        })
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

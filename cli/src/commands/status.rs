@@ -1,9 +1,9 @@
 //! `edgewarden status`: one look at the whole gateway.
 
 use edgewarden_gatewayd::status as gateway;
-use edgewarden_names::UnixTime;
+use edgewarden_names::{Refusal, UnixTime};
 use edgewarden_protocol::client::{Client, unexpected};
-use edgewarden_protocol::control::{IdentityStatus, Reply, Request, Status};
+use edgewarden_protocol::control::{DiskReserve, IdentityStatus, Reply, Request, Status};
 use edgewarden_protocol::layout::Layout;
 use edgewarden_runtimed::control as runtime;
 
@@ -107,11 +107,8 @@ fn print_identity(status: &Status, now: UnixTime) {
     );
     match (&status.deployment, status.epoch) {
         (Some((name, version)), Some(epoch)) => {
-            let enforced: Vec<String> = status
-                .enforced
-                .iter()
-                .map(|(who, epoch)| format!("{who:?} {epoch}").to_lowercase())
-                .collect();
+            let enforced: Vec<String> =
+                status.enforced.iter().map(|(who, epoch)| format!("{who} {epoch}")).collect();
             println!(
                 "deployment   {name} version {version}, policy epoch {epoch} (in force: {})",
                 enforced.join(", ")
@@ -119,6 +116,26 @@ fn print_identity(status: &Status, now: UnixTime) {
         }
         _ => println!("deployment   none"),
     }
+    if let Some(disk) = status.disk.filter(|disk| disk.is_short()) {
+        println!("disk         {}", short_disk(disk));
+    }
+}
+
+/// What a full disk has cost so far.
+fn short_disk(disk: DiskReserve) -> String {
+    const MIB: u64 = 1024 * 1024;
+    let mut text = format!(
+        "full, or was: {} of {} MiB are set aside for decisions and the audit log; make room",
+        disk.bytes / MIB,
+        disk.bytes_wanted / MIB
+    );
+    if disk.unwritten > 0 {
+        text.push_str(&format!("; {} audit entries are not written", disk.unwritten));
+    }
+    if disk.unsaved {
+        text.push_str("; what is in force is not on the disk");
+    }
+    text
 }
 
 fn print_modules(status: &runtime::Status, identity: &Status, now: UnixTime) {
@@ -170,12 +187,34 @@ fn certificate(svid: Option<&IdentityStatus>, now: UnixTime) -> String {
     if svid.is_some_and(|svid| svid.resident_key) { format!("{ends} (resident key)") } else { ends }
 }
 
-fn print_refusals(status: &Status) {
-    if status.refusals.is_empty() {
-        return;
+/// The newest refusal for each reason, newest first, and how many more there are for it: many of one reason hide no other.
+fn newest_of_each(refusals: &[(UnixTime, Refusal)]) -> Vec<(&UnixTime, &Refusal, usize)> {
+    let mut newest: Vec<(&UnixTime, &Refusal, usize)> = Vec::new();
+    for (at, refusal) in refusals.iter().rev() {
+        match newest.iter_mut().find(|(_, known, _)| known.reason == refusal.reason) {
+            Some((_, _, more)) => *more = more.saturating_add(1),
+            None => newest.push((at, refusal, 0)),
+        }
     }
-    println!("\nnewest refusals");
-    for (at, refusal) in status.refusals.iter().rev().take(5) {
-        println!("  {}  {refusal}", output::at(*at));
+    newest
+}
+
+fn and_more(count: usize) -> String {
+    if count == 0 { String::new() } else { format!(" (and {count} more for this reason)") }
+}
+
+fn print_refusals(status: &Status) {
+    let newest = newest_of_each(&status.refusals);
+    if !newest.is_empty() {
+        println!("\nnewest refusals");
+    }
+    for (at, refusal, more) in newest {
+        println!("  {}  {refusal}{}", output::at(*at), and_more(more));
+        println!("  {:19}  next: {}", "", refusal.reason.next_step());
+    }
+    let strangers = status.strangers.iter().rev();
+    if let Some((at, refusal)) = strangers.clone().next() {
+        println!("\nrefused to peers that proved nothing");
+        println!("  {}  {refusal}{}", output::at(*at), and_more(strangers.count().saturating_sub(1)));
     }
 }

@@ -1,6 +1,6 @@
 //! Where the state is kept.
 
-use super::{judge, no_config, size};
+use super::{judge, no_config, not_running, size};
 use crate::check::{Check, Finding};
 use crate::facts::{Facts, Volume};
 
@@ -50,7 +50,27 @@ pub const CHECKS: &[Check] = &[
             bytes => Finding::pass(format!("they take {}", size(bytes))),
         },
     },
+    Check {
+        id: "disk.reserve",
+        title: "space is set aside for decisions and the audit log",
+        remedy: "make room on the file system of /var/lib/edgewarden: what is set aside is filled up by itself, and what waits is then written",
+        run: reserve,
+    },
 ];
+
+fn reserve(facts: &Facts) -> Finding {
+    let Some(status) = &facts.daemons.identity else { return not_running("identityd") };
+    let Some(disk) = status.disk else { return Finding::skip("identityd sets none aside") };
+    let set_aside = format!("{} of {}", size(disk.bytes), size(disk.bytes_wanted));
+    if disk.unsaved || disk.unwritten > 0 {
+        let unwritten = disk.unwritten;
+        return Finding::fail(format!(
+            "{set_aside}; {unwritten} entries of the audit log are not written{}",
+            if disk.unsaved { ", and what is in force is not on the disk" } else { "" }
+        ));
+    }
+    if disk.is_short() { Finding::warn(set_aside) } else { Finding::pass(set_aside) }
+}
 
 const SPACE_MIN: u64 = 64 << 20;
 const SPACE_LOW: u64 = 256 << 20;

@@ -5,7 +5,7 @@ use std::path::Path;
 use edgewarden_gatewayd::status as gateway;
 use edgewarden_names::{Digest, Epoch, Generation, SpiffeId, TrustDomain, UnixTime};
 use edgewarden_protocol::control::{
-    DeploymentInForce, Enforcer, IdentityStatus, KeystoreHealth, Lockout, Status,
+    DeploymentInForce, DiskReserve, Enforcer, IdentityStatus, KeystoreHealth, Lockout, Status,
 };
 use edgewarden_protocol::deployment::Deployment;
 use edgewarden_protocol::enrol::{DeviceKeys, Verdict, VerdictState};
@@ -72,6 +72,13 @@ impl Answers {
                     resident_key: false,
                 }],
                 refusals: Vec::new(),
+                strangers: Vec::new(),
+                disk: Some(DiskReserve {
+                    bytes: 24 << 20,
+                    bytes_wanted: 24 << 20,
+                    unwritten: 0,
+                    unsaved: false,
+                }),
                 gateway: gateway_name,
                 trust_domain: domain,
             },

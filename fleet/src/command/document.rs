@@ -8,7 +8,7 @@ use edgewarden_names::{ModuleName, TrustDomain};
 use edgewarden_oci::registry::Registry;
 use edgewarden_protocol::config::Runtime;
 use edgewarden_protocol::deployment::{
-    Deployment, ImageKey, ImageReference, Leaf, Module, Port, Restart, Route, Topic,
+    Deployment, ImageKey, ImageReference, Leaf, Module, Port, Restart, Route, Topic, WhenUntrusted,
 };
 use edgewarden_protocol::dsse::ENVELOPE_BYTES_MAX;
 use edgewarden_protocol::secret::SecretUse;
@@ -29,6 +29,8 @@ pub struct Document {
     pub selector: BTreeMap<String, String>,
     #[serde(default)]
     image_keys: Vec<Key>,
+    #[serde(default)]
+    untrusted: WhenUntrusted,
     #[serde(default)]
     modules: Vec<WrittenModule>,
     #[serde(default)]
@@ -115,6 +117,7 @@ impl Document {
             trust_domain: self.trust_domain.unwrap_or_else(|| domain.clone()),
             selector: self.selector,
             image_keys,
+            untrusted: self.untrusted,
             modules,
             leaves: self.leaves,
             topics: self.topics,

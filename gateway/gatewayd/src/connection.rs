@@ -18,7 +18,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use crate::audit::Audit;
+use crate::audit::{self, Audit};
 use crate::control::Chain;
 use crate::hub::{Accepted, Event, WRITES_MAX, Write};
 use crate::listen::Slot;
@@ -54,7 +54,7 @@ pub(crate) async fn serve(stream: TcpStream, from: SocketAddr, door: Door, slot:
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
             if let Some(refusal) = edgewarden_transport::tls::refusal(&error) {
-                shared.audit.refused(refusal.clone());
+                shared.audit.refused(audit::stranger(from), refusal.clone());
             } else {
                 tracing::debug!(%from, error = %Chain(&error), "no TLS connection");
             }
@@ -64,7 +64,7 @@ pub(crate) async fn serve(stream: TcpStream, from: SocketAddr, door: Door, slot:
     };
     let (id, who, expires) = match peer(&stream, &shared.gateway) {
         Ok(peer) => peer,
-        Err(refusal) => return shared.audit.refused(refusal),
+        Err(refusal) => return shared.audit.refused(audit::stranger(from), refusal),
     };
     slot.known();
     // The hub decides; this only gives a module's place time to become known.

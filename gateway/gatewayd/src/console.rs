@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use edgewarden_names::{Reason, Refusal};
+use edgewarden_platform::peer;
 use edgewarden_protocol::frame;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -67,9 +68,10 @@ async fn converse(mut stream: UnixStream, console: Console) {
             _ if !root => {
                 Reply::Refused(Refusal::new(Reason::PeerUnauthorized, "gatewayd", "only root may ask"))
             }
-            Request::Status => {
-                console.status().await.map_or_else(Reply::Refused, |s| Reply::Status(Box::new(s)))
-            }
+            Request::Status => tokio::select! {
+                status = console.status() => status.map_or_else(Reply::Refused, |s| Reply::Status(Box::new(s))),
+                () = peer::gone(&stream) => return,
+            },
         };
         if frame::write(&mut stream, &reply).await.is_err() {
             return;

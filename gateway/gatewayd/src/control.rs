@@ -1,12 +1,13 @@
 //! `gatewayd` asks `identityd`: a connection for each request, every answer with a deadline.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use edgewarden_names::{GatewayName, Refusal};
 use edgewarden_protocol::client::{Client, ClientError, unexpected};
 use edgewarden_protocol::control::{Enforcer, Reply, Request, Snapshot};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::backoff::Backoff;
 use crate::view::View;
@@ -14,6 +15,9 @@ use crate::view::View;
 const DEADLINE: Duration = Duration::from_secs(15);
 /// `identityd` answers a [`Request::Watch`] after 30 seconds at the latest.
 const WATCH_DEADLINE: Duration = Duration::from_secs(45);
+
+/// Requests for leaf devices' certificates at a time.
+const FOR_STRANGERS_MAX: usize = 4;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ControlError {
@@ -37,11 +41,13 @@ impl ControlError {
 #[derive(Debug, Clone)]
 pub(crate) struct Control {
     socket: PathBuf,
+    /// `identityd` gives one process few connections: what strangers ask for must leave some to our own.
+    for_strangers: Arc<Semaphore>,
 }
 
 impl Control {
     pub(crate) fn new(socket: PathBuf) -> Self {
-        Self { socket }
+        Self { socket, for_strangers: Arc::new(Semaphore::new(FOR_STRANGERS_MAX)) }
     }
 
     pub(crate) async fn ask(&self, request: &Request) -> Result<Reply, ControlError> {
@@ -49,7 +55,13 @@ impl Control {
     }
 
     async fn ask_within(&self, request: &Request, deadline: Duration) -> Result<Reply, ControlError> {
-        let exchange = async { Client::connect(&self.socket).await?.ask(request).await };
+        let exchange = async {
+            let _place = match request {
+                Request::LeafIssue { .. } => self.for_strangers.acquire().await.ok(),
+                _ => None,
+            };
+            Client::connect(&self.socket).await?.ask(request).await
+        };
         Ok(tokio::time::timeout(deadline, exchange).await.map_err(|_| ControlError::Deadline)??)
     }
 

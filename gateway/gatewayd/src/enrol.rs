@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use edgewarden_names::{Reason, Refusal};
 use edgewarden_protocol::client::unexpected;
-use edgewarden_protocol::control::{Certificate, Reply, Request as ControlRequest};
+use edgewarden_protocol::control::{Certificate, Origin, Reply, Request as ControlRequest};
 use edgewarden_protocol::leaf::{ENROL_BYTES_MAX, ENROL_PATH, Enrol};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
@@ -22,7 +22,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
-use crate::audit::Audit;
+use crate::audit::{self, Audit};
 use crate::control::{Chain, Control};
 use crate::listen::{Slot, source};
 
@@ -103,7 +103,9 @@ async fn answer(
     match issue(request, from, enrolment).await {
         Ok(certificate) => json(StatusCode::OK, &certificate),
         Err(refusal) => {
-            enrolment.audit.refused(refusal.clone());
+            let ours = refusal.reason == Reason::Internal;
+            let origin = if ours { Origin::Enforcer } else { audit::stranger(from) };
+            enrolment.audit.refused(origin, refusal.clone());
             json(status_of(refusal.reason), &refusal)
         }
     }

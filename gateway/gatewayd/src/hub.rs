@@ -18,7 +18,7 @@ use edgewarden_policy::Principal;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use crate::audit::Audit;
+use crate::audit::{self, Audit};
 use crate::record;
 use crate::sessions::documents::ToWrite;
 use crate::sessions::journal::ToJournal;
@@ -251,7 +251,7 @@ impl Hub {
                 self.entries.insert(accepted.connection, Entry { accepted, instance, writing: false });
             }
             // Dropping what was accepted ends the connection.
-            Err(refusal) => self.audit.refused(refusal),
+            Err(refusal) => self.audit.refused(audit::proven(&accepted.who), refusal),
         }
     }
 
@@ -319,7 +319,10 @@ impl Hub {
                 Action::Retained { version, messages } => {
                     drop(self.disk.documents.send(ToWrite::Retained { version, messages }));
                 }
-                Action::Refused(refusal) => self.audit.refused(refusal),
+                Action::Refused { client: Some(client), refusal } => {
+                    self.audit.refused(audit::proven(&client), refusal);
+                }
+                Action::Refused { client: None, refusal } => self.audit.failed(refusal),
             }
         }
     }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use edgewarden_names::{Reason, Refusal};
+use edgewarden_platform::reserve::is_behind;
 use edgewarden_protocol::client::unexpected;
 use edgewarden_protocol::control::{Reply, Request};
 use edgewarden_queue::{Queue, QueueError};
@@ -56,7 +57,7 @@ pub(crate) async fn open(
             Err(error) => {
                 tracing::error!(error = %Chain(&error), "publications for upstream are refused");
                 let refusal = Refusal::new(Reason::Internal, "upstream queue", Chain(&error));
-                audit.refused(refusal.clone());
+                audit.failed(refusal.clone());
                 drop(opening.send_replace(Some(Err(refusal))));
                 tokio::time::sleep(RETRY).await;
             }
@@ -111,6 +112,7 @@ fn refusal(error: &QueueError) -> Refusal {
     let reason = match error {
         QueueError::Full { .. } | QueueError::Share { .. } => Reason::QueueFull,
         QueueError::TooLarge(_) => Reason::RequestTooLarge,
+        error if is_behind(error) => Reason::Storage,
         _ => Reason::Internal,
     };
     Refusal::new(reason, "upstream queue", Chain(error))

@@ -66,7 +66,7 @@ pub(crate) async fn serve(
             Err(error) => {
                 tracing::warn!(error = %Chain(&error), "messages wait for the fleet");
                 if let UploadError::Conflict { .. } = &error {
-                    audit.refused(Refusal::new(Reason::QueueConflict, "upstream queue", Chain(&error)));
+                    audit.failed(Refusal::new(Reason::QueueConflict, "upstream queue", Chain(&error)));
                 }
                 if let UploadError::Http(HttpError::Refused(refusal)) = &error
                     && refusal.reason == Reason::RequestTooLarge

@@ -309,6 +309,34 @@ async fn nothing_is_taken_after_the_end_of_the_certificate() {
     assert_eq!(site.status().await.sessions, 1, "analytics' own");
 }
 
+/// Handshakes under a root of one's own, each with another name, from many addresses: they hide nobody's refusal.
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_with_invented_names_hide_no_refusal_of_a_leaf() {
+    let site = site().await;
+    let own_root =
+        edgewarden_ca::RootCa::create(&common::domain(), common::HOUR * 1000, UnixTime::now()).unwrap();
+    let forger = common::issuing(&own_root, &common::gateway());
+    for n in 0..115u8 {
+        let name = format!("invented-{n}");
+        let svid = forger.issue_svid(&leaf(&name), &[], common::HOUR, UnixTime::now()).unwrap();
+        let from = Ipv4Addr::new(127, 97, 0, n + 1);
+        if let Ok(mut client) = Client::open(site.leaf_door(), from, &identity(svid, &site.root)).await {
+            assert_eq!(client.connect(&name, true).await, None);
+        }
+    }
+    let mut sensor = site.leaf("sensor-2").await;
+    sensor.publish(TOPIC, b"42", Some(1)).await;
+    let denied = site.identityd.refused(Reason::PolicyDenied).await;
+    assert!(denied.subject.contains("sensor-2"), "{denied}");
+    site.identityd.refused(Reason::PeerUnauthorized).await;
+    let refusals = site.identityd.refusals();
+    let strangers = refusals.iter().filter(|refusal| refusal.reason == Reason::PeerUnauthorized);
+    assert!(strangers.clone().count() <= 64, "{refusals:?}");
+    for refusal in strangers {
+        assert!(refusal.subject.parse::<std::net::IpAddr>().is_ok(), "a claim, not an address: {refusal}");
+    }
+}
+
 /// A member whose packets are never read to the end by itself: its output is bounded, the others do not notice.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_member_that_never_reads_holds_up_nobody() {

@@ -398,7 +398,7 @@ async fn a_full_disk_acknowledges_nothing_and_heals() {
         }
     }
     assert!(acknowledged.len() > 5, "{acknowledged:?}");
-    let refusal = site.identityd.refused(Reason::Internal).await;
+    let refusal = site.identityd.refused(Reason::Storage).await;
     assert!(refusal.to_string().contains("No space left"), "{refusal}");
     // A new session has no place either, and is not promised one.
     let mut other = site.leaf_tls("sensor-2").await.unwrap();

@@ -58,7 +58,7 @@ fn nobody_is_let_in_before_the_sessions_are_loaded() {
         broker.accept(ConnectionId(1), "a", std::time::Duration::ZERO);
         broker.receive(ConnectionId(1), hello("a", true), 1, std::time::Duration::ZERO);
         let actions = broker.take_actions();
-        let refused = |action: &Action<_>| matches!(action, Action::Refused(r) if r.reason == reason);
+        let refused = |action: &Action<_>| matches!(action, Action::Refused { refusal, .. } if refusal.reason == reason);
         assert!(actions.iter().any(refused), "{actions:?}");
         assert!(actions.iter().any(|action| matches!(action, Action::Close { .. })));
     }

@@ -104,6 +104,13 @@ pub enum Input {
     },
 }
 
+impl Input {
+    /// Does it do nothing but take from somebody what they had? Then it does not wait for a disk.
+    pub fn only_takes_away(&self) -> bool {
+        matches!(self, Self::EnrolRefused(_) | Self::Stopped { .. } | Self::Tick { .. })
+    }
+}
+
 /// What the shell does after the new state is in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
@@ -117,6 +124,10 @@ pub enum Effect {
     Reissue,
     /// No certificate may be in use any more.
     Withdraw,
+    /// Take the identity from an instance that runs on.
+    Suspend { instance: String },
+    /// Something that was in force is no longer: for status and for the fleet.
+    Complain(Refusal),
 }
 
 #[derive(Debug)]
@@ -215,6 +226,8 @@ impl Authority {
     /// What enforcers need.
     pub fn snapshot(&self, revision: u64) -> Snapshot {
         let target = &self.context.target;
+        let has_identity =
+            |record: &StartRecord| self.distrusts(record).is_none_or(|untrusted| untrusted.keeps_identity());
         Snapshot {
             revision,
             gateway: target.gateway.clone(),
@@ -224,7 +237,8 @@ impl Authority {
                 compiled: in_force.compiled().clone(),
                 routes: in_force.deployment().routes.clone(),
             }),
-            records: self.documents.records.iter().cloned().collect(),
+            records: self.documents.records.iter().filter(|record| has_identity(record)).cloned().collect(),
+            untrusted: self.documents.records.iter().filter_map(|record| self.distrusts(record)).collect(),
             secrets: self.secrets_changes(),
             trusted: self.documents.enrolment.trusted().is_ok(),
         }
@@ -301,6 +315,11 @@ impl Authority {
     }
 
     fn deployment_judged(&mut self, judged: InForce, now: UnixTime) -> Result<Step, Refusal> {
+        if let Some(in_force) = &self.in_force {
+            // What runs was permitted under the keys that are in force until here.
+            self.documents.records = Arc::new(self.documents.records.vouched_by(in_force.image_keys()));
+        }
+        let before = self.clone();
         self.documents.deployments =
             Arc::new(self.documents.deployments.put(&judged, self.in_force.as_ref())?);
         let reply = judged.to_reply(&self.documents.deployments);
@@ -309,6 +328,7 @@ impl Authority {
         self.in_force = Some(Arc::new(judged));
         self.federate(now);
         let step = Step::done().event("deployment.accepted", subject, detail).look();
+        let step = self.judge_again(&before, step);
         Ok(step.reply(Reply::Deployment(Box::new(reply))))
     }
 
@@ -316,11 +336,11 @@ impl Authority {
         let current = self.in_force.as_ref().map(|in_force| in_force.epoch());
         if current.is_none_or(|current| current < epoch) {
             let rule = format!("no epoch {epoch} has been in force");
-            return Err(Refusal::new(Reason::RequestInvalid, format!("{enforcer:?}"), rule));
+            return Err(Refusal::new(Reason::RequestInvalid, enforcer, rule));
         }
         let known = self.enforced.insert(enforcer, epoch) == Some(epoch);
         let step = Step::done();
-        Ok(if known { step } else { step.event("epoch.enforced", format!("{enforcer:?}"), epoch) })
+        Ok(if known { step } else { step.event("epoch.enforced", enforcer, epoch) })
     }
 
     /// Is the leaf declared, and may it have a certificate now?

@@ -4,27 +4,31 @@
 //! [`Request::for_gateway`] says; anyone else is told so and shown out. `identityd`'s own user has no rights here: code
 //! that runs as it by accident must not be able to ask itself. Nor has a module, whatever user it runs as.
 
+use std::collections::HashMap;
 use std::io;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use edgewarden_names::{Reason, Refusal};
-use edgewarden_platform::peer::PeerEvidence;
-use edgewarden_protocol::control::{Reply, Request};
+use edgewarden_platform::peer::{self, PeerEvidence};
+use edgewarden_protocol::control::{Enforcer, Reply, Request};
 use edgewarden_protocol::frame::{self, FRAME_BYTES_MAX, FrameError};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use crate::requests;
 use crate::service::Service;
 
-/// Connections at a time, and requests in work among them; a held `Watch` takes a connection only. Each kind of peer
-/// has its own, so that a `gatewayd` that somebody took over cannot shut root out.
-const ROOT_MAX: (usize, usize) = (48, 8);
-const GATEWAY_MAX: (usize, usize) = (16, 4);
-const STRANGERS_MAX: (usize, usize) = (4, 1);
+/// Connections at a time, those of one process among them, and requests in work; a held `Watch` takes a connection
+/// only. Each kind of peer has its own, so that a `gatewayd` that somebody took over cannot shut root out; and one
+/// process cannot take all of its kind's, so that a `gatewayd` that hangs does not shut its successor out.
+const ROOT_MAX: Limits = Limits { connections: 48, of_process: 32, in_flight: 8 };
+const GATEWAY_MAX: Limits = Limits { connections: 16, of_process: 10, in_flight: 4 };
+const STRANGERS_MAX: Limits = Limits { connections: 4, of_process: 2, in_flight: 1 };
+/// How often a peer that has no place is said in the process's log.
+const SAID_EVERY: Duration = Duration::from_secs(10);
 /// Largest request of `ew-gateway`: a leaf's request for a certificate, and room. Its connections together then hold a
 /// megabyte, and not a quarter of a gigabyte.
 const GATEWAY_FRAME_BYTES_MAX: u32 = 64 * 1024;
@@ -34,6 +38,8 @@ const PEER_PATIENCE: Duration = Duration::from_secs(30);
 const STRANGER_PATIENCE: Duration = Duration::from_secs(1);
 /// How much of its request is taken in, so that it finds the connection open when it looks for the reply.
 const STRANGER_BYTES_MAX: u64 = 64 * 1024;
+/// What refusals call the socket.
+const CONTROL: &str = "control socket";
 /// After an error of accept(2), such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -68,7 +74,14 @@ impl Rights {
 }
 
 fn unauthorized() -> Refusal {
-    Refusal::new(Reason::PeerUnauthorized, "control socket", "this user may not ask this")
+    Refusal::new(Reason::PeerUnauthorized, CONTROL, "this user may not ask this")
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    connections: usize,
+    of_process: usize,
+    in_flight: usize,
 }
 
 /// What one kind of peer may use up.
@@ -76,13 +89,49 @@ fn unauthorized() -> Refusal {
 struct Places {
     connections: Arc<Semaphore>,
     in_flight: Arc<Semaphore>,
+    of_process: usize,
+    /// Connections by the process that made them.
+    processes: Arc<Mutex<HashMap<i32, usize>>>,
+}
+
+/// A connection's place; given back when dropped.
+#[derive(Debug)]
+struct Place {
+    _connection: OwnedSemaphorePermit,
+    process: i32,
+    processes: Arc<Mutex<HashMap<i32, usize>>>,
 }
 
 impl Places {
-    fn new((connections, in_flight): (usize, usize)) -> Self {
+    fn new(limits: Limits) -> Self {
         Self {
-            connections: Arc::new(Semaphore::new(connections)),
-            in_flight: Arc::new(Semaphore::new(in_flight)),
+            connections: Arc::new(Semaphore::new(limits.connections)),
+            in_flight: Arc::new(Semaphore::new(limits.in_flight)),
+            of_process: limits.of_process,
+            processes: Arc::default(),
+        }
+    }
+
+    fn take(&self, process: i32) -> Option<Place> {
+        let connection = Arc::clone(&self.connections).try_acquire_owned().ok()?;
+        let mut processes = self.processes.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = processes.entry(process).or_default();
+        if *held >= self.of_process {
+            return None;
+        }
+        *held = held.saturating_add(1);
+        Some(Place { _connection: connection, process, processes: Arc::clone(&self.processes) })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut processes = self.processes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(held) = processes.get_mut(&self.process) {
+            *held = held.saturating_sub(1);
+            if *held == 0 {
+                processes.remove(&self.process);
+            }
         }
     }
 }
@@ -91,6 +140,7 @@ impl Places {
 pub async fn serve(service: Arc<Service>, listener: UnixListener, gateway_uid: Option<u32>) {
     let (root, gateway) = (Places::new(ROOT_MAX), Places::new(GATEWAY_MAX));
     let strangers = Places::new(STRANGERS_MAX);
+    let mut said: Option<Instant> = None;
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -100,8 +150,8 @@ pub async fn serve(service: Arc<Service>, listener: UnixListener, gateway_uid: O
                 continue;
             }
         };
-        let rights = match rights_of(&service, &stream, gateway_uid) {
-            Ok(rights) => rights,
+        let (rights, process) = match rights_of(&service, &stream, gateway_uid) {
+            Ok(peer) => peer,
             Err(error) => {
                 tracing::warn!(%error, "a control peer could not be identified");
                 continue;
@@ -112,8 +162,12 @@ pub async fn serve(service: Arc<Service>, listener: UnixListener, gateway_uid: O
             Rights::Gateway => &gateway,
             Rights::Nothing => &strangers,
         };
-        let Ok(place) = Arc::clone(&places.connections).try_acquire_owned() else {
-            tracing::warn!(?rights, "too many control connections");
+        let Some(place) = places.take(process) else {
+            if said.is_none_or(|at| at.elapsed() >= SAID_EVERY) {
+                tracing::warn!(?rights, process, "too many control connections");
+                said = Some(Instant::now());
+            }
+            no_place(&stream).await;
             continue;
         };
         let (service, in_flight) = (Arc::clone(&service), Arc::clone(&places.in_flight));
@@ -131,13 +185,24 @@ pub async fn serve(service: Arc<Service>, listener: UnixListener, gateway_uid: O
 }
 
 /// The user at connect(2), which the peer cannot change later; a process of a module has no rights as root neither.
-fn rights_of(service: &Service, stream: &UnixStream, gateway_uid: Option<u32>) -> io::Result<Rights> {
+fn rights_of(service: &Service, stream: &UnixStream, gateway_uid: Option<u32>) -> io::Result<(Rights, i32)> {
     let peer = PeerEvidence::of(stream)?;
     let cgroup = peer.cgroup()?;
     if service.current().documents.records.instance_of(&cgroup).is_some() {
-        return Ok(Rights::Nothing);
+        return Ok((Rights::Nothing, peer.pid()));
     }
-    Ok(Rights::of(peer.uid(), gateway_uid))
+    Ok((Rights::of(peer.uid(), gateway_uid), peer.pid()))
+}
+
+/// Says so, as far as the socket takes it without waiting.
+async fn no_place(stream: &UnixStream) {
+    let rule = "there are too many connections of this process, or of its kind";
+    let refusal = Refusal::new(Reason::Busy, CONTROL, rule);
+    let mut bytes = Vec::new();
+    if frame::write(&mut bytes, &Reply::Refused(refusal)).await.is_ok() {
+        // Who does not take it sees the connection closed.
+        drop(stream.try_write(&bytes));
+    }
 }
 
 /// Takes one request's bytes in, looks at none of them, says why and closes.
@@ -153,7 +218,8 @@ async fn turn_away(service: &Arc<Service>, mut stream: UnixStream) -> Result<(),
 
 async fn note(service: &Arc<Service>, refusal: Refusal) {
     let service = Arc::clone(service);
-    if let Err(error) = tokio::task::spawn_blocking(move || service.note(&refusal)).await {
+    let noted = tokio::task::spawn_blocking(move || service.note_caller(CONTROL, &refusal));
+    if let Err(error) = noted.await {
         tracing::error!(%error, "a refusal was not written down");
     }
 }
@@ -173,7 +239,11 @@ async fn converse(
             Ok(Err(error)) => return refuse_frame(&mut stream, error).await,
             Err(_elapsed) => return Err(FrameError::Io(io::ErrorKind::TimedOut.into())),
         };
-        let reply = answer(service, request, rights, in_flight).await.unwrap_or_else(Reply::Refused);
+        let reply = tokio::select! {
+            reply = answer(service, request, rights, in_flight) => reply.unwrap_or_else(Reply::Refused),
+            // Its place is free at once; a decision that was begun goes on in a task of its own.
+            () = peer::gone(&stream) => return Ok(()),
+        };
         match timeout(PEER_PATIENCE, frame::write(&mut stream, &reply)).await {
             Ok(written) => written?,
             Err(_elapsed) => return Err(FrameError::Io(io::ErrorKind::TimedOut.into())),
@@ -208,13 +278,14 @@ async fn answer(
     if let Request::Watch { seen } = request {
         return Ok(requests::watch(service, seen).await);
     }
-    let gone = || Refusal::new(Reason::Internal, "identityd", "it is stopping");
+    let peer = if rights == Rights::Gateway { Enforcer::Gatewayd } else { Enforcer::Runtimed };
+    let gone = || Refusal::new(Reason::Busy, "identityd", "it is stopping");
     let place = Arc::clone(in_flight).acquire_owned().await.map_err(|_| gone())?;
     // A task of its own: a peer that closes its connection does not stop a decision half way.
     let service = Arc::clone(service);
     let work = tokio::spawn(async move {
         let _place = place;
-        requests::answer(&service, request).await
+        requests::answer(&service, peer, request).await
     });
     work.await.unwrap_or_else(|_| Err(gone()))
 }
@@ -223,7 +294,7 @@ async fn answer(
 mod tests {
     use super::*;
     use edgewarden_names::Epoch;
-    use edgewarden_protocol::control::Enforcer;
+    use edgewarden_protocol::control::Origin;
     use edgewarden_protocol::est::EstRequest;
 
     #[test]
@@ -248,7 +319,7 @@ mod tests {
         for (request, gateway) in [
             (Request::Watch { seen: 0 }, true),
             (Request::EpochEnforced { enforcer: Enforcer::Gatewayd, epoch }, true),
-            (Request::Refused { refusal: refusal.clone() }, true),
+            (Request::Refused { origin: Origin::Enforcer, refusal: refusal.clone() }, true),
             (Request::StorageKey, true),
             (Request::EpochEnforced { enforcer: Enforcer::Runtimed, epoch }, false),
             (Request::Status, false),

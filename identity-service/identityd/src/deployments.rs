@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
-use edgewarden_image_trust::check_key;
+use edgewarden_image_trust::{check_key, fingerprint};
 use edgewarden_names::{Digest, Epoch, GatewayName, ModuleName, Reason, Refusal, TrustDomain};
 use edgewarden_policy::compile;
 use edgewarden_protocol::Bytes;
@@ -64,9 +64,18 @@ pub struct InForce {
     /// The policy, compiled, as JSON: for the enforcers.
     compiled: Bytes,
     epoch: Epoch,
+    /// Fingerprints of the image keys.
+    image_keys: Vec<Digest>,
 }
 
 impl InForce {
+    /// Is one of these keys among the image keys?
+    pub fn vouches(&self, vouchers: &[Digest]) -> bool {
+        vouchers.iter().any(|voucher| self.image_keys.contains(voucher))
+    }
+    pub fn image_keys(&self) -> &[Digest] {
+        &self.image_keys
+    }
     pub fn deployment(&self) -> &Deployment {
         &self.deployment
     }
@@ -133,7 +142,8 @@ fn compiled(
         .map_err(|error| Refusal::new(Reason::Internal, &deployment.name, error))?
         .into();
     let envelope = envelope_digest(raw.as_slice());
-    Ok(InForce { deployment, raw, envelope, signed_by, compiled, epoch })
+    let image_keys = deployment.image_keys.iter().map(fingerprint).collect::<Result<_, _>>()?;
+    Ok(InForce { deployment, raw, envelope, signed_by, compiled, epoch, image_keys })
 }
 
 impl Deployments {

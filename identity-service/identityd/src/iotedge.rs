@@ -196,7 +196,7 @@ impl ModuleApi for InstanceApi {
         if let Some(service) = self.service.upgrade()
             && take(&self.refusals)
         {
-            service.note_soon(refusal);
+            service.note_soon(&self.instance, refusal);
         }
     }
 }

@@ -4,7 +4,7 @@
 //! deployment and policy are in force, does the verdict allow a certificate. Others fetch and carry out.
 //!
 //! * [`run`]: the process · [`Daemon`]: the same, opened and served by the caller, without confinement
-//! * `authority`, `starts`: the decisions, without I/O, over `enrolment`, `deployments`, `permits`, `records`, `leaves`, `clock`
+//! * `authority`, `starts`, `standing`: the decisions, without I/O, over `enrolment`, `deployments`, `permits`, `records`, `leaves`, `clock`
 //! * `service`: one decision after the other, on disk before in force: `state`, `audit`, `refusals`
 //! * `site`: the same with a site's own CA instead of a fleet
 //! * `secrets`: which deployment secrets a module may have, kept sealed and opened for live instances only
@@ -53,6 +53,7 @@ mod runtime_log;
 mod secrets;
 mod service;
 mod site;
+mod standing;
 mod starts;
 mod state;
 mod workload;

@@ -69,6 +69,7 @@ impl Permits {
             layers: proof.layers().to_vec(),
             epoch,
             signed_by: proof.key_name().to_owned(),
+            vouchers: proof.vouchers().to_vec(),
             expires: now.plus(PERMIT_LIFETIME),
         };
         self.given.insert(permit.permit.clone(), permit.clone());

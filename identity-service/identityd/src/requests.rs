@@ -10,8 +10,8 @@ use edgewarden_keystore::KeystoreError;
 use edgewarden_names::{KeyName, LeafName, ModuleName, Reason, Refusal, SpiffeId, UnixTime};
 use edgewarden_protocol::Bytes;
 use edgewarden_protocol::control::{
-    AuditKey, Certificate, ExportedQuote, KeystoreHealth, Lockout, MANIFEST_BYTES_MAX, Reply, Request,
-    SIGNATURE_PAYLOAD_BYTES_MAX, SIGNATURES_MAX, Status, StorageKey,
+    AuditKey, Certificate, Enforcer, ExportedQuote, KeystoreHealth, Lockout, MANIFEST_BYTES_MAX, Reply,
+    Request, SIGNATURE_PAYLOAD_BYTES_MAX, SIGNATURES_MAX, Status, StorageKey,
 };
 use edgewarden_protocol::dsse::ENVELOPE_BYTES_MAX;
 use edgewarden_protocol::enrol::{Challenge, EVENT_LOG_BYTES_MAX};
@@ -31,6 +31,8 @@ use crate::{federation, site, workload};
 
 /// A `Watch` without news is answered after this time, so that both sides know the other is there.
 const WATCH_HOLD: Duration = Duration::from_secs(30);
+/// Certificates that status says are missing. The identities in it say the same of each.
+const PROBLEMS_MAX: usize = 3;
 /// Largest request for a leaf's certificate.
 const CSR_BYTES_MAX: usize = 16 * 1024;
 /// The name under which the keystore seals `gatewayd`'s key.
@@ -50,7 +52,8 @@ pub async fn watch(service: &Arc<Service>, seen: u64) -> Reply {
     Reply::Snapshot(Box::new(service.current().snapshot(revision)))
 }
 
-pub async fn answer(service: &Arc<Service>, request: Request) -> Result<Reply, Refusal> {
+/// `peer`: which enforcer the asking user is.
+pub async fn answer(service: &Arc<Service>, peer: Enforcer, request: Request) -> Result<Reply, Refusal> {
     check_sizes(&request)?;
     match request {
         Request::Status => Ok(status(service)),
@@ -128,9 +131,9 @@ pub async fn answer(service: &Arc<Service>, request: Request) -> Result<Reply, R
         Request::EpochEnforced { enforcer, epoch } => {
             decide(service, Input::EpochEnforced { enforcer, epoch }).await
         }
-        Request::Refused { refusal } => {
+        Request::Refused { origin, refusal } => {
             blocking(service, move |service| {
-                service.note(&refusal);
+                service.note_reported(peer, &origin, refusal);
                 Ok(Reply::Done)
             })
             .await
@@ -242,6 +245,18 @@ async fn carry_out(service: &Arc<Service>, effect: Effect) -> Result<(), Refusal
             service.renewal_due.notify_one();
             Ok(())
         }
+        Effect::Suspend { instance } => {
+            service.issuance.end(&instance);
+            service.vault.forget(&instance);
+            Ok(())
+        }
+        Effect::Complain(refusal) => {
+            blocking(service, move |service| {
+                service.note(&refusal);
+                Ok(())
+            })
+            .await
+        }
         Effect::Unbind { instance } => {
             service.issuance.end(&instance);
             service.vault.forget(&instance);
@@ -295,7 +310,8 @@ fn status(service: &Service) -> Reply {
     let description = service.keystore.describe();
     let target = &service.context.target;
     let mut refusals = service.refused_lately();
-    refusals.extend(service.issuance.problems().into_iter().map(|problem| (believed.now, problem)));
+    let problems = service.issuance.problems().into_iter().take(PROBLEMS_MAX);
+    refusals.extend(problems.map(|problem| (believed.now, problem)));
     if believed.from_floor {
         let rule = format!("the clock was set back; certificates are issued as of {}", believed.now);
         refusals.push((believed.now, Refusal::new(Reason::IdentityUnavailable, "clock", rule)));
@@ -318,6 +334,8 @@ fn status(service: &Service) -> Reply {
         enforced: state.enforced(),
         identities: service.issuance.status(),
         refusals,
+        strangers: service.refused_strangers(),
+        disk: service.disk(),
         runtime_log: service
             .runtime_log
             .as_ref()
@@ -325,8 +343,14 @@ fn status(service: &Service) -> Reply {
     }))
 }
 
-/// The keystore's error goes to the log whole, to the peer in brief.
+/// The keystore's error, for an operator.
 pub fn keystore_refusal(subject: &str, error: &KeystoreError) -> Refusal {
+    tracing::error!(subject, error = %crate::service::Chain(error), "the keystore refused");
+    error.explained(subject)
+}
+
+/// The keystore's error goes to the log whole, to a module in brief.
+pub fn keystore_refusal_in_brief(subject: &str, error: &KeystoreError) -> Refusal {
     tracing::error!(subject, error = %crate::service::Chain(error), "the keystore refused");
     error.refusal(subject)
 }
@@ -410,8 +434,8 @@ fn leaf_issue(
     token: Zeroizing<String>,
     csr: &Bytes,
 ) -> Result<Reply, Refusal> {
-    let issued = issue_checked(service, &leaf, &token, csr).inspect_err(|refusal| service.note(refusal))?;
-    let (chain, root, serial) = issued;
+    // Who asks has proven nothing: `gatewayd` reports it with its address.
+    let (chain, root, serial) = issue_checked(service, &leaf, &token, csr)?;
     // The token is spent on disk before the certificate leaves. Of two who use it at once, one gets here in vain.
     service.transact(Input::LeafEnrolled { leaf, token, serial })?;
     Ok(Reply::Certificate(Certificate { chain: chain.into_iter().map(Bytes).collect(), root: root.into() }))

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use edgewarden_ca::{CaError, pem, spki};
 use edgewarden_keystore::{Keystore, KeystoreError};
 use edgewarden_names::{Reason, Refusal, UnixTime};
+use edgewarden_platform::reserve::Reserve;
 use edgewarden_platform::{durable, landlock, memory, process, seccomp, users};
 use edgewarden_protocol::config::{Config, Fleet};
 use edgewarden_protocol::dsse::VerifyingKey;
@@ -56,6 +57,10 @@ const HEAD_LOOK: Duration = Duration::from_secs(5);
 const HEAD_RETRY: Duration = Duration::from_secs(60);
 /// How long the last head may keep the process from ending.
 const LAST_HEAD: Duration = Duration::from_secs(5);
+/// Disk space that is set aside: what the audit log may still grow by, and the documents.
+const RESERVE_BYTES: u64 = 24 * 1024 * 1024;
+/// How often is looked whether it can be filled up again.
+const REFILL_INTERVAL: Duration = Duration::from_secs(10);
 const METRICS_MODE: u32 = 0o660;
 /// Longest sleep between renewals, should anything have changed without a word.
 const RENEWAL_INTERVAL_MAX: Duration = Duration::from_secs(30);
@@ -184,6 +189,7 @@ impl Daemon {
             () = look_after_processes(&service) => {}
             () = confine::let_go_of_memory() => {}
             () = count_key_uses(&service) => {}
+            () = refill_reserve(&service) => {}
             () = write_refused(&service, &mut refused) => {}
             () = jwt::write_down(&service) => {}
             () = stop => {}
@@ -248,10 +254,15 @@ type Opened = (Parts, Vec<Refusal>, mpsc::Receiver<Event>);
 fn open_parts(layout: Layout, config: Config) -> Result<Opened, RunError> {
     let folder = layout.identity_state();
     durable::sweep(&folder).map_err(|source| RunError::Folder { path: folder.clone(), source })?;
-    let store = Arc::new(Store::open(&folder)?);
+    let (reserve, claimed) = Reserve::claim(&folder, RESERVE_BYTES);
+    if let Err(error) = claimed {
+        tracing::warn!(%error, "no disk space is set aside: on a full disk nothing can be decided");
+    }
+    let reserve = Arc::new(reserve);
+    let store = Arc::new(Store::open_reserved(&folder, Some(Arc::clone(&reserve)))?);
     let documents = Documents::load(&store)?;
     let now = documents.clock.believe(UnixTime::now()).now;
-    let audit = Audit::open(&folder, now)?;
+    let audit = Audit::open_reserved(&folder, now, reserve)?;
     let keystore = edgewarden_keystore::open(&config.keystore, &folder)?;
     let metrics = Arc::new(metrics::Metrics::default());
     let keys = Keys::open(&config, Arc::clone(&keystore), Arc::clone(&metrics), Arc::clone(&store), &folder)?;
@@ -342,6 +353,11 @@ fn take_up(service: &Arc<Service>, gateway_uid: Option<u32>) -> Result<(), RunEr
         workload::begin_own(service, name, dns);
     }
     forget(service, gone);
+    let state = service.current();
+    for untrusted in state.documents.records.iter().filter_map(|record| state.distrusts(record)) {
+        tracing::error!(refusal = %untrusted.refusal, instance = untrusted.record.instance, then = %untrusted.then, "an instance runs that nobody vouches for");
+        service.note(&untrusted.refusal);
+    }
     Ok(())
 }
 
@@ -409,7 +425,7 @@ async fn look_after_processes(service: &Arc<Service>) {
             service.renewal_due.notify_one();
         }
         let gone = service.sockets.exited();
-        if gone.is_empty() && !service.current().tick_is_due(UnixTime::now()) {
+        if gone.is_empty() && !service.is_unsaved() && !service.current().tick_is_due(UnixTime::now()) {
             continue;
         }
         if let Err(refusal) = requests::decide(service, Input::Tick { gone }).await {
@@ -513,6 +529,19 @@ async fn last_words(service: &Arc<Service>, mut refused: mpsc::Receiver<Event>) 
     };
     if tokio::time::timeout(LAST_HEAD, words).await.is_err() {
         tracing::warn!("the keystore is too slow to sign the last head of the audit log");
+    }
+}
+
+/// Sets disk space aside again that was needed.
+async fn refill_reserve(service: &Arc<Service>) {
+    let mut ticks = tokio::time::interval(REFILL_INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let service = Arc::clone(service);
+        if let Err(error) = tokio::task::spawn_blocking(move || service.refill_reserve()).await {
+            tracing::error!(%error, "no disk space is set aside");
+        }
     }
 }
 

@@ -2,14 +2,16 @@
 //!
 //! Readers (callers of the Workload API, status) take the state as it is and never wait for a disk or a TPM.
 
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use edgewarden_keystore::{Keystore, KeystoreError};
 use edgewarden_names::{ModuleName, Reason, Refusal, UnixTime};
+use edgewarden_platform::reserve::is_behind;
 use edgewarden_protocol::config::Config;
-use edgewarden_protocol::control::{AuditEntry, Reply};
+use edgewarden_protocol::control::{AuditEntry, DiskReserve, Enforcer, Origin, Reply};
 use tokio::sync::{Notify, watch};
 
 use crate::audit::{Audit, AuditError, Event, Head, Query, fingerprint, folder, statement};
@@ -19,11 +21,11 @@ use crate::issuance::Issuance;
 use crate::jwt::JwtAuthority;
 use crate::keys::Keys;
 use crate::metrics::{Metrics, Operation};
-use crate::refusals::{Noted, RefusalLog};
+use crate::refusals::{self, From, Noted, RefusalLog};
 use crate::renewal::Tick;
 use crate::runtime_log::{Keeper, Source};
 use crate::secrets::Vault;
-use crate::state::Store;
+use crate::state::{Documents, Store};
 use crate::workload::Sockets;
 
 pub struct Service {
@@ -44,6 +46,10 @@ pub struct Service {
     /// Whoever holds the audit log may change `current`.
     audit: Mutex<Audit>,
     refusals: Mutex<RefusalLog>,
+    /// What is in force is newer than what is on disk. Changes under the audit log's lock.
+    unsaved: AtomicBool,
+    /// Entries of the audit log that could not be written: who asks for it does not wait for a disk.
+    unwritten: AtomicU64,
     revision: watch::Sender<u64>,
     /// One renewal at a time: the last one always sees the latest state.
     renewal: Mutex<()>,
@@ -117,6 +123,8 @@ impl Service {
             current: RwLock::new(Arc::new(authority)),
             audit: Mutex::new(audit),
             refusals: Mutex::new(RefusalLog::new(now)),
+            unsaved: AtomicBool::new(false),
+            unwritten: AtomicU64::new(0),
             // Above every revision of an earlier run, so that an enforcer that outlived it looks again.
             revision: watch::Sender::new(now.0.saturating_mul(1_000_000)),
             renewal: Mutex::new(()),
@@ -174,16 +182,18 @@ impl Service {
         let mut next = Authority::clone(&before);
         let moment = Moment { wall: UnixTime::now(), random: random()? };
         let now = before.believe(moment.wall).now;
+        let binds_at_once = input.only_takes_away();
         let step = next.decide(&moment, input)?;
-        for event in &step.events {
-            audit.append(now, event).map_err(|error| internal("audit log", &error))?;
+        let written = self.write_down(&mut audit, now, &step.events, (&before.documents, &next.documents));
+        if written.is_err() && binds_at_once {
+            step.events.iter().for_each(|_| audit.lose(now));
         }
-        if let Err(error) = next.documents.save_changed(&before.documents, &self.store) {
-            let event = Event::new("state.not_stored", "identityd", &error);
-            if let Err(error) = audit.append(now, &event) {
-                tracing::error!(%error, "the audit log cannot be written");
-            }
-            return Err(internal("state", &error));
+        self.unwritten.store(audit.lost(), Ordering::Relaxed);
+        match written {
+            Err(refusal) if !binds_at_once => return Err(refusal),
+            // Nobody may keep what has been taken from them because it cannot be written: it is written when it can be.
+            Err(_) => self.unsaved.store(true, Ordering::Relaxed),
+            Ok(()) => self.unsaved.store(false, Ordering::Relaxed),
         }
         if matches!(step.reply, Reply::Permit(_)) {
             self.metrics.permitted();
@@ -198,30 +208,98 @@ impl Service {
         Ok((step.reply, step.effects))
     }
 
-    /// Writes down that something was refused. Blocks on the disk.
+    /// Puts a decision on disk. For one that binds at once, what cannot be written is counted.
+    fn write_down(
+        &self,
+        audit: &mut Audit,
+        now: UnixTime,
+        events: &[Event],
+        (before, next): (&Documents, &Documents),
+    ) -> Result<(), Refusal> {
+        for event in events {
+            audit.append(now, event).map_err(|error| internal("audit log", &error))?;
+        }
+        let saved = if self.is_unsaved() {
+            next.save_all(&self.store)
+        } else {
+            next.save_changed(before, &self.store)
+        };
+        saved.map_err(|error| {
+            let event = Event::new("state.not_stored", "identityd", &error);
+            if let Err(error) = audit.append(now, &event) {
+                tracing::error!(%error, "the audit log cannot be written");
+            }
+            internal("state", &error)
+        })
+    }
+
+    /// Is something in force that is not on disk?
+    pub fn is_unsaved(&self) -> bool {
+        self.unsaved.load(Ordering::Relaxed)
+    }
+
+    /// Fills up the disk space that is set aside. Blocks on the disk.
+    pub fn refill_reserve(&self) {
+        if let Some(Err(error)) = self.store.reserve().map(|reserve| reserve.refill()) {
+            tracing::debug!(%error, "no disk space is set aside");
+        }
+        let now = self.now();
+        let mut audit = self.audit();
+        if let Err(error) = audit.tell_lost(now) {
+            tracing::debug!(%error, "the audit log cannot be written yet");
+        }
+        self.unwritten.store(audit.lost(), Ordering::Relaxed);
+    }
+
+    /// How much disk space is set aside, and what is not on disk.
+    pub fn disk(&self) -> Option<DiskReserve> {
+        let (bytes, bytes_wanted) = self.store.reserve()?.state();
+        Some(DiskReserve {
+            bytes,
+            bytes_wanted,
+            unwritten: self.unwritten.load(Ordering::Relaxed),
+            unsaved: self.is_unsaved(),
+        })
+    }
+
+    /// Writes down a decision that was no. Blocks on the disk.
     pub fn note(&self, refusal: &Refusal) {
-        if let Some(event) = self.noted(refusal) {
+        self.write_noted(&From::decision(refusal), refusal);
+    }
+
+    /// The same for a caller of one of our sockets.
+    pub fn note_caller(&self, socket: &str, refusal: &Refusal) {
+        self.write_noted(&From::caller(socket), refusal);
+    }
+
+    /// The same for what an enforcer refused.
+    pub fn note_reported(&self, by: Enforcer, origin: &Origin, refusal: Refusal) {
+        self.write_noted(&From::reported(by, origin), &refusals::by_address(origin, refusal));
+    }
+
+    fn write_noted(&self, from: &From, refusal: &Refusal) {
+        if let Some(event) = self.noted(from, refusal) {
             self.record(&event);
         }
     }
 
     /// The same for what callers of the sockets cause, at whatever rate: the few refusals that are written wait for a task
     /// to do it. A thread for each refusal would make a noisy caller fill the process with threads.
-    pub fn note_soon(&self, refusal: &Refusal) {
-        if let Some(event) = self.noted(refusal) {
+    pub fn note_soon(&self, socket: &str, refusal: &Refusal) {
+        if let Some(event) = self.noted(&From::caller(socket), refusal) {
             self.sockets.write_soon(event);
         }
     }
 
     /// Counts a refusal. The event to write down, if it is to be.
-    fn noted(&self, refusal: &Refusal) -> Option<Event> {
+    fn noted(&self, from: &From, refusal: &Refusal) -> Option<Event> {
         self.metrics.refused(refusal.reason);
         let now = self.now();
-        let noted = self.refusals().note(now, refusal);
-        let Noted::Write { suppressed } = noted else { return None };
+        let noted = self.refusals().note(now, from, refusal);
+        let Noted::Write { refusal, suppressed } = noted else { return None };
         let more = match suppressed {
             0 => String::new(),
-            count => format!(" ({count} more refusals were not written)"),
+            count => format!(" ({count} more refusals of this kind of peer were not written)"),
         };
         let detail = format!("{}: {}{more}", refusal.reason, refusal.rule);
         Some(Event::new("refused", &refusal.subject, detail))
@@ -230,9 +308,12 @@ impl Service {
     /// Writes an event down whose effect does not wait for it: a full disk must not take certificates from what runs.
     pub fn record(&self, event: &Event) {
         let now = self.now();
-        if let Err(error) = self.audit().append(now, event) {
+        let mut audit = self.audit();
+        if let Err(error) = audit.append(now, event) {
+            audit.lose(now);
             tracing::error!(%error, event = event.kind, subject = event.subject, "the audit log cannot be written");
         }
+        self.unwritten.store(audit.lost(), Ordering::Relaxed);
     }
 
     fn wake_runtime_log(&self) {
@@ -308,6 +389,10 @@ impl Service {
         self.refusals().shown()
     }
 
+    pub fn refused_strangers(&self) -> Vec<(UnixTime, Refusal)> {
+        self.refusals().strangers()
+    }
+
     /// Brings the issuing CA and all certificates up to date with the state. Blocks on the keystore.
     pub fn renew(&self) -> Result<(), Refusal> {
         let _one_at_a_time = self.renewal.lock().unwrap_or_else(PoisonError::into_inner);
@@ -377,8 +462,11 @@ pub fn random() -> Result<[u8; 32], Refusal> {
 }
 
 /// The peer learns that; the log learns why.
-pub fn internal(subject: &str, error: &dyn std::error::Error) -> Refusal {
+pub fn internal(subject: &str, error: &(dyn std::error::Error + 'static)) -> Refusal {
     tracing::error!(subject, error = %Chain(error), "refused for an error of our own");
+    if is_behind(error) {
+        return Refusal::new(Reason::Storage, subject, "it cannot be written");
+    }
     Refusal::new(Reason::Internal, subject, "see the log of identityd")
 }
 

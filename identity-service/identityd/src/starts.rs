@@ -81,6 +81,7 @@ impl Authority {
             let rule = "the deployment in force no longer names this image";
             return Err(Refusal::new(Reason::StartPermit, &permit.module, rule));
         }
+        self.still_vouched(&permit.module, &permit.vouchers)?;
         self.secrets_are_there(&permit.module)?;
         let workload_folder = self.context.layout.workload_folder(&permit.instance);
         let reply = Reply::Prepared(Prepared { instance: permit.instance.clone(), workload_folder });
@@ -100,6 +101,8 @@ impl Authority {
             return Err(Refusal::new(Reason::StartPermit, clip(instance), rule));
         };
         self.documents.enrolment.trusted()?;
+        // A key may have been taken out while the container was made.
+        self.still_vouched(&permit.module, &permit.vouchers)?;
         let (records, record) =
             self.documents.records.started(&permit, seen, &self.context.own_cgroup, address, now)?;
         self.documents.records = Arc::new(records);

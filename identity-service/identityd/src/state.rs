@@ -7,14 +7,17 @@
 //! A decision that changes several documents goes through a journal: a file with all of them, written whole, then each
 //! document, then the journal is removed. Once the journal is on disk the decision is made; a start after a crash finds
 //! it and finishes. So there is the state before or the state after, never some of each.
+//!
+//! What is decided may be written with the space that was set aside ([`Reserve`]). What modules make grow may not.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use edgewarden_platform::durable;
+use edgewarden_platform::reserve::Reserve;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -95,12 +98,22 @@ pub struct Store {
     folder: PathBuf,
     /// A journal is there, or may be: what it says must not outlive what is written later.
     journal_left: AtomicBool,
+    reserve: Option<Arc<Reserve>>,
 }
 
 impl Store {
-    /// Opens the folder, and finishes what a crash left unfinished.
+    /// Opens the folder without a reserve.
+    #[cfg(test)]
     pub fn open(folder: impl Into<PathBuf>) -> Result<Self, StateError> {
-        let store = Self { folder: folder.into(), journal_left: AtomicBool::new(false) };
+        Self::open_reserved(folder, None)
+    }
+
+    /// Opens the folder, and finishes what a crash left unfinished.
+    pub fn open_reserved(
+        folder: impl Into<PathBuf>,
+        reserve: Option<Arc<Reserve>>,
+    ) -> Result<Self, StateError> {
+        let store = Self { folder: folder.into(), journal_left: AtomicBool::new(false), reserve };
         let path = store.folder.join(JOURNAL);
         let read = durable::read(&path, JOURNAL_BYTES_MAX);
         let Some(bytes) = read.map_err(|source| StateError::Read { path: path.clone(), source })? else {
@@ -121,9 +134,21 @@ impl Store {
 
     fn apply(&self, files: &Files) -> io::Result<()> {
         for (name, text) in files {
-            durable::write(&self.folder.join(name), text.as_bytes(), FILE_MODE)?;
+            self.put(&self.folder.join(name), text.as_bytes())?;
         }
         durable::remove(&self.folder.join(JOURNAL))
+    }
+
+    fn put(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let write = || durable::write(path, bytes, FILE_MODE);
+        match &self.reserve {
+            Some(reserve) => reserve.write(bytes.len(), write),
+            None => write(),
+        }
+    }
+
+    pub fn reserve(&self) -> Option<&Arc<Reserve>> {
+        self.reserve.as_ref()
     }
 
     /// Puts documents on disk together: when it returns, all of them; when it fails, none, unless the next start or the
@@ -131,7 +156,7 @@ impl Store {
     fn commit(&self, changed: Files, all: impl FnOnce() -> io::Result<Files>) -> Result<(), StateError> {
         let unclear = self.journal_left.load(Ordering::Relaxed);
         let write = |path: PathBuf, bytes: &[u8]| {
-            durable::write(&path, bytes, FILE_MODE).map_err(|source| StateError::Write { path, source })
+            self.put(&path, bytes).map_err(|source| StateError::Write { path, source })
         };
         if let (1, false, Some((name, text))) = (changed.len(), unclear, changed.first_key_value()) {
             return write(self.folder.join(name), text.as_bytes());
@@ -236,28 +261,37 @@ impl Documents {
         })
     }
 
+    /// Writes all of it: what is on disk may be older than any state of this process.
+    pub fn save_all(&self, store: &Store) -> Result<(), StateError> {
+        let all =
+            self.files(None).map_err(|source| StateError::Write { path: store.folder.clone(), source })?;
+        store.commit(all.clone(), || Ok(all))
+    }
+
+    fn files(&self, before: Option<&Self>) -> io::Result<Files> {
+        let mut files = Files::new();
+        put(&mut files, &self.generations, before.map(|before| &before.generations))?;
+        put(&mut files, &self.leaves, before.map(|before| &before.leaves))?;
+        put(&mut files, &self.clock, before.map(|before| &before.clock))?;
+        put(&mut files, &self.enrolment, before.map(|before| &before.enrolment))?;
+        put(&mut files, &self.deployments, before.map(|before| &before.deployments))?;
+        put(&mut files, &self.records, before.map(|before| &before.records))?;
+        put(&mut files, &self.jwt_keys, before.map(|before| &before.jwt_keys))?;
+        put(&mut files, &self.site_request, before.map(|before| &before.site_request))?;
+        put(&mut files, &self.secrets, before.map(|before| &before.secrets))?;
+        put(&mut files, &self.federation, before.map(|before| &before.federation))?;
+        Ok(files)
+    }
+
     /// Writes what differs from `before`: all of it or nothing.
     pub fn save_changed(&self, before: &Self, store: &Store) -> Result<(), StateError> {
-        let files = |before: Option<&Self>| {
-            let mut files = Files::new();
-            put(&mut files, &self.generations, before.map(|before| &before.generations))?;
-            put(&mut files, &self.leaves, before.map(|before| &before.leaves))?;
-            put(&mut files, &self.clock, before.map(|before| &before.clock))?;
-            put(&mut files, &self.enrolment, before.map(|before| &before.enrolment))?;
-            put(&mut files, &self.deployments, before.map(|before| &before.deployments))?;
-            put(&mut files, &self.records, before.map(|before| &before.records))?;
-            put(&mut files, &self.jwt_keys, before.map(|before| &before.jwt_keys))?;
-            put(&mut files, &self.site_request, before.map(|before| &before.site_request))?;
-            put(&mut files, &self.secrets, before.map(|before| &before.secrets))?;
-            put(&mut files, &self.federation, before.map(|before| &before.federation))?;
-            Ok(files)
-        };
-        let changed =
-            files(Some(before)).map_err(|source| StateError::Write { path: store.folder.clone(), source })?;
+        let changed = self
+            .files(Some(before))
+            .map_err(|source| StateError::Write { path: store.folder.clone(), source })?;
         if changed.is_empty() {
             return Ok(());
         }
-        store.commit(changed, || files(None))
+        store.commit(changed, || self.files(None))
     }
 }
 

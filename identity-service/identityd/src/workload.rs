@@ -256,7 +256,9 @@ pub fn begin(service: &Service, record: &StartRecord) -> io::Result<()> {
         return Err(io::Error::new(io::ErrorKind::NotFound, "the process is gone or has moved"));
     }
     service.sockets.hold(&record.instance, process);
-    service.issuance.begin(&record.instance, &record.module, vec![record.module.as_str().into()]);
+    if service.current().standing(&record.instance).is_ok() {
+        service.issuance.begin(&record.instance, &record.module, vec![record.module.as_str().into()]);
+    }
     Ok(())
 }
 
@@ -312,10 +314,11 @@ impl IdentitySource for InstanceSource {
     fn authorize(&self, caller: &PeerEvidence) -> Result<(), Refusal> {
         let service = upgrade(&self.service)?;
         if let Err(refusal) = self.judge(&service, caller) {
-            service.note_soon(&refusal);
+            service.note_soon(&self.instance, &refusal);
             return Err(public(refusal));
         }
-        trusted(&service)
+        trusted(&service)?;
+        service.current().standing(&self.instance)
     }
 
     fn is_expected(&self, caller: &PeerEvidence) -> bool {
@@ -395,7 +398,7 @@ impl IdentitySource for OwnSource {
     fn authorize(&self, caller: &PeerEvidence) -> Result<(), Refusal> {
         let service = upgrade(&self.service)?;
         if let Err(refusal) = self.judge(&service, caller) {
-            service.note_soon(&refusal);
+            service.note_soon(self.name, &refusal);
             return Err(public(refusal));
         }
         trusted(&service)

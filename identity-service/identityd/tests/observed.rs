@@ -11,7 +11,7 @@ use edgewarden_ca::chain;
 use edgewarden_identityd::audit::{Head, Keys, Query, Verifier, folder};
 use edgewarden_identityd::metrics::SOCKET;
 use edgewarden_names::{ModuleName, Reason, Refusal, UnixTime};
-use edgewarden_protocol::control::{AuditEntry, Reply, Request};
+use edgewarden_protocol::control::{AuditEntry, Origin, Reply, Request};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
@@ -148,7 +148,7 @@ async fn metrics_say_what_happened() {
     gateway.ask(Request::StorageKey).await.unwrap();
     for n in 0..3 {
         let refusal = Refusal::new(Reason::PolicyDenied, format!("leaf/{n}\"\n"), "no rule");
-        gateway.ask(Request::Refused { refusal }).await.unwrap();
+        gateway.ask(Request::Refused { origin: Origin::Enforcer, refusal }).await.unwrap();
     }
     assert_eq!(gateway.refused(Request::StartPrepare { permit: "x".into() }).await, Reason::StartPermit);
 

@@ -490,3 +490,111 @@ async fn openssl_accepts_a_modules_chain() {
         .unwrap();
     assert!(output.status.success(), "{output:?}");
 }
+
+/// `alerts` runs under a deployment that trusts `key`; the next deployment says what becomes of it.
+async fn running(site: &Site, container: &Container) -> Prepared {
+    let prepared = site.start(container, 2).await;
+    assert_eq!(container.call(&fetch(&prepared)).identity(), ALERTS);
+    prepared
+}
+
+fn untrusting(version: u64, key: &SigningKey, image: &Image, untrusted: Option<&str>) -> serde_json::Value {
+    let mut document = document_with(version, key, &[("alerts", image)]);
+    if let Some(then) = untrusted {
+        document["untrusted"] = then.into();
+    }
+    document
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_runs_under_a_withdrawn_key_loses_its_identity_at_once() {
+    let mut site = site().await;
+    let container = Container::new();
+    let prepared = running(&site, &container).await;
+    let other = SigningKey::generate().unwrap();
+    for (version, then) in [(2, None), (3, Some("quarantine"))] {
+        site.gateway.deploy(&untrusting(version, &other, &site.image, then)).await;
+        let failure = container.call(&fetch(&prepared)).failure();
+        assert!(failure.contains("image.withdrawn"), "{failure}");
+        let snapshot = site.snapshot().await;
+        assert!(snapshot.records.is_empty(), "its flows are closed: {snapshot:?}");
+        let [untrusted] = snapshot.untrusted.as_slice() else { panic!("{snapshot:?}") };
+        assert_eq!(untrusted.record.instance, "alerts-1");
+        assert_eq!(untrusted.then.to_string(), then.unwrap_or("stop"));
+    }
+    let status = site.gateway.status().await;
+    assert!(status.refusals.iter().any(|(_, refusal)| refusal.reason == Reason::ImageWithdrawn));
+    assert!(status.identities.iter().all(|identity| identity.instance != "alerts-1"));
+    let events = site.gateway.events().await;
+    assert!(events.iter().any(|event| event == "instance.untrusted"), "{events:?}");
+
+    // Nor does a new start of identityd bring it back.
+    site.gateway.restart().await;
+    assert!(container.call(&fetch(&prepared)).failure().contains("image.withdrawn"));
+    assert_eq!(site.snapshot().await.untrusted.len(), 1);
+
+    // The key was taken out by mistake: what runs is what it was.
+    site.gateway.deploy(&untrusting(4, &site.key, &site.image, None)).await;
+    assert_eq!(container.call(&fetch(&prepared)).identity(), ALERTS);
+    let snapshot = site.snapshot().await;
+    assert!(snapshot.untrusted.is_empty() && snapshot.records.len() == 1, "{snapshot:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_still_vouched_for_keeps_its_identity() {
+    let site = site().await;
+    let container = Container::new();
+    let other = SigningKey::generate().unwrap();
+    // Signed by both keys, started under both.
+    let twice = Image::new("alerts", "twice").signed(&site.key).signed(&other);
+    let mut both = document_with(2, &site.key, &[("alerts", &twice)]);
+    let second = serde_json::json!({"name": "second", "public_key": other.public_pem()});
+    both["image_keys"].as_array_mut().unwrap().push(second);
+    site.gateway.deploy(&both).await;
+    let permit = site.judge(twice.evidence("alerts")).await.unwrap();
+    assert_eq!(permit.vouchers.len(), 2);
+    let prepared = site.prepare(&permit.permit).await.unwrap();
+    site.gateway.ask(started(&prepared.instance, container.pid(), 2)).await.unwrap();
+
+    let newer = Image::new("alerts", "newer").signed(&other);
+    let renamed = {
+        let mut document = document_with(5, &other, &[("alerts", &newer)]);
+        document["image_keys"][0]["name"] = "called otherwise".into();
+        document
+    };
+    for (name, document) in [
+        ("one of its two keys is withdrawn", document_with(3, &other, &[("alerts", &twice)])),
+        (
+            "its image is replaced, and it runs until the new one does",
+            document_with(4, &other, &[("alerts", &newer)]),
+        ),
+        ("its key has another name", renamed),
+        (
+            "a withdrawn key is to be reported only",
+            untrusting(6, &SigningKey::generate().unwrap(), &newer, Some("report")),
+        ),
+    ] {
+        site.gateway.deploy(&document).await;
+        assert_eq!(container.call(&fetch(&prepared)).identity(), ALERTS, "{name}");
+        assert_eq!(site.snapshot().await.records.len(), 1, "{name}");
+    }
+    assert_eq!(site.snapshot().await.untrusted.len(), 1, "what is reported is said");
+    let refusals = site.gateway.status().await.refusals;
+    assert!(refusals.iter().any(|(_, refusal)| refusal.reason == Reason::ImageWithdrawn));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_withdrawn_while_a_module_starts_ends_the_start() {
+    let site = site().await;
+    let container = Container::new();
+    let other = SigningKey::generate().unwrap();
+    let (judged, prepared) = (site.permit().await, site.permit().await);
+    let prepared = site.prepare(&prepared.permit).await.unwrap();
+    site.gateway.deploy(&untrusting(2, &other, &site.image, None)).await;
+    assert_eq!(site.prepare(&judged.permit).await.unwrap_err().reason, Reason::ImageWithdrawn);
+    let begun = site.gateway.ask(started(&prepared.instance, container.pid(), 2)).await;
+    assert_eq!(begun.unwrap_err().reason, Reason::ImageWithdrawn);
+    assert!(container.call(&fetch(&prepared)).failure().contains("caller.not_module"));
+    let snapshot = site.snapshot().await;
+    assert!(snapshot.records.is_empty() && snapshot.untrusted.is_empty(), "{snapshot:?}");
+}

@@ -1,6 +1,7 @@
 use std::fmt::Display;
 
 use edgewarden_names::{Reason, Refusal};
+use edgewarden_platform::reserve::is_behind;
 
 /// What stops work on an image: a refusal of what came from outside, or this machine.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +21,7 @@ impl OciError {
     pub fn refusal(self) -> Refusal {
         match self {
             Self::Refused(refusal) => refusal,
+            Self::Io { what, source } if is_behind(&source) => Refusal::new(Reason::Storage, what, source),
             Self::Io { what, source } => Refusal::new(Reason::Internal, what, source),
         }
     }

@@ -226,6 +226,7 @@ mod tests {
             cgroup: "/x".into(),
             address,
             at: edgewarden_names::UnixTime(1),
+            vouchers: Vec::new(),
         };
         let live = [running("c", network.module(9)), running("far", Ipv4Addr::new(192, 0, 2, 1))];
         let c = ModuleName::parse("c").unwrap();

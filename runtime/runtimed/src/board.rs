@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use edgewarden_names::{Epoch, ModuleName};
-use edgewarden_protocol::uplink::ModuleReport;
+use edgewarden_names::{Epoch, ModuleName, Refusal};
+use edgewarden_protocol::uplink::{ModuleReport, ModuleState};
 use tokio::sync::watch;
 
 use crate::control::{EstStatus, FleetStatus, ModuleStatus, Status};
@@ -47,6 +47,17 @@ impl Board {
 
     pub fn set_module(&self, status: ModuleStatus) {
         self.shown().modules.insert(status.name.clone(), status);
+        self.changed();
+    }
+
+    /// What is wrong with a module that runs on all the same.
+    pub fn set_trouble(&self, module: &ModuleName, trouble: Option<Refusal>) {
+        if let Some(status) = self.shown().modules.get_mut(module) {
+            if status.state != ModuleState::Running || status.reason == trouble {
+                return;
+            }
+            status.reason = trouble;
+        }
         self.changed();
     }
 

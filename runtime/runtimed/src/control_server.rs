@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use edgewarden_names::{Reason, Refusal};
-use edgewarden_platform::peer::PeerEvidence;
+use edgewarden_platform::peer::{self, PeerEvidence};
 use edgewarden_protocol::frame;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -71,7 +71,11 @@ async fn converse(context: &Context, mut stream: UnixStream, commands: &mpsc::Se
         return;
     }
     while let Ok(request) = frame::read(&mut stream).await {
-        let reply = answer(context, request, commands).await.unwrap_or_else(Reply::Refused);
+        let reply = tokio::select! {
+            reply = answer(context, request, commands) => reply.unwrap_or_else(Reply::Refused),
+            // Who asked is gone, and its place is free; what was begun for it goes on.
+            () = peer::gone(&stream) => return,
+        };
         if frame::write(&mut stream, &reply).await.is_err() {
             return;
         }

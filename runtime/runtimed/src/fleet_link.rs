@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use edgewarden_names::{Digest, Refusal, UnixTime};
-use edgewarden_protocol::control::{Reply, Request, Status};
+use edgewarden_protocol::control::{REFUSALS_MAX, Reply, Request, Status};
 use edgewarden_protocol::dsse::ENVELOPE_BYTES_MAX;
 use edgewarden_protocol::enrol::Verdict;
 use edgewarden_protocol::secret::ENVELOPE_BYTES_MAX as SECRET_BYTES_MAX;
@@ -30,7 +30,6 @@ const HELD_SECONDS: u32 = 30;
 const SYNC_DEADLINE: Duration = Duration::from_secs(45);
 /// A deployment's envelope and those of secrets in base64, in JSON.
 const REPLY_BYTES_MAX: usize = 2 * (ENVELOPE_BYTES_MAX + SECRETS_SENT_MAX * SECRET_BYTES_MAX);
-const REFUSALS_MAX: usize = 32;
 /// Changes that come together are told together.
 const SETTLE: Duration = Duration::from_millis(500);
 const BACKOFF_FIRST: Duration = Duration::from_secs(1);
@@ -170,14 +169,18 @@ impl Link {
     }
 
     fn report(&self, status: Status) -> Report {
-        let skipped = status.refusals.len().saturating_sub(REFUSALS_MAX);
-        let refusals = status.refusals.into_iter().skip(skipped);
+        // Strangers' first: should there be too many, it is they who stay out.
+        let refusals = status.strangers.into_iter().chain(status.refusals);
+        let refusals: Vec<_> = refusals.collect();
+        let skipped = refusals.len().saturating_sub(REFUSALS_MAX);
+        let mut refusals: Vec<_> = refusals.into_iter().skip(skipped).collect();
+        refusals.sort_by_key(|(at, _)| *at);
         Report {
             software_version: env!("CARGO_PKG_VERSION").into(),
             deployment: status.deployment.map(|(name, version)| DeploymentReport { name, version }),
             policy_epoch: status.epoch,
             modules: self.context.board.reports(),
-            refusals: refusals.map(|(at, refusal)| RefusalReport { at, refusal }).collect(),
+            refusals: refusals.into_iter().map(|(at, refusal)| RefusalReport { at, refusal }).collect(),
             verdict: status.verdict,
             at: UnixTime::now(),
         }

@@ -73,5 +73,5 @@ impl Secrets {
 }
 
 fn passing(reason: Reason) -> bool {
-    matches!(reason, Reason::Internal | Reason::Busy | Reason::IdentityUnavailable)
+    reason.passes()
 }

@@ -13,6 +13,7 @@ use std::time::Duration;
 use edgewarden_names::{Generation, Reason, Refusal};
 use edgewarden_platform::durable;
 use edgewarden_platform::process::Process;
+use edgewarden_platform::reserve::is_behind;
 use edgewarden_protocol::control::{Reply, Request, StartRecord};
 use edgewarden_protocol::deployment::Module;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -80,7 +81,8 @@ impl std::fmt::Display for Exit {
 
 fn local(module: &Module, error: &RunError) -> Refusal {
     tracing::warn!(module = %module.name, error = %error.chain(), "a start failed");
-    Refusal::new(Reason::Internal, &module.name, error.chain())
+    let reason = if is_behind(error) { Reason::Storage } else { Reason::Internal };
+    Refusal::new(reason, &module.name, error.chain())
 }
 
 /// A start for which everything is decided and there that does not need the module's place on the network: the permit is

@@ -3,7 +3,7 @@
 //! A rule set replaces the one before in a single transaction. It judges each packet of a flow, so that a flow that a
 //! new epoch does not allow ends with the old epoch, without a look at the connection table.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Write;
 use std::net::Ipv4Addr;
 use std::process::{Command, Stdio};
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use edgewarden_names::{Epoch, ModuleName, Reason, Refusal};
 use edgewarden_policy::CompiledEpoch;
 use edgewarden_policy::nftables::{self, GatewaySide, Interface, Placement};
+use edgewarden_protocol::control::Origin;
 use serde_json::Value;
 
 use crate::RunError;
@@ -84,10 +85,17 @@ impl Kernel {
         if listed.status.success() { Ok(()) } else { apply(&nftables::closed()) }
     }
 
-    /// The rules of the epoch for modules at these addresses; `None` when they are in force already.
-    pub fn plan(&self, epoch: &CompiledEpoch, addresses: &Addresses) -> Result<Option<String>, RunError> {
+    /// The rules of the epoch for modules at these addresses, but for those whose flows are closed; `None` when they are
+    /// in force already.
+    pub fn plan(
+        &self,
+        epoch: &CompiledEpoch,
+        addresses: &Addresses,
+        closed: &BTreeSet<ModuleName>,
+    ) -> Result<Option<String>, RunError> {
         let mut placements = Vec::new();
-        for (module, number, address) in addresses.iter() {
+        // What has no place in the rules is dropped by them.
+        for (module, number, address) in addresses.iter().filter(|(module, ..)| !closed.contains(*module)) {
             let interface = Interface::parse(&format!("ew{number}"))
                 .map_err(|error| RunError::Network(error.to_string()))?;
             placements.push(Placement { module: module.clone(), interface, address });
@@ -114,7 +122,12 @@ impl Kernel {
     }
 
     /// New refusals since the last look, each flow at most once a minute.
-    pub fn refusals(&mut self, listed: &Listed, addresses: &Addresses, now: Instant) -> Vec<Refusal> {
+    pub fn refusals(
+        &mut self,
+        listed: &Listed,
+        addresses: &Addresses,
+        now: Instant,
+    ) -> Vec<(Origin, Refusal)> {
         let mut refusals = Vec::new();
         for (flow, packets) in &listed.0 {
             let due = match self.reported.get(flow) {
@@ -128,7 +141,7 @@ impl Kernel {
                 self.reported.retain(|_, (_, at)| now.duration_since(*at) < REPORT_EVERY);
             }
             self.reported.insert(flow.clone(), (*packets, now));
-            refusals.push(self.refusal(flow, addresses));
+            refusals.push((origin(flow, addresses), self.refusal(flow, addresses)));
         }
         refusals
     }
@@ -158,6 +171,16 @@ impl Kernel {
         };
         let subject = format!("{} → {}:{port}", name(from), name(to));
         Refusal::new(Reason::PolicyDenied, subject, format!("{rule}; refused in the kernel, epoch {epoch}"))
+    }
+}
+
+/// Whose packet it was: a module is known by the interface that it came through.
+fn origin(flow: &Flow, addresses: &Addresses) -> Origin {
+    let module = addresses.iter().find(|(_, number, _)| format!("ew{number}") == flow.interface);
+    match (module, flow.ends) {
+        (Some((module, ..)), _) => Origin::Module { module: module.clone() },
+        (None, Some((from, ..))) => Origin::Stranger { address: from.into() },
+        (None, None) => Origin::Enforcer,
     }
 }
 
@@ -214,6 +237,8 @@ fn flow(value: &Value) -> Option<Flow> {
 mod tests {
     use super::*;
     use crate::addresses::ModuleNetwork;
+    use edgewarden_oci::records::RecordKey;
+    use std::sync::Arc;
 
     fn document(packets: u64) -> Value {
         serde_json::json!({"nftables": [{"metainfo": {}}, {"set": {"table": "edgewarden", "name": "flows", "elem": ["ew9"]}},
@@ -231,7 +256,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let network = ModuleNetwork::parse("10.77.0.0/24").unwrap();
         let mut addresses = Addresses::new(folder.path().join("a"), network);
-        addresses.read(std::sync::Arc::new(edgewarden_oci::records::RecordKey::new(&[7; 32])), &[]).unwrap();
+        addresses.read(Arc::new(RecordKey::new(&[7; 32])), &[]).unwrap();
         let names = ["alerts", "analytics"].map(|name| ModuleName::parse(name).unwrap());
         addresses.assign(&names, &[]).unwrap();
         let mut kernel = Kernel::new(network.gateway(), 8885);
@@ -241,10 +266,12 @@ mod tests {
             kernel.refusals(&listed, &addresses, start + Duration::from_secs(seconds))
         };
         let first = look(&mut kernel, 1, 0);
-        let subjects: Vec<&str> = first.iter().map(|refusal| refusal.subject.as_str()).collect();
+        let subjects: Vec<&str> = first.iter().map(|(_, refusal)| refusal.subject.as_str()).collect();
         assert_eq!(subjects, ["alerts → analytics:22", "alerts"]);
-        assert_eq!(first[0].reason, Reason::PolicyDenied);
-        assert_eq!(first[1].reason, Reason::PlaceMismatch);
+        assert_eq!(first[0].1.reason, Reason::PolicyDenied);
+        assert_eq!(first[1].1.reason, Reason::PlaceMismatch);
+        let alerts = Origin::Module { module: names[0].clone() };
+        assert!(first.iter().all(|(origin, _)| *origin == alerts), "the interface tells whose it is");
         assert!(look(&mut kernel, 5, 59).is_empty(), "within the minute");
         assert_eq!(look(&mut kernel, 6, 61).len(), 1, "only the flow whose counter rose");
         assert!(look(&mut kernel, 6, 200).is_empty(), "no new packets");

@@ -9,10 +9,12 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use edgewarden_names::{Epoch, ModuleName};
+use edgewarden_names::{Epoch, ModuleName, Refusal};
 use edgewarden_policy::CompiledEpoch;
-use edgewarden_protocol::control::{DeploymentInForce, Enforcer, Reply, Request, Snapshot};
-use edgewarden_protocol::deployment::Module;
+use edgewarden_protocol::control::{
+    DeploymentInForce, Enforcer, Reply, Request, Snapshot, StartRecord, Untrusted,
+};
+use edgewarden_protocol::deployment::{Module, WhenUntrusted};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::addresses::Addresses;
@@ -38,6 +40,10 @@ pub struct Supervisor {
     workers: BTreeMap<ModuleName, Worker>,
     adopted: bool,
     reported: Option<Epoch>,
+    /// Modules whose instance is not vouched for: no flow of theirs is let through.
+    closed: BTreeSet<ModuleName>,
+    /// What is wrong with modules that run on all the same.
+    troubles: BTreeMap<ModuleName, Refusal>,
     /// Deployment, trust and secrets at the last comparison: when they change, refused starts are tried again.
     last: Option<(edgewarden_names::Digest, bool, u64)>,
 }
@@ -52,6 +58,8 @@ impl Supervisor {
             workers: BTreeMap::new(),
             adopted: false,
             reported: None,
+            closed: BTreeSet::new(),
+            troubles: BTreeMap::new(),
             last: None,
         }
     }
@@ -91,7 +99,7 @@ impl Supervisor {
     async fn compare(&mut self, snapshot: &Snapshot) -> Result<(), RunError> {
         if !self.addresses.is_read() {
             let key = self.context.record_key().await.map_err(RunError::Identity)?;
-            self.addresses.read(key, &snapshot.records)?;
+            self.addresses.read(key, &started(snapshot).cloned().collect::<Vec<_>>())?;
         }
         if !self.adopted {
             self.adopt(snapshot).await?;
@@ -134,11 +142,20 @@ impl Supervisor {
         let running: Vec<ModuleName> = self.workers.keys().cloned().collect();
         self.addresses.assign(&names, &running)?;
         self.write_hosts()?;
+        let untrusted = self.untrusted(snapshot);
+        self.closed =
+            untrusted.iter().filter(|(_, then)| **then != WhenUntrusted::Report).map(name_of).collect();
         self.enforce(epoch.clone()).await?;
-        let staying: BTreeSet<ModuleName> =
-            names.iter().filter(|name| self.workers.contains_key(*name)).cloned().collect();
+        let staying: BTreeSet<ModuleName> = names
+            .iter()
+            .filter(|name| self.workers.contains_key(*name))
+            .filter(|name| untrusted.get(*name) != Some(&WhenUntrusted::Stop))
+            .cloned()
+            .collect();
         if staying.len() < self.workers.len() {
             self.stop_workers(&staying).await;
+            // What starts in their place has been judged anew.
+            self.closed.retain(|module| staying.contains(module));
             self.addresses.assign(&names, &[])?;
             self.write_hosts()?;
             self.enforce(epoch).await?;
@@ -146,6 +163,7 @@ impl Supervisor {
         for module in modules {
             self.plan(&force, module);
         }
+        self.show_troubles(snapshot);
         self.workers.values().for_each(|worker| worker.secrets(snapshot.secrets));
         let now = Some((force.envelope.clone(), snapshot.trusted, snapshot.secrets));
         if self.last != now {
@@ -164,6 +182,26 @@ impl Supervisor {
         self.context
             .blocking(move || store.retain(&images).map_err(|error| RunError::Store(error.refusal())))
             .await
+    }
+
+    /// Which modules run as an instance that the deployment does not vouch for.
+    fn untrusted(&self, snapshot: &Snapshot) -> BTreeMap<ModuleName, WhenUntrusted> {
+        let runs = |untrusted: &&Untrusted| self.context.is_live(&untrusted.record.instance);
+        let untrusted = snapshot.untrusted.iter().filter(runs);
+        untrusted.map(|untrusted| (untrusted.record.module.clone(), untrusted.then)).collect()
+    }
+
+    /// Shows what is wrong with what runs on all the same.
+    fn show_troubles(&mut self, snapshot: &Snapshot) {
+        let board = &self.context.board;
+        let runs = |untrusted: &&Untrusted| self.context.is_live(&untrusted.record.instance);
+        let troubles = snapshot.untrusted.iter().filter(runs);
+        let troubles: BTreeMap<ModuleName, Refusal> =
+            troubles.map(|untrusted| (untrusted.record.module.clone(), untrusted.refusal.clone())).collect();
+        for module in self.troubles.keys().filter(|module| !troubles.contains_key(*module)) {
+            board.set_trouble(module, None);
+        }
+        self.troubles = troubles;
     }
 
     /// After an update has proven itself.
@@ -213,7 +251,7 @@ impl Supervisor {
         // What the sets refused is lost with the old rules.
         self.report_refusals().await;
         let number = epoch.epoch();
-        let script = self.kernel.plan(&epoch, &self.addresses)?;
+        let script = self.kernel.plan(&epoch, &self.addresses, &self.closed)?;
         if let Some(script) = script.clone() {
             self.context.blocking(move || kernel::apply(&script)).await?;
             tracing::info!(epoch = %number, "the rules are in force");
@@ -263,14 +301,14 @@ impl Supervisor {
             .filter(|container| container.status == "running" && container.pid > 0)
             .map(|container| container.id)
             .collect();
+        let known: Vec<StartRecord> = started(snapshot).cloned().collect();
         let mut numbers = BTreeSet::new();
         for record in records {
             let name = record.module.name.clone();
             let fits = running.contains(&record.instance)
                 && !self.workers.contains_key(&name)
                 && self.addresses.number(&name) == Some(record.place.number);
-            let adopted =
-                if fits { instance::adopt(record, &snapshot.records) } else { Err(Box::new(record)) };
+            let adopted = if fits { instance::adopt(record, &known) } else { Err(Box::new(record)) };
             match adopted {
                 Ok(instance) => {
                     tracing::info!(instance = %instance.record.instance, pid = instance.process.pid(), "took over a running module");
@@ -321,7 +359,7 @@ impl Supervisor {
 
     /// Tells `identityd` of instances that it counts as live and that are not.
     async fn settle_records(&self, snapshot: &Snapshot) {
-        for record in &snapshot.records {
+        for record in started(snapshot) {
             if !self.context.is_live(&record.instance) {
                 let stopped = Request::Stopped { instance: record.instance.clone() };
                 if let Err(error) = self.context.identityd.call(&stopped).await {
@@ -336,6 +374,9 @@ impl Supervisor {
             return;
         }
         self.report_refusals().await;
+        for (module, trouble) in &self.troubles {
+            self.context.board.set_trouble(module, Some(trouble.clone()));
+        }
     }
 
     async fn report_refusals(&mut self) {
@@ -349,9 +390,9 @@ impl Supervisor {
                 return;
             }
         };
-        for refusal in self.kernel.refusals(&listed, &self.addresses, Instant::now()) {
+        for (origin, refusal) in self.kernel.refusals(&listed, &self.addresses, Instant::now()) {
             tracing::warn!(reason = refusal.reason.code(), %refusal, "refused in the kernel");
-            if let Err(error) = self.context.identityd.call(&Request::Refused { refusal }).await {
+            if let Err(error) = self.context.identityd.call(&Request::Refused { origin, refusal }).await {
                 tracing::debug!(%error, "identityd was not told of a refusal");
             }
         }
@@ -373,6 +414,16 @@ impl Supervisor {
             })
             .await
     }
+}
+
+fn name_of((module, _): (&ModuleName, &WhenUntrusted)) -> ModuleName {
+    module.clone()
+}
+
+/// All that runs by `identityd`'s permits, vouched for or not.
+fn started(snapshot: &Snapshot) -> impl Iterator<Item = &StartRecord> {
+    let closed = snapshot.untrusted.iter().filter(|untrusted| !untrusted.keeps_identity());
+    snapshot.records.iter().chain(closed.map(|untrusted| &untrusted.record))
 }
 
 /// An instance of which there is no record, or whose interface is another's by now.

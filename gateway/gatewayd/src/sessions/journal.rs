@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use edgewarden_mqtt::broker::durable::Saved;
 use edgewarden_names::{Reason, Refusal};
+use edgewarden_platform::reserve::is_behind;
 use edgewarden_policy::Principal;
 use edgewarden_queue::{Appending, Queue, QueueError};
 use tokio::sync::{mpsc, oneshot};
@@ -214,6 +215,7 @@ fn refusal(error: &QueueError) -> Refusal {
     let reason = match error {
         QueueError::Full { .. } => Reason::QueueFull,
         QueueError::TooLarge(_) => Reason::RequestTooLarge,
+        error if is_behind(error) => Reason::Storage,
         _ => Reason::Internal,
     };
     Refusal::new(reason, "session journal", Chain(error))

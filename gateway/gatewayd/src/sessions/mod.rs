@@ -83,7 +83,7 @@ pub(crate) async fn serve(
             Err(error) => {
                 tracing::error!(error = %Chain(&error), "no client is let in");
                 let refusal = Refusal::new(Reason::Internal, "sessions", Chain(&error));
-                audit.refused(refusal.clone());
+                audit.failed(refusal.clone());
                 if events.send(Event::Restored(Err(refusal.clone()))).await.is_err() {
                     return;
                 }
@@ -95,7 +95,7 @@ pub(crate) async fn serve(
     let Loaded { restored, damaged, queue, index, documents } = loaded;
     for refusal in damaged {
         tracing::error!(%refusal, "a session is damaged");
-        audit.refused(refusal);
+        audit.failed(refusal);
     }
     tracing::info!(sessions = restored.sessions.len(), messages = index.len(), "sessions are loaded");
     if events.send(Event::Restored(Ok(Box::new(restored)))).await.is_err() {

@@ -63,6 +63,7 @@ impl Identityd {
             gateway: gateway(),
             trust_domain: domain(),
             policy: None,
+            untrusted: Vec::new(),
             records: vec![record("analytics", 1, [0, 0, 0, 0].into())],
             trusted: true,
         };
@@ -205,7 +206,7 @@ impl Shared {
                 self.enforced.send_replace(Some(epoch));
                 Reply::Done
             }
-            Request::Refused { refusal } => {
+            Request::Refused { refusal, .. } => {
                 self.refusals.lock().unwrap().push(refusal);
                 Reply::Done
             }
@@ -236,5 +237,6 @@ fn record(name: &str, generation: u64, address: Ipv4Addr) -> StartRecord {
         cgroup: "/".into(),
         address,
         at: UnixTime(1),
+        vouchers: Vec::new(),
     }
 }

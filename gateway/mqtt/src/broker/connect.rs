@@ -14,7 +14,7 @@ impl<A: Authority> Broker<A> {
         let Some(connection) = self.connections.get(&id) else { return };
         let client = connection.client.clone();
         if let Err((code, refusal)) = self.admit(&client, &connect) {
-            self.refuse(refusal);
+            self.refuse(&client, refusal);
             self.send(id, &Packet::ConnAck { session_present: false, code });
             self.close(id, true);
             return;

@@ -29,7 +29,7 @@ impl<A: Authority> Broker<A> {
             };
             let client = connection.client.clone();
             if let Err(refusal) = self.publish(id, &client, &mut parked) {
-                self.refuse(refusal);
+                self.refuse(&client, refusal);
                 self.close(id, false);
                 return;
             }
@@ -296,7 +296,7 @@ impl<A: Authority> Broker<A> {
     pub(super) fn publish_will(&mut self, client: A::Client, will: Will) {
         let keep = match self.authority.may_publish(&client, &will.topic) {
             Ok(keep) => keep,
-            Err(refusal) => return self.refuse(refusal),
+            Err(refusal) => return self.refuse(&client, refusal),
         };
         let publish = Publish {
             dup: false,
@@ -317,7 +317,8 @@ impl<A: Authority> Broker<A> {
                 self.retained.set(&message, will.qos);
                 self.touch_retained(None);
             } else {
-                self.refuse(Refusal::new(Reason::QueueFull, &message.from, "the will was not retained"));
+                let refusal = Refusal::new(Reason::QueueFull, &message.from, "the will was not retained");
+                self.refuse(&message.from, refusal);
             }
         }
         if keep == Keep::Durable {
@@ -328,7 +329,8 @@ impl<A: Authority> Broker<A> {
             self.journal(None, &message, durable, false);
         }
         for receiver in owed {
-            self.refuse(Refusal::new(Reason::QueueFull, &receiver, "the session has no room for a will"));
+            let refusal = Refusal::new(Reason::QueueFull, &receiver, "the session has no room for a will");
+            self.refuse(&receiver, refusal);
         }
     }
 }

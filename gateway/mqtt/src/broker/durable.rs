@@ -179,7 +179,7 @@ impl<A: Authority> Broker<A> {
                 }
             }
             Err(refusal) => {
-                self.refuse(refusal);
+                self.fail(refusal);
                 let held = |id: &ConnectionId| self.connections.get(id).is_some_and(|c| c.hold.is_some());
                 if let Some(id) = holder.filter(held) {
                     self.close(id, false);
@@ -239,7 +239,7 @@ impl<A: Authority> Broker<A> {
             }
             (Ok(()), None) => {}
             (Err(refusal), connection) => {
-                self.refuse(refusal);
+                self.fail(refusal);
                 match connection {
                     Some(id) if journaling.ack.is_some() && !journaling.released => self.close(id, false),
                     Some(id) => self.credit(id, journaling.cost),
@@ -288,7 +288,7 @@ impl<A: Authority> Broker<A> {
         let failed = outcome.is_err();
         match outcome {
             Ok(()) => self.retained_writing.written = version,
-            Err(refusal) => self.refuse(refusal),
+            Err(refusal) => self.fail(refusal),
         }
         while let Some((_, id, packet_id)) =
             self.retained_waiting.pop_front_if(|(waits_for, _, _)| failed || *waits_for <= version)

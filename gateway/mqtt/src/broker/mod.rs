@@ -92,8 +92,8 @@ pub enum Action<C> {
     Forgotten { client: C },
     /// Put these retained messages on disk in the place of all others, then call [`Broker::retained_written`].
     Retained { version: u64, messages: Vec<SavedRetained<C>> },
-    /// Something was refused: for the audit log.
-    Refused(Refusal),
+    /// Something was refused: for the audit log. `client`: whose doing it was; `None` when it is of our own, as a disk's.
+    Refused { client: Option<C>, refusal: Refusal },
 }
 
 /// One publication, shared by all who receive it.
@@ -294,8 +294,8 @@ impl<A: Authority> Broker<A> {
 
     /// Closes a connection for a reason outside of MQTT, such as the end of the peer's certificate.
     pub fn disconnect(&mut self, id: ConnectionId, refusal: Refusal, now: Duration) {
-        if self.connections.contains_key(&id) {
-            self.refuse(refusal);
+        if let Some(client) = self.connections.get(&id).map(|connection| connection.client.clone()) {
+            self.refuse(&client, refusal);
             self.close(id, false);
         }
         self.settle(now);
@@ -327,7 +327,7 @@ impl<A: Authority> Broker<A> {
             }
             (Ok(()), None) => {}
             (Err(refusal), connection) => {
-                self.refuse(refusal);
+                self.fail(refusal);
                 match connection {
                     Some(id) if storing.ack.is_some() => self.close(id, false),
                     Some(id) => self.credit(id, storing.cost),
@@ -344,9 +344,9 @@ impl<A: Authority> Broker<A> {
         let mut connections: Vec<_> = self.connections.keys().copied().collect();
         connections.sort_unstable();
         for id in connections {
-            let refusal = self.connections.get(&id).and_then(|c| self.authority.may_connect(&c.client).err());
-            if let Some(refusal) = refusal {
-                self.refuse(refusal);
+            let Some(client) = self.connections.get(&id).map(|c| c.client.clone()) else { continue };
+            if let Err(refusal) = self.authority.may_connect(&client) {
+                self.refuse(&client, refusal);
                 self.close(id, false);
             }
         }
@@ -386,8 +386,8 @@ impl<A: Authority> Broker<A> {
         overdue.sort_unstable();
         for (id, full) in overdue {
             if let (Some(rule), Some(connection)) = (full, self.connections.get(&id)) {
-                let refusal = Refusal::new(Reason::QueueFull, &connection.client, rule);
-                self.refuse(refusal);
+                let client = connection.client.clone();
+                self.refuse(&client, Refusal::new(Reason::QueueFull, &client, rule));
             }
             self.close(id, false);
         }
@@ -409,14 +409,21 @@ impl<A: Authority> Broker<A> {
 
     fn violation(&mut self, id: ConnectionId, what: impl fmt::Display) {
         let Some(connection) = self.connections.get(&id) else { return };
-        let refusal = Refusal::new(Reason::RequestInvalid, &connection.client, what);
-        self.refuse(refusal);
+        let client = connection.client.clone();
+        self.refuse(&client, Refusal::new(Reason::RequestInvalid, &client, what));
         self.close(id, false);
     }
 
-    fn refuse(&mut self, refusal: Refusal) {
+    /// For what a client did.
+    fn refuse(&mut self, client: &A::Client, refusal: Refusal) {
         self.refused = self.refused.saturating_add(1);
-        self.actions.push(Action::Refused(refusal));
+        self.actions.push(Action::Refused { client: Some(client.clone()), refusal });
+    }
+
+    /// For what we could not do.
+    fn fail(&mut self, refusal: Refusal) {
+        self.refused = self.refused.saturating_add(1);
+        self.actions.push(Action::Refused { client: None, refusal });
     }
 
     fn credit(&mut self, id: ConnectionId, bytes: usize) {

@@ -21,7 +21,7 @@ impl<A: Authority> Broker<A> {
                     codes.push(SubscribeCode::Granted(granted));
                 }
                 Err(refusal) => {
-                    self.refuse(refusal);
+                    self.refuse(&client, refusal);
                     codes.push(SubscribeCode::Failure);
                 }
             }
@@ -111,7 +111,7 @@ impl<A: Authority> Broker<A> {
         clients.sort_unstable();
         for client in clients {
             if let Some(refusal) = self.authority.has_left(&client) {
-                self.refuse(refusal);
+                self.refuse(&client, refusal);
                 self.remove_session(&client);
                 continue;
             }
@@ -137,7 +137,7 @@ impl<A: Authority> Broker<A> {
                 }
             }
             for refusal in refusals {
-                self.refuse(refusal);
+                self.refuse(&client, refusal);
             }
         }
     }

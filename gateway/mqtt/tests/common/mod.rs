@@ -136,7 +136,7 @@ impl Bench {
                 Action::Store { ticket, client, topic, .. } => {
                     self.stores.push((ticket, format!("{client} {topic}")));
                 }
-                Action::Refused(refusal) => self.refusals.push(refusal.reason),
+                Action::Refused { refusal, .. } => self.refusals.push(refusal.reason),
                 Action::Document { client, version, document } => {
                     self.disk.documents.push((client, version, document));
                 }

@@ -7,9 +7,11 @@
 use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use edgewarden_names::UnixTime;
 use edgewarden_platform::durable::{self, AppendFile};
+use edgewarden_platform::reserve::{Reserve, is_full};
 use edgewarden_protocol::control::AuditEntry;
 
 use super::chain::{Chain, clip};
@@ -18,6 +20,8 @@ use super::head::{HEAD_EVENT, Head};
 use super::{ENTRIES_MAX, Event};
 
 const FILE_MODE: u32 = 0o600;
+/// Room for entries that is taken from what is set aside at once.
+const AHEAD_BYTES: usize = 256 * 1024;
 
 #[derive(Debug, thiserror::Error)]
 pub enum AuditError {
@@ -39,15 +43,38 @@ pub struct Audit {
     unsigned: u64,
     signed: u64,
     closed: bool,
+    reserve: Option<Arc<Reserve>>,
+    /// Entries that could not be written, and since when. They are said to be missing as soon as that can be.
+    lost: u64,
+    lost_since: UnixTime,
 }
+
+/// The event that stands for entries that could not be written.
+const GAP_EVENT: &str = "audit.gap";
 
 impl Audit {
     /// Opens and verifies the log in `folder`, or begins one.
+    #[cfg(test)]
     pub fn open(folder: &Path, now: UnixTime) -> Result<Self, AuditError> {
         Self::open_sized(folder, FILE_BYTES_MAX, now)
     }
 
+    #[cfg(test)]
     pub(crate) fn open_sized(folder: &Path, file_bytes_max: u64, now: UnixTime) -> Result<Self, AuditError> {
+        Self::open_with(folder, file_bytes_max, now, None)
+    }
+
+    /// The same with disk space for when there is none.
+    pub fn open_reserved(folder: &Path, now: UnixTime, reserve: Arc<Reserve>) -> Result<Self, AuditError> {
+        Self::open_with(folder, FILE_BYTES_MAX, now, Some(reserve))
+    }
+
+    fn open_with(
+        folder: &Path,
+        file_bytes_max: u64,
+        now: UnixTime,
+        reserve: Option<Arc<Reserve>>,
+    ) -> Result<Self, AuditError> {
         let mut chain = Chain::default();
         let (mut newest, mut unsigned, mut signed) = (VecDeque::new(), 0, 0);
         let mut torn = None;
@@ -84,6 +111,9 @@ impl Audit {
             unsigned,
             signed,
             closed: false,
+            reserve,
+            lost: 0,
+            lost_since: now,
         };
         if let Some((_, cut)) = torn {
             let detail = format!("{cut} bytes of an unfinished line");
@@ -94,7 +124,31 @@ impl Audit {
 
     /// Puts an event on disk. When this fails, the log is as it was.
     pub fn append(&mut self, at: UnixTime, event: &Event) -> Result<(), AuditError> {
+        self.tell_lost(at)?;
         self.append_line(at, event.kind, clip(&event.subject), clip(&event.detail))
+    }
+
+    /// Notes that an event has happened which is not on disk.
+    pub fn lose(&mut self, at: UnixTime) {
+        if self.lost == 0 {
+            self.lost_since = at;
+        }
+        self.lost = self.lost.saturating_add(1);
+    }
+
+    /// Says how many are missing, if any are.
+    pub fn tell_lost(&mut self, at: UnixTime) -> Result<(), AuditError> {
+        if self.lost > 0 {
+            let detail = format!("{} entries since {} could not be written", self.lost, self.lost_since);
+            self.append_line(at, GAP_EVENT, "audit log".into(), detail)?;
+            self.lost = 0;
+        }
+        Ok(())
+    }
+
+    /// Entries that could not be written.
+    pub fn lost(&self) -> u64 {
+        self.lost
     }
 
     /// Puts a signed head on disk.
@@ -130,7 +184,7 @@ impl Audit {
         }
         let entry = AuditEntry { sequence: 0, at, event: event.into(), subject, detail, hash: String::new() };
         let (chain, line, entry) = self.chain.next(entry)?;
-        self.file.append(&line)?;
+        self.put(&line)?;
         tracing::info!(event, subject = entry.subject, detail = entry.detail, "audit");
         self.chain = chain;
         count(&entry, &mut self.unsigned, &mut self.signed);
@@ -138,9 +192,27 @@ impl Audit {
         Ok(())
     }
 
+    /// Appends with the space that is set aside, if there is no other. Then for what comes after it too: who fills disks
+    /// would take each piece that is given up for a single line.
+    fn put(&mut self, line: &[u8]) -> io::Result<()> {
+        let file = &mut self.file;
+        match (&self.reserve, file.append(line)) {
+            (Some(reserve), Err(error)) if is_full(&error) => reserve.write(AHEAD_BYTES, || {
+                // Where less is left, or the file system cannot, the line alone may fit.
+                drop(file.allocate_ahead(AHEAD_BYTES as u64));
+                file.append(line)
+            }),
+            (_, appended) => appended,
+        }
+    }
+
     fn next_file(&mut self) -> io::Result<()> {
         let path = self.folder.join(file_name(self.chain.sequence().saturating_add(1)));
-        self.file = AppendFile::open(&path, FILE_MODE)?;
+        let open = || AppendFile::open(&path, FILE_MODE);
+        self.file = match &self.reserve {
+            Some(reserve) => reserve.write(0, open)?,
+            None => open()?,
+        };
         let paths = files(&self.folder)?;
         for (_, old) in paths.iter().take(paths.len().saturating_sub(FILES_MAX)) {
             durable::remove(old)?;

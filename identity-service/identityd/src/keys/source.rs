@@ -63,13 +63,13 @@ impl KeySource for InstanceKeys {
         let service = upgrade(&self.service)?;
         let entered = service.keys.budget(&self.module).enter(service.tick().monotonic);
         let place = entered.map_err(|refusal| Refusal { subject: self.instance.clone(), ..refusal });
-        place.map(Place::new).inspect_err(|refusal| service.note_soon(refusal))
+        place.map(Place::new).inspect_err(|refusal| service.note_soon(&self.instance, refusal))
     }
 
     fn refused(&self, refusal: &Refusal) {
         if let Ok(service) = upgrade(&self.service) {
             let subject = format!("{}, {}", self.instance, refusal.subject);
-            service.note(&Refusal { subject, ..refusal.clone() });
+            service.note_caller(&self.instance, &Refusal { subject, ..refusal.clone() });
         }
     }
 

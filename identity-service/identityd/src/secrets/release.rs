@@ -20,7 +20,7 @@ use crate::audit::{Event, KeyUse};
 use crate::authority::{Authority, Input};
 use crate::deployments::envelope_digest;
 use crate::metrics::Operation;
-use crate::requests::keystore_refusal;
+use crate::requests::keystore_refusal_in_brief as keystore_refusal;
 use crate::service::{Service, internal};
 
 /// Checks an envelope, opens its value once to see that it opens, and keeps the envelope.
@@ -40,7 +40,7 @@ pub fn accept(service: &Service, envelope: &Bytes) -> Result<Reply, Refusal> {
     }
     if let Err(refusal) = service.transact(Input::SecretJudged(Box::new(judged))) {
         // After an error of the disk the decision may count at the next start, and the envelope with it.
-        if refusal.reason != Reason::Internal {
+        if !matches!(refusal.reason, Reason::Internal | Reason::Storage) {
             remove(service, &digest);
         }
         return Err(refusal);
@@ -123,6 +123,7 @@ fn value(
 /// Whose secrets an instance may have now. The verdict counts first.
 fn module_of(state: &Authority, instance: &str) -> Result<ModuleName, Refusal> {
     state.documents.enrolment.trusted()?;
+    state.standing(instance)?;
     let record = state.documents.records.get(instance);
     record.map(|record| record.module.clone()).ok_or_else(|| {
         Refusal::new(Reason::StartPermit, crate::audit::clip(instance), "no such instance is live")

@@ -36,14 +36,16 @@ impl SecretSource for InstanceSecrets {
     fn get(&self, name: &SecretName) -> Result<Secret, Refusal> {
         let service = self.service()?;
         let released = release::release_one(&service, &self.instance, name);
-        let (version, value) = released.inspect_err(|refusal| service.note(refusal))?;
+        let (version, value) =
+            released.inspect_err(|refusal| service.note_caller(&self.instance, refusal))?;
         Ok(secret(name.clone(), version, value.expose()))
     }
 
     fn all(&self) -> Result<Secrets, Refusal> {
         let service = self.service()?;
         let released = release::release_all(&service, &self.instance);
-        let (revision, values) = released.inspect_err(|refusal| service.note(refusal))?;
+        let (revision, values) =
+            released.inspect_err(|refusal| service.note_caller(&self.instance, refusal))?;
         let secrets = values.into_iter().map(|(name, version, value)| secret(name, version, value.expose()));
         Ok(Secrets { revision, secrets: secrets.collect() })
     }

@@ -275,6 +275,10 @@ impl Gateway {
             "image_keys": [{"name": "release", "public_key": self.image_key.public_pem()}],
             "modules": modules, "policy": policy,
         });
+        self.deploy_document(&document).await;
+    }
+
+    pub async fn deploy_document(&self, document: &Value) {
         let payload = document.to_string().into_bytes();
         let signed = pre_authentication_encoding(PAYLOAD_TYPE, &payload);
         let sig = self.operator.sign(&SystemRandom::new(), &signed).unwrap().as_ref().to_vec().into();
