@@ -140,6 +140,38 @@ pub enum Trusted {
 pub struct DeploymentRequest {
     /// The signed envelope, byte for byte.
     pub envelope: Bytes,
+    /// Keep it although no gateway has the labels yet.
+    #[serde(default)]
+    pub allow_empty: bool,
+}
+
+/// `POST /deployments/check`: what `POST /deployments` would say of the document, before anybody signs it.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckRequest {
+    /// The document, as it would be signed.
+    pub document: Bytes,
+    #[serde(default)]
+    pub allow_empty: bool,
+}
+
+/// Gateways that are meant: how many, and the first of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Meant {
+    pub count: usize,
+    /// At most [`SAMPLE_MAX`], by name.
+    pub sample: Vec<GatewayName>,
+}
+
+pub const SAMPLE_MAX: usize = 10;
+
+impl Meant {
+    pub fn add(&mut self, gateway: GatewayName) {
+        self.count += 1;
+        if self.sample.len() < SAMPLE_MAX {
+            self.sample.push(gateway);
+        }
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -151,7 +183,7 @@ pub struct DeploymentView {
     /// The operator key that signed it; absent when it is carried unverified.
     pub signer: Option<String>,
     /// The gateways that should run it now.
-    pub gateways: Vec<GatewayName>,
+    pub gateways: Meant,
 }
 
 /// `POST /secrets`
@@ -198,10 +230,55 @@ impl SecretState {
     }
 }
 
+/// How a gateway is, the worst first: of what is true the worst is said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeviceState {
+    /// Its last appraisal failed.
+    Failed,
+    /// It refused a module.
+    Refused,
+    /// It has said nothing for a while, or never.
+    NotSeen,
+    /// A module does not run.
+    Down,
+    /// It has to prove itself again.
+    Stale,
+    /// It does not run what it should.
+    Behind,
+    Good,
+}
+
+impl DeviceState {
+    pub const ALL: [Self; 7] =
+        [Self::Failed, Self::Refused, Self::NotSeen, Self::Down, Self::Stale, Self::Behind, Self::Good];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Failed => "attestation failed",
+            Self::Refused => "module refused",
+            Self::NotSeen => "not seen",
+            Self::Down => "module down",
+            Self::Stale => "attestation stale",
+            Self::Behind => "not on the wanted deployment",
+            Self::Good => "good",
+        }
+    }
+}
+
+/// `GET /devices?after=NAME&limit=NUMBER`
+#[derive(Debug, Serialize, Deserialize)]
+pub struct DevicePage {
+    pub devices: Vec<DeviceView>,
+    /// What to give as `after` for the next page; absent on the last.
+    pub next: Option<GatewayName>,
+}
+
 /// One line of the table of gateways.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DeviceView {
     pub name: GatewayName,
+    pub state: DeviceState,
     pub labels: BTreeMap<String, String>,
     pub hardware: String,
     pub verdict: VerdictState,
@@ -213,6 +290,7 @@ pub struct DeviceView {
     pub wanted: Option<DeploymentReport>,
     pub running: Option<DeploymentReport>,
     pub modules_running: usize,
+    pub modules_refused: usize,
     pub modules_total: usize,
     pub software_version: Option<String>,
     pub enrolled: UnixTime,

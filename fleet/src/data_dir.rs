@@ -89,6 +89,11 @@ impl DataDir {
         self.0.join("root.pem")
     }
 
+    /// The operators' socket of a running server.
+    pub fn socket(&self) -> PathBuf {
+        self.0.join("admin.sock")
+    }
+
     fn settings_file(&self) -> PathBuf {
         self.0.join("fleet.toml")
     }

@@ -42,18 +42,18 @@ async fn a_deployment_reaches_the_gateways_it_selects() {
 
     let elsewhere = fleet.document(3, "site = \"plant\"");
     let key = fleet.path("operator.key");
-    fleet.cli(&["deploy", elsewhere.to_str().unwrap(), "--key", key.to_str().unwrap()]).ok();
+    let send = ["deploy", elsewhere.to_str().unwrap(), "--key", key.to_str().unwrap()];
+    fleet.cli(&send).refused(Reason::DeploymentSelector);
+    fleet.cli(&[&send[..], &["--allow-empty"]].concat()).ok();
     assert_eq!(gateway.sync(&fleet, have, 0).await.unwrap().deployment, None, "for another site");
 
     let listed = fleet.json(&["device", "list"]);
     assert_eq!(listed[0]["wanted"]["version"], 2);
     assert_eq!(listed[0]["running"]["version"], 1);
     let deployments = fleet.json(&["deployment", "list"]);
-    assert_eq!(deployments[0]["gateways"], serde_json::json!([]));
-    assert_eq!(
-        (&deployments[1]["gateways"][0], &deployments[1]["signer"]),
-        (&"gw-1".into(), &"operator.key".into())
-    );
+    assert_eq!(deployments[0]["gateways"], serde_json::json!({"count": 0, "sample": []}));
+    assert_eq!(deployments[1]["gateways"], serde_json::json!({"count": 1, "sample": ["gw-1"]}));
+    assert_eq!(deployments[1]["signer"], "operator.key");
 }
 
 #[tokio::test]
@@ -78,7 +78,8 @@ async fn deployments_are_refused() {
     common::write(&fleet.path("envelope.json"), &envelope.to_string());
     fleet.cli(&["deploy", "--envelope", file]).refused(Reason::DeploymentSignature);
     common::write(&fleet.path("envelope.json"), &good);
-    fleet.cli(&["deploy", "--envelope", file]).ok();
+    fleet.cli(&["deploy", "--envelope", file]).refused(Reason::DeploymentSelector);
+    fleet.cli(&["deploy", "--envelope", file, "--allow-empty"]).ok();
 
     // What people get wrong is found before anything is signed.
     let document = fleet.path("deployment.toml");
@@ -98,9 +99,41 @@ async fn deployments_are_refused() {
         assert!(matches!(answer.code(), 1 | 3), "{case}: {}", answer.errors());
         assert!(!answer.errors().is_empty(), "{case}");
     }
+    // A version that the fleet is past.
+    let check = ["deploy", document.to_str().unwrap(), "--check", "--allow-empty"];
+    common::write(&document, &text);
+    fleet.cli(&check).refused(Reason::DeploymentRollback);
     common::write(&document, &text.replace("version = 6\n", ""));
-    let said = fleet.cli(&["deploy", document.to_str().unwrap(), "--check"]).ok();
+    fleet.cli(&check[..3]).refused(Reason::DeploymentSelector);
+    let said = fleet.cli(&check).ok();
     assert!(said.contains("glucose v7"), "the next version: {said}");
+}
+
+#[tokio::test]
+async fn who_is_meant_is_said_on_purpose() {
+    let fleet = Fleet::start(&[]);
+    let key = fleet.path("operator.key");
+    let everywhere = fleet.document(1, "");
+    let send = ["deploy", everywhere.to_str().unwrap(), "--key", key.to_str().unwrap()];
+    let forgotten = fleet.cli(&send);
+    assert_eq!(forgotten.code(), 2, "{}", forgotten.errors());
+    assert!(forgotten.errors().contains("--all"), "{}", forgotten.errors());
+    for both in [&["--all", "--select", "site=clinic"][..], &["--all", "--all"]] {
+        assert_eq!(fleet.cli(&[&send[..], both].concat()).code(), 2, "{both:?}");
+    }
+    fleet.cli(&[&send[..], &["--all"]].concat()).refused(Reason::DeploymentSelector);
+    for n in 0..12 {
+        fleet.gateway(&format!("gw-{n:02}")).await;
+    }
+    let said = fleet.cli(&[&send[..], &["--all"]].concat()).ok();
+    assert!(said.contains("12 gateways: gw-00") && said.contains("and 2 more"), "{said}");
+    let listed = fleet.json(&["deployment", "list"]);
+    assert_eq!(listed[0]["gateways"]["count"], 12);
+    assert_eq!(listed[0]["gateways"]["sample"].as_array().unwrap().len(), 10);
+    // `--all` beside a selector of the document contradicts it.
+    let clinic = fleet.document(2, "site = \"clinic\"");
+    let send = ["deploy", clinic.to_str().unwrap(), "--key", key.to_str().unwrap(), "--all"];
+    assert_eq!(fleet.cli(&send).code(), 2);
 }
 
 #[tokio::test]

@@ -82,6 +82,7 @@ reasons! {
     DeploymentSignature "deployment.signature" "sign the deployment with an operator key that the gateway pins";
     DeploymentRollback "deployment.rollback" "give the deployment a version above the one that runs";
     DeploymentInvalid "deployment.invalid" "correct the document; `edgewarden-fleet deploy --check` shows the place";
+    DeploymentSelector "deployment.selector" "`edgewarden-fleet device list` shows which labels there are; with `--allow-empty` it is kept for gateways that are still to join";
     DeploymentTarget "deployment.target" "the deployment is for another trust domain, or for labels that this gateway does not have: compare `[gateway]` in its configuration with the selector";
     // Images
     ImageUnsigned "image.unsigned" "sign the image with `edgewarden image sign`";

@@ -63,7 +63,7 @@ fn deploy(site: &Site, version: u64, endpoint: &str) {
     let file = site.path("deployment.toml");
     fs::write(&file, text).unwrap();
     let mut deploy = site.operator(&["deploy"]);
-    deploy.arg(file).arg("--key").arg(site.path("operator.key")).args(["--plain-http", REGISTRY]);
+    deploy.arg(file).arg("--key").arg(site.path("operator.key")).args(["--plain-http", REGISTRY, "--all"]);
     run(&mut deploy).unwrap().ok().unwrap();
 }
 

@@ -56,7 +56,7 @@ pub fn spiffe_server_config(identity: &Identity) -> Result<ServerConfig, TlsErro
     let builder = ServerConfig::builder_with_provider(Arc::new(provider()))
         .with_protocol_versions(&[&TLS13])?
         .with_no_client_auth();
-    Ok(builder.with_cert_resolver(Arc::new(CurrentCertificate(identity.clone()))))
+    Ok(builder.with_cert_resolver(Arc::new(CurrentCertificate::new(identity.clone()))))
 }
 
 /// Serves our own bundle as `https_web`, with a certificate (DER, with its issuers) from elsewhere.

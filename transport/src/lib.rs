@@ -3,7 +3,7 @@
 //! * [`Identity`]: who we are and whom we trust, followed as it rotates
 //! * [`tls`]: rustls configurations that use the certificate of the moment at each handshake
 //! * [`peer`]: what a certificate chain says about who showed it
-//! * [`http`]: JSON requests over such connections
+//! * [`http`]: JSON requests over such connections · [`log_limit`]: lines of the log that a peer can cause
 //!
 //! TLS 1.3 only, no resumption (a resumed session would skip the check of the peer's certificate). A host name never
 //! stands for an identity: the peer is who its X.509-SVID says (SPIFFE X.509-SVID section 5).
@@ -11,6 +11,7 @@
 pub mod foreign;
 pub mod http;
 mod identity;
+pub mod log_limit;
 pub mod peer;
 pub mod tls;
 mod verifier;

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Instant;
 
 use edgewarden_names::{Reason, Refusal, SpiffeId, TrustDomain, UnixTime};
 use rustls::client::Resumption;
@@ -17,7 +18,11 @@ use rustls::version::TLS13;
 use rustls::{CertificateError, ClientConfig, OtherError, ServerConfig, SignatureScheme};
 
 use crate::identity::{Identity, Roots};
+use crate::log_limit::{Line, LogLimit};
 use crate::verifier::{PeerVerifier, Trust};
+
+/// Lines a minute about a certificate of ours that has expired: one says it.
+const EXPIRED_LINES_MAX: u32 = 1;
 
 /// Judges a peer whose chain is already verified.
 pub type Authorizer = Arc<dyn Fn(&SpiffeId) -> Result<(), Refusal> + Send + Sync>;
@@ -55,7 +60,7 @@ pub fn client_config(identity: &Identity, authorize: Authorizer) -> Result<Clien
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_client_cert_resolver(Arc::new(CurrentCertificate(identity.clone())));
+        .with_client_cert_resolver(Arc::new(CurrentCertificate::new(identity.clone())));
     Ok(harden(config))
 }
 
@@ -81,7 +86,7 @@ fn server(identity: &Identity, authorize: Authorizer, mandatory: bool) -> Result
     let mut config = ServerConfig::builder_with_provider(Arc::new(provider()))
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(Arc::new(verifier))
-        .with_cert_resolver(Arc::new(CurrentCertificate(identity.clone())));
+        .with_cert_resolver(Arc::new(CurrentCertificate::new(identity.clone())));
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(config)
@@ -134,15 +139,25 @@ pub fn refusal<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a R
 
 /// Our own certificate of the moment. None when there is none or it has ended: then the handshake fails here, with
 /// our log, rather than at the peer.
-pub(crate) struct CurrentCertificate(pub(crate) Identity);
+pub(crate) struct CurrentCertificate {
+    identity: Identity,
+    /// Whoever connects, or is connected to, brings a line otherwise.
+    logged: LogLimit,
+}
 
 impl CurrentCertificate {
+    pub(crate) fn new(identity: Identity) -> Self {
+        Self { identity, logged: LogLimit::new(EXPIRED_LINES_MAX) }
+    }
+
     fn current(&self) -> Option<Arc<CertifiedKey>> {
-        let held = self.0.current();
+        let held = self.identity.current();
         match held {
             Some(held) if UnixTime::now() < held.expires => Some(Arc::clone(&held.key)),
             Some(held) => {
-                tracing::warn!(id = %held.id, expires = %held.expires, "no handshake: our certificate has expired");
+                if let Line::Write { left_out } = self.logged.line(Instant::now()) {
+                    tracing::warn!(id = %held.id, expires = %held.expires, left_out, "no handshake: our certificate has expired");
+                }
                 None
             }
             None => {
@@ -155,7 +170,7 @@ impl CurrentCertificate {
 
 impl fmt::Debug for CurrentCertificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("CurrentCertificate").field(&self.0.id()).finish()
+        f.debug_tuple("CurrentCertificate").field(&self.identity.id()).finish()
     }
 }
 

@@ -126,6 +126,40 @@ async fn an_expired_certificate_of_our_own_is_not_shown() {
     assert!(met.by_server.is_err() && tls::refusal(&error).is_none(), "{error}");
 }
 
+/// Where the log goes.
+#[derive(Clone, Default)]
+struct Lines(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn an_expired_certificate_is_said_once_and_not_for_each_handshake() {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let log = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+    let _here = tracing::subscriber::set_default(log);
+    let root = Authority::root();
+    let mut expired = Template::leaf(MODULE);
+    expired.to = -1;
+    let gone = root.gateway("gw-1").issue(&expired).identity(MODULE);
+    let good = root.gateway("gw-1").issue(&Template::leaf(MODULE)).identity(MODULE);
+    let server = tls::server_config(&gone, tls::anyone()).unwrap();
+    for _ in 0..200 {
+        let client = tls::client_config(&good, tls::anyone()).unwrap();
+        assert!(meet(server.clone(), client).await.by_client.is_err());
+    }
+    let said = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    assert_eq!(said.matches("has expired").count(), 1, "{said}");
+}
+
 #[tokio::test]
 async fn an_identity_that_cannot_be_used_does_not_replace_a_good_one() {
     let root = Authority::root();

@@ -1,5 +1,7 @@
-//! The command line's connection to the server: TLS with the fleet's pinned root, and the admin token.
+//! The command line's connection to the server: TLS with the fleet's pinned root, and the admin token. On the server's own
+//! machine it goes by the operators' socket, which nobody on the network can crowd.
 
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use edgewarden_transport::http::Client;
@@ -43,7 +45,14 @@ impl Admin {
         )
         .map_err(Stop::failed)?;
         let token = data.admin_token().map_err(Stop::failed)?;
-        Ok(Self(Client::new(&url, tls)?.with_bearer(&token)?))
+        let socket = data.socket();
+        // A folder on another machine's disk has a socket that leads nowhere.
+        let client = if server.is_none() && UnixStream::connect(&socket).is_ok() {
+            Client::by_socket(&socket, &url, tls)?
+        } else {
+            Client::new(&url, tls)?
+        };
+        Ok(Self(client.with_bearer(&token)?))
     }
 
     pub async fn get<R: DeserializeOwned>(&self, path: &str) -> Result<R, Stop> {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use edgewarden_names::{Epoch, GatewayName, TrustDomain};
+use edgewarden_names::GatewayName;
 use edgewarden_platform::durable;
 use edgewarden_protocol::config::Runtime;
 use edgewarden_protocol::deployment::{Deployment, PAYLOAD_TYPE};
@@ -13,8 +13,10 @@ use serde::Serialize;
 use super::document::Document;
 use super::exit::Stop;
 use super::{Common, key, label, output};
-use crate::admin_api::{DeploymentRequest, DeploymentView, DeviceView};
-use crate::selection::selects;
+use crate::admin_api::{CheckRequest, DeploymentRequest, DeploymentView, Meant};
+use crate::judge;
+
+const NO_SELECTOR: &str = "for which gateways? give `--select KEY=VALUE` or a `[selector]` in the document, or `--all` for every one";
 
 #[derive(Debug, Args)]
 pub struct Deploy {
@@ -27,17 +29,23 @@ pub struct Deploy {
     /// Only gateways with this label; may be given many times.
     #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
     select: Vec<(String, String)>,
+    /// Every gateway of the fleet, also those that are still to join. Needed when there is no label to select by.
+    #[arg(long, conflicts_with = "select")]
+    all: bool,
+    /// Keep it although no gateway has the labels: for those that are still to join.
+    #[arg(long, conflicts_with = "out")]
+    allow_empty: bool,
     /// A registry (`host:port`) to ask in plain HTTP. The image's digest is signed all the same.
     #[arg(long, value_name = "HOST:PORT")]
     plain_http: Vec<String>,
-    /// Say what is wrong, and which gateways are meant, without signing or sending.
+    /// Say what a gateway would refuse, of the images too, and how many are meant, without signing or sending.
     #[arg(long)]
     check: bool,
     /// Write the signed envelope to a file instead of sending it.
     #[arg(long, value_name = "FILE", conflicts_with = "check")]
     out: Option<PathBuf>,
     /// Send an envelope that is signed already.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["key", "select", "check", "out"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["key", "select", "all", "check", "out"])]
     envelope: Option<PathBuf>,
 }
 
@@ -48,7 +56,7 @@ impl Deploy {
             (None, Some(file)) => {
                 let deployment = self.read(file, common).await?;
                 if self.check {
-                    return checked(&deployment, common).await;
+                    return self.checked(&deployment, common).await;
                 }
                 let Some(key) = &self.key else { return Err(Stop::usage("`--key` is missing")) };
                 let payload = serde_json::to_vec(&deployment).map_err(Stop::failed)?;
@@ -60,8 +68,8 @@ impl Deploy {
             return durable::write(out, &bytes, 0o644)
                 .map_err(|error| Stop::Failed(format!("cannot write `{}`: {error}", out.display())));
         }
-        let sent: DeploymentView =
-            common.admin()?.post("/deployments", &DeploymentRequest { envelope: bytes.into() }).await?;
+        let request = DeploymentRequest { envelope: bytes.into(), allow_empty: self.allow_empty };
+        let sent: DeploymentView = common.admin()?.post("/deployments", &request).await?;
         if common.is_json() {
             return output::json(&sent);
         }
@@ -72,10 +80,32 @@ impl Deploy {
         Ok(())
     }
 
+    async fn checked(&self, deployment: &Deployment, common: &Common) -> Result<(), Stop> {
+        let document = serde_json::to_vec(deployment).map_err(Stop::failed)?;
+        let request = CheckRequest { document: document.into(), allow_empty: self.allow_empty };
+        let meant: Meant = common.admin()?.post("/deployments/check", &request).await?;
+        if common.is_json() {
+            return output::json(&Checked { deployment, gateways: meant });
+        }
+        eprintln!("the deployment is valid");
+        say!("{} v{} is for {}", deployment.name, deployment.version, gateways(&meant));
+        for module in &deployment.modules {
+            say!("  {}  {}", module.name, module.image);
+        }
+        Ok(())
+    }
+
     /// The deployment, whole and checked as a gateway will.
     async fn read(&self, file: &Path, common: &Common) -> Result<Deployment, Stop> {
         let mut document = Document::read(file)?;
         document.selector.extend(self.select.iter().cloned());
+        match (document.selector.is_empty(), self.all) {
+            (true, false) => return Err(Stop::usage(NO_SELECTOR)),
+            (false, true) => {
+                return Err(Stop::usage("`--all` says every gateway, and the document has a selector"));
+            }
+            _ => {}
+        }
         let domain = common.data()?.settings().map_err(Stop::failed)?.trust_domain;
         let version = match document.version {
             Some(version) => version,
@@ -84,8 +114,9 @@ impl Deploy {
         let registries = Runtime { plain_http_registries: self.plain_http.clone(), ..Runtime::default() };
         let folder = file.parent().unwrap_or(Path::new("."));
         let deployment = document.resolve(folder, version, &domain, &registries).await?;
-        check(&deployment, &domain).await?;
-        Ok(deployment)
+        // Through the bytes, as on the gateway.
+        let payload = serde_json::to_vec(&deployment).map_err(Stop::failed)?;
+        judge::document(payload, &domain).await.map_err(|problem| Stop::from(problem.into_refusal()))
     }
 }
 
@@ -95,57 +126,25 @@ async fn next_version(name: &str, common: &Common) -> Result<u64, Stop> {
     Ok(newest.unwrap_or(0).saturating_add(1))
 }
 
-async fn check(deployment: &Deployment, domain: &TrustDomain) -> Result<(), Stop> {
-    if deployment.trust_domain != *domain {
-        return Err(Stop::Failed(format!(
-            "the deployment is for `{}`, this fleet is `{domain}`",
-            deployment.trust_domain
-        )));
-    }
-    // Through the bytes, as on the gateway.
-    Deployment::parse(&serde_json::to_vec(deployment).map_err(Stop::failed)?)?;
-    // The name of a gateway is in no policy: any will do to see whether it compiles.
-    let gateway = GatewayName::parse("gateway").map_err(Stop::failed)?;
-    let deployment = deployment.clone();
-    tokio::task::spawn_blocking(move || {
-        edgewarden_policy::compile(&deployment, &gateway, Epoch(1)).map(drop)
-    })
-    .await
-    .map_err(Stop::failed)??;
-    Ok(())
-}
-
 #[derive(Serialize)]
 struct Checked<'a> {
     deployment: &'a Deployment,
-    gateways: Vec<GatewayName>,
+    gateways: Meant,
 }
 
-async fn checked(deployment: &Deployment, common: &Common) -> Result<(), Stop> {
-    let devices: Vec<DeviceView> = common.admin()?.get("/devices").await?;
-    let meant = devices.into_iter().filter(|device| selects(&deployment.selector, &device.labels));
-    let checked = Checked { deployment, gateways: meant.map(|device| device.name).collect() };
-    if common.is_json() {
-        return output::json(&checked);
-    }
-    eprintln!("the deployment is valid");
-    say!("{} v{} is for {}", deployment.name, deployment.version, gateways(&checked.gateways));
-    for module in &deployment.modules {
-        say!("  {}  {}", module.name, module.image);
-    }
-    Ok(())
-}
-
-fn gateways(names: &[GatewayName]) -> String {
-    match names {
-        [] => "no gateway yet".into(),
-        names => names.iter().map(GatewayName::as_str).collect::<Vec<_>>().join(", "),
+fn gateways(meant: &Meant) -> String {
+    let names = meant.sample.iter().map(GatewayName::as_str).collect::<Vec<_>>().join(", ");
+    match (meant.count, meant.count - meant.sample.len()) {
+        (0, _) => "no gateway yet".into(),
+        (1, _) => format!("1 gateway: {names}"),
+        (count, 0) => format!("{count} gateways: {names}"),
+        (count, more) => format!("{count} gateways: {names} and {more} more"),
     }
 }
 
 #[derive(Debug, Subcommand)]
 pub enum DeploymentCommand {
-    /// The newest first, with the gateways that should run each.
+    /// The newest first, with how many gateways should run each.
     List,
 }
 

@@ -4,9 +4,10 @@ use clap::Subcommand;
 use edgewarden_names::{GatewayName, UnixTime};
 use edgewarden_protocol::uplink::DeploymentReport;
 
+use super::client::Admin;
 use super::exit::Stop;
 use super::{Common, distinct, label, output};
-use crate::admin_api::{DeviceDetail, DeviceLabels, DeviceView, Done, LabelRequest};
+use crate::admin_api::{DeviceDetail, DeviceLabels, DevicePage, DeviceState, DeviceView, Done, LabelRequest};
 use crate::text::{self, shortened};
 use crate::when::{age, date};
 
@@ -14,7 +15,7 @@ const TEXT_MAX: usize = 400;
 
 #[derive(Debug, Subcommand)]
 pub enum Device {
-    /// Every gateway, a line each.
+    /// Every gateway, a line each; those that need somebody first. With `-o json` by name.
     List,
     /// One gateway: what was checked, what runs, what was refused.
     Show { name: GatewayName },
@@ -35,11 +36,19 @@ impl Device {
     pub(super) async fn run(self, common: &Common) -> Result<(), Stop> {
         let admin = common.admin()?;
         match self {
-            Self::List => {
-                let devices: Vec<DeviceView> = admin.get("/devices").await?;
-                if common.is_json() {
-                    return output::json(&devices);
+            Self::List if common.is_json() => {
+                let (mut array, mut pages) = (output::JsonArray::default(), Pages::new(&admin));
+                while let Some(devices) = pages.next().await? {
+                    array.add(&devices)?;
                 }
+                array.end();
+            }
+            Self::List => {
+                let (mut devices, mut pages) = (Vec::new(), Pages::new(&admin));
+                while let Some(more) = pages.next().await? {
+                    devices.extend(more);
+                }
+                devices.sort_by_key(|device| device.state);
                 list(&devices, UnixTime::now());
             }
             Self::Show { name } => {
@@ -72,6 +81,26 @@ impl Device {
     }
 }
 
+/// All gateways by name, page by page.
+struct Pages<'a> {
+    admin: &'a Admin,
+    /// None at the end.
+    path: Option<String>,
+}
+
+impl<'a> Pages<'a> {
+    fn new(admin: &'a Admin) -> Self {
+        Self { admin, path: Some("/devices".into()) }
+    }
+
+    async fn next(&mut self) -> Result<Option<Vec<DeviceView>>, Stop> {
+        let Some(path) = self.path.take() else { return Ok(None) };
+        let DevicePage { devices, next } = self.admin.get(&path).await?;
+        self.path = next.map(|name| format!("/devices?after={name}"));
+        Ok(Some(devices))
+    }
+}
+
 fn list(devices: &[DeviceView], now: UnixTime) {
     if devices.is_empty() {
         eprintln!("no gateway has joined\nhint: edgewarden-fleet token create --gateway NAME");
@@ -80,6 +109,7 @@ fn list(devices: &[DeviceView], now: UnixTime) {
     let row = |device: &DeviceView| {
         vec![
             device.name.to_string(),
+            device.state.as_str().to_owned(),
             text::labels(&device.labels),
             device.hardware.clone(),
             verdict(device, now),
@@ -90,9 +120,15 @@ fn list(devices: &[DeviceView], now: UnixTime) {
         ]
     };
     output::table(
-        &["GATEWAY", "LABELS", "HARDWARE", "ATTESTATION", "WANTED", "RUNNING", "MODULES", "SEEN"],
+        &["GATEWAY", "STATE", "LABELS", "HARDWARE", "ATTESTATION", "WANTED", "RUNNING", "MODULES", "SEEN"],
         &devices.iter().map(row).collect::<Vec<_>>(),
     );
+    let count = |state: DeviceState| {
+        let count = devices.iter().filter(|device| device.state == state).count();
+        (count > 0).then(|| format!("{count} {}", state.as_str()))
+    };
+    let counts: Vec<_> = DeviceState::ALL.into_iter().filter_map(count).collect();
+    eprintln!("{} gateways: {}", devices.len(), counts.join(", "));
 }
 
 fn verdict(device: &DeviceView, now: UnixTime) -> String {
@@ -108,6 +144,7 @@ fn show(detail: &DeviceDetail, now: UnixTime) {
     let device = &detail.device;
     let mut facts = vec![
         ("gateway", device.name.to_string()),
+        ("state", device.state.as_str().to_owned()),
         ("labels", text::labels(&device.labels)),
         ("hardware", device.hardware.clone()),
         ("attestation", format!("{}, good until {}", verdict(device, now), date(device.verdict_expires))),

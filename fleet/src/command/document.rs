@@ -1,91 +1,48 @@
 //! A deployment as people write it: TOML with the fields of [`Deployment`], and for comfort images by tag, and the
 //! policy and keys in files beside it.
+//!
+//! There is one type, [`Deployment`]: what is said here in another way is put into its form, the rest is left as it is
+//! written, and the result is read by the reader of the signed document.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use edgewarden_names::{ModuleName, TrustDomain};
+use edgewarden_names::TrustDomain;
 use edgewarden_oci::registry::Registry;
 use edgewarden_protocol::config::Runtime;
-use edgewarden_protocol::deployment::{
-    Deployment, ImageKey, ImageReference, Leaf, Module, Port, Restart, Route, Topic, WhenUntrusted,
-};
+use edgewarden_protocol::deployment::{Deployment, ImageReference, Module};
 use edgewarden_protocol::dsse::ENVELOPE_BYTES_MAX;
-use edgewarden_protocol::secret::SecretUse;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 
 use super::exit::Stop;
 use super::key::read_text;
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug)]
 pub struct Document {
     pub name: String,
     /// One above the fleet's newest of this name when absent.
     pub version: Option<u64>,
-    /// The fleet's when absent.
-    pub trust_domain: Option<TrustDomain>,
-    #[serde(default)]
     pub selector: BTreeMap<String, String>,
-    #[serde(default)]
-    image_keys: Vec<Key>,
-    #[serde(default)]
-    untrusted: WhenUntrusted,
-    #[serde(default)]
-    modules: Vec<WrittenModule>,
-    #[serde(default)]
-    leaves: Vec<Leaf>,
-    #[serde(default)]
-    topics: Vec<Topic>,
-    #[serde(default)]
-    routes: Vec<Route>,
-    #[serde(default)]
-    federation: Vec<super::federation::Written>,
-    policy: Option<String>,
-    policy_file: Option<PathBuf>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Key {
-    name: String,
-    #[serde(rename = "public_key")]
-    text: Option<String>,
-    #[serde(rename = "public_key_file")]
-    file: Option<PathBuf>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct WrittenModule {
-    name: ModuleName,
-    /// `registry/repository:tag`, or with a digest.
-    image: String,
-    #[serde(default)]
-    args: Vec<String>,
-    #[serde(default)]
-    env: BTreeMap<String, String>,
-    memory_bytes: Option<u64>,
-    pids_max: Option<u32>,
-    #[serde(default)]
-    ports: Vec<Port>,
-    #[serde(default)]
-    restart: Restart,
-    #[serde(default)]
-    iotedge: bool,
-    #[serde(default)]
-    server_names: Vec<String>,
-    #[serde(default)]
-    secrets: Vec<SecretUse>,
-    #[serde(default)]
-    federates_with: Vec<TrustDomain>,
+    rest: Map<String, Value>,
 }
 
 impl Document {
     pub fn read(path: &Path) -> Result<Self, Stop> {
         let text = read_text(path, ENVELOPE_BYTES_MAX)?;
-        toml::from_str(&text)
-            .map_err(|error| Stop::Failed(format!("`{}` is not valid: {error}", path.display())))
+        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+        let invalid = |error: &dyn std::fmt::Display| {
+            Stop::Failed(format!("`{}` is not valid: {error}", path.display()))
+        };
+        let mut rest: Map<String, Value> = toml::from_str(text).map_err(|error| invalid(&error))?;
+        let name = take(&mut rest, "name").map_err(|error| invalid(&error))?;
+        Ok(Self {
+            name: name.ok_or_else(|| invalid(&"it has no `name`"))?,
+            version: take(&mut rest, "version").map_err(|error| invalid(&error))?,
+            selector: take(&mut rest, "selector").map_err(|error| invalid(&error))?.unwrap_or_default(),
+            rest,
+        })
     }
 
     /// The deployment to sign. Files are looked for beside the document; tags are asked for their digests.
@@ -96,82 +53,104 @@ impl Document {
         domain: &TrustDomain,
         registries: &Runtime,
     ) -> Result<Deployment, Stop> {
-        let policy = one("policy", self.policy, self.policy_file.map(|file| folder.join(file)))?;
-        let mut image_keys = Vec::new();
-        for key in self.image_keys {
-            let what = format!("public_key of image key `{}`", key.name);
-            let public_key = one(&what, key.text, key.file.map(|file| folder.join(file)))?;
-            image_keys.push(ImageKey { name: key.name, public_key });
+        let mut document = self.rest;
+        from_file(&mut document, "policy", folder)?;
+        for key in tables(&mut document, "image_keys")? {
+            from_file(key, "public_key", folder)?;
         }
-        let mut federation = Vec::new();
-        for written in self.federation {
-            federation.push(written.resolve(folder)?);
+        for endpoint in tables(&mut document, "federation")? {
+            let Some(profile) = endpoint.get_mut("profile").and_then(Value::as_object_mut) else { continue };
+            for field in ["ca", "bundle"] {
+                if profile.contains_key(field) || profile.contains_key(&format!("{field}_file")) {
+                    from_file(profile, field, folder)?;
+                }
+            }
         }
-        let mut modules = Vec::new();
-        for module in self.modules {
-            modules.push(module.resolve(registries).await?);
+        for module in tables(&mut document, "modules")? {
+            resolve_module(module, registries).await?;
         }
-        Ok(Deployment {
-            name: self.name,
-            version,
-            trust_domain: self.trust_domain.unwrap_or_else(|| domain.clone()),
-            selector: self.selector,
-            image_keys,
-            untrusted: self.untrusted,
-            modules,
-            leaves: self.leaves,
-            topics: self.topics,
-            routes: self.routes,
-            policy,
-            federation,
-        })
+        for (field, empty) in
+            [("image_keys", Value::Array(Vec::new())), ("modules", Value::Array(Vec::new()))]
+        {
+            document.entry(field).or_insert(empty);
+        }
+        document.entry("trust_domain").or_insert_with(|| domain.as_str().into());
+        document.insert("name".into(), self.name.into());
+        document.insert("version".into(), version.into());
+        document
+            .insert("selector".into(), self.selector.into_iter().map(|(k, v)| (k, Value::from(v))).collect());
+        serde_json::from_value(Value::Object(document))
+            .map_err(|error| Stop::Failed(format!("the document is not valid: {error}")))
     }
 }
 
-impl WrittenModule {
-    async fn resolve(self, registries: &Runtime) -> Result<Module, Stop> {
-        let image = resolve_image(&self.image, registries).await?;
-        // The defaults are those of the signed document: an absent field is not written twice.
-        let mut value = serde_json::json!({ "name": self.name, "image": image });
-        if let Some(fields) = value.as_object_mut() {
-            fields.extend(self.memory_bytes.map(|bytes| ("memory_bytes".into(), bytes.into())));
-            fields.extend(self.pids_max.map(|most| ("pids_max".into(), most.into())));
+/// A field that is read here, if it is there.
+fn take<T: DeserializeOwned>(table: &mut Map<String, Value>, field: &str) -> Result<Option<T>, String> {
+    let Some(value) = table.remove(field) else { return Ok(None) };
+    serde_json::from_value(value).map(Some).map_err(|error| format!("`{field}`: {error}"))
+}
+
+/// The tables of an array; none when it is absent.
+fn tables<'a>(
+    document: &'a mut Map<String, Value>,
+    field: &str,
+) -> Result<Vec<&'a mut Map<String, Value>>, Stop> {
+    let wrong = || Stop::Failed(format!("`{field}` is an array of tables: `[[{field}]]`"));
+    let Some(value) = document.get_mut(field) else { return Ok(Vec::new()) };
+    let all = value.as_array_mut().ok_or_else(wrong)?;
+    all.iter_mut().map(|one| one.as_object_mut().ok_or_else(wrong)).collect()
+}
+
+/// Puts the text of `<field>_file` into `field`: one of the two is there.
+fn from_file(table: &mut Map<String, Value>, field: &str, folder: &Path) -> Result<(), Stop> {
+    let file = format!("{field}_file");
+    match (table.contains_key(field), table.remove(&file)) {
+        (true, None) => Ok(()),
+        (false, Some(path)) => {
+            let path: PathBuf =
+                serde_json::from_value(path).map_err(|error| Stop::Failed(format!("`{file}`: {error}")))?;
+            let text = read_text(&folder.join(path), ENVELOPE_BYTES_MAX)?;
+            table.insert(field.into(), Value::from(text.as_str()));
+            Ok(())
         }
-        let module: Module = serde_json::from_value(value).map_err(Stop::failed)?;
-        Ok(Module {
-            args: self.args,
-            env: self.env,
-            ports: self.ports,
-            restart: self.restart,
-            iotedge: self.iotedge,
-            server_names: self.server_names,
-            secrets: self.secrets,
-            federates_with: self.federates_with,
-            ..module
-        })
+        _ => Err(Stop::Failed(format!("the document has either `{field}` or its `{file}`"))),
     }
 }
 
-async fn resolve_image(image: &str, registries: &Runtime) -> Result<ImageReference, Stop> {
-    if image.contains('@') {
-        return ImageReference::parse(image).map_err(Stop::Failed);
+/// The module's image by digest. The module is read here already, so that what is wrong is said with its name.
+async fn resolve_module(module: &mut Map<String, Value>, registries: &Runtime) -> Result<(), Stop> {
+    let name =
+        module.get("name").and_then(Value::as_str).unwrap_or("(without a name)").escape_debug().to_string();
+    let wrong = |error: &dyn std::fmt::Display| Stop::Failed(format!("module `{name}`: {error}"));
+    let image = module.get("image").and_then(Value::as_str);
+    let image = image.ok_or_else(|| wrong(&"it has no `image`"))?.to_owned();
+    if !image.contains('@') {
+        let tagged = image_by_tag(&image)?;
+        let placeholder = format!("{image}@sha256:{}", "0".repeat(64));
+        module.insert("image".into(), placeholder.into());
+        Module::deserialize(Value::Object(module.clone())).map_err(|error| wrong(&error))?;
+        module.insert("image".into(), resolve_image(&image, tagged, registries).await?.to_string().into());
     }
+    Module::deserialize(Value::Object(module.clone())).map(drop).map_err(|error| wrong(&error))
+}
+
+/// Registry, repository and tag.
+fn image_by_tag(image: &str) -> Result<(String, String, String), Stop> {
     let wrong = || Stop::Failed(format!("`{}` is not `registry/repository:tag`", image.escape_debug()));
     let (registry, rest) = image.split_once('/').ok_or_else(wrong)?;
     let (repository, tag) = rest.split_once(':').ok_or_else(wrong)?;
     // The grammar is checked before the name is sent anywhere.
     ImageReference::parse(&format!("{image}@sha256:{}", "0".repeat(64))).map_err(Stop::Failed)?;
-    let registry =
-        Registry::new(registry, repository, registries).map_err(|error| Stop::from(error.refusal()))?;
-    let digest = registry.resolve_image(tag).await.map_err(|error| Stop::from(error.refusal()))?;
-    ImageReference::parse(&format!("{image}@{digest}")).map_err(Stop::Failed)
+    Ok((registry.into(), repository.into(), tag.into()))
 }
 
-/// A text that is written in place or lies in a file, not both.
-pub(super) fn one(what: &str, text: Option<String>, file: Option<PathBuf>) -> Result<String, Stop> {
-    match (text, file) {
-        (Some(text), None) => Ok(text),
-        (None, Some(file)) => Ok(read_text(&file, ENVELOPE_BYTES_MAX)?.to_string()),
-        _ => Err(Stop::Failed(format!("the document has either `{what}` or its `…_file`"))),
-    }
+async fn resolve_image(
+    image: &str,
+    (registry, repository, tag): (String, String, String),
+    registries: &Runtime,
+) -> Result<ImageReference, Stop> {
+    let registry =
+        Registry::new(&registry, &repository, registries).map_err(|error| Stop::from(error.refusal()))?;
+    let digest = registry.resolve_image(&tag).await.map_err(|error| Stop::from(error.refusal()))?;
+    ImageReference::parse(&format!("{image}@{digest}")).map_err(Stop::Failed)
 }

@@ -1,5 +1,6 @@
 //! How a command ends.
 
+use std::io::ErrorKind;
 use std::process::ExitCode;
 
 use edgewarden_names::{Reason, Refusal};
@@ -57,14 +58,37 @@ impl From<Refusal> for Stop {
     }
 }
 
+/// What a server does that has no place, or no time.
+const FULL: &str = "the server runs, and may be full or too busy: its log says so. On its own machine, without \
+                    `--server`, commands have a way of their own";
+
+fn is_closed(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::UnexpectedEof
+            | ErrorKind::ConnectionReset
+            | ErrorKind::ConnectionAborted
+            | ErrorKind::BrokenPipe
+    )
+}
+
+fn hint(error: &HttpError, hint: &str) -> Stop {
+    Stop::Failed(format!("{}\nhint: {hint}", chain(error)))
+}
+
 impl From<HttpError> for Stop {
     fn from(error: HttpError) -> Self {
         match error {
             HttpError::Refused(refusal) => refusal.into(),
-            HttpError::Unreachable { .. } => Self::Failed(format!(
-                "{}\nhint: does the fleet run? start it with `edgewarden-fleet serve`",
-                chain(&error)
-            )),
+            HttpError::Unreachable { ref source, .. } if source.kind() == ErrorKind::ConnectionRefused => {
+                hint(&error, "does the fleet run? start it with `edgewarden-fleet serve`")
+            }
+            // It was there: who is not there refuses the connection.
+            HttpError::Unreachable { ref source, .. } if is_closed(source.kind()) => hint(&error, FULL),
+            HttpError::Broken(_) | HttpError::Deadline(_) => hint(&error, FULL),
+            HttpError::Unreachable { .. } => {
+                hint(&error, "is the address right, and the network up? `--server` says where the fleet is")
+            }
             other => Self::failed(other),
         }
     }

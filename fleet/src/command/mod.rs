@@ -13,7 +13,6 @@ mod deploy;
 mod device;
 mod document;
 mod exit;
-mod federation;
 mod key;
 mod lifetime;
 mod output;

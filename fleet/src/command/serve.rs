@@ -53,6 +53,9 @@ pub struct Serve {
     /// Where the dashboard is shown: plain HTTP, so a loopback address only.
     #[arg(long)]
     web: Option<SocketAddr>,
+    /// Most connections of gateways at a time; what the machine's open files and memory bear when absent.
+    #[arg(long, value_name = "NUMBER")]
+    connections: Option<usize>,
     /// The public key (PEM) of an operator who may sign deployments.
     #[arg(long = "operator-key", value_name = "FILE")]
     operator_keys: Vec<PathBuf>,
@@ -108,6 +111,7 @@ impl Serve {
             data: common.data()?,
             listen: self.listen,
             web: self.web,
+            connections: self.connections,
             operator_keys: self.operator_keys,
             vendor_roots: self.vendor_roots,
             carry,

@@ -37,6 +37,13 @@ struct Begun {
     pending: Pending,
 }
 
+/// The end of an enrolment or a renewal.
+#[derive(Debug)]
+pub struct Finished {
+    pub gateway: GatewayName,
+    pub outcome: Result<Enrolled, Problem>,
+}
+
 #[derive(Debug)]
 pub struct Enrolment {
     store: Store,
@@ -108,9 +115,15 @@ impl Enrolment {
         Ok((Begun { gateway: request.gateway, token, binding, pending }, parts))
     }
 
-    /// Spends the session whatever comes of it. The second value names the gateway, for the log.
-    pub async fn finish(&self, finish: Finish, now: UnixTime) -> Result<(GatewayName, Enrolled), Problem> {
+    /// Spends the session whatever comes of it. Fails when there is no such session.
+    pub async fn finish(&self, finish: Finish, now: UnixTime) -> Result<Finished, Problem> {
         let begun = self.sessions().take(&finish.session, now)?;
+        let gateway = begun.gateway.clone();
+        let outcome = self.judge(begun, finish, now).await;
+        Ok(Finished { gateway, outcome })
+    }
+
+    async fn judge(&self, begun: Begun, finish: Finish, now: UnixTime) -> Result<Enrolled, Problem> {
         let evidence = evidence_digest(&finish.proof)?;
         let permit = self.appraisals.acquire().await.map_err(Problem::internal)?;
         let references = self.store.references().await?;
@@ -122,10 +135,7 @@ impl Enrolment {
         .await?;
         drop(permit);
         match judged {
-            Ok(appraised) => {
-                let enrolled = self.admit(&begun, &appraised, evidence, now).await?;
-                Ok((begun.gateway, enrolled))
-            }
+            Ok(appraised) => self.admit(&begun, &appraised, evidence, now).await,
             Err(failure) => Err(self.keep_failure(&begun, *failure, &proof, evidence, now).await?.into()),
         }
     }

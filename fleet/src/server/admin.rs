@@ -22,15 +22,17 @@ use edgewarden_protocol::enrol::EVENT_LOG_BYTES_MAX;
 use serde::Deserialize;
 
 use super::http::{not_there, read_json, refuse, reply};
+use super::listener::Place;
 use super::state::Shared;
 use super::views;
 use crate::Problem;
 use crate::admin_api::{
-    AcceptRequest, DeploymentRequest, DeploymentView, DeviceDetail, DeviceLabels, Done, LabelRequest,
-    OperatorKey, OperatorKeyRequest, PREFIX, ReferenceRequest, ReferenceSummary, RemoveTrust, StoredMessage,
-    Token, TokenRequest, VendorAdded, VendorPart, VendorRequest, VendorRoot, Web,
+    AcceptRequest, CheckRequest, DeploymentRequest, DeploymentView, DeviceDetail, DeviceLabels, Done,
+    LabelRequest, Meant, OperatorKey, OperatorKeyRequest, PREFIX, ReferenceRequest, ReferenceSummary,
+    RemoveTrust, StoredMessage, Token, TokenRequest, VendorAdded, VendorPart, VendorRequest, VendorRoot, Web,
 };
 use crate::enrol::{decide::sha256, random_text, token_hash};
+use crate::judge;
 use crate::selection::{self, Carry, check_labels};
 use crate::store::deployments::NewDeployment;
 use crate::store::tokens::Grant;
@@ -60,6 +62,7 @@ pub fn routes(shared: &Arc<Shared>) -> Router<Arc<Shared>> {
         .route("/operator-keys", get(operator_keys).post(operator_key_add))
         .route("/trust/remove", post(trust_remove))
         .route("/deployments", get(deployments).post(deploy))
+        .route("/deployments/check", post(check))
         .route("/web", get(web))
         .merge(super::secrets::routes())
         .fallback(not_there)
@@ -72,7 +75,12 @@ pub fn routes(shared: &Arc<Shared>) -> Router<Arc<Shared>> {
 async fn authorize(State(shared): App, request: Request, next: Next) -> Response {
     let header = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     match header.and_then(|value| value.strip_prefix("Bearer ")) {
-        Some(offered) if shared.admin.matches(offered) => next.run(request).await,
+        Some(offered) if shared.admin.matches(offered) => {
+            if let Some(place) = request.extensions().get::<Arc<Place>>() {
+                place.is_operator();
+            }
+            next.run(request).await
+        }
         _ => {
             refuse(&Refusal::new(Reason::PeerUnauthorized, "operator", "this needs the fleet's admin token"))
         }
@@ -113,8 +121,16 @@ async fn token_create(State(shared): App, body: Body) -> Response {
     reply(created.await)
 }
 
-async fn devices(State(shared): App) -> Response {
-    reply(views::devices(&shared).await)
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PageOf {
+    after: Option<GatewayName>,
+    limit: Option<u32>,
+}
+
+async fn devices(State(shared): App, query: Query<PageOf>) -> Response {
+    let PageOf { after, limit } = query.0;
+    reply(views::page(&shared, after.as_ref(), limit.unwrap_or(views::PAGE_MAX)).await)
 }
 
 async fn device(State(shared): App, Path(name): Path<String>) -> Response {
@@ -136,7 +152,7 @@ async fn device_remove(State(shared): App, Path(name): Path<String>) -> Response
             return Err(no_gateway(&name));
         }
         shared.forget_sent(&name);
-        shared.wake.send_replace(());
+        shared.waiting.wake(&name);
         tracing::info!(gateway = %name, "gateway removed");
         Ok(Done { done: true })
     };
@@ -149,7 +165,7 @@ async fn device_label(State(shared): App, Path(name): Path<String>, body: Body) 
         let LabelRequest { set, remove } = read_json(body, SMALL_BYTES_MAX).await?;
         let changed = shared.store.change_labels(&gateway, set, &remove, UnixTime::now()).await?;
         let labels = changed.ok_or_else(|| no_gateway(&gateway))??;
-        shared.wake.send_replace(());
+        shared.waiting.wake(&gateway);
         tracing::info!(%gateway, labels = crate::text::labels(&labels), "gateway labelled");
         Ok(DeviceLabels { gateway, labels })
     };
@@ -327,36 +343,61 @@ async fn deployments(State(shared): App) -> Response {
 
 async fn deploy(State(shared): App, body: Body) -> Response {
     let stored = async {
-        let DeploymentRequest { envelope } =
+        let DeploymentRequest { envelope, allow_empty } =
             read_json(body, ENVELOPE_BYTES_MAX / 3 * 4 + SMALL_BYTES_MAX).await?;
         let digest = sha256(envelope.as_slice());
-        let (deployment, signer) = match verify(&shared, envelope.as_slice()).await {
-            Ok((deployment, signer)) => (Carried::from(deployment), Some(signer)),
-            // The gateways refuse it: that is what carrying it shows.
-            Err(Problem::Refused(refusal)) if shared.carry == Carry::DangerousUnverified => {
-                tracing::warn!(%digest, reason = %refusal.reason, "carrying a deployment that does not verify");
-                (Carried::unverified(envelope.as_slice()), None)
-            }
-            Err(problem) => return Err(problem),
-        };
-        let new = NewDeployment {
-            digest: &digest,
-            name: &deployment.name,
-            version: deployment.version,
-            selector: &deployment.selector,
-            signer: signer.as_deref(),
-            envelope: envelope.as_slice(),
-        };
-        shared.store.add_deployment(&new, UnixTime::now()).await?;
-        shared.wake.send_replace(());
-        tracing::info!(deployment = deployment.name, version = deployment.version, %digest, "deployment stored");
-        let views = views::deployments(&shared).await?;
-        views
-            .into_iter()
-            .find(|view| view.digest == digest)
-            .ok_or_else(|| invalid("deployment", "it was replaced"))
+        // What was begun to be stored is stored, and told, whether who asked still waits or not.
+        let storing = tokio::spawn(store(Arc::clone(&shared), envelope.0, allow_empty));
+        storing.await.map_err(Problem::internal)??;
+        let view = views::deployment_of(&shared, &digest).await?;
+        view.ok_or_else(|| invalid("deployment", "it was replaced"))
     };
     reply::<DeploymentView>(stored.await)
+}
+
+async fn store(shared: Arc<Shared>, envelope: Vec<u8>, allow_empty: bool) -> Result<(), Problem> {
+    let digest = sha256(&envelope);
+    let verified = verify(&shared, &envelope).await;
+    let _one_at_a_time = shared.deploying.lock().await;
+    let verified = match verified {
+        Ok((deployment, signer)) => {
+            admit(&shared, &deployment, allow_empty).await.map(|_| (deployment, signer))
+        }
+        Err(problem) => Err(problem),
+    };
+    let (deployment, signer) = match verified {
+        Ok((deployment, signer)) => (Carried::from(deployment), Some(signer)),
+        // The gateways refuse it: that is what carrying it shows.
+        Err(Problem::Refused(refusal)) if shared.carry == Carry::DangerousUnverified => {
+            tracing::warn!(%digest, reason = %refusal.reason, "carrying a deployment that does not verify");
+            (Carried::unverified(&envelope), None)
+        }
+        Err(problem) => return Err(problem),
+    };
+    let new = NewDeployment {
+        digest: &digest,
+        name: &deployment.name,
+        version: deployment.version,
+        selector: &deployment.selector,
+        signer: signer.as_deref(),
+        envelope: &envelope,
+    };
+    let added = shared.store.add_deployment(&new, UnixTime::now()).await;
+    shared.deployments.changed();
+    added?;
+    shared.waiting.wake_selected(&deployment.selector);
+    tracing::info!(deployment = deployment.name, version = deployment.version, %digest, "deployment stored");
+    Ok(())
+}
+
+async fn check(State(shared): App, body: Body) -> Response {
+    let checked = async {
+        let CheckRequest { document, allow_empty } =
+            read_json(body, ENVELOPE_BYTES_MAX / 3 * 4 + SMALL_BYTES_MAX).await?;
+        let deployment = judge::document(document.0, &shared.domain).await?;
+        admit(&shared, &deployment, allow_empty).await
+    };
+    reply::<Meant>(checked.await)
 }
 
 /// What is kept of a deployment beside its envelope.
@@ -385,26 +426,30 @@ impl Carried {
     }
 }
 
-/// Signature, document, trust domain, version: in this order.
+/// Signature, then document.
 async fn verify(shared: &Shared, envelope: &[u8]) -> Result<(Deployment, String), Problem> {
     let keys = shared.store.operator_keys().await?;
     let verified = dsse::verify(envelope, PAYLOAD_TYPE, &keys)
         .map_err(|error| Refusal::new(Reason::DeploymentSignature, "deployment", error))?;
-    let deployment = Deployment::parse(verified.payload())?;
-    if deployment.trust_domain != shared.domain {
-        let rule = format!("it is for `{}`, this fleet is `{}`", deployment.trust_domain, shared.domain);
-        return Err(Refusal::new(Reason::DeploymentTarget, &deployment.name, rule).into());
-    }
-    if i64::try_from(deployment.version).is_err() {
-        return Err(
-            Refusal::new(Reason::DeploymentInvalid, &deployment.name, "a version is below 2^63").into()
-        );
-    }
-    let stored = shared.store.deployments().await?;
-    let devices = shared.store.devices().await?;
-    let fleet = devices.iter().map(|device| &device.labels);
-    selection::admit(&deployment.name, deployment.version, &deployment.selector, &stored, fleet)?;
+    let deployment = judge::document(verified.payload().to_vec(), &shared.domain).await?;
     Ok((deployment, verified.key_name().to_owned()))
+}
+
+/// Whether what is stored already, and the gateways there are, let a deployment in. Says whom it is for.
+async fn admit(shared: &Shared, deployment: &Deployment, allow_empty: bool) -> Result<Meant, Problem> {
+    let stored = shared.deployments().await?;
+    let gateways = shared.store.device_labels().await?;
+    let fleet = gateways.iter().map(|(_, labels)| labels);
+    selection::admit(&deployment.name, deployment.version, &deployment.selector, stored.all(), fleet)?;
+    let meant = views::selected(&deployment.selector, gateways);
+    if meant.count == 0 && !allow_empty {
+        let rule = match crate::text::labels(&deployment.selector) {
+            none if none.is_empty() => "the fleet has no gateway yet".into(),
+            labels => format!("no gateway has the labels {labels}"),
+        };
+        return Err(Refusal::new(Reason::DeploymentSelector, &deployment.name, rule).into());
+    }
+    Ok(meant)
 }
 
 async fn web(State(shared): App) -> Response {

@@ -9,14 +9,15 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use axum::routing::post;
-use edgewarden_names::{GatewayName, Reason, Refusal, UnixTime};
+use edgewarden_names::{GatewayName, Refusal, UnixTime};
 use edgewarden_protocol::enrol::{Begin, Finish};
+use edgewarden_transport::log_limit::Line;
 
 use super::http::{read_strangers_json, reply};
-use super::log_limit::Line;
 use super::peer::Peer;
 use super::state::Shared;
 use crate::Problem;
+use crate::enrol::Finished;
 
 /// Keys and a few certificates.
 const BEGIN_BYTES_MAX: usize = 64 * 1024;
@@ -44,20 +45,25 @@ async fn finish(State(shared): State<Arc<Shared>>, Extension(peer): Extension<Pe
     let enrolled = async {
         let _place = shared.strangers_bodies.enter(peer.source).await?;
         let finish: Finish = read_strangers_json(body, FINISH_BYTES_MAX).await?;
-        let finished = shared.enrolment.finish(finish, UnixTime::now()).await;
-        // A gateway whose verdict changed is in another position: its held sync looks again. Who only guesses at
-        // sessions changes nothing and wakes nobody.
-        if !matches!(&finished, Err(Problem::Refused(refusal)) if refusal.reason == Reason::AttestNonce) {
-            shared.wake.send_replace(());
-        }
-        match finished {
-            Ok((gateway, enrolled)) => {
+        let (enrolment, now) = (Arc::clone(&shared), UnixTime::now());
+        // A connection may end at any moment; what was begun to be decided is decided.
+        let finishing = tokio::spawn(async move {
+            let finished = enrolment.enrolment.finish(finish, now).await;
+            // A gateway whose verdict changed is in another position: its held sync looks again.
+            if let Ok(Finished { gateway, .. }) = &finished {
+                enrolment.waiting.wake(gateway);
+            }
+            finished
+        });
+        let Finished { gateway, outcome } = finishing.await.map_err(Problem::internal)??;
+        match outcome {
+            Ok(enrolled) => {
                 tracing::info!(%gateway, hardware = enrolled.verdict.hardware, "gateway attested");
                 Ok(enrolled)
             }
             Err(problem) => {
                 if let Problem::Refused(refusal) = &problem {
-                    log_refusal(&shared, &peer, None, refusal);
+                    log_refusal(&shared, &peer, Some(&gateway), refusal);
                 }
                 Err(problem)
             }

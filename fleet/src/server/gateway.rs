@@ -11,20 +11,21 @@ use axum::extract::State;
 use axum::response::Response;
 use axum::routing::post;
 use axum::{Extension, Router};
-use edgewarden_names::{GatewayName, Reason, Refusal, TrustDomain, UnixTime};
+use edgewarden_names::{Digest, GatewayName, Reason, Refusal, TrustDomain, UnixTime};
 use edgewarden_protocol::deployment::MODULES_MAX;
 use edgewarden_protocol::enrol::VerdictState;
 use edgewarden_protocol::uplink::{
-    MESSAGES_BYTES_MAX, MESSAGES_MAX, Message, Messages, MessagesReply, Report, Sync, SyncReply,
+    MESSAGES_BYTES_MAX, MESSAGES_MAX, Message, Messages, MessagesReply, Report, SecretsSync, Sync, SyncReply,
 };
 
 use super::http::{read_json, reply};
 use super::peer::{Client, Peer};
 use super::secrets;
 use super::state::Shared;
+use super::waiting::Wait;
 use crate::Problem;
-use crate::selection::{self, Candidate};
-use crate::store::devices::{Device, NewReport};
+use crate::selection::Labels;
+use crate::store::devices::Device;
 
 const SYNC_BYTES_MAX: usize = 512 * 1024;
 /// Payloads in base64, and topics and names around them.
@@ -62,18 +63,19 @@ pub async fn admitted(shared: &Shared, gateway: &GatewayName, client: &Client) -
 async fn sync(State(shared): State<Arc<Shared>>, Extension(peer): Extension<Peer>, body: Body) -> Response {
     let answer = async {
         let (gateway, client) = peer.gateway(&shared.domain, "runtimed", UnixTime::now())?;
-        let sync: Sync = read_json(body, SYNC_BYTES_MAX).await?;
-        check_report(&sync.report).map_err(|rule| Refusal::new(Reason::RequestInvalid, "report", rule))?;
-        if let Some(said) = &sync.secrets {
+        let Sync { have, wait_seconds, report, secrets: said } = read_json(body, SYNC_BYTES_MAX).await?;
+        check_report(&report).map_err(|rule| Refusal::new(Reason::RequestInvalid, "report", rule))?;
+        if let Some(said) = &said {
             secrets::check(said).map_err(|rule| Refusal::new(Reason::RequestInvalid, "secrets", rule))?;
         }
-        admitted(&shared, &gateway, client).await?;
-        if let Some(said) = &sync.secrets {
+        let wait = shared.waiting.enter(&gateway);
+        let labels = admitted(&shared, &gateway, client).await?.labels;
+        if let Some(said) = &said {
             shared.store.keep_secret_state(&gateway, said).await?;
         }
-        let report = NewReport { gateway: &gateway, report: &sync.report, seen: UnixTime::now() };
-        shared.store.keep_reports(&[report]).await?;
-        hold(&shared, &gateway, client, &sync).await
+        shared.reports.keep(&gateway, report, UnixTime::now()).await?;
+        let asked = Asked { have, wait: Duration::from_secs(wait_seconds.into()).min(WAIT_MAX), said };
+        hold(&shared, &gateway, client, labels, &asked, &wait).await
     };
     reply(answer.await)
 }
@@ -88,22 +90,29 @@ fn check_report(report: &Report) -> Result<(), &'static str> {
     Ok(())
 }
 
+/// What is kept of a sync while it is held.
+struct Asked {
+    have: Option<Digest>,
+    wait: Duration,
+    said: Option<SecretsSync>,
+}
+
 /// Answers as soon as there is something to answer, and when the time is over. Dropping it loses nothing.
 async fn hold(
     shared: &Shared,
     gateway: &GatewayName,
     client: &Client,
-    sync: &Sync,
+    mut labels: Labels,
+    asked: &Asked,
+    wait: &Wait<'_>,
 ) -> Result<SyncReply, Problem> {
-    let deadline = Instant::now() + Duration::from_secs(sync.wait_seconds.into()).min(WAIT_MAX);
-    let mut wake = shared.wake.subscribe();
+    let deadline = Instant::now() + asked.wait;
     let mut stopping = shared.stopping.clone();
     loop {
-        wake.mark_unchanged();
-        let device = admitted(shared, gateway, client).await?;
+        wait.looked(&labels);
         let mut again_at = deadline;
         let mut answer = SyncReply { deployment: None, secrets: Vec::new() };
-        let due = secrets::due(shared, gateway, sync.secrets.as_ref()).await?;
+        let due = secrets::due(shared, gateway, asked.said.as_ref()).await?;
         if !due.is_empty() {
             let batch = secrets::batch(&due);
             let later = shared.secrets_send_at(gateway, &batch).filter(|at| *at > Instant::now());
@@ -114,15 +123,15 @@ async fn hold(
                 shared.note_secrets_sent(gateway, batch);
             }
         }
-        if let Some(wanted) = wanted(shared, &device).await?
-            && sync.have.as_ref() != Some(&wanted.digest)
+        if let Some(wanted) = shared.deployments().await?.wanted(&labels)
+            && asked.have.as_ref() != Some(&wanted.digest)
         {
             let send_at = shared
-                .send_at(gateway, &wanted.digest, sync.have.as_ref())
+                .send_at(gateway, &wanted.digest, asked.have.as_ref())
                 .unwrap_or(deadline.min(Instant::now()));
             if send_at <= Instant::now() {
                 let envelope = shared.store.envelope(&wanted.digest).await?;
-                shared.note_sent(gateway, &wanted.digest, sync.have.as_ref());
+                shared.note_sent(gateway, &wanted.digest, asked.have.as_ref());
                 answer.deployment = envelope.map(Into::into);
             } else {
                 again_at = send_at.min(again_at);
@@ -133,17 +142,16 @@ async fn hold(
             return Ok(answer);
         }
         tokio::select! {
-            () = tokio::time::sleep_until(again_at.into()) => {}
-            _ = wake.changed() => {}
+            () = tokio::time::sleep_until(again_at.into()) => {
+                if again_at == deadline {
+                    return Ok(answer);
+                }
+            }
+            () = wait.changed() => {}
             _ = stopping.wait_for(|stop| *stop) => {}
         }
+        labels = admitted(shared, gateway, client).await?.labels;
     }
-}
-
-/// What a gateway should run.
-pub async fn wanted(shared: &Shared, device: &Device) -> Result<Option<Candidate>, Problem> {
-    let stored = shared.store.deployments().await?;
-    Ok(selection::choose(&stored, &device.labels, shared.carry).cloned())
 }
 
 async fn messages(

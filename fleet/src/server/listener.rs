@@ -1,25 +1,26 @@
-//! Connections: accepted within limits, handshaken within a deadline, served with HTTP/1.1, drained at the end.
+//! Connections: a place each, handshaken within a deadline, served with HTTP/1.1, drained at the end.
 
-use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use axum::Router;
+use edgewarden_names::{IdKind, Reason, Refusal, SpiffeId};
+use edgewarden_transport::log_limit::{Line, LogLimit};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 
+use super::http;
 use super::peer::{Client, Peer};
+use super::places::{Full, Limits, Places};
 
-pub const CONNECTIONS_MAX: usize = 4096;
-pub const CONNECTIONS_PER_SOURCE_MAX: usize = 512;
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 /// From the start of a connection, or the end of a reply, to the end of the next request's header.
 const HEADER_DEADLINE: Duration = Duration::from_secs(30);
@@ -36,6 +37,7 @@ pub struct Service {
     pub router: Router,
     /// Absent for plain HTTP, which only a loopback address gets.
     pub tls: Option<TlsAcceptor>,
+    pub limits: Limits,
 }
 
 impl std::fmt::Debug for Service {
@@ -44,38 +46,152 @@ impl std::fmt::Debug for Service {
     }
 }
 
+/// Where connections come from.
+pub trait Listener: Send + Sync + 'static {
+    type Stream: Stream;
+    /// The next connection, and whom it is counted to.
+    fn next(&self) -> impl Future<Output = std::io::Result<(Self::Stream, IpAddr)>> + Send;
+}
+
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + Sync + 'static {
+    /// Completes when the peer has sent something, or has gone.
+    fn speaks(&self) -> impl Future<Output = std::io::Result<()>> + Send;
+}
+
+impl Listener for TcpListener {
+    type Stream = TcpStream;
+    async fn next(&self) -> std::io::Result<(TcpStream, IpAddr)> {
+        let (stream, address) = self.accept().await?;
+        drop(stream.set_nodelay(true));
+        Ok((stream, address.ip()))
+    }
+}
+
+/// Only this machine's processes reach it, and of them only those of the folder's owner.
+impl Listener for UnixListener {
+    type Stream = UnixStream;
+    async fn next(&self) -> std::io::Result<(UnixStream, IpAddr)> {
+        let (stream, _) = self.accept().await?;
+        Ok((stream, Ipv4Addr::LOCALHOST.into()))
+    }
+}
+
+impl Stream for TcpStream {
+    async fn speaks(&self) -> std::io::Result<()> {
+        self.readable().await
+    }
+}
+
+impl Stream for UnixStream {
+    async fn speaks(&self) -> std::io::Result<()> {
+        self.readable().await
+    }
+}
+
+/// A connection's place; given back when dropped. Requests find it among their extensions.
+#[derive(Debug)]
+pub struct Place {
+    number: u64,
+    places: Arc<Mutex<Places<Arc<Notify>>>>,
+}
+
+impl Place {
+    fn places(&self) -> MutexGuard<'_, Places<Arc<Notify>>> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The peer has shown an operator's token: no stranger takes its place any more.
+    pub fn is_operator(&self) {
+        let gone = self.places().operator(self.number);
+        end(gone);
+    }
+
+    fn is_gateway(&self, id: &SpiffeId) -> Result<(), Full> {
+        let gone = self.places().gateway(self.number, id)?;
+        end(gone);
+        Ok(())
+    }
+
+    fn speaks(&self) {
+        self.places().spoke(self.number);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        drop(self.places().leave(self.number));
+    }
+}
+
+fn end(gone: Option<Arc<Notify>>) {
+    if let Some(gone) = gone {
+        gone.notify_one();
+    }
+}
+
+/// What is shared by the connections of one listener.
+struct Shared {
+    service: Service,
+    stopping: watch::Receiver<bool>,
+    /// For what strangers can cause.
+    logged: LogLimit,
+}
+
+impl Shared {
+    fn log(&self, source: IpAddr, what: &str, why: &dyn std::fmt::Display) {
+        if let Line::Write { left_out } = self.logged.line(Instant::now()) {
+            tracing::warn!(%source, %why, left_out, "{what}");
+        }
+    }
+}
+
 /// Serves until `stopping` is true, then lets running requests end for a while.
-pub async fn run(listener: TcpListener, service: Service, mut stopping: watch::Receiver<bool>) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let sources = Arc::new(Sources::default());
+pub async fn run(listener: impl Listener, service: Service, mut stopping: watch::Receiver<bool>) {
+    let places = Arc::new(Mutex::new(Places::new(service.limits)));
+    let shared = Arc::new(Shared { service, stopping: stopping.clone(), logged: LogLimit::default() });
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
-        let permit = tokio::select! {
-            permit = room.clone().acquire_owned() => permit,
-            _ = stopping.wait_for(|stop| *stop) => break,
-        };
-        let Ok(permit) = permit else { break };
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = listener.next() => accepted,
             _ = stopping.wait_for(|stop| *stop) => break,
         };
-        match accepted {
-            Ok((stream, address)) => {
-                if let Some(place) = sources.enter(address.ip()) {
-                    connections.spawn(connection(
-                        stream,
-                        address,
-                        service.clone(),
-                        stopping.clone(),
-                        (permit, place),
-                    ));
-                }
-            }
+        let (stream, source) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 // Out of file descriptors, most likely: waiting is what helps.
-                tracing::warn!(%error, "cannot accept a connection");
+                shared.log(Ipv4Addr::UNSPECIFIED.into(), "cannot accept a connection", &error);
                 tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let ended = Arc::new(Notify::new());
+        let entered = {
+            let mut places = places.lock().unwrap_or_else(PoisonError::into_inner);
+            places.enter(source, Arc::clone(&ended), Instant::now())
+        };
+        match entered {
+            Ok((number, gone)) => {
+                if gone.is_some() {
+                    shared.log(
+                        source,
+                        "a connection that proved nothing made room for another",
+                        &"places are taken",
+                    );
+                }
+                end(gone);
+                let place = Arc::new(Place { number, places: Arc::clone(&places) });
+                let shared = Arc::clone(&shared);
+                connections.spawn(async move {
+                    tokio::select! {
+                        () = connection(stream, source, &shared, place) => {}
+                        () = ended.notified() => {}
+                    }
+                });
+            }
+            Err(Full(most)) => {
+                let why = format!("{most} connections from there have proven nothing yet");
+                shared.log(source, "a connection was turned away", &why);
             }
         }
     }
@@ -87,42 +203,72 @@ pub async fn run(listener: TcpListener, service: Service, mut stopping: watch::R
     connections.shutdown().await;
 }
 
-async fn connection(
-    stream: TcpStream,
-    address: SocketAddr,
-    service: Service,
-    stopping: watch::Receiver<bool>,
-    _held: (OwnedSemaphorePermit, Place),
-) {
-    drop(stream.set_nodelay(true));
-    let source = address.ip();
-    let Some(tls) = service.tls else {
-        return serve(stream, Peer { source, client: None }, service.router, stopping).await;
+async fn connection(stream: impl Stream, source: IpAddr, shared: &Shared, place: Arc<Place>) {
+    let Service { router, tls, .. } = &shared.service;
+    let Some(tls) = tls else {
+        let heard = tokio::time::timeout(HEADER_DEADLINE, stream.speaks()).await;
+        if heard.is_ok_and(|heard| heard.is_ok()) {
+            place.speaks();
+            let peer = Peer { source, client: None };
+            serve(stream, peer, place, router.clone(), shared.stopping.clone()).await;
+        }
+        return;
     };
-    let stream = match tokio::time::timeout(HANDSHAKE_DEADLINE, tls.accept(stream)).await {
+    let handshake = async {
+        stream.speaks().await?;
+        place.speaks();
+        tls.accept(stream).await
+    };
+    let stream = match tokio::time::timeout(HANDSHAKE_DEADLINE, handshake).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return tracing::debug!(%source, %error, "no handshake"),
         Err(_) => return tracing::debug!(%source, "no handshake in time"),
     };
-    let client = match stream.get_ref().1.peer_certificates() {
+    let client = match stream.get_ref().1.peer_certificates().map(Client::read) {
         None => None,
-        Some(chain) => match Client::read(chain) {
-            Ok(client) => Some(client),
-            Err(refusal) => return tracing::warn!(%source, %refusal, "connection refused"),
-        },
+        Some(Ok(client)) => Some(client),
+        Some(Err(refusal)) => return shared.log(source, "a connection was refused", &refusal),
     };
-    serve(stream, Peer { source, client }, service.router, stopping).await;
+    let mut router = router.clone();
+    if let Some(client) = &client
+        && is_gateways(&client.id)
+        && let Err(Full(most)) = place.is_gateway(&client.id)
+    {
+        shared.log(source, "a gateway was turned away", &format!("the server is full: {most} connections"));
+        router = full(most);
+    }
+    serve(stream, Peer { source, client }, place, router, shared.stopping.clone()).await;
+}
+
+/// True for the two processes of a gateway that may ask something here. Its modules are strangers: they must not take
+/// the places of their own gateway.
+fn is_gateways(id: &SpiffeId) -> bool {
+    matches!(id.kind(), IdKind::Module(_, name) if ["runtimed", "gatewayd"].contains(&name.as_str()))
+}
+
+/// What a gateway hears that has no place.
+fn full(most: usize) -> Router {
+    Router::new().fallback(move || async move {
+        let rule =
+            format!("the server is full: it has {most} connections of gateways, as many as it may have");
+        let mut reply = http::refuse(&Refusal::new(Reason::Busy, "fleet", rule));
+        let close = axum::http::HeaderValue::from_static("close");
+        reply.headers_mut().insert(axum::http::header::CONNECTION, close);
+        reply
+    })
 }
 
 async fn serve(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     peer: Peer,
+    place: Arc<Place>,
     router: Router,
     mut stopping: watch::Receiver<bool>,
 ) {
     let source = peer.source;
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(peer.clone());
+        request.extensions_mut().insert(Arc::clone(&place));
         router.clone().oneshot(request.map(axum::body::Body::new))
     });
     let connection = hyper::server::conn::http1::Builder::new()
@@ -150,37 +296,22 @@ async fn serve(
     }
 }
 
-/// How many connections each source address has.
-#[derive(Debug, Default)]
-struct Sources(Mutex<HashMap<IpAddr, usize>>);
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Sources {
-    fn enter(self: &Arc<Self>, source: IpAddr) -> Option<Place> {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(source).or_default();
-        if *count >= CONNECTIONS_PER_SOURCE_MAX {
-            return None;
-        }
-        *count += 1;
-        Some(Place { sources: self.clone(), source })
-    }
-}
-
-/// Counts one connection until it is dropped.
-#[derive(Debug)]
-struct Place {
-    sources: Arc<Sources>,
-    source: IpAddr,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut counts = self.sources.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.source) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.source);
-            }
+    #[test]
+    fn a_module_has_no_place_of_its_gateway() {
+        for (path, expected) in [
+            ("/gateway/gw-1/module/runtimed", true),
+            ("/gateway/gw-1/module/gatewayd", true),
+            ("/gateway/gw-1/module/analytics", false),
+            ("/gateway/gw-1/leaf/runtimed", false),
+            ("/gateway/gw-1", false),
+            ("/fleet", false),
+        ] {
+            let id = SpiffeId::parse(&format!("spiffe://plant.example{path}")).unwrap();
+            assert_eq!(is_gateways(&id), expected, "{path}");
         }
     }
 }

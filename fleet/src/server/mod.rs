@@ -2,20 +2,26 @@
 
 mod admin;
 pub mod bundle;
+pub mod catalogue;
+mod ceiling;
 mod certificate;
 mod enrol;
 mod gateway;
 mod http;
-mod listener;
-mod log_limit;
+pub mod listener;
 pub mod peer;
+pub mod places;
+mod reports;
 mod room;
 mod secrets;
 pub mod state;
 pub mod views;
+mod waiting;
 
+use std::fs::Permissions;
 use std::io::Read as _;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -23,7 +29,7 @@ use axum::Router;
 use edgewarden_appraisal::BUNDLE_BYTES_MAX;
 use edgewarden_ca::CaError;
 use edgewarden_transport::{Identity, foreign, tls};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
@@ -35,6 +41,9 @@ use crate::store::{Store, StoreError};
 use listener::Service;
 use state::Shared;
 
+/// Connections of one line to the bundle's endpoint.
+const BUNDLE_PER_SOURCE: usize = 64;
+
 #[derive(Debug, Clone)]
 pub struct Options {
     pub data: DataDir,
@@ -43,6 +52,8 @@ pub struct Options {
     pub operator_keys: Vec<PathBuf>,
     pub vendor_roots: Vec<PathBuf>,
     pub carry: Carry,
+    /// Most connections of gateways; as many as the machine bears when absent.
+    pub connections: Option<usize>,
     /// Where other trust domains get our bundle.
     pub bundle: Option<bundle::Endpoint>,
 }
@@ -91,11 +102,14 @@ pub async fn serve(options: Options, stop: impl Future<Output = ()>) -> Result<(
         None => None,
     };
     let (stop_sender, stopping) = watch::channel(false);
+    let (reports, keep_reports) = reports::Reports::new(store.clone());
+    let keep_reports = tokio::spawn(keep_reports);
     let shared = Shared::new(
         store.clone(),
         settings.trust_domain,
         Enrolment::new(store.clone(), root),
         options.carry,
+        reports,
         web.as_ref().map(|(_, address)| *address),
         &data.admin_token()?,
         data.web_token()?,
@@ -112,10 +126,16 @@ pub async fn serve(options: Options, stop: impl Future<Output = ()>) -> Result<(
 
     let mut tasks = tokio::task::JoinSet::new();
     let bundle_stopping = stopping.clone();
-    let service = Service { router, tls: Some(TlsAcceptor::from(Arc::new(tls))) };
+    let limits = ceiling::main(options.connections);
+    let service = Service { router, tls: Some(TlsAcceptor::from(Arc::new(tls))), limits };
+    if let Some(listener) = operators_socket(data) {
+        let service = Service { limits: ceiling::small(usize::MAX), ..service.clone() };
+        tasks.spawn(listener::run(listener, service, stopping.clone()));
+    }
     tasks.spawn(listener::run(listener, service, stopping.clone()));
     if let Some((listener, address)) = web {
-        let service = Service { router: crate::web::routes().with_state(shared), tls: None };
+        let router = crate::web::routes().with_state(shared);
+        let service = Service { router, tls: None, limits: ceiling::small(usize::MAX) };
         tasks.spawn(listener::run(listener, service, stopping));
         tracing::info!(%address, "dashboard ready; see `edgewarden-fleet web url`");
     }
@@ -129,7 +149,8 @@ pub async fn serve(options: Options, stop: impl Future<Output = ()>) -> Result<(
         };
         let (listener, address) = listen(endpoint.listen).await?;
         let tls = Some(TlsAcceptor::from(Arc::new(tls)));
-        let service = Service { router: bundle::routes(keeper.current()), tls };
+        let limits = ceiling::small(BUNDLE_PER_SOURCE);
+        let service = Service { router: bundle::routes(keeper.current()), tls, limits };
         tasks.spawn(listener::run(listener, service, bundle_stopping));
         tracing::info!(%address, "our trust domain's bundle is served");
     }
@@ -139,16 +160,34 @@ pub async fn serve(options: Options, stop: impl Future<Output = ()>) -> Result<(
         tracing::warn!("dangerous: deployments are carried without checking signatures and versions");
     }
     data.keep_address(address)?;
-    tracing::info!(%address, "fleet ready");
+    tracing::info!(%address, gateways_connections_max = limits.gateways, "fleet ready");
 
     stop.await;
     tracing::info!("stopping");
     stop_sender.send_replace(true);
     while tasks.join_next().await.is_some() {}
+    drop(std::fs::remove_file(data.socket()));
     renewal.abort();
     keeping.abort();
+    keep_reports.abort();
     store.close().await;
     Ok(())
+}
+
+/// Where the command line of this machine gets in, whoever crowds the network: in a folder that nobody else enters. None
+/// when it cannot be made, which is said: the command line then uses the network.
+fn operators_socket(data: &DataDir) -> Option<UnixListener> {
+    let path = data.socket();
+    // What a server left behind that is gone. There is no other one: the folder is ours.
+    drop(std::fs::remove_file(&path));
+    let private = || std::fs::set_permissions(&path, Permissions::from_mode(0o600));
+    match UnixListener::bind(&path).and_then(|listener| private().map(|()| listener)) {
+        Ok(listener) => Some(listener),
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "there is no socket for operators; commands come by the network");
+            None
+        }
+    }
 }
 
 async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ServeError> {

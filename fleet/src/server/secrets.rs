@@ -114,7 +114,7 @@ async fn add(State(shared): App, body: Body) -> Response {
                 return refuse(Reason::SecretLimit, format!("the gateway has {ENTRIES_MAX} names already"));
             }
         }
-        shared.wake.send_replace(());
+        shared.waiting.wake(&document.gateway);
         tracing::info!(gateway = %document.gateway, module = %document.module, secret = %document.name, version = document.version, "secret stored");
         let views = views(&shared, Some(&document.gateway)).await?;
         let ours = |view: &SecretView| view.module == document.module && view.name == document.name;

@@ -7,15 +7,18 @@ use std::time::{Duration, Instant};
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use edgewarden_names::{Digest, GatewayName, TrustDomain};
+use edgewarden_transport::log_limit::LogLimit;
 use tokio::sync::{Semaphore, watch};
 
-use super::log_limit::LogLimit;
+use super::catalogue::{Catalogue, Deployments};
+use super::reports::Reports;
 use super::room::Room;
+use super::waiting::Waiting;
 use crate::data_dir::Secret;
 use crate::enrol::{Enrolment, token_hash};
 use crate::selection::Carry;
-use crate::store::Store;
 use crate::store::messages::Retention;
+use crate::store::{Store, StoreError};
 
 /// Large bodies of gateways that are read at once, so that many slow senders cannot fill the memory. Strangers have a
 /// room of their own: who enrols, or pretends to, holds no telemetry up.
@@ -38,8 +41,12 @@ pub struct Shared {
     pub web: Option<SocketAddr>,
     pub admin: AccessToken,
     pub web_token: Secret,
-    /// Wakes held syncs: what a gateway should run may have changed.
-    pub wake: watch::Sender<()>,
+    pub deployments: Catalogue,
+    /// One deployment is judged and stored at a time, so that of two with one version the second is refused.
+    pub deploying: tokio::sync::Mutex<()>,
+    pub reports: Reports,
+    /// Held syncs.
+    pub waiting: Waiting,
     /// Set once, when the server is about to stop.
     pub stopping: watch::Receiver<bool>,
     sent: Mutex<HashMap<GatewayName, Sent>>,
@@ -61,6 +68,7 @@ impl Shared {
         domain: TrustDomain,
         enrolment: Enrolment,
         carry: Carry,
+        reports: Reports,
         web: Option<SocketAddr>,
         admin: &Secret,
         web_token: Secret,
@@ -78,11 +86,19 @@ impl Shared {
             web,
             admin: AccessToken::new(admin),
             web_token,
-            wake: watch::Sender::new(()),
+            deployments: Catalogue::new(carry),
+            deploying: tokio::sync::Mutex::default(),
+            reports,
+            waiting: Waiting::default(),
             stopping,
             sent: Mutex::default(),
             secrets_sent: Mutex::default(),
         })
+    }
+
+    /// The deployments that are stored now.
+    pub async fn deployments(&self) -> Result<Arc<Deployments>, StoreError> {
+        self.deployments.now(&self.store).await
     }
 
     /// When `digest` may be sent to a gateway that has `have`; now, unless it was just sent.

@@ -1,27 +1,52 @@
 //! Devices as people see them: what the command line and the dashboard show.
 
-use edgewarden_names::{GatewayName, UnixTime};
+use std::collections::HashMap;
+use std::time::Duration;
+
+use edgewarden_names::{Digest, GatewayName, UnixTime};
+use edgewarden_protocol::enrol::VerdictState;
 use edgewarden_protocol::uplink::{DeploymentReport, ModuleState};
 
+use super::catalogue::Deployments;
 use super::state::Shared;
 use crate::Problem;
-use crate::admin_api::{DeploymentView, DeviceDetail, DeviceView};
-use crate::selection::{self, Candidate};
+use crate::admin_api::{DeploymentView, DeviceDetail, DevicePage, DeviceState, DeviceView, Meant};
+use crate::selection::{Candidate, Labels, selects};
 use crate::store::devices::Device;
 
 /// Events that a device's page shows.
 const EVENTS_SHOWN: u32 = 50;
+/// A gateway says something at least every minute, and is away for a moment when it starts anew.
+pub const NOT_SEEN_AFTER: Duration = Duration::from_secs(300);
+/// Gateways of one page.
+pub const PAGE_MAX: u32 = 1000;
 
-pub async fn devices(shared: &Shared) -> Result<Vec<DeviceView>, Problem> {
-    let stored = shared.store.deployments().await?;
+/// Gateways by name, those after `after`.
+pub async fn page(shared: &Shared, after: Option<&GatewayName>, limit: u32) -> Result<DevicePage, Problem> {
+    let limit = limit.clamp(1, PAGE_MAX);
+    let stored = shared.deployments().await?;
     let now = UnixTime::now();
-    Ok(shared.store.devices().await?.iter().map(|device| view(shared, device, &stored, now)).collect())
+    let found = shared.store.devices_after(after, limit).await?;
+    let devices: Vec<_> = found.iter().map(|device| view(device, &stored, now)).collect();
+    let full = devices.len() >= usize::try_from(limit).unwrap_or(usize::MAX);
+    let next = devices.last().filter(|_| full).map(|last| last.name.clone());
+    Ok(DevicePage { devices, next })
+}
+
+/// All gateways, those that need somebody first.
+pub async fn devices(shared: &Shared) -> Result<Vec<DeviceView>, Problem> {
+    let stored = shared.deployments().await?;
+    let now = UnixTime::now();
+    let mut devices: Vec<_> =
+        shared.store.devices().await?.iter().map(|device| view(device, &stored, now)).collect();
+    devices.sort_by_key(|device| device.state);
+    Ok(devices)
 }
 
 pub async fn detail(shared: &Shared, gateway: &GatewayName) -> Result<Option<DeviceDetail>, Problem> {
     let Some(device) = shared.store.device(gateway).await? else { return Ok(None) };
-    let stored = shared.store.deployments().await?;
-    let view = view(shared, &device, &stored, UnixTime::now());
+    let stored = shared.deployments().await?;
+    let view = view(&device, &stored, UnixTime::now());
     let (mut modules, mut refusals, mut policy_epoch) = (Vec::new(), Vec::new(), None);
     if let Some(report) = device.report {
         modules = report.modules;
@@ -42,33 +67,63 @@ pub async fn detail(shared: &Shared, gateway: &GatewayName) -> Result<Option<Dev
 
 /// The stored deployments, newest first, each with the gateways that should run it.
 pub async fn deployments(shared: &Shared) -> Result<Vec<DeploymentView>, Problem> {
-    let stored = shared.store.deployments().await?;
-    let devices = shared.store.devices().await?;
-    let chosen: Vec<_> = devices
+    let stored = shared.deployments().await?;
+    let mut meant = meant(&stored, shared.store.device_labels().await?);
+    Ok(stored
+        .all()
         .iter()
-        .filter_map(|device| Some((device, selection::choose(&stored, &device.labels, shared.carry)?.id)))
-        .collect();
-    let view = |candidate: &Candidate| DeploymentView {
+        .rev()
+        .map(|one| deployment(one, meant.remove(&one.id).unwrap_or_default()))
+        .collect())
+}
+
+/// One of them.
+pub async fn deployment_of(shared: &Shared, digest: &Digest) -> Result<Option<DeploymentView>, Problem> {
+    let stored = shared.deployments().await?;
+    let Some(one) = stored.all().iter().find(|one| one.digest == *digest) else { return Ok(None) };
+    let mut meant = meant(&stored, shared.store.device_labels().await?);
+    Ok(Some(deployment(one, meant.remove(&one.id).unwrap_or_default())))
+}
+
+/// The gateways that a selector names.
+pub fn selected(selector: &Labels, gateways: Vec<(GatewayName, Labels)>) -> Meant {
+    let mut meant = Meant::default();
+    for (gateway, _) in gateways.into_iter().filter(|(_, labels)| selects(selector, labels)) {
+        meant.add(gateway);
+    }
+    meant
+}
+
+/// Whom each deployment reaches, by its number.
+fn meant(stored: &Deployments, gateways: Vec<(GatewayName, Labels)>) -> HashMap<i64, Meant> {
+    let mut meant: HashMap<i64, Meant> = HashMap::new();
+    for (gateway, labels) in gateways {
+        if let Some(wanted) = stored.wanted(&labels) {
+            meant.entry(wanted.id).or_default().add(gateway);
+        }
+    }
+    meant
+}
+
+fn deployment(candidate: &Candidate, gateways: Meant) -> DeploymentView {
+    DeploymentView {
         name: candidate.name.clone(),
         version: candidate.version,
         digest: candidate.digest.clone(),
         selector: candidate.selector.clone(),
         signer: candidate.signer.clone(),
-        gateways: chosen
-            .iter()
-            .filter(|(_, id)| *id == candidate.id)
-            .map(|(device, _)| device.name.clone())
-            .collect(),
-    };
-    Ok(stored.iter().rev().map(view).collect())
+        gateways,
+    }
 }
 
-fn view(shared: &Shared, device: &Device, stored: &[Candidate], now: UnixTime) -> DeviceView {
-    let wanted = selection::choose(stored, &device.labels, shared.carry);
+fn view(device: &Device, stored: &Deployments, now: UnixTime) -> DeviceView {
+    let wanted = stored.wanted(&device.labels);
     let report = device.report.as_ref();
     let modules = report.map(|report| report.modules.as_slice()).unwrap_or_default();
-    DeviceView {
+    let in_state = |state| modules.iter().filter(|module| module.state == state).count();
+    let mut view = DeviceView {
         name: device.name.clone(),
+        state: DeviceState::Good,
         labels: device.labels.clone(),
         hardware: device.verdict.hardware.clone(),
         verdict: device.state(now),
@@ -78,10 +133,83 @@ fn view(shared: &Shared, device: &Device, stored: &[Candidate], now: UnixTime) -
         refusal: device.refusal.clone(),
         wanted: wanted.map(|c| DeploymentReport { name: c.name.clone(), version: c.version }),
         running: report.and_then(|report| report.deployment.clone()),
-        modules_running: modules.iter().filter(|module| module.state == ModuleState::Running).count(),
+        modules_running: in_state(ModuleState::Running),
+        modules_refused: in_state(ModuleState::Refused),
         modules_total: modules.len(),
         software_version: report.map(|report| report.software_version.clone()),
         enrolled: device.enrolled,
         seen: device.seen,
+    };
+    view.state = state(&view, now);
+    view
+}
+
+/// The worst that is to be said.
+fn state(device: &DeviceView, now: UnixTime) -> DeviceState {
+    let not_seen = device.seen.is_none_or(|seen| now.after(seen) >= NOT_SEEN_AFTER);
+    [
+        (device.verdict == VerdictState::Failed, DeviceState::Failed),
+        (device.modules_refused > 0, DeviceState::Refused),
+        (not_seen, DeviceState::NotSeen),
+        (device.modules_running < device.modules_total, DeviceState::Down),
+        (device.verdict != VerdictState::Fresh, DeviceState::Stale),
+        (device.wanted.is_some() && device.wanted != device.running, DeviceState::Behind),
+    ]
+    .into_iter()
+    .find_map(|(is, state)| is.then_some(state))
+    .unwrap_or(DeviceState::Good)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: UnixTime = UnixTime(1_000_000);
+
+    #[test]
+    fn a_gateway_is_headed_by_the_worst_of_it() {
+        let good = DeviceView {
+            name: GatewayName::parse("gw-1").unwrap(),
+            state: DeviceState::Good,
+            labels: Labels::new(),
+            hardware: "tpm".into(),
+            verdict: VerdictState::Fresh,
+            verdict_at: NOW,
+            verdict_expires: NOW,
+            reference: None,
+            refusal: None,
+            wanted: Some(DeploymentReport { name: "a".into(), version: 2 }),
+            running: Some(DeploymentReport { name: "a".into(), version: 2 }),
+            modules_running: 2,
+            modules_refused: 0,
+            modules_total: 2,
+            software_version: None,
+            enrolled: NOW,
+            seen: Some(NOW),
+        };
+        type Change = fn(&mut DeviceView);
+        let changes: [(Change, DeviceState); 9] = [
+            (|_| (), DeviceState::Good),
+            (|d| d.running = None, DeviceState::Behind),
+            (|d| d.wanted = None, DeviceState::Good),
+            (|d| d.verdict = VerdictState::Stale, DeviceState::Stale),
+            (|d| d.modules_running = 1, DeviceState::Down),
+            (|d| d.seen = None, DeviceState::NotSeen),
+            (|d| d.seen = Some(NOW.minus(NOT_SEEN_AFTER)), DeviceState::NotSeen),
+            (|d| d.modules_refused = 1, DeviceState::Refused),
+            (|d| d.verdict = VerdictState::Failed, DeviceState::Failed),
+        ];
+        // Each of them beside all that is less bad.
+        let mut all = good.clone();
+        for (change, expected) in changes {
+            let mut one = good.clone();
+            change(&mut one);
+            assert_eq!(state(&one, NOW), expected);
+            if expected != DeviceState::Good {
+                change(&mut all);
+                assert_eq!(state(&all, NOW), expected);
+            }
+        }
+        assert!(DeviceState::Failed < DeviceState::NotSeen && DeviceState::NotSeen < DeviceState::Good);
     }
 }

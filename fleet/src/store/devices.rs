@@ -84,11 +84,12 @@ pub struct NewReport<'a> {
     pub seen: UnixTime,
 }
 
-type DeviceRow = (String, String, String, String, i64, String, Option<String>, Option<i64>, Option<String>);
+pub(super) type DeviceRow =
+    (String, String, String, String, i64, String, Option<String>, Option<i64>, Option<String>);
 
 type AttemptRow = (i64, String, Option<String>, String, Option<Vec<u8>>);
 
-fn device(
+pub(super) fn device(
     (name, endorsement, attestation, labels, enrolled, verdict, refusal, seen, report): DeviceRow,
 ) -> Result<Device, StoreError> {
     Ok(Device {

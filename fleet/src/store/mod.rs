@@ -8,6 +8,7 @@ pub mod deployments;
 pub mod devices;
 pub mod events;
 pub mod jwt_keys;
+mod lists;
 pub mod messages;
 pub mod secrets;
 pub mod tokens;

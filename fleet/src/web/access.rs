@@ -1,5 +1,7 @@
 //! Who may look: the bearer of the token, then of its cookie.
 
+use std::sync::Arc;
+
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -7,6 +9,7 @@ use axum::response::{IntoResponse, Redirect, Response};
 
 use super::page;
 use crate::data_dir::Secret;
+use crate::server::listener::Place;
 use crate::server::state::AccessToken;
 
 const COOKIE: &str = "edgewarden";
@@ -16,6 +19,7 @@ pub struct Access {
     query: Option<Secret>,
     cookie: Option<Secret>,
     path: String,
+    place: Option<Arc<Place>>,
 }
 
 impl<S: Sync> FromRequestParts<S> for Access {
@@ -28,6 +32,7 @@ impl<S: Sync> FromRequestParts<S> for Access {
             query: query.map(|token| Secret::new(token.to_owned())),
             cookie: cookie(&parts.headers),
             path: parts.uri.path().to_owned(),
+            place: parts.extensions.get().cloned(),
         })
     }
 }
@@ -55,7 +60,12 @@ impl Access {
             return Some(([(header::SET_COOKIE, value)], Redirect::to(&self.path)).into_response());
         }
         match &self.cookie {
-            Some(offered) if token.matches(offered) => None,
+            Some(offered) if token.matches(offered) => {
+                if let Some(place) = &self.place {
+                    place.is_operator();
+                }
+                None
+            }
             _ => Some(refused()),
         }
     }

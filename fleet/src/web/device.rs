@@ -5,7 +5,7 @@ use edgewarden_protocol::uplink::{ModuleReport, ModuleState};
 use maud::{Markup, html};
 
 use super::overview::{deployment, event_table};
-use super::page::{hardware, state};
+use super::page::{device_state, hardware, state};
 use crate::admin_api::{DeviceDetail, StoredMessage};
 use crate::text;
 use crate::when::{age, date};
@@ -13,12 +13,13 @@ use crate::when::{age, date};
 pub fn content(detail: &DeviceDetail, messages: &[StoredMessage], now: UnixTime) -> Markup {
     let device = &detail.device;
     html! {
-        h2 { (device.name) " · " (state(device.verdict)) }
+        h2 { (device.name) " · " (device_state(device.state)) }
         p {
             @for (key, value) in &device.labels { span.tag { (key) "=" (value) } }
         }
         div.wide { table { tbody {
             tr { th { "hardware" } td { (hardware(&device.hardware)) } }
+            tr { th { "attestation" } td { (state(device.verdict)) } }
             tr { th { "judged" } td { (date(device.verdict_at)) " (" (age(device.verdict_at, now)) " ago), good until " (date(device.verdict_expires)) } }
             tr { th { "reference" } td { @match &device.reference { Some(name) => { (name) } None => { span.soft { "none" } } } } }
             tr { th { "deployment" } td { (deployment(device)) } }

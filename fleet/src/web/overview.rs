@@ -1,16 +1,17 @@
 //! The first page: how the fleet is, and every gateway.
 
 use edgewarden_names::UnixTime;
-use edgewarden_protocol::enrol::VerdictState;
 use edgewarden_protocol::uplink::DeploymentReport;
 use maud::{Markup, html};
 
-use super::page::{hardware, state};
-use crate::admin_api::{DeploymentView, DeviceView, Event};
+use super::page::{device_state, hardware, state, state_class};
+use crate::admin_api::{DeploymentView, DeviceState, DeviceView, Event};
 use crate::when::{age, date};
 
 /// Deployments that the page shows.
 const DEPLOYMENTS_SHOWN: usize = 10;
+/// Gateways that the page shows.
+const DEVICES_SHOWN: usize = 500;
 
 pub fn content(
     devices: &[DeviceView],
@@ -38,18 +39,11 @@ pub fn content(
 }
 
 fn counts(devices: &[DeviceView]) -> Markup {
-    let with = |wanted| devices.iter().filter(|device| device.verdict == wanted).count();
-    let behind =
-        devices.iter().filter(|device| device.wanted.is_some() && device.wanted != device.running).count();
-    let unwell = devices.iter().filter(|device| device.modules_running < device.modules_total).count();
+    let with = |wanted| devices.iter().filter(|device| device.state == wanted).count();
     html! {
         dl.counts {
             (count("gateways", devices.len(), ""))
-            (count("attested", with(VerdictState::Fresh), "good"))
-            (count("stale", with(VerdictState::Stale), "warn"))
-            (count("failed", with(VerdictState::Failed), "bad"))
-            (count("not on the wanted deployment", behind, "warn"))
-            (count("with a module not running", unwell, "warn"))
+            @for state in DeviceState::ALL { (count(state.as_str(), with(state), state_class(state))) }
         }
     }
 }
@@ -63,13 +57,14 @@ fn table(devices: &[DeviceView], now: UnixTime) -> Markup {
     html! {
         div.wide { table {
             thead { tr {
-                th { "gateway" } th { "attestation" } th { "hardware" } th { "deployment" } th { "modules" } th { "seen" }
+                th { "gateway" } th { "state" } th { "attestation" } th { "hardware" } th { "deployment" } th { "modules" } th { "seen" }
             } }
-            tbody { @for device in devices { tr {
+            tbody { @for device in devices.iter().take(DEVICES_SHOWN) { tr {
                 td {
                     a href={ "/gateway/" (device.name) } { (device.name) }
                     div { @for (key, value) in &device.labels { span.tag { (key) "=" (value) } } }
                 }
+                td data-name="state" { (device_state(device.state)) }
                 td data-name="attestation" {
                     (state(device.verdict)) " " span.soft { (age(device.verdict_at, now)) " ago" }
                     @if let Some(refusal) = &device.refusal { div.bad { (refusal.reason) } }
@@ -80,10 +75,18 @@ fn table(devices: &[DeviceView], now: UnixTime) -> Markup {
                     span class=[(device.modules_running < device.modules_total).then_some("warn")] {
                         (device.modules_running) " of " (device.modules_total)
                     }
+                    @if device.modules_refused > 0 { div.bad { (device.modules_refused) " refused" } }
                 }
-                td data-name="seen" { @match device.seen { Some(at) => { (age(at, now)) " ago" } None => { "never" } } }
+                td data-name="seen" {
+                    span class=[(device.state == DeviceState::NotSeen).then_some("bad")] {
+                        @match device.seen { Some(at) => { (age(at, now)) " ago" } None => { "never" } }
+                    }
+                }
             } } }
         } }
+        @if devices.len() > DEVICES_SHOWN {
+            p.soft { "The " (DEVICES_SHOWN) " that need somebody most. All of them: " code { "edgewarden-fleet device list" } }
+        }
     }
 }
 
@@ -114,7 +117,7 @@ fn deployment_table(deployments: &[DeploymentView]) -> Markup {
                 td data-name="signed by" {
                     @match &deployment.signer { Some(signer) => { (signer) } None => { span.bad { "not verified" } } }
                 }
-                td data-name="gateways" { (deployment.gateways.len()) }
+                td data-name="gateways" { (deployment.gateways.count) }
             } } }
         } }
     }

@@ -5,6 +5,7 @@ use axum::response::{Html, IntoResponse as _, Response};
 use edgewarden_protocol::enrol::VerdictState;
 use maud::{DOCTYPE, Markup, html};
 
+use crate::admin_api::DeviceState;
 use crate::selection::Carry;
 use crate::server::state::Shared;
 
@@ -73,6 +74,26 @@ pub fn state(state: VerdictState) -> Markup {
         VerdictState::Unknown => ("soft", "?"),
     };
     html! { span class=(class) { (mark) " " (state.as_str()) } }
+}
+
+/// How a gateway is, in its colour and never by colour alone.
+pub fn device_state(state: DeviceState) -> Markup {
+    let mark = match state {
+        DeviceState::Failed | DeviceState::Refused => "✗",
+        DeviceState::NotSeen => "?",
+        DeviceState::Down | DeviceState::Behind => "!",
+        DeviceState::Stale => "◷",
+        DeviceState::Good => "✓",
+    };
+    html! { span class=(state_class(state)) { (mark) " " (state.as_str()) } }
+}
+
+pub fn state_class(state: DeviceState) -> &'static str {
+    match state {
+        DeviceState::Failed | DeviceState::Refused | DeviceState::NotSeen => "bad",
+        DeviceState::Down | DeviceState::Stale | DeviceState::Behind => "warn",
+        DeviceState::Good => "good",
+    }
 }
 
 /// Hardware, in red where there is none.

@@ -1,6 +1,7 @@
 //! Connections to one server, kept for the next request while they are fresh.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,7 +12,8 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
@@ -29,6 +31,8 @@ const HEADER_BYTES_MAX: usize = 16 * 1024;
 const BUFFER_BYTES_MAX: usize = 64 * 1024;
 
 pub(super) struct Pool {
+    /// Connected to instead of host and port.
+    socket: Option<PathBuf>,
     host: String,
     port: u16,
     name: ServerName<'static>,
@@ -51,10 +55,17 @@ impl Drop for Connection {
 
 impl Pool {
     /// `None` when `host` is neither a DNS name nor an address. IPv6 addresses come in brackets, as in a URL.
-    pub(super) fn new(host: &str, port: u16, tls: ClientConfig) -> Option<Self> {
+    pub(super) fn new(host: &str, port: u16, socket: Option<PathBuf>, tls: ClientConfig) -> Option<Self> {
         let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host).to_owned();
         let name = ServerName::try_from(host.clone()).ok()?;
-        Some(Self { host, port, name, tls: TlsConnector::from(Arc::new(tls)), idle: Mutex::default() })
+        Some(Self {
+            socket,
+            host,
+            port,
+            name,
+            tls: TlsConnector::from(Arc::new(tls)),
+            idle: Mutex::default(),
+        })
     }
 
     /// Sends on a resting connection, or on a new one when there is none or the server has closed it meanwhile.
@@ -101,8 +112,19 @@ impl Pool {
 
     async fn connect(&self) -> Result<Connection, HttpError> {
         let unreachable = |source| HttpError::Unreachable { authority: self.authority(), source };
+        if let Some(path) = &self.socket {
+            return self.secure(UnixStream::connect(path).await.map_err(unreachable)?).await;
+        }
         let stream = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(unreachable)?;
         stream.set_nodelay(true).map_err(unreachable)?;
+        self.secure(stream).await
+    }
+
+    async fn secure(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    ) -> Result<Connection, HttpError> {
+        let unreachable = |source| HttpError::Unreachable { authority: self.authority(), source };
         let stream = self.tls.connect(self.name.clone(), stream).await.map_err(|source| {
             if is_tls(&source) {
                 HttpError::Untrusted { authority: self.authority(), source }
@@ -127,7 +149,10 @@ impl Pool {
     }
 
     fn authority(&self) -> String {
-        format!("{}:{}", self.host, self.port)
+        match &self.socket {
+            Some(path) => path.display().to_string(),
+            None => format!("{}:{}", self.host, self.port),
+        }
     }
 
     /// In TLS 1.3 the server judges our certificate after we have begun to send, so its refusal comes as a broken

@@ -7,6 +7,7 @@ mod connection;
 mod error;
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,6 +50,15 @@ impl fmt::Debug for Client {
 impl Client {
     /// `url` is `https://host[:port][/path]`; request paths are put after it.
     pub fn new(url: &str, tls: ClientConfig) -> Result<Self, HttpError> {
+        Self::open(url, None, tls)
+    }
+
+    /// The same by a Unix socket of the server, which who is on the network cannot crowd.
+    pub fn by_socket(socket: &Path, url: &str, tls: ClientConfig) -> Result<Self, HttpError> {
+        Self::open(url, Some(socket.to_owned()), tls)
+    }
+
+    fn open(url: &str, socket: Option<PathBuf>, tls: ClientConfig) -> Result<Self, HttpError> {
         let refuse = || HttpError::Url(url.to_owned());
         let uri: Uri = url.parse().map_err(|_| refuse())?;
         let authority = uri.authority().ok_or_else(refuse)?;
@@ -61,7 +71,7 @@ impl Client {
             Some(port) => port.strip_prefix(':').and_then(|port| port.parse().ok()).ok_or_else(refuse)?,
             None => return Err(refuse()),
         };
-        let pool = Pool::new(authority.host(), port, tls).ok_or_else(refuse)?;
+        let pool = Pool::new(authority.host(), port, socket, tls).ok_or_else(refuse)?;
         let base = uri.path().trim_end_matches('/').to_owned();
         Ok(Self { shared: Arc::new(Shared { pool, host, base }), bearer: None })
     }

@@ -7,8 +7,18 @@ use std::time::{Duration, Instant};
 const WINDOW: Duration = Duration::from_secs(60);
 pub const LINES_MAX: u32 = 30;
 
-#[derive(Debug, Default)]
-pub struct LogLimit(Mutex<Option<Window>>);
+/// At most so many lines in a minute.
+#[derive(Debug)]
+pub struct LogLimit {
+    lines: u32,
+    window: Mutex<Option<Window>>,
+}
+
+impl Default for LogLimit {
+    fn default() -> Self {
+        Self::new(LINES_MAX)
+    }
+}
 
 #[derive(Debug)]
 struct Window {
@@ -27,15 +37,19 @@ pub enum Line {
 }
 
 impl LogLimit {
+    pub const fn new(lines: u32) -> Self {
+        Self { lines, window: Mutex::new(None) }
+    }
+
     pub fn line(&self, now: Instant) -> Line {
-        let mut window = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         match &mut *window {
             Some(window) if now.saturating_duration_since(window.began) < WINDOW => {
                 window.lines = window.lines.saturating_add(1);
-                if window.lines > LINES_MAX { Line::LeaveOut } else { Line::Write { left_out: 0 } }
+                if window.lines > self.lines { Line::LeaveOut } else { Line::Write { left_out: 0 } }
             }
             ended => {
-                let left_out = ended.as_ref().map_or(0, |window| window.lines.saturating_sub(LINES_MAX));
+                let left_out = ended.as_ref().map_or(0, |window| window.lines.saturating_sub(self.lines));
                 *ended = Some(Window { began: now, lines: 1 });
                 Line::Write { left_out }
             }
