@@ -184,6 +184,11 @@ fn show(detail: &DeviceDetail, now: UnixTime) {
             module.image
         );
         say!("  {}", shortened(&line, TEXT_MAX * 2));
+        if let Some(update) = &module.update {
+            let why = update.reason.as_ref().map_or_else(String::new, |refusal| format!("  {refusal}"));
+            let line = format!("update {}  {}{why}", update.state.as_str(), update.image);
+            say!("    {}", shortened(&line, TEXT_MAX * 2));
+        }
     }
     say!("\nrefusals");
     for report in &detail.refusals {
