@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use edgewarden_names::{Digest, GatewayName, UnixTime};
 use edgewarden_protocol::enrol::VerdictState;
-use edgewarden_protocol::uplink::{DeploymentReport, ModuleState};
+use edgewarden_protocol::uplink::{DeploymentReport, ModuleReport, ModuleState};
 
 use super::catalogue::Deployments;
 use super::state::Shared;
@@ -116,6 +116,12 @@ fn deployment(candidate: &Candidate, gateways: Meant) -> DeploymentView {
     }
 }
 
+/// What runs in the place of a refused update is not what was deployed either.
+fn is_refused(module: &ModuleReport) -> bool {
+    let update = module.update.as_ref().map(|update| update.state);
+    module.state == ModuleState::Refused || update == Some(ModuleState::Refused)
+}
+
 fn view(device: &Device, stored: &Deployments, now: UnixTime) -> DeviceView {
     let wanted = stored.wanted(&device.labels);
     let report = device.report.as_ref();
@@ -134,7 +140,7 @@ fn view(device: &Device, stored: &Deployments, now: UnixTime) -> DeviceView {
         wanted: wanted.map(|c| DeploymentReport { name: c.name.clone(), version: c.version }),
         running: report.and_then(|report| report.deployment.clone()),
         modules_running: in_state(ModuleState::Running),
-        modules_refused: in_state(ModuleState::Refused),
+        modules_refused: modules.iter().filter(|module| is_refused(module)).count(),
         modules_total: modules.len(),
         software_version: report.map(|report| report.software_version.clone()),
         enrolled: device.enrolled,
@@ -162,6 +168,8 @@ fn state(device: &DeviceView, now: UnixTime) -> DeviceState {
 
 #[cfg(test)]
 mod tests {
+    use edgewarden_protocol::uplink::ModuleUpdate;
+
     use super::*;
 
     const NOW: UnixTime = UnixTime(1_000_000);
@@ -211,5 +219,28 @@ mod tests {
             }
         }
         assert!(DeviceState::Failed < DeviceState::NotSeen && DeviceState::NotSeen < DeviceState::Good);
+    }
+
+    #[test]
+    fn a_module_whose_update_is_refused_counts_as_refused() {
+        let module = |state, update: Option<ModuleState>| ModuleReport {
+            name: "alerts".parse().unwrap(),
+            image: "old".into(),
+            state,
+            generation: 1,
+            restarts: 0,
+            reason: None,
+            update: update.map(|state| ModuleUpdate { image: "new".into(), state, reason: None }),
+        };
+        for (state, update, expected) in [
+            (ModuleState::Running, None, false),
+            (ModuleState::Running, Some(ModuleState::Pulling), false),
+            (ModuleState::Running, Some(ModuleState::Waiting), false),
+            (ModuleState::Running, Some(ModuleState::Refused), true),
+            (ModuleState::Refused, None, true),
+            (ModuleState::Waiting, None, false),
+        ] {
+            assert_eq!(is_refused(&module(state, update)), expected, "{state:?} {update:?}");
+        }
     }
 }
