@@ -85,6 +85,7 @@ impl Worker {
             told,
             runs,
             backoff: Backoff::default(),
+            update_backoff: Backoff::default(),
             delivered: None,
             on_target: false,
             given_up: false,
@@ -143,6 +144,8 @@ struct Life {
     runs: watch::Sender<Option<Digest>>,
     status: ModuleStatus,
     backoff: Backoff,
+    /// Of attempts at an update: what runs is not made to wait for them.
+    update_backoff: Backoff,
     /// The count of changes of secrets that the running instance has seen.
     delivered: Option<u64>,
     /// The target has been started and not given up.
@@ -212,6 +215,7 @@ impl Life {
             self.on_target = false;
             self.given_up = false;
             self.early_ends = 0;
+            self.update_backoff = Backoff::default();
             self.update = (ModuleState::Pulling, None);
         }
         changed
@@ -284,19 +288,9 @@ impl Life {
 
     async fn refused(&mut self, refusal: Refusal) {
         tracing::warn!(module = %self.plan.target.name, reason = refusal.reason.code(), %refusal, "the module does not start");
-        let (state, wait) = self.after_refusal(&refusal);
+        let (state, wait) = after_refusal(&refusal, &mut self.backoff);
         self.show(state, Some(refusal));
         self.rest(wait).await;
-    }
-
-    /// How a refused start shows, and when it is tried again.
-    fn after_refusal(&mut self, refusal: &Refusal) -> (ModuleState, Duration) {
-        // Trouble that passes by itself is tried sooner than a refusal that somebody must remove.
-        let passing = refusal.reason.passes();
-        // Nothing is wrong with a module whose secret has not come yet; it starts when it does.
-        let waits = passing || refusal.reason == Reason::SecretMissing;
-        let state = if waits { ModuleState::Waiting } else { ModuleState::Refused };
-        (state, if passing { self.backoff.after(Duration::ZERO) } else { REFUSED_WAIT })
     }
 
     /// How the module ended, when it ended for good in the time of an earlier daemon and is still the same.
@@ -426,7 +420,7 @@ impl Life {
                         }
                         Err(refusal) => {
                             tracing::warn!(module = %module.name, reason = refusal.reason.code(), %refusal, "an update waits; the module runs as it is");
-                            let (state, wait) = self.after_refusal(&refusal);
+                            let (state, wait) = after_refusal(&refusal, &mut self.update_backoff);
                             attempt_at = Instant::now() + wait;
                             self.update = (state, Some(refusal));
                             self.show(ModuleState::Running, None);
@@ -481,6 +475,16 @@ impl Life {
         });
         self.context.board.set_module(self.status.clone());
     }
+}
+
+/// How a refused start shows, and when it is tried again.
+fn after_refusal(refusal: &Refusal, backoff: &mut Backoff) -> (ModuleState, Duration) {
+    // Trouble that passes by itself is tried sooner than a refusal that somebody must remove.
+    let passing = refusal.reason.passes();
+    // Nothing is wrong with a module whose secret has not come yet; it starts when it does.
+    let waits = passing || refusal.reason == Reason::SecretMissing;
+    let state = if waits { ModuleState::Waiting } else { ModuleState::Refused };
+    (state, if passing { backoff.after(Duration::ZERO) } else { REFUSED_WAIT })
 }
 
 type Attempt = Pin<Box<dyn Future<Output = Result<Ready, Refusal>> + Send>>;

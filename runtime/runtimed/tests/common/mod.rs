@@ -59,8 +59,10 @@ pub fn in_namespaces(name: &str, test: impl AsyncFnOnce()) {
     runtime.block_on(test());
 }
 
-/// What the process is that a test starts as `runtimed`; does nothing when it is a test.
+/// What the process is that a test starts as `runtimed`, and what that starts for a module's log; does nothing when it
+/// is a test.
 pub fn role_runtimed() {
+    log_pump();
     let Some(root) = std::env::var_os(ROLE_ROOT) else { return };
     let root = PathBuf::from(root);
     tracing_subscriber::fmt()
@@ -70,12 +72,12 @@ pub fn role_runtimed() {
         .init();
     let config: Config = serde_json::from_slice(&std::fs::read(root.join("config.json")).unwrap()).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let log_pump = LogPump::new(["--exact", "role_log_pump", "--nocapture", "--test-threads=1", "log-pump"]);
+    let log_pump = LogPump::new(["--exact", "role_runtimed", "--nocapture", "--test-threads=1", "log-pump"]);
     runtime.block_on(edgewarden_runtimed::run(Layout::new(root), config, log_pump)).unwrap();
 }
 
-/// What the process is that `runtimed` starts for a module's log; does nothing when it is a test.
-pub fn role_log_pump() {
+/// Does nothing in any other process.
+fn log_pump() {
     let mut arguments = std::env::args().skip_while(|argument| argument != "log-pump").skip(1);
     let Some(folder) = arguments.next() else { return };
     let module = ModuleName::parse(&arguments.next().unwrap()).unwrap();
