@@ -68,6 +68,21 @@ fn the_unit_of_runtimed_has_its_own_list_of_capabilities() {
     assert_eq!(unit, own);
 }
 
+/// systemd counts five quick ends of a service as a reason to leave it alone for good (systemd.unit(5)).
+#[test]
+fn no_unit_is_given_up_however_often_it_ends() {
+    for daemon in ["identityd", "runtimed", "gatewayd"] {
+        let path = repository().join(format!("systemd/edgewarden-{daemon}.service"));
+        let unit = std::fs::read_to_string(path).unwrap();
+        let section = |name: &str| {
+            let (_, rest) = unit.split_once(&format!("[{name}]\n")).unwrap();
+            rest.split("\n[").next().unwrap().lines().map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert!(section("Unit").contains(&"StartLimitIntervalSec=0".to_owned()), "{daemon}");
+        assert!(section("Service").contains(&"Restart=always".to_owned()), "{daemon}");
+    }
+}
+
 #[test]
 fn modules_start_with_what_the_unit_leaves_runtimed() {
     let test = "modules_start_with_what_the_unit_leaves_runtimed";
