@@ -23,6 +23,8 @@ macro_rules! reasons {
                 matches!(
                     self,
                     Self::Internal
+                        | Self::StartFailed
+                        | Self::GatewayIncomplete
                         | Self::Busy
                         | Self::Storage
                         | Self::EstUnavailable
@@ -100,12 +102,17 @@ reasons! {
     ImageTooLarge "image.too_large" "the manifest, evidence or layer is over the limit in docs/specification.md";
     ImageUnavailable "image.unavailable" "the registry did not give the image; check its address and the digest";
     // Starts and identity
+    StartFailed "start.failed" "the message is the OCI runtime's or the kernel's own, and the start is tried again; `edgewarden doctor` looks for what this gateway lacks";
+    GatewayIncomplete "gateway.incomplete" "install on the gateway what the message names; the start is tried again by itself, and `edgewarden doctor` looks for the rest";
     StartPermit "start.permit" "the start is tried again by itself; when it stays refused, compare the module with `edgewarden deployment show`";
     CallerUnknown "caller.unknown" "the caller ended or could not be identified before it had its answer; call again from inside the module";
     CallerNotModule "caller.not_module" "only processes of the module's own container may use its socket";
     CallerHeader "caller.header" "send the metadata `workload.spiffe.io: true` (SPIFFE Workload Endpoint section 3)";
     CallerBudget "caller.budget" "this module has too many calls or streams open; close some (limits: docs/workload-api.md)";
     SdsName "sds.name" "ask for `default`, `ROOTCA`, `ALL` or one of the module's own SPIFFE IDs; see docs/workload-api.md";
+    ModuleOutOfMemory "module.out_of_memory" "raise the module's `memory_bytes` in the deployment, or have it need less; `edgewarden logs` shows what it printed before";
+    ModuleOutOfProcesses "module.out_of_processes" "raise the module's `pids_max` in the deployment, or have it start fewer processes and threads";
+    ModuleAltered "module.altered" "somebody with root changed the container from outside; look at who works on this gateway. The module was started anew, as it is meant to be";
     ModuleExited "module.exited" "see what it printed with `edgewarden logs`";
     IdentityUnavailable "identity.unavailable" "there is no certificate to issue from yet: `edgewarden status` says why, `edgewarden renew` tries again now";
     IdentityForeign "identity.foreign" "ask for the identity that this module has, or for none in particular";
@@ -128,7 +135,11 @@ reasons! {
     // Policy
     PolicyDenied "policy.denied" "no rule of the policy in force allows it: `edgewarden policy explain FROM TO` says why; allow it in the deployment (docs/policy.md), if it is meant to be";
     PolicyInvalid "policy.invalid" "correct the policy where the message says (docs/policy.md); the last good epoch stays in force";
+    FlowLimit "policy.flow_limit" "have the module close what it does not need, or keep connections open instead of making new ones; the share is in docs/specification.md";
     PlaceMismatch "policy.place_mismatch" "a certificate is good at its own place only: a module's from its own address, a leaf device's through the leaves' port; look for a copied key";
+    // What is enforced outside of our processes
+    EnforcementAltered "enforcement.altered" "it was put back. Find what changes it (a firewall's reload, a network manager) and have it leave the table `edgewarden`, the interfaces `ew*` and our sockets alone";
+    EnforcementLost "enforcement.lost" "it is tried again each second, and the modules' own walls stand; the message says what is in the way";
     // Secrets
     SecretMissing "secret.missing" "seal it for this gateway and module with `edgewarden-fleet secret seal`; the module starts when it has come";
     SecretSignature "secret.signature" "sign with an operator key that the gateway pins";

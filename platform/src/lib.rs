@@ -6,6 +6,8 @@
 //! * [`seccomp`], [`landlock`], [`capabilities`], [`harden`]: what a daemon takes away from itself
 //! * [`memory`], [`libraries`]: what of it stays in memory
 //! * [`mounts`]: writing to what a container has mounted read-only · [`users`]: user names
+//! * [`netlink`], [`readiness`]: hearing from the kernel what changes · [`programs`]: where the system's programs are
+//! * [`socket_file`]: whether a socket can still be found where it was bound
 //!
 //! Trusts the kernel and `/proc`. Distrusts every peer, also one that dies and is replaced while it is looked at.
 
@@ -20,9 +22,13 @@ pub mod landlock;
 pub mod libraries;
 pub mod memory;
 pub mod mounts;
+pub mod netlink;
 pub mod peer;
 pub mod pipe;
 pub mod process;
+pub mod programs;
+pub mod readiness;
 pub mod reserve;
 pub mod seccomp;
+pub mod socket_file;
 pub mod users;

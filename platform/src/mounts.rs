@@ -1,4 +1,5 @@
-//! Writing to a file system that a container has mounted read-only.
+//! What a container has mounted: whether it is still what it was ([`MountTable`]), and writing to a file system that it has
+//! mounted read-only ([`writable_view`]).
 //!
 //! The mount is the container's: it lives and dies with it, whatever becomes of the process that made it, and of that
 //! process's own mount namespace. What is written goes through a second mount of the same file system, which is in no
@@ -9,7 +10,7 @@
 
 use std::ffi::CString;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _, Seek as _};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
@@ -18,6 +19,8 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::statfs::{FsType, TMPFS_MAGIC, fstatfs};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use crate::process::Process;
 
@@ -34,6 +37,67 @@ struct MountAttr {
     clear: u64,
     propagation: u64,
     user_namespace: u64,
+}
+
+/// Mounts of one container are a few dozen lines.
+const TABLE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// The mounts of a process's namespace (proc_pid_mountinfo(5)), and the news that they changed.
+#[derive(Debug)]
+pub struct MountTable {
+    file: AsyncFd<File>,
+}
+
+impl MountTable {
+    /// Must be called in a tokio runtime.
+    pub fn of(process: &Process) -> io::Result<Self> {
+        let table = Self::open(&format!("/proc/{}/mountinfo", process.pid()))?;
+        // Opened while it lived, so it is not that of another process with its number.
+        if process.is_alive() {
+            Ok(table)
+        } else {
+            Err(io::Error::new(io::ErrorKind::NotFound, "the process is gone"))
+        }
+    }
+
+    /// Of this process.
+    pub fn own() -> io::Result<Self> {
+        Self::open("/proc/self/mountinfo")
+    }
+
+    fn open(path: &str) -> io::Result<Self> {
+        let file = File::open(path)?;
+        // SAFETY: the registration owns the file, which stays open and the same until it is dropped.
+        #[expect(unsafe_code, reason = "tokio has no other way to watch a descriptor that is not a socket")]
+        let file = unsafe { AsyncFd::register_with_interest(file, Interest::PRIORITY | Interest::ERROR) }?;
+        Ok(Self { file })
+    }
+
+    /// Returns when something was mounted, unmounted or remounted since the last time. Cancel-safe.
+    pub async fn changed(&self) -> io::Result<()> {
+        self.file.ready(Interest::PRIORITY | Interest::ERROR).await?.clear_ready();
+        Ok(())
+    }
+
+    /// A line for each mount, sorted: what of the file system, where, how, and its type. The rest differs from boot to
+    /// boot, or is the file system's own.
+    pub fn read(&self) -> io::Result<String> {
+        let mut file = self.file.get_ref();
+        file.rewind()?;
+        let mut text = String::new();
+        file.take(TABLE_BYTES_MAX).read_to_string(&mut text)?;
+        let mut lines: Vec<String> = text.lines().filter_map(mount_line).collect();
+        lines.sort();
+        Ok(lines.join("\n"))
+    }
+}
+
+/// `36 35 98:0 /root /place rw,noatime shared:1 - ext4 /dev/root rw,errors=continue`
+fn mount_line(line: &str) -> Option<String> {
+    let (before, after) = line.split_once(" - ")?;
+    let fields: Vec<&str> = before.split(' ').collect();
+    let (root, place, options) = (fields.get(3)?, fields.get(4)?, fields.get(5)?);
+    Some(format!("{place} {options} {root} {}", after.split(' ').next()?))
 }
 
 /// The root folder of the file system in memory that the process has mounted at `place`, open for writing beneath. Blocks.

@@ -18,9 +18,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use common::{CLINIC_POLICY, clinic, compiled};
 use edgewarden_names::ModuleName;
-use edgewarden_policy::nftables::{GatewaySide, Interface, Placement, closed, ruleset};
+use edgewarden_policy::nftables::{GatewaySide, Interface, Placement, closed, closed_wall, ruleset, walls};
 
-const GATEWAY: GatewaySide = GatewaySide { address: Ipv4Addr::new(10, 77, 0, 1), mqtt_port: 8885 };
+const GATEWAY: GatewaySide =
+    GatewaySide { address: Ipv4Addr::new(10, 77, 0, 1), mqtt_port: 8885, flows_max: Some(8) };
 
 fn placement(module: &str, number: u8) -> Placement {
     Placement {
@@ -98,8 +99,12 @@ impl Net {
     }
 
     fn load(&self, script: &str) {
+        self.load_in("r", script);
+    }
+
+    fn load_in(&self, part: &str, script: &str) {
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.namespace("r"), "nft", "-f", "-"]);
+        command.args(["netns", "exec", &self.namespace(part), "nft", "-f", "-"]);
         let output = run(&mut command, script);
         assert!(output.status.success(), "{}\n{script}", String::from_utf8_lossy(&output.stderr));
     }
@@ -108,7 +113,8 @@ impl Net {
     fn serve(&mut self, part: &str, port: u16) {
         let program = format!(
             "import socket\ns=socket.create_server(('0.0.0.0',{port}))\nprint('ready',flush=True)\n\
-             while True:\n  c,_=s.accept(); c.sendall(b'hello'); c.recv(1); c.close()\n"
+             while True:\n  c,_=s.accept()\n  try: c.sendall(b'hello'); c.recv(1); c.close()\n  \
+             except OSError: pass\n"
         );
         let mut child = Command::new("ip")
             .args(["netns", "exec", &self.namespace(part), "python3", "-c", &program])
@@ -122,8 +128,13 @@ impl Net {
 
     /// What comes of a connection: `hello`, or the name of the error.
     fn connect(&self, part: &str, from: &str, to: &str, port: u16) -> String {
+        self.connect_by(part, (from, 0), to, port)
+    }
+
+    /// The same from a port of the caller's choice.
+    fn connect_by(&self, part: &str, (from, by): (&str, u16), to: &str, port: u16) -> String {
         let program = format!(
-            "import socket\ntry:\n  c=socket.create_connection(('{to}',{port}),timeout=1,source_address=('{from}',0))\n  \
+            "import socket\ntry:\n  c=socket.create_connection(('{to}',{port}),timeout=1,source_address=('{from}',{by}))\n  \
              print(c.recv(5).decode())\nexcept OSError as e: print(type(e).__name__)\n"
         );
         let output = sh(&["ip", "netns", "exec", &self.namespace(part), "python3", "-c", &program]);
@@ -164,7 +175,13 @@ fn nft_accepts_every_rule_set() {
         ruleset(&allowing, &[], &GATEWAY),
         ruleset(&allowing, &placements(), &GATEWAY),
         ruleset(&everything, &placements(), &GATEWAY),
-    ] {
+        ruleset(&everything, &placements(), &GatewaySide { flows_max: None, ..GATEWAY }),
+        closed_wall(GATEWAY.address),
+    ]
+    .into_iter()
+    .chain(walls(&allowing, &placements(), &GATEWAY).into_values())
+    .chain(walls(&everything, &placements(), &GATEWAY).into_values())
+    {
         let output = run(Command::new("unshare").args(["--net", "nft", "-c", "-f", "-"]), &script);
         assert!(output.status.success(), "{}\n{script}", String::from_utf8_lossy(&output.stderr));
     }
@@ -270,4 +287,60 @@ fn other_traffic_is_left_alone() {
     net.load(&closed());
     net.serve("r", 7000);
     assert_eq!(net.connect("r", "127.0.0.1", "127.0.0.1", 7000), "hello");
+}
+
+/// Whoever removes the gateway's rule sets, as a reload of `nftables.service` does, opens nothing.
+#[test]
+fn the_walls_alone_let_through_what_the_policy_names_and_nothing_else() {
+    let mut net = Net::new();
+    net.serve("2", 9100);
+    net.serve("1", 9443);
+    net.serve("1", 7000);
+    net.serve("r", 8885);
+    net.serve("r", 22);
+    let policy = CLINIC_POLICY.replace(
+        "permit (principal, action == Action::\"connect\"",
+        "permit (principal == Module::\"analytics\", action == Action::\"connect\"",
+    );
+    let epoch = compiled(&clinic(&policy)).unwrap();
+    let walls = walls(&epoch, &placements(), &GATEWAY);
+    for (number, module) in [("1", "analytics"), ("2", "alerts")] {
+        net.load_in(number, &walls[&ModuleName::parse(module).unwrap()]);
+    }
+    // Whose packets look like answers opens nothing.
+    assert_eq!(net.connect_by("2", ("10.77.0.3", 9443), "10.77.0.2", 7000), "TimeoutError");
+    net.serve("2", 9443);
+    for (what, part, from, to, port, expected) in [
+        ("the permitted flow", "1", ("10.77.0.2", 0), "10.77.0.3", 9443, "hello"),
+        ("another port", "1", ("10.77.0.2", 0), "10.77.0.3", 9100, "TimeoutError"),
+        ("the other direction", "2", ("10.77.0.3", 0), "10.77.0.2", 9443, "TimeoutError"),
+        ("the broker", "1", ("10.77.0.2", 0), "10.77.0.1", 8885, "hello"),
+        ("the broker, not permitted", "2", ("10.77.0.3", 0), "10.77.0.1", 8885, "TimeoutError"),
+        ("another port of the gateway", "1", ("10.77.0.2", 0), "10.77.0.1", 22, "TimeoutError"),
+        ("from the gateway into a module", "r", ("10.77.0.1", 0), "10.77.0.3", 9443, "TimeoutError"),
+        ("from a permitted port of the gateway", "r", ("10.77.0.1", 8886), "10.77.0.2", 7000, "TimeoutError"),
+    ] {
+        let outcome = net.connect_by(part, from, to, port);
+        let outcome = if outcome == "PermissionError" { "TimeoutError".into() } else { outcome };
+        assert_eq!(outcome, expected, "{what}");
+    }
+    let refused = net.module("2", &["nft", "list", "set", "inet", "edgewarden", "denied"]);
+    assert!(refused.contains("10.77.0.2 . 9443 ") && refused.contains("10.77.0.1 . 8885 "), "{refused}");
+    net.load_in("1", &closed_wall(Ipv4Addr::new(10, 77, 0, 2)));
+    assert_ne!(net.connect("1", "10.77.0.2", "10.77.0.3", 9443), "hello");
+}
+
+#[test]
+fn a_module_opens_so_many_flows_and_no_more() {
+    let mut net = Net::new();
+    net.serve("2", 9443);
+    net.serve("r", 8885);
+    let everything = compiled(&clinic("permit (principal, action, resource);")).unwrap();
+    net.load(&ruleset(&everything, &placements(), &GATEWAY));
+    let program = "import socket\nheld=[]\nfor n in range(20):\n  c=socket.socket(); c.settimeout(1)\n  \
+                   try:\n    c.connect(('10.77.0.1',8885)); held.append(c)\n  except OSError: break\nprint(len(held))\n";
+    let opened = sh(&["ip", "netns", "exec", &net.namespace("1"), "python3", "-c", program]);
+    assert_eq!(opened.trim(), "8", "as many as its share");
+    assert!(net.set("flooded").contains("\"ew1\""), "and the kernel says whose it was");
+    assert_eq!(net.connect("2", "10.77.0.3", "10.77.0.1", 8885), "hello", "others are not in its way");
 }

@@ -99,7 +99,7 @@ pub struct ModuleReport {
     pub state: ModuleState,
     pub generation: u64,
     pub restarts: u32,
-    /// Why it is not running, if it is not.
+    /// Why it is not running, or at which limit it was held lately while it runs.
     pub reason: Option<Refusal>,
     /// What it is to become, while that is not what runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -251,6 +251,7 @@ fn only_the_modules_own_processes_get_its_certificate(site: &Site) {
         fetch
     };
     run(&mut fetch()).unwrap().refused("caller.not_module").unwrap();
+    let user = fs::metadata(format!("/proc/{pid}")).unwrap().uid().to_string();
     let mut inside = Command::new("nsenter");
     inside.args([
         "--target",
@@ -259,9 +260,9 @@ fn only_the_modules_own_processes_get_its_certificate(site: &Site) {
         "--ipc",
         "--uts",
         "--setuid",
-        "65532",
+        &user,
         "--setgid",
-        "65532",
+        &user,
     ]);
     inside.arg(site.program("edgewarden")).args(["svid", "fetch", "--socket"]);
     // Another user cannot look through another's /proc: the folder itself.

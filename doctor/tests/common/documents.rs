@@ -116,6 +116,7 @@ impl Answers {
                     error: None,
                 },
                 est: None,
+                enforcement: runtime::EnforcementStatus::default(),
             },
             gateway: gateway_status(now, epoch),
             deployment: Some(DeploymentInForce {

@@ -251,6 +251,7 @@ impl Site {
                 inodes,
                 inodes_free: inodes / 2,
                 read_only: false,
+                written: Ok(()),
                 kind: 0xef53,
             };
         }

@@ -20,8 +20,8 @@ use crate::manifest::{
     Execution, ImageConfig, LAYER_BYTES_MAX, Manifest, OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST, RootFs,
 };
 
-/// The user that a built image runs as: `nonroot`, as in other minimal images.
-pub const USER: u32 = 65532;
+/// `nonroot`, as in other minimal images.
+const NOBODY: u32 = 65532;
 
 /// What goes into an image.
 #[derive(Debug, Clone, Default)]
@@ -67,7 +67,8 @@ pub fn build(recipe: &Recipe, into: &ImageLayout) -> Result<Digest, OciError> {
         architecture: if std::env::consts::ARCH == "aarch64" { "arm64" } else { "amd64" }.into(),
         os: "linux".into(),
         config: Execution {
-            user: Some(format!("{USER}:{USER}")),
+            // The runtime gives each module a user of its own, unless its image insists on one.
+            user: None,
             env: Some(env),
             entrypoint: Some(vec![entry_point]),
             cmd: (!recipe.args.is_empty()).then(|| recipe.args.clone()),
@@ -94,8 +95,8 @@ fn skeleton() -> BTreeMap<String, Entry> {
         .map(|folder| (folder.into(), Entry::Folder))
         .collect();
     for (file, text) in [
-        ("etc/passwd", format!("root:x:0:0::/:/nologin\nnonroot:x:{USER}:{USER}::/:/nologin\n")),
-        ("etc/group", format!("root:x:0:\nnonroot:x:{USER}:\n")),
+        ("etc/passwd", format!("root:x:0:0::/:/nologin\nnonroot:x:{NOBODY}:{NOBODY}::/:/nologin\n")),
+        ("etc/group", format!("root:x:0:\nnonroot:x:{NOBODY}:\n")),
         // Without it libc asks a name server before it reads the hosts file.
         ("etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n".into()),
         ("etc/hosts", String::new()),

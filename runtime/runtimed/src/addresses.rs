@@ -1,8 +1,9 @@
-//! Which address each module has: stable for as long as the module is in the deployment, over restarts and reboots.
+//! Which number each module has: stable for as long as the module is in the deployment, over restarts and reboots.
 //!
-//! The first address of the module network is the gateway's own; the module with number n has the n-th after it and the
-//! interface `ew<n>`. The table is on disk, because other modules know the address by their hosts file. A table that does
-//! not prove that it is ours counts for nothing: what runs keeps the address of its start record, the others get new ones.
+//! The first address of the module network is the gateway's own; the module with number n has the n-th after it, the
+//! interface `ew<n>`, and the user [`USERS_FIRST`] + n if its image names none. The table is on disk, because other modules
+//! know the address by their hosts file. A table that does not prove that it is ours counts for nothing: what runs keeps the
+//! address of its start record, the others get new ones.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -18,6 +19,15 @@ use edgewarden_protocol::deployment::MODULES_MAX;
 use serde::{Deserialize, Serialize};
 
 use crate::RunError;
+
+/// Users of modules whose images name none: above those of containers and below those that systemd reserves, so that no
+/// account and no other program's range has them (<https://systemd.io/UIDS-GIDS/>). Each gateway of a machine has 256.
+pub const USERS_FIRST: u32 = 0x7000_0000;
+
+/// The user and group of the module with this number; `gateway` tells the gateways of one machine apart.
+pub fn user(gateway: u16, number: u8) -> u32 {
+    USERS_FIRST | u32::from(gateway) << 8 | u32::from(number)
+}
 
 const FILE_BYTES_MAX: usize = 64 * 1024;
 
@@ -170,6 +180,16 @@ mod tests {
 
     fn names(names: &[&str]) -> Vec<ModuleName> {
         names.iter().map(|name| ModuleName::parse(name).unwrap()).collect()
+    }
+
+    #[test]
+    fn no_two_modules_have_one_user() {
+        let mut seen = std::collections::HashSet::new();
+        for (gateway, number) in [(0, 1), (0, 250), (1, 1), (u16::MAX, 250)] {
+            let user = user(gateway, number);
+            assert!((USERS_FIRST..0x7ffe_0000).contains(&user), "{user}");
+            assert!(seen.insert(user));
+        }
     }
 
     #[test]

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use edgewarden_names::{Epoch, ModuleName, Refusal};
+use edgewarden_names::{Epoch, ModuleName, Refusal, UnixTime};
 use edgewarden_protocol::uplink::{ModuleReport, ModuleState};
 use tokio::sync::watch;
 
-use crate::control::{EstStatus, FleetStatus, ModuleStatus, Status};
+use crate::control::{EnforcementStatus, EstStatus, FleetStatus, ModuleStatus, Repair, Status};
 
 /// Cloning shares it.
 #[derive(Debug, Clone)]
@@ -22,6 +22,7 @@ struct Shown {
     epoch: Option<Epoch>,
     fleet: FleetStatus,
     est: Option<EstStatus>,
+    enforcement: EnforcementStatus,
 }
 
 impl Board {
@@ -70,6 +71,29 @@ impl Board {
         self.shown().modules.contains_key(module)
     }
 
+    /// What there is to say of a module although it runs.
+    pub fn set_note(&self, module: &ModuleName, note: Option<Refusal>) {
+        let mut shown = self.shown();
+        let running = shown.modules.get_mut(module).filter(|status| status.state == ModuleState::Running);
+        if let Some(status) = running.filter(|status| status.reason != note) {
+            status.reason = note;
+            drop(shown);
+            self.changed();
+        }
+    }
+
+    /// Something that is enforced was changed from outside and put back.
+    pub fn repaired(&self, at: UnixTime, what: String) {
+        let enforcement = &mut self.shown().enforcement;
+        enforcement.repairs = enforcement.repairs.saturating_add(1);
+        enforcement.last = Some(Repair { at, what });
+    }
+
+    /// Something that is to be enforced is not; `None`: everything is.
+    pub fn enforcement_lost(&self, refusal: Option<Refusal>) {
+        self.shown().enforcement.lost = refusal;
+    }
+
     pub fn set_epoch(&self, epoch: Epoch) {
         self.shown().epoch = Some(epoch);
         self.changed();
@@ -90,6 +114,7 @@ impl Board {
             epoch: shown.epoch,
             fleet: shown.fleet.clone(),
             est: shown.est.clone(),
+            enforcement: shown.enforcement.clone(),
         }
     }
 

@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use edgewarden_names::{GatewayName, Generation, Reason, Refusal, TrustDomain};
-use edgewarden_oci::build::USER;
 use edgewarden_oci::manifest::ImageConfig;
 use edgewarden_oci::{program, tree};
 use edgewarden_platform::durable;
@@ -42,6 +41,9 @@ pub struct Bundle<'a> {
     pub cgroup: &'a str,
     /// Users of the gateway that no module runs as.
     pub forbidden_users: &'a [u32],
+    /// User and group of a module whose image names none. What the kernel counts for each user (inotify instances, keys,
+    /// pending signals, message queues) is then this module's alone.
+    pub own_user: u32,
 }
 
 impl Bundle<'_> {
@@ -144,7 +146,7 @@ impl Bundle<'_> {
     pub fn user(&self) -> Result<(u32, u32), Refusal> {
         let text = self.image.config.user.as_deref().unwrap_or_default();
         if text.is_empty() {
-            return Ok((USER, USER));
+            return Ok((self.own_user, self.own_user));
         }
         let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
         let (user, own_group) = match user.parse() {
@@ -315,6 +317,7 @@ mod tests {
                 hosts: Path::new("/run/hosts"),
                 cgroup: "/edgewarden/gw-1/alerts-1",
                 forbidden_users: &[998, 999],
+                own_user: 0x7000_0001,
             }
             .config()
         }
@@ -323,7 +326,7 @@ mod tests {
     #[test]
     fn a_module_runs_as_the_images_user_and_never_as_root() {
         for (user, expected) in [
-            ("", Some((USER, USER))),
+            ("", Some((0x7000_0001, 0x7000_0001))),
             ("1000", Some((1000, 1000))),
             ("1000:2000", Some((1000, 2000))),
             ("app", Some((1000, 2000))),
@@ -453,6 +456,7 @@ mod tests {
             ("own", true),
             ("alerts", false),
             ("exe", false),
+            ("missing", false),
             ("bin/alerts", true),
             ("/link/own", true),
             ("/bin/missing", false),

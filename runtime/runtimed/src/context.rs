@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use edgewarden_oci::records::RecordKey;
@@ -14,12 +14,13 @@ use edgewarden_protocol::control::{Reply, Request};
 use edgewarden_protocol::layout::Layout;
 use tokio::sync::{Notify, OnceCell};
 
-use crate::RunError;
 use crate::board::Board;
+use crate::guard::Guard;
 use crate::identity::{CallError, Client};
 use crate::logs::LogPump;
 use crate::places::Places;
 use crate::runc::Runc;
+use crate::{RunError, addresses};
 
 #[derive(Debug)]
 pub struct Context {
@@ -37,6 +38,8 @@ pub struct Context {
     record_key: OnceCell<Arc<RecordKey>>,
     /// Something on disk is not needed any more.
     pub tidy: Notify,
+    /// Made with this, and set before anything else asks for it.
+    pub guard: OnceLock<Guard>,
     /// Instances between the first thing made for them and the last removed.
     live: Mutex<BTreeSet<String>>,
 }
@@ -58,6 +61,7 @@ impl Context {
             identityd: Client::new(&layout),
             runc: Runc::new(&config.runtime.oci_runtime, places.runc()),
             daemon_users: daemon_users()?,
+            guard: OnceLock::new(),
             board: Board::new(config.fleet.as_ref().map(|fleet| fleet.url.clone())),
             log_pump,
             store,
@@ -79,6 +83,10 @@ impl Context {
         self.record_key.get_or_try_init(ask).await.cloned()
     }
 
+    pub fn guard(&self) -> Result<&Guard, RunError> {
+        self.guard.get().ok_or_else(|| RunError::Runtime("there is no guard of rules and limits yet".into()))
+    }
+
     /// Runs what blocks on a thread for it.
     pub async fn blocking<T: Send + 'static>(
         &self,
@@ -93,13 +101,24 @@ impl Context {
     /// have the hash of the root's path in the name, so that none touches another's.
     pub fn cgroup(&self, instance: &str) -> String {
         let gateway = &self.config.gateway.name;
-        let root = self.layout.root();
-        if root == Path::new("/") {
-            return format!("/edgewarden/{gateway}/{instance}");
+        match self.mark() {
+            None => format!("/edgewarden/{gateway}/{instance}"),
+            Some(mark) => format!("/edgewarden/{gateway}-{mark:08x}/{instance}"),
         }
-        let hash = digest(&SHA256, root.as_os_str().as_bytes());
-        let mark = hash.as_ref().first_chunk::<4>().map_or(0, |mark| u32::from_be_bytes(*mark));
-        format!("/edgewarden/{gateway}-{mark:08x}/{instance}")
+    }
+
+    /// Tells gateways of one machine apart: what their roots' paths hash to, and `None` for the machine's own.
+    fn mark(&self) -> Option<u32> {
+        let root = self.layout.root();
+        let hash = || digest(&SHA256, root.as_os_str().as_bytes());
+        (root != Path::new("/"))
+            .then(|| hash().as_ref().first_chunk::<4>().map_or(0, |mark| u32::from_be_bytes(*mark)))
+    }
+
+    /// User and group of the module with this number, if its image names none.
+    pub fn user_of(&self, number: u8) -> u32 {
+        let [high, low, ..] = self.mark().unwrap_or(0).to_be_bytes();
+        addresses::user(u16::from_be_bytes([high, low]), number)
     }
 
     /// Removes the cgroups above the instances' own, once no instance is in them: of every hierarchy, v1 or unified.

@@ -54,6 +54,27 @@ pub struct Status {
     pub fleet: FleetStatus,
     /// `None` unless a site's CA is configured.
     pub est: Option<EstStatus>,
+    pub enforcement: EnforcementStatus,
+}
+
+/// How it goes with what is enforced outside of the daemons: rules, interfaces, routes, limits, mounts.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EnforcementStatus {
+    /// How often somebody else changed it and it was put back, since the daemon began.
+    pub repairs: u64,
+    pub last: Option<Repair>,
+    /// Why something is not in place, if it is not.
+    pub lost: Option<Refusal>,
+}
+
+/// A change from outside that was undone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Repair {
+    pub at: UnixTime,
+    /// What was changed, and by whom as far as the kernel tells.
+    pub what: String,
 }
 
 /// What an asking of the site's CA came to.
@@ -104,7 +125,7 @@ pub struct ModuleStatus {
     pub pid: Option<i32>,
     pub address: Option<Ipv4Addr>,
     pub restarts: u32,
-    /// Why it is not running, if it is not.
+    /// Why it is not running, or at which limit it was held lately while it runs.
     pub reason: Option<Refusal>,
     /// What it is to become, while that is not what runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use edgewarden_names::{Reason, Refusal};
 use edgewarden_platform::peer::{self, PeerEvidence};
+use edgewarden_platform::socket_file::SocketFile;
 use edgewarden_protocol::frame;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -18,6 +19,8 @@ use crate::{RunError, logs};
 
 const CONNECTIONS_MAX: usize = 16;
 const LINES_MAX: usize = 100_000;
+/// How often the socket's file is looked for.
+const LOOK_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// What the daemon is to do.
 #[derive(Debug)]
@@ -42,13 +45,34 @@ pub fn bind(path: &Path) -> Result<UnixListener, RunError> {
 }
 
 /// Serves for as long as it is polled.
-pub async fn serve(context: Arc<Context>, listener: UnixListener, commands: mpsc::Sender<Command>) {
+pub async fn serve(context: Arc<Context>, mut listener: UnixListener, commands: mpsc::Sender<Command>) {
+    let path = context.layout.runtime_socket();
+    let mut file = SocketFile::bound(&path).ok();
+    let mut look = tokio::time::interval(LOOK_EVERY);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = tokio::task::JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        match listener.accept().await {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = look.tick() => {
+                if !file.as_ref().is_some_and(SocketFile::is_there) {
+                    match bind(&path) {
+                        Ok(anew) => {
+                            (listener, file) = (anew, SocketFile::bound(&path).ok());
+                            tracing::warn!(path = %path.display(), "the control socket was removed from outside and is put back");
+                            let what = "runtimed: its control socket was removed; put back".to_owned();
+                            context.board.repaired(edgewarden_names::UnixTime::now(), what);
+                        }
+                        Err(error) => tracing::warn!(error = %error.chain(), "the control socket cannot be put back"),
+                    }
+                }
+                continue;
+            }
+        };
+        match accepted {
             Ok((stream, _)) => {
                 let (context, commands) = (Arc::clone(&context), commands.clone());
                 connections.spawn(async move {

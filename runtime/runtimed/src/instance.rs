@@ -22,8 +22,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::bundle::Bundle;
 use crate::context::Context;
+use crate::guard::{Admitted, Altered};
 use crate::identity::CallError;
 use crate::images::Ready;
+use crate::limits::Limits;
 use crate::places::Places;
 use crate::{RunError, network, secrets};
 
@@ -51,6 +53,24 @@ pub struct Record {
     pub place: Place,
     /// Of the first process; absent until it exists.
     pub process: Option<(i32, u64)>,
+    /// What is mounted in the container. Absent until it exists.
+    #[serde(default)]
+    pub mounts: Option<String>,
+}
+
+impl Record {
+    fn admitted(&self, context: &Context) -> Admitted {
+        Admitted {
+            instance: self.instance.clone(),
+            module: self.module.name.clone(),
+            place: self.place,
+            namespace: context.places.namespace(&self.instance),
+        }
+    }
+
+    pub fn limits(&self, context: &Context) -> Limits {
+        Limits::new(&context.cgroup(&self.instance), &self.module)
+    }
 }
 
 /// An instance whose first process exists.
@@ -58,6 +78,7 @@ pub struct Record {
 pub struct Instance {
     pub record: Record,
     pub process: Process,
+    altered: Option<Altered>,
 }
 
 /// How an instance ended.
@@ -74,14 +95,14 @@ impl std::fmt::Display for Exit {
         match self {
             Self::Code(code) => write!(f, "it ended with status {code}"),
             Self::Signal(signal) => write!(f, "signal {signal} ended it"),
-            Self::Unknown => f.write_str("it ended"),
+            Self::Unknown => f.write_str("it ended, with a status that nobody was there to see"),
         }
     }
 }
 
 fn local(module: &Module, error: &RunError) -> Refusal {
     tracing::warn!(module = %module.name, error = %error.chain(), "a start failed");
-    let reason = if is_behind(error) { Reason::Storage } else { Reason::Internal };
+    let reason = if is_behind(error) { Reason::Storage } else { error.reason() };
     Refusal::new(reason, &module.name, error.chain())
 }
 
@@ -114,6 +135,7 @@ pub async fn prepare(
         module: module.clone(),
         place,
         process: None,
+        mounts: None,
     };
     // A name that `identityd` chose becomes part of paths.
     let expected = format!("{}-{}", module.name, record.generation);
@@ -138,6 +160,7 @@ pub async fn prepare(
         hosts: &context.places.hosts(),
         cgroup: &context.cgroup(&record.instance),
         forbidden_users: &context.daemon_users,
+        own_user: context.user_of(record.place.number),
     };
     let (config, owner) = (bundle.config()?, bundle.user()?);
     context.live(&record.instance);
@@ -186,6 +209,8 @@ async fn carry_out(context: &Context, prepared: Prepared) -> Result<Instance, Re
     save(context, &record).map_err(failed)?;
     let (namespace, place) = (context.places.namespace(&record.instance), record.place);
     context.blocking(move || network::join(&namespace, place.number, place.address)).await.map_err(failed)?;
+    let guard = context.guard().map_err(failed)?;
+    guard.admit(record.admitted(context)).await.map_err(failed)?;
     let folder = context.places.bundle(&record.instance);
     write_bundle(&folder, &config).map_err(failed)?;
     let log = context.log_pump.start(context.places.logs(), &module.name);
@@ -194,6 +219,10 @@ async fn carry_out(context: &Context, prepared: Prepared) -> Result<Instance, Re
     check_mounted(pid, &workload_folder).map_err(failed)?;
     let process = Process::open(pid).map_err(RunError::io("watch the module's process")).map_err(failed)?;
     record.process = Some((process.pid(), process.started()));
+    let limits = record.limits(context);
+    let (mounts, altered) =
+        guard.watch(&record.instance, process.clone(), limits, None).await.map_err(failed)?;
+    record.mounts = Some(mounts);
     save(context, &record).map_err(failed)?;
     let started = Request::Started { instance: record.instance.clone(), pid, address: record.place.address };
     match context.identityd.call(&started).await.map_err(CallError::refusal)? {
@@ -203,7 +232,7 @@ async fn carry_out(context: &Context, prepared: Prepared) -> Result<Instance, Re
     // Before its first instruction: what it is to find there is there.
     secrets::deliver(context, &module, &record.instance, &process, Some(owner)).await?;
     context.runc.start(&record.instance).await.map_err(failed)?;
-    Ok(Instance { record, process })
+    Ok(Instance { record, process, altered: Some(altered) })
 }
 
 /// What the runtime mounted must be the folder that was opened, and not what its name had come to mean meanwhile. No
@@ -253,18 +282,41 @@ pub fn records(folder: &Path) -> Result<Vec<Record>, RunError> {
     Ok(records)
 }
 
-/// The instance that the record is about, when it still runs and `identityd` knows it too.
-pub fn adopt(record: Record, known: &[StartRecord]) -> Result<Instance, Box<Record>> {
+/// The instance that the record is about, when it still runs, `identityd` knows it too, and it is still confined as it was
+/// started.
+pub async fn adopt(
+    context: &Context,
+    record: Record,
+    known: &[StartRecord],
+) -> Result<Instance, Box<Record>> {
     let Some((pid, started)) = record.process else { return Err(Box::new(record)) };
     let same = |known: &StartRecord| {
         known.instance == record.instance && known.pid == pid && known.pid_started == started
     };
-    match Process::open(pid) {
-        Ok(process) if process.started() == started && known.iter().any(same) => {
-            Ok(Instance { record, process })
+    let process = match Process::open(pid) {
+        Ok(process) if process.started() == started && known.iter().any(same) => process,
+        _ => return Err(Box::new(record)),
+    };
+    match take_up(context, &record, &process).await {
+        Ok(altered) => Ok(Instance { record, process, altered: Some(altered) }),
+        Err(error) => {
+            tracing::warn!(instance = %record.instance, error = %error.chain(), "an instance cannot be guarded and is not taken over");
+            Err(Box::new(record))
         }
-        _ => Err(Box::new(record)),
     }
+}
+
+async fn take_up(context: &Context, record: &Record, process: &Process) -> Result<Altered, RunError> {
+    let guard = context.guard()?;
+    let (namespace, held) = (context.places.namespace(&record.instance), process.clone());
+    context.blocking(move || network::hold_namespace(&namespace, &held)).await?;
+    guard.admit(record.admitted(context)).await?;
+    let limits = record.limits(context);
+    let watched = guard.watch(&record.instance, process.clone(), limits, record.mounts.clone()).await;
+    if watched.is_err() {
+        guard.release(&record.instance).await;
+    }
+    watched.map(|(_, altered)| altered)
 }
 
 impl Instance {
@@ -281,6 +333,32 @@ impl Instance {
         }
     }
 
+    /// Ends when the instance is no longer confined as it was started; never when that stays so. To be taken once.
+    pub fn take_altered(&mut self) -> impl Future<Output = Refusal> + use<> {
+        let altered = self.altered.take();
+        async move {
+            match altered {
+                Some(altered) => match altered.await {
+                    Ok(refusal) => refusal,
+                    // The guard has let it go: it ends.
+                    Err(_) => std::future::pending().await,
+                },
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// SIGKILL, without a word before.
+    pub async fn kill(&self, context: &Context) {
+        let instance = &self.record.instance;
+        if let Err(error) = context.runc.kill(instance, "KILL").await {
+            tracing::debug!(%instance, %error, "SIGKILL was not sent");
+        }
+        if tokio::time::timeout(KILL_WAIT, self.exited()).await.is_err() {
+            tracing::warn!(%instance, "the kernel does not let the module's process go");
+        }
+    }
+
     /// SIGTERM, then SIGKILL.
     pub async fn stop(&self, context: &Context) {
         let instance = &self.record.instance;
@@ -293,12 +371,7 @@ impl Instance {
                 return;
             }
         }
-        if let Err(error) = context.runc.kill(instance, "KILL").await {
-            tracing::debug!(%instance, %error, "SIGKILL was not sent");
-        }
-        if tokio::time::timeout(KILL_WAIT, self.exited()).await.is_err() {
-            tracing::warn!(%instance, "the kernel does not let the module's process go");
-        }
+        self.kill(context).await;
     }
 
     /// `SigCgt` of `/proc/<pid>/status` (proc_pid_status(5)); SIGTERM is bit 14.
@@ -315,6 +388,10 @@ impl Instance {
 /// Removes all that is left of an instance, its processes too, and tells `identityd`.
 pub async fn clean(context: &Context, record: &Record) {
     let instance = &record.instance;
+    // What ends by our own hand was not changed by another's.
+    if let Ok(guard) = context.guard() {
+        guard.release(instance).await;
+    }
     if let Err(error) = context.runc.delete(instance).await {
         tracing::debug!(%instance, error = %error.chain(), "the runtime removed nothing");
     }

@@ -1,22 +1,20 @@
-//! The kernel's part of the policy: puts nftables rule sets in force and reads back what they refused.
+//! The kernel's part of the policy: which rule sets are to be in force, and what they refused.
 //!
 //! A rule set replaces the one before in a single transaction. It judges each packet of a flow, so that a flow that a
 //! new epoch does not allow ends with the old epoch, without a look at the connection table.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::io::Write;
 use std::net::Ipv4Addr;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use edgewarden_names::{Epoch, ModuleName, Reason, Refusal};
 use edgewarden_policy::CompiledEpoch;
 use edgewarden_policy::nftables::{self, GatewaySide, Interface, Placement};
 use edgewarden_protocol::control::Origin;
-use serde_json::Value;
 
 use crate::RunError;
 use crate::addresses::Addresses;
+use crate::guard::Rules;
 
 /// A flow that is refused again and again is reported this often.
 const REPORT_EVERY: Duration = Duration::from_secs(60);
@@ -25,27 +23,6 @@ const REPORTED_MAX: usize = 4096;
 /// Reports of one look; the rest is counted in the kernel and comes with the next.
 const REPORTS_MAX: usize = 64;
 
-/// Puts a rule set in force as a whole. Blocks.
-pub fn apply(script: &str) -> Result<(), RunError> {
-    let what = || RunError::io("run `nft`");
-    let mut child = Command::new("nft")
-        .args(["-f", "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(what())?;
-    if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(script.as_bytes()).map_err(what())?;
-    }
-    let output = child.wait_with_output().map_err(what())?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let said: String = String::from_utf8_lossy(&output.stderr).trim().chars().take(500).collect();
-    Err(RunError::Network(format!("`nft` refused the rules: {said}")))
-}
-
 /// What is in force, and what was refused.
 #[derive(Debug)]
 pub struct Kernel {
@@ -53,46 +30,47 @@ pub struct Kernel {
     /// The script in force, to leave alone what would not change.
     script: String,
     epoch: Option<CompiledEpoch>,
+    /// False for a kernel without `nft_connlimit`.
+    counts_flows: bool,
     /// Packets seen and when the flow was reported last.
     reported: HashMap<Flow, (u64, Instant)>,
 }
 
+/// Something that was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Flow {
     interface: String,
-    /// Absent for a false source address.
-    ends: Option<(Ipv4Addr, Ipv4Addr, u16)>,
+    what: What,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum What {
+    /// From an address to another's port.
+    Denied(Ipv4Addr, Ipv4Addr, u16),
+    /// A false source address.
+    Spoofed,
+    /// More flows than a module's share.
+    Flooded,
 }
 
 impl Kernel {
     pub fn new(gateway: Ipv4Addr, mqtt_port: u16) -> Self {
-        let gateway = GatewaySide { address: gateway, mqtt_port };
-        Self { gateway, script: String::new(), epoch: None, reported: HashMap::new() }
+        let gateway = GatewaySide { address: gateway, mqtt_port, flows_max: None };
+        Self { gateway, script: String::new(), epoch: None, counts_flows: true, reported: HashMap::new() }
     }
 
     pub fn epoch(&self) -> Option<Epoch> {
         self.epoch.as_ref().map(CompiledEpoch::epoch)
     }
 
-    /// Drops everything between modules, until there is an epoch. A table that is there stays: it may belong to
-    /// modules that run.
-    pub fn close_unless_open() -> Result<(), RunError> {
-        let listed = Command::new("nft")
-            .args(["list", "table", "inet", "edgewarden"])
-            .stdin(Stdio::null())
-            .output()
-            .map_err(RunError::io("run `nft`"))?;
-        if listed.status.success() { Ok(()) } else { apply(&nftables::closed()) }
-    }
-
     /// The rules of the epoch for modules at these addresses, but for those whose flows are closed; `None` when they are
     /// in force already.
     pub fn plan(
-        &self,
+        &mut self,
         epoch: &CompiledEpoch,
         addresses: &Addresses,
         closed: &BTreeSet<ModuleName>,
-    ) -> Result<Option<String>, RunError> {
+    ) -> Result<Option<Rules>, RunError> {
         let mut placements = Vec::new();
         // What has no place in the rules is dropped by them.
         for (module, number, address) in addresses.iter().filter(|(module, ..)| !closed.contains(*module)) {
@@ -100,25 +78,35 @@ impl Kernel {
                 .map_err(|error| RunError::Network(error.to_string()))?;
             placements.push(Placement { module: module.clone(), interface, address });
         }
+        let share = || nftables::flows_max(connections_max(), placements.len());
+        self.gateway.flows_max = self.counts_flows.then(share);
         let script = nftables::ruleset(epoch, &placements, &self.gateway);
-        Ok((script != self.script).then_some(script))
+        if script == self.script {
+            return Ok(None);
+        }
+        let walls = nftables::walls(epoch, &placements, &self.gateway);
+        Ok(Some(Rules { gateway: script, walls }))
+    }
+
+    /// The kernel cannot count flows: plan without a limit on them. False when that was known.
+    pub fn cannot_count(&mut self) -> bool {
+        std::mem::replace(&mut self.counts_flows, false)
     }
 
     /// The epoch is in force; `script` when it had to be put there.
     pub fn enforced(&mut self, epoch: CompiledEpoch, script: Option<String>) {
         if let Some(script) = script {
             self.script = script;
-            // The counters begin again with the new sets.
-            for seen in self.reported.values_mut() {
-                seen.0 = 0;
-            }
+            self.began_again();
         }
         self.epoch = Some(epoch);
     }
 
-    /// Removes the table. Blocks.
-    pub fn open() -> Result<(), RunError> {
-        apply("add table inet edgewarden\ndelete table inet edgewarden\n")
+    /// The counters begin again with new sets.
+    pub fn began_again(&mut self) {
+        for seen in self.reported.values_mut() {
+            seen.0 = 0;
+        }
     }
 
     /// New refusals since the last look, each flow at most once a minute.
@@ -132,7 +120,7 @@ impl Kernel {
         for (flow, packets) in &listed.0 {
             let due = match self.reported.get(flow) {
                 None => true,
-                Some((seen, at)) => packets > seen && now.duration_since(*at) >= REPORT_EVERY,
+                Some((seen, at)) => packets != seen && now.duration_since(*at) >= REPORT_EVERY,
             };
             if !due || refusals.len() >= REPORTS_MAX {
                 continue;
@@ -159,11 +147,22 @@ impl Kernel {
             found.map_or_else(|| flow.interface.clone(), |(module, ..)| module.to_string())
         };
         let epoch = self.epoch().unwrap_or(Epoch(0));
-        let Some((from, to, port)) = &flow.ends else {
-            let rule = format!(
-                "the module sent packets from an address that is not its own; refused in the kernel, epoch {epoch}"
-            );
-            return Refusal::new(Reason::PlaceMismatch, by_interface(), rule);
+        let (from, to, port) = match &flow.what {
+            What::Denied(from, to, port) => (from, to, port),
+            What::Spoofed => {
+                let rule = format!(
+                    "the module sent packets from an address that is not its own; refused in the kernel, epoch {epoch}"
+                );
+                return Refusal::new(Reason::PlaceMismatch, by_interface(), rule);
+            }
+            What::Flooded => {
+                let most = self.gateway.flows_max.unwrap_or_default();
+                let rule = format!(
+                    "the module has {most} flows open, which is its share of the gateway's connection table; more are \
+                     refused in the kernel"
+                );
+                return Refusal::new(Reason::FlowLimit, by_interface(), rule);
+            }
         };
         let rule = match (&self.epoch, names.get(from), names.get(to)) {
             (Some(epoch), Some(from), Some(to)) => epoch.may_flow(from, to, *port).rule.to_string(),
@@ -177,60 +176,71 @@ impl Kernel {
 /// Whose packet it was: a module is known by the interface that it came through.
 fn origin(flow: &Flow, addresses: &Addresses) -> Origin {
     let module = addresses.iter().find(|(_, number, _)| format!("ew{number}") == flow.interface);
-    match (module, flow.ends) {
+    match (module, &flow.what) {
         (Some((module, ..)), _) => Origin::Module { module: module.clone() },
-        (None, Some((from, ..))) => Origin::Stranger { address: from.into() },
-        (None, None) => Origin::Enforcer,
+        (None, What::Denied(from, ..)) => Origin::Stranger { address: (*from).into() },
+        (None, _) => Origin::Enforcer,
     }
 }
 
-/// What the sets `denied` and `spoofed` hold: flows and packets.
+/// Entries of the gateway's connection table. Where the kernel does not say, the default of a machine of 1 GiB.
+fn connections_max() -> u32 {
+    const UNKNOWN: u32 = 65_536;
+    let text = std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_max").unwrap_or_default();
+    text.trim().parse().unwrap_or(UNKNOWN)
+}
+
+/// What was refused: flows and packets.
 #[derive(Debug, Default)]
 pub struct Listed(Vec<(Flow, u64)>);
 
-/// Reads the sets. Blocks.
-pub fn list() -> Result<Listed, RunError> {
-    let output = Command::new("nft")
-        .args(["-j", "list", "sets", "inet"])
-        .stdin(Stdio::null())
-        .output()
-        .map_err(RunError::io("run `nft`"))?;
-    if !output.status.success() {
-        return Err(RunError::Network("`nft` cannot list the sets".into()));
+/// The keys of a set with the packets that each counted.
+pub type Counted = Vec<(Vec<u8>, u64)>;
+
+impl Listed {
+    /// The sets of the gateway's own table.
+    pub fn gateway(&mut self, denied: &Counted, spoofed: &Counted, flooded: &Counted) {
+        let denied = denied.iter().filter_map(|(key, packets)| {
+            let (interface, ends) = key.split_at_checked(INTERFACE_BYTES)?;
+            let (from, rest) = address(ends)?;
+            let (to, port) = address(rest)?;
+            Some((Flow { interface: name(interface), what: What::Denied(from, to, number(port)?) }, *packets))
+        });
+        self.0.extend(denied);
+        for (set, what) in [(spoofed, What::Spoofed), (flooded, What::Flooded)] {
+            let flow = |key: &[u8]| Flow { interface: name(key), what: what.clone() };
+            self.0.extend(set.iter().map(|(key, packets)| (flow(key), *packets)));
+        }
     }
-    let document: Value = serde_json::from_slice(&output.stdout)
-        .map_err(|error| RunError::Network(format!("`nft` printed no JSON: {error}")))?;
-    Ok(Listed(parse(&document)))
+
+    /// The set of the wall of the module with this number and address.
+    pub fn wall(&mut self, module: u8, own: Ipv4Addr, denied: &Counted) {
+        let denied = denied.iter().filter_map(|(key, packets)| {
+            let (to, port) = address(key)?;
+            Some((
+                Flow { interface: format!("ew{module}"), what: What::Denied(own, to, number(port)?) },
+                *packets,
+            ))
+        });
+        self.0.extend(denied);
+    }
 }
 
-/// `{"nftables": [{"set": {"elem": [{"elem": {"val": {"concat": ["ew1", "10.77.0.2", "10.77.0.3", 9443]}, "counter": {"packets": 3, …}}}]}}]}`
-fn parse(document: &Value) -> Vec<(Flow, u64)> {
-    let sets = document.get("nftables").and_then(Value::as_array).into_iter().flatten();
-    let text = |set: &Value, key: &str| set.get(key).and_then(Value::as_str).map(str::to_owned);
-    let refused = sets.filter_map(|item| item.get("set")).filter(|set| {
-        text(set, "table").as_deref() == Some("edgewarden")
-            && matches!(text(set, "name").as_deref(), Some("denied" | "spoofed"))
-    });
-    let elements = refused.filter_map(|set| set.get("elem")?.as_array()).flatten();
-    elements
-        .filter_map(|element| {
-            let element = element.get("elem").unwrap_or(element);
-            let value = element.get("val").unwrap_or(element);
-            let packets =
-                element.get("counter").and_then(|counter| counter.get("packets")?.as_u64()).unwrap_or(1);
-            Some((flow(value)?, packets))
-        })
-        .collect()
+/// IFNAMSIZ
+const INTERFACE_BYTES: usize = 16;
+
+fn name(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(bytes.get(..end).unwrap_or_default()).into_owned()
 }
 
-fn flow(value: &Value) -> Option<Flow> {
-    if let Some(interface) = value.as_str() {
-        return Some(Flow { interface: interface.into(), ends: None });
-    }
-    let [interface, from, to, port] = value.get("concat")?.as_array()?.as_slice() else { return None };
-    let address = |value: &Value| value.as_str()?.parse().ok();
-    let port = u16::try_from(port.as_u64()?).ok()?;
-    Some(Flow { interface: interface.as_str()?.into(), ends: Some((address(from)?, address(to)?, port)) })
+fn address(bytes: &[u8]) -> Option<(Ipv4Addr, &[u8])> {
+    let (address, rest) = bytes.split_first_chunk::<4>()?;
+    Some((Ipv4Addr::from(*address), rest))
+}
+
+fn number(bytes: &[u8]) -> Option<u16> {
+    Some(u16::from_be_bytes(*bytes.first_chunk()?))
 }
 
 #[cfg(test)]
@@ -240,15 +250,25 @@ mod tests {
     use edgewarden_oci::records::RecordKey;
     use std::sync::Arc;
 
-    fn document(packets: u64) -> Value {
-        serde_json::json!({"nftables": [{"metainfo": {}}, {"set": {"table": "edgewarden", "name": "flows", "elem": ["ew9"]}},
-            {"set": {"table": "other", "name": "denied", "elem": ["ew8"]}},
-            {"set": {"table": "edgewarden", "name": "denied", "elem": [
-            {"elem": {"val": {"concat": ["ew1", "10.77.0.2", "10.77.0.3", 22]}, "counter": {"packets": packets}}},
-            {"elem": {"val": "ew1", "counter": {"packets": 1}}},
-            {"elem": {"val": {"concat": ["ew1", "10.77.0.2", "nonsense", 22]}}},
-            {"elem": {"val": {"concat": ["ew1"]}}}, 7,
-        ]}}]})
+    fn key(parts: &[&[u8]]) -> Vec<u8> {
+        parts.concat()
+    }
+
+    fn listed(packets: u64) -> Listed {
+        let ew1 = b"ew1\0\0\0\0\0\0\0\0\0\0\0\0\0";
+        let mut listed = Listed::default();
+        let denied = vec![
+            (key(&[ew1, &[10, 77, 0, 2], &[10, 77, 0, 3], &[0, 22, 0, 0]]), packets),
+            (key(&[ew1, &[10, 77, 0, 2]]), 1),
+            (Vec::new(), 1),
+        ];
+        listed.gateway(&denied, &vec![(ew1.to_vec(), 1)], &vec![(ew1.to_vec(), 1)]);
+        listed.wall(
+            2,
+            Ipv4Addr::new(10, 77, 0, 3),
+            &vec![(vec![192, 0, 2, 1, 1, 187, 0, 0], 1), (vec![192], 1)],
+        );
+        listed
     }
 
     #[test]
@@ -262,16 +282,21 @@ mod tests {
         let mut kernel = Kernel::new(network.gateway(), 8885);
         let start = Instant::now();
         let look = |kernel: &mut Kernel, packets, seconds| {
-            let listed = Listed(parse(&document(packets)));
-            kernel.refusals(&listed, &addresses, start + Duration::from_secs(seconds))
+            kernel.refusals(&listed(packets), &addresses, start + Duration::from_secs(seconds))
         };
         let first = look(&mut kernel, 1, 0);
         let subjects: Vec<&str> = first.iter().map(|(_, refusal)| refusal.subject.as_str()).collect();
-        assert_eq!(subjects, ["alerts → analytics:22", "alerts"]);
+        assert_eq!(subjects, ["alerts → analytics:22", "alerts", "alerts", "analytics → 192.0.2.1:443"]);
         assert_eq!(first[0].1.reason, Reason::PolicyDenied);
         assert_eq!(first[1].1.reason, Reason::PlaceMismatch);
-        let alerts = Origin::Module { module: names[0].clone() };
-        assert!(first.iter().all(|(origin, _)| *origin == alerts), "the interface tells whose it is");
+        assert_eq!(first[2].1.reason, Reason::FlowLimit);
+        let [alerts, analytics] = [0, 1].map(|index| Origin::Module { module: names[index].clone() });
+        let origins: Vec<_> = first.iter().map(|(origin, _)| origin.clone()).collect();
+        assert_eq!(
+            origins,
+            [alerts.clone(), alerts.clone(), alerts, analytics],
+            "the interface tells whose it is"
+        );
         assert!(look(&mut kernel, 5, 59).is_empty(), "within the minute");
         assert_eq!(look(&mut kernel, 6, 61).len(), 1, "only the flow whose counter rose");
         assert!(look(&mut kernel, 6, 200).is_empty(), "no new packets");

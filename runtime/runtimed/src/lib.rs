@@ -27,14 +27,17 @@ mod federation_link;
 mod fleet_jwt_keys;
 mod fleet_link;
 mod fleet_secrets;
+mod guard;
 pub mod identity;
 mod images;
 mod instance;
 mod iotedge;
 mod kernel;
+mod limits;
 pub mod log_pump;
 mod logs;
 mod network;
+mod nft;
 mod places;
 mod runc;
 mod seccomp;
@@ -58,6 +61,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::addresses::{Addresses, ModuleNetwork};
 use crate::context::Context;
 use crate::control_server::Command;
+use crate::guard::Guard;
 use crate::places::Places;
 use crate::supervisor::Supervisor;
 
@@ -94,6 +98,9 @@ pub enum RunError {
     Running,
     #[error("the network cannot be set up: {0}")]
     Network(String),
+    /// The gateway lacks something that somebody has to install.
+    #[error("{0}")]
+    Missing(String),
     #[error("the OCI runtime: {0}")]
     Runtime(String),
     #[error("the content store")]
@@ -103,8 +110,27 @@ pub enum RunError {
 }
 
 impl RunError {
+    /// A program that could not be started; `package`: what has it.
+    pub(crate) fn program(name: &str, package: &str, source: std::io::Error) -> Self {
+        if source.kind() == std::io::ErrorKind::NotFound {
+            return Self::Missing(format!(
+                "the program `{name}` is not installed; the package `{package}` has it"
+            ));
+        }
+        Self::Io { what: format!("run `{name}`"), source }
+    }
+
     pub(crate) fn io(what: impl Display) -> impl FnOnce(std::io::Error) -> Self {
         move |source| Self::Io { what: what.to_string(), source }
+    }
+
+    /// What to call it before somebody who waits for a module.
+    pub(crate) fn reason(&self) -> Reason {
+        match self {
+            Self::Missing(_) => Reason::GatewayIncomplete,
+            Self::Runtime(_) | Self::Network(_) => Reason::StartFailed,
+            _ => Reason::Internal,
+        }
     }
 
     pub(crate) fn chain(&self) -> String {
@@ -141,13 +167,9 @@ pub async fn run(layout: Layout, config: Config, log_pump: LogPump) -> Result<()
     let _lock = lock(&places)?;
     let context = Arc::new(Context::new(layout, config, places, log_pump)?);
     let addresses = Addresses::new(context.places.addresses(), network);
-    context
-        .blocking(move || {
-            // Rules before forwarding: at no moment does the gateway forward without them.
-            kernel::Kernel::close_unless_open()?;
-            network::prepare_gateway(network.gateway())
-        })
-        .await?;
+    let guard = Guard::start(&context, network.gateway()).await?;
+    // It was empty.
+    drop(context.guard.set(guard));
     let listener = control_server::bind(&context.layout.runtime_socket())?;
     let mut terminate = signal(SignalKind::terminate()).map_err(RunError::io("watch SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::io("watch SIGINT"))?;

@@ -68,6 +68,10 @@ impl Places {
     pub fn record(&self, instance: &str) -> PathBuf {
         self.records().join(format!("{instance}.json"))
     }
+    /// The packet filter's rules, as they were put in force last.
+    pub fn rules(&self) -> PathBuf {
+        self.run.join("rules.nft")
+    }
     fn ended_folder(&self) -> PathBuf {
         self.run.join("ended")
     }

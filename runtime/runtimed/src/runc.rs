@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use edgewarden_platform::programs;
 use serde::Deserialize;
 use tokio::process::Command;
 
@@ -31,7 +32,7 @@ pub struct Container {
 
 impl Runc {
     pub fn new(program: &Path, state: PathBuf) -> Self {
-        Self { program: program.into(), state }
+        Self { program: programs::find(program).unwrap_or_else(|| program.into()), state }
     }
 
     fn command(&self) -> Command {
@@ -42,7 +43,13 @@ impl Runc {
 
     async fn wait(&self, what: &str, mut command: Command) -> Result<std::process::Output, RunError> {
         let failed = || RunError::io(format!("run `{}`", self.program.display()));
-        let child = command.spawn().map_err(failed())?;
+        let child = command.spawn().map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => RunError::Missing(format!(
+                "there is no `{}`; install the package `runc`, or set `runtime.oci_runtime` to where it is",
+                self.program.display()
+            )),
+            _ => failed()(error),
+        })?;
         let output = tokio::time::timeout(DEADLINE, child.wait_with_output())
             .await
             .map_err(|_| RunError::Runtime(format!("`{what}` does not end")))?

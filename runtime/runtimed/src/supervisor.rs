@@ -21,7 +21,7 @@ use crate::addresses::Addresses;
 use crate::context::Context;
 use crate::identity::{CallError, Client};
 use crate::instance::{self, Place};
-use crate::kernel::{self, Kernel};
+use crate::kernel::Kernel;
 use crate::worker::{Plan, Worker};
 use crate::{RunError, network};
 
@@ -82,7 +82,13 @@ impl Supervisor {
                     }
                     return Ok(());
                 }
-                snapshot = snapshots.recv() => pending = snapshot,
+                snapshot = snapshots.recv() => pending = snapshot.map(|Seen { snapshot, first }| {
+                    if first {
+                        // It has forgotten what it was told.
+                        self.reported = None;
+                    }
+                    snapshot
+                }),
                 _ = look.tick() => self.look().await,
                 () = self.context.tidy.notified() => self.tidy().await,
             }
@@ -251,12 +257,23 @@ impl Supervisor {
         // What the sets refused is lost with the old rules.
         self.report_refusals().await;
         let number = epoch.epoch();
-        let script = self.kernel.plan(&epoch, &self.addresses, &self.closed)?;
-        if let Some(script) = script.clone() {
-            self.context.blocking(move || kernel::apply(&script)).await?;
+        let mut rules = self.kernel.plan(&epoch, &self.addresses, &self.closed)?;
+        if let Some(planned) = rules.clone() {
+            let put = self.context.guard()?.rules(planned).await;
+            if let Err(error) = put {
+                // A kernel without `nft_connlimit` refuses the rule that counts, and with it all of them.
+                if !error.chain().contains("ct count") || !self.kernel.cannot_count() {
+                    return Err(error);
+                }
+                tracing::warn!(error = %error.chain(), "this kernel cannot count a module's flows: there is no limit on them");
+                rules = self.kernel.plan(&epoch, &self.addresses, &self.closed)?;
+                if let Some(planned) = rules.clone() {
+                    self.context.guard()?.rules(planned).await?;
+                }
+            }
             tracing::info!(epoch = %number, "the rules are in force");
         }
-        self.kernel.enforced(epoch, script);
+        self.kernel.enforced(epoch, rules.map(|rules| rules.gateway));
         self.context.board.set_epoch(number);
         if self.reported != Some(number) {
             let enforced = Request::EpochEnforced { enforcer: Enforcer::Runtimed, epoch: number };
@@ -308,7 +325,8 @@ impl Supervisor {
             let fits = running.contains(&record.instance)
                 && !self.workers.contains_key(&name)
                 && self.addresses.number(&name) == Some(record.place.number);
-            let adopted = if fits { instance::adopt(record, &known) } else { Err(Box::new(record)) };
+            let adopted =
+                if fits { instance::adopt(&context, record, &known).await } else { Err(Box::new(record)) };
             match adopted {
                 Ok(instance) => {
                     tracing::info!(instance = %instance.record.instance, pid = instance.process.pid(), "took over a running module");
@@ -383,13 +401,8 @@ impl Supervisor {
         if self.kernel.epoch().is_none() {
             return;
         }
-        let listed = match self.context.blocking(kernel::list).await {
-            Ok(listed) => listed,
-            Err(error) => {
-                tracing::warn!(error = %error.chain(), "the refused packets cannot be read");
-                return;
-            }
-        };
+        let Ok(guard) = self.context.guard() else { return };
+        let listed = guard.listed().await;
         for (origin, refusal) in self.kernel.refusals(&listed, &self.addresses, Instant::now()) {
             tracing::warn!(reason = refusal.reason.code(), %refusal, "refused in the kernel");
             if let Err(error) = self.context.identityd.call(&Request::Refused { origin, refusal }).await {
@@ -406,13 +419,7 @@ impl Supervisor {
         }
         self.remove_unknown(&BTreeSet::new()).await?;
         self.context.remove_cgroups();
-        let own = self.addresses.network().gateway();
-        self.context
-            .blocking(move || {
-                Kernel::open()?;
-                network::forget_gateway(own)
-            })
-            .await
+        self.context.guard()?.retire().await
     }
 }
 
@@ -447,8 +454,16 @@ impl Drop for Watcher {
     }
 }
 
+/// What `identityd` has in force.
+#[derive(Debug)]
+struct Seen {
+    snapshot: Snapshot,
+    /// The first answer since `identityd` was away: it may be another run of it.
+    first: bool,
+}
+
 /// Follows `identityd` on a connection of its own, because an answer may take half a minute.
-async fn watch(identityd: Client, snapshots: mpsc::Sender<Snapshot>) {
+async fn watch(identityd: Client, snapshots: mpsc::Sender<Seen>) {
     let mut seen = 0;
     // The first answer is news whatever its number is.
     let mut first = true;
@@ -456,9 +471,10 @@ async fn watch(identityd: Client, snapshots: mpsc::Sender<Snapshot>) {
         match identityd.call(&Request::Watch { seen }).await {
             Ok(Reply::Snapshot(snapshot)) => {
                 let news = first || snapshot.revision != seen;
-                first = false;
                 seen = snapshot.revision;
-                if news && snapshots.send(*snapshot).await.is_err() {
+                let snapshot = Seen { snapshot: *snapshot, first };
+                first = false;
+                if news && snapshots.send(snapshot).await.is_err() {
                     return;
                 }
             }

@@ -165,6 +165,8 @@ enum End {
     Stopped,
     /// What is to run in its place is prepared.
     Replaced,
+    /// It is no longer confined as it was started.
+    Altered(Refusal),
 }
 
 impl Life {
@@ -313,7 +315,7 @@ impl Life {
 
     /// Watches until the end, the order to stop, or until another revision is ready to take its place. Says how it ended
     /// when it is not to run again.
-    async fn watch(&mut self, instance: Instance) -> Option<Refusal> {
+    async fn watch(&mut self, mut instance: Instance) -> Option<Refusal> {
         let module = instance.record.module.clone();
         self.on_target = module == self.plan.target;
         self.runs.send_replace(Some(module.image.digest().clone()));
@@ -324,22 +326,38 @@ impl Life {
         self.show(ModuleState::Running, None);
         tracing::info!(module = %module.name, instance = %instance.record.instance, pid = instance.process.pid(), "the module runs");
         let since = Instant::now();
-        let end = self.follow(&instance, since).await;
-        if !matches!(end, End::Exited(_)) {
-            instance.stop(&self.context).await;
+        // Apart, since the rest of the instance is looked at meanwhile.
+        let altered = instance.take_altered();
+        let end = tokio::select! {
+            end = self.follow(&instance, since) => end,
+            refusal = altered => End::Altered(refusal),
+        };
+        match &end {
+            End::Exited(_) => {}
+            End::Stopped | End::Replaced => instance.stop(&self.context).await,
+            End::Altered(_) => instance.kill(&self.context).await,
         }
+        let reason = self.how_it_ended(&instance, &end);
         instance::clean(&self.context, &instance.record).await;
         self.runs.send_replace(None);
         self.status.pid = None;
         self.status.instance = None;
-        let End::Exited(exit) = end else { return None };
+        let exit = match end {
+            End::Exited(exit) => exit,
+            End::Stopped | End::Replaced => return None,
+            End::Altered(_) => {
+                self.status.restarts = self.status.restarts.saturating_add(1);
+                self.show(ModuleState::Waiting, reason);
+                return None;
+            }
+        };
         let again = match module.restart {
             Restart::Always => true,
             Restart::OnFailure => exit != Exit::Code(0),
             Restart::Never => false,
         };
         tracing::info!(module = %module.name, instance = %instance.record.instance, %exit, again, "the module ended");
-        let reason = Refusal::new(Reason::ModuleExited, &module.name, exit);
+        let reason = reason.unwrap_or_else(|| Refusal::new(Reason::ModuleExited, &module.name, exit));
         if !again {
             return self.ended_for_good(reason);
         }
@@ -446,6 +464,24 @@ impl Life {
             }
             Err(error) => tracing::debug!(%error, "identityd was not told that an update is over"),
         }
+    }
+
+    /// Looked at while the instance's cgroup is still there.
+    fn how_it_ended(&self, instance: &Instance, end: &End) -> Option<Refusal> {
+        let exit = match end {
+            End::Stopped | End::Replaced => return None,
+            End::Altered(refusal) => return Some(refusal.clone()),
+            End::Exited(exit) => exit,
+        };
+        let limits = instance.record.limits(&self.context);
+        let times = limits.held().out_of_memory;
+        // A shell whose program was ended says so by a status of its own.
+        Some(if times > 0 && *exit != Exit::Code(0) {
+            let rule = format!("{exit}; {}", limits.memory_ended(times));
+            Refusal::new(Reason::ModuleOutOfMemory, &instance.record.module.name, rule)
+        } else {
+            Refusal::new(Reason::ModuleExited, &instance.record.module.name, exit)
+        })
     }
 
     /// Waits for a time, for a reason to try again, or for the order to stop.

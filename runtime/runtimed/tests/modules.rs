@@ -47,7 +47,6 @@ fn a_module_runs_confined() {
         gateway.printed("alerts", "pids 1").await;
         let log = gateway.logs("alerts").await;
         for expected in [
-            "uid=65532(nonroot) gid=65532(nonroot) groups=65532(nonroot)",
             "10.77.0.1 gateway",
             "10.77.0.2 alerts",
             "tmp is writable",
@@ -56,6 +55,9 @@ fn a_module_runs_confined() {
         ] {
             assert!(log.iter().any(|line| line == expected), "{expected} in {log:#?}");
         }
+        let user = log.iter().find_map(|line| line.strip_prefix("uid=")?.split_once(" gid=")).unwrap();
+        assert!(user.0.parse::<u32>().unwrap() > 0x7000_0000, "a user of its own: {user:?}");
+        assert!(user.1.starts_with(&format!("{} groups=", user.0)), "a group of its own: {user:?}");
         for expected in
             ["CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"]
         {

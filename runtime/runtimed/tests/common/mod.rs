@@ -234,6 +234,11 @@ impl Gateway {
         until("the registry listens", async || tokio::net::TcpStream::connect(host).await.ok()).await;
     }
 
+    /// It ends with its connections; its sockets stay on disk, as after a crash.
+    pub fn stop_identityd(&mut self) {
+        self.serving.take().unwrap().abort();
+    }
+
     pub fn stop_registry(&mut self) {
         end(self.registry.take().unwrap());
     }
@@ -251,7 +256,7 @@ impl Gateway {
     pub async fn revision(&self, repository: &str, revision: &str, signed: bool) -> String {
         let place = self.folder.path().join("images").join(repository).join(revision);
         let layout = ImageLayout::create(&place).unwrap();
-        let binaries = ["/bin/bash", "/bin/cat", "/bin/sleep", "/usr/bin/id", "/bin/touch", "/bin/mkdir"]
+        let binaries = ["/bin/bash", "/bin/cat", "/bin/sleep", "/usr/bin/id", "/bin/touch", "/bin/mkdir", "/usr/bin/tail"]
             .map(PathBuf::from)
             .to_vec();
         let labels =
@@ -324,6 +329,10 @@ impl Gateway {
             control::call(&self.layout(), &control::Request::Status).await.ok()
         })
         .await;
+    }
+
+    pub fn runtimed_pid(&self) -> u32 {
+        self.runtimed.as_ref().unwrap().id()
     }
 
     /// SIGKILL: nothing is said, nothing is cleaned.
