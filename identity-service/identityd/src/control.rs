@@ -14,12 +14,13 @@ use edgewarden_platform::peer::{self, PeerEvidence};
 use edgewarden_protocol::control::{Enforcer, Reply, Request};
 use edgewarden_protocol::frame::{self, FRAME_BYTES_MAX, FrameError};
 use tokio::io::AsyncReadExt as _;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use crate::requests;
 use crate::service::Service;
+use crate::workload::{Accepted, Kept, put_back};
 
 /// Connections at a time, those of one process among them, and requests in work; a held `Watch` takes a connection
 /// only. Each kind of peer has its own, so that a `gatewayd` that somebody took over cannot shut root out; and one
@@ -137,13 +138,17 @@ impl Drop for Place {
 }
 
 /// Serves until the future is dropped. Requests in work then run to their end.
-pub async fn serve(service: Arc<Service>, listener: UnixListener, gateway_uid: Option<u32>) {
+pub async fn serve(service: Arc<Service>, mut listener: Kept, gateway_uid: Option<u32>) {
     let (root, gateway) = (Places::new(ROOT_MAX), Places::new(GATEWAY_MAX));
     let strangers = Places::new(STRANGERS_MAX);
     let mut said: Option<Instant> = None;
     loop {
         let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+            Ok(Accepted::Stream(stream)) => stream,
+            Ok(Accepted::PutBack) => {
+                put_back(&service, &listener.path().display().to_string());
+                continue;
+            }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a control connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;

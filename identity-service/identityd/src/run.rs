@@ -16,7 +16,6 @@ use edgewarden_protocol::config::{Config, Fleet};
 use edgewarden_protocol::dsse::VerifyingKey;
 use edgewarden_protocol::est::EstConfig;
 use edgewarden_protocol::layout::Layout;
-use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -31,13 +30,11 @@ use crate::secrets::Vault;
 use crate::service::{Chain, Parts, Service, internal};
 use crate::site::Site;
 use crate::state::{Documents, StateError, Store};
-use crate::workload::{self, GATEWAYD, RUNTIMED, Sockets};
+use crate::workload::{self, GATEWAYD, Kept, ROOT_UID, RUNTIMED, Sockets};
 use crate::{confine, control, jwt, metrics, requests};
 
 /// The user that `gatewayd` runs as.
 const GATEWAY_USER: &str = "ew-gateway";
-/// The user of the modules' and root's processes that ask for `runtimed`'s identity.
-const ROOT_UID: u32 = 0;
 const SOCKET_MODE: u32 = 0o666;
 const STATE_FOLDER_MODE: u32 = 0o700;
 const RUN_FOLDER_MODE: u32 = 0o755;
@@ -130,8 +127,8 @@ pub fn run(layout: &Layout, config: Config) -> Result<(), RunError> {
 #[derive(Debug)]
 pub struct Daemon {
     pub(crate) service: Arc<Service>,
-    control: UnixListener,
-    metrics: UnixListener,
+    control: Kept,
+    metrics: Kept,
     refused: mpsc::Receiver<Event>,
     gateway_uid: Option<u32>,
     lock: Lock,
@@ -157,10 +154,10 @@ impl Daemon {
         log_renewal(&renewed.map_err(|_| RunError::Thread)?, &mut None);
         let path = service.context.layout.control_socket();
         let control =
-            workload::bind_anew(&path, SOCKET_MODE).map_err(|source| RunError::Socket { path, source })?;
+            Kept::bind(path.clone(), SOCKET_MODE).map_err(|source| RunError::Socket { path, source })?;
         let path = service.context.layout.identity_run().join(metrics::SOCKET);
         let metrics =
-            workload::bind_anew(&path, METRICS_MODE).map_err(|source| RunError::Socket { path, source })?;
+            Kept::bind(path.clone(), METRICS_MODE).map_err(|source| RunError::Socket { path, source })?;
         service.record(&Event::new(
             "identityd.started",
             &service.context.target.gateway,
@@ -186,7 +183,7 @@ impl Daemon {
             () = renew_in_time(&service) => {}
             () = sign_heads(&service) => {}
             () = follow_runtime_log(&service) => {}
-            () = look_after_processes(&service) => {}
+            () = look_after_processes(&service, gateway_uid) => {}
             () = confine::let_go_of_memory() => {}
             () = count_key_uses(&service) => {}
             () = refill_reserve(&service) => {}
@@ -412,8 +409,9 @@ fn log_renewal(renewed: &Result<(), Refusal>, logged: &mut Option<Refusal>) {
     *logged = refusal.cloned();
 }
 
-/// Notices instances that ended without a word, permits that nobody used, and the passing of time.
-async fn look_after_processes(service: &Arc<Service>) {
+/// Notices instances that ended without a word, permits that nobody used, sockets that somebody removed, and the passing of
+/// time.
+async fn look_after_processes(service: &Arc<Service>, gateway_uid: Option<u32>) {
     let mut ticks = tokio::time::interval(PROCESS_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut clock = ClockWatch::new();
@@ -424,6 +422,7 @@ async fn look_after_processes(service: &Arc<Service>) {
             service.metrics.clock_stepped();
             service.renewal_due.notify_one();
         }
+        workload::restore(service, gateway_uid);
         let gone = service.sockets.exited();
         if gone.is_empty() && !service.is_unsaved() && !service.current().tick_is_due(UnixTime::now()) {
             continue;

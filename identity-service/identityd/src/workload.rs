@@ -15,6 +15,7 @@ use edgewarden_iotedge_api::server::Door;
 use edgewarden_names::{ModuleName, Reason, Refusal, SpiffeId, UnixTime};
 use edgewarden_platform::peer::PeerEvidence;
 use edgewarden_platform::process::Process;
+use edgewarden_platform::socket_file::SocketFile;
 use edgewarden_protocol::control::StartRecord;
 use edgewarden_protocol::layout::Layout;
 use edgewarden_workload_api::jwt::Audience;
@@ -22,9 +23,10 @@ use edgewarden_workload_api::keys::KeySource;
 use edgewarden_workload_api::secrets::SecretSource;
 use edgewarden_workload_api::server;
 use edgewarden_workload_api::source::{Bundles, Current, IdentitySource, JwtSvid};
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
+use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use crate::audit::Event;
 use crate::federation;
@@ -48,6 +50,8 @@ const IOTEDGE_THREADS: usize = 32;
 /// How long the sockets have, when the process ends, to tell their streams.
 const CLOSING: Duration = Duration::from_secs(2);
 
+/// Who runs as `runtimed`.
+pub const ROOT_UID: u32 = 0;
 /// Names of Edgewarden's own processes that have sockets from the start.
 pub const RUNTIMED: &str = "runtimed";
 pub const GATEWAYD: &str = "gatewayd";
@@ -70,6 +74,8 @@ struct OpenSocket {
     iotedge: Option<oneshot::Sender<()>>,
     /// The recorded process, held so that its number cannot come to mean another one. `None` before it has started.
     process: Option<Process>,
+    /// Where it can be found, and its IoT Edge API.
+    files: Vec<SocketFile>,
 }
 
 /// A process as `/proc` shows it now.
@@ -99,6 +105,7 @@ impl Sockets {
         set_mode(&folder, FOLDER_MODE)?;
         let path = self.layout.workload_socket(name);
         let listener = bind_anew(&path, SOCKET_MODE)?;
+        let files = vec![SocketFile::bound(&path)?];
         let (shutdown, ended) = oneshot::channel();
         let socket = name.to_owned();
         let task = tokio::spawn(async move {
@@ -110,17 +117,23 @@ impl Sockets {
                 tracing::error!(%error, socket, "the workload socket failed");
             }
         });
-        let socket = OpenSocket { shutdown: Some(shutdown), task: Some(task), iotedge: None, process: None };
-        self.lock().insert(name.into(), socket);
+        let mut open = self.lock();
+        // One that is bound again: its file is new, its process is the same.
+        let process = open.remove(name).and_then(|socket| socket.process);
+        let (shutdown, task) = (Some(shutdown), Some(task));
+        open.insert(name.into(), OpenSocket { shutdown, task, iotedge: None, process, files });
         Ok(())
     }
 
     /// Binds the socket of an instance's IoT Edge API, beside the one that [`Sockets::bind`] has made. It ends with it.
     fn bind_iotedge(&self, name: &str, door: Door) -> io::Result<()> {
-        let listener = bind_anew(&self.layout.iotedge_socket(name), SOCKET_MODE)?;
+        let path = self.layout.iotedge_socket(name);
+        let listener = bind_anew(&path, SOCKET_MODE)?;
+        let file = SocketFile::bound(&path)?;
         let (shutdown, ended) = oneshot::channel();
         if let Some(socket) = self.lock().get_mut(name) {
             socket.iotedge = Some(shutdown);
+            socket.files.push(file);
         }
         tokio::spawn(edgewarden_iotedge_api::server::serve(listener, door, async {
             // An error here is the sender's end, which is what ends the socket.
@@ -145,6 +158,13 @@ impl Sockets {
         let open = self.lock();
         let gone = |socket: &OpenSocket| socket.process.as_ref().is_some_and(|process| !process.is_alive());
         open.iter().filter(|(_, socket)| gone(socket)).map(|(instance, _)| instance.clone()).collect()
+    }
+
+    /// Names of the sockets that nobody can find any more, because somebody removed or replaced a file of theirs.
+    pub fn lost(&self) -> Vec<String> {
+        let open = self.lock();
+        let lost = |socket: &OpenSocket| !socket.files.iter().all(SocketFile::is_there);
+        open.iter().filter(|(_, socket)| lost(socket)).map(|(name, _)| name.clone()).collect()
     }
 
     /// Ends a socket and removes its folder.
@@ -215,6 +235,88 @@ pub fn bind_anew(path: &Path, mode: u32) -> io::Result<UnixListener> {
     let listener = UnixListener::bind(path)?;
     set_mode(path, mode)?;
     Ok(listener)
+}
+
+/// How often a listener looks for its file.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// A listener whose file is put back when somebody removes it.
+#[derive(Debug)]
+pub struct Kept {
+    listener: UnixListener,
+    file: SocketFile,
+    path: PathBuf,
+    mode: u32,
+    look: Interval,
+}
+
+/// What a listener that looks after its file has seen.
+#[derive(Debug)]
+pub enum Accepted {
+    Stream(UnixStream),
+    /// The file was gone and is there again.
+    PutBack,
+}
+
+impl Kept {
+    /// In the place of one that a run before us left.
+    pub fn bind(path: PathBuf, mode: u32) -> io::Result<Self> {
+        let listener = bind_anew(&path, mode)?;
+        let mut look = interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Ok(Self { listener, file: SocketFile::bound(&path)?, path, mode, look })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Cancel-safe.
+    pub async fn accept(&mut self) -> io::Result<Accepted> {
+        loop {
+            tokio::select! {
+                accepted = self.listener.accept() => return Ok(Accepted::Stream(accepted?.0)),
+                _ = self.look.tick() => {
+                    if !self.file.is_there() {
+                        self.listener = bind_anew(&self.path, self.mode)?;
+                        self.file = SocketFile::bound(&self.path)?;
+                        return Ok(Accepted::PutBack);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Binds the sockets again that somebody made unfindable, and says so.
+pub fn restore(service: &Arc<Service>, gateway_uid: Option<u32>) {
+    for name in service.sockets.lost() {
+        let state = service.current();
+        let record = state.documents.records.get(&name);
+        let bound = match (name.as_str(), record) {
+            (RUNTIMED, _) => bind_own(service, RUNTIMED, Some(ROOT_UID)),
+            (GATEWAYD, _) => bind_own(service, GATEWAYD, gateway_uid),
+            (_, Some(record)) => bind_instance(service, &name, &record.module),
+            // It has not started yet: that start fails, and the next one has another socket.
+            (_, None) => continue,
+        };
+        match bound {
+            Ok(()) => put_back(service, &name),
+            Err(error) => {
+                tracing::error!(%error, name, "a workload socket that was removed cannot be bound again")
+            }
+        }
+    }
+}
+
+/// Says that a socket was made unfindable and is there again.
+pub fn put_back(service: &Arc<Service>, name: &str) {
+    let rule = "the socket's file was removed or replaced; put back";
+    let refusal = Refusal::new(Reason::EnforcementAltered, name, rule);
+    tracing::warn!(%refusal, "a socket was removed from outside");
+    let service = Arc::clone(service);
+    // The log is on a disk.
+    tokio::task::spawn_blocking(move || service.note(&refusal));
 }
 
 pub fn set_mode(path: &Path, mode: u32) -> io::Result<()> {

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::service::Service;
+use crate::workload::{Accepted, Kept, put_back};
 
 const CONNECTIONS_MAX: usize = 8;
 const HEAD_BYTES_MAX: usize = 4096;
@@ -21,13 +22,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Serves until the future is dropped.
-pub async fn serve(service: Arc<Service>, listener: UnixListener) {
+pub async fn serve(service: Arc<Service>, mut listener: Kept) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         // Held before accept: a caller too many waits in the kernel's queue.
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok(Accepted::PutBack) => put_back(&service, &listener.path().display().to_string()),
+            Ok(Accepted::Stream(stream)) => {
                 let service = Arc::clone(&service);
                 tokio::spawn(async move {
                     let _place = place;
