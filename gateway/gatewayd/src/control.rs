@@ -112,18 +112,18 @@ pub(crate) async fn follow(control: Control, gateway: GatewayName, views: watch:
     }
 }
 
-/// Tells `identityd` which epoch is in force here, each time after it has been put in force.
+/// Tells `identityd` which epoch is in force here, each time after something has been put in force: a new run of it has
+/// forgotten what it was told, and begins with a view of its own.
 pub(crate) async fn report(control: Control, mut applied: watch::Receiver<View>) {
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
-    let mut told = None;
     loop {
         let epoch = applied.borrow_and_update().epoch();
-        if let Some(epoch) = epoch.filter(|_| epoch != told) {
+        if let Some(epoch) = epoch {
             let request = Request::EpochEnforced { enforcer: Enforcer::Gatewayd, epoch };
             match control.done(&request).await {
-                Ok(()) => told = Some(epoch),
+                Ok(()) => {}
                 // It says so when the epoch is no longer the newest; the newest comes by the watch.
-                Err(error) if error.refusal().is_some() => told = Some(epoch),
+                Err(error) if error.refusal().is_some() => {}
                 Err(error) => {
                     tracing::warn!(error = %Chain(&error), "identityd was not told of the epoch");
                     tokio::time::sleep(backoff.next()).await;
