@@ -5,8 +5,9 @@
 //! * [`table`]: the list of checks for docs/doctor.md
 //!
 //! Reading and judging are apart: `facts` does all I/O, bounded and with deadlines, and `checks` are pure functions, so
-//! that each can be shown a gateway with exactly one fault. Nothing here changes anything: no file is written, no
-//! setting made, and daemons are only asked what they answer without a trace.
+//! that each can be shown a gateway with exactly one fault. Nothing here changes anything: no setting is made, daemons are
+//! only asked what they answer without a trace, and the one file that is written, to see whether the disk takes it, has no
+//! name and is gone at once.
 //!
 //! Distrusts what it reads: a broken file or a daemon that hangs is a finding, never an error of its own.
 

@@ -17,7 +17,7 @@ use edgewarden_names::{Epoch, Reason, Refusal, UnixTime};
 use edgewarden_protocol::enrol::{DeviceKeys, VerdictState};
 use edgewarden_protocol::federation::Trouble;
 use edgewarden_protocol::uplink::ModuleState;
-use edgewarden_runtimed::control::EstTrouble;
+use edgewarden_runtimed::control::{EstTrouble, Repair};
 
 struct Case {
     check: &'static str,
@@ -158,6 +158,8 @@ fn machine_cases() -> Vec<Case> {
         facts("disk.persistent", Fail, |f| each_volume(f, |v| v.kind = 0x0102_1994)),
         facts("disk.durable", Warn, |f| each_volume(f, |v| v.kind = 0x6969)),
         facts("disk.writable", Fail, |f| each_volume(f, |v| v.read_only = true)),
+        facts("disk.writable", Fail, |f| each_volume(f, |v| v.written = Err("EROFS".into()))),
+        facts("disk.space", Fail, |f| f.disk.volumes[0] = Err("it does not answer".into())),
         site("disk.queue_room", Warn, |s| {
             let cap = 60_i64 << 30;
             s.set("mqtt", "queue_bytes_max", cap);
@@ -320,6 +322,17 @@ fn identity_cases() -> Vec<Case> {
         site("policy.packet_filter", Fail, |s| s.answer(|a| a.runtime.epoch = None)),
         site("policy.broker", Fail, |s| s.answer(|a| a.gateway.epoch = Some(Epoch(2)))),
         site("policy.rules", Fail, |s| s.program("nft", "echo 'table inet edgewarden-2'")),
+        site("policy.undisturbed", Warn, |s| {
+            s.answer(|a| {
+                a.runtime.enforcement.repairs = 3;
+                let what = "rules: `nft` (process 7) changed the rules of the packet filter".to_owned();
+                a.runtime.enforcement.last = Some(Repair { at: UnixTime::now(), what });
+            });
+        }),
+        site("policy.undisturbed", Fail, |s| {
+            let lost = Refusal::new(Reason::EnforcementLost, "gateway", "the program `nft` is not installed");
+            s.answer(|a| a.runtime.enforcement.lost = Some(lost));
+        }),
         site("policy.trusted", Fail, |s| s.answer(|a| a.gateway.trusted = false)),
         site("modules.known", Fail, |s| s.answer(|a| a.runtime.modules.clear())),
         site("modules.accepted", Fail, |s| {
@@ -610,4 +623,62 @@ fn everything(folder: &std::path::Path) -> Vec<String> {
     }
     found.sort();
     found
+}
+
+#[tokio::test]
+async fn a_disk_that_does_not_answer_is_not_called_fine() {
+    let mut facts = Site::new().await.facts().await;
+    facts.disk.volumes.clear();
+    for id in ["disk.inodes", "disk.persistent", "disk.durable", "disk.writable"] {
+        let found = examine(&facts, None).into_iter().find(|one| one.id == id).unwrap();
+        assert_eq!(found.outcome, Outcome::Skip, "{id}");
+    }
+}
+
+/// Real file systems, in a mount namespace of the test's own: the program runs itself there.
+#[test]
+fn a_disk_that_takes_nothing_is_not_called_writable() {
+    const INSIDE: &str = "EDGEWARDEN_TEST_INSIDE";
+    const NAME: &str = "a_disk_that_takes_nothing_is_not_called_writable";
+    if std::env::var_os(INSIDE).is_none() {
+        let mut command = std::process::Command::new("unshare");
+        command.arg("--mount").arg(std::env::current_exe().unwrap()).args(["--exact", NAME]).env(INSIDE, "1");
+        assert!(command.status().unwrap().success());
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("var/lib/edgewarden");
+    fs::create_dir_all(&state).unwrap();
+    let mount = |options: &str| {
+        let mut command = std::process::Command::new("mount");
+        command.args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(&state);
+        assert!(command.status().unwrap().success(), "{options}");
+    };
+    let writable = || {
+        let sources = edgewarden_doctor::Sources {
+            layout: edgewarden_protocol::layout::Layout::new(folder.path()),
+            proc: "/proc".into(),
+            sys: "/sys".into(),
+            path: Vec::new(),
+            patience: std::time::Duration::from_secs(20),
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let facts = runtime.block_on(edgewarden_doctor::gather(&sources));
+        examine(&facts, Some("disk")).into_iter().find(|one| one.id == "disk.writable").unwrap()
+    };
+    mount("size=1m");
+    let found = writable();
+    assert_eq!(found.outcome, Outcome::Pass, "{found:?}");
+    assert_eq!(fs::read_dir(&state).unwrap().count(), 0, "the probe left nothing");
+    // Full: to the last page.
+    let filled = fs::write(state.join("fill"), vec![1; 2 << 20]);
+    assert!(filled.is_err());
+    let found = writable();
+    assert_eq!(found.outcome, Outcome::Fail, "{found:?}");
+    assert!(found.said.contains("does not come to the disk"), "{found:?}");
+    mount("ro,size=1m");
+    assert_eq!(writable().outcome, Outcome::Fail, "read-only");
+    for _ in 0..2 {
+        std::process::Command::new("umount").arg(&state).status().unwrap();
+    }
 }

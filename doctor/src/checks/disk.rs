@@ -1,7 +1,7 @@
 //! Where the state is kept.
 
 use super::{judge, no_config, not_running, size};
-use crate::check::{Check, Finding};
+use crate::check::{Check, Finding, Outcome};
 use crate::facts::{Facts, Volume};
 
 pub const CHECKS: &[Check] = &[
@@ -32,7 +32,7 @@ pub const CHECKS: &[Check] = &[
     Check {
         id: "disk.writable",
         title: "the file systems of the state can be written",
-        remedy: "`dmesg | tail` says why; then `mount -o remount,rw MOUNTPOINT`",
+        remedy: "`dmesg | tail` says why; then make room, or `mount -o remount,rw MOUNTPOINT`, or replace the disk",
         run: writable,
     },
     Check {
@@ -90,6 +90,15 @@ fn each(facts: &Facts, fault: impl Fn(&Volume) -> Option<String>) -> Vec<String>
     wrong
 }
 
+/// What is not known is not fine: a file system that does not answer is `disk.space`'s to report.
+fn known(facts: &Facts, finding: Finding) -> Finding {
+    let silent = facts.disk.volumes.is_empty() || facts.disk.volumes.iter().any(Result::is_err);
+    if silent && finding.outcome == Outcome::Pass {
+        return Finding::skip("not every file system answers");
+    }
+    finding
+}
+
 fn space(facts: &Facts) -> Finding {
     let mut unknown: Vec<String> =
         facts.disk.volumes.iter().filter_map(|volume| volume.as_ref().err().cloned()).collect();
@@ -115,7 +124,7 @@ fn inodes(facts: &Facts) -> Finding {
         (volume.inodes > 0 && volume.inodes_free < INODES_MIN)
             .then(|| format!("{} of {} inodes are free", volume.inodes_free, volume.inodes))
     };
-    judge(&each(facts, few), "more than enough")
+    known(facts, judge(&each(facts, few), "more than enough"))
 }
 
 const TMPFS: i64 = 0x0102_1994;
@@ -124,7 +133,7 @@ const RAMFS: i64 = 0x8584_58f6;
 fn persistent(facts: &Facts) -> Finding {
     let volatile =
         |volume: &Volume| matches!(volume.kind, TMPFS | RAMFS).then(|| "it is in memory (tmpfs)".to_owned());
-    judge(&each(facts, volatile), "on a disk")
+    known(facts, judge(&each(facts, volatile), "on a disk"))
 }
 
 /// `statfs(2)` values of file systems that do not, or not surely, keep our two promises: FAT, exFAT, NFS, SMB, 9P, FUSE.
@@ -143,14 +152,16 @@ fn durable(facts: &Facts) -> Finding {
         let found = DOUBTFUL.iter().find(|(kind, _)| *kind == volume.kind);
         found.map(|(_, name)| format!("{name} may lose what was written before a power cut"))
     };
-    super::advise(&each(facts, doubtful), "local file systems")
+    known(facts, super::advise(&each(facts, doubtful), "local file systems"))
 }
 
 fn writable(facts: &Facts) -> Finding {
-    judge(
-        &each(facts, |volume| volume.read_only.then(|| "it is mounted read-only".to_owned())),
-        "all of them",
-    )
+    let fault = |volume: &Volume| match &volume.written {
+        _ if volume.read_only => Some("it is mounted read-only".to_owned()),
+        Err(why) => Some(why.clone()),
+        Ok(()) => None,
+    };
+    known(facts, judge(&each(facts, fault), "all of them, tried with 4 KiB"))
 }
 
 fn queue_room(facts: &Facts) -> Finding {

@@ -38,6 +38,12 @@ pub const CHECKS: &[Check] = &[
         run: rules,
     },
     Check {
+        id: "policy.undisturbed",
+        title: "nobody else changes what is enforced: rules, interfaces, routes, limits, mounts",
+        remedy: "`edgewarden audit show` names who it was; have it leave the table `inet edgewarden` and the interfaces `ew*` alone",
+        run: undisturbed,
+    },
+    Check {
         id: "policy.trusted",
         title: "the enforcers have not closed for want of a good verdict",
         remedy: "`edgewarden renew`",
@@ -65,6 +71,24 @@ fn enforced(facts: &Facts, who: &str, epoch: Option<Epoch>) -> Finding {
             Finding::fail(format!("{who} enforces epoch {epoch}, in force is epoch {decided}"))
         }
         (Some(decided), None) => Finding::fail(format!("{who} enforces none, in force is epoch {decided}")),
+    }
+}
+
+/// What was put back longer ago is history.
+const LATELY_SECONDS: u64 = 86_400;
+
+fn undisturbed(facts: &Facts) -> Finding {
+    let Some(runtime) = &facts.daemons.runtime else { return not_running("runtimed") };
+    let enforcement = &runtime.enforcement;
+    if let Some(lost) = &enforcement.lost {
+        return Finding::fail(lost.to_string()).remedy(lost.reason.next_step());
+    }
+    match &enforcement.last {
+        Some(last) if facts.now.0.saturating_sub(last.at.0) < LATELY_SECONDS => {
+            let times = enforcement.repairs;
+            Finding::warn(format!("it was changed and put back {times} times, at last: {}", last.what))
+        }
+        _ => Finding::pass("everything is in place"),
     }
 }
 

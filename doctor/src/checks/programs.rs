@@ -66,7 +66,7 @@ fn oci_runtime_version(facts: &Facts) -> Finding {
 fn found(name: &str, path: Option<&std::path::Path>) -> Finding {
     match path {
         Some(path) => Finding::pass(format!("`{}`", path.display())),
-        None => Finding::fail(format!("`{name}` is in no folder of PATH")),
+        None => Finding::fail(format!("`{name}` is in no folder of PATH and at none of its usual places")),
     }
 }
 

@@ -1,5 +1,12 @@
 //! The file systems beneath the state folders.
+//!
+//! Whether one can be written is known only by writing: a disk that has failed is often not mounted read-only until
+//! somebody writes. So a few bytes go into a file without a name (`O_TMPFILE`), which is gone when it is closed; where the
+//! file system has no such files, into one with a name, which is removed.
 
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use edgewarden_protocol::layout::Layout;
@@ -19,6 +26,8 @@ pub struct Volume {
     /// 0 for a file system that counts none.
     pub inodes: u64,
     pub read_only: bool,
+    /// Whether a few bytes came to the disk.
+    pub written: Read<()>,
     /// `statfs(2)`'s `f_type`.
     pub kind: i64,
 }
@@ -59,8 +68,25 @@ fn volume(folder: &Path) -> Read<Volume> {
         inodes_free: space.files_available(),
         inodes: space.files(),
         read_only: space.flags().contains(FsFlags::ST_RDONLY),
+        written: probe(place).map_err(|error| format!("what is written does not come to the disk: {error}")),
         kind: kind as i64,
     })
+}
+
+fn probe(folder: &Path) -> io::Result<()> {
+    const PROBE: [u8; 4096] = [0x65; 4096];
+    let mut options = File::options();
+    options.write(true).mode(0o600).custom_flags(nix::libc::O_TMPFILE);
+    let (mut file, named) = match options.open(folder) {
+        Ok(file) => (file, None),
+        Err(error) if matches!(error.raw_os_error(), Some(nix::libc::EOPNOTSUPP | nix::libc::EISDIR)) => {
+            let path = folder.join(format!(".edgewarden-doctor-{}", std::process::id()));
+            (File::options().write(true).create_new(true).mode(0o600).open(&path)?, Some(path))
+        }
+        Err(error) => return Err(error),
+    };
+    let written = file.write_all(&PROBE).and_then(|()| file.sync_all());
+    named.map_or(Ok(()), std::fs::remove_file).and(written)
 }
 
 fn logs(folder: &Path) -> u64 {

@@ -63,11 +63,13 @@ pub struct Sources {
 impl Sources {
     pub fn system(layout: Layout) -> Self {
         let path = std::env::var_os("PATH").unwrap_or_default();
+        let folders = std::env::split_paths(&path).filter(|folder| folder.is_absolute());
         Self {
             layout,
             proc: "/proc".into(),
             sys: "/sys".into(),
-            path: std::env::split_paths(&path).filter(|folder| folder.is_absolute()).collect(),
+            // As the daemons look for them, whatever the PATH of whoever asks.
+            path: folders.chain(programs::known()).collect(),
             patience: Duration::from_secs(8),
         }
     }

@@ -25,6 +25,11 @@ pub struct Programs {
     pub tables: Said,
 }
 
+/// Where distributions put programs, also those that an ordinary user's PATH has not.
+pub fn known() -> impl Iterator<Item = PathBuf> {
+    edgewarden_platform::programs::KNOWN.into_iter().map(PathBuf::from)
+}
+
 /// What a program answered, or why it did not.
 pub type Said = Option<Read<String>>;
 
@@ -38,7 +43,11 @@ impl Programs {
 pub async fn gather(sources: &Sources, config: Option<&Config>) -> Programs {
     let find = |name: &str| sources.path.iter().map(|folder| folder.join(name)).find(|path| path.is_file());
     let nft = find("nft");
-    let oci_runtime = config.map(|Config { runtime: Runtime { oci_runtime, .. }, .. }| oci_runtime.clone());
+    let oci_runtime = config.map(|Config { runtime: Runtime { oci_runtime, .. }, .. }| {
+        // A name alone is looked for, as by runtimed.
+        let name = (oci_runtime.components().count() == 1).then(|| oci_runtime.to_str()).flatten();
+        name.and_then(find).unwrap_or_else(|| oci_runtime.clone())
+    });
     let version = async {
         match &oci_runtime {
             Some(program) => Some(ask(program, &["--version"], sources.patience).await),
