@@ -674,10 +674,10 @@ fn a_disk_that_takes_nothing_is_not_called_writable() {
     let filled = fs::write(state.join("fill"), vec![1; 2 << 20]);
     assert!(filled.is_err());
     let found = writable();
-    assert_eq!(found.outcome, Outcome::Fail, "{found:?}");
+    assert_eq!(found.outcome, Fail, "{found:?}");
     assert!(found.said.contains("does not come to the disk"), "{found:?}");
     mount("ro,size=1m");
-    assert_eq!(writable().outcome, Outcome::Fail, "read-only");
+    assert_eq!(writable().outcome, Fail, "read-only");
     for _ in 0..2 {
         std::process::Command::new("umount").arg(&state).status().unwrap();
     }

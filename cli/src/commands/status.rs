@@ -1,5 +1,8 @@
 //! `edgewarden status`: one look at the whole gateway.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use edgewarden_gatewayd::status as gateway;
 use edgewarden_names::{Refusal, UnixTime};
 use edgewarden_protocol::client::{Client, unexpected};
@@ -14,42 +17,77 @@ use crate::output::{self, Format, until};
 const RED: &str = "\x1b[31m";
 const PLAIN: &str = "\x1b[0m";
 
+/// One that hangs does not keep the others' answers back: they are asked side by side.
+const PATIENCE: Duration = Duration::from_millis(1500);
+
 pub async fn run(layout: &Layout, format: Format) -> Result<(), Problem> {
-    let identity = match ask(layout, &Request::Status).await? {
-        Reply::Status(status) => status,
-        other => return Err(unexpected(&other).into()),
+    let identity = async {
+        match ask(layout, &Request::Status).await? {
+            Reply::Status(status) => Ok(status),
+            other => Err(Problem::from(unexpected(&other))),
+        }
     };
-    // A gateway whose runtimed is away still has something to say.
-    let modules = match super::runtime::ask(layout, &runtime::Request::Status).await {
-        Ok(runtime::Reply::Status(status)) => Some(status),
-        Ok(_) | Err(_) => None,
+    let modules = async {
+        match super::runtime::ask(layout, &runtime::Request::Status).await? {
+            runtime::Reply::Status(status) => Ok(status),
+            _ => Err(Problem::text("it answers another question than was asked")),
+        }
     };
-    let messages = ask_gatewayd(layout).await;
+    let (identity, modules, messages) =
+        tokio::join!(patient(identity), patient(modules), patient(ask_gatewayd(layout)));
     if format == Format::Json {
-        return output::json(
-            &serde_json::json!({"identity": identity, "runtime": modules, "gateway": messages}),
-        );
+        let missing: BTreeMap<&str, String> = [
+            ("identityd", identity.as_ref().err()),
+            ("runtimed", modules.as_ref().err()),
+            ("gatewayd", messages.as_ref().err()),
+        ]
+        .into_iter()
+        .filter_map(|(daemon, problem)| Some((daemon, problem?.to_string())))
+        .collect();
+        let (identity_said, modules, messages) = (identity.as_ref().ok(), modules.ok(), messages.ok());
+        output::json(&serde_json::json!({
+            "identity": identity_said, "runtime": modules, "gateway": messages, "missing": missing,
+        }))?;
+        return identity.map(drop);
     }
     let now = UnixTime::now();
-    print_identity(&identity, now);
-    super::est::print(&identity, modules.as_ref().and_then(|status| status.est.as_ref()), now);
-    match messages {
-        Some(status) => println!("messages     {}", messages_line(&status, now)),
-        None => println!("messages     gatewayd does not answer"),
+    match &identity {
+        Ok(identity) => {
+            print_identity(identity, now);
+            super::est::print(identity, modules.as_ref().ok().and_then(|status| status.est.as_ref()), now);
+        }
+        Err(problem) => println!("identity     identityd does not answer: {}", first_line(problem)),
     }
-    match modules {
-        Some(status) => print_modules(&status, &identity, now),
-        None => println!("modules      runtimed does not answer"),
+    match &messages {
+        Ok(status) => println!("messages     {}", messages_line(status, now)),
+        Err(problem) => println!("messages     gatewayd does not answer: {}", first_line(problem)),
     }
-    print_refusals(&identity);
-    Ok(())
+    match &modules {
+        Ok(status) => print_modules(status, identity.as_deref().ok(), now),
+        Err(problem) => println!("modules      runtimed does not answer: {}", first_line(problem)),
+    }
+    if let Ok(identity) = &identity {
+        print_refusals(identity);
+    }
+    // Without the one that decides this is half an answer, and a script must not take it for a whole one.
+    identity.map(drop)
 }
 
-async fn ask_gatewayd(layout: &Layout) -> Option<Box<gateway::Status>> {
-    let mut client = Client::connect(&layout.gateway_socket()).await.ok()?;
-    match client.exchange(&gateway::Request::Status).await.ok()? {
-        gateway::Reply::Status(status) => Some(status),
-        gateway::Reply::Refused(_) => None,
+async fn patient<T>(asked: impl Future<Output = Result<T, Problem>>) -> Result<T, Problem> {
+    let answer = tokio::time::timeout(PATIENCE, asked).await;
+    answer.unwrap_or_else(|_| Err(Problem::text(format!("no answer within {PATIENCE:?}"))))
+}
+
+/// What follows it is for whoever sees it alone.
+fn first_line(problem: &Problem) -> String {
+    problem.to_string().lines().next().unwrap_or_default().to_owned()
+}
+
+async fn ask_gatewayd(layout: &Layout) -> Result<Box<gateway::Status>, Problem> {
+    let mut client = Client::connect(&layout.gateway_socket()).await?;
+    match client.exchange(&gateway::Request::Status).await? {
+        gateway::Reply::Status(status) => Ok(status),
+        gateway::Reply::Refused(refusal) => Err(refusal.into()),
     }
 }
 
@@ -109,10 +147,9 @@ fn print_identity(status: &Status, now: UnixTime) {
         (Some((name, version)), Some(epoch)) => {
             let enforced: Vec<String> =
                 status.enforced.iter().map(|(who, epoch)| format!("{who} {epoch}")).collect();
-            println!(
-                "deployment   {name} version {version}, policy epoch {epoch} (in force: {})",
-                enforced.join(", ")
-            );
+            let enforced =
+                if enforced.is_empty() { "nobody has said so yet".to_owned() } else { enforced.join(", ") };
+            println!("deployment   {name} version {version}, policy epoch {epoch} (in force: {enforced})");
         }
         _ => println!("deployment   none"),
     }
@@ -138,7 +175,20 @@ fn short_disk(disk: DiskReserve) -> String {
     text
 }
 
-fn print_modules(status: &runtime::Status, identity: &Status, now: UnixTime) {
+fn print_enforcement(status: &runtime::EnforcementStatus) {
+    let said = match (&status.lost, &status.last) {
+        (Some(refusal), _) => format!("{refusal} (next: {})", refusal.reason.next_step()),
+        (None, None) => "in place".into(),
+        (None, Some(last)) => {
+            let times = if status.repairs == 1 { "once".into() } else { format!("{} times", status.repairs) };
+            format!("in place; changed from outside {times}, last {}: {}", output::at(last.at), last.what)
+        }
+    };
+    println!("enforcement  {said}");
+}
+
+fn print_modules(status: &runtime::Status, identity: Option<&Status>, now: UnixTime) {
+    print_enforcement(&status.enforcement);
     if let Some(url) = &status.fleet.url {
         let contact = match (&status.fleet.last_contact, &status.fleet.error) {
             (_, Some(error)) => format!("away: {error}"),
@@ -151,7 +201,8 @@ fn print_modules(status: &runtime::Status, identity: &Status, now: UnixTime) {
         .modules
         .iter()
         .map(|module| {
-            let svid = identity.identities.iter().find(|id| Some(&id.instance) == module.instance.as_ref());
+            let identities = identity.map(|identity| identity.identities.as_slice()).unwrap_or_default();
+            let svid = identities.iter().find(|id| Some(&id.instance) == module.instance.as_ref());
             vec![
                 module.name.to_string(),
                 module.state.as_str().into(),

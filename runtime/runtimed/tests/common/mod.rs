@@ -256,9 +256,17 @@ impl Gateway {
     pub async fn revision(&self, repository: &str, revision: &str, signed: bool) -> String {
         let place = self.folder.path().join("images").join(repository).join(revision);
         let layout = ImageLayout::create(&place).unwrap();
-        let binaries = ["/bin/bash", "/bin/cat", "/bin/sleep", "/usr/bin/id", "/bin/touch", "/bin/mkdir", "/usr/bin/tail"]
-            .map(PathBuf::from)
-            .to_vec();
+        let binaries = [
+            "/bin/bash",
+            "/bin/cat",
+            "/bin/sleep",
+            "/usr/bin/id",
+            "/bin/touch",
+            "/bin/mkdir",
+            "/usr/bin/tail",
+        ]
+        .map(PathBuf::from)
+        .to_vec();
         let labels =
             [("repository".to_owned(), repository.to_owned()), ("revision".to_owned(), revision.to_owned())]
                 .into();
