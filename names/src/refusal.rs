@@ -165,9 +165,9 @@ reasons! {
     RequestInvalid "request.invalid" "the message names what is wrong with the request; correct that";
     RequestTooLarge "request.too_large" "send less: limits are in docs/specification.md";
     KeystoreFailed "keystore.failed" "the message says what the TPM or the token lacks; `edgewarden doctor` looks closer";
-    Busy "service.busy" "too much is asked at this moment: try again later";
+    Busy "service.busy" "it cannot be done at this moment, and the message says why: try again later";
     Storage "service.storage" "nothing was kept: make room on the disk of the one that refuses, or mend it; it goes on by itself, so try again then";
-    Internal "service.internal" "this is a fault of the gateway, not of the request: `edgewarden doctor` looks for its cause, and the journal of the daemon that refused has the details";
+    Internal "service.internal" "this is a fault of the one that refuses, not of the request: on a gateway `edgewarden doctor` looks for its cause; the log of the daemon that refused has the details";
 }
 
 impl fmt::Display for Reason {

@@ -15,7 +15,7 @@ use common::image::{Image, document_with};
 use common::{Gateway, until};
 use edgewarden_image_trust::sign::SigningKey;
 use edgewarden_names::{Reason, Refusal, UnixTime};
-use edgewarden_protocol::control::{DiskReserve, Prepared, Reply, Request};
+use edgewarden_protocol::control::{DiskReserve, Origin, Prepared, Reply, Request};
 use edgewarden_protocol::enrol::VerdictState;
 
 #[tokio::test]
@@ -108,6 +108,12 @@ async fn starts_renewals_and_the_audit_log_go_on_when_the_disk_is_full() {
     let mut site = site().await;
     assert!(!site.disk().await.is_short(), "{:?}", site.disk().await);
     site.disk.fill();
+    // Strangers at the gateway's listeners, while there is no room: they do not use up what is set aside.
+    for n in 0..500u32 {
+        let origin = Origin::Stranger { address: Ipv4Addr::from_bits(0x0a00_0000 + n).into() };
+        let refusal = Refusal::new(Reason::PeerUnauthorized, "invented", format!("try {n}"));
+        site.gateway.ask(Request::Refused { origin, refusal }).await.unwrap();
+    }
     let container = Container::new();
     let prepared = site.start(&container).await.unwrap();
     assert!(container.call(&fetch(&prepared)).identity().ends_with("/module/alerts"));
@@ -119,6 +125,7 @@ async fn starts_renewals_and_the_audit_log_go_on_when_the_disk_is_full() {
     site.gateway.ask(Request::EnrolAccept(Box::new(newer))).await.unwrap();
     let disk = site.disk().await;
     assert!(disk.is_short() && disk.unwritten == 0 && !disk.unsaved, "{disk:?}");
+    assert!(disk.bytes > disk.bytes_wanted / 2, "{disk:?}");
     let events = site.gateway.events().await;
     for event in ["module.started", "svid.issued", "enrol.accepted"] {
         assert!(events.iter().any(|found| found == event), "{event}: {events:?}");
@@ -143,7 +150,11 @@ async fn without_any_room_nothing_starts_and_a_failed_verdict_holds_at_once() {
     let prepared = site.start(&container).await.unwrap();
     // The reserve is gone too.
     site.gateway.stop().await;
-    std::fs::remove_file(site.gateway.layout().identity_state().join(".reserve")).unwrap();
+    let state = site.gateway.layout().identity_state();
+    std::fs::remove_file(state.join(".reserve")).unwrap();
+    // It was killed while it wrote.
+    let log = state.join("audit-00000000000000000001.jsonl");
+    File::options().append(true).open(log).unwrap().write_all(b"{\"previous\":\"0").unwrap();
     site.disk.fill();
     site.gateway.start_again().await;
     assert_eq!(site.disk().await.bytes, 0);

@@ -117,7 +117,11 @@ impl Audit {
         };
         if let Some((_, cut)) = torn {
             let detail = format!("{cut} bytes of an unfinished line");
-            audit.append(now, &Event::new("audit.truncated", "audit log", detail))?;
+            match audit.append(now, &Event::new("audit.truncated", "audit log", detail)) {
+                // A disk that has no room for the note is no reason not to run: it is said later that one is missing.
+                Err(AuditError::Io { source, .. }) if is_full(&source) => audit.lose(now),
+                noted => noted?,
+            }
         }
         Ok(audit)
     }
