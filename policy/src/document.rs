@@ -12,8 +12,8 @@ use crate::epoch::{Rule, RuleEffect};
 
 /// Largest policy text.
 pub(crate) const POLICY_BYTES_MAX: usize = 256 * 1024;
-/// Most rules in one policy.
-pub(crate) const RULES_MAX: usize = 256;
+/// Most rules in one policy: as many as fit in the text.
+pub(crate) const RULES_MAX: usize = POLICY_BYTES_MAX / "permit(principal,action,resource);".len();
 const RULE_NAME_BYTES_MAX: usize = 64;
 
 /// The schema that every policy is validated against.
@@ -30,9 +30,11 @@ pub(crate) fn schema() -> Result<&'static Schema, String> {
 
 /// A policy text that passed strict validation: static rules only, each with a unique name.
 pub(crate) struct Document {
-    pub(crate) set: PolicySet,
-    /// By position in the text.
+    set: PolicySet,
+    /// By position in the text, as everywhere in the tables.
     pub(crate) rules: Vec<Rule>,
+    /// The same rules.
+    pub(crate) policies: Vec<Policy>,
     position: HashMap<PolicyId, u32>,
 }
 
@@ -48,9 +50,6 @@ impl Document {
                 template.id()
             ));
         }
-        if set.num_of_policies() > RULES_MAX {
-            return Err(format!("{} rules are over the limit of {RULES_MAX}", set.num_of_policies()));
-        }
         let mut policies: Vec<(u32, &Policy)> =
             set.policies().map(|policy| position(policy).map(|at| (at, policy))).collect::<Result<_, _>>()?;
         policies.sort_by_key(|(at, _)| *at);
@@ -65,7 +64,8 @@ impl Document {
             rules.push(rule);
             position.insert(policy.id().clone(), index);
         }
-        let document = Self { rules, position, set: set.clone() };
+        let policies = policies.into_iter().map(|(_, policy)| policy.clone()).collect();
+        let document = Self { rules, policies, position, set: set.clone() };
         document.validate()?;
         Ok(document)
     }
@@ -92,14 +92,13 @@ impl Document {
         self.index(id).and_then(|index| self.rules.get(index as usize)).map_or("?", |rule| rule.name.as_str())
     }
 
-    /// Every entity that a rule names, checked to exist; `families` are those that only `in` makes sense with.
-    pub(crate) fn literals(
+    /// Checks that every entity that a rule names exists; `families` are those that only `in` makes sense with.
+    pub(crate) fn check_names(
         &self,
         known: &HashSet<EntityUid>,
         families: &HashSet<EntityUid>,
-    ) -> Result<HashSet<EntityUid>, String> {
-        let mut literals = HashSet::new();
-        for policy in self.set.policies() {
+    ) -> Result<(), String> {
+        for policy in &self.policies {
             for uid in policy.entity_literals() {
                 // Strict validation has checked actions already: they are part of the schema.
                 if uid.type_name().basename() != "Action" && !known.contains(&uid) {
@@ -108,7 +107,6 @@ impl Document {
                         "rule `{rule}` names `{uid}`, which the deployment does not declare"
                     ));
                 }
-                literals.insert(uid);
             }
             if let ResourceConstraint::Eq(uid) = policy.resource_constraint()
                 && families.contains(&uid)
@@ -119,7 +117,7 @@ impl Document {
                 ));
             }
         }
-        Ok(literals)
+        Ok(())
     }
 }
 
@@ -152,7 +150,8 @@ fn rule(at: u32, policy: &Policy) -> Result<Rule, String> {
         Effect::Permit => RuleEffect::Permit,
         Effect::Forbid => RuleEffect::Forbid,
     };
-    Ok(Rule { name, effect, text: policy.to_cedar().unwrap_or_else(|| policy.to_string()) })
+    let text = policy.to_cedar().unwrap_or_else(|| policy.to_string());
+    Ok(Rule { name, effect, text, principals: Vec::new(), resources: Vec::new() })
 }
 
 fn is_name_byte(byte: u8) -> bool {

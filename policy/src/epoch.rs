@@ -1,4 +1,3 @@
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use edgewarden_names::{Epoch, GatewayName, ModuleName};
@@ -7,18 +6,18 @@ use serde::{Deserialize, Serialize};
 use crate::document::RULES_MAX;
 use crate::mqtt::{FILTER_LEVELS_MAX, is_filter};
 use crate::principal::{Action, Principal};
+use crate::quick::QuickMap;
 use crate::trie::Trie;
 
 pub(crate) const PRINCIPALS_MAX: usize = 2048;
 pub(crate) const RESOURCES_MAX: usize = 20_000;
 pub(crate) const ANSWERS_MAX: usize = 65_536;
-/// Rules that are kept with one answer; the rest say the same.
-pub(crate) const RULES_PER_ANSWER_MAX: usize = 8;
 
 /// One policy in force: every answer that Cedar gave, as tables.
 ///
 /// Principals and resources that no rule can tell apart share a class, so the tables stay small: a thousand leaves
-/// of one group are one row. Serialized, it is what `identityd` hands to the enforcers.
+/// of one group are one row. A rule that knows one by itself has answers for that one, and those for its class are not
+/// the rule's word about it. Serialized, it is what `identityd` hands to the enforcers.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(try_from = "Tables", into = "Tables")]
 pub struct CompiledEpoch {
@@ -53,9 +52,14 @@ pub(crate) struct Rule {
     pub(crate) effect: RuleEffect,
     /// As it is written.
     pub(crate) text: String,
+    /// The principals and resources that it knows by themselves, ascending.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) principals: Vec<u32>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) resources: Vec<u32>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum RuleEffect {
     Permit,
@@ -88,36 +92,44 @@ pub(crate) enum Target {
     Endpoint(String),
 }
 
-/// What Cedar answered for two classes.
+/// A class of principals or resources, or one of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Side {
+    Class(u32),
+    One(u32),
+}
+
+/// The rules that apply between two sides.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Answer {
-    pub(crate) principals: u32,
+    pub(crate) principals: Side,
     pub(crate) action: Action,
-    pub(crate) resources: u32,
+    pub(crate) resources: Side,
     /// Whether the principal is the resource's owner.
     pub(crate) own: bool,
-    pub(crate) allowed: bool,
-    /// Indices of the rules that decided, ascending.
+    /// Their indices, ascending.
     pub(crate) rules: Vec<u32>,
 }
-
-type AnswerKey = (u32, Action, u32, bool);
 
 /// How answers are found. Made from the tables alone.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Index {
-    pub(crate) principals: HashMap<Principal, u32>,
+    pub(crate) principals: QuickMap<Principal, u32>,
     pub(crate) topics: Trie,
     pub(crate) all_topics: Vec<u32>,
-    pub(crate) ports: HashMap<(ModuleName, u16), Vec<u32>>,
-    pub(crate) endpoints: HashMap<String, Vec<u32>>,
+    pub(crate) ports: QuickMap<(ModuleName, u16), Vec<u32>>,
+    pub(crate) endpoints: QuickMap<String, Vec<u32>>,
     pub(crate) gateway: Vec<u32>,
-    answers: HashMap<AnswerKey, u32>,
-    pub(crate) owned: HashMap<u32, Vec<u32>>,
-    pub(crate) members: HashMap<u32, Vec<u32>>,
-    /// Classes of resources that others than the owner are permitted.
-    pub(crate) permitted: HashMap<(u32, Action), Vec<u32>>,
+    answers: QuickMap<u64, u32>,
+    /// Which principals and resources have answers of their own.
+    single_principals: Vec<bool>,
+    single_resources: Vec<bool>,
+    pub(crate) owned: QuickMap<u32, Vec<u32>>,
+    pub(crate) members: QuickMap<u32, Vec<u32>>,
+    /// Resources that others than the owner may be permitted.
+    pub(crate) permitted: QuickMap<(Side, Action), Vec<Side>>,
     pub(crate) rule_names: Vec<Arc<str>>,
 }
 
@@ -149,11 +161,46 @@ impl CompiledEpoch {
         })
     }
 
-    pub(crate) fn answer(&self, principal: u32, action: Action, resource: u32) -> Option<&Answer> {
-        let class = self.tables.principals.get(principal as usize)?.class;
-        let row = self.tables.resources.get(resource as usize)?;
-        let key = (class, action, row.class, row.owner == Some(principal));
-        self.tables.answers.get(*self.index.answers.get(&key)? as usize)
+    /// Gives `found` each rule that applies, in no order.
+    pub(crate) fn each_rule(
+        &self,
+        principal: u32,
+        action: Action,
+        resource: u32,
+        found: &mut impl FnMut(u32, RuleEffect),
+    ) {
+        let (Some(who), Some(what)) =
+            (self.tables.principals.get(principal as usize), self.tables.resources.get(resource as usize))
+        else {
+            return;
+        };
+        let own = what.owner == Some(principal);
+        let index = &self.index;
+        let alone = |list: &[bool], at: u32| list.get(at as usize).copied().unwrap_or(false);
+        let whos = [
+            Some(Side::Class(who.class)),
+            Some(Side::One(principal)).filter(|_| alone(&index.single_principals, principal)),
+        ];
+        let whats = [
+            Some(Side::Class(what.class)),
+            Some(Side::One(resource)).filter(|_| alone(&index.single_resources, resource)),
+        ];
+        for who in whos.into_iter().flatten() {
+            for what in whats.into_iter().flatten() {
+                let Some(answer) = index.answers.get(&key(who, action, what, own)) else { continue };
+                let rules = self.tables.answers.get(*answer as usize).map(|answer| answer.rules.as_slice());
+                for at in rules.unwrap_or_default() {
+                    let Some(rule) = self.tables.rules.get(*at as usize) else { continue };
+                    // What a rule says of a class it does not say of those that it knows by themselves.
+                    let excepted = matches!(who, Side::Class(_))
+                        && rule.principals.binary_search(&principal).is_ok()
+                        || matches!(what, Side::Class(_)) && rule.resources.binary_search(&resource).is_ok();
+                    if !excepted {
+                        found(*at, rule.effect);
+                    }
+                }
+            }
+        }
     }
 
     pub(crate) fn rule_name(&self, rule: u32) -> Arc<str> {
@@ -176,6 +223,15 @@ impl TryFrom<Tables> for CompiledEpoch {
     }
 }
 
+/// All of a question in one number. Sides have at most 32 bits each less one, and no table has 2^24 rows.
+fn key(who: Side, action: Action, what: Side, own: bool) -> u64 {
+    let side = |side: Side| match side {
+        Side::Class(class) => u64::from(class) << 1,
+        Side::One(one) => u64::from(one) << 1 | 1,
+    };
+    (side(who) << 36) | (side(what) << 8) | (action as u64) << 1 | u64::from(own)
+}
+
 impl Index {
     fn of(tables: &Tables) -> Result<Self, TablesError> {
         let fits = tables.rules.len() <= RULES_MAX
@@ -187,8 +243,23 @@ impl Index {
         }
         let mut index = Self {
             rule_names: tables.rules.iter().map(|rule| rule.name.as_str().into()).collect(),
+            single_principals: vec![false; tables.principals.len()],
+            single_resources: vec![false; tables.resources.len()],
             ..Self::default()
         };
+        let ascends = |list: &[u32], length: usize| {
+            list.is_sorted_by(|one, next| one < next)
+                && list.last().is_none_or(|last| (*last as usize) < length)
+        };
+        let rules_fit = tables.rules.iter().all(|rule| {
+            ascends(&rule.principals, tables.principals.len())
+                && ascends(&rule.resources, tables.resources.len())
+        });
+        let classes_fit = tables.principals.iter().all(|row| (row.class as usize) < PRINCIPALS_MAX)
+            && tables.resources.iter().all(|row| (row.class as usize) < RESOURCES_MAX);
+        if !rules_fit || !classes_fit {
+            return Err(TablesError("a rule or a class names what is not there"));
+        }
         for (at, row) in (0u32..).zip(&tables.principals) {
             if index.principals.insert(row.principal.clone(), at).is_some() {
                 return Err(TablesError("a principal is there twice"));
@@ -198,7 +269,7 @@ impl Index {
             index.add_resource(at, row, tables.principals.len())?;
         }
         for (at, answer) in (0u32..).zip(&tables.answers) {
-            index.add_answer(at, answer, tables.rules.len())?;
+            index.add_answer(at, answer, tables)?;
         }
         Ok(index)
     }
@@ -229,16 +300,31 @@ impl Index {
         Ok(())
     }
 
-    fn add_answer(&mut self, at: u32, answer: &Answer, rules: usize) -> Result<(), TablesError> {
-        let known = answer.rules.iter().all(|rule| (*rule as usize) < rules);
-        if !known || answer.rules.is_empty() || answer.rules.len() > RULES_PER_ANSWER_MAX {
-            return Err(TablesError("an answer names no rule, too many or unknown ones"));
+    fn add_answer(&mut self, at: u32, answer: &Answer, tables: &Tables) -> Result<(), TablesError> {
+        let mut permits = false;
+        let mut last = None;
+        for rule in &answer.rules {
+            let Some(known) = tables.rules.get(*rule as usize).filter(|_| last < Some(*rule)) else {
+                return Err(TablesError("an answer names an unknown rule, or one twice"));
+            };
+            permits |= known.effect == RuleEffect::Permit;
+            last = Some(*rule);
         }
-        let key = (answer.principals, answer.action, answer.resources, answer.own);
+        let known = |side: Side, singles: &mut Vec<bool>, classes: usize| match side {
+            Side::Class(class) => (class as usize) < classes,
+            Side::One(one) => singles.get_mut(one as usize).map(|single| *single = true).is_some(),
+        };
+        let fits = last.is_some()
+            && known(answer.principals, &mut self.single_principals, PRINCIPALS_MAX)
+            && known(answer.resources, &mut self.single_resources, RESOURCES_MAX);
+        if !fits {
+            return Err(TablesError("an answer names no rule, or nobody that is there"));
+        }
+        let key = key(answer.principals, answer.action, answer.resources, answer.own);
         if self.answers.insert(key, at).is_some() {
             return Err(TablesError("a question has two answers"));
         }
-        if answer.allowed && !answer.own {
+        if permits && !answer.own {
             self.permitted.entry((answer.principals, answer.action)).or_default().push(answer.resources);
         }
         Ok(())

@@ -16,7 +16,7 @@ pub struct Explanation {
     pub target: String,
     pub allowed: bool,
     pub epoch: Epoch,
-    /// As in [`crate::Decision`].
+    /// As [`crate::Decision::rule`] says it.
     pub rule: String,
     /// Rules that decided, in the order of the policy: their names, effects and texts.
     pub rules: Vec<ExplainedRule>,
@@ -43,19 +43,18 @@ impl CompiledEpoch {
     /// `target`: a topic, a topic filter, `<module>:<port>`, a cloud endpoint, or the gateway's name.
     pub fn explain(&self, principal: &Principal, action: Action, target: &str) -> Explanation {
         let decision = self.decide(principal, action, target);
-        let mut rules = Vec::new();
-        if let Some(findings) = self.findings(principal, action, target) {
-            let mut indices = [findings.forbidden, findings.permitted].concat();
-            indices.sort_unstable();
-            indices.dedup();
-            for rule in indices.into_iter().filter_map(|rule| self.tables.rules.get(rule as usize)) {
+        let rules = self
+            .deciding(principal, action, target)
+            .into_iter()
+            .filter_map(|rule| self.tables.rules.get(rule as usize))
+            .map(|rule| {
                 let effect = match rule.effect {
                     RuleEffect::Permit => "permit",
                     RuleEffect::Forbid => "forbid",
                 };
-                rules.push(ExplainedRule { name: rule.name.clone(), effect, text: rule.text.clone() });
-            }
-        }
+                ExplainedRule { name: rule.name.clone(), effect, text: rule.text.clone() }
+            })
+            .collect();
         let permitted = self
             .permitted(principal, action, PERMITTED_MAX)
             .into_iter()
@@ -67,7 +66,7 @@ impl CompiledEpoch {
             target: target.into(),
             allowed: decision.allowed,
             epoch: decision.epoch,
-            rule: decision.rule.to_string(),
+            rule: decision.rule().to_string(),
             rules,
             permitted,
         }

@@ -1,6 +1,6 @@
 //! The communication policy: Cedar documents in, flat tables out.
 //!
-//! * [`compile`]: a deployment's policy, checked strictly and enumerated once → [`CompiledEpoch`]
+//! * [`compile`]: a deployment's policy, checked strictly and each rule enumerated once → [`CompiledEpoch`]
 //! * [`CompiledEpoch`]: answers `may_…` for the broker, the uplink and the kernel rules, each with a [`Decision`]
 //! * [`Explanation`]: the same answer for a person, with the rule and its text
 //! * [`nftables::ruleset`]: the kernel's part of an epoch
@@ -17,6 +17,8 @@ mod explain;
 pub mod mqtt;
 pub mod nftables;
 mod principal;
+mod quick;
+mod sight;
 mod trie;
 mod world;
 

@@ -1,6 +1,5 @@
-use std::collections::HashMap;
-
 use crate::mqtt::is_topic;
+use crate::quick::QuickMap;
 
 /// Finds the declared filters that match a topic, without looking at the others.
 #[derive(Debug, Clone, Default)]
@@ -15,7 +14,7 @@ struct Node {
     /// What ends with `#` below here, and so also matches here.
     hash: Vec<u32>,
     plus: Option<Box<Node>>,
-    literal: HashMap<Box<str>, Node>,
+    literal: QuickMap<Box<str>, Node>,
 }
 
 impl Trie {
@@ -35,33 +34,27 @@ impl Trie {
         node.here.push(value);
     }
 
-    /// What was inserted with a filter that matches the topic.
-    pub(crate) fn matching(&self, topic: &str) -> Vec<u32> {
-        let mut found = Vec::new();
-        if is_topic(topic) {
-            if let Some(rest) = topic.strip_prefix('$') {
-                // Section 4.7.2: no wildcard stands for a first level that begins with `$`.
-                let first = rest
-                    .split_once('/')
-                    .map_or(topic, |(level, _)| topic.get(..=level.len()).unwrap_or_default());
-                if let Some(node) = self.root.literal.get(first) {
-                    node.walk(topic.get(first.len() + 1..), &mut found);
-                }
-            } else {
-                self.root.walk(Some(topic), &mut found);
-            }
+    /// Gives `found` what was inserted with a filter that matches the topic.
+    pub(crate) fn each_matching(&self, topic: &str, found: &mut impl FnMut(u32)) {
+        if !is_topic(topic) {
+            return;
         }
-        found
+        let Some(rest) = topic.strip_prefix('$') else { return self.root.walk(Some(topic), found) };
+        // Section 4.7.2: no wildcard stands for a first level that begins with `$`.
+        let first =
+            rest.split_once('/').map_or(topic, |(level, _)| topic.get(..=level.len()).unwrap_or_default());
+        if let Some(node) = self.root.literal.get(first) {
+            node.walk(topic.get(first.len() + 1..), found);
+        }
     }
 }
 
 impl Node {
     /// `rest`: the levels that follow, `None` after the last.
-    fn walk(&self, rest: Option<&str>, found: &mut Vec<u32>) {
-        found.extend(&self.hash);
+    fn walk(&self, rest: Option<&str>, found: &mut impl FnMut(u32)) {
+        self.hash.iter().for_each(|value| found(*value));
         let Some(rest) = rest else {
-            found.extend(&self.here);
-            return;
+            return self.here.iter().for_each(|value| found(*value));
         };
         let (level, rest) = rest.split_once('/').map_or((rest, None), |(level, rest)| (level, Some(rest)));
         if let Some(node) = &self.plus {
@@ -90,7 +83,8 @@ mod tests {
             for (index, filter) in filters.iter().enumerate() {
                 trie.insert(filter, u32::try_from(index).unwrap());
             }
-            let mut found = trie.matching(&topic);
+            let mut found = Vec::new();
+            trie.each_matching(&topic, &mut |value| found.push(value));
             found.sort_unstable();
             let expected: Vec<u32> = (0u32..)
                 .zip(&filters)

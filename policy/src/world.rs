@@ -1,12 +1,11 @@
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::str::FromStr as _;
 
 use cedar_policy::{Entities, Entity, EntityId, EntityTypeName, EntityUid, RestrictedExpression};
 use edgewarden_names::{GatewayName, LeafName};
 use edgewarden_protocol::deployment::{Deployment, Topic};
 
-use crate::document::schema;
-use crate::epoch::{PrincipalRow, RESOURCES_MAX, ResourceRow, Target};
+use crate::epoch::{PRINCIPALS_MAX, RESOURCES_MAX, Target};
 use crate::mqtt::{FILTER_LEVELS_MAX, is_filter};
 use crate::principal::{Action, Principal};
 
@@ -16,41 +15,34 @@ const LEAF_PLACEHOLDER: &str = "{leaf}";
 /// The fleet, which is there without being named by a route.
 const UPSTREAM: &str = "upstream";
 
-/// Everything that a deployment declares, as Cedar entities and as the rows of the tables.
+/// Everything that a deployment declares, as Cedar entities and as what the tables speak of.
 pub(crate) struct World {
     pub(crate) entities: Entities,
     /// Every entity that a rule may name.
     pub(crate) known: HashSet<EntityUid>,
     /// Topics with `{leaf}`: parents of filters, not filters.
     pub(crate) families: HashSet<EntityUid>,
-    principals: Vec<(Principal, Vec<String>)>,
-    /// Index by the rows' positions.
+    /// By position, as everywhere in the tables.
+    pub(crate) principals: Vec<Declared>,
     pub(crate) principal_uids: Vec<EntityUid>,
-    resources: Vec<(Target, Option<u32>, String)>,
+    pub(crate) resources: Vec<Resource>,
     pub(crate) resource_uids: Vec<EntityUid>,
+    pub(crate) principal_positions: HashMap<EntityUid, u32>,
+    pub(crate) resource_positions: HashMap<EntityUid, u32>,
 }
 
-/// The rows of the tables, with their classes.
-pub(crate) struct Rows {
-    pub(crate) principals: Vec<PrincipalRow>,
-    pub(crate) resources: Vec<ResourceRow>,
+/// A module, or a leaf with its groups.
+pub(crate) struct Declared {
+    pub(crate) principal: Principal,
+    pub(crate) groups: BTreeSet<String>,
 }
 
-/// What no rule can look behind. Cedar has no way to take an identifier apart, so renaming entities that no rule
-/// names changes no answer: only groups, owners, attributes and parents do.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-enum PrincipalClass {
-    /// A rule names it.
-    Named(EntityUid),
-    Module,
-    Leaf(BTreeSet<String>),
-}
-
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-enum ResourceClass {
-    Named(EntityUid),
-    Topic { declared: String, owner: Option<u32> },
-    Port { owner: Option<u32>, number: u16 },
+pub(crate) struct Resource {
+    pub(crate) target: Target,
+    /// The leaf that owns a topic, the module that has a port.
+    pub(crate) owner: Option<u32>,
+    /// The topic with `{leaf}` that it is one of.
+    pub(crate) family: Option<String>,
 }
 
 impl World {
@@ -63,12 +55,14 @@ impl World {
             principal_uids: Vec::new(),
             resources: Vec::new(),
             resource_uids: Vec::new(),
+            principal_positions: HashMap::new(),
+            resource_positions: HashMap::new(),
         };
         let mut entities = Vec::new();
         world.add_principals(deployment, &mut entities)?;
         let gateway_uid = uid("Gateway", gateway.as_str())?;
         entities.push(Entity::new_no_attrs(gateway_uid.clone(), HashSet::new()));
-        world.add_resource(Target::Gateway, None, String::new(), gateway_uid)?;
+        world.add_resource(Target::Gateway, None, None, gateway_uid)?;
         world.add_topics(deployment, &mut entities)?;
         world.add_ports(deployment, &mut entities)?;
         world.add_endpoints(deployment, &mut entities)?;
@@ -77,8 +71,8 @@ impl World {
                 return Err(format!("`{}` is declared twice", entity.uid()));
             }
         }
-        world.entities =
-            Entities::from_entities(entities, Some(schema()?)).map_err(|error| error.to_string())?;
+        // Made here and by the schema's rules: checking each against it again would cost most of a compilation.
+        world.entities = Entities::from_entities(entities, None).map_err(|error| error.to_string())?;
         Ok(world)
     }
 
@@ -86,8 +80,7 @@ impl World {
         for module in &deployment.modules {
             let uid = uid("Module", module.name.as_str())?;
             entities.push(Entity::new_no_attrs(uid.clone(), HashSet::new()));
-            self.principals.push((Principal::Module(module.name.clone()), Vec::new()));
-            self.principal_uids.push(uid);
+            self.add_principal(Principal::Module(module.name.clone()), BTreeSet::new(), uid)?;
         }
         let mut groups = BTreeSet::new();
         for leaf in &deployment.leaves {
@@ -99,12 +92,28 @@ impl World {
             }
             let uid = uid("Leaf", leaf.name.as_str())?;
             entities.push(Entity::new_no_attrs(uid.clone(), parents));
-            self.principals.push((Principal::Leaf(leaf.name.clone()), leaf.groups.clone()));
-            self.principal_uids.push(uid);
+            let groups = leaf.groups.iter().cloned().collect();
+            self.add_principal(Principal::Leaf(leaf.name.clone()), groups, uid)?;
         }
         for group in groups {
             entities.push(Entity::new_no_attrs(uid("LeafGroup", group)?, HashSet::new()));
         }
+        Ok(())
+    }
+
+    fn add_principal(
+        &mut self,
+        principal: Principal,
+        groups: BTreeSet<String>,
+        uid: EntityUid,
+    ) -> Result<(), String> {
+        let at = self.principals.len();
+        if at >= PRINCIPALS_MAX {
+            return Err(format!("modules and leaves are over the limit of {PRINCIPALS_MAX}"));
+        }
+        self.principal_positions.insert(uid.clone(), u32::try_from(at).unwrap_or(u32::MAX));
+        self.principals.push(Declared { principal, groups });
+        self.principal_uids.push(uid);
         Ok(())
     }
 
@@ -117,7 +126,7 @@ impl World {
             if !templated {
                 let filter = checked_filter(topic, &topic.filter)?;
                 let target = Target::Topic { name: topic.name.clone(), filter };
-                self.add_resource(target, None, topic.name.clone(), parent)?;
+                self.add_resource(target, None, None, parent)?;
                 continue;
             }
             // Checked even when there is no leaf yet.
@@ -132,7 +141,7 @@ impl World {
                 let entity = Entity::new(uid.clone(), attributes, HashSet::from([parent.clone()]))
                     .map_err(|error| error.to_string())?;
                 entities.push(entity);
-                self.add_resource(target, Some(owner), topic.name.clone(), uid)?;
+                self.add_resource(target, Some(owner), Some(topic.name.clone()), uid)?;
             }
         }
         Ok(())
@@ -141,14 +150,14 @@ impl World {
     fn owned_topic(&self, topic: &Topic, leaf: &LeafName) -> Result<(Target, EntityUid, u32), String> {
         let name = format!("{}/{leaf}", topic.name);
         let filter = checked_filter(topic, &topic.filter.replace(LEAF_PLACEHOLDER, leaf.as_str()))?;
-        let owner = self.position(&Principal::Leaf(leaf.clone()))?;
+        let owner = self.position(&uid("Leaf", leaf.as_str())?)?;
         let uid = uid("TopicFilter", &name)?;
         Ok((Target::Topic { name, filter }, uid, owner))
     }
 
     fn add_ports(&mut self, deployment: &Deployment, entities: &mut Vec<Entity>) -> Result<(), String> {
         for module in &deployment.modules {
-            let owner = self.position(&Principal::Module(module.name.clone()))?;
+            let owner = self.position(&uid("Module", module.name.as_str())?)?;
             for port in &module.ports {
                 check_name("port", &port.name)?;
                 if port.port == 0 {
@@ -168,7 +177,7 @@ impl World {
                 entities.push(entity);
                 let target =
                     Target::Port { module: module.name.clone(), name: port.name.clone(), number: port.port };
-                self.add_resource(target, Some(owner), String::new(), port_uid)?;
+                self.add_resource(target, Some(owner), None, port_uid)?;
             }
         }
         Ok(())
@@ -189,7 +198,7 @@ impl World {
         for name in names {
             let uid = uid("CloudEndpoint", name)?;
             entities.push(Entity::new_no_attrs(uid.clone(), HashSet::new()));
-            self.add_resource(Target::Endpoint(name.to_owned()), None, String::new(), uid)?;
+            self.add_resource(Target::Endpoint(name.to_owned()), None, None, uid)?;
         }
         Ok(())
     }
@@ -198,7 +207,7 @@ impl World {
         &mut self,
         target: Target,
         owner: Option<u32>,
-        declared: String,
+        family: Option<String>,
         uid: EntityUid,
     ) -> Result<(), String> {
         if self.resources.len() >= RESOURCES_MAX {
@@ -206,67 +215,20 @@ impl World {
                 "topics (for each leaf), ports and endpoints are over the limit of {RESOURCES_MAX}"
             ));
         }
-        self.resources.push((target, owner, declared));
+        let at = u32::try_from(self.resources.len()).unwrap_or(u32::MAX);
+        self.resource_positions.insert(uid.clone(), at);
+        self.resources.push(Resource { target, owner, family });
         self.resource_uids.push(uid);
         Ok(())
     }
 
-    fn position(&self, principal: &Principal) -> Result<u32, String> {
-        // Modules and leaves are in order of declaration; both lists are short.
-        self.principals
-            .iter()
-            .position(|(known, _)| known == principal)
-            .and_then(|at| u32::try_from(at).ok())
-            .ok_or_else(|| format!("{principal} is not declared"))
+    fn position(&self, principal: &EntityUid) -> Result<u32, String> {
+        self.principal_positions.get(principal).copied().ok_or_else(|| format!("{principal} is not declared"))
     }
 
     pub(crate) fn action_uid(action: Action) -> Result<EntityUid, String> {
         uid("Action", action.as_str())
     }
-
-    /// Puts together what the rules cannot tell apart, `literals` being what they name.
-    pub(crate) fn classify(&self, literals: &HashSet<EntityUid>) -> Rows {
-        let mut classes: BTreeMap<PrincipalClass, u32> = BTreeMap::new();
-        let principals: Vec<PrincipalRow> = self
-            .principals
-            .iter()
-            .zip(&self.principal_uids)
-            .map(|((principal, groups), uid)| {
-                let class = match principal {
-                    _ if literals.contains(uid) => PrincipalClass::Named(uid.clone()),
-                    Principal::Module(_) => PrincipalClass::Module,
-                    Principal::Leaf(_) => PrincipalClass::Leaf(groups.iter().cloned().collect()),
-                };
-                PrincipalRow { principal: principal.clone(), class: intern(&mut classes, class) }
-            })
-            .collect();
-        let mut classes: BTreeMap<ResourceClass, u32> = BTreeMap::new();
-        let resources = self
-            .resources
-            .iter()
-            .zip(&self.resource_uids)
-            .map(|((target, owner, declared), uid)| {
-                let owner_class = owner.and_then(|at| principals.get(at as usize)).map(|row| row.class);
-                let class = match target {
-                    _ if literals.contains(uid) => ResourceClass::Named(uid.clone()),
-                    Target::Topic { .. } => {
-                        ResourceClass::Topic { declared: declared.clone(), owner: owner_class }
-                    }
-                    Target::Port { number, .. } => {
-                        ResourceClass::Port { owner: owner_class, number: *number }
-                    }
-                    Target::Gateway | Target::Endpoint(_) => ResourceClass::Named(uid.clone()),
-                };
-                ResourceRow { target: target.clone(), class: intern(&mut classes, class), owner: *owner }
-            })
-            .collect();
-        Rows { principals, resources }
-    }
-}
-
-fn intern<K: Ord>(classes: &mut BTreeMap<K, u32>, class: K) -> u32 {
-    let next = u32::try_from(classes.len()).unwrap_or(u32::MAX);
-    *classes.entry(class).or_insert(next)
 }
 
 pub(crate) fn uid(kind: &str, id: &str) -> Result<EntityUid, String> {

@@ -40,6 +40,11 @@ fn rule() -> impl Strategy<Value = String> {
         "is Module",
         "in LeafGroup::\"red\"",
         "in LeafGroup::\"blue\"",
+        "== Leaf::\"l2\"",
+        "in Leaf::\"l1\"",
+        "in Module::\"b\"",
+        "is Leaf in LeafGroup::\"red\"",
+        "is Leaf in Leaf::\"l0\"",
     ];
     let actions = [
         "== Action::\"connect\"",
@@ -48,6 +53,8 @@ fn rule() -> impl Strategy<Value = String> {
         "== Action::\"receive\"",
         "in [Action::\"publish\", Action::\"receive\"]",
         "in [Action::\"subscribe\", Action::\"receive\"]",
+        "in [Action::\"publish\", Action::\"publish\", Action::\"connect\"]",
+        "in Action::\"receive\"",
         "== Action::\"open_flow\"",
         "== Action::\"upload\"",
     ];
@@ -61,6 +68,13 @@ fn rule() -> impl Strategy<Value = String> {
         "== Gateway::\"gw-1\"",
         "== CloudEndpoint::\"upstream\"",
         "is TopicFilter",
+        "in TopicFilter::\"mine\"",
+        "== TopicFilter::\"own/l2\"",
+        "== TopicFilter::\"mine/l1\"",
+        "in TopicFilter::\"one\"",
+        "is TopicFilter in TopicFilter::\"own\"",
+        "is Port in Port::\"b/same\"",
+        "== Port::\"b/p\"",
     ];
     let conditions = [
         "",
@@ -72,6 +86,21 @@ fn rule() -> impl Strategy<Value = String> {
         "unless { principal == Leaf::\"l2\" }",
         "when { principal is Leaf && principal in LeafGroup::\"blue\" }",
         "when { resource has owner && resource.owner == Leaf::\"l1\" }",
+        "when { resource[\"module\"] == principal || resource[\"number\"] == 443 }",
+        "when { resource has \"\\u{6f}wner\" && resource[\"\\u{6f}wner\"] == principal }",
+        "unless { resource[\"n\\u{75}mber\"] == 443 }",
+        "when { resource.module == Module::\"b\" } unless { principal == Module::\"c\" }",
+        "when { [Leaf::\"l0\", Leaf::\"l2\"].contains(principal) }",
+        "when { principal in [Leaf::\"l1\", LeafGroup::\"red\"] }",
+        "unless { principal in [LeafGroup::\"red\", LeafGroup::\"blue\"] }",
+        "when { resource in TopicFilter::\"mine\" || resource == TopicFilter::\"own/l1\" }",
+        "unless { resource in TopicFilter::\"own\" }",
+        "unless { resource == TopicFilter::\"own/l0\" && principal == Leaf::\"l0\" }",
+        "when { resource has owner && resource.owner in LeafGroup::\"red\" && principal in LeafGroup::\"blue\" }",
+        "unless { resource has owner && [Leaf::\"l1\", Leaf::\"l0\"].contains(resource.owner) }",
+        "when { resource has owner && resource.owner in principal }",
+        "when { resource has owner } unless { \"abc\" like \"a*d\" }",
+        "when { if principal is Leaf then resource has owner else resource == TopicFilter::\"all\" }",
     ];
     let owned = |list: &[&str]| list.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
     (
@@ -105,6 +134,7 @@ fn deployment(leaf_groups: &[Vec<usize>], policy: &str) -> Value {
         "leaves": leaves,
         "topics": [
             {"name": "own", "filter": "t/{leaf}/x"},
+            {"name": "mine", "filter": "m/{leaf}/#"},
             {"name": "all", "filter": "t/+/x"},
             {"name": "one", "filter": "t/l1/#"},
         ],
@@ -233,13 +263,28 @@ fn check(epoch: &CompiledEpoch, oracle: &Oracle, leaves: usize) -> Result<(), Te
         prop_assert_eq!(epoch.may_connect(who).allowed, connect, "{} connect", who);
         let upload = oracle.together(who, Action::Upload, vec![("CloudEndpoint::\"upstream\"".into(), true)]);
         prop_assert_eq!(epoch.may_upload(who, "upstream").allowed, upload, "{} upload", who);
-        for topic in ["t/l0/x", "t/l1/x", "t/l2/x", "t/l1/y", "t/l1", "t/other/x", "u", "$SYS/x"] {
+        for topic in [
+            "m/l0/a",
+            "m/l1",
+            "m/l2/b/c",
+            "t/l0/x",
+            "t/l1/x",
+            "t/l2/x",
+            "t/l1/y",
+            "t/l1",
+            "t/other/x",
+            "u",
+            "$SYS/x",
+        ] {
             let publish = oracle.together(who, Action::Publish, oracle.topic(topic));
             prop_assert_eq!(epoch.may_publish(who, topic).allowed, publish, "{} publish {}", who, topic);
             let receive = oracle.together(who, Action::Receive, oracle.topic(topic));
             prop_assert_eq!(epoch.may_receive(who, topic).allowed, receive, "{} receive {}", who, topic);
         }
-        for filter in ["t/+/x", "t/l0/x", "t/l1/x", "t/l1/#", "t/#", "#", "+/l1/+", "t/l1/+"] {
+        for filter in [
+            "m/l0/#", "m/+/a", "m/l1/a", "t/+/x", "t/l0/x", "t/l1/x", "t/l1/#", "t/#", "#", "+/l1/+",
+            "t/l1/+",
+        ] {
             let subscribe = oracle.together(who, Action::Subscribe, oracle.filter(filter));
             prop_assert_eq!(
                 epoch.may_subscribe(who, filter).allowed,
@@ -274,7 +319,7 @@ proptest! {
     #[test]
     fn tables_answer_as_cedar_does(
         mut leaf_groups in prop::collection::vec(prop::collection::vec(0..2usize, 0..3), 3..6),
-        rules in prop::collection::vec(rule(), 0..6),
+        rules in prop::collection::vec(rule(), 0..10),
     ) {
         leaf_groups[0] = vec![0];
         leaf_groups[1] = vec![1];

@@ -124,11 +124,11 @@ impl View {
     }
 }
 
-fn allowed(decision: &Decision, who: &Principal, what: impl fmt::Display) -> Result<(), Refusal> {
+fn allowed(decision: &Decision<'_>, who: &Principal, what: impl fmt::Display) -> Result<(), Refusal> {
     if decision.allowed {
         return Ok(());
     }
-    let rule = format!("{} (epoch {})", decision.rule, decision.epoch);
+    let rule = format!("{} (epoch {})", decision.rule(), decision.epoch);
     Err(Refusal::new(Reason::PolicyDenied, format_args!("{who} {what}"), rule))
 }
 

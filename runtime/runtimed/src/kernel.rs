@@ -165,7 +165,7 @@ impl Kernel {
             }
         };
         let rule = match (&self.epoch, names.get(from), names.get(to)) {
-            (Some(epoch), Some(from), Some(to)) => epoch.may_flow(from, to, *port).rule.to_string(),
+            (Some(epoch), Some(from), Some(to)) => epoch.may_flow(from, to, *port).rule().to_string(),
             _ => "no rule allows it".into(),
         };
         let subject = format!("{} → {}:{port}", name(from), name(to));

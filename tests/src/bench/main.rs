@@ -80,6 +80,7 @@ fn inside(arguments: &Arguments) -> Result<ExitCode, Failure> {
     take("certificates", &mut || Ok(vec![pure::certificates()?]))?;
     take("tokens", &mut pure::tokens)?;
     take("policy", &mut || Ok(vec![pure::policy()?]))?;
+    take("policy-compile", &mut pure::policy_compile)?;
     take("queue", &mut || Ok(vec![queue::queue()?]))?;
     take("identityd", &mut identityd::identityd)?;
     take("modules", &mut modules::modules)?;

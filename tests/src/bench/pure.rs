@@ -112,3 +112,56 @@ pub fn policy() -> Result<Number, Failure> {
     let each = |batch: Duration| batch.as_secs_f64() * 1e9 / f64::from(BATCH);
     Ok(Number::of("policy decision", "ns", Target::None, &samples, each))
 }
+
+/// A policy of so many rules, each for one leaf's own topic, or each for a topic of its own and a module.
+fn policy_of(rules: usize, leaves: usize) -> Result<Deployment, Failure> {
+    let rule = |n: usize| {
+        if leaves > 0 {
+            format!(
+                "permit (principal == Leaf::\"leaf-{n}\", action == Action::\"publish\", \
+                 resource == TopicFilter::\"reading/leaf-{n}\");\n"
+            )
+        } else {
+            format!(
+                "permit (principal == Module::\"analytics\", action in [Action::\"subscribe\", Action::\"receive\"], \
+                 resource == TopicFilter::\"topic-{n}\");\n"
+            )
+        }
+    };
+    let policy: String = (0..rules).map(rule).collect();
+    let topics: Vec<Value> = if leaves > 0 {
+        vec![json!({"name": "reading", "filter": "leaf/{leaf}/reading"})]
+    } else {
+        (0..rules).map(|n| json!({"name": format!("topic-{n}"), "filter": format!("site/{n}/#")})).collect()
+    };
+    let document = json!({
+        "name": "bench", "version": 1, "trust_domain": "bench.example",
+        "image_keys": [{"name": "ci", "public_key": public_pem()?}],
+        "modules": [{"name": "analytics", "image": format!("registry.example/a@sha256:{}", "0".repeat(64))}],
+        "leaves": (0..leaves).map(|n| json!({"name": format!("leaf-{n}")})).collect::<Vec<_>>(),
+        "topics": topics,
+        "policy": policy,
+    });
+    Deployment::parse(document.to_string().as_bytes()).map_err(failed)
+}
+
+/// From a deployment's text to the tables that are enforced.
+pub fn policy_compile() -> Result<Vec<Number>, Failure> {
+    let gateway = gateway()?;
+    let mut numbers = Vec::new();
+    for (name, rules, leaves, target) in [
+        ("policy of 100 rules, compiled", 100, 0, Target::None),
+        ("policy of 1,000 rules, compiled", 1000, 0, Target::AtMost(100.0)),
+        ("policy of 1,000 leaves with a rule each, compiled", 1000, 1000, Target::AtMost(100.0)),
+    ] {
+        let deployment = policy_of(rules, leaves)?;
+        let mut samples = Vec::new();
+        for _ in 0..20 {
+            let begun = Instant::now();
+            std::hint::black_box(compile(&deployment, &gateway, Epoch(1)).map_err(failed)?);
+            samples.push(begun.elapsed());
+        }
+        numbers.push(Number::of(name, "ms", target, &samples, |sample| sample.as_secs_f64() * 1e3));
+    }
+    Ok(numbers)
+}
