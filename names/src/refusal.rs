@@ -46,7 +46,7 @@ macro_rules! reasons {
 
 reasons! {
     // Attestation (enrolment and renewal)
-    AttestEkMissing "attest.ek_missing" "get the certificate from the maker of the TPM or of the board and write it to the TPM (docs/operations.md), or join without attestation by a token made with `--allow-software`";
+    AttestEkMissing "attest.ek_missing" "ask the maker of the TPM or of the board for the certificate (`tpm2_getekcertificate` fetches it for some TPMs); or join with keys in a file, `edgewarden join --keystore software:PASSPHRASE_FILE`, by a token of `edgewarden-fleet token create --allow-software`";
     AttestEkUntrusted "attest.ek_untrusted" "if you trust the TPM's maker, get its CA certificates and add them with `edgewarden-fleet vendor add FILE`; the message names the one that is missing";
     AttestEkExpired "attest.ek_expired" "compare the fleet's clock with the dates in the message; a certificate whose time is over is its maker's to renew";
     AttestEkUnsupported "attest.ek_unsupported" "this TPM's certificates need what this version cannot check; update the fleet, or use a TPM of another kind";
@@ -55,11 +55,12 @@ reasons! {
     AttestAkAttributes "attest.ak_attributes" "the attestation key is not a restricted signing key of the TPM; update edgewarden on the gateway";
     AttestActivation "attest.activation" "the TPM that answered is not the one that owns the EK certificate; look for an impostor";
     AttestNonce "attest.nonce" "start again: the challenge is unknown, used or too old";
-    AttestQuote "attest.quote" "the quote is malformed or its signature is wrong; look for an impostor";
+    AttestQuote "attest.quote" "update edgewarden on the gateway; if it is up to date, look for an impostor: the quote is not one of this TPM";
     AttestPcrSelection "attest.pcr_selection" "the TPM must have the SHA-256 bank on; enable it in the firmware";
     AttestEventLog "attest.event_log" "the event log does not explain the PCRs: compare what `edgewarden attest export FOLDER` writes, and start the machine again; a log that stays short is the firmware's fault";
-    AttestUnmeasured "attest.unmeasured" "turn on measured boot in the firmware: the TPM has measured nothing";
-    AttestReference "attest.reference" "if the change was meant, accept it as a reference with `edgewarden-fleet reference accept`";
+    AttestLogMissing "attest.log_missing" "boot by UEFI with measured boot on, mount securityfs at /sys/kernel/security, or name the log with `edgewarden join --event-log`; then start identityd again";
+    AttestUnmeasured "attest.unmeasured" "turn on measured boot (TPM, Secure Boot) in the firmware's setup and restart: the TPM has measured nothing";
+    AttestReference "attest.reference" "if the change was meant, accept it as a reference with `edgewarden-fleet reference accept --gateway NAME`; else undo it and restart the gateway";
     AttestCertify "attest.certify" "the gateway CA key is not proven to be in the TPM; join again";
     AttestCsr "attest.csr" "the request does not carry the certified key and the nonce; join again";
     AttestRequired "attest.required" "join the fleet first: `edgewarden join`";

@@ -392,14 +392,25 @@ fn event_log(service: &Service) -> Result<Vec<u8>, Refusal> {
     if !service.keystore.describe().hardware && !service.keystore.describe().dangerous {
         return Ok(Vec::new());
     }
-    let bytes = match read_event_log(&service.config.attestation.event_log) {
+    let path = &service.config.attestation.event_log;
+    let bytes = match read_event_log(path) {
         // The kernel's own file is root's. Who starts us has made a copy; the TPM's quote says whether it is true.
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {
             read_event_log(&service.context.layout.event_log_copy())
         }
         other => other,
     };
-    let bytes = bytes.map_err(|error| internal("event log", &error))?;
+    let missing = |why: &str| {
+        Refusal::new(Reason::AttestLogMissing, "event log", format!("`{}` {why}", path.display()))
+    };
+    let bytes = bytes.map_err(|error| match error.kind() {
+        ErrorKind::NotFound => missing("is not there, so nothing tells what this machine has booted"),
+        ErrorKind::PermissionDenied => missing("cannot be read by this daemon, and there is no copy of it"),
+        _ => internal("event log", &error),
+    })?;
+    if bytes.is_empty() {
+        return Err(missing("is empty, so nothing tells what this machine has booted"));
+    }
     if bytes.len() > EVENT_LOG_BYTES_MAX {
         let rule = format!("it is over the limit of {EVENT_LOG_BYTES_MAX} bytes");
         return Err(Refusal::new(Reason::RequestTooLarge, "event log", rule));

@@ -442,7 +442,11 @@ async fn an_event_log_that_only_root_reads_is_read_from_its_copy() {
     let _process = Process::start_as(&gateway, false, IDENTITY_UID);
     ready(&gateway).await;
     let quote = || Request::AttestQuote { nonce: vec![9; 32].into() };
-    assert_eq!(gateway.refused(quote()).await, edgewarden_names::Reason::Internal, "there is no copy");
+    assert_eq!(
+        gateway.refused(quote()).await,
+        edgewarden_names::Reason::AttestLogMissing,
+        "there is no copy"
+    );
     std::fs::write(layout.event_log_copy(), &log).unwrap();
     chown(layout.event_log_copy(), Some(IDENTITY_UID), Some(IDENTITY_UID)).unwrap();
     join_by_tpm(&gateway, &tpm).await;

@@ -150,7 +150,7 @@ impl<K: Keystore> Keystore for Checked<K> {
         check_pcrs(pcrs)?;
         let quote = self.store.quote(nonce, pcrs)?;
         if quote.pcrs.iter().map(|(pcr, _)| *pcr).ne(pcrs.iter().copied()) {
-            return Err(KeystoreError::Answer("other PCRs were quoted; is the TPM's SHA-256 bank on?"));
+            return Err(KeystoreError::Answer("other PCRs were quoted than were asked for"));
         }
         Ok(quote)
     }

@@ -34,6 +34,11 @@ pub enum KeystoreError {
     NoEndorsementCertificate,
     #[error("the endorsement key certificate in the TPM's NV memory is not for this TPM's endorsement key")]
     EndorsementCertificate,
+    /// Retrying cannot help before the firmware's setup has changed.
+    #[error(
+        "the TPM's SHA-256 PCR bank is off, so that it quotes nothing of the boot; turn it on in the firmware's setup"
+    )]
+    Sha256BankOff,
     #[error("`{}` has {found}; restore it from a backup, or remove it and join again", path.display())]
     Corrupted { path: PathBuf, found: &'static str },
     #[error("`{}` does not open with this passphrase, or has been changed", path.display())]
@@ -121,6 +126,10 @@ impl KeystoreError {
             Self::TooManyKeys { max } => {
                 Refusal::new(Reason::RequestInvalid, subject, format!("there are {max} keys, which is all"))
             }
+            // Facts of the machine, for whoever enrols it.
+            error @ Self::NoEndorsementCertificate => Refusal::new(Reason::AttestEkMissing, subject, error),
+            error @ Self::EndorsementCertificate => Refusal::new(Reason::AttestEkInvalid, subject, error),
+            error @ Self::Sha256BankOff => Refusal::new(Reason::AttestPcrSelection, subject, error),
             error if error.is_transient() => {
                 Refusal::new(Reason::Busy, subject, "the keystore does not answer in time")
             }

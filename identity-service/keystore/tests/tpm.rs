@@ -8,6 +8,7 @@ use std::process::Command;
 use common::{Fixture, Swtpm, domain, gateway, run};
 use edgewarden_evidence::tpm::{Attest, AttestKind};
 use edgewarden_keystore::KeystoreError;
+use edgewarden_names::Reason;
 use edgewarden_protocol::Bytes;
 use edgewarden_protocol::config;
 use edgewarden_protocol::enrol::{Challenge, Credential};
@@ -250,6 +251,22 @@ fn a_tpm_without_an_endorsement_certificate_says_so() {
     let fixture = Fixture { config: config::Keystore::DangerousSimulatedTpm { address }, ..fixture };
     let error = fixture.open().device_keys().err().unwrap();
     assert!(matches!(error, KeystoreError::NoEndorsementCertificate), "{error}");
+    let refusal = error.refusal("device keys");
+    assert_eq!(refusal.reason, Reason::AttestEkMissing);
+    assert!(refusal.rule.contains("RSA-2048"), "{refusal}");
+}
+
+/// Such a TPM quotes nothing, without an error of its own.
+#[test]
+fn a_tpm_whose_sha256_bank_is_off_says_so() {
+    let mut fixture = Fixture::tpm();
+    let tpm = fixture.tpm_mut();
+    run(tpm.tool("tpm2_pcrallocate").arg("sha1:all+sha256:none"));
+    tpm.cut_power();
+    tpm.power_on();
+    let error = fixture.open().quote(&[7; 32], &[0, 4]).err().unwrap();
+    assert!(matches!(error, KeystoreError::Sha256BankOff), "{error}");
+    assert_eq!(error.refusal("quote").reason, Reason::AttestPcrSelection);
 }
 
 #[test]

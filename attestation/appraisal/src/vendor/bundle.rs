@@ -82,10 +82,10 @@ impl VendorBundle {
         }
         let mut reader = Reader::default();
         let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-        if is_pem(text) {
-            reader.pem(text)?;
-        } else if bytes.first() == Some(&SEQUENCE) {
+        if is_der(bytes) {
             reader.der(bytes)?;
+        } else if is_pem(text) {
+            reader.pem(text)?;
         } else if bytes.trim_ascii().is_empty() {
             return Err(VendorBundleError::Empty);
         } else {
@@ -254,6 +254,11 @@ pub(super) fn judge(der: &[u8]) -> Result<VendorCertificate, String> {
             _ => Err(format!("the self-signature of {} is wrong: it is damaged", certificate.called())),
         },
     }
+}
+
+/// A sequence of more bytes than a short length can say, which no text begins like.
+fn is_der(bytes: &[u8]) -> bool {
+    matches!(bytes, [SEQUENCE, 0x80..=0x84, ..])
 }
 
 fn is_pem(text: &[u8]) -> bool {

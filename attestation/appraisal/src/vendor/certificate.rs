@@ -3,6 +3,8 @@
 //! Distrusts every byte. What is read is bounded by the certificate; unknown critical extensions and extensions that
 //! come twice are refused here, so that no later step can overlook one.
 
+use std::collections::HashSet;
+
 use edgewarden_names::UnixTime;
 use x509_parser::extensions::{GeneralName, NameConstraints, PolicyConstraints, PolicyMappings};
 use x509_parser::prelude::{ASN1Time, FromDer, ParsedExtension, X509Certificate};
@@ -60,10 +62,10 @@ impl<'a> Certificate<'a> {
     }
 
     fn check_extensions(&self) -> Result<(), Fault> {
-        let mut seen = Vec::new();
+        let mut seen = HashSet::new();
         for extension in self.parsed.extensions() {
             let oid = extension.oid.to_id_string();
-            if seen.contains(&oid) {
+            if !seen.insert(extension.oid.as_bytes()) {
                 return Err(Fault::invalid(format!("{} has the extension {oid} twice", self.called())));
             }
             match extension.parsed_extension() {
@@ -83,7 +85,6 @@ impl<'a> Certificate<'a> {
                 }
                 _ => {}
             }
-            seen.push(oid);
         }
         Ok(())
     }

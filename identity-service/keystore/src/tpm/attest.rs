@@ -251,7 +251,10 @@ fn quoted(context: &mut Context, ak: &Loaded, data: &Data, pcrs: &[u8]) -> Resul
         };
         // A TPM whose SHA-256 bank is off quotes nothing, without an error.
         if *info.pcr_selection() != selection {
-            return Err(KeystoreError::Answer("other PCRs were quoted; is the TPM's SHA-256 bank on?").into());
+            let quoted_none =
+                info.pcr_selection().get_selections().iter().all(|bank| bank.selected().is_empty());
+            let other = KeystoreError::Answer("other PCRs were quoted than were asked for");
+            return Err(if quoted_none { KeystoreError::Sha256BankOff } else { other }.into());
         }
         let values = read_pcrs(context, &selection, pcrs, &slots)?;
         let all: Vec<u8> = values.iter().flat_map(|(_, value)| *value).collect();
@@ -273,6 +276,9 @@ pub(super) fn read_pcrs(
         .execute_without_session(|context| pcr::read_all(context, selection.clone()))
         .map_err(fault("TPM2_PCR_Read"))?;
     let bank = read.pcr_bank(HashingAlgorithm::Sha256);
+    if bank.is_none() {
+        return Err(KeystoreError::Sha256BankOff.into());
+    }
     pcrs.iter()
         .zip(slots)
         .map(|(&pcr, &slot)| {
