@@ -111,9 +111,9 @@ impl KeystoreError {
     pub fn explained(&self, subject: &str) -> Refusal {
         let hidden = self.refusal(subject);
         match hidden.reason {
-            Reason::RequestInvalid => hidden,
             Reason::Busy => Refusal { rule: self.to_string(), ..hidden },
-            _ => Refusal::new(Reason::KeystoreFailed, subject, self),
+            Reason::Internal => Refusal::new(Reason::KeystoreFailed, subject, self),
+            _ => hidden,
         }
     }
 
