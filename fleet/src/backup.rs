@@ -10,9 +10,10 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
+use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions};
 
 use crate::data_dir::{DataDir, DataError};
+use crate::store::{StoreError, integrity};
 
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
@@ -24,8 +25,9 @@ pub enum BackupError {
     Io { path: PathBuf, source: io::Error },
     #[error("the database cannot be copied")]
     Database(#[from] sqlx::Error),
-    #[error("the copy of the database is damaged: {0}; check the disks before you trust either")]
-    Damaged(String),
+    /// The copy's damage is most likely the original's.
+    #[error(transparent)]
+    Check(#[from] StoreError),
     #[error("`{}` does not name a folder to make", .0.display())]
     Name(PathBuf),
 }
@@ -78,12 +80,27 @@ async fn copy_database(from: &Path, to: &Path) -> Result<(), BackupError> {
         .map_err(|source| BackupError::Io { path: to.to_owned(), source })?;
     let options = SqliteConnectOptions::new().filename(to).read_only(true).immutable(true);
     let copy = SqlitePoolOptions::new().max_connections(1).connect_with(options).await?;
-    let found: Result<String, _> = sqlx::query_scalar("PRAGMA integrity_check").fetch_one(&copy).await;
+    let checked = check(&copy).await;
     copy.close().await;
-    match found?.as_str() {
-        "ok" => sync(to),
-        damage => Err(BackupError::Damaged(damage.to_owned())),
-    }
+    checked?;
+    sync(to)
+}
+
+async fn check(database: &SqlitePool) -> Result<(), BackupError> {
+    let mut connection = database.acquire().await?;
+    integrity::check_structure(&mut connection).await?;
+    integrity::check_contents(&mut connection).await?;
+    Ok(())
+}
+
+/// Reads all of the database in `data` and says what is not as it was written.
+pub async fn check_database(data: &DataDir) -> Result<(), BackupError> {
+    data.settings()?;
+    let options = SqliteConnectOptions::new().filename(data.database()).read_only(true);
+    let database = SqlitePoolOptions::new().max_connections(1).connect_with(options).await?;
+    let checked = check(&database).await;
+    database.close().await;
+    checked
 }
 
 fn sync(path: &Path) -> Result<(), BackupError> {

@@ -9,13 +9,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use edgewarden_ca::{CaError, RootCa, pem};
-use edgewarden_names::{TrustDomain, UnixTime};
+use edgewarden_names::{Digest, TrustDomain, UnixTime};
 use edgewarden_platform::durable;
 use edgewarden_workload_api::bundle::TrustBundle;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::enrol::random_text;
+use crate::enrol::{decide::sha256, random_text};
+use crate::store::Store;
 
 /// The root outlives every gateway that pins it.
 const ROOT_LIFETIME: Duration = Duration::from_secs(20 * 365 * 86400);
@@ -35,6 +36,16 @@ pub enum DataError {
     Invalid { path: PathBuf, message: String },
     #[error("the fleet's root cannot be used")]
     Root(#[from] CaError),
+    #[error(
+        "`{}` is gone or empty, and this fleet has had one: restore a backup. Where there is none, `edgewarden-fleet \
+         database new` begins anew: no gateway, token, deployment or message is known then, and all must join again",
+        .0.display()
+    )]
+    NoDatabase(PathBuf),
+    #[error("`{}` is there; a new database never takes the place of another one", .0.display())]
+    HasDatabase(PathBuf),
+    #[error("the database cannot be made")]
+    Database(#[from] crate::store::StoreError),
     #[error("no random numbers")]
     Random,
 }
@@ -103,7 +114,7 @@ impl DataDir {
     }
 
     /// Makes a fleet. `fleet.toml` is written last: a folder without it is not a fleet, and `init` may be run again.
-    pub fn init(&self, settings: &Settings, now: UnixTime) -> Result<RootCa, DataError> {
+    pub async fn init(&self, settings: &Settings, now: UnixTime) -> Result<RootCa, DataError> {
         if self.settings_file().exists() {
             return Err(DataError::Exists(self.0.clone()));
         }
@@ -113,6 +124,11 @@ impl DataDir {
         if self.settings_file().exists() {
             return Err(DataError::Exists(self.0.clone()));
         }
+        // Gateways are in it: what is lost is `fleet.toml`, not the fleet, and its root must not be replaced.
+        if self.has_database() && !Store::open(&self.database()).await?.devices().await?.is_empty() {
+            return Err(DataError::HasDatabase(self.database()));
+        }
+        self.remove_database()?;
         let root = RootCa::create(&settings.trust_domain, ROOT_LIFETIME, now)?;
         // Shown to be good before it is kept: a host that no certificate can carry is refused here, not at `serve`.
         let (names, addresses) = settings.names();
@@ -121,10 +137,58 @@ impl DataDir {
         write(&self.key_file(), key.as_bytes(), 0o600)?;
         write(&self.root_file(), pem::encode(pem::CERTIFICATE, root.certificate_der()).as_bytes(), 0o644)?;
         self.write_tokens()?;
+        self.make_database().await?;
         let text = toml::to_string(settings)
             .map_err(|error| DataError::Invalid { path: self.settings_file(), message: error.to_string() })?;
         write(&self.settings_file(), text.as_bytes(), 0o644)?;
         Ok(root)
+    }
+
+    fn has_database(&self) -> bool {
+        self.database().metadata().is_ok_and(|file| file.len() > 0)
+    }
+
+    /// That of an `init` that was cut off, with what SQLite keeps beside it.
+    fn remove_database(&self) -> Result<(), DataError> {
+        for end in ["", "-wal", "-shm"] {
+            let mut path = self.database().into_os_string();
+            path.push(end);
+            let path = PathBuf::from(path);
+            durable::remove(&path).map_err(|source| DataError::Io { path, source })?;
+        }
+        Ok(())
+    }
+
+    async fn make_database(&self) -> Result<(), DataError> {
+        let store = Store::open(&self.database()).await?;
+        store.bind(&self.root_digest()?).await?;
+        store.close().await;
+        Ok(())
+    }
+
+    /// The database, if it is there and this fleet's. One that is gone is not made anew: who lost it must hear of it.
+    pub async fn open_database(&self) -> Result<Store, DataError> {
+        if !self.has_database() {
+            return Err(DataError::NoDatabase(self.database()));
+        }
+        let store = Store::open(&self.database()).await?;
+        store.bind(&self.root_digest()?).await?;
+        Ok(store)
+    }
+
+    /// An empty database for a fleet that has lost its own.
+    pub async fn new_database(&self) -> Result<(), DataError> {
+        self.settings()?;
+        let _lock = self.lock()?;
+        if self.has_database() {
+            return Err(DataError::HasDatabase(self.database()));
+        }
+        self.remove_database()?;
+        self.make_database().await
+    }
+
+    fn root_digest(&self) -> Result<Digest, DataError> {
+        Ok(sha256(&self.root_certificate()?))
     }
 
     fn write_tokens(&self) -> Result<(), DataError> {

@@ -1,7 +1,7 @@
 //! `edgewarden-fleet`: the commands for operators, and the server's entry point.
 //!
 //! Data goes to standard output, words to standard error. Exit codes: 0 yes, 1 failed, 2 usage, 3 refused.
-//! All but `init`, `serve` and `key` ask the running server.
+//! All but `init`, `serve`, `backup`, `database`, `access` and `key` ask the running server.
 
 /// Prints a line of data.
 macro_rules! say {
@@ -29,7 +29,7 @@ pub use exit::Stop;
 use output::Format;
 
 use crate::admin_api::{StoredMessage, Token, TokenRequest, Web};
-use crate::backup::backup;
+use crate::backup::{backup, check_database};
 use crate::data_dir::DataDir;
 use crate::selection::Labels;
 use crate::text;
@@ -90,6 +90,9 @@ enum Command {
         #[arg(value_name = "FOLDER")]
         to: PathBuf,
     },
+    /// The fleet's database.
+    #[command(subcommand)]
+    Database(DatabaseCommand),
     /// Join tokens, each good for one gateway and one join.
     #[command(subcommand)]
     Token(TokenCommand),
@@ -125,6 +128,14 @@ enum Command {
     /// The access tokens of the command line and of the dashboard.
     #[command(subcommand)]
     Access(AccessCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum DatabaseCommand {
+    /// Say whether the database is what was written, also while the server runs.
+    Check,
+    /// Make an empty database for a fleet that has lost its own and has no backup: every gateway must join again.
+    New,
 }
 
 #[derive(Debug, Subcommand)]
@@ -171,7 +182,7 @@ enum AccessCommand {
 pub async fn run(arguments: Arguments) -> Result<(), Stop> {
     let common = arguments.common;
     match arguments.command {
-        Command::Init(init) => init.run(&common),
+        Command::Init(init) => init.run(&common).await,
         Command::Serve(serve) => serve.run(&common).await,
         Command::Backup { to } => {
             backup(&common.data()?, &to).await.map_err(Stop::failed)?;
@@ -181,6 +192,12 @@ pub async fn run(arguments: Arguments) -> Result<(), Stop> {
             say!("{}", to.display());
             Ok(())
         }
+        Command::Database(DatabaseCommand::Check) => {
+            check_database(&common.data()?).await.map_err(Stop::failed)?;
+            eprintln!("the database is what was written");
+            Ok(())
+        }
+        Command::Database(DatabaseCommand::New) => common.data()?.new_database().await.map_err(Stop::failed),
         Command::Token(TokenCommand::Create { gateway, expires, labels, allow_software }) => {
             let labels = distinct(labels)?;
             let request =
@@ -247,7 +264,11 @@ async fn messages(common: &Common, gateway: &GatewayName, last: u32) -> Result<(
             date(message.at),
             text::short_id(&message.from).to_owned(),
             message.topic.clone(),
-            text::payload(message.payload.as_slice()),
+            if message.damaged {
+                "(damaged on the fleet's disk)".into()
+            } else {
+                text::payload(message.payload.as_slice())
+            },
         ]
     };
     output::table(&["TIME", "FROM", "TOPIC", "PAYLOAD"], &messages.iter().map(row).collect::<Vec<_>>());

@@ -31,10 +31,10 @@ struct Made<'a> {
 }
 
 impl Init {
-    pub(super) fn run(self, common: &Common) -> Result<(), Stop> {
+    pub(super) async fn run(self, common: &Common) -> Result<(), Stop> {
         let data = common.data()?;
         let settings = Settings { trust_domain: self.trust_domain, hosts: self.names };
-        data.init(&settings, UnixTime::now()).map_err(Stop::failed)?;
+        data.init(&settings, UnixTime::now()).await.map_err(Stop::failed)?;
         let made = Made { trust_domain: &settings.trust_domain, root: data.root_file() };
         if common.is_json() {
             return output::json(&made);

@@ -87,7 +87,7 @@ pub async fn serve(options: Options, stop: impl Future<Output = ()>) -> Result<(
     let settings = data.settings()?;
     let _lock = data.lock()?;
     let root = Arc::new(data.root()?);
-    let store = Store::open(&data.database()).await?;
+    let store = data.open_database().await?;
     add_trust(&store, &options).await?;
 
     let (current, renew) = certificate::keep(root.clone(), &settings)?;
@@ -155,6 +155,7 @@ pub async fn serve(options: Options, stop: impl Future<Output = ()>) -> Result<(
         tracing::info!(%address, "our trust domain's bundle is served");
     }
     let keeping = tokio::spawn(keeper.run());
+    let looking = tokio::spawn(store.clone().look_often());
     let renewal = tokio::spawn(renew);
     if options.carry == Carry::DangerousUnverified {
         tracing::warn!("dangerous: deployments are carried without checking signatures and versions");
@@ -167,6 +168,7 @@ pub async fn serve(options: Options, stop: impl Future<Output = ()>) -> Result<(
     stop_sender.send_replace(true);
     while tasks.join_next().await.is_some() {}
     drop(std::fs::remove_file(data.socket()));
+    looking.abort();
     renewal.abort();
     keeping.abort();
     keep_reports.abort();

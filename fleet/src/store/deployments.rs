@@ -3,6 +3,7 @@
 use edgewarden_names::{Digest, UnixTime};
 
 use super::events::By;
+use super::integrity::named_by;
 use super::{Store, StoreError, from_json, parsed, signed, to_json, unsigned};
 use crate::selection::{Candidate, Labels};
 
@@ -77,9 +78,10 @@ impl Store {
     }
 
     pub async fn envelope(&self, digest: &Digest) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(sqlx::query_scalar("SELECT envelope FROM deployment WHERE digest = ?")
+        let found: Option<Vec<u8>> = sqlx::query_scalar("SELECT envelope FROM deployment WHERE digest = ?")
             .bind(digest.as_str())
             .fetch_optional(&self.readers)
-            .await?)
+            .await?;
+        named_by(digest, found)
     }
 }

@@ -7,9 +7,11 @@ use edgewarden_protocol::enrol::{Verdict, VerdictState};
 use edgewarden_protocol::uplink::Report;
 
 use super::events::By;
+use super::integrity::named_by;
 use super::tokens::TOKEN_FAILURES_MAX;
 use super::writer::Writing;
 use super::{Store, StoreError, from_json, parsed, signed, time, to_json};
+use crate::enrol::decide::sha256;
 use crate::selection::{Labels, check_labels};
 use crate::text::labels_or_none;
 
@@ -85,9 +87,9 @@ pub struct NewReport<'a> {
 }
 
 pub(super) type DeviceRow =
-    (String, String, String, String, i64, String, Option<String>, Option<i64>, Option<String>);
+    (String, String, String, String, i64, String, Option<String>, Option<i64>, Option<Vec<u8>>);
 
-type AttemptRow = (i64, String, Option<String>, String, Option<Vec<u8>>);
+type AttemptRow = (i64, String, Option<String>, String, Option<Vec<u8>>, Option<String>);
 
 pub(super) fn device(
     (name, endorsement, attestation, labels, enrolled, verdict, refusal, seen, report): DeviceRow,
@@ -100,14 +102,15 @@ pub(super) fn device(
         verdict: from_json(&verdict)?,
         refusal: refusal.as_deref().map(from_json).transpose()?,
         seen: seen.map(time),
-        report: report.as_deref().map(from_json).transpose()?,
+        // Not sealed. One that cannot be read comes again with the next.
+        report: report.as_deref().and_then(|report| serde_json::from_slice(report).ok()),
     })
 }
 
 impl Store {
     pub async fn device(&self, name: &GatewayName) -> Result<Option<Device>, StoreError> {
         let row: Option<DeviceRow> = sqlx::query_as(
-            "SELECT name, endorsement, attestation, labels, enrolled, verdict, refusal, seen, report \
+            "SELECT name, endorsement, attestation, labels, enrolled, verdict, refusal, seen, CAST(report AS BLOB) \
              FROM device WHERE name = ?",
         )
         .bind(name.as_str())
@@ -119,7 +122,7 @@ impl Store {
     /// All, by name.
     pub async fn devices(&self) -> Result<Vec<Device>, StoreError> {
         let rows: Vec<DeviceRow> = sqlx::query_as(
-            "SELECT name, endorsement, attestation, labels, enrolled, verdict, refusal, seen, report \
+            "SELECT name, endorsement, attestation, labels, enrolled, verdict, refusal, seen, CAST(report AS BLOB) \
              FROM device ORDER BY name",
         )
         .fetch_all(&self.readers)
@@ -192,7 +195,7 @@ impl Store {
     /// The newest appraisal of a gateway, if it failed.
     pub async fn last_failure(&self, gateway: &GatewayName) -> Result<Option<Attempt>, StoreError> {
         let row: Option<AttemptRow> = sqlx::query_as(
-            "SELECT at, verdict, refusal, evidence, event_log FROM attempt \
+            "SELECT at, verdict, refusal, evidence, event_log, log_digest FROM attempt \
              WHERE gateway = ? ORDER BY id DESC LIMIT 1",
         )
         .bind(gateway.as_str())
@@ -200,7 +203,11 @@ impl Store {
         .await?;
         let failed = row.filter(|(_, _, refusal, ..)| refusal.is_some());
         failed
-            .map(|(at, verdict, refusal, evidence, event_log)| {
+            .map(|(at, verdict, refusal, evidence, event_log, log_digest)| {
+                let event_log = match log_digest {
+                    Some(digest) => named_by(&parsed(&digest)?, event_log)?,
+                    None => None,
+                };
                 Ok(Attempt {
                     at: time(at),
                     verdict: from_json(&verdict)?,
@@ -386,7 +393,8 @@ impl Writing<'_> {
 
     async fn insert_attempt(&mut self, gateway: &GatewayName, attempt: &Attempt) -> Result<(), StoreError> {
         sqlx::query(
-            "INSERT INTO attempt (gateway, at, verdict, refusal, evidence, event_log) VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT INTO attempt (gateway, at, verdict, refusal, evidence, event_log, log_digest) \
+             VALUES (?, ?, ?, ?, ?, ?, ?)",
         )
         .bind(gateway.as_str())
         .bind(signed(attempt.at.0))
@@ -394,6 +402,7 @@ impl Writing<'_> {
         .bind(attempt.refusal.as_ref().map(to_json).transpose()?)
         .bind(attempt.evidence.as_str())
         .bind(attempt.event_log.as_deref())
+        .bind(attempt.event_log.as_deref().map(|log| sha256(log).to_string()))
         .execute(self.sql())
         .await?;
         sqlx::query(

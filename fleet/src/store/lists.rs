@@ -14,7 +14,7 @@ impl Store {
         limit: u32,
     ) -> Result<Vec<Device>, StoreError> {
         let rows: Vec<DeviceRow> = sqlx::query_as(
-            "SELECT name, endorsement, attestation, labels, enrolled, verdict, refusal, seen, report \
+            "SELECT name, endorsement, attestation, labels, enrolled, verdict, refusal, seen, CAST(report AS BLOB) \
              FROM device WHERE name > ? ORDER BY name LIMIT ?",
         )
         .bind(after.map_or("", GatewayName::as_str))

@@ -43,6 +43,9 @@ pub struct StoredMessage {
     pub from: String,
     pub topic: String,
     pub payload: edgewarden_protocol::Bytes,
+    /// It is not what was stored: the disk has changed it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub damaged: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,6 +73,8 @@ enum Known {
 }
 
 type Digest = [u8; DIGEST_BYTES];
+
+type MessageRow = (i64, i64, Vec<u8>, Vec<u8>, Vec<u8>, Option<Vec<u8>>);
 
 type Content<'a> = (u64, &'a str, &'a str, &'a [u8]);
 
@@ -178,15 +183,21 @@ impl Store {
 
     /// The newest first.
     pub async fn messages(&self, gateway: &GatewayName, last: u32) -> Result<Vec<StoredMessage>, StoreError> {
-        let rows: Vec<(i64, i64, String, String, Vec<u8>)> = sqlx::query_as(
-            "SELECT sequence, at, sender, topic, payload FROM message WHERE gateway = ? ORDER BY id DESC LIMIT ?",
+        let rows: Vec<MessageRow> = sqlx::query_as(
+            "SELECT sequence, at, CAST(sender AS BLOB), CAST(topic AS BLOB), payload, digest FROM message \
+             WHERE gateway = ? ORDER BY id DESC LIMIT ?",
         )
         .bind(gateway.as_str())
         .bind(i64::from(last))
         .fetch_all(&self.readers)
         .await?;
-        let message = |(sequence, at, from, topic, payload): (i64, i64, String, String, Vec<u8>)| {
-            StoredMessage { sequence: unsigned(sequence), at: time(at), from, topic, payload: payload.into() }
+        let message = |(sequence, at, from, topic, payload, kept): MessageRow| {
+            let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+            let (from, topic) = (text(from), text(topic));
+            let now = digest((unsigned(at), &from, &topic, &payload));
+            let damaged = kept.is_some_and(|kept| kept != now);
+            let (sequence, at, payload) = (unsigned(sequence), time(at), payload.into());
+            StoredMessage { sequence, at, from, topic, payload, damaged }
         };
         Ok(rows.into_iter().map(message).collect())
     }

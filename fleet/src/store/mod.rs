@@ -1,12 +1,13 @@
 //! What the fleet knows, in one SQLite file.
 //!
-//! Trusts its own file. Everything that a peer may rely on (a spent token, a binding of name and TPM, an acknowledged
+//! Trusts its own file once it was looked at ([`integrity`]). Everything that a peer may rely on (a spent token, a binding of name and TPM, an acknowledged
 //! message) is committed with `synchronous=FULL` before the peer hears of it. One connection writes ([`writer`]); readers
 //! read what it last committed (<https://www.sqlite.org/wal.html>).
 
 pub mod deployments;
 pub mod devices;
 pub mod events;
+pub(crate) mod integrity;
 pub mod jwt_keys;
 mod lists;
 pub mod messages;
@@ -19,12 +20,13 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use edgewarden_names::UnixTime;
+use edgewarden_names::{Digest, UnixTime};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
+use sqlx::{ConnectOptions as _, Connection as _};
 
 use writer::{Writer, Writing};
 
@@ -35,9 +37,16 @@ const MIGRATIONS: &[&str] = &[
     include_str!("schema-3.sql"),
     include_str!("schema-4.sql"),
     include_str!("schema-5.sql"),
+    include_str!("schema-6.sql"),
 ];
+/// The first schema whose rows have seals.
+const SEALED_SINCE: usize = 6;
+/// `CORRUPT` and `NOTADB`.
+const DAMAGE_CODES: [u32; 2] = [11, 26];
 
 const READERS_MAX: u32 = 4;
+/// How often a running server reads its database from end to end.
+const LOOK_EVERY: Duration = Duration::from_secs(6 * 3600);
 
 /// SQLite's primary result codes for a disk that does not do as it is asked: `READONLY`, `IOERR`, `FULL`, `CANTOPEN`.
 const DISK_CODES: [u32; 4] = [8, 10, 13, 14];
@@ -48,6 +57,12 @@ pub enum StoreError {
     Sql(#[from] sqlx::Error),
     #[error("the database holds something that does not read back: {0}")]
     Content(String),
+    #[error("the database is damaged: {0}; restore a backup (docs/operations.md, \"A damaged database\")")]
+    Damaged(String),
+    #[error(
+        "the database is another fleet's: it was made with another root than `root.pem`; put back the one that belongs to it"
+    )]
+    OtherFleet,
     #[error("the database has schema version {0}; this program knows up to {known}", known = MIGRATIONS.len())]
     Newer(i64),
 }
@@ -55,15 +70,25 @@ pub enum StoreError {
 impl StoreError {
     /// Whether the disk is why: full, failing or read-only. Trying again succeeds once it is not.
     pub fn is_the_disk(&self) -> bool {
-        match self {
-            Self::Sql(sqlx::Error::Io(_)) => true,
-            Self::Sql(sqlx::Error::Database(error)) => {
-                let code = error.code().and_then(|code| code.parse::<u32>().ok());
-                // An extended code has the primary one in its lowest byte.
-                code.is_some_and(|code| DISK_CODES.contains(&(code & 0xff)))
-            }
-            _ => false,
+        matches!(self, Self::Sql(sqlx::Error::Io(_)))
+            || self.primary_code().is_some_and(|code| DISK_CODES.contains(&code))
+    }
+
+    fn primary_code(&self) -> Option<u32> {
+        let Self::Sql(sqlx::Error::Database(error)) = self else { return None };
+        // An extended code has the primary one in its lowest byte.
+        error.code()?.parse::<u32>().ok().map(|code| code & 0xff)
+    }
+
+    fn or_damage(self) -> Self {
+        let unreadable = matches!(
+            self,
+            Self::Sql(sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_)) | Self::Content(_)
+        );
+        if unreadable || self.primary_code().is_some_and(|code| DAMAGE_CODES.contains(&code)) {
+            return Self::Damaged(crate::chain(&self));
         }
+        self
     }
 }
 
@@ -76,8 +101,13 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the database, makes it when it is not there, and brings its schema up to date.
+    /// Opens the database, makes it when it is not there, and brings its schema up to date. One that is damaged is not
+    /// opened.
     pub async fn open(file: &Path) -> Result<Self, StoreError> {
+        Self::try_open(file).await.map_err(StoreError::or_damage)
+    }
+
+    async fn try_open(file: &Path) -> Result<Self, StoreError> {
         // SQLite would make it readable by all; its journal files take the mode of the database.
         std::fs::OpenOptions::new()
             .append(true)
@@ -92,8 +122,12 @@ impl Store {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(Duration::from_secs(10));
+        let mut look = options.connect().await?;
+        integrity::check_structure(&mut look).await?;
         let writer = Writer::new(options.clone());
         migrate(&writer).await?;
+        integrity::check_contents(&mut look).await?;
+        look.close().await?;
         // They stay open: the last to close removes the files beside the database, and who opens it on a full disk
         // could not make them again.
         let readers = SqlitePoolOptions::new()
@@ -109,6 +143,50 @@ impl Store {
     pub async fn close(&self) {
         self.readers.close().await;
         self.writer.close().await;
+    }
+
+    /// Looks at what is there, as [`Store::open`] does.
+    pub async fn check(&self) -> Result<(), StoreError> {
+        let check = async {
+            let mut reader = self.readers.acquire().await?;
+            integrity::check_structure(&mut reader).await?;
+            integrity::check_contents(&mut reader).await
+        };
+        check.await.map_err(StoreError::or_damage)
+    }
+
+    /// Looks again and again while the server runs. What it finds is for operators: what is served stays served, because a
+    /// fleet that stops helps nobody who reads the log a day later.
+    pub async fn look_often(self) {
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let Err(error) = self.check().await else { continue };
+            let text = crate::chain(&error);
+            tracing::error!(error = text, "the database is not what was written");
+            if let Err(error) = self.add_event(events::By::Operator, None, &text, UnixTime::now()).await {
+                tracing::error!(error = crate::chain(&error), "the event is not kept");
+            }
+        }
+    }
+
+    /// The database belongs to the fleet with this root from then on, and to no other.
+    pub async fn bind(&self, root: &Digest) -> Result<(), StoreError> {
+        let mut writing = self.begin().await?;
+        let bound: Option<String> =
+            sqlx::query_scalar("SELECT root FROM fleet").fetch_optional(writing.sql()).await?;
+        match bound {
+            None => {
+                sqlx::query("INSERT INTO fleet (root) VALUES (?)")
+                    .bind(root.as_str())
+                    .execute(writing.sql())
+                    .await?;
+                writing.commit().await
+            }
+            Some(bound) => {
+                writing.abandon().await?;
+                if bound == root.as_str() { Ok(()) } else { Err(StoreError::OtherFleet) }
+            }
+        }
     }
 
     /// Every change goes through this.
@@ -128,7 +206,11 @@ async fn migrate(writer: &Writer) -> Result<(), StoreError> {
         // A pragma takes no bound parameter; this is a number of ours.
         let set = format!("PRAGMA user_version = {}", done + 1);
         sqlx::raw_sql(sqlx::AssertSqlSafe(set)).execute(writing.sql()).await?;
-        writing.commit().await?;
+        if done.saturating_add(1) < SEALED_SINCE {
+            writing.commit_unsealed().await?;
+        } else {
+            writing.commit().await?;
+        }
     }
 }
 

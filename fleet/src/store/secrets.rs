@@ -5,7 +5,8 @@ use edgewarden_protocol::secret::{ENTRIES_MAX, SecretDocument};
 use edgewarden_protocol::uplink::SecretsSync;
 
 use super::events::By;
-use super::{Store, StoreError, from_json, parsed, signed, time, to_json, unsigned};
+use super::integrity::named_by;
+use super::{Store, StoreError, parsed, signed, time, to_json, unsigned};
 
 /// A sealed secret without its envelope.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,11 +119,13 @@ impl Store {
         gateway: &GatewayName,
         digest: &Digest,
     ) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(sqlx::query_scalar("SELECT envelope FROM secret WHERE gateway = ? AND digest = ?")
-            .bind(gateway.as_str())
-            .bind(digest.as_str())
-            .fetch_optional(&self.readers)
-            .await?)
+        let found: Option<Vec<u8>> =
+            sqlx::query_scalar("SELECT envelope FROM secret WHERE gateway = ? AND digest = ?")
+                .bind(gateway.as_str())
+                .bind(digest.as_str())
+                .fetch_optional(&self.readers)
+                .await?;
+        named_by(digest, found)
     }
 
     /// Keeps what a gateway says of itself. What it said before is written only once.
@@ -148,18 +151,20 @@ impl Store {
         writing.commit().await
     }
 
-    /// What a gateway last said.
+    /// What a gateway last said; nothing when it cannot be read, because it says it again.
     pub async fn secret_state(&self, gateway: &GatewayName) -> Result<Option<SecretsSync>, StoreError> {
-        let row: Option<(String, String, String)> =
-            sqlx::query_as("SELECT agreement, have, refused FROM secret_state WHERE gateway = ?")
-                .bind(gateway.as_str())
-                .fetch_optional(&self.readers)
-                .await?;
-        let Some((key, have, refused)) = row else { return Ok(None) };
-        Ok(Some(SecretsSync {
-            key: from_json(&key)?,
-            have: from_json(&have)?,
-            refused: from_json(&refused)?,
+        let row: Option<(Vec<u8>, Vec<u8>, Vec<u8>)> = sqlx::query_as(
+            "SELECT CAST(agreement AS BLOB), CAST(have AS BLOB), CAST(refused AS BLOB) FROM secret_state WHERE gateway = ?",
+        )
+        .bind(gateway.as_str())
+        .fetch_optional(&self.readers)
+        .await?;
+        Ok(row.and_then(|(key, have, refused)| {
+            Some(SecretsSync {
+                key: serde_json::from_slice(&key).ok()?,
+                have: serde_json::from_slice(&have).ok()?,
+                refused: serde_json::from_slice(&refused).ok()?,
+            })
         }))
     }
 }

@@ -67,7 +67,13 @@ impl Writing<'_> {
     }
 
     /// On disk when it returns. After an error it may be or not: nobody may be told that it is.
-    pub(super) async fn commit(self) -> Result<(), StoreError> {
+    pub(super) async fn commit(mut self) -> Result<(), StoreError> {
+        self.seal_changed().await?;
+        self.end("COMMIT").await
+    }
+
+    /// The same for a schema of before there were seals.
+    pub(super) async fn commit_unsealed(self) -> Result<(), StoreError> {
         self.end("COMMIT").await
     }
 

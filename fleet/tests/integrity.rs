@@ -1,0 +1,276 @@
+//! A database that is gone, another fleet's, or not what was written is not served as if it were fine.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{Fleet, domain, sha256};
+use edgewarden_appraisal::ReferenceValues;
+use edgewarden_fleet::selection::Labels;
+use edgewarden_fleet::store::deployments::NewDeployment;
+use edgewarden_fleet::store::devices::{Admission, Attempt, Binding};
+use edgewarden_fleet::store::messages::Retention;
+use edgewarden_fleet::store::tokens::Grant;
+use edgewarden_fleet::store::trust::NewVendorRoot;
+use edgewarden_fleet::store::{Store, StoreError};
+use edgewarden_names::{GatewayName, Reason, Refusal, UnixTime};
+use edgewarden_protocol::dsse::VerifyingKey;
+use edgewarden_protocol::enrol::{Verdict, VerdictState};
+use edgewarden_protocol::jwt_keys::{PublishedKey, Statement};
+use edgewarden_protocol::secret::{Content, SecretDocument};
+use edgewarden_protocol::uplink::Message;
+
+const NOW: UnixTime = UnixTime(1_000_000);
+const FLIPS: u64 = 1500;
+
+fn gateway() -> GatewayName {
+    common::name("gw-1")
+}
+
+fn attempt(refusal: Option<Refusal>) -> Attempt {
+    let verdict = Verdict {
+        state: VerdictState::Fresh,
+        hardware: "none".into(),
+        reference: None,
+        checks: Vec::new(),
+        at: NOW,
+        expires: UnixTime(NOW.0 + 60),
+    };
+    let event_log = refusal.is_some().then(|| b"an event log".repeat(100));
+    Attempt { at: NOW, verdict, refusal, evidence: sha256(b"evidence"), event_log }
+}
+
+/// With a row in each table.
+async fn fill(file: &Path) {
+    let store = Store::open(file).await.unwrap();
+    store.bind(&sha256(b"root")).await.unwrap();
+    let labels = Labels::from([("site".into(), "clinic".into())]);
+    let grant = |name: &str| Grant {
+        gateway: common::name(name),
+        expires: UnixTime(NOW.0 + 60),
+        allow_software: true,
+        labels: labels.clone(),
+    };
+    store.add_token(&[1; 32], &grant("gw-1"), NOW).await.unwrap();
+    store.add_token(&[2; 32], &grant("gw-2"), NOW).await.unwrap();
+    let admission = Admission {
+        gateway: &gateway(),
+        binding: &Binding { endorsement: sha256(b"ek"), attestation: sha256(b"ak") },
+        token: Some(&[1; 32]),
+        ca_key: &sha256(b"ca"),
+        attempt: &attempt(None),
+    };
+    store.admit(&admission, NOW).await.unwrap().unwrap();
+    let refusal = Refusal::new(Reason::AttestReference, "gw-2", "PCR 4 differs");
+    store.add_failure(&common::name("gw-2"), &sha256(b"2"), &attempt(Some(refusal))).await.unwrap();
+    let values = ReferenceValues { name: "boot".into(), pcrs: BTreeMap::new(), events: BTreeMap::new() };
+    store.add_reference(&values, "file", NOW).await.unwrap();
+    let root = NewVendorRoot { digest: sha256(b"v"), subject: "CN=v".into(), pem: "p".repeat(900) };
+    store.add_vendor_roots(&[root], NOW).await.unwrap();
+    let key = VerifyingKey { name: "operator".into(), point: vec![4; 65] };
+    store.add_operator_key(&key, NOW).await.unwrap();
+    let envelope = b"a deployment ".repeat(800);
+    let deployment = NewDeployment {
+        digest: &sha256(&envelope),
+        name: "glucose",
+        version: 7,
+        selector: &labels,
+        signer: Some("operator"),
+        envelope: &envelope,
+    };
+    store.add_deployment(&deployment, NOW).await.unwrap();
+    let document = SecretDocument {
+        trust_domain: domain(),
+        gateway: gateway(),
+        module: "a".parse().unwrap(),
+        name: "s".parse().unwrap(),
+        version: 3,
+        content: Content::Removed,
+    };
+    let secret = b"a secret ".repeat(100);
+    store.add_secret(&document, false, "operator", &sha256(&secret), &secret, NOW).await.unwrap();
+    let published =
+        PublishedKey { kid: "k".into(), point: vec![4; 65].into(), not_after: UnixTime(u64::MAX >> 1) };
+    let statement =
+        Statement { gateway: gateway(), trust_domain: domain(), sequence: 1, at: NOW, keys: vec![published] };
+    store.keep_jwt_keys(&statement).await.unwrap();
+    let messages: Vec<_> = (1..=20)
+        .map(|sequence| Message {
+            queue: "0a".repeat(16),
+            sequence,
+            at: NOW,
+            from: format!("spiffe://plant.example/gateway/gw-1/module/m{sequence}").parse().unwrap(),
+            topic: format!("clinic/{sequence}"),
+            payload: vec![7; 300].into(),
+        })
+        .collect();
+    store.add_messages(&gateway(), &messages[0].queue, &messages, Retention::default(), NOW).await.unwrap();
+    store.close().await;
+}
+
+/// All that somebody may rely on, as the store gives it.
+async fn dump(store: &Store) -> Result<String, StoreError> {
+    let mut devices = store.devices().await?;
+    devices.iter_mut().for_each(|device| (device.seen, device.report) = (None, None));
+    let mut out = format!("{devices:?}");
+    for hash in [[1; 32], [2; 32]] {
+        out += &format!("{:?}", store.token(&hash).await?);
+    }
+    out += &format!("{:?}", store.knows_ca_key(&gateway(), &sha256(b"ca")).await?);
+    out += &format!("{:?}", store.last_failure(&common::name("gw-2")).await?);
+    out += &format!("{:?}{:?}", store.references().await?, store.reference_summaries().await?);
+    out += &format!("{:?}{:?}", store.vendor_roots().await?, store.vendor_bundle().await?);
+    out += &format!("{:?}", store.operator_keys().await?);
+    for deployment in store.deployments().await? {
+        out += &format!("{deployment:?}{:?}", store.envelope(&deployment.digest).await?);
+    }
+    for secret in store.secrets(None).await? {
+        out += &format!("{secret:?}{:?}", store.secret_envelope(&gateway(), &secret.digest).await?);
+    }
+    out += &format!("{:?}{:?}", store.jwt_keys(NOW).await?, store.events(None, 1000).await?);
+    Ok(out)
+}
+
+#[tokio::test]
+async fn a_changed_bit_is_found_or_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("fleet.db");
+    fill(&file).await;
+    let good = std::fs::read(&file).unwrap();
+    let store = Store::open(&file).await.unwrap();
+    let (expected, messages) = (dump(&store).await.unwrap(), store.messages(&gateway(), 100).await.unwrap());
+    store.close().await;
+    let places: Vec<usize> = (0..good.len()).filter(|at| good[*at] != 0).collect();
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+    let (mut found, mut harmless) = (0, 0);
+    for _ in 0..FLIPS {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let at = places[usize::try_from(random >> 33).unwrap() % places.len()];
+        let mut bytes = good.clone();
+        bytes[at] ^= 1 << (random & 7);
+        for end in ["-wal", "-shm"] {
+            let _ = std::fs::remove_file(folder.path().join(format!("fleet.db{end}")));
+        }
+        std::fs::write(&file, bytes).unwrap();
+        match Store::open(&file).await {
+            Err(StoreError::Damaged(_) | StoreError::Newer(_)) => found += 1,
+            Err(StoreError::Sql(_)) => found += 1,
+            Err(other) => panic!("byte {at}: {other:?}"),
+            Ok(store) => {
+                match dump(&store).await {
+                    Ok(dump) => assert_eq!(dump, expected, "byte {at} bit {}", random & 7),
+                    // Event logs are large: they are looked at when somebody asks for one.
+                    Err(StoreError::Damaged(_)) => found += 1,
+                    Err(other) => panic!("byte {at}: {other:?}"),
+                }
+                let now = store.messages(&gateway(), 100).await.unwrap();
+                assert_eq!(now.len(), messages.len(), "byte {at}");
+                for (now, before) in now.iter().zip(&messages) {
+                    assert!(now == before || now.damaged, "byte {at}: {now:?}");
+                }
+                harmless += 1;
+                store.close().await;
+            }
+        }
+    }
+    assert!(found > FLIPS / 2, "{found} found, {harmless} harmless");
+}
+
+/// Runs the server, which must not come up, and gives what it says.
+fn refused(fleet: &Fleet) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_edgewarden-fleet"));
+    command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(fleet.data()).stdin(Stdio::null());
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let deadline = Instant::now() + common::DEADLINE;
+    while child.try_wait().unwrap().is_none() {
+        if Instant::now() > deadline {
+            child.kill().unwrap();
+            panic!("the server serves: {:?}", child.wait_with_output().unwrap());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_database_is_not_made_anew_beside_an_old_root() {
+    let mut fleet = Fleet::start(&[]);
+    let gateway = fleet.gateway("gw-1").await;
+    fleet.stop();
+    let (database, kept) = (fleet.data().join("fleet.db"), fleet.path("kept.db"));
+    std::fs::rename(&database, &kept).unwrap();
+    for empty in [false, true] {
+        if empty {
+            std::fs::write(&database, b"").unwrap();
+        }
+        let said = refused(&fleet);
+        assert!(said.contains("restore a backup") && said.contains("database new"), "{said}");
+    }
+    // Nor is the root replaced because `fleet.toml` is gone, where gateways rest on it.
+    std::fs::copy(&kept, &database).unwrap();
+    std::fs::rename(fleet.data().join("fleet.toml"), fleet.path("kept.toml")).unwrap();
+    let root = std::fs::read(fleet.data().join("root.pem")).unwrap();
+    let again = fleet.cli(&["init", "--trust-domain", "plant.example", "--name", "localhost"]);
+    assert!(again.code() == 1 && again.errors().contains("fleet.db"), "{}", again.errors());
+    assert_eq!(std::fs::read(fleet.data().join("root.pem")).unwrap(), root);
+    std::fs::rename(fleet.path("kept.toml"), fleet.data().join("fleet.toml")).unwrap();
+    // It does not take the place of one that is there.
+    assert_eq!(fleet.cli(&["database", "new"]).code(), 1);
+    fleet.cli(&["database", "check"]).ok();
+    fleet.run();
+    gateway.sync(&fleet, None, 0).await.unwrap();
+    fleet.stop();
+    // Another fleet's is none of ours.
+    let mut other = Fleet::start(&[]);
+    other.stop();
+    std::fs::copy(other.data().join("fleet.db"), &database).unwrap();
+    let said = refused(&fleet);
+    assert!(said.contains("another fleet's"), "{said}");
+    // The way out where there is no backup.
+    std::fs::remove_file(&database).unwrap();
+    fleet.cli(&["database", "new"]).ok();
+    fleet.run();
+    assert_eq!(gateway.sync(&fleet, None, 0).await.unwrap_err(), Reason::AttestRequired);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_row_stops_the_server_the_check_and_the_backup() {
+    let mut fleet = Fleet::start(&[]);
+    let _gateway = fleet.gateway("gw-1").await;
+    fleet.stop();
+    let database = fleet.data().join("fleet.db");
+    let good = std::fs::read(&database).unwrap();
+    let mut bytes = good.clone();
+    // In the labels of the device, and of the token: within values, where SQLite sees nothing.
+    let needle = b"{\"site\":\"clinic\"}";
+    let places: Vec<usize> =
+        (0..bytes.len() - needle.len()).filter(|at| bytes[*at..].starts_with(needle)).collect();
+    assert!(!places.is_empty());
+    for at in places {
+        bytes[at + 9] ^= 1;
+    }
+    std::fs::write(&database, &bytes).unwrap();
+    let said = refused(&fleet);
+    assert!(said.contains("damaged") && said.contains("restore a backup"), "{said}");
+    let checked = fleet.cli(&["database", "check"]);
+    assert!(checked.code() == 1 && checked.errors().contains("damaged"), "{}", checked.errors());
+    let copied = fleet.cli(&["backup", fleet.path("backup").to_str().unwrap()]);
+    assert!(copied.code() == 1 && copied.errors().contains("damaged"), "{}", copied.errors());
+    assert!(!fleet.path("backup").exists());
+    std::fs::write(&database, &good).unwrap();
+    fleet.run();
+    assert_eq!(fleet.json(&["device", "list"])[0]["name"], "gw-1");
+}
