@@ -24,12 +24,6 @@ fn role_runtimed() {
     common::role_runtimed();
 }
 
-/// The process that `runtimed` starts for a module's log.
-#[test]
-fn role_log_pump() {
-    common::role_log_pump();
-}
-
 const WAIT: &str = "trap 'echo bye; exit 0' TERM; while :; do sleep 0.1; done";
 const OPEN: &str = r#"@id("alarm") permit (principal == Module::"analytics", action == Action::"open_flow", resource == Port::"alerts/alarm");"#;
 /// Knocks at the gateway without pause: each datagram that gets through is one too many.
