@@ -340,6 +340,49 @@ fn names_are_constrained() {
     }
 }
 
+/// What a trusted root limits itself to holds too (RFC 5937), and a limit that cannot be read refuses.
+#[test]
+fn a_roots_own_limits_hold() {
+    const NAME_CONSTRAINTS: [u64; 4] = [2, 5, 29, 30];
+    let limited = |content: Vec<u8>| {
+        Vendor::root_with("root", KeyPair::generate().unwrap(), |params| {
+            params.custom_extensions = vec![critical(&NAME_CONSTRAINTS, content)];
+        })
+    };
+    // Permitted or excluded: the subtree of O=Example, or what is no name.
+    let oid = wrap(6, &[0x55, 4, 10]);
+    let attribute = wrap(0x30, &[oid, wrap(0x0c, b"Example")].concat());
+    let name = wrap(0xa4, &wrap(0x30, &wrap(0x31, &attribute)));
+    let subtree = |list: u8, base: &[u8]| wrap(0x30, &wrap(list, &wrap(0x30, base)));
+    for (what, content, good) in [
+        ("excludes others", subtree(0xa1, &name), true),
+        ("permits others only", subtree(0xa0, &name), false),
+        ("permits what is no name", subtree(0xa0, &wrap(0xa4, b"x")), false),
+    ] {
+        let leaf = by(limited(content));
+        let der = leaf.make(&Forge::new().ek_point());
+        let result = VendorRoots::from_pem(leaf.issuer.pem().as_bytes())
+            .map_err(|error| Refusal::new(Reason::AttestEkInvalid, "file", error))
+            .and_then(|known| enrol(&[der], &known, NOW));
+        assert_eq!(result.is_ok(), good, "{what}: {:?}", result.err());
+    }
+}
+
+/// Thousands of extensions or names cost what their bytes cost, and are refused like others.
+#[test]
+fn certificates_stuffed_with_extensions_are_refused() {
+    let root = Vendor::new("root");
+    let stuffed = (0..1500)
+        .map(|number| CustomExtension::from_oid_content(&[1, 2, 3, number], vec![5, 0]))
+        .chain([critical(&[1, 2, 4], vec![5, 0])])
+        .collect();
+    let leaf = EkCertificate { issuer: root, extensions: stuffed, ..EkCertificate::default() };
+    let known = roots(&[&leaf.issuer]);
+    let result = enrol(&[leaf.make(&Forge::new().ek_point())], &known, NOW);
+    let refusal = result.map(drop).unwrap_err();
+    assert!(matches!(refusal.reason, Reason::AttestEkUnsupported | Reason::AttestEkInvalid), "{refusal}");
+}
+
 #[test]
 fn authorities_have_limits() {
     let root = Vendor::new("root");

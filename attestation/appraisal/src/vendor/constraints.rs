@@ -47,11 +47,10 @@ impl Constraints {
         }
         for name in certificate.other_names() {
             match name {
-                GeneralName::DirectoryName(directory) => {
-                    if !self.allows(&Name::of(directory)) {
-                        return Err(Self::refused(certificate, &shown(directory)));
-                    }
+                GeneralName::DirectoryName(directory) if !self.allows(&Name::of(directory)) => {
+                    return Err(Self::refused(certificate, &shown(directory)));
                 }
+                // A constraint on directory names that cannot be read stands here too.
                 other if self.others.contains(&form(other)) => {
                     return Err(Fault::new(
                         Kind::Unsupported,

@@ -46,19 +46,16 @@ fn sized(bytes: &[u8]) -> Vec<u8> {
 }
 
 fn value(value: &Any<'_>) -> Vec<u8> {
-    match text(value) {
-        Some(text) => {
-            let words: Vec<String> = text.split_whitespace().map(str::to_lowercase).collect();
-            let mut out = vec![0];
-            out.extend(words.join(" ").into_bytes());
-            out
-        }
-        None => {
-            let mut out = vec![1];
-            out.extend(value.tag().0.to_be_bytes());
-            out.extend_from_slice(value.data);
-            out
-        }
+    if let Some(text) = text(value) {
+        let words: Vec<String> = text.split_whitespace().map(str::to_lowercase).collect();
+        let mut out = vec![0];
+        out.extend(words.join(" ").into_bytes());
+        out
+    } else {
+        let mut out = vec![1];
+        out.extend(value.tag().0.to_be_bytes());
+        out.extend_from_slice(value.data);
+        out
     }
 }
 
