@@ -391,11 +391,11 @@ async fn an_update_leaves_the_old_image_its_identity_and_a_way_back() {
         }
         other => panic!("{other:?}"),
     };
-    assert_eq!(fallbacks().await, [old.reference.clone()]);
+    assert_eq!(fallbacks().await, std::slice::from_ref(&old.reference));
     // The old one is no proof for the new one.
     site.gateway.ask(Request::Proven { instance: prepared.instance.clone() }).await.unwrap();
     site.gateway.ask(Request::Proven { instance: "alerts-99".into() }).await.unwrap();
-    assert_eq!(fallbacks().await, [old.reference.clone()]);
+    assert_eq!(fallbacks().await, std::slice::from_ref(&old.reference));
     // Again before the update has proven itself: the way back leads to what had.
     site.gateway.deploy(&document_with(3, &site.key, &[("alerts", &third)])).await;
     assert_eq!(site.judge(next.evidence("alerts")).await.unwrap_err().reason, Reason::StartPermit);

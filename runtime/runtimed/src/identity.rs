@@ -38,7 +38,7 @@ impl CallError {
 fn deadline(request: &Request) -> Duration {
     match request {
         // Answered after half a minute without news.
-        Request::Watch { .. } => Duration::from_secs(60),
+        Request::Watch { .. } => Duration::from_secs(45),
         // Long work of a TPM, or of a policy.
         Request::EnrolKeys
         | Request::EnrolProve(_)
@@ -72,7 +72,7 @@ impl Client {
     async fn call_within(&self, request: &Request, time: Duration) -> Result<Reply, CallError> {
         let mut held = self.stream.lock().await;
         // On a timeout the connection is gone with the exchange: a late answer is nobody's.
-        tokio::time::timeout(time, self.exchange(&mut *held, request)).await.unwrap_or_else(|_| {
+        tokio::time::timeout(time, self.exchange(&mut held, request)).await.unwrap_or_else(|_| {
             let late =
                 std::io::Error::new(ErrorKind::TimedOut, format!("no answer within {} s", time.as_secs()));
             Err(CallError::Away(FrameError::Io(late)))
