@@ -19,11 +19,6 @@ fn role_runtimed() {
     common::role_runtimed();
 }
 
-#[test]
-fn role_log_pump() {
-    common::role_log_pump();
-}
-
 fn running(module: &ModuleStatus) -> bool {
     module.state == ModuleState::Running
 }
