@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use edgewarden_names::{Digest, Epoch, GatewayName, ModuleName, Refusal, SecretName, UnixTime};
 use edgewarden_protocol::Bytes;
 use edgewarden_protocol::enrol::{Check, VerdictState};
+use edgewarden_protocol::token::JoinToken;
 use edgewarden_protocol::uplink::{DeploymentReport, ModuleReport, RefusalReport};
 use serde::{Deserialize, Serialize};
 
@@ -33,7 +34,7 @@ pub struct TokenRequest {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Token {
     pub gateway: GatewayName,
-    pub token: String,
+    pub token: JoinToken,
     pub expires: UnixTime,
     pub allow_software: bool,
     pub labels: BTreeMap<String, String>,

@@ -313,6 +313,10 @@ impl Deployment {
         unique("leaf", self.leaves.iter().map(|leaf| leaf.name.as_str()))?;
         unique("topic", self.topics.iter().map(|topic| topic.name.as_str()))?;
         unique("image key", self.image_keys.iter().map(|key| key.name.as_str()))?;
+        for key in &self.image_keys {
+            // One that cannot be used would refuse every image later, when the good document before it is gone.
+            key.usable().map_err(|rule| format!("image key `{}`: {rule}", key.name.escape_debug()))?;
+        }
         for module in &self.modules {
             module.check().map_err(|rule| format!("module `{}`: {rule}", module.name))?;
         }

@@ -14,6 +14,7 @@ use edgewarden_names::{GatewayName, TrustDomain, UnixTime};
 use serde::{Deserialize, Serialize};
 
 use crate::Bytes;
+use crate::token::JoinToken;
 
 /// Largest event log that is sent or read.
 pub const EVENT_LOG_BYTES_MAX: usize = 2 * 1024 * 1024;
@@ -24,7 +25,7 @@ pub struct Begin {
     pub gateway: GatewayName,
     pub trust_domain: TrustDomain,
     /// Once, to join. Absent when a known gateway renews.
-    pub token: Option<String>,
+    pub token: Option<JoinToken>,
     pub labels: BTreeMap<String, String>,
     pub keys: DeviceKeys,
 }

@@ -1,16 +1,15 @@
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, ParsedPublicKey};
+use aws_lc_rs::signature::ParsedPublicKey;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use edgewarden_names::{Digest, Reason, Refusal};
 use edgewarden_protocol::deployment::ImageKey;
+use edgewarden_protocol::image_key::Usable;
 
 /// SubjectPublicKeyInfo of a P-256 key up to the point (RFC 5480): SEQUENCE, id-ecPublicKey, prime256v1, BIT STRING.
 pub(crate) const SPKI_PREFIX: [u8; 26] = [
     0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86,
     0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
 ];
-/// Uncompressed point (SEC 1 section 2.3.3).
-const POINT_BYTES: usize = 65;
 const PEM_BYTES_MAX: usize = 1024;
 
 /// A pinned key, ready to verify.
@@ -22,18 +21,10 @@ pub(crate) struct PinnedKey<'a> {
 
 impl<'a> PinnedKey<'a> {
     pub(crate) fn parse(key: &'a ImageKey) -> Result<Self, Refusal> {
-        let refuse = || {
-            let rule = "an image key is a P-256 public key in PEM (`BEGIN PUBLIC KEY`)";
+        let Usable { public, spki } = key.usable().map_err(|rule| {
             Refusal::new(Reason::DeploymentInvalid, format!("image key {}", crate::shown(&key.name)), rule)
-        };
-        let der = decode_pem(&key.public_key, "PUBLIC KEY").ok_or_else(refuse)?;
-        let point = der
-            .strip_prefix(&SPKI_PREFIX)
-            .filter(|point| point.len() == POINT_BYTES && point.first() == Some(&4))
-            .ok_or_else(refuse)?;
-        // Refuses a point that is not on the curve.
-        let public = ParsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, point).map_err(|_| refuse())?;
-        Ok(Self { name: &key.name, fingerprint: crate::sha256(&der), public })
+        })?;
+        Ok(Self { name: &key.name, fingerprint: crate::sha256(&spki), public })
     }
 
     pub(crate) fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {

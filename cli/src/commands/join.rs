@@ -10,8 +10,10 @@ use edgewarden_names::{GatewayName, TrustDomain};
 use edgewarden_protocol::client::Client;
 use edgewarden_protocol::config::{Attestation, Config, Fleet, Gateway, Identity, Keystore, Mqtt, Runtime};
 use edgewarden_protocol::layout::Layout;
+use edgewarden_protocol::token::JoinToken;
 use edgewarden_runtimed::enrol::{self, EnrolError};
 use tokio::process::Child;
+use zeroize::Zeroizing;
 
 use crate::exit::Problem;
 use crate::folders;
@@ -88,7 +90,7 @@ impl Join {
         Ok(())
     }
 
-    fn token(&self) -> Result<String, Problem> {
+    fn token(&self) -> Result<JoinToken, Problem> {
         let text = if self.token_file == Path::new("-") {
             std::io::read_to_string(std::io::stdin())
         } else {
@@ -97,7 +99,7 @@ impl Join {
         let text = text.map_err(|error| {
             Problem::text(format!("cannot read the token from `{}`: {error}", self.token_file.display()))
         })?;
-        Ok(text.trim().to_owned())
+        Ok(Zeroizing::new(text).trim().into())
     }
 
     fn write_configuration(&self, layout: &Layout) -> Result<(), Problem> {

@@ -35,6 +35,9 @@ pub struct Deploy {
     /// Keep it although no gateway has the labels: for those that are still to join.
     #[arg(long, conflicts_with = "out")]
     allow_empty: bool,
+    /// With `--check`: do not ask the registries what the images are.
+    #[arg(long, requires = "check")]
+    skip_images: bool,
     /// A registry (`host:port`) to ask in plain HTTP. The image's digest is signed all the same.
     #[arg(long, value_name = "HOST:PORT")]
     plain_http: Vec<String>,
@@ -80,8 +83,16 @@ impl Deploy {
         Ok(())
     }
 
+    fn registries(&self) -> Runtime {
+        Runtime { plain_http_registries: self.plain_http.clone(), ..Runtime::default() }
+    }
+
     async fn checked(&self, deployment: &Deployment, common: &Common) -> Result<(), Stop> {
         let document = serde_json::to_vec(deployment).map_err(Stop::failed)?;
+        if !self.skip_images {
+            let judged = judge::images(deployment, &self.registries()).await;
+            judged.map_err(|problem| Stop::from(problem.into_refusal()))?;
+        }
         let request = CheckRequest { document: document.into(), allow_empty: self.allow_empty };
         let meant: Meant = common.admin()?.post("/deployments/check", &request).await?;
         if common.is_json() {
@@ -111,7 +122,7 @@ impl Deploy {
             Some(version) => version,
             None => next_version(&document.name, common).await?,
         };
-        let registries = Runtime { plain_http_registries: self.plain_http.clone(), ..Runtime::default() };
+        let registries = self.registries();
         let folder = file.parent().unwrap_or(Path::new("."));
         let deployment = document.resolve(folder, version, &domain, &registries).await?;
         // Through the bytes, as on the gateway.

@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 use edgewarden_names::TrustDomain;
 use edgewarden_oci::registry::Registry;
 use edgewarden_protocol::config::Runtime;
-use edgewarden_protocol::deployment::{Deployment, ImageReference, Module};
+use edgewarden_protocol::deployment::{Deployment, ImageKey, ImageReference, Leaf, Module, Route, Topic};
 use edgewarden_protocol::dsse::ENVELOPE_BYTES_MAX;
+use edgewarden_protocol::federation::Endpoint;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -74,6 +75,11 @@ impl Document {
         {
             document.entry(field).or_insert(empty);
         }
+        check_each::<ImageKey>(&mut document, "image_keys")?;
+        check_each::<Leaf>(&mut document, "leaves")?;
+        check_each::<Topic>(&mut document, "topics")?;
+        check_each::<Route>(&mut document, "routes")?;
+        check_each::<Endpoint>(&mut document, "federation")?;
         document.entry("trust_domain").or_insert_with(|| domain.as_str().into());
         document.insert("name".into(), self.name.into());
         document.insert("version".into(), version.into());
@@ -99,6 +105,17 @@ fn tables<'a>(
     let Some(value) = document.get_mut(field) else { return Ok(Vec::new()) };
     let all = value.as_array_mut().ok_or_else(wrong)?;
     all.iter_mut().map(|one| one.as_object_mut().ok_or_else(wrong)).collect()
+}
+
+/// Reads each entry by itself, so that what is wrong is said with its place. The whole is read afterwards all the same.
+fn check_each<T: DeserializeOwned>(document: &mut Map<String, Value>, field: &str) -> Result<(), Stop> {
+    for (number, entry) in tables(document, field)?.into_iter().enumerate() {
+        T::deserialize(Value::Object(entry.clone())).map_err(|error| {
+            let name = entry.get("name").and_then(Value::as_str).unwrap_or_default().escape_debug();
+            Stop::Failed(format!("entry {} of `{field}` (`{name}`): {error}", number + 1))
+        })?;
+    }
+    Ok(())
 }
 
 /// Puts the text of `<field>_file` into `field`: one of the two is there.

@@ -248,7 +248,7 @@ async fn token(common: &Common, request: &TokenRequest) -> Result<(), Stop> {
     if !token.labels.is_empty() {
         eprintln!("its labels: {}", text::labels(&token.labels));
     }
-    say!("{}", token.token);
+    say!("{}", token.token.reveal());
     Ok(())
 }
 

@@ -69,7 +69,7 @@ impl Enrolment {
 
     pub async fn begin(&self, request: Begin, source: IpAddr, now: UnixTime) -> Result<Challenge, Problem> {
         decide::check_form(&request, self.root.domain())?;
-        let token_hash = request.token.as_deref().map(token_hash);
+        let token_hash = request.token.as_ref().map(|token| token_hash(token.reveal()));
         let token = match &token_hash {
             Some(hash) => self.store.token(hash).await?,
             None => None,

@@ -19,6 +19,7 @@ use edgewarden_names::{Digest, GatewayName, Reason, Refusal, UnixTime};
 use edgewarden_protocol::deployment::{Deployment, PAYLOAD_TYPE};
 use edgewarden_protocol::dsse::{self, ENVELOPE_BYTES_MAX, Envelope, VerifyingKey};
 use edgewarden_protocol::enrol::EVENT_LOG_BYTES_MAX;
+use edgewarden_protocol::token::JoinToken;
 use serde::Deserialize;
 
 use super::http::{not_there, read_json, refuse, reply};
@@ -114,9 +115,9 @@ async fn token_create(State(shared): App, body: Body) -> Response {
         check_labels(&labels).map_err(|rule| invalid("labels", rule))?;
         let now = UnixTime::now();
         let expires = now.plus(Duration::from_secs(expires_seconds));
-        let token = random_text()?;
+        let token = JoinToken::from(random_text()?);
         let grant = Grant { gateway, expires, allow_software, labels };
-        shared.store.add_token(&token_hash(&token), &grant, now).await?;
+        shared.store.add_token(&token_hash(token.reveal()), &grant, now).await?;
         let Grant { gateway, labels, .. } = grant;
         Ok(Token { gateway, token, expires, allow_software, labels })
     };

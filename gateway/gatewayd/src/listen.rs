@@ -11,6 +11,7 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use edgewarden_transport::log_limit::{Line, LogLimit};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket, sockopt,
@@ -26,6 +27,8 @@ const STRANGERS_MAX: usize = 512;
 /// Connections from one address: a site behind one router still fits, one device cannot take all.
 const CONNECTIONS_PER_SOURCE_MAX: usize = 256;
 const LISTENERS: usize = 3;
+/// Lines a minute about connections that cannot be accepted.
+const ACCEPT_LINES_MAX: u32 = 6;
 /// Descriptors for everything but clients: without them nothing could be put on disk or be asked of `identityd`.
 const DESCRIPTORS_KEPT: usize = 512;
 
@@ -120,6 +123,7 @@ pub(crate) async fn accept<F: Future<Output = ()> + Send + 'static>(
     let places = Arc::new(Mutex::new(Places::default()));
     let mut tasks = tokio::task::JoinSet::new();
     let mut number = 0u64;
+    let logged = LogLimit::new(ACCEPT_LINES_MAX);
     loop {
         // Ended tasks are collected as we go; those that live end with us.
         while tasks.try_join_next().is_some() {}
@@ -128,7 +132,9 @@ pub(crate) async fn accept<F: Future<Output = ()> + Send + 'static>(
             Ok(accepted) => accepted,
             Err(error) => {
                 // Out of descriptors or the like: others must end first.
-                tracing::warn!(%error, "cannot accept a connection");
+                if let Line::Write { left_out } = logged.line(std::time::Instant::now()) {
+                    tracing::warn!(%error, left_out, "cannot accept a connection");
+                }
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }

@@ -3,13 +3,14 @@
 //! * [`registry`]: pull and push (OCI distribution-spec 1.1) · [`layout`]: an image in a folder (OCI image-layout 1.0)
 //! * [`build`]: an image from binaries, without a registry or a base image
 //! * [`manifest`]: the documents, parsed strictly · [`store`]: verified content and root file systems on a gateway
-//! * [`program`]: what an image would execute, and where · [`records`]: records on disk that are believed later
+//! * [`execution`], [`program`]: what an image would execute, as whom and where · [`records`]: records on disk that are believed later
 //!
 //! Nothing that comes from outside is trusted: content is accepted by its SHA-256 digest and its size only.
 //! Whether an image may start is not decided here.
 
 pub mod build;
 mod error;
+pub mod execution;
 mod hashing;
 mod http;
 pub mod layout;

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// The key that authenticates what a daemon keeps for itself.
+#[derive(Clone)]
 pub struct RecordKey(hmac::Key);
 
 impl std::fmt::Debug for RecordKey {

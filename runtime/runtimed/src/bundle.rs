@@ -7,21 +7,17 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use edgewarden_names::{GatewayName, Generation, Reason, Refusal, TrustDomain};
+use edgewarden_names::{GatewayName, Generation, Refusal, TrustDomain};
+use edgewarden_oci::execution::{Execution, SEARCH_PATH};
 use edgewarden_oci::manifest::ImageConfig;
-use edgewarden_oci::{program, tree};
-use edgewarden_platform::durable;
 use edgewarden_protocol::deployment::Module;
 use serde_json::{Value, json};
 
 use crate::{iotedge, seccomp, secrets};
 
 const NOFILE_MAX: u64 = 4096;
-/// The OCI runtime's own limit; above it lies the number that means "no user".
-const ID_MAX: u32 = i32::MAX as u32;
 /// Largest file that a module writes. Nothing that it can write to is on the gateway's disk; this is the wall behind that.
 const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
-const ACCOUNTS_BYTES_MAX: usize = 64 * 1024;
 
 /// What differs from instance to instance.
 #[derive(Debug)]
@@ -49,18 +45,17 @@ pub struct Bundle<'a> {
 impl Bundle<'_> {
     /// `config.json`.
     pub fn config(&self) -> Result<Value, Refusal> {
-        if !tree::mount_folders_are_empty(self.root) {
-            return Err(self.command("something lies in the unpacked image where this gateway mounts"));
-        }
-        let (user, group) = self.user()?;
+        let execution = self.execution();
+        execution.check()?;
+        let (user, group) = execution.user()?;
         Ok(json!({
             "ociVersion": "1.0.2",
             "process": {
                 "terminal": false,
                 "user": {"uid": user, "gid": group},
-                "args": self.args()?,
+                "args": execution.args()?,
                 "env": self.env(),
-                "cwd": self.working_folder()?,
+                "cwd": execution.working_folder()?,
                 "capabilities": {"bounding": [], "effective": [], "inheritable": [], "permitted": [], "ambient": []},
                 "rlimits": [
                     {"type": "RLIMIT_NOFILE", "soft": nofile_max(), "hard": nofile_max()},
@@ -78,30 +73,9 @@ impl Bundle<'_> {
         }))
     }
 
-    fn command(&self, rule: impl std::fmt::Display) -> Refusal {
-        Refusal::new(Reason::ImageCommand, &self.module.name, rule)
-    }
-
-    fn bad_user(&self, rule: impl std::fmt::Display) -> Refusal {
-        Refusal::new(Reason::ImageUser, &self.module.name, rule)
-    }
-
-    fn args(&self) -> Result<Vec<String>, Refusal> {
-        let image = &self.image.config;
-        let mut args = image.entrypoint.clone().unwrap_or_default();
-        args.extend(if self.module.args.is_empty() {
-            image.cmd.clone().unwrap_or_default()
-        } else {
-            self.module.args.clone()
-        });
-        let first = args.first_mut().filter(|program| !program.is_empty());
-        let first = first.ok_or_else(|| self.command("the image names nothing to run"))?;
-        let env = self.variables();
-        let search = env.get("PATH").map(String::as_str).unwrap_or_default();
-        // The runtime would look for it again, in what it has mounted by then.
-        *first = program::find(self.root, &self.working_folder()?, search, first)
-            .map_err(|rule| self.command(rule))?;
-        Ok(args)
+    fn execution(&self) -> Execution<'_> {
+        let Self { module, image, root, own_user, forbidden_users, .. } = *self;
+        Execution { module, image, root, own_user, forbidden_users }
     }
 
     /// The image's variables, then the deployment's, then ours: the last word on a name counts.
@@ -110,7 +84,7 @@ impl Bundle<'_> {
     }
 
     fn variables(&self) -> BTreeMap<String, String> {
-        let mut env: BTreeMap<&str, &str> = BTreeMap::from([("PATH", "/usr/local/bin:/usr/bin:/bin")]);
+        let mut env: BTreeMap<&str, &str> = BTreeMap::from([("PATH", SEARCH_PATH)]);
         env.extend(self.image.config.env.iter().flatten().filter_map(|pair| pair.split_once('=')));
         env.extend(self.module.env.iter().map(|(key, value)| (key.as_str(), value.as_str())));
         let mqtt = format!("gateway:{}", self.mqtt_port);
@@ -128,72 +102,9 @@ impl Bundle<'_> {
         env.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
     }
 
-    /// Without links, so that it leads the runtime where it led us.
-    fn working_folder(&self) -> Result<String, Refusal> {
-        let folder = self.image.config.working_dir.as_deref().filter(|folder| !folder.is_empty());
-        let folder = folder.unwrap_or("/");
-        if !folder.starts_with('/') {
-            return Err(self.command("the image's working folder is not absolute"));
-        }
-        // A runtime would make it in the root that modules share, or find it elsewhere.
-        tree::folder(self.root, folder).ok_or_else(|| {
-            let named = folder.escape_debug();
-            self.command(format!("the image's working folder `{named}` is not in the image"))
-        })
-    }
-
-    /// `user[:group]`, by number or by a name that the image's own tables hold. Root is refused.
+    /// As whom it runs.
     pub fn user(&self) -> Result<(u32, u32), Refusal> {
-        let text = self.image.config.user.as_deref().unwrap_or_default();
-        if text.is_empty() {
-            return Ok((self.own_user, self.own_user));
-        }
-        let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
-        let (user, own_group) = match user.parse() {
-            Ok(user) => (user, user),
-            Err(_) => self.look_up("etc/passwd", user)?,
-        };
-        let group = match group.map(|group| (group, group.parse())) {
-            None => own_group,
-            Some((_, Ok(group))) => group,
-            Some((name, Err(_))) => self.look_up("etc/group", name)?.0,
-        };
-        if user == 0 || group == 0 {
-            return Err(self.bad_user("the image asks to run as root; give it a USER"));
-        }
-        if user > ID_MAX || group > ID_MAX {
-            return Err(self.bad_user("the image asks to run as a user that no system has"));
-        }
-        // Users are not the kernel's only measure, but the limits that it keeps for each user are shared by its number.
-        if self.forbidden_users.contains(&user) {
-            let rule = format!("user {user} is a daemon's own on this gateway; give the image another USER");
-            return Err(self.bad_user(rule));
-        }
-        Ok((user, group))
-    }
-
-    /// Number and group of a name in a table of the image. The table's folder must not be a link.
-    fn look_up(&self, table: &str, name: &str) -> Result<(u32, u32), Refusal> {
-        let unknown =
-            || self.bad_user(format!("the image has no `{}` in its `/{table}`", name.escape_debug()));
-        let path = self.root.join(table);
-        if path
-            .parent()
-            .is_none_or(|folder| folder.symlink_metadata().map_or(true, |metadata| !metadata.is_dir()))
-        {
-            return Err(unknown());
-        }
-        let bytes = durable::read(&path, ACCOUNTS_BYTES_MAX).ok().flatten().ok_or_else(unknown)?;
-        let text = String::from_utf8_lossy(&bytes);
-        let line = text
-            .lines()
-            .map(|line| line.split(':').collect::<Vec<_>>())
-            .find(|line| line.first() == Some(&name));
-        let number =
-            |line: &[&str], index: usize| line.get(index).and_then(|field| field.parse::<u32>().ok());
-        let line = line.ok_or_else(unknown)?;
-        let id = number(&line, 2).ok_or_else(unknown)?;
-        Ok((id, number(&line, 3).unwrap_or(id)))
+        self.execution().user()
     }
 
     fn mounts(&self, owner: (u32, u32)) -> Value {
@@ -260,7 +171,8 @@ fn nofile_max() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use edgewarden_oci::manifest::{Execution, RootFs};
+    use edgewarden_names::Reason;
+    use edgewarden_oci::manifest::{self, RootFs};
 
     struct Case {
         root: tempfile::TempDir,
@@ -286,7 +198,7 @@ mod tests {
             std::fs::write(root.path().join("etc/group"), "root:x:0:\nstaff:x:50:\n").unwrap();
             let image = format!("r/a@sha256:{}", "ab".repeat(32));
             let module = serde_json::from_value(json!({"name": "alerts", "image": image})).unwrap();
-            let config = Execution {
+            let config = manifest::Execution {
                 user: Some(user.into()),
                 env: Some(vec![
                     "A=image".into(),
@@ -296,7 +208,7 @@ mod tests {
                 ]),
                 entrypoint: Some(vec!["/bin/alerts".into()]),
                 cmd: Some(vec!["default".into()]),
-                ..Execution::default()
+                ..manifest::Execution::default()
             };
             let rootfs = RootFs { kind: "layers".into(), diff_ids: Vec::new() };
             let image = ImageConfig { architecture: "amd64".into(), os: "linux".into(), config, rootfs };

@@ -9,6 +9,7 @@ use edgewarden_names::Refusal;
 use edgewarden_protocol::config::Config;
 use edgewarden_protocol::control::{Reply, Request};
 use edgewarden_protocol::enrol::{Begin, Challenge, DeviceKeys, Enrolled, Finish, Verdict};
+use edgewarden_protocol::token::JoinToken;
 use edgewarden_transport::http::{Client as Http, HttpError};
 use edgewarden_transport::tls;
 use rustls::pki_types::CertificateDer;
@@ -47,7 +48,11 @@ fn identity(error: CallError) -> EnrolError {
 }
 
 /// Joins with a token, or renews without one. On success `identityd` has the new certificate in force.
-pub async fn run(config: &Config, token: Option<String>, identityd: &Client) -> Result<Verdict, EnrolError> {
+pub async fn run(
+    config: &Config,
+    token: Option<JoinToken>,
+    identityd: &Client,
+) -> Result<Verdict, EnrolError> {
     let http = fleet(config)?;
     let Reply::DeviceKeys(keys) = identityd.call(&Request::EnrolKeys).await.map_err(identity)? else {
         return Err(EnrolError::Identity(CallError::Unexpected));
@@ -78,7 +83,7 @@ fn fleet(config: &Config) -> Result<Http, EnrolError> {
 
 async fn exchange(
     config: &Config,
-    token: Option<String>,
+    token: Option<JoinToken>,
     identityd: &Client,
     http: &Http,
     keys: DeviceKeys,
