@@ -195,7 +195,7 @@ fn connections_max() -> u32 {
 pub struct Listed(Vec<(Flow, u64)>);
 
 /// The keys of a set with the packets that each counted.
-pub type Counted = Vec<(Vec<u8>, u64)>;
+pub type Counted = [(Vec<u8>, u64)];
 
 impl Listed {
     /// The sets of the gateway's own table.
@@ -257,16 +257,16 @@ mod tests {
     fn listed(packets: u64) -> Listed {
         let ew1 = b"ew1\0\0\0\0\0\0\0\0\0\0\0\0\0";
         let mut listed = Listed::default();
-        let denied = vec![
+        let denied = [
             (key(&[ew1, &[10, 77, 0, 2], &[10, 77, 0, 3], &[0, 22, 0, 0]]), packets),
             (key(&[ew1, &[10, 77, 0, 2]]), 1),
             (Vec::new(), 1),
         ];
-        listed.gateway(&denied, &vec![(ew1.to_vec(), 1)], &vec![(ew1.to_vec(), 1)]);
+        listed.gateway(&denied, &[(ew1.to_vec(), 1)], &[(ew1.to_vec(), 1)]);
         listed.wall(
             2,
             Ipv4Addr::new(10, 77, 0, 3),
-            &vec![(vec![192, 0, 2, 1, 1, 187, 0, 0], 1), (vec![192], 1)],
+            &[(vec![192, 0, 2, 1, 1, 187, 0, 0], 1), (vec![192], 1)],
         );
         listed
     }
