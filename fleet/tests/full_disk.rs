@@ -6,6 +6,7 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::too_many_lines,
     reason = "a test fails by panicking"
 )]
 
@@ -372,7 +373,9 @@ async fn a_fleet_whose_disk_was_full_goes_on_by_itself() {
         assert_eq!(refused, Some(Reason::Storage));
         // More than SQLite's cache holds: it meets the full disk before the commit.
         let mut large = batch(acknowledged + 1, acknowledged + 50);
-        large.iter_mut().for_each(|message| message.payload = vec![7; 60_000].into());
+        for message in &mut large {
+            message.payload = vec![7; 60_000].into();
+        }
         assert_eq!(gateway.send(&fleet, large).await, Err(Reason::Storage));
     }
     let answer = fleet.cli(&["token", "create", "--gateway", "gw-2"]);

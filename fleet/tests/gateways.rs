@@ -247,7 +247,9 @@ async fn another_message_under_a_known_number_is_told_and_taken_under_a_new_epoc
     let client = gateway.client(&fleet, "gatewayd");
     let batch = |payload: &str, range: std::ops::RangeInclusive<u64>| {
         let mut messages: Vec<_> = range.map(|n| gateway.message(n)).collect();
-        messages.iter_mut().for_each(|m| m.payload = payload.as_bytes().to_vec().into());
+        for message in &mut messages {
+            message.payload = payload.as_bytes().to_vec().into();
+        }
         messages
     };
     let send = async |messages: Vec<Message>| -> MessagesReply {
@@ -261,7 +263,9 @@ async fn another_message_under_a_known_number_is_told_and_taken_under_a_new_epoc
     assert_eq!(send(resumed.clone()).await, MessagesReply { stored: 5, conflict: Some(6) });
     assert_eq!(fleet.json(&["message", "list", "--gateway", "gw-1"]).as_array().unwrap().len(), 10);
     let mut renamed = resumed[5..].to_vec();
-    renamed.iter_mut().for_each(|m| m.queue = "0b".repeat(16));
+    for message in &mut renamed {
+        message.queue = "0b".repeat(16);
+    }
     assert_eq!(send(renamed).await, MessagesReply { stored: 12, conflict: None });
     let listed = fleet.json(&["message", "list", "--gateway", "gw-1", "--last", "100"]);
     assert_eq!(listed.as_array().unwrap().len(), 17);

@@ -274,6 +274,8 @@ async fn a_database_of_a_newer_program_is_not_touched() {
     assert!(matches!(Store::open(&file).await, Err(StoreError::Newer(99))));
 }
 
+type Change = fn(&mut Message);
+
 /// Another message under a known number is not lost, whatever is still kept of the one before.
 #[tokio::test]
 async fn other_bytes_under_a_known_number_are_a_conflict_and_the_same_ones_a_repetition() {
@@ -288,7 +290,6 @@ async fn other_bytes_under_a_known_number_are_a_conflict_and_the_same_ones_a_rep
     };
     let batch = |range: std::ops::RangeInclusive<u64>| range.map(|n| message(1, n, 9)).collect::<Vec<_>>();
     assert_eq!(send(&batch(1..=20)).await, (20, None));
-    type Change = fn(&mut Message);
     let changes: [(&str, Change); 4] = [
         ("payload", |m| m.payload = vec![1; 9].into()),
         ("topic", |m| m.topic = "u".into()),

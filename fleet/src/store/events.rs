@@ -32,6 +32,8 @@ pub struct Event {
     pub text: String,
 }
 
+type EventRow = (i64, Option<String>, Option<String>, String, i64);
+
 /// Who brought an event about, which is whose room it takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum By {
@@ -149,7 +151,7 @@ impl Store {
 
     /// The newest first; of one gateway, or of all.
     pub async fn events(&self, gateway: Option<&GatewayName>, last: u32) -> Result<Vec<Event>, StoreError> {
-        let rows: Vec<(i64, Option<String>, Option<String>, String, i64)> = sqlx::query_as(
+        let rows: Vec<EventRow> = sqlx::query_as(
             "SELECT at, gateway, reason, text, times FROM event WHERE ?1 IS NULL OR gateway = ?1 \
              ORDER BY at DESC, id DESC LIMIT ?2",
         )

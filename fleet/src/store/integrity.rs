@@ -192,9 +192,9 @@ fn told(findings: Vec<String>) -> Result<(), StoreError> {
         return Ok(());
     }
     let more = findings.len().saturating_sub(FINDINGS_MAX);
-    let mut text = findings.into_iter().take(FINDINGS_MAX).collect::<Vec<_>>().join("; ");
+    let mut told: Vec<String> = findings.into_iter().take(FINDINGS_MAX).collect();
     if more > 0 {
-        text.push_str(&format!("; and {more} more"));
+        told.push(format!("and {more} more"));
     }
-    Err(StoreError::Damaged(text))
+    Err(StoreError::Damaged(told.join("; ")))
 }

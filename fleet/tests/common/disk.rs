@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 const BLOCK: u64 = 4096;
+const ZEROS: [u8; 4096] = [0; 4096];
 
 /// Unmounted when dropped.
 pub struct SmallDisk(PathBuf);
@@ -27,7 +28,7 @@ impl SmallDisk {
     pub fn fill(&self, blocks: u64) {
         let mut file = std::fs::File::create(self.ballast()).unwrap();
         let mut length = 0;
-        while let Ok(written) = file.write(&[0; BLOCK as usize]) {
+        while let Ok(written) = file.write(&ZEROS) {
             length += written as u64;
         }
         file.set_len((length / BLOCK * BLOCK).saturating_sub(blocks * BLOCK)).unwrap();
