@@ -124,7 +124,8 @@ impl<'s> Search<'s> {
         if exhausted {
             let text =
                 format!("too many certificates could have issued it: {SIGNATURES_MAX} signatures were tried");
-            self.note(node.length, Fault::new(Kind::Untrusted, text));
+            // It says more than the last signature that was wrong.
+            self.note(node.length + 1, Fault::new(Kind::Untrusted, text));
         }
         exhausted
     }
