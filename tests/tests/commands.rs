@@ -75,7 +75,7 @@ fn what_the_commands_answer() {
 fn status_has_its_shape(site: &Site) {
     let status = site.status().unwrap();
     let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
-    assert_eq!(keys(&status), ["identity", "runtime", "gateway"]);
+    assert_eq!(keys(&status), ["identity", "runtime", "gateway", "missing"]);
     let identity = &status["identity"];
     for key in [
         "keystore",
