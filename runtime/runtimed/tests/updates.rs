@@ -107,7 +107,7 @@ fn a_revision_that_does_not_run_gives_way_to_the_one_before() {
         // Not started at all: the OCI runtime refuses.
         gateway.deploy(2, vec![shell("alerts", &image, &format!("echo BROKEN; {WAIT}"))], "").await;
         let back = |module: &ModuleStatus| {
-            running(module) && refused_for(module) == Some(Reason::Internal) && module.pid != first.pid
+            running(module) && refused_for(module) == Some(Reason::StartFailed) && module.pid != first.pid
         };
         let second = gateway.module("alerts", "what it was, with the reason", back).await;
         let update = second.update.unwrap();
