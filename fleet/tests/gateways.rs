@@ -109,6 +109,28 @@ async fn deployments_are_refused() {
     assert!(said.contains("glucose v7"), "the next version: {said}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_deployments_with_one_version_the_fleet_takes_one() {
+    let fleet = Fleet::start(&[]);
+    let _gateway = fleet.gateway("gw-1").await;
+    let envelopes: Vec<_> = (0..6)
+        .map(|n| {
+            let out = fleet.path(&format!("envelope-{n}.json"));
+            fleet.deploy(1, "operator.key", &["--out", out.to_str().unwrap()]).ok();
+            out
+        })
+        .collect();
+    let send = |out: &str| fleet.cli(&["deploy", "--envelope", out]).code();
+    let codes: Vec<i32> = std::thread::scope(|scope| {
+        let send = &send;
+        let all: Vec<_> =
+            envelopes.iter().map(|out| scope.spawn(move || send(out.to_str().unwrap()))).collect();
+        all.into_iter().map(|one| one.join().unwrap()).collect()
+    });
+    assert_eq!(codes.iter().filter(|code| **code == 0).count(), 1, "{codes:?}");
+    assert_eq!(fleet.json(&["deployment", "list"]).as_array().unwrap().len(), 1);
+}
+
 #[tokio::test]
 async fn who_is_meant_is_said_on_purpose() {
     let fleet = Fleet::start(&[]);

@@ -19,6 +19,7 @@ use crate::judge;
 const NO_SELECTOR: &str = "for which gateways? give `--select KEY=VALUE` or a `[selector]` in the document, or `--all` for every one";
 
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 pub struct Deploy {
     /// The deployment, TOML.
     #[arg(required_unless_present = "envelope", conflicts_with = "envelope")]

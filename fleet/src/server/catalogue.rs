@@ -30,17 +30,14 @@ impl Deployments {
     /// What a gateway with these labels should run.
     pub fn wanted(&self, labels: &Labels) -> Option<&Candidate> {
         let mut chosen = self.chosen.lock().unwrap_or_else(PoisonError::into_inner);
-        let place = match chosen.get(labels) {
-            Some(place) => *place,
-            None => {
-                let found = choose(&self.all, labels, self.carry);
-                let place = found.and_then(|found| self.all.iter().position(|one| one.id == found.id));
-                if chosen.len() < REMEMBERED_MAX {
-                    chosen.insert(labels.clone(), place);
-                }
-                place
+        let place = chosen.get(labels).copied().unwrap_or_else(|| {
+            let found = choose(&self.all, labels, self.carry);
+            let place = found.and_then(|found| self.all.iter().position(|one| one.id == found.id));
+            if chosen.len() < REMEMBERED_MAX {
+                chosen.insert(labels.clone(), place);
             }
-        };
+            place
+        });
         place.and_then(|place| self.all.get(place))
     }
 }
@@ -94,5 +91,49 @@ impl Catalogue {
         let mut held = self.held();
         held.changes += 1;
         held.deployments = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::deployments::NewDeployment;
+    use edgewarden_names::{Digest, UnixTime};
+
+    async fn add(store: &Store, version: u8) {
+        let new = NewDeployment {
+            digest: &Digest::from_sha256(&[version; 32]),
+            name: "all",
+            version: version.into(),
+            selector: &Labels::new(),
+            signer: Some("operator"),
+            envelope: b"{}",
+        };
+        store.add_deployment(&new, UnixTime(1)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_stored_is_read_once_for_each_change() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("fleet.db")).await.unwrap();
+        let catalogue = Catalogue::new(Carry::Verified);
+        let version = |deployments: &Deployments| deployments.wanted(&Labels::new()).map(|one| one.version);
+        let empty = catalogue.now(&store).await.unwrap();
+        assert_eq!(version(&empty), None);
+        add(&store, 1).await;
+        // Until the change is told, everybody has the same: nobody reads.
+        assert!(Arc::ptr_eq(&empty, &catalogue.now(&store).await.unwrap()));
+        catalogue.changed();
+        let first = catalogue.now(&store).await.unwrap();
+        assert_eq!((version(&first), version(&first)), (Some(1), Some(1)));
+        // What was read before a change that came meanwhile is not kept.
+        catalogue.changed();
+        let (read, ()) = tokio::join!(catalogue.now(&store), async {
+            add(&store, 2).await;
+            catalogue.changed();
+        });
+        drop(read.unwrap());
+        assert_eq!(version(&catalogue.now(&store).await.unwrap()), Some(2));
+        assert_eq!(version(&first), Some(1), "who holds it has it whole");
     }
 }
