@@ -80,6 +80,8 @@ enum Command {
     /// Evidence of this boot.
     #[command(subcommand)]
     Attest(commands::attest::Attest),
+    /// The time that this gateway goes by.
+    Clock(commands::clock::Clock),
     /// The audit log.
     #[command(subcommand)]
     Audit(commands::audit::Audit),
@@ -171,6 +173,7 @@ fn run(arguments: Arguments) -> Result<(), Problem> {
             Command::Svid(svid) => svid.run(&layout, format).await,
             Command::Keys(keys) => keys.run(&layout, format).await,
             Command::Attest(attest) => attest.run(&layout, format).await,
+            Command::Clock(clock) => clock.run(&layout, format).await,
             Command::Audit(audit) => audit.run(&layout, format).await,
             Command::Keystore(keystore) => keystore.run(&layout),
             Command::Metrics => commands::metrics::run(&layout).await,

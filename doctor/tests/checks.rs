@@ -14,6 +14,7 @@ use edgewarden_doctor::Outcome::{self, Fail, Warn};
 use edgewarden_doctor::{CHECKS, ConfigState, Facts, areas, examine, table};
 use edgewarden_gatewayd::status::UpstreamStatus;
 use edgewarden_names::{Epoch, Reason, Refusal, UnixTime};
+use edgewarden_protocol::control::{DoubtedTime, TimeBy};
 use edgewarden_protocol::enrol::{DeviceKeys, VerdictState};
 use edgewarden_protocol::federation::Trouble;
 use edgewarden_protocol::uplink::ModuleState;
@@ -173,9 +174,13 @@ fn machine_cases() -> Vec<Case> {
         site("disk.reserve", Fail, |s| s.answer(|a| a.status.disk.as_mut().unwrap().unwritten = 1)),
         site("disk.reserve", Fail, |s| s.answer(|a| a.status.disk.as_mut().unwrap().unsaved = true)),
         facts("clock.plausible", Fail, |f| {
-            f.now = UnixTime(1000);
+            f.clock.wall = UnixTime(1000);
             f.clock.floor = Ok(None);
-            f.config.root.as_mut().unwrap().as_mut().unwrap().1.not_before = UnixTime(0);
+        }),
+        facts("clock.believed", Fail, |f| doubt(f, 40 * DAY.cast_signed())),
+        facts("clock.believed", Fail, |f| doubt(f, -40 * DAY.cast_signed())),
+        facts("clock.believed", Warn, |f| {
+            f.daemons.identity.as_mut().unwrap().time.by = TimeBy::Floor;
         }),
         site("clock.floor", Fail, |s| {
             let later = UnixTime::now().0 + DAY;
@@ -594,7 +599,38 @@ async fn a_machine_with_nothing_on_it_is_examined_too() {
     assert!(matches!(facts.config.state, ConfigState::Missing(_)));
     let failed = bad(&facts);
     assert!(failed.contains(&("config.present", Fail)) && failed.contains(&("daemons.identityd", Fail)));
-    assert_eq!(examine(&facts, Some("clock")).len(), 5);
+    assert_eq!(examine(&facts, Some("clock")).len(), 6);
+}
+
+/// The system clock shows another time than is believed.
+fn doubt(facts: &mut Facts, seconds: i64) {
+    let time = &mut facts.daemons.identity.as_mut().unwrap().time;
+    let shows = UnixTime(time.now.0.saturating_add_signed(seconds));
+    time.doubted = Some(DoubtedTime { shows, believed_from: None });
+}
+
+#[tokio::test]
+async fn advice_on_the_clock_is_right_in_both_directions() {
+    let mut site = Site::new().await;
+    site.with_software();
+    let find = |facts: &Facts, id: &str| {
+        examine(facts, Some("clock")).into_iter().find(|found| found.id == id).unwrap()
+    };
+    for (days, says) in [(40, "it is 40 d ahead of it"), (-40, "it is 40 d behind it")] {
+        let mut facts = site.facts().await;
+        doubt(&mut facts, days * DAY.cast_signed());
+        let found = find(&facts, "clock.believed");
+        assert!(found.said.starts_with(says), "{found:?}");
+        assert!(found.remedy.as_ref().unwrap().contains("edgewarden clock accept"), "{found:?}");
+    }
+    // A dead battery has advice of its own.
+    let mut facts = site.facts().await;
+    facts.clock.wall = UnixTime(1000);
+    let found = find(&facts, "clock.plausible");
+    assert!(
+        found.said.contains("battery") && found.remedy.as_ref().unwrap().contains("hwclock"),
+        "{found:?}"
+    );
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::enrol::{decide::sha256, random_text};
+use crate::lease::{self, Lease};
 use crate::store::Store;
 
 /// The root outlives every gateway that pins it.
@@ -57,6 +58,9 @@ pub struct Settings {
     pub trust_domain: TrustDomain,
     /// Host names and addresses that the server is reached by.
     pub hosts: Vec<String>,
+    /// Other lives of gateway CAs than the ordinary one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lease: Vec<Lease>,
 }
 
 impl Settings {
@@ -222,8 +226,12 @@ impl DataDir {
     pub fn settings(&self) -> Result<Settings, DataError> {
         let path = self.settings_file();
         let Some(text) = read_if_there(&path)? else { return Err(DataError::NotAFleet(self.0.clone())) };
-        toml::from_str(&text)
-            .map_err(|error| DataError::Invalid { path, message: error.message().to_owned() })
+        let settings: Settings = toml::from_str(&text).map_err(|error| DataError::Invalid {
+            path: path.clone(),
+            message: error.message().to_owned(),
+        })?;
+        lease::check(&settings.lease).map_err(|message| DataError::Invalid { path, message })?;
+        Ok(settings)
     }
 
     /// The root with its key: for the server only.

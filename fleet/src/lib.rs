@@ -14,6 +14,7 @@ pub mod command;
 pub mod data_dir;
 pub mod enrol;
 pub mod judge;
+pub mod lease;
 mod problem;
 pub mod selection;
 pub mod server;

@@ -116,6 +116,7 @@ reasons! {
     ModuleAltered "module.altered" "somebody with root changed the container from outside; look at who works on this gateway. The module was started anew, as it is meant to be";
     ModuleExited "module.exited" "see what it printed with `edgewarden logs`";
     IdentityUnavailable "identity.unavailable" "there is no certificate to issue from yet: `edgewarden status` says why, `edgewarden renew` tries again now";
+    IdentityExpiring "identity.expiring" "restore the way to the fleet or the site's CA, then `edgewarden renew`; for a site that stays offline, a longer lease (docs/operations.md)";
     IdentityForeign "identity.foreign" "ask for the identity that this module has, or for none in particular";
     JwtAudience "jwt.audience" "name 1 to 16 audiences that the token is for, short and without control characters";
     JwtInvalid "jwt.invalid" "do not believe this token; whoever sent it must fetch a fresh one for this audience";
@@ -162,6 +163,9 @@ reasons! {
     // Leaves
     LeafToken "leaf.token" "allow the leaf on the gateway with `edgewarden leaf allow`";
     LeafUnknown "leaf.unknown" "declare the leaf in the deployment";
+    LeafRenewal "leaf.renewal" "renew in the last two thirds of the certificate's life, with a valid certificate of this gateway for the same leaf; else enrol anew with a token of `edgewarden leaf allow`";
+    // The time
+    ClockDoubted "clock.doubted" "see `edgewarden clock`; when the system clock is right, `edgewarden clock accept`, else set it, or start a time service";
     // Requests of any kind
     RequestInvalid "request.invalid" "the message names what is wrong with the request; correct that";
     RequestTooLarge "request.too_large" "send less: limits are in docs/specification.md";

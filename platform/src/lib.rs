@@ -5,6 +5,7 @@
 //! * [`peer`], [`process`]: who is at the other end of a Unix socket, and is it still the same process
 //! * [`seccomp`], [`landlock`], [`capabilities`], [`harden`]: what a daemon takes away from itself
 //! * [`memory`], [`libraries`]: what of it stays in memory
+//! * [`clock`]: the wall clock, and the one that nobody can set
 //! * [`mounts`]: writing to what a container has mounted read-only · [`users`]: user names
 //! * [`netlink`], [`readiness`]: hearing from the kernel what changes · [`programs`]: where the system's programs are
 //! * [`socket_file`]: whether a socket can still be found where it was bound
@@ -12,6 +13,7 @@
 //! Trusts the kernel and `/proc`. Distrusts every peer, also one that dies and is replaced while it is looked at.
 
 pub mod capabilities;
+pub mod clock;
 #[cfg(debug_assertions)]
 pub mod crash_points;
 #[cfg(not(debug_assertions))]

@@ -43,8 +43,13 @@ fn refused_socket(family: AddressFamily, kind: SockType) -> bool {
     socket(family, kind, SockFlag::SOCK_CLOEXEC, None).err() == Some(Errno::EPERM)
 }
 
-const UNIX_ONLY: Allowed =
-    Allowed { sockets: Sockets::Unix, loads_code: false, device_requests: false, locks_memory: false };
+const UNIX_ONLY: Allowed = Allowed {
+    sockets: Sockets::Unix,
+    loads_code: false,
+    device_requests: false,
+    locks_memory: false,
+    asks_clock_state: false,
+};
 const TCP: Allowed = Allowed { sockets: Sockets::Tcp, ..UNIX_ONLY };
 const NAMES: Allowed = Allowed { sockets: Sockets::TcpAndUdp, loads_code: true, ..UNIX_ONLY };
 

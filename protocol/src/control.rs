@@ -82,6 +82,8 @@ pub enum Request {
 
     /// → [`Reply::Certificate`]
     LeafIssue { leaf: LeafName, token: String, csr: Bytes },
+    /// A certificate for a device that has shown `chain`, DER, its own first. → [`Reply::Certificate`]
+    LeafRenew { chain: Vec<Bytes>, csr: Bytes, proof: Bytes },
     /// A one-time token that lets a declared leaf enrol. → [`Reply::LeafToken`]
     LeafAllow { leaf: LeafName, lifetime_seconds: u32 },
     /// The key under which `gatewayd` encrypts its queue. → [`Reply::StorageKey`]
@@ -105,6 +107,11 @@ pub enum Request {
     AuditKey,
     /// About the bundles of other trust domains.
     Federation(FederationRequest),
+    /// The fleet's time, as its server says it on a connection that its certificate vouches for: milliseconds before the
+    /// time since boot. → [`Reply::Done`]
+    TimeHeard { offset_millis: i64 },
+    /// The operator says that the system clock is right, and is believed. → [`Reply::Done`]
+    TimeAccept,
     /// The keys of JWT-SVIDs, vouched for by the gateway CA's key ([`crate::jwt_keys`]). → [`Reply::JwtKeys`]
     JwtKeys,
 }
@@ -118,6 +125,7 @@ impl Request {
                 | Self::EpochEnforced { enforcer: Enforcer::Gatewayd, .. }
                 | Self::Refused { .. }
                 | Self::LeafIssue { .. }
+                | Self::LeafRenew { .. }
                 | Self::StorageKey
         )
     }
@@ -218,6 +226,84 @@ pub struct Status {
     /// Which PCR carries the runtime log and how far it is, or what is wrong with it, in words for people.
     #[serde(default)]
     pub runtime_log: String,
+    pub time: TimeStatus,
+    /// `None` until the gateway has joined.
+    pub lease: Option<Lease>,
+}
+
+/// How long the gateway can go on without whoever certifies it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lease {
+    /// The end of the gateway CA's certificate: nothing is issued afterwards.
+    pub ends: UnixTime,
+    /// From when on it is renewed.
+    pub renewal_due: UnixTime,
+    /// Its renewal is due, and has not come.
+    pub overdue: bool,
+}
+
+/// The time that all daemons go by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TimeStatus {
+    pub now: UnixTime,
+    pub by: TimeBy,
+    /// `None` while the system clock shows the same.
+    pub doubted: Option<DoubtedTime>,
+}
+
+/// Whose word on the time is believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TimeBy {
+    /// Nobody's: what was known before the machine was switched off.
+    Floor,
+    /// The system clock's alone.
+    WallClock,
+    /// The system clock's, and a time service keeps it.
+    TimeService,
+    /// The fleet's.
+    Fleet,
+    Operator,
+    /// The machine's own clock, and the system clock.
+    HardwareClock,
+    /// The system clock's, after it had been doubted for a day.
+    Patience,
+}
+
+impl TimeBy {
+    /// For people.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Floor => "nobody: it counts on from the latest time that was known",
+            Self::WallClock => "the system clock alone",
+            Self::TimeService => "a time service",
+            Self::Fleet => "the fleet",
+            Self::Operator => "the operator",
+            Self::HardwareClock => "the machine's own clock",
+            Self::Patience => "the system clock, which has shown it for a day",
+        }
+    }
+}
+
+/// A system clock that is not believed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DoubtedTime {
+    pub shows: UnixTime,
+    /// What it will show when it is believed for want of anything better; `None`: never.
+    pub believed_from: Option<UnixTime>,
+}
+
+/// The time for the other daemons.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ToldTime {
+    /// What the time is before the time since boot (CLOCK_BOOTTIME), in milliseconds since 1970.
+    pub offset_millis: i64,
+    /// The fleet's word would help.
+    pub unsure: bool,
 }
 
 /// Disk space that is set aside for decisions and the audit log.
@@ -414,6 +500,7 @@ pub struct Snapshot {
     pub secrets: u64,
     /// False when the verdict forbids issuing: enforcers close what depends on it.
     pub trusted: bool,
+    pub time: ToldTime,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -124,6 +124,8 @@ pub enum ModuleState {
     Refused,
     Starting,
     Running,
+    /// Runs, and has no valid certificate.
+    Degraded,
     /// Ended, to be started again after its backoff.
     Waiting,
     Stopped,
@@ -136,6 +138,7 @@ impl ModuleState {
             Self::Refused => "refused",
             Self::Starting => "starting",
             Self::Running => "running",
+            Self::Degraded => "degraded",
             Self::Waiting => "waiting",
             Self::Stopped => "stopped",
         }

@@ -11,6 +11,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, Trust
 use rustls::sign::CertifiedKey;
 use tokio::sync::watch;
 
+use crate::Clock;
 use crate::peer::{self, peer_expiry, peer_id};
 
 #[derive(Debug, thiserror::Error)]
@@ -95,6 +96,7 @@ impl Held {
 #[derive(Debug, Clone)]
 pub struct Identity {
     held: watch::Receiver<Option<Arc<Held>>>,
+    clock: Clock,
 }
 
 impl Identity {
@@ -123,7 +125,17 @@ impl Identity {
                 take(&mut current, &latest);
             }
         });
-        Self { held }
+        Self { held, clock: Clock::new() }
+    }
+
+    /// Judges by this clock, in every configuration made of it.
+    #[must_use]
+    pub fn with_clock(self, clock: Clock) -> Self {
+        Self { clock, ..self }
+    }
+
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.clock
     }
 
     /// Returns once there is a certificate.

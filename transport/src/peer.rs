@@ -44,6 +44,14 @@ pub fn peer_expiry(chain: &[CertificateDer<'_>]) -> Result<UnixTime, Refusal> {
     earliest.ok_or_else(|| refuse("peer", "the peer has shown no certificate"))
 }
 
+/// The validity of a certificate, which may be anything.
+pub(crate) fn life(der: &CertificateDer<'_>) -> Result<(UnixTime, UnixTime), Refusal> {
+    let parsed = parse(der)?;
+    let validity = parsed.validity();
+    let time = |at: i64| UnixTime(u64::try_from(at).unwrap_or(0));
+    Ok((time(validity.not_before.timestamp()), time(validity.not_after.timestamp())))
+}
+
 /// Verifies a chain as the module says, and returns whose it is.
 pub(crate) fn verify(
     leaf: &CertificateDer<'_>,

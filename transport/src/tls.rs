@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use edgewarden_names::{Reason, Refusal, SpiffeId, TrustDomain, UnixTime};
+use edgewarden_names::{Reason, Refusal, SpiffeId, TrustDomain};
 use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::CertificateDer;
@@ -61,7 +61,7 @@ pub fn client_config(identity: &Identity, authorize: Authorizer) -> Result<Clien
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_client_cert_resolver(Arc::new(CurrentCertificate::new(identity.clone())));
-    Ok(harden(config))
+    Ok(identity.clock().judges(harden(config)))
 }
 
 /// A client without a certificate that knows the trust domain's root (DER) beforehand: a gateway that joins, an
@@ -89,10 +89,10 @@ fn server(identity: &Identity, authorize: Authorizer, mandatory: bool) -> Result
         .with_cert_resolver(Arc::new(CurrentCertificate::new(identity.clone())));
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
-    Ok(config)
+    Ok(identity.clock().judges_clients(config))
 }
 
-fn harden(mut config: ClientConfig) -> ClientConfig {
+pub(crate) fn harden(mut config: ClientConfig) -> ClientConfig {
     config.resumption = Resumption::disabled();
     // The peer is told by its SPIFFE ID; its host name, sent in the clear, would serve only those who listen.
     config.enable_sni = false;
@@ -153,7 +153,7 @@ impl CurrentCertificate {
     fn current(&self) -> Option<Arc<CertifiedKey>> {
         let held = self.identity.current();
         match held {
-            Some(held) if UnixTime::now() < held.expires => Some(Arc::clone(&held.key)),
+            Some(held) if self.identity.clock().now() < held.expires => Some(Arc::clone(&held.key)),
             Some(held) => {
                 if let Line::Write { left_out } = self.logged.line(Instant::now()) {
                     tracing::warn!(id = %held.id, expires = %held.expires, left_out, "no handshake: our certificate has expired");

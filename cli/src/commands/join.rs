@@ -74,7 +74,7 @@ impl Join {
         // Kept until the end of the exchange: it ends with this value.
         let _identityd = running_identityd(layout, &config).await?;
         let client = edgewarden_runtimed::identity::Client::new(layout);
-        let verdict = match enrol::run(&config, Some(token), &client).await {
+        let verdict = match enrol::join(&config, token, &client).await {
             Ok(verdict) => verdict,
             Err(EnrolError::Refused(refusal)) => return Err(refusal.into()),
             Err(error) => return Err(Problem::failed(error)),

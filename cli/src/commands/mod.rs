@@ -3,6 +3,7 @@
 pub mod attest;
 mod attest_verify;
 pub mod audit;
+pub mod clock;
 pub mod deployment;
 pub mod doctor;
 pub mod est;

@@ -33,8 +33,11 @@ pub async fn run(layout: &Layout, format: Format) -> Result<(), Problem> {
             _ => Err(Problem::text("it answers another question than was asked")),
         }
     };
-    let (identity, modules, messages) =
+    let (identity, mut modules, messages) =
         tokio::join!(patient(identity), patient(modules), patient(ask_gatewayd(layout)));
+    if let (Ok(identity), Ok(status)) = (&identity, &mut modules) {
+        status.modules.iter_mut().for_each(|module| module.judge(&identity.identities, identity.time.now));
+    }
     if format == Format::Json {
         let missing: BTreeMap<&str, String> = [
             ("identityd", identity.as_ref().err()),
@@ -50,7 +53,8 @@ pub async fn run(layout: &Layout, format: Format) -> Result<(), Problem> {
         }))?;
         return identity.map(drop);
     }
-    let now = UnixTime::now();
+    // The gateway's, whatever the system clock shows.
+    let now = identity.as_ref().map_or_else(|_| UnixTime::now(), |status| status.time.now);
     match &identity {
         Ok(identity) => {
             print_identity(identity, now);
@@ -137,7 +141,15 @@ fn print_identity(status: &Status, now: UnixTime) {
         None => println!("attestation  not joined"),
     }
     let expiry = |time: Option<UnixTime>| time.map_or_else(|| "none".into(), |time| until(time, now));
+    super::clock::print(&status.time);
     println!("runtime log  {}", status.runtime_log);
+    if let Some(lease) = status.lease.filter(|lease| lease.overdue) {
+        println!(
+            "WARNING      the gateway CA was to be renewed since {}: without it nothing is issued {}",
+            output::at(lease.renewal_due),
+            from_when(lease.ends, now)
+        );
+    }
     println!(
         "certificates gateway CA ends {}, issuing CA ends {}",
         expiry(status.gateway_ca_expires),
@@ -173,6 +185,14 @@ fn short_disk(disk: DiskReserve) -> String {
         text.push_str("; what is in force is not on the disk");
     }
     text
+}
+
+/// `after 2026-12-20 10:00:00Z (in 19 d)`, or since when.
+fn from_when(ends: UnixTime, now: UnixTime) -> String {
+    if ends <= now {
+        return format!("since {}", output::at(ends));
+    }
+    format!("after {} ({})", output::at(ends), until(ends, now))
 }
 
 fn print_enforcement(status: &runtime::EnforcementStatus) {

@@ -69,6 +69,14 @@ fn root(facts: &Facts) -> Finding {
 
 fn gateway_ca(facts: &Facts) -> Finding {
     let Some(status) = &facts.daemons.identity else { return not_running("identityd") };
+    if let Some(lease) = status.lease.filter(|lease| lease.overdue && facts.now < lease.ends) {
+        let (since, left) = (facts.now.after(lease.renewal_due), lease.ends.after(facts.now));
+        return Finding::warn(format!(
+            "its renewal is due for {}, and has not come; it ends in {}",
+            span(since),
+            span(left)
+        ));
+    }
     match status.gateway_ca_expires {
         Some(expires) => ends(expires, facts.now, GATEWAY_LOW),
         None => Finding::skip("the gateway is not enrolled"),

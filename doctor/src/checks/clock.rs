@@ -1,8 +1,9 @@
 //! The time.
 
 use edgewarden_names::UnixTime;
+use edgewarden_protocol::control::TimeBy;
 
-use super::span;
+use super::{not_running, span};
 use crate::check::{Check, Finding};
 use crate::facts::Facts;
 
@@ -15,9 +16,15 @@ pub const CHECKS: &[Check] = &[
     },
     Check {
         id: "clock.floor",
-        title: "the clock was not set back below a time that identityd has seen",
-        remedy: "`timedatectl set-ntp true`, or `date --set 'YYYY-MM-DD hh:mm:ss'`; until then certificates are issued as of that time",
+        title: "the clock is not behind the latest time that identityd has known",
+        remedy: "`timedatectl set-ntp true`, or `date --set 'YYYY-MM-DD hh:mm:ss'`; until then the daemons go by that time",
         run: floor,
+    },
+    Check {
+        id: "clock.believed",
+        title: "the system clock shows the time that the daemons go by",
+        remedy: "`timedatectl set-ntp true`, or `date --set 'YYYY-MM-DD hh:mm:ss'`; if the system clock is right, `edgewarden clock accept`",
+        run: believed,
     },
     Check {
         id: "clock.kept",
@@ -60,12 +67,16 @@ const SENSIBLE: (UnixTime, UnixTime) = (UnixTime(1_767_225_600), UnixTime(4_102_
 const BACKSTEP_SECONDS_MAX: u64 = 300;
 
 fn plausible(facts: &Facts) -> Finding {
-    if facts.now < SENSIBLE.0 {
-        Finding::fail(format!("it shows {} s after 1970: it was never set", facts.now))
-    } else if facts.now >= SENSIBLE.1 {
-        Finding::fail(format!("it shows {} s after 1970: far in the future", facts.now))
+    let shows = facts.clock.wall;
+    if shows < SENSIBLE.0 && facts.clock.hardware_clock {
+        Finding::fail(format!("it shows {shows} s after 1970: it was never set, or the battery of the machine's clock is dead"))
+            .remedy("`timedatectl set-ntp true`, or `date --set 'YYYY-MM-DD hh:mm:ss'` and `hwclock --systohc`; when it happens again after a power cut, replace the battery")
+    } else if shows < SENSIBLE.0 {
+        Finding::fail(format!("it shows {shows} s after 1970: it was never set"))
+    } else if shows >= SENSIBLE.1 {
+        Finding::fail(format!("it shows {shows} s after 1970: far in the future"))
     } else {
-        Finding::pass(format!("{} s after 1970", facts.now))
+        Finding::pass(format!("{shows} s after 1970"))
     }
 }
 
@@ -74,9 +85,28 @@ fn floor(facts: &Facts) -> Finding {
         Err(why) => Finding::fail(why.clone())
             .remedy("restore `clock.json` from a backup; identityd does not start with a damaged one"),
         Ok(None) => Finding::skip("identityd has seen no time yet"),
-        Ok(Some(floor)) if facts.now.0.saturating_add(BACKSTEP_SECONDS_MAX) < floor.0 => {
-            Finding::fail(format!("it is {} behind it", span(floor.after(facts.now))))
+        Ok(Some(floor)) if facts.clock.wall.0.saturating_add(BACKSTEP_SECONDS_MAX) < floor.0 => {
+            Finding::fail(format!("it is {} behind it", span(floor.after(facts.clock.wall))))
         }
-        Ok(Some(floor)) => Finding::pass(format!("seen last: {} ago", span(facts.now.after(*floor)))),
+        Ok(Some(floor)) => Finding::pass(format!("seen last: {} ago", span(facts.clock.wall.after(*floor)))),
+    }
+}
+
+fn believed(facts: &Facts) -> Finding {
+    let Some(status) = &facts.daemons.identity else { return not_running("identityd") };
+    let time = &status.time;
+    match &time.doubted {
+        Some(doubted) if doubted.shows > time.now => Finding::fail(format!(
+            "it is {} ahead of it, and is not believed",
+            span(doubted.shows.after(time.now))
+        )),
+        Some(doubted) => Finding::fail(format!(
+            "it is {} behind it, and is not believed",
+            span(time.now.after(doubted.shows))
+        )),
+        None if time.by == TimeBy::Floor => Finding::warn(
+            "nobody has said yet what time it is; the daemons count on from the latest time that was known",
+        ),
+        None => Finding::pass(format!("by {}", time.by.text())),
     }
 }

@@ -75,7 +75,7 @@ fn running(facts: &Facts) -> Finding {
         let reason = module.reason.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
         let said = format!("{} is {}{reason}", module.name, module.state.as_str());
         match module.state {
-            ModuleState::Running | ModuleState::Refused => {}
+            ModuleState::Running | ModuleState::Degraded | ModuleState::Refused => {}
             ModuleState::Pulling | ModuleState::Starting => on_the_way.push(said),
             ModuleState::Waiting | ModuleState::Stopped => stopped.push(said),
         }

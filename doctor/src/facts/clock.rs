@@ -11,6 +11,8 @@ const PROCESSES_MAX: usize = 32 * 1024;
 
 #[derive(Debug, Clone)]
 pub struct Clock {
+    /// What the system clock shows.
+    pub wall: UnixTime,
     /// The latest time that `identityd` has seen. `None` before it has.
     pub floor: Read<Option<UnixTime>>,
     /// Who keeps the clock.
@@ -44,6 +46,7 @@ pub fn gather(sources: &Sources) -> Clock {
     };
     let source = text(&sources.sys.join("devices/system/clocksource/clocksource0/current_clocksource")).ok();
     Clock {
+        wall: UnixTime::now(),
         floor,
         kept_by: keeper(sources),
         hardware_clock: sources.sys.join("class/rtc/rtc0").exists(),

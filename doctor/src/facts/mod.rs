@@ -131,7 +131,7 @@ pub async fn gather(sources: &Sources) -> Facts {
     let kernel = kernel::gather(sources);
     let fleet = fleet::gather(sources, settings, config.root.as_ref(), deployment).await;
     Facts {
-        now: UnixTime::now(),
+        now: daemons.identity.as_ref().map_or_else(UnixTime::now, |status| status.time.now),
         nodes: nodes::gather(&layout, settings, &programs),
         boot: boot::gather(sources, settings),
         clock: clock::gather(sources),

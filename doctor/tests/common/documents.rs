@@ -5,7 +5,8 @@ use std::path::Path;
 use edgewarden_gatewayd::status as gateway;
 use edgewarden_names::{Digest, Epoch, Generation, SpiffeId, TrustDomain, UnixTime};
 use edgewarden_protocol::control::{
-    DeploymentInForce, DiskReserve, Enforcer, IdentityStatus, KeystoreHealth, Lockout, Status,
+    DeploymentInForce, DiskReserve, Enforcer, IdentityStatus, KeystoreHealth, Lockout, Status, TimeBy,
+    TimeStatus,
 };
 use edgewarden_protocol::deployment::Deployment;
 use edgewarden_protocol::enrol::{DeviceKeys, Verdict, VerdictState};
@@ -47,6 +48,8 @@ impl Answers {
         Self {
             status: Status {
                 runtime_log: "PCR 15, 3 lines, 0 waiting".into(),
+                time: TimeStatus { now: UnixTime::now(), by: TimeBy::TimeService, doubted: None },
+                lease: None,
                 keystore: "tpm (IBM SW TPM)".into(),
                 dangerous: false,
                 verdict: Some(Verdict {

@@ -17,7 +17,7 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::Request;
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
-use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256};
+use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, SigningKey as _};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName};
 use serde::{Deserialize, Serialize};
@@ -26,7 +26,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use crate::mtls::{Fixed, certified_key, client_config};
+use crate::mtls::{Fixed, certified_key, client_config, neighbour};
 
 const REPLY_BYTES_MAX: usize = 64 * 1024;
 const CHAIN_MAX: usize = 8;
@@ -63,6 +63,27 @@ struct Answer {
     root: String,
 }
 
+/// A renewal: the certificate that is shown is the token.
+#[derive(Serialize)]
+struct AskAgain {
+    csr: String,
+    /// By the key of the certificate that is shown, DER, base64.
+    proof: String,
+}
+
+impl Answer {
+    /// The chain, DER, when the gateway names our root.
+    fn chain(&self, root: &CertificateDer<'_>) -> Result<Vec<Vec<u8>>, Box<dyn Error>> {
+        if STANDARD.decode(&self.root)? != root.as_ref() {
+            return Err("the gateway answers with another root than the one given".into());
+        }
+        if self.chain.is_empty() || self.chain.len() > CHAIN_MAX {
+            return Err(format!("the gateway answers with {} certificates", self.chain.len()).into());
+        }
+        Ok(self.chain.iter().map(|der| STANDARD.decode(der)).collect::<Result<Vec<_>, _>>()?)
+    }
+}
+
 /// What a leaf device holds after it has enrolled.
 #[derive(Debug)]
 pub struct Held {
@@ -80,14 +101,15 @@ pub async fn enrol(enrolment: &Enrolment) -> Result<(), Box<dyn Error>> {
     request.distinguished_name = DistinguishedName::new();
     let csr = request.serialize_request(&key)?;
     let ask = Ask { leaf: &enrolment.leaf, token: &enrolment.token, csr: STANDARD.encode(csr.der()) };
-    let answer = post(enrolment, &root, serde_json::to_vec(&ask)?).await?;
-    if STANDARD.decode(&answer.root)? != root.as_ref() {
-        return Err("the gateway answers with another root than the one given".into());
-    }
-    if answer.chain.is_empty() || answer.chain.len() > CHAIN_MAX {
-        return Err(format!("the gateway answers with {} certificates", answer.chain.len()).into());
-    }
-    let chain = answer.chain.iter().map(|der| STANDARD.decode(der)).collect::<Result<Vec<_>, _>>()?;
+    let domain = enrolment.trust_domain.clone();
+    let allow = Box::new(move |id: &SpiffeId| {
+        id.trust_domain_name() == domain
+            && matches!(*id.path().split('/').collect::<Vec<_>>(), ["", "gateway", _, "module", "gatewayd"])
+    });
+    let certificates = Arc::new(Fixed { own: None, root: root.clone() });
+    let connector = TlsConnector::from(Arc::new(client_config(certificates, allow)?));
+    let answer = post(&enrolment.gateway, connector, "/v1/leaf/enrol", serde_json::to_vec(&ask)?).await?;
+    let chain = answer.chain(&root)?;
     let own = chain.first().ok_or("the gateway answers without a certificate")?;
     let id = spiffe::cert::spiffe_id_from_der(own)?;
     let ours = id.trust_domain_name() == enrolment.trust_domain
@@ -108,6 +130,52 @@ pub async fn enrol(enrolment: &Enrolment) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+/// Has the certificate renewed by itself, when a third of its life is over. The key stays, so that nothing is lost when
+/// the power fails in between. True when there is a new one.
+pub async fn renew(gateway: &str, dir: &Path) -> Result<bool, Box<dyn Error>> {
+    let held = load(dir)?;
+    let own = held.certificates.own.as_ref().and_then(|own| own.cert.first()).ok_or("enrol first")?.clone();
+    if !is_due(&own)? {
+        return Ok(false);
+    }
+    let key = KeyPair::from_pem(&zeroize::Zeroizing::new(fs::read_to_string(dir.join("key.pem"))?))?;
+    let mut request = CertificateParams::default();
+    request.distinguished_name = DistinguishedName::new();
+    let csr = request.serialize_request(&key)?;
+    let statement = renewal_statement(&own, csr.der())?;
+    let ask = AskAgain { csr: STANDARD.encode(csr.der()), proof: STANDARD.encode(key.sign(&statement)?) };
+    let gatewayd = neighbour(&held.id, "gatewayd").ok_or("our own ID is not a leaf's")?;
+    let config = client_config(held.certificates.clone(), Box::new(move |id| *id == gatewayd))?;
+    let connector = TlsConnector::from(Arc::new(config));
+    let answer = post(gateway, connector, "/v1/leaf/renew", serde_json::to_vec(&ask)?).await?;
+    let chain = answer.chain(&held.certificates.root)?;
+    let own = chain.first().ok_or("the gateway answers without a certificate")?;
+    if spiffe::cert::spiffe_id_from_der(own)? != held.id {
+        return Err("the gateway's certificate is another device's".into());
+    }
+    certified_key(chain.iter().cloned().map(CertificateDer::from).collect(), key.serialized_der())?
+        .keys_match()?;
+    let chain: String = chain.iter().map(|der| pem(der)).collect();
+    write(&dir.join("chain.pem"), chain.as_bytes())?;
+    println!("renewed the certificate of {}", held.id);
+    Ok(true)
+}
+
+/// What the certificate's key signs, so that the gateway knows that the request is ours, whoever carries it.
+pub fn renewal_statement(own: &[u8], csr: &[u8]) -> Result<Vec<u8>, Box<dyn Error>> {
+    let length = u32::try_from(own.len())?.to_be_bytes();
+    Ok([b"edgewarden leaf renewal v1\0".as_slice(), &length, own, csr].concat())
+}
+
+/// From the first third of its life on.
+fn is_due(certificate: &CertificateDer<'_>) -> Result<bool, Box<dyn Error>> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(certificate)?;
+    let validity = certificate.validity();
+    let (from, until) = (validity.not_before.timestamp(), validity.not_after.timestamp());
+    let now = i64::try_from(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs())?;
+    Ok(now >= from + (until - from) / 3)
+}
+
 /// Reads what [`enrol`] kept.
 pub fn load(dir: &Path) -> Result<Held, Box<dyn Error>> {
     let missing = |error| format!("cannot read `{}`: {error}; enrol first", dir.display());
@@ -124,20 +192,14 @@ pub fn load(dir: &Path) -> Result<Held, Box<dyn Error>> {
 }
 
 async fn post(
-    enrolment: &Enrolment,
-    root: &CertificateDer<'static>,
+    gateway: &str,
+    connector: TlsConnector,
+    path: &str,
     body: Vec<u8>,
 ) -> Result<Answer, Box<dyn Error>> {
-    let domain = enrolment.trust_domain.clone();
-    let allow = Box::new(move |id: &SpiffeId| {
-        id.trust_domain_name() == domain
-            && matches!(*id.path().split('/').collect::<Vec<_>>(), ["", "gateway", _, "module", "gatewayd"])
-    });
-    let certificates = Arc::new(Fixed { own: None, root: root.clone() });
-    let connector = TlsConnector::from(Arc::new(client_config(certificates, allow)?));
-    let (status, body) = timeout(PATIENCE, exchange(&enrolment.gateway, connector, body))
+    let (status, body) = timeout(PATIENCE, exchange(gateway, connector, path, body))
         .await
-        .map_err(|_| format!("no answer from {}", enrolment.gateway))??;
+        .map_err(|_| format!("no answer from {gateway}"))??;
     if status.is_success() {
         return Ok(serde_json::from_slice(&body)?);
     }
@@ -148,6 +210,7 @@ async fn post(
 async fn exchange(
     gateway: &str,
     connector: TlsConnector,
+    path: &str,
     body: Vec<u8>,
 ) -> Result<(hyper::StatusCode, Bytes), Box<dyn Error>> {
     let stream =
@@ -157,7 +220,7 @@ async fn exchange(
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     // Ends with the connection, which ends with this function.
     tokio::spawn(connection);
-    let request = Request::post("/v1/leaf/enrol")
+    let request = Request::post(path)
         .header("host", gateway)
         .header("content-type", "application/json")
         .body(Full::new(Bytes::from(body)))?;

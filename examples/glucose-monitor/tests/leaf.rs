@@ -191,3 +191,10 @@ async fn the_program_fails_without_an_enrolment() {
     let arguments = ["run", "--gateway", "127.0.0.1:1", "--dir", &dir, "--trace", &trace, "--speed", "0"];
     assert!(!Program::start(env!("CARGO_BIN_EXE_sensor"), &[], &arguments).ended().await);
 }
+
+#[test]
+fn a_renewal_is_signed_as_the_gateway_checks_it() {
+    let (own, csr) = ([0x30, 1, 2, 3], [0x30, 9, 9]);
+    let expected = edgewarden_protocol::leaf::renewal_statement(&own, &csr);
+    assert_eq!(glucose_monitor::leaf::renewal_statement(&own, &csr).unwrap(), expected);
+}

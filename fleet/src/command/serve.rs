@@ -33,7 +33,7 @@ struct Made<'a> {
 impl Init {
     pub(super) async fn run(self, common: &Common) -> Result<(), Stop> {
         let data = common.data()?;
-        let settings = Settings { trust_domain: self.trust_domain, hosts: self.names };
+        let settings = Settings { trust_domain: self.trust_domain, hosts: self.names, lease: Vec::new() };
         data.init(&settings, UnixTime::now()).await.map_err(Stop::failed)?;
         let made = Made { trust_domain: &settings.trust_domain, root: data.root_file() };
         if common.is_json() {

@@ -18,13 +18,12 @@ use edgewarden_protocol::enrol::{Begin, Challenge, Enrolled, Finish, Proof};
 use tokio::sync::Semaphore;
 
 use crate::Problem;
+use crate::lease::{self, Lease};
 use crate::store::Store;
 use crate::store::devices::{Admission, Attempt, Binding};
 use decide::{Known, sha256};
 use sessions::Sessions;
 
-/// How long a gateway CA's certificate is good: a gateway works offline for that long.
-pub const GATEWAY_CA_LIFETIME: Duration = Duration::from_secs(30 * 86400);
 /// Challenges and appraisals at once. They are CPU work: RSA, certificate chains, up to 2 MiB of event log.
 const APPRAISALS_MAX: usize = 2;
 
@@ -48,6 +47,7 @@ pub struct Finished {
 pub struct Enrolment {
     store: Store,
     root: Arc<RootCa>,
+    leases: Vec<Lease>,
     sessions: Mutex<Sessions<Begun>>,
     appraisals: Semaphore,
     vendors: Vendors,
@@ -57,10 +57,11 @@ pub struct Enrolment {
 type Vendors = Arc<Mutex<Option<(String, Arc<VendorRoots>)>>>;
 
 impl Enrolment {
-    pub fn new(store: Store, root: Arc<RootCa>) -> Self {
+    pub fn new(store: Store, root: Arc<RootCa>, leases: Vec<Lease>) -> Self {
         Self {
             store,
             root,
+            leases,
             sessions: Mutex::default(),
             appraisals: Semaphore::new(APPRAISALS_MAX),
             vendors: Vendors::default(),
@@ -150,7 +151,7 @@ impl Enrolment {
         let point = appraised.ca_public_point();
         let issued = self
             .root
-            .certify_gateway_ca(point, &begun.gateway, GATEWAY_CA_LIFETIME, now)
+            .certify_gateway_ca(point, &begun.gateway, self.lifetime(begun).await?, now)
             .map_err(Problem::internal)?;
         let gateway_ca = issued.chain_der.into_iter().next().unwrap_or_default();
         let verdict = appraised.verdict().clone();
@@ -164,6 +165,15 @@ impl Enrolment {
         };
         self.store.admit(&admission, now).await??;
         Ok(Enrolled { gateway_ca: gateway_ca.into(), root: self.root.certificate_der().into(), verdict })
+    }
+
+    /// By the operator's labels: those that the token gives, or the gateway has. Never by what it says of itself.
+    async fn lifetime(&self, begun: &Begun) -> Result<Duration, Problem> {
+        let labels = match &begun.token {
+            Some(hash) => self.store.token(hash).await?.map(|token| token.grant.labels),
+            None => self.store.device(&begun.gateway).await?.map(|device| device.labels),
+        };
+        Ok(lease::lifetime(&self.leases, &labels.unwrap_or_default()))
     }
 
     async fn keep_failure(

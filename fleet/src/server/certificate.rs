@@ -11,7 +11,8 @@ use tokio::sync::watch;
 use crate::data_dir::Settings;
 
 const LIFETIME: Duration = Duration::from_secs(7 * 86400);
-const RETRY: Duration = Duration::from_secs(60);
+/// How often the clock is looked at, which may be set meanwhile.
+const LOOK: Duration = Duration::from_secs(60);
 
 /// The identity to serve with, and the task that keeps it good. The task ends when nobody looks any more.
 pub fn keep(
@@ -31,23 +32,53 @@ pub fn keep(
     };
     let (sender, current) = watch::channel(Some(make()?));
     let renew = async move {
-        let mut wait = LIFETIME / 2;
+        let mut made = UnixTime::now();
         loop {
             tokio::select! {
-                () = tokio::time::sleep(wait) => {}
+                () = tokio::time::sleep(LOOK) => {}
                 () = sender.closed() => return,
             }
-            wait = match make() {
+            let now = UnixTime::now();
+            if is_good(made, now) {
+                continue;
+            }
+            match make() {
                 Ok(context) => {
                     sender.send_replace(Some(context));
-                    LIFETIME / 2
+                    made = now;
                 }
                 Err(error) => {
                     tracing::error!(%error, "cannot renew the server's certificate; keeping the current one");
-                    RETRY
                 }
-            };
+            }
         }
     };
     Ok((current, renew))
+}
+
+/// Whether a certificate that was made then serves on: not in its second half, and not of the future.
+fn is_good(made: UnixTime, now: UnixTime) -> bool {
+    made <= now.plus(LOOK) && now < made.plus(LIFETIME / 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_leapt_and_came_back_leaves_no_certificate_of_the_future() {
+        let made = UnixTime(1_000_000);
+        let half = LIFETIME.as_secs() / 2;
+        for (now, good) in [
+            (1_000_000, true),
+            (1_000_000 - 60, true),
+            (1_000_000 - 61, false),
+            (1_000_000 + half - 1, true),
+            (1_000_000 + half, false),
+            (0, false),
+            (u64::MAX, false),
+        ] {
+            assert_eq!(is_good(made, UnixTime(now)), good, "{now}");
+        }
+    }
 }

@@ -107,7 +107,7 @@ pub async fn serve(options: Options, stop: impl Future<Output = ()>) -> Result<(
     let shared = Shared::new(
         store.clone(),
         settings.trust_domain,
-        Enrolment::new(store.clone(), root),
+        Enrolment::new(store.clone(), root, settings.lease),
         options.carry,
         reports,
         web.as_ref().map(|(_, address)| *address),

@@ -72,6 +72,7 @@ pub fn allowed(config: &Config) -> Allowed {
         loads_code: resolves,
         device_requests: false,
         locks_memory: false,
+        asks_clock_state: false,
     }
 }
 

@@ -10,7 +10,7 @@ use edgewarden_mqtt::decode::decode;
 use edgewarden_mqtt::packet::{PACKET_BYTES_MAX, Packet};
 use edgewarden_names::{GatewayName, Reason, Refusal, SpiffeId, UnixTime};
 use edgewarden_policy::Principal;
-use edgewarden_transport::{peer_expiry, peer_id};
+use edgewarden_transport::{Clock, peer_expiry, peer_id};
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -43,6 +43,7 @@ pub(crate) struct Shared {
     pub(crate) views: watch::Receiver<View>,
     pub(crate) audit: Audit,
     pub(crate) next: Arc<AtomicU64>,
+    pub(crate) clock: Clock,
 }
 
 /// Serves the connection to its end.
@@ -89,7 +90,7 @@ pub(crate) async fn serve(stream: TcpStream, from: SocketAddr, door: Door, slot:
         let end = tokio::select! {
             biased;
             () = until_dropped(stopped) => return,
-            () = until(expires) => Event::Expired { connection },
+            () = until(expires, &shared.clock) => Event::Expired { connection },
             end = read(reader, connection, &events, &credit) => end,
         };
         // When the hub is gone, so is everything.
@@ -207,10 +208,10 @@ async fn until_dropped(mut stopped: watch::Receiver<()>) {
     while stopped.changed().await.is_ok() {}
 }
 
-/// Returns at the given time by the wall clock, which may be set while we wait.
-async fn until(time: UnixTime) {
+/// Returns at the given time. Another time may be believed while we wait.
+async fn until(time: UnixTime, clock: &Clock) {
     loop {
-        let left = time.after(UnixTime::now());
+        let left = time.after(clock.now());
         if left.is_zero() {
             return;
         }

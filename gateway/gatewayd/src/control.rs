@@ -7,6 +7,7 @@ use std::time::Duration;
 use edgewarden_names::{GatewayName, Refusal};
 use edgewarden_protocol::client::{Client, ClientError, unexpected};
 use edgewarden_protocol::control::{Enforcer, Reply, Request, Snapshot};
+use edgewarden_transport::Clock;
 use tokio::sync::{Semaphore, watch};
 
 use crate::backoff::Backoff;
@@ -81,13 +82,14 @@ impl Control {
 }
 
 /// Follows what is in force. While `identityd` is away, what was in force last stays so.
-pub(crate) async fn follow(control: Control, gateway: GatewayName, views: watch::Sender<View>) {
+pub(crate) async fn follow(control: Control, gateway: GatewayName, views: watch::Sender<View>, clock: Clock) {
     let mut seen = 0;
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
     loop {
         match control.watch(seen).await {
             Ok(snapshot) => {
                 backoff.reset();
+                clock.tell(snapshot.time.offset_millis);
                 if snapshot.revision == seen {
                     // It has waited already; this keeps one that does not from being asked in a tight loop.
                     tokio::time::sleep(Duration::from_millis(5)).await;

@@ -11,10 +11,10 @@ use edgewarden_names::{GatewayName, Reason, Refusal};
 use edgewarden_policy::Principal;
 use edgewarden_protocol::config::Config;
 use edgewarden_protocol::layout::Layout;
-use edgewarden_transport::Identity;
 use edgewarden_transport::http::{Client, HttpError};
 use edgewarden_transport::tls::{Authorizer, TlsError, anyone, client_config, fleet_id, only};
 use edgewarden_transport::tls::{server_config, server_config_optional_client};
+use edgewarden_transport::{Clock, Identity};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -143,7 +143,8 @@ fn serve(layout: &Layout, config: &Config, doors: Doors) -> Result<Daemon, Gatew
     let gateway = config.gateway.name.clone();
     let domain = config.gateway.trust_domain.clone();
     let control = Control::new(layout.control_socket());
-    let identity = Identity::follow(layout.workload_socket("gatewayd"));
+    let clock = Clock::new();
+    let identity = Identity::follow(layout.workload_socket("gatewayd")).with_clock(clock.clone());
     let acceptor = TlsAcceptor::from(Arc::new(server_config(&identity, modules_and_leaves(&gateway))?));
     let open_acceptor = TlsAcceptor::from(Arc::new(server_config_optional_client(&identity, anyone())?));
 
@@ -160,9 +161,9 @@ fn serve(layout: &Layout, config: &Config, doors: Doors) -> Result<Daemon, Gatew
 
     let mut background = JoinSet::new();
     let disk = Disk { store, journal: journal.clone(), documents };
-    let hub = Hub::new(gateway.clone(), domain.clone(), disk, audit.clone());
+    let hub = Hub::new(gateway.clone(), domain.clone(), disk, audit.clone(), clock.clone());
     background.spawn(hub.run(Wiring { events: events_in, views: view.clone(), applied: applied_out }));
-    background.spawn(control::follow(control.clone(), gateway.clone(), views));
+    background.spawn(control::follow(control.clone(), gateway.clone(), views, clock.clone()));
     background.spawn(control::report(control.clone(), applied.clone()));
     background.spawn(audit::serve(refusals, control.clone()));
     let folder = layout.gateway_state().join("queue");
@@ -177,7 +178,8 @@ fn serve(layout: &Layout, config: &Config, doors: Doors) -> Result<Daemon, Gatew
     if let Some(fleet) = &config.fleet {
         let client = Client::new(&fleet.url, client_config(&identity, only(fleet_id(&domain)))?)?;
         upstream_out.send_replace(UpstreamStatus::Idle);
-        background.spawn(upload::serve(client, opening.clone(), upstream_out, audit.clone()));
+        let uploads = upload::serve(client, opening.clone(), upstream_out, audit.clone(), clock.clone());
+        background.spawn(uploads);
     }
 
     let shared = Shared {
@@ -187,6 +189,7 @@ fn serve(layout: &Layout, config: &Config, doors: Doors) -> Result<Daemon, Gatew
         views: view,
         audit: audit.clone(),
         next: Arc::new(AtomicU64::new(1)),
+        clock,
     };
     let enrolment = Enrolment { acceptor: open_acceptor, control, audit, tries: Arc::default() };
     let console = Console { events, applied, opening: opening.clone(), journal: loading.clone(), upstream };

@@ -1,7 +1,8 @@
-//! Where a leaf device without a certificate gets one (`edgewarden_protocol::leaf`): HTTPS, HTTP/1.1, one request.
+//! Where a leaf device gets a certificate (`edgewarden_protocol::leaf`): a first one by a token, another one by the one
+//! that it shows. HTTPS, HTTP/1.1, one request.
 //!
-//! Faces anybody on the leaf network. It judges nothing: `identityd` checks token, leaf and request. Here are only the
-//! limits: size, time, connections, and tries from one address.
+//! Faces anybody on the leaf network. It judges nothing: `identityd` checks token or certificate, leaf and request. Here
+//! are only the limits: size, time, connections, and tries from one address.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -10,9 +11,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use edgewarden_names::{Reason, Refusal};
+use edgewarden_protocol::Bytes as Der;
 use edgewarden_protocol::client::unexpected;
 use edgewarden_protocol::control::{Certificate, Origin, Reply, Request as ControlRequest};
-use edgewarden_protocol::leaf::{ENROL_BYTES_MAX, ENROL_PATH, Enrol};
+use edgewarden_protocol::leaf::{ENROL_BYTES_MAX, ENROL_PATH, Enrol, RENEW_PATH, Renew};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
@@ -76,9 +78,11 @@ pub(crate) async fn serve(stream: TcpStream, from: SocketAddr, slot: Slot, enrol
                 return;
             }
         };
+        let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
+        let shown: Shown = shown.iter().map(|der| Der(der.to_vec())).collect();
         let service = hyper::service::service_fn(|request| {
-            let enrolment = enrolment.clone();
-            async move { Ok::<_, Infallible>(answer(request, from, &enrolment).await) }
+            let (enrolment, shown) = (enrolment.clone(), Arc::clone(&shown));
+            async move { Ok::<_, Infallible>(answer(request, from, &shown, &enrolment).await) }
         });
         let served = hyper::server::conn::http1::Builder::new()
             .keep_alive(false)
@@ -95,12 +99,16 @@ pub(crate) async fn serve(stream: TcpStream, from: SocketAddr, slot: Slot, enrol
     drop(slot);
 }
 
+/// The chain that the device has shown, DER; empty when it has none.
+type Shown = Arc<[Der]>;
+
 async fn answer(
     request: Request<Incoming>,
     from: SocketAddr,
+    shown: &Shown,
     enrolment: &Enrolment,
 ) -> Response<Full<Bytes>> {
-    match issue(request, from, enrolment).await {
+    match issue(request, from, shown, enrolment).await {
         Ok(certificate) => json(StatusCode::OK, &certificate),
         Err(refusal) => {
             let ours = refusal.reason == Reason::Internal;
@@ -114,15 +122,14 @@ async fn answer(
 async fn issue(
     request: Request<Incoming>,
     from: SocketAddr,
+    shown: &Shown,
     enrolment: &Enrolment,
 ) -> Result<Certificate, Refusal> {
     let from = from.ip();
-    if request.method() != Method::POST || request.uri().path() != ENROL_PATH {
-        return Err(Refusal::new(
-            Reason::RequestInvalid,
-            from,
-            format_args!("only POST {ENROL_PATH} is served here"),
-        ));
+    let renews = request.uri().path() == RENEW_PATH;
+    if request.method() != Method::POST || !(renews || request.uri().path() == ENROL_PATH) {
+        let rule = format!("only POST {ENROL_PATH} and POST {RENEW_PATH} are served here");
+        return Err(Refusal::new(Reason::RequestInvalid, from, rule));
     }
     if !enrolment.tries.take(source(from), Instant::now()) {
         return Err(Refusal::new(Reason::Busy, from, "there are too many tries from this address"));
@@ -131,18 +138,27 @@ async fn issue(
         |_| Refusal::new(Reason::RequestTooLarge, from, "the body is over the limit or broke off");
     let body =
         Limited::new(request.into_body(), ENROL_BYTES_MAX).collect().await.map_err(too_large)?.to_bytes();
-    let Enrol { leaf, token, csr } = serde_json::from_slice(&body)
-        .map_err(|_| Refusal::new(Reason::RequestInvalid, from, "the body is not an enrolment request"))?;
-    let internal = |leaf: &_| Refusal::new(Reason::Internal, leaf, "identityd has not answered");
-    match enrolment.control.ask(&ControlRequest::LeafIssue { leaf: leaf.clone(), token, csr }).await {
+    let invalid = |_| Refusal::new(Reason::RequestInvalid, from, "the body is not such a request");
+    let (subject, asked) = if renews {
+        if shown.is_empty() {
+            return Err(Refusal::new(Reason::LeafRenewal, from, "no certificate was shown"));
+        }
+        let Renew { csr, proof } = serde_json::from_slice(&body).map_err(invalid)?;
+        (from.to_string(), ControlRequest::LeafRenew { chain: shown.to_vec(), csr, proof })
+    } else {
+        let Enrol { leaf, token, csr } = serde_json::from_slice(&body).map_err(invalid)?;
+        (leaf.to_string(), ControlRequest::LeafIssue { leaf, token, csr })
+    };
+    let internal = |subject: &str| Refusal::new(Reason::Internal, subject, "identityd has not answered");
+    match enrolment.control.ask(&asked).await {
         Ok(Reply::Certificate(certificate)) => Ok(certificate),
         Ok(other) => {
             tracing::error!(error = %unexpected(&other), "no certificate for a leaf device");
-            Err(internal(&leaf))
+            Err(internal(&subject))
         }
         Err(error) => Err(error.refusal().cloned().unwrap_or_else(|| {
             tracing::error!(error = %Chain(&error), "no certificate for a leaf device");
-            internal(&leaf)
+            internal(&subject)
         })),
     }
 }

@@ -15,6 +15,7 @@ use edgewarden_mqtt::decode::DecodeError;
 use edgewarden_mqtt::packet::Packet;
 use edgewarden_names::{GatewayName, Reason, Refusal, SpiffeId, TrustDomain, UnixTime};
 use edgewarden_policy::Principal;
+use edgewarden_transport::Clock;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
@@ -132,6 +133,7 @@ pub(crate) struct Hub {
     gateway: GatewayName,
     domain: TrustDomain,
     started: Instant,
+    clock: Clock,
 }
 
 /// Ways to the disk.
@@ -154,7 +156,13 @@ pub(crate) fn channel() -> (mpsc::Sender<Event>, mpsc::Receiver<Event>) {
 }
 
 impl Hub {
-    pub(crate) fn new(gateway: GatewayName, domain: TrustDomain, disk: Disk, audit: Audit) -> Self {
+    pub(crate) fn new(
+        gateway: GatewayName,
+        domain: TrustDomain,
+        disk: Disk,
+        audit: Audit,
+        clock: Clock,
+    ) -> Self {
         Self {
             broker: Broker::new(View::default(), Limits::default()),
             view: View::default(),
@@ -165,6 +173,7 @@ impl Hub {
             gateway,
             domain,
             started: Instant::now(),
+            clock,
         }
     }
 
@@ -301,7 +310,7 @@ impl Hub {
                         Principal::Leaf(name) => SpiffeId::leaf(&self.domain, &self.gateway, name),
                     };
                     // What cannot be handed over is never acknowledged.
-                    if let Some(body) = record::encode(UnixTime::now(), &from, topic.as_str(), &payload) {
+                    if let Some(body) = record::encode(self.clock.now(), &from, topic.as_str(), &payload) {
                         drop(self.disk.store.send(ToStore { ticket, body }));
                     }
                 }

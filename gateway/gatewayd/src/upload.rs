@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use edgewarden_names::{Reason, Refusal, UnixTime};
+use edgewarden_names::{Reason, Refusal};
 use edgewarden_protocol::uplink::{MESSAGES_BYTES_MAX, MESSAGES_MAX, Messages, MessagesReply};
 use edgewarden_queue::Queue;
+use edgewarden_transport::Clock;
 use edgewarden_transport::http::{Client, HttpError};
 use tokio::sync::watch;
 
@@ -40,6 +41,7 @@ pub(crate) async fn serve(
     mut opening: watch::Receiver<Opening>,
     status: watch::Sender<UpstreamStatus>,
     audit: Audit,
+    clock: Clock,
 ) {
     let Ok(queue) =
         opening.wait_for(|opening| matches!(opening, Some(Ok(_)))).await.map(|opening| opening.clone())
@@ -58,7 +60,7 @@ pub(crate) async fn serve(
             Ok(()) => {
                 backoff.reset();
                 messages_max = messages_max.saturating_mul(2).min(MESSAGES_MAX);
-                let new = UpstreamStatus::Connected { since: UnixTime::now() };
+                let new = UpstreamStatus::Connected { since: clock.now() };
                 status.send_if_modified(|old| {
                     replace_if(old, new, |old| matches!(old, UpstreamStatus::Connected { .. }))
                 });
@@ -74,7 +76,7 @@ pub(crate) async fn serve(
                     messages_max = (messages_max / 2).max(1);
                 }
                 let new =
-                    UpstreamStatus::Unreachable { since: UnixTime::now(), error: Chain(&error).to_string() };
+                    UpstreamStatus::Unreachable { since: clock.now(), error: Chain(&error).to_string() };
                 status.send_if_modified(|old| {
                     replace_if(old, new, |old| matches!(old, UpstreamStatus::Unreachable { .. }))
                 });

@@ -297,3 +297,41 @@ async fn nothing_acknowledged_is_lost_under_pressure() {
     let status = site.until("all taken", |status| status.waiting_messages == 0).await;
     assert_eq!((status.dropped_qos0, status.refused), (0, 0));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn peers_are_judged_by_the_time_that_identityd_tells_and_not_by_the_system_clock() {
+    let site = site().await;
+    let shows = async |identity: &edgewarden_transport::Identity| {
+        let mut client = Client::open(site.leaf_door(), std::net::Ipv4Addr::LOCALHOST, identity).await?;
+        Ok::<_, std::io::Error>(client.connect("sensor-1", true).await == ACCEPTED)
+    };
+    // The system clock of this machine is right; identityd says that it is ten days later.
+    let later = UnixTime::now().plus(common::HOUR * 240);
+    let issuer = common::issuing_at(&site.root, &common::gateway(), later);
+    let issued = |now| issuer.issue_svid(&leaf("sensor-1"), &[], common::HOUR, now).unwrap();
+    let clock = edgewarden_transport::Clock::new();
+    clock.tell(common::identityd::told(later).offset_millis);
+    let of_then = identity(issued(later), &site.root).with_clock(clock.clone());
+    let of_now = identity(site.svid(&leaf("sensor-1")), &site.root);
+    assert!(shows(&of_now).await.unwrap());
+    assert!(!shows(&of_then).await.is_ok_and(|taken| taken), "it begins in ten days");
+    site.identityd.tell(later);
+    site.identityd.enforce(POLICY, 2);
+    site.identityd.enforced(Epoch(2)).await;
+    // Its own certificate has ended by then; until it has another it meets nobody.
+    assert!(!shows(&of_now).await.is_ok_and(|taken| taken), "it ended nine days ago");
+    site.identityd.certify(&issuer, later, &site.root);
+    let mut taken = false;
+    for _ in 0..100 {
+        taken = shows(&of_then).await.is_ok_and(|taken| taken);
+        if taken {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    assert!(taken, "valid at the time that identityd tells");
+    site.identityd.tell(UnixTime::now());
+    site.identityd.enforce(POLICY, 3);
+    site.identityd.enforced(Epoch(3)).await;
+    assert!(!shows(&of_then).await.is_ok_and(|taken| taken), "and not when it takes that back");
+}

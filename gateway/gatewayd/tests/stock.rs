@@ -16,14 +16,16 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair};
 use common::identityd::TOKEN;
 use common::{POLICY, Site, domain, identity_of, leaf, module};
 use edgewarden_names::{Reason, SpiffeId};
 use edgewarden_protocol::Bytes;
 use edgewarden_protocol::control::Certificate;
-use edgewarden_protocol::leaf::{ENROL_BYTES_MAX, ENROL_PATH, Enrol};
+use edgewarden_protocol::leaf::{ENROL_BYTES_MAX, ENROL_PATH, Enrol, RENEW_PATH, Renew, renewal_statement};
 use edgewarden_transport::http::{Client, HttpError};
-use edgewarden_transport::tls::{only, pinned_client_config};
+use edgewarden_transport::tls::{client_config, only, pinned_client_config};
 use edgewarden_workload_api::source::X509Context;
 use rustls::pki_types::CertificateDer;
 
@@ -144,4 +146,38 @@ async fn a_leaf_gets_its_certificate_and_connects_with_it() {
         last = enrol(&client, "sensor-1", "bad", csr.clone()).await;
     }
     assert!(matches!(&last, Err(HttpError::Refused(r)) if r.reason == Reason::Busy), "{last:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leaf_renews_with_the_certificate_that_it_shows() {
+    let site = Site::start(POLICY).await;
+    let (_, csr) = openssl_device(site.folder.path());
+    let svid = site.svid(&leaf("sensor-1"));
+    let (own, key) = (svid.chain_der[0].clone(), svid.key_pkcs8.clone());
+    let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &key).unwrap();
+    let proof = |csr: &[u8]| {
+        let statement = renewal_statement(&own, csr);
+        Bytes(key.sign(&SystemRandom::new(), &statement).unwrap().as_ref().to_vec())
+    };
+    let url = format!("https://127.0.0.1:{}", site.enrol_port);
+    let identity = common::identity(svid, &site.root);
+    let client = Client::new(&url, client_config(&identity, only(module("gatewayd"))).unwrap()).unwrap();
+    let renew = async |client: &Client, request: &Renew| -> Result<Certificate, HttpError> {
+        client.post_json(RENEW_PATH, request, 64 * 1024, Duration::from_secs(10)).await
+    };
+    let good = Renew { proof: proof(&csr), csr: Bytes(csr.clone()) };
+    let renewed = renew(&client, &good).await.unwrap();
+    let facts = edgewarden_ca::chain::facts(renewed.chain[0].as_slice()).unwrap();
+    assert_eq!(facts.uris, [leaf("sensor-1").as_str()]);
+    let refused = |answer: Result<Certificate, HttpError>| match answer {
+        Err(HttpError::Refused(refusal)) => refusal.reason,
+        other => panic!("{other:?}"),
+    };
+    // Who shows no certificate, or has another's proof, gets none.
+    assert_eq!(refused(renew(&enrolment_client(&site), &good).await), Reason::LeafRenewal);
+    let other = Renew { proof: proof(b"another request"), csr: Bytes(csr.clone()) };
+    assert_eq!(refused(renew(&client, &other).await), Reason::LeafRenewal);
+    let large = Renew { proof: proof(&csr), csr: Bytes(vec![0; ENROL_BYTES_MAX]) };
+    assert_eq!(refused(renew(&client, &large).await), Reason::RequestTooLarge);
+    site.identityd.refused(Reason::LeafRenewal).await;
 }

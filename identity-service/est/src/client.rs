@@ -7,8 +7,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use edgewarden_names::{Reason, Refusal, UnixTime};
+use edgewarden_names::{Reason, Refusal};
 use edgewarden_protocol::est::EstConfig;
+use edgewarden_transport::Clock;
 use edgewarden_transport::http::{self, HttpError};
 use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{Method, Response, body::Bytes};
@@ -40,6 +41,7 @@ struct Shared {
     anchors: TrustAnchors,
     authorization: Option<Zeroizing<String>>,
     timeout: Duration,
+    clock: Clock,
 }
 
 impl fmt::Debug for Client {
@@ -51,6 +53,11 @@ impl fmt::Debug for Client {
 impl Client {
     /// Reads the files that the configuration names. Connects to nothing yet.
     pub fn new(config: &EstConfig) -> Result<Self, EstError> {
+        Self::new_by(config, Clock::new())
+    }
+
+    /// The same, judging by this clock.
+    pub fn new_by(config: &EstConfig, clock: Clock) -> Result<Self, EstError> {
         let anchors = TrustAnchors::read(&config.trust_anchors)?;
         let label = config.label.as_deref().map(EstLabel::parse).transpose()?;
         let (authorization, identity) = match Credentials::read(&config.auth)? {
@@ -61,7 +68,7 @@ impl Client {
             Credentials::Nothing => (None, None),
         };
         let (origin, timeout) = (config::origin(config)?.to_owned(), config::timeout(config)?);
-        let shared = Arc::new(Shared { origin, label, anchors, authorization, timeout });
+        let shared = Arc::new(Shared { origin, label, anchors, authorization, timeout, clock });
         Self::connecting(shared, identity)
     }
 
@@ -74,7 +81,7 @@ impl Client {
         let unusable = |rule: &str| EstError::fatal(Refusal::new(Reason::EstConfig, "url", rule));
         let config = tls::config(&shared.anchors, identity.as_ref())
             .map_err(|error| unusable("TLS cannot be configured").because(error))?;
-        let http = http::Client::new(&shared.origin, config)
+        let http = http::Client::new(&shared.origin, shared.clock.judges(config))
             .map_err(|error| unusable("it has the form `https://host[:port]`").because(error))?;
         Ok(Self { shared, identity, http })
     }
@@ -88,7 +95,7 @@ impl Client {
     pub async fn cacerts(&self) -> Result<CertificateBag, EstError> {
         let question = Question::CaCerts;
         let reply = self.exchange(question, None).await?;
-        let Answer::Content(der) = wire::read(question, &reply, UnixTime::now())? else {
+        let Answer::Content(der) = wire::read(question, &reply, self.shared.clock.now())? else {
             return Err(Refusal::new(Reason::EstAnswer, question, "the answer is empty").into());
         };
         let certificates =
@@ -100,7 +107,7 @@ impl Client {
     pub async fn csrattrs(&self) -> Result<CsrAttributes, EstError> {
         let question = Question::CsrAttrs;
         let reply = self.exchange(question, None).await?;
-        match wire::read(question, &reply, UnixTime::now())? {
+        match wire::read(question, &reply, self.shared.clock.now())? {
             Answer::Content(der) => {
                 let wishes = CsrAttributes::parse(&der)?;
                 if !wishes.ignored().is_empty() {
@@ -170,7 +177,7 @@ impl Client {
         // The answer has our certificate; what lies between it and an anchor is here.
         let helpers = self.cacerts().await?;
         let reply = self.exchange(enrolment.question(), Some(enrolment.body())).await?;
-        enrolment.answered(&reply, &helpers, &self.shared.anchors, UnixTime::now())
+        enrolment.answered(&reply, &helpers, &self.shared.anchors, self.shared.clock.now())
     }
 
     /// One exchange, for a caller that has somebody else sign the requests and judge the answers.

@@ -11,16 +11,16 @@ use std::sync::Arc;
 use edgewarden_image_trust::ImageProof;
 use edgewarden_names::{Epoch, LeafName, ModuleName, Reason, Refusal, UnixTime};
 use edgewarden_protocol::Bytes;
-use edgewarden_protocol::control::{Enforcer, PolicyInForce, Reply, Snapshot, StartRecord};
+use edgewarden_protocol::control::{Enforcer, PolicyInForce, Reply, Snapshot, StartRecord, ToldTime};
 use edgewarden_protocol::deployment::SvidKey;
 use edgewarden_protocol::enrol::Enrolled;
 use edgewarden_protocol::layout::Layout;
 use zeroize::Zeroizing;
 
 use crate::audit::{Event, KeyUse};
-use crate::clock::{Believed, TimeFloor};
+use crate::clock::{Belief, Known};
 use crate::deployments::{InForce, Target};
-use crate::enrolment::{Enrolment, Expected};
+use crate::enrolment::{Accepted, Enrolment, Expected};
 use crate::federation::Fetched;
 use crate::jwt::PublishedKey;
 use crate::permits::Permits;
@@ -42,12 +42,15 @@ pub struct Context {
     pub own_cgroup: String,
     /// The kernel's random name of this boot.
     pub boot: String,
+    /// What the TPM has measured of this boot ([`crate::boot`]). `None` without one.
+    pub measured_boot: Option<Bytes>,
 }
 
 /// When an input arrives, and 32 random bytes for it alone.
 #[derive(Debug, Clone, Copy)]
 pub struct Moment {
-    pub wall: UnixTime,
+    /// As believed ([`crate::clock`]).
+    pub now: UnixTime,
     pub random: [u8; 32],
 }
 
@@ -91,6 +94,11 @@ pub enum Input {
         token: Zeroizing<String>,
         serial: String,
     },
+    /// A certificate has been made in the place of a leaf's own.
+    LeafRenewed {
+        leaf: LeafName,
+        serial: String,
+    },
     /// A key for JWT-SVIDs was made; it may sign when this is on disk. `alone`: no key of before is in memory.
     JwtKeyPublished {
         key: PublishedKey,
@@ -98,6 +106,11 @@ pub enum Input {
     },
     /// Another trust domain's endpoint gave a bundle that reads well.
     FederationFetched(Box<Fetched>),
+    /// Another time is believed from now on.
+    TimeBelieved {
+        belief: Option<Belief>,
+        event: Option<Event>,
+    },
     /// Time has passed; the processes of these instances are gone.
     Tick {
         gone: Vec<String>,
@@ -194,6 +207,15 @@ impl Authority {
             }
         }
         documents.records = Arc::new(documents.records.of_boot(&context.boot));
+        let other_boot = |accepted: &Accepted| !accepted.is_of_boot(context.measured_boot.as_ref());
+        if documents.enrolment.accepted.as_ref().is_some_and(other_boot) {
+            let mut enrolment = Enrolment::clone(&documents.enrolment);
+            if let Some(accepted) = &mut enrolment.accepted {
+                accepted.other_boot = true;
+            }
+            refusals.extend(enrolment.trusted().err());
+            documents.enrolment = Arc::new(enrolment);
+        }
         let in_force = documents.deployments.recover(&context.target).unwrap_or_else(|refusal| {
             refusals.push(refusal);
             None
@@ -204,8 +226,14 @@ impl Authority {
         (authority, refusals)
     }
 
-    pub fn believe(&self, wall: UnixTime) -> Believed {
-        self.documents.clock.believe(wall)
+    /// What the belief in a time depends on.
+    pub fn known_of_time(&self) -> Known {
+        let clock = &self.documents.clock;
+        Known {
+            enrolled: self.documents.enrolment.accepted.is_some(),
+            floor: clock.floor,
+            signed: clock.signed,
+        }
     }
 
     pub fn in_force(&self) -> Option<&Arc<InForce>> {
@@ -224,7 +252,7 @@ impl Authority {
     }
 
     /// What enforcers need.
-    pub fn snapshot(&self, revision: u64) -> Snapshot {
+    pub fn snapshot(&self, revision: u64, time: ToldTime) -> Snapshot {
         let target = &self.context.target;
         let has_identity =
             |record: &StartRecord| self.distrusts(record).is_none_or(|untrusted| untrusted.keeps_identity());
@@ -241,14 +269,15 @@ impl Authority {
             untrusted: self.documents.records.iter().filter_map(|record| self.distrusts(record)).collect(),
             secrets: self.secrets_changes(),
             trusted: self.documents.enrolment.trusted().is_ok(),
+            time,
         }
     }
 
     /// Decides one input. On an error `self` may be half changed: the caller works on a copy and drops it then.
     pub fn decide(&mut self, moment: &Moment, input: Input) -> Result<Step, Refusal> {
-        let now = self.believe(moment.wall).now;
+        let now = moment.now;
         match input {
-            Input::EnrolAccept(enrolled) => self.enrol_accept(&enrolled, now, moment.wall),
+            Input::EnrolAccept(enrolled) => self.enrol_accept(&enrolled, now),
             Input::EnrolRefused(refusal) => Ok(self.enrol_refused(&refusal, now)),
             Input::Site(input) => self.site_decides(input),
             Input::DeploymentJudged(judged) => self.deployment_judged(*judged, now),
@@ -264,30 +293,37 @@ impl Authority {
                 self.leaf_allow(&leaf, lifetime_seconds, moment, now)
             }
             Input::LeafEnrolled { leaf, token, serial } => self.leaf_enrolled(&leaf, &token, &serial, now),
+            Input::LeafRenewed { leaf, serial } => {
+                self.check_leaf(&leaf, now)?;
+                let event = Event::new("leaf.renewed", &leaf, format!("serial {serial}"));
+                let mut step = Step::done();
+                step.events.push(event.with_key(KeyUse::IssuingCa));
+                Ok(step)
+            }
             Input::JwtKeyPublished { key, alone } => self.jwt_key_published(key, alone, now),
-            Input::Tick { gone } => Ok(self.tick(&gone, moment.wall, now)),
+            Input::TimeBelieved { belief, event } => Ok(self.time_believed(belief, event, now)),
+            Input::Tick { gone } => Ok(self.tick(&gone, now)),
         }
     }
 
-    fn enrol_accept(&mut self, enrolled: &Enrolled, now: UnixTime, wall: UnixTime) -> Result<Step, Refusal> {
+    fn enrol_accept(&mut self, enrolled: &Enrolled, now: UnixTime) -> Result<Step, Refusal> {
         let expected = self.context.expected.as_ref().ok_or_else(|| {
             Refusal::new(Reason::RequestInvalid, "gateway", "the configuration names no fleet")
         })?;
         let before = self.documents.enrolment.accepted.as_ref().map(|held| held.not_before);
-        // The start of a certificate newer than the one held is the fleet's signed word on the time. It outweighs the
-        // floor, which may come from a clock that had leapt ahead; the wall clock must agree with it all the same.
-        let next = match self.documents.enrolment.accept(enrolled, expected, now) {
-            Err(_) if now != wall => self.documents.enrolment.accept(enrolled, expected, wall)?,
-            accepted => accepted?,
-        };
+        let next = self.documents.enrolment.accept(enrolled, expected, now)?;
         let Some(accepted) = &next.accepted else { return Ok(Step::done()) };
         if before.is_none_or(|before| before < accepted.not_before) {
-            self.documents.clock = Arc::new(TimeFloor { floor: accepted.not_before });
+            self.documents.clock = Arc::new(self.documents.clock.signed(accepted.not_before));
         }
         let detail = format!(
             "verdict fresh, gateway CA until {}, hardware {}",
             accepted.not_after, enrolled.verdict.hardware
         );
+        let mut next = next;
+        if let Some(accepted) = &mut next.accepted {
+            accepted.boot = self.context.measured_boot.clone();
+        }
         self.documents.enrolment = Arc::new(next);
         let step = Step::done().event("enrol.accepted", &self.context.target.gateway, detail);
         Ok(step.effect(Effect::Reissue).look())
@@ -400,7 +436,14 @@ impl Authority {
         Ok(Step::done().event("jwt_key.published", &self.context.target.gateway, detail))
     }
 
-    fn tick(&mut self, gone: &[String], wall: UnixTime, now: UnixTime) -> Step {
+    fn time_believed(&mut self, belief: Option<Belief>, event: Option<Event>, now: UnixTime) -> Step {
+        self.documents.clock = Arc::new(self.documents.clock.believed(now, belief));
+        let mut step = Step::done();
+        step.events.extend(event);
+        step
+    }
+
+    fn tick(&mut self, gone: &[String], now: UnixTime) -> Step {
         let mut all = Step::done();
         let late = self.permits.drop_expired(now);
         for instance in late {
@@ -413,7 +456,7 @@ impl Authority {
             all.enforcers_look |= step.enforcers_look;
         }
         if let Some(accepted) = &self.documents.enrolment.accepted
-            && let Some(raised) = self.documents.clock.raised(wall, accepted.not_after)
+            && let Some(raised) = self.documents.clock.raised(now, accepted.not_after)
         {
             self.documents.clock = Arc::new(raised);
         }
@@ -424,11 +467,10 @@ impl Authority {
     }
 
     /// True when a tick would change something even if no process is gone.
-    pub fn tick_is_due(&self, wall: UnixTime) -> bool {
-        let now = self.believe(wall).now;
+    pub fn tick_is_due(&self, now: UnixTime) -> bool {
         let ceiling = self.documents.enrolment.accepted.as_ref().map(|accepted| accepted.not_after);
         self.permits.any_expired(now)
             || self.documents.jwt_keys.without_expired(now).is_some()
-            || ceiling.is_some_and(|ceiling| self.documents.clock.raised(wall, ceiling).is_some())
+            || ceiling.is_some_and(|ceiling| self.documents.clock.raised(now, ceiling).is_some())
     }
 }

@@ -14,9 +14,18 @@ use edgewarden_platform::{harden, libraries, memory, seccomp};
 use edgewarden_protocol::config::{Config, Keystore};
 use edgewarden_protocol::layout::Layout;
 
-/// What the C libraries, the TPM's transport module and the user database are read from.
-const SYSTEM_FOLDERS: [&str; 8] =
-    ["/proc", "/etc", "/usr", "/lib", "/lib64", "/dev/urandom", "/dev/null", "/sys/kernel/security"];
+/// What the C libraries, the TPM's transport module and the user database are read from, and the machine's own clock.
+const SYSTEM_FOLDERS: [&str; 9] = [
+    "/proc",
+    "/etc",
+    "/usr",
+    "/lib",
+    "/lib64",
+    "/dev/urandom",
+    "/dev/null",
+    "/sys/kernel/security",
+    "/sys/class/rtc/rtc0",
+];
 
 /// Not at once: the first callers come when the daemons start together.
 const MEMORY_FIRST: Duration = Duration::from_secs(1);
@@ -140,6 +149,7 @@ pub fn allowed(keystore: &Keystore) -> Allowed {
         loads_code: loads_code(keystore),
         device_requests: matches!(keystore, Keystore::Pkcs11 { .. }),
         locks_memory: true,
+        asks_clock_state: true,
     }
 }
 

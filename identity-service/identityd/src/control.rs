@@ -326,6 +326,12 @@ mod tests {
             (Request::EpochEnforced { enforcer: Enforcer::Gatewayd, epoch }, true),
             (Request::Refused { origin: Origin::Enforcer, refusal: refusal.clone() }, true),
             (Request::StorageKey, true),
+            (
+                Request::LeafRenew { chain: Vec::new(), csr: Vec::new().into(), proof: Vec::new().into() },
+                true,
+            ),
+            (Request::TimeHeard { offset_millis: 0 }, false),
+            (Request::TimeAccept, false),
             (Request::EpochEnforced { enforcer: Enforcer::Runtimed, epoch }, false),
             (Request::Status, false),
             (Request::EnrolKeys, false),

@@ -176,7 +176,7 @@ impl Life {
     fn put(&mut self, input: Input) -> Result<Reply, Refusal> {
         self.counter += 1;
         let mut next = self.authority.clone();
-        let moment = Moment { wall: self.wall, random: [self.counter; 32] };
+        let moment = Moment { now: self.wall, random: [self.counter; 32] };
         let step = next.decide(&moment, input)?;
         let failed = |error: &dyn std::error::Error| Refusal::new(Reason::Internal, "disk", error);
         for event in &step.events {

@@ -4,8 +4,11 @@
 //! Trusts the root that the configuration pins and the keystore's word on its own key. Distrusts what the fleet's answer
 //! says, because `runtimed` carries it: every property of the certificate that issuance relies on is checked here.
 
+use std::time::Duration;
+
 use edgewarden_names::{GatewayName, Reason, Refusal, TrustDomain, UnixTime};
 use edgewarden_protocol::Bytes;
+use edgewarden_protocol::control::Lease;
 use edgewarden_protocol::enrol::{Enrolled, Verdict, VerdictState};
 use serde::{Deserialize, Serialize};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
@@ -15,6 +18,10 @@ use crate::state::Document;
 const CERTIFICATE_BYTES_MAX: usize = 16 * 1024;
 const CHECKS_MAX: usize = 256;
 const TEXT_BYTES_MAX: usize = 4096;
+/// What fleets give without a word of their operator's, and a day.
+const ORDINARY_LEASE: Duration = Duration::from_secs(31 * 86_400);
+/// When a site's CA is asked again (`edgewarden_est::RenewalPolicy`).
+const SITE_RENEWAL_PERCENT: u32 = 66;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -37,6 +44,12 @@ pub struct Accepted {
     pub site: Option<SiteChain>,
     pub not_before: UnixTime,
     pub not_after: UnixTime,
+    /// The boot that the fleet judged ([`crate::boot`]). `None` without a TPM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<Bytes>,
+    /// Under a long lease: this boot is another than that one.
+    #[serde(skip)]
+    pub other_boot: bool,
 }
 
 /// What a site's CA adds.
@@ -50,6 +63,27 @@ pub struct SiteChain {
 }
 
 impl Accepted {
+    /// How long the gateway can go on without whoever certifies it, and from when on that is worth saying: a fleet is
+    /// asked again after the first third, so that most of a life is left to mend what keeps it away; a site's CA after two.
+    pub fn lease(&self, now: UnixTime) -> Lease {
+        let life = self.not_after.after(self.not_before);
+        let (due, grace) = match self.site {
+            None => (life / 3, life / 100),
+            Some(_) => (life / 100 * SITE_RENEWAL_PERCENT, life / 20),
+        };
+        // A boot that nobody has judged is a reason to ask at once.
+        let due = if self.other_boot { Duration::ZERO } else { due };
+        let renewal_due = self.not_before.plus(due);
+        Lease { ends: self.not_after, renewal_due, overdue: renewal_due.plus(grace) <= now }
+    }
+
+    /// Whether a boot may do what this certificate allows. Offline for as long as is ordinary, a gateway stays good by its
+    /// last verdict; for longer, only as the machine that was judged.
+    pub fn is_of_boot(&self, boot: Option<&Bytes>) -> bool {
+        let long = self.not_after.after(self.not_before) > ORDINARY_LEASE;
+        !long || self.boot.is_none() || self.boot.as_ref() == boot
+    }
+
     /// The CAs between the gateway CA and the root.
     pub fn above(&self) -> impl Iterator<Item = &[u8]> {
         self.site.iter().flat_map(|site| site.above.iter().map(Bytes::as_slice))
@@ -105,6 +139,10 @@ impl Enrolment {
         })?;
         let unjudged =
             || Err(Refusal::new(Reason::AttestRequired, "gateway", "the fleet has not judged the gateway"));
+        if accepted.other_boot {
+            let rule = "this boot is measured otherwise than the one that the fleet judged, and the lease is long: it must be judged first";
+            return Err(Refusal::new(Reason::AttestFailed, "gateway", rule));
+        }
         match (&accepted.verdict, &accepted.site) {
             (None, Some(_)) => Ok(accepted),
             (Some(verdict), None) => match verdict.state {
@@ -177,6 +215,8 @@ impl Enrolment {
             site: None,
             not_before,
             not_after,
+            boot: None,
+            other_boot: false,
         };
         Ok(Self { accepted: Some(accepted) })
     }

@@ -232,18 +232,15 @@ impl Issuance {
         let clipped =
             if ends < wanted { format!(", clipped from {wanted} by the gateway CA") } else { String::new() };
         let event = Event::new("issuing_ca.born", &self.gateway, format!("until {ends}{clipped}"));
-        let held = Held { parent: parent.generation, not_before: parent.not_before, not_after: ends };
+        let not_before = parent.not_before.max(tick.wall.minus(BACKDATE));
+        let held = Held { parent: parent.generation, not_before, not_after: ends };
         inner.renewal.issued(tick, held, die());
         inner.problem = None;
         let generation = inner.renewal.generation();
         inner.authority = Some(Authority {
             ca: Arc::new(ca),
             bundle: accepted.bundle().into(),
-            parent: Parent {
-                generation,
-                not_before: parent.not_before.max(tick.wall.minus(BACKDATE)),
-                not_after: ends,
-            },
+            parent: Parent { generation, not_before, not_after: ends },
         });
         Ok(event.with_key(KeyUse::GatewayCa))
     }

@@ -4,12 +4,15 @@
 //! deployment and policy are in force, does the verdict allow a certificate. Others fetch and carry out.
 //!
 //! * [`run`]: the process · [`Daemon`]: the same, opened and served by the caller, without confinement
-//! * `authority`, `starts`, `standing`: the decisions, without I/O, over `enrolment`, `deployments`, `permits`, `records`, `leaves`, `clock`
+//! * `authority`, `starts`, `standing`: the decisions, without I/O, over `enrolment`, `deployments`, `permits`, `records`, `leaves`
 //! * `service`: one decision after the other, on disk before in force: `state`, `audit`, `refusals`
+//! * [`clock`]: what time it is, for all daemons
+//! * `boot`: what the TPM has measured, for long leases
 //! * `site`: the same with a site's own CA instead of a fleet
 //! * `secrets`: which deployment secrets a module may have, kept sealed and opened for live instances only
 //! * `issuance`: the issuing CA and the certificates in use · `renewal`: when · `workload`: who gets them
 //! * `iotedge`: the same door for modules built with Azure's SDKs · `module_keys`, `envelope`, `kept`: keys that it uses
+//! * `leaf_renewal`: a leaf device's certificate in the place of its own
 //! * `jwt`: the keys of JWT-SVIDs, and the tokens that they sign
 //! * `runtime_log`: what a quote proves of it
 //! * [`keys`]: keys of modules that stay in the keystore
@@ -21,7 +24,8 @@
 
 pub mod audit;
 mod authority;
-mod clock;
+mod boot;
+pub mod clock;
 mod confine;
 mod control;
 #[cfg(test)]
@@ -36,6 +40,7 @@ mod issuance;
 mod jwt;
 mod kept;
 pub mod keys;
+mod leaf_renewal;
 mod leaves;
 #[cfg(test)]
 mod lifetimes;

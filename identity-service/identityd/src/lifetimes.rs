@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use edgewarden_names::UnixTime;
 
-use crate::clock::TimeFloor;
+use crate::clock::{Change, Known, Readings, TimeFloor, TimeKeeper};
 use crate::renewal::{Failure, Held, Parent, Plan, Renewal, Tick};
 
 const HOUR: u64 = 3600;
@@ -83,6 +83,7 @@ struct Life {
     /// How wrong the wall clock is.
     error: i64,
     floor: TimeFloor,
+    keeper: Option<TimeKeeper>,
     fleet_back: u64,
     tpm_back: u64,
     verdict_failed: bool,
@@ -109,6 +110,7 @@ impl Life {
             booted: 0,
             error: 0,
             floor: TimeFloor::default(),
+            keeper: None,
             fleet_back: 0,
             tpm_back: 0,
             verdict_failed: false,
@@ -132,8 +134,35 @@ impl Life {
     }
 
     fn tick(&self) -> Tick {
-        let wall = self.floor.believe(self.wall()).now;
-        Tick { monotonic: Duration::from_secs(self.passed - self.booted), wall }
+        Tick { monotonic: Duration::from_secs(self.passed - self.booted), wall: self.believed() }
+    }
+
+    fn readings(&self) -> Readings {
+        let millis = |seconds: u64| i64::try_from(seconds).unwrap() * 1000;
+        let boot = millis(self.passed - self.booted);
+        // A time service keeps the clock while it is right.
+        Readings { boot, wall: millis(self.wall().0), synchronised: self.error == 0, hardware: None }
+    }
+
+    fn known(&self) -> Known {
+        let TimeFloor { floor, signed, .. } = self.floor;
+        Known { enrolled: self.gateway_ca.is_some(), floor, signed }
+    }
+
+    fn believed(&self) -> UnixTime {
+        let keeper = self.keeper.as_ref();
+        keeper.map_or(self.wall(), |keeper| crate::clock::at(self.readings().boot + keeper.offset()))
+    }
+
+    fn look(&mut self) {
+        let (seen, known) = (self.readings(), self.known());
+        let keeper = self.keeper.get_or_insert_with(|| TimeKeeper::start(&seen, &known, None));
+        let changes = keeper.look(&seen, &known);
+        if changes.iter().any(|change| matches!(change, Change::Believed { .. })) {
+            self.floor = self.floor.believed(self.believed(), None);
+            self.disturbed = self.passed;
+            self.jumps.push_back(self.passed);
+        }
     }
 
     fn trusted(&self) -> bool {
@@ -153,20 +182,20 @@ impl Life {
         let not_before = UnixTime(now - HOUR);
         let not_after = UnixTime(now + GATEWAY_CA_LIFE);
         let accepts = |at: UnixTime| not_before <= at && at < not_after;
-        if !accepts(self.tick().wall) && !accepts(self.wall()) {
+        if !accepts(self.tick().wall) {
             self.counts.refused_by_time += 1;
             return;
         }
         let generation = self.gateway_ca.map_or(1, |held| held.generation + 1);
         self.gateway_ca = Some(Parent { generation, not_before, not_after });
-        self.floor = TimeFloor { floor: not_before };
+        self.floor = self.floor.signed(not_before);
         self.verdict_failed = false;
         self.disturbed = self.passed;
     }
 
     fn raise_floor(&mut self) {
         if let Some(held) = self.gateway_ca
-            && let Some(raised) = self.floor.raised(self.wall(), held.not_after)
+            && let Some(raised) = self.floor.raised(self.believed(), held.not_after)
         {
             self.floor = raised;
         }
@@ -210,6 +239,7 @@ impl Life {
 
     fn restart(&mut self) {
         self.booted = self.passed;
+        self.keeper = None;
         self.issuing.renewal = Renewal::new(self.plan());
         self.issuing_ca = None;
         for identity in &mut self.identities {
@@ -320,6 +350,7 @@ impl Life {
                 self.fault();
                 hour += HOUR;
             }
+            self.look();
             self.raise_floor();
             self.renew();
             self.check();

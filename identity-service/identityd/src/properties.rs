@@ -11,7 +11,7 @@ use edgewarden_ca::RootCa;
 use edgewarden_image_trust::sign::SigningKey;
 use edgewarden_names::{GatewayName, LeafName, Reason, Refusal, TrustDomain, UnixTime};
 use edgewarden_protocol::Bytes;
-use edgewarden_protocol::control::Reply;
+use edgewarden_protocol::control::{Reply, ToldTime};
 use edgewarden_protocol::deployment::PAYLOAD_TYPE;
 use edgewarden_protocol::dsse::{Envelope, Signature, VerifyingKey, pre_authentication_encoding};
 use edgewarden_protocol::enrol::{Enrolled, Verdict, VerdictState};
@@ -114,6 +114,7 @@ pub(crate) fn world() -> &'static World {
             site: None,
             own_cgroup: "/daemons/identityd".into(),
             boot: String::new(),
+            measured_boot: None,
         });
         World { context, image, envelopes, enrolled }
     })
@@ -199,7 +200,7 @@ impl Life {
         let mut random = [0; 32];
         random[..8].copy_from_slice(&self.counter.to_be_bytes());
         let mut next = self.authority.clone();
-        let step = next.decide(&Moment { wall: self.wall, random }, input)?;
+        let step = next.decide(&Moment { now: self.wall, random }, input)?;
         assert!(!step.enforcers_look || !step.events.is_empty(), "what enforcers must see is written down");
         self.authority = next;
         Ok((step.reply, step.effects))
@@ -322,8 +323,12 @@ impl Life {
         let held = |documents: &Documents| documents.enrolment.accepted.as_ref().map(|held| held.not_before);
         assert!(held(now) >= held(before), "an older gateway CA replaced a newer one");
         if held(now) == held(before) {
-            assert!(now.clock.floor >= before.clock.floor, "the floor fell without the fleet's word");
+            assert!(
+                now.clock.floor >= before.clock.floor,
+                "the floor fell without a belief or the fleet's word"
+            );
         }
+        assert!(now.clock.floor >= now.clock.signed, "the floor is below what the fleet signed");
         let records: Vec<_> = now.records.iter().collect();
         for (n, one) in records.iter().enumerate() {
             assert!(self.generations.contains(&one.generation.0), "a record without a permit");
@@ -334,7 +339,7 @@ impl Life {
                 assert!(!is_caller_of(one, &other.cgroup) && !is_caller_of(other, &one.cgroup));
             }
         }
-        let snapshot = self.authority.snapshot(1);
+        let snapshot = self.authority.snapshot(1, ToldTime { offset_millis: 0, unsure: false });
         assert_eq!(snapshot.trusted, now.enrolment.trusted().is_ok());
         assert_eq!(snapshot.records.len(), records.len());
     }

@@ -26,7 +26,7 @@ const NOT_YET_VALID_SLACK: Duration = Duration::from_secs(5);
 /// Both clocks at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tick {
-    /// Since the process began.
+    /// Since the machine was switched on.
     pub monotonic: Duration,
     /// As believed ([`crate::clock`]).
     pub wall: UnixTime,

@@ -10,12 +10,13 @@ use edgewarden_keystore::KeystoreError;
 use edgewarden_names::{KeyName, LeafName, ModuleName, Reason, Refusal, SpiffeId, UnixTime};
 use edgewarden_protocol::Bytes;
 use edgewarden_protocol::control::{
-    AuditKey, Certificate, Enforcer, ExportedQuote, KeystoreHealth, Lockout, MANIFEST_BYTES_MAX, Reply,
-    Request, SIGNATURE_PAYLOAD_BYTES_MAX, SIGNATURES_MAX, Status, StorageKey,
+    AuditKey, Certificate, Enforcer, ExportedQuote, KeystoreHealth, Lease, Lockout, MANIFEST_BYTES_MAX,
+    Reply, Request, SIGNATURE_PAYLOAD_BYTES_MAX, SIGNATURES_MAX, Status, StorageKey,
 };
 use edgewarden_protocol::dsse::ENVELOPE_BYTES_MAX;
 use edgewarden_protocol::enrol::{Challenge, EVENT_LOG_BYTES_MAX};
 use edgewarden_protocol::federation::{BUNDLE_BYTES_MAX, FederationRequest};
+use edgewarden_protocol::leaf::{CERTIFICATE_BYTES_MAX, CHAIN_MAX};
 use edgewarden_protocol::secret::ENVELOPE_BYTES_MAX as SECRET_BYTES_MAX;
 use zeroize::Zeroizing;
 
@@ -27,7 +28,7 @@ use crate::records::ProcessSeen;
 use crate::runtime_log::Keeper;
 use crate::secrets;
 use crate::service::{Service, internal};
-use crate::{federation, site, workload};
+use crate::{federation, leaf_renewal, site, workload};
 
 /// A `Watch` without news is answered after this time, so that both sides know the other is there.
 const WATCH_HOLD: Duration = Duration::from_secs(30);
@@ -35,6 +36,8 @@ const WATCH_HOLD: Duration = Duration::from_secs(30);
 const PROBLEMS_MAX: usize = 3;
 /// Largest request for a leaf's certificate.
 const CSR_BYTES_MAX: usize = 16 * 1024;
+/// Largest signature by which a leaf's certificate is renewed.
+const PROOF_BYTES_MAX: usize = 256;
 /// The name under which the keystore seals `gatewayd`'s key.
 const STORAGE_KEY_NAME: &str = "gatewayd-queue";
 /// The same for `runtimed`'s.
@@ -49,7 +52,7 @@ pub async fn watch(service: &Arc<Service>, seen: u64) -> Reply {
     let news = revisions.wait_for(|revision| *revision != seen);
     drop(tokio::time::timeout(WATCH_HOLD, news).await);
     let revision = *service.revisions().borrow();
-    Reply::Snapshot(Box::new(service.current().snapshot(revision)))
+    Reply::Snapshot(Box::new(service.current().snapshot(revision, service.clock.told())))
 }
 
 /// `peer`: which enforcer the asking user is.
@@ -145,6 +148,13 @@ pub async fn answer(service: &Arc<Service>, peer: Enforcer, request: Request) ->
         Request::LeafIssue { leaf, token, csr } => {
             blocking(service, move |service| leaf_issue(service, leaf, Zeroizing::new(token), &csr)).await
         }
+        Request::LeafRenew { chain, csr, proof } => {
+            blocking(service, move |service| leaf_renewal::renew(service, &chain, &csr, &proof)).await
+        }
+        Request::TimeHeard { offset_millis } => {
+            time_says(service, move |service| service.hear_time(offset_millis)).await
+        }
+        Request::TimeAccept => time_says(service, Service::accept_time).await,
         Request::KeysList => blocking(service, |service| Ok(Reply::Keys(service.keys.all()))).await,
         Request::KeyDelete { module, key } => {
             blocking(service, move |service| key_delete(service, &module, &key)).await
@@ -177,6 +187,12 @@ fn check_sizes(request: &Request) -> Result<(), Refusal> {
                 .map_err(|refusal| Refusal { reason: Reason::FederationBundle, ..refusal })
         }
         Request::LeafIssue { csr, .. } => check("certificate request", csr.0.len(), CSR_BYTES_MAX),
+        Request::LeafRenew { chain, csr, proof } => {
+            check("certificate request", csr.0.len(), CSR_BYTES_MAX)?;
+            check("proof", proof.0.len(), PROOF_BYTES_MAX)?;
+            check("certificate chain", chain.len(), CHAIN_MAX)?;
+            chain.iter().try_for_each(|der| check("certificate", der.0.len(), CERTIFICATE_BYTES_MAX))
+        }
         Request::ImageJudge(evidence) => {
             let too_large = |what: &str, size, max| {
                 check(what, size, max).map_err(|refusal| Refusal { reason: Reason::ImageTooLarge, ..refusal })
@@ -275,7 +291,12 @@ async fn carry_out(service: &Arc<Service>, effect: Effect) -> Result<(), Refusal
         }
         Effect::Reissue => {
             // The certificate is accepted already; that nothing can be issued by it yet is in status and log.
-            let renewed = blocking(service, Service::renew).await;
+            let renewed = blocking(service, |service| {
+                // Its beginning is the fleet's word on the time.
+                service.look_at_clocks();
+                service.renew()
+            });
+            let renewed = renewed.await;
             if let Err(refusal) = renewed {
                 tracing::warn!(%refusal, "enrolled without an issuing certificate");
             }
@@ -306,23 +327,27 @@ fn deployment(service: &Service) -> Reply {
 
 fn status(service: &Service) -> Reply {
     let state = service.current();
-    let believed = state.believe(UnixTime::now());
+    let time = service.clock.status(&state.known_of_time());
     let description = service.keystore.describe();
     let target = &service.context.target;
     let mut refusals = service.refused_lately();
     let problems = service.issuance.problems().into_iter().take(PROBLEMS_MAX);
-    refusals.extend(problems.map(|problem| (believed.now, problem)));
-    if believed.from_floor {
-        let rule = format!("the clock was set back; certificates are issued as of {}", believed.now);
-        refusals.push((believed.now, Refusal::new(Reason::IdentityUnavailable, "clock", rule)));
+    refusals.extend(problems.map(|problem| (time.now, problem)));
+    if let Some(doubted) = &time.doubted {
+        let rule = format!("it shows {}, and {} is believed", doubted.shows, time.now);
+        refusals.push((time.now, Refusal::new(Reason::ClockDoubted, "system clock", rule)));
     }
     let accepted = state.documents.enrolment.accepted.as_ref();
+    let lease = accepted.map(|accepted| accepted.lease(time.now));
+    if let Some(lease) = lease.filter(|lease| lease.overdue) {
+        refusals.push((time.now, expiring(lease, time.now)));
+    }
     Reply::Status(Box::new(Status {
         gateway: target.gateway.clone(),
         trust_domain: target.trust_domain.clone(),
         keystore: description.text,
         dangerous: description.dangerous,
-        verdict: state.documents.enrolment.verdict(believed.now),
+        verdict: state.documents.enrolment.verdict(time.now),
         est: site::status(service),
         gateway_ca_expires: accepted.map(|accepted| accepted.not_after),
         issuing_ca_expires: service.issuance.issuing_ca_expires(),
@@ -340,7 +365,26 @@ fn status(service: &Service) -> Reply {
             .runtime_log
             .as_ref()
             .map_or_else(|| "none: the keystore has no PCRs".into(), Keeper::state),
+        time,
+        lease,
     }))
+}
+
+/// What is said while a renewal does not come.
+fn expiring(lease: Lease, now: UnixTime) -> Refusal {
+    let days = |time: Duration| time.as_secs() / 86_400;
+    let rule = match lease.ends.after(now) {
+        Duration::ZERO => format!(
+            "its certificate ended {} days ago and was not renewed: modules and leaf devices get no certificates",
+            days(now.after(lease.ends))
+        ),
+        left => format!(
+            "its certificate was to be renewed {} days ago and was not: in {} days modules and leaf devices are without",
+            days(now.after(lease.renewal_due)),
+            days(left)
+        ),
+    };
+    Refusal::new(Reason::IdentityExpiring, "gateway CA", rule)
 }
 
 /// The keystore's error, for an operator.
@@ -468,6 +512,14 @@ fn issue_checked(
     let id = SpiffeId::leaf(&target.trust_domain, &target.gateway, leaf);
     let (issued, root) = service.issuance.issue_leaf(&id, csr.as_slice(), now)?;
     Ok((issued.chain_der, root, issued.serial))
+}
+
+async fn time_says(
+    service: &Arc<Service>,
+    says: impl FnOnce(&Service) -> Result<(), Refusal> + Send + 'static,
+) -> Result<Reply, Refusal> {
+    blocking(service, move |service| says(service).inspect_err(|refusal| service.note(refusal))).await?;
+    Ok(Reply::Done)
 }
 
 fn storage_key(service: &Service) -> Result<Reply, Refusal> {

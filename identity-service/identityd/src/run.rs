@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use edgewarden_ca::{CaError, pem, spki};
 use edgewarden_keystore::{Keystore, KeystoreError};
-use edgewarden_names::{Reason, Refusal, UnixTime};
+use edgewarden_names::{Reason, Refusal};
 use edgewarden_platform::reserve::Reserve;
 use edgewarden_platform::{durable, landlock, memory, process, seccomp, users};
 use edgewarden_protocol::config::{Config, Fleet};
@@ -21,6 +21,7 @@ use tokio::sync::mpsc;
 
 use crate::audit::{Audit, AuditError, Event};
 use crate::authority::{Authority, Context, Input};
+use crate::clock::{Clock, Kernel, Known, TimeSource};
 use crate::deployments::Target;
 use crate::enrolment::Expected;
 use crate::keys::{self, Keys};
@@ -31,7 +32,7 @@ use crate::service::{Chain, Parts, Service, internal};
 use crate::site::Site;
 use crate::state::{Documents, StateError, Store};
 use crate::workload::{self, GATEWAYD, Kept, ROOT_UID, RUNTIMED, Sockets};
-use crate::{confine, control, jwt, metrics, requests};
+use crate::{boot, confine, control, jwt, metrics, requests};
 
 /// The user that `gatewayd` runs as.
 const GATEWAY_USER: &str = "ew-gateway";
@@ -42,8 +43,8 @@ const RUN_FOLDER_MODE: u32 = 0o755;
 const PEM_BYTES_MAX: usize = 64 * 1024;
 /// How often instances are looked after whose end nobody reported.
 const PROCESS_INTERVAL: Duration = Duration::from_secs(1);
-/// A wall clock that went this much another way than time has jumped. More than a slewed clock does in a second.
-const CLOCK_STEP_MIN: Duration = Duration::from_secs(2);
+/// Who was not asked for so long may have slept.
+const SLEPT_MIN: Duration = Duration::from_secs(10);
 /// How often uses of resident keys are written to the audit log.
 const KEY_USE_INTERVAL: Duration = Duration::from_secs(60);
 /// The head of the audit log is signed after so many entries, or so long after the first that is not covered.
@@ -138,15 +139,31 @@ impl Daemon {
     /// Opens state, keystore and sockets, and takes up the instances that outlived the last run. `gateway_uid` is the
     /// user of `gatewayd`; without one nobody has its rights.
     pub async fn open(layout: Layout, config: Config, gateway_uid: Option<u32>) -> Result<Self, RunError> {
+        Self::open_by(layout, config, gateway_uid, Arc::new(Kernel)).await
+    }
+
+    /// The same, by other clocks than the machine's.
+    pub async fn open_by(
+        layout: Layout,
+        config: Config,
+        gateway_uid: Option<u32>,
+        time: Arc<dyn TimeSource>,
+    ) -> Result<Self, RunError> {
         make_folders(&layout)?;
         let lock = lock(&layout)?;
-        let opened = tokio::task::spawn_blocking(move || open_parts(layout, config)).await;
+        let opened = tokio::task::spawn_blocking(move || open_parts(layout, config, time)).await;
         let (parts, set_aside, refused) = opened.map_err(|_| RunError::Thread)??;
         let service = Arc::new(Service::new(parts));
         for refusal in &set_aside {
             tracing::error!(%refusal, "what was in force before no longer holds under this configuration");
             service.note(refusal);
         }
+        let keeping = Arc::clone(&service);
+        let kept = tokio::task::spawn_blocking(move || {
+            keeping.look_at_clocks();
+            keeping.keep_time(None);
+        });
+        kept.await.map_err(|_| RunError::Thread)?;
         take_up(&service, gateway_uid)?;
         let renewing = Arc::clone(&service);
         let renewed = tokio::task::spawn_blocking(move || renewing.renew()).await;
@@ -248,7 +265,7 @@ fn make_folders(layout: &Layout) -> Result<(), RunError> {
 
 type Opened = (Parts, Vec<Refusal>, mpsc::Receiver<Event>);
 
-fn open_parts(layout: Layout, config: Config) -> Result<Opened, RunError> {
+fn open_parts(layout: Layout, config: Config, time: Arc<dyn TimeSource>) -> Result<Opened, RunError> {
     let folder = layout.identity_state();
     durable::sweep(&folder).map_err(|source| RunError::Folder { path: folder.clone(), source })?;
     let (reserve, claimed) = Reserve::claim(&folder, RESERVE_BYTES);
@@ -258,8 +275,15 @@ fn open_parts(layout: Layout, config: Config) -> Result<Opened, RunError> {
     let reserve = Arc::new(reserve);
     let store = Arc::new(Store::open_reserved(&folder, Some(Arc::clone(&reserve)))?);
     let documents = Documents::load(&store)?;
-    let now = documents.clock.believe(UnixTime::now()).now;
-    let audit = Audit::open_reserved(&folder, now, reserve)?;
+    let known = Known {
+        enrolled: documents.enrolment.accepted.is_some(),
+        floor: documents.clock.floor,
+        signed: documents.clock.signed,
+    };
+    let boot = time.boot_id();
+    let belief = documents.clock.belief.clone().filter(|belief| Some(&belief.boot) == boot.as_ref());
+    let clock = Clock::new(time, &known, belief.as_ref());
+    let audit = Audit::open_reserved(&folder, clock.now(), reserve)?;
     let keystore = edgewarden_keystore::open(&config.keystore, &folder)?;
     let metrics = Arc::new(metrics::Metrics::default());
     let keys = Keys::open(&config, Arc::clone(&keystore), Arc::clone(&metrics), Arc::clone(&store), &folder)?;
@@ -277,12 +301,15 @@ fn open_parts(layout: Layout, config: Config) -> Result<Opened, RunError> {
         operators,
     };
     let boot = process::boot().map_err(RunError::System)?;
-    let context = Arc::new(Context { layout: layout.clone(), target, expected, site, own_cgroup, boot });
+    let measured_boot = boot::measured(&*keystore);
+    let context =
+        Arc::new(Context { layout: layout.clone(), target, expected, site, own_cgroup, boot, measured_boot });
     let vault = Vault::open(&folder, &documents.secrets)
         .map_err(|source| RunError::Folder { path: folder.clone(), source })?;
     let (authority, set_aside) = Authority::recover(Arc::clone(&context), documents);
     let (sockets, refused) = Sockets::new(layout);
-    let parts = Parts { context, config, keystore, store, authority, audit, sockets, vault, keys, metrics };
+    let parts =
+        Parts { context, config, keystore, store, authority, audit, sockets, vault, keys, metrics, clock };
     Ok((parts, set_aside, refused))
 }
 
@@ -414,44 +441,26 @@ fn log_renewal(renewed: &Result<(), Refusal>, logged: &mut Option<Refusal>) {
 async fn look_after_processes(service: &Arc<Service>, gateway_uid: Option<u32>) {
     let mut ticks = tokio::time::interval(PROCESS_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut clock = ClockWatch::new();
+    let mut awake = service.clock.since_boot();
     loop {
         ticks.tick().await;
-        if let Some(step) = clock.look() {
-            tracing::warn!(seconds = step, "the wall clock jumped; certificates are looked at again");
-            service.metrics.clock_stepped();
+        // Timers stand still while the machine sleeps; certificates do not.
+        let before = std::mem::replace(&mut awake, service.clock.since_boot());
+        if awake.saturating_sub(before) >= SLEPT_MIN {
             service.renewal_due.notify_one();
         }
         workload::restore(service, gateway_uid);
+        let looking = Arc::clone(service);
+        if let Err(error) = tokio::task::spawn_blocking(move || looking.look_at_clocks()).await {
+            tracing::error!(%error, "the clocks were not looked at");
+        }
         let gone = service.sockets.exited();
-        if gone.is_empty() && !service.is_unsaved() && !service.current().tick_is_due(UnixTime::now()) {
+        if gone.is_empty() && !service.is_unsaved() && !service.current().tick_is_due(service.now()) {
             continue;
         }
         if let Err(refusal) = requests::decide(service, Input::Tick { gone }).await {
             tracing::error!(%refusal, "the state could not be brought up to date");
         }
-    }
-}
-
-/// Compares the wall clock with the monotonic one.
-struct ClockWatch {
-    wall: UnixTime,
-    monotonic: Instant,
-}
-
-impl ClockWatch {
-    fn new() -> Self {
-        Self { wall: UnixTime::now(), monotonic: Instant::now() }
-    }
-
-    /// Seconds by which the wall clock jumped since the last look, if it did.
-    fn look(&mut self) -> Option<i64> {
-        let next = Self::new();
-        let passed = next.monotonic.duration_since(self.monotonic).as_secs();
-        let seconds = |time: u64| i64::try_from(time).unwrap_or(i64::MAX);
-        let step = seconds(next.wall.0).saturating_sub(seconds(self.wall.0)).saturating_sub(seconds(passed));
-        *self = next;
-        (step.unsigned_abs() >= CLOCK_STEP_MIN.as_secs()).then_some(step)
     }
 }
 

@@ -4,7 +4,6 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Instant;
 
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use edgewarden_keystore::{Keystore, KeystoreError};
@@ -16,10 +15,12 @@ use tokio::sync::{Notify, watch};
 
 use crate::audit::{Audit, AuditError, Event, Head, Query, fingerprint, folder, statement};
 use crate::authority::{Authority, Context, Effect, Input, Moment};
+use crate::clock::{Change, Clock};
 use crate::federation;
 use crate::issuance::Issuance;
 use crate::jwt::JwtAuthority;
 use crate::keys::Keys;
+use crate::leaf_renewal::Renewals;
 use crate::metrics::{Metrics, Operation};
 use crate::refusals::{self, From, Noted, RefusalLog};
 use crate::renewal::Tick;
@@ -40,7 +41,8 @@ pub struct Service {
     pub(crate) sockets: Sockets,
     pub(crate) vault: Vault,
     pub(crate) keys: Keys,
-    started: Instant,
+    pub(crate) clock: Clock,
+    pub(crate) leaf_renewals: Renewals,
     store: Arc<Store>,
     current: RwLock<Arc<Authority>>,
     /// Whoever holds the audit log may change `current`.
@@ -90,12 +92,24 @@ pub struct Parts {
     pub vault: Vault,
     pub keys: Keys,
     pub metrics: Arc<Metrics>,
+    pub clock: Clock,
 }
 
 impl Service {
     pub fn new(parts: Parts) -> Self {
-        let Parts { context, config, keystore, store, authority, audit, sockets, vault, keys, metrics } =
-            parts;
+        let Parts {
+            context,
+            config,
+            keystore,
+            store,
+            authority,
+            audit,
+            sockets,
+            vault,
+            keys,
+            metrics,
+            clock,
+        } = parts;
         let gateway = &config.gateway;
         let runtime_log = Keeper::new(&config, &context.layout);
         let issuance = Issuance::new(
@@ -104,7 +118,7 @@ impl Service {
             &config.identity,
             Arc::clone(&metrics),
         );
-        let now = UnixTime::now();
+        let now = clock.now();
         let jwt = JwtAuthority::new(&gateway.trust_domain, &gateway.name, &config.identity);
         jwt.show(&authority.documents.jwt_keys);
         Self {
@@ -118,7 +132,8 @@ impl Service {
             sockets,
             vault,
             keys,
-            started: Instant::now(),
+            clock,
+            leaf_renewals: Renewals::default(),
             store,
             current: RwLock::new(Arc::new(authority)),
             audit: Mutex::new(audit),
@@ -142,12 +157,64 @@ impl Service {
 
     /// The time to decide by.
     pub fn now(&self) -> UnixTime {
-        self.current().believe(UnixTime::now()).now
+        self.clock.now()
     }
 
     /// Both clocks.
     pub fn tick(&self) -> Tick {
-        Tick { monotonic: self.started.elapsed(), wall: self.now() }
+        Tick { monotonic: self.clock.since_boot(), wall: self.now() }
+    }
+
+    /// Looks at the clocks of the machine. Blocks on the disk when another time is believed.
+    pub fn look_at_clocks(&self) {
+        let changes = self.clock.look(&self.current().known_of_time());
+        self.time_changed(changes);
+    }
+
+    pub fn hear_time(&self, offset_millis: i64) -> Result<(), Refusal> {
+        let changes = self.clock.hear(offset_millis, &self.current().known_of_time())?;
+        self.time_changed(changes);
+        Ok(())
+    }
+
+    pub fn accept_time(&self) -> Result<(), Refusal> {
+        let changes = self.clock.accept(&self.current().known_of_time())?;
+        self.time_changed(changes);
+        Ok(())
+    }
+
+    fn time_changed(&self, changes: Vec<Change>) {
+        if changes.is_empty() {
+            return;
+        }
+        for change in changes {
+            match change {
+                Change::Doubted { shows, believed } => {
+                    tracing::warn!(%shows, %believed, "the system clock leapt and is not believed");
+                    self.metrics.clock_stepped();
+                    let detail = format!("it shows {shows}, {believed} is believed");
+                    self.record(&Event::new("clock.doubted", "system clock", detail));
+                }
+                Change::Believed { before, now, by } => {
+                    tracing::warn!(%before, %now, ?by, "another time is believed; certificates are looked at again");
+                    let detail = format!("{before} before, {now} by {}", by.text());
+                    let event = Event::new("clock.believed", "time", detail);
+                    self.keep_time(Some(event));
+                }
+                Change::Followed => {}
+            }
+        }
+        // The other daemons are told at once, and what a false time had issued is issued anew.
+        self.revision.send_modify(|revision| *revision = revision.saturating_add(1));
+        self.renewal_due.notify_one();
+    }
+
+    /// Puts on disk what is believed, so that a restart believes nothing else. A disk that is full changes no belief.
+    pub fn keep_time(&self, event: Option<Event>) {
+        let input = Input::TimeBelieved { belief: self.clock.belief(), event };
+        if let Err(refusal) = self.transact(input) {
+            tracing::error!(%refusal, "what is believed of the time is not on disk");
+        }
     }
 
     pub fn revisions(&self) -> watch::Receiver<u64> {
@@ -180,8 +247,8 @@ impl Service {
         }
         let before = self.current();
         let mut next = Authority::clone(&before);
-        let moment = Moment { wall: UnixTime::now(), random: random()? };
-        let now = before.believe(moment.wall).now;
+        let moment = Moment { now: self.now(), random: random()? };
+        let now = moment.now;
         let binds_at_once = input.only_takes_away();
         let step = next.decide(&moment, input)?;
         let written = self.write_down(&mut audit, now, &step.events, (&before.documents, &next.documents));

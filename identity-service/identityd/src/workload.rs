@@ -567,5 +567,6 @@ fn bundles(service: &Weak<Service>) -> watch::Receiver<Arc<Bundles>> {
 }
 
 fn now(service: &Weak<Service>) -> UnixTime {
-    upgrade(service).map_or_else(|_| UnixTime::now(), |service| service.now())
+    // Nothing is valid when there is nobody to say what time it is.
+    upgrade(service).map_or(UnixTime(u64::MAX), |service| service.now())
 }

@@ -3,35 +3,16 @@
 
 mod common;
 
-use common::{Gateway, document};
-use edgewarden_ca::{CaSigner, SignError, certificate_request, chain};
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::clocks::Clocks;
+use common::{DAY, Gateway, LeafKey, document};
+use edgewarden_ca::{CaSigner as _, chain};
 use edgewarden_names::{LeafName, Reason, Refusal, UnixTime};
 use edgewarden_protocol::Bytes;
 use edgewarden_protocol::control::{Certificate, Reply, Request};
-
-use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
-
-/// The key of a leaf device.
-struct LeafKey(EcdsaKeyPair);
-
-impl LeafKey {
-    fn new() -> Self {
-        Self(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).unwrap())
-    }
-    fn csr(&self) -> Bytes {
-        certificate_request(self, &common::gateway_name(), &common::domain()).unwrap().into()
-    }
-}
-
-impl CaSigner for LeafKey {
-    fn public_point(&self) -> Result<Vec<u8>, SignError> {
-        Ok(self.0.public_key().as_ref().to_vec())
-    }
-    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
-        Ok(self.0.sign(&SystemRandom::new(), message).unwrap().as_ref().to_vec())
-    }
-}
+use edgewarden_protocol::leaf::renewal_statement;
 
 fn leaf(name: &str) -> LeafName {
     LeafName::parse(name).unwrap()
@@ -142,8 +123,7 @@ async fn no_leaf_enrols_at_a_gateway_that_may_not_issue() {
         .await
         .unwrap();
     assert_eq!(issue(&gateway, "sensor-1", &token, csr()).await.unwrap_err().reason, Reason::AttestFailed);
-    let newer =
-        gateway.enrolled_for(common::DAY, UnixTime::now().plus(std::time::Duration::from_secs(5))).await;
+    let newer = gateway.enrolled_for(DAY, UnixTime::now().plus(Duration::from_secs(5))).await;
     gateway.ask(Request::EnrolAccept(Box::new(newer))).await.unwrap();
     issue(&gateway, "sensor-1", &token, csr()).await.unwrap();
 }
@@ -168,4 +148,113 @@ async fn the_storage_key_is_made_once() {
     assert_eq!(first.expose().len(), 32);
     assert!(keys.iter().all(|key| *key == keys[0]));
     assert!(!format!("{:?}", keys[0]).contains(&hex::encode(first.expose())));
+}
+
+/// A leaf device with its certificate, at a gateway whose time is the test's.
+struct Device {
+    gateway: Gateway,
+    clocks: Arc<Clocks>,
+    key: LeafKey,
+    chain: Vec<Bytes>,
+}
+
+impl Device {
+    async fn new() -> Self {
+        let clocks = Arc::new(Clocks::right());
+        let mut gateway = Gateway::new();
+        gateway.clocks = Some(Arc::clone(&clocks));
+        gateway.start().await.unwrap();
+        gateway.join().await;
+        gateway.deploy(&document(1)).await;
+        let token = allow(&gateway, "sensor-1").await.unwrap();
+        let key = LeafKey::new();
+        let chain = issue(&gateway, "sensor-1", &token, key.csr()).await.unwrap().chain;
+        Self { gateway, clocks, key, chain }
+    }
+
+    async fn renew(&self, chain: &[Bytes], signer: &LeafKey, csr: Bytes) -> Result<Certificate, Refusal> {
+        let own = chain.first().map(|der| der.0.clone()).unwrap_or_default();
+        let proof = signer.sign(&renewal_statement(&own, csr.as_slice())).unwrap().into();
+        match self.gateway.ask(Request::LeafRenew { chain: chain.to_vec(), csr, proof }).await? {
+            Reply::Certificate(certificate) => Ok(certificate),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn refused(&self, chain: &[Bytes], signer: &LeafKey) -> Reason {
+        let refused = self.renew(chain, signer, LeafKey::new().csr()).await;
+        refused.map(|_| ()).unwrap_err().reason
+    }
+}
+
+#[tokio::test]
+async fn a_leaf_renews_by_its_own_certificate_without_a_fleet_and_without_an_operator() {
+    let mut device = Device::new().await;
+    // Seven days of life: five renewals, through restarts of the gateway and with another key each time. The fleet of this
+    // gateway does not exist.
+    for _ in 0..5 {
+        assert_eq!(device.refused(&device.chain, &device.key).await, Reason::LeafRenewal, "too early");
+        device.clocks.pass(DAY * 4);
+        device.gateway.restart().await;
+        let next = LeafKey::new();
+        let certificate = device.renew(&device.chain, &device.key, next.csr()).await.unwrap();
+        let facts = chain::facts(certificate.chain[0].as_slice()).unwrap();
+        assert_eq!(facts.uris, ["spiffe://plant.example/gateway/gw-1/leaf/sensor-1"]);
+        assert_eq!(facts.point, next.public_point().unwrap());
+        let before = chain::facts(device.chain[0].as_slice()).unwrap();
+        assert!(facts.not_after > before.not_after, "it lasts longer");
+        (device.chain, device.key) = (certificate.chain, next);
+    }
+    let events = device.gateway.events().await;
+    assert_eq!(events.iter().filter(|event| *event == "leaf.renewed").count(), 5);
+}
+
+#[tokio::test]
+async fn what_does_not_renew() {
+    let device = Device::new().await;
+    let Device { gateway, clocks, key, chain: own } = &device;
+    assert_eq!(device.refused(own, key).await, Reason::LeafRenewal, "in the first third");
+    clocks.pass(DAY * 3);
+    assert_eq!(device.refused(own, &LeafKey::new()).await, Reason::LeafRenewal, "another key's word");
+    assert_eq!(device.refused(&[], key).await, Reason::LeafRenewal, "no certificate");
+    assert_eq!(device.refused(&own[..1], key).await, Reason::LeafRenewal, "a chain without issuers");
+    let mut forged = own.clone();
+    *forged[0].0.last_mut().unwrap() ^= 1;
+    assert_eq!(device.refused(&forged, key).await, Reason::LeafRenewal, "a forged certificate");
+    let foreign = Device::new().await;
+    assert_eq!(
+        device.refused(&foreign.chain, &foreign.key).await,
+        Reason::LeafRenewal,
+        "another trust's leaf"
+    );
+    // A proof is for one request: whoever has seen it has no use of it.
+    let (csr, other) = (LeafKey::new().csr(), LeafKey::new().csr());
+    let proof = key.sign(&renewal_statement(own[0].as_slice(), csr.as_slice())).unwrap().into();
+    let swapped = Request::LeafRenew { chain: own.clone(), csr: other, proof };
+    assert_eq!(gateway.refused(swapped).await, Reason::LeafRenewal);
+    let many =
+        Request::LeafRenew { chain: vec![own[0].clone(); 11], csr: key.csr(), proof: Bytes::default() };
+    assert_eq!(gateway.refused(many).await, Reason::RequestTooLarge);
+    let long = Request::LeafRenew { chain: own.clone(), csr: key.csr(), proof: vec![0; 300].into() };
+    assert_eq!(gateway.refused(long).await, Reason::RequestTooLarge);
+    // None of this used up its turn; that it has had one lately does.
+    device.renew(own, key, key.csr()).await.unwrap();
+    assert_eq!(device.refused(own, key).await, Reason::Busy);
+    clocks.pass(Duration::from_secs(61));
+    // A deployment without it, or a failed verdict, ends it.
+    let mut without = document(2);
+    without["leaves"] = serde_json::json!([]);
+    gateway.deploy(&without).await;
+    assert_eq!(device.refused(own, key).await, Reason::LeafUnknown);
+    gateway.deploy(&document(3)).await;
+    let failed = Refusal::new(Reason::AttestEventLog, "event log", "it does not explain PCR 7");
+    gateway.ask(Request::EnrolRefused(failed)).await.unwrap();
+    assert_eq!(device.refused(own, key).await, Reason::AttestFailed);
+}
+
+#[tokio::test]
+async fn an_expired_certificate_needs_a_token() {
+    let device = Device::new().await;
+    device.clocks.pass(DAY * 7);
+    assert_eq!(device.refused(&device.chain, &device.key).await, Reason::LeafRenewal);
 }

@@ -29,6 +29,8 @@ pub struct Allowed {
     pub device_requests: bool,
     /// Unlocks its memory and locks it again, to give pages back.
     pub locks_memory: bool,
+    /// Asks whether a time service keeps the wall clock (adjtimex(2)). Setting it takes a capability that no daemon has.
+    pub asks_clock_state: bool,
 }
 
 /// One way in which a call may be made: every condition holds.
@@ -89,6 +91,9 @@ impl Allowed {
             let all = number(libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT);
             ways.push(way(call!(SYS_mlockall), "MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT", vec![is(0, all)]));
             ways.push(way(call!(SYS_munlockall), "", Vec::new()));
+        }
+        if self.asks_clock_state {
+            ways.push(way(call!(SYS_adjtimex), "", Vec::new()));
         }
         ways.extend(threads());
         ways.extend(descriptors());

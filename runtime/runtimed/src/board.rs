@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use edgewarden_names::{Epoch, ModuleName, Refusal, UnixTime};
-use edgewarden_protocol::uplink::{ModuleReport, ModuleState};
+use edgewarden_protocol::uplink::ModuleState;
 use tokio::sync::watch;
 
 use crate::control::{EnforcementStatus, EstStatus, FleetStatus, ModuleStatus, Repair, Status};
@@ -116,20 +116,5 @@ impl Board {
             est: shown.est.clone(),
             enforcement: shown.enforcement.clone(),
         }
-    }
-
-    /// The modules for the fleet.
-    pub fn reports(&self) -> Vec<ModuleReport> {
-        let shown = self.shown();
-        let report = |status: &ModuleStatus| ModuleReport {
-            name: status.name.clone(),
-            image: status.image.clone(),
-            state: status.state,
-            generation: status.generation.map_or(0, |generation| generation.0),
-            restarts: status.restarts,
-            reason: status.reason.clone(),
-            update: status.update.clone(),
-        };
-        shown.modules.values().map(report).collect()
     }
 }

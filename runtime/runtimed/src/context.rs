@@ -10,9 +10,10 @@ use edgewarden_oci::records::RecordKey;
 use edgewarden_oci::store::ContentStore;
 use edgewarden_platform::users;
 use edgewarden_protocol::config::Config;
-use edgewarden_protocol::control::{Reply, Request};
+use edgewarden_protocol::control::{Reply, Request, ToldTime};
 use edgewarden_protocol::layout::Layout;
-use tokio::sync::{Notify, OnceCell};
+use edgewarden_transport::Clock;
+use tokio::sync::{Notify, OnceCell, watch};
 
 use crate::board::Board;
 use crate::guard::Guard;
@@ -32,6 +33,10 @@ pub struct Context {
     pub runc: Runc,
     pub board: Board,
     pub log_pump: LogPump,
+    /// The time, as `identityd` tells it.
+    pub clock: Clock,
+    /// True while `identityd` wants the fleet's word on it.
+    pub time_unsure: watch::Sender<bool>,
     /// Users of Edgewarden's other daemons.
     pub daemon_users: Vec<u32>,
     /// Once `identityd` has released it.
@@ -64,6 +69,8 @@ impl Context {
             guard: OnceLock::new(),
             board: Board::new(config.fleet.as_ref().map(|fleet| fleet.url.clone())),
             log_pump,
+            clock: Clock::new(),
+            time_unsure: watch::Sender::new(false),
             store,
             places,
             layout,
@@ -85,6 +92,12 @@ impl Context {
 
     pub fn guard(&self) -> Result<&Guard, RunError> {
         self.guard.get().ok_or_else(|| RunError::Runtime("there is no guard of rules and limits yet".into()))
+    }
+
+    /// Goes by what `identityd` tells of the time.
+    pub fn hear_time(&self, time: ToldTime) {
+        self.clock.tell(time.offset_millis);
+        self.time_unsure.send_if_modified(|unsure| std::mem::replace(unsure, time.unsure) != time.unsure);
     }
 
     /// Runs what blocks on a thread for it.

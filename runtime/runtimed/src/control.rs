@@ -2,11 +2,12 @@
 
 use std::net::Ipv4Addr;
 
-use edgewarden_names::{Epoch, Generation, ModuleName, Refusal, UnixTime};
+use edgewarden_names::{Epoch, Generation, ModuleName, Reason, Refusal, UnixTime};
+use edgewarden_protocol::control::IdentityStatus;
 use edgewarden_protocol::enrol::Verdict;
 use edgewarden_protocol::frame::{self, FrameError};
 use edgewarden_protocol::layout::Layout;
-use edgewarden_protocol::uplink::{ModuleState, ModuleUpdate};
+use edgewarden_protocol::uplink::{ModuleReport, ModuleState, ModuleUpdate};
 use serde::{Deserialize, Serialize};
 
 /// Most bytes of a log that one answer carries.
@@ -132,6 +133,38 @@ pub struct ModuleStatus {
     pub update: Option<ModuleUpdate>,
 }
 
+impl ModuleStatus {
+    /// A module that runs without a valid certificate does not do what it is for: it is shown so.
+    pub fn judge(&mut self, identities: &[IdentityStatus], now: UnixTime) {
+        if self.state != ModuleState::Running {
+            return;
+        }
+        let own = identities.iter().find(|identity| Some(&identity.instance) == self.instance.as_ref());
+        let rule = match own {
+            // Its certificates are its own to ask for.
+            Some(identity) if identity.resident_key && identity.expires.is_none() => return,
+            Some(IdentityStatus { expires: Some(ends), .. }) if now < *ends => return,
+            Some(IdentityStatus { expires: Some(_), .. }) => "its certificate has ended",
+            _ => "it has no certificate",
+        };
+        self.state = ModuleState::Degraded;
+        self.reason = Some(Refusal::new(Reason::IdentityUnavailable, &self.name, rule));
+    }
+
+    /// For the fleet.
+    pub fn report(&self) -> ModuleReport {
+        ModuleReport {
+            name: self.name.clone(),
+            image: self.image.clone(),
+            state: self.state,
+            generation: self.generation.map_or(0, |generation| generation.0),
+            restarts: self.restarts,
+            reason: self.reason.clone(),
+            update: self.update.clone(),
+        }
+    }
+}
+
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FleetStatus {
@@ -147,4 +180,49 @@ pub async fn call(layout: &Layout, request: &Request) -> Result<Reply, FrameErro
     let mut stream = tokio::net::UnixStream::connect(layout.runtime_socket()).await?;
     frame::write(&mut stream, request).await?;
     frame::read(&mut stream).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use edgewarden_names::SpiffeId;
+
+    #[test]
+    fn a_module_without_a_valid_certificate_is_not_shown_as_running() {
+        let module = |state| ModuleStatus {
+            name: ModuleName::parse("analytics").unwrap(),
+            image: "image".into(),
+            state,
+            generation: Some(Generation(1)),
+            instance: Some("analytics-1".into()),
+            pid: Some(1),
+            address: None,
+            restarts: 0,
+            reason: None,
+            update: None,
+        };
+        let identity = |expires: Option<u64>, resident_key| IdentityStatus {
+            id: SpiffeId::parse("spiffe://plant.example/gateway/gw-1/module/analytics").unwrap(),
+            instance: "analytics-1".into(),
+            expires: expires.map(UnixTime),
+            issued: 1,
+            streams: 1,
+            resident_key,
+        };
+        use ModuleState::{Degraded, Running, Waiting};
+        for (name, before, identities, after) in [
+            ("valid", Running, vec![identity(Some(101), false)], Running),
+            ("ended", Running, vec![identity(Some(100), false)], Degraded),
+            ("none yet", Running, vec![identity(None, false)], Degraded),
+            ("unknown to identityd", Running, vec![], Degraded),
+            ("a key of its own, not asked for", Running, vec![identity(None, true)], Running),
+            ("a key of its own, ended", Running, vec![identity(Some(99), true)], Degraded),
+            ("it does not run", Waiting, vec![], Waiting),
+        ] {
+            let mut module = module(before);
+            module.judge(&identities, UnixTime(100));
+            assert_eq!((module.state, module.report().state), (after, after), "{name}");
+            assert_eq!(module.reason.is_some(), after == Degraded, "{name}");
+        }
+    }
 }

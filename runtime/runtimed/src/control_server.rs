@@ -64,7 +64,7 @@ pub async fn serve(context: Arc<Context>, mut listener: UnixListener, commands: 
                             (listener, file) = (anew, SocketFile::bound(&path).ok());
                             tracing::warn!(path = %path.display(), "the control socket was removed from outside and is put back");
                             let what = "runtimed: its control socket was removed; put back".to_owned();
-                            context.board.repaired(edgewarden_names::UnixTime::now(), what);
+                            context.board.repaired(context.clock.now(), what);
                         }
                         Err(error) => tracing::warn!(error = %error.chain(), "the control socket cannot be put back"),
                     }

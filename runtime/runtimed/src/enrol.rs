@@ -6,12 +6,12 @@
 use std::time::Duration;
 
 use edgewarden_names::Refusal;
-use edgewarden_protocol::config::Config;
+use edgewarden_protocol::config::{Config, Fleet};
 use edgewarden_protocol::control::{Reply, Request};
 use edgewarden_protocol::enrol::{Begin, Challenge, DeviceKeys, Enrolled, Finish, Verdict};
 use edgewarden_protocol::token::JoinToken;
 use edgewarden_transport::http::{Client as Http, HttpError};
-use edgewarden_transport::tls;
+use edgewarden_transport::{Clock, tls, witness};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
@@ -47,13 +47,25 @@ fn identity(error: CallError) -> EnrolError {
     }
 }
 
-/// Joins with a token, or renews without one. On success `identityd` has the new certificate in force.
-pub async fn run(
+/// Joins. On success `identityd` has the certificate in force.
+pub async fn join(config: &Config, token: JoinToken, identityd: &Client) -> Result<Verdict, EnrolError> {
+    let clock = Clock::new();
+    settle_the_time(config, identityd, &clock).await;
+    run(config, Some(token), identityd, &clock).await
+}
+
+/// Renews. On success `identityd` has the new certificate in force.
+pub(crate) async fn renew(config: &Config, identityd: &Client, clock: &Clock) -> Result<Verdict, EnrolError> {
+    run(config, None, identityd, clock).await
+}
+
+async fn run(
     config: &Config,
     token: Option<JoinToken>,
     identityd: &Client,
+    clock: &Clock,
 ) -> Result<Verdict, EnrolError> {
-    let http = fleet(config)?;
+    let http = fleet(config, clock)?;
     let Reply::DeviceKeys(keys) = identityd.call(&Request::EnrolKeys).await.map_err(identity)? else {
         return Err(EnrolError::Identity(CallError::Unexpected));
     };
@@ -71,14 +83,32 @@ pub async fn run(
     }
 }
 
+/// A machine that joins may have no right time yet: the fleet's does, until then.
+async fn settle_the_time(config: &Config, identityd: &Client, clock: &Clock) {
+    let Some(fleet) = &config.fleet else { return };
+    let Ok(root) = root(fleet) else { return };
+    if let Ok(offset_millis) = witness::ask(&fleet.url, &root, &config.gateway.trust_domain).await {
+        // What it thinks of it comes with its next word.
+        drop(identityd.call(&Request::TimeHeard { offset_millis }).await);
+    }
+    if let Ok(Reply::Snapshot(snapshot)) = identityd.call(&Request::Watch { seen: 0 }).await {
+        clock.tell(snapshot.time.offset_millis);
+    }
+}
+
+/// The pinned root.
+pub(crate) fn root(fleet: &Fleet) -> Result<CertificateDer<'static>, EnrolError> {
+    CertificateDer::from_pem_file(&fleet.root)
+        .map_err(|error| EnrolError::Root(format!("`{}`: {error}", fleet.root.display())))
+}
+
 /// A client that knows nothing but the fleet's root.
-fn fleet(config: &Config) -> Result<Http, EnrolError> {
+fn fleet(config: &Config, clock: &Clock) -> Result<Http, EnrolError> {
     let fleet = config.fleet.as_ref().ok_or(EnrolError::NoFleet)?;
     let domain = &config.gateway.trust_domain;
-    let root = CertificateDer::from_pem_file(&fleet.root)
-        .map_err(|error| EnrolError::Root(format!("`{}`: {error}", fleet.root.display())))?;
+    let root = root(fleet)?;
     let tls = tls::pinned_client_config(&root, domain, tls::only(tls::fleet_id(domain)))?;
-    Http::new(&fleet.url, tls).map_err(EnrolError::Fleet)
+    Http::new(&fleet.url, clock.judges(tls)).map_err(EnrolError::Fleet)
 }
 
 async fn exchange(

@@ -111,7 +111,7 @@ impl Link {
             self.renewal = Renewal::new(RenewalPolicy::default(), life, seed());
             self.known = true;
         }
-        let time = UnixTime::now();
+        let time = self.context.clock.now();
         let is_held = life.is_some_and(|life| life.contains(time));
         let operation = match &asked {
             Some(EstNow { anew: false, .. }) if is_held => EstOperation::Reenroll,
@@ -126,7 +126,7 @@ impl Link {
             },
         };
         let outcome = self.attempt(operation, &state).await;
-        let time = UnixTime::now();
+        let time = self.context.clock.now();
         match &outcome {
             Ok(Ok(held)) => {
                 tracing::info!(until = %held.not_after, "the site's CA has certified the gateway");
@@ -194,7 +194,7 @@ impl Link {
         let (chain, point): (Vec<Vec<u8>>, _) =
             (state.chain.iter().map(|der| der.0.clone()).collect(), state.point.0.clone());
         let made = tokio::task::spawn_blocking(move || {
-            let client = Client::new(&config)?;
+            let client = Client::new_by(&config, context.clock.clone())?;
             match operation {
                 EstOperation::Enroll => Ok(client),
                 EstOperation::Reenroll => {
@@ -242,7 +242,7 @@ impl Link {
         self.context.board.set_est(EstStatus {
             url: self.config.url.clone(),
             last_success: self.last_success,
-            again_at: Some(UnixTime::now().plus(wait)),
+            again_at: Some(self.context.clock.now().plus(wait)),
             trouble,
         });
     }

@@ -16,7 +16,7 @@ use edgewarden_protocol::federation::{
 };
 use edgewarden_transport::foreign::{spiffe_client_config, web_client_config};
 use edgewarden_transport::http::{Client as Http, HttpError};
-use edgewarden_transport::tls;
+use edgewarden_transport::{Clock, tls};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -58,7 +58,7 @@ pub async fn run(context: Arc<Context>, mut now: mpsc::Receiver<()>) {
             }
         };
         plan(&mut plans, &domains, Instant::now());
-        ask_due(&identityd, &mut plans, domains).await;
+        ask_due(&identityd, &context.clock, &mut plans, domains).await;
         let next = plans.values().map(|plan| plan.due).min();
         let next = next.unwrap_or_else(|| Instant::now() + IDLE);
         tokio::select! {
@@ -122,13 +122,19 @@ fn wait(refresh: Duration, has_bundle: bool, failures: u32) -> Duration {
     crate::fleet_link::jittered(ordinary)
 }
 
-async fn ask_due(identityd: &Client, plans: &mut BTreeMap<TrustDomain, Plan>, domains: Vec<Federated>) {
+async fn ask_due(
+    identityd: &Client,
+    clock: &Clock,
+    plans: &mut BTreeMap<TrustDomain, Plan>,
+    domains: Vec<Federated>,
+) {
     let now = Instant::now();
     let mut asked = JoinSet::new();
     for domain in domains {
         if plans.get(&domain.trust_domain).is_some_and(|plan| plan.due <= now) {
+            let clock = clock.clone();
             asked.spawn(async move {
-                let answer = fetch(&domain).await;
+                let answer = fetch(&domain, &clock).await;
                 (domain, answer)
             });
         }
@@ -166,7 +172,7 @@ async fn hand_over(identityd: &Client, domain: &Federated, answer: Result<Bytes,
 }
 
 /// The endpoint's answer as it is. Dropping it closes the connection.
-async fn fetch(domain: &Federated) -> Result<Bytes, Refusal> {
+async fn fetch(domain: &Federated, clock: &Clock) -> Result<Bytes, Refusal> {
     let refuse = |reason, rule: String| Refusal::new(reason, &domain.trust_domain, rule);
     let untrusted = |error: tls::TlsError| refuse(Reason::FederationUntrusted, crate::chain(&error));
     let config = match &domain.told_by {
@@ -178,7 +184,7 @@ async fn fetch(domain: &Federated) -> Result<Bytes, Refusal> {
             spiffe_client_config(id.clone(), &authorities)
         }
     };
-    let config = config.map_err(untrusted)?;
+    let config = clock.judges(config.map_err(untrusted)?);
     let (origin, path) = split(&domain.url);
     let failed = |error: HttpError| match tls::refusal(&error) {
         Some(refusal) => refuse(Reason::FederationUntrusted, refusal.rule.clone()),

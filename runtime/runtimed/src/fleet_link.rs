@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use edgewarden_names::{Digest, Refusal, UnixTime};
-use edgewarden_protocol::control::{REFUSALS_MAX, Reply, Request, Status};
+use edgewarden_protocol::control::{Lease, REFUSALS_MAX, Reply, Request, Status};
 use edgewarden_protocol::dsse::ENVELOPE_BYTES_MAX;
 use edgewarden_protocol::enrol::Verdict;
 use edgewarden_protocol::secret::ENVELOPE_BYTES_MAX as SECRET_BYTES_MAX;
@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
 use crate::context::Context;
+use crate::control::ModuleStatus;
 use crate::enrol::{self, EnrolError};
 use crate::fleet_jwt_keys::JwtKeys;
 use crate::fleet_secrets::Secrets;
@@ -51,7 +52,8 @@ pub(crate) fn jittered(wait: Duration) -> Duration {
 /// Follows the fleet for as long as it is polled. `now` ends a wait.
 pub async fn sync(context: Arc<Context>, mut now: mpsc::Receiver<()>) {
     let Some(fleet) = &context.config.fleet else { return std::future::pending().await };
-    let identity = Identity::follow(context.layout.workload_socket("runtimed"));
+    let identity =
+        Identity::follow(context.layout.workload_socket("runtimed")).with_clock(context.clock.clone());
     let http = tls::client_config(&identity, tls::only(tls::fleet_id(&context.config.gateway.trust_domain)))
         .map_err(|error| crate::chain(&error))
         .and_then(|tls| Http::new(&fleet.url, tls).map_err(|error| crate::chain(&error)));
@@ -133,8 +135,9 @@ impl Link {
             self.http.post_json("/v1/gateway/sync", &request, REPLY_BYTES_MAX, SYNC_DEADLINE).await;
         let reply = reply.map_err(|error| crate::chain(&error))?;
         self.reached = true;
+        let now = self.context.clock.now();
         self.context.board.set_fleet(|status| {
-            status.last_contact = Some(UnixTime::now());
+            status.last_contact = Some(now);
             status.error = None;
         });
         // Before the deployment, which may need them.
@@ -175,14 +178,17 @@ impl Link {
         let skipped = refusals.len().saturating_sub(REFUSALS_MAX);
         let mut refusals: Vec<_> = refusals.into_iter().skip(skipped).collect();
         refusals.sort_by_key(|(at, _)| *at);
+        let mut modules = self.context.board.status().modules;
+        modules.iter_mut().for_each(|module| module.judge(&status.identities, status.time.now));
+        let modules = modules.iter().map(ModuleStatus::report).collect();
         Report {
             software_version: env!("CARGO_PKG_VERSION").into(),
             deployment: status.deployment.map(|(name, version)| DeploymentReport { name, version }),
             policy_epoch: status.epoch,
-            modules: self.context.board.reports(),
+            modules,
             refusals: refusals.into_iter().map(|(at, refusal)| RefusalReport { at, refusal }).collect(),
             verdict: status.verdict,
-            at: UnixTime::now(),
+            at: self.context.clock.now(),
         }
     }
 }
@@ -207,7 +213,7 @@ impl Refused {
     }
 }
 
-/// Renews when half of the certificate's life is over, when the verdict has expired, or when asked.
+/// Renews when a third of the certificate's life is over, when the verdict has expired, or when asked.
 pub async fn renewals(context: Arc<Context>, mut now: mpsc::Receiver<RenewNow>) {
     let mut backoff = RENEWAL_CHECK;
     let mut wait = Duration::from_secs(1);
@@ -220,7 +226,7 @@ pub async fn renewals(context: Arc<Context>, mut now: mpsc::Receiver<RenewNow>) 
         if asked.is_none() && !is_due(&context).await {
             continue;
         }
-        let renewed = enrol::run(&context.config, None, &context.identityd).await;
+        let renewed = enrol::renew(&context.config, &context.identityd, &context.clock).await;
         match &renewed {
             Ok(verdict) => {
                 tracing::info!(verdict = verdict.state.as_str(), "the gateway's certificate is renewed");
@@ -245,17 +251,15 @@ async fn is_due(context: &Context) -> bool {
         return false;
     }
     match context.identityd.call(&Request::Status).await {
-        Ok(Reply::Status(status)) => due(status.verdict.as_ref(), status.gateway_ca_expires, UnixTime::now()),
+        Ok(Reply::Status(status)) => due(status.verdict.as_ref(), status.lease, status.time.now),
         _ => false,
     }
 }
 
 /// A gateway that never joined has nothing to renew.
-fn due(verdict: Option<&Verdict>, ca_expires: Option<UnixTime>, now: UnixTime) -> bool {
-    let (Some(verdict), Some(expires)) = (verdict, ca_expires) else { return false };
-    // The certificate and the verdict are of one moment.
-    let half = expires.after(verdict.at) / 2;
-    verdict.expires <= now || now >= verdict.at.plus(half)
+fn due(verdict: Option<&Verdict>, lease: Option<Lease>, now: UnixTime) -> bool {
+    let (Some(verdict), Some(lease)) = (verdict, lease) else { return false };
+    verdict.expires <= now || lease.renewal_due <= now
 }
 
 #[cfg(test)]
@@ -264,7 +268,7 @@ mod tests {
     use edgewarden_protocol::enrol::VerdictState;
 
     #[test]
-    fn renewal_is_due_at_half_life_and_after_the_verdict() {
+    fn renewal_is_due_after_a_third_of_life_and_after_the_verdict() {
         let verdict = |expires| Verdict {
             state: VerdictState::Fresh,
             hardware: "none".into(),
@@ -273,11 +277,11 @@ mod tests {
             at: UnixTime(1000),
             expires: UnixTime(expires),
         };
-        let ends = Some(UnixTime(3000));
+        let ends = Some(Lease { ends: UnixTime(3000), renewal_due: UnixTime(2000), overdue: false });
         for (name, verdict, ends, now, expected) in [
             ("never joined", None, None, 9999, false),
             ("fresh", Some(verdict(5000)), ends, 1999, false),
-            ("half life", Some(verdict(5000)), ends, 2000, true),
+            ("a third of life", Some(verdict(5000)), ends, 2000, true),
             ("verdict over", Some(verdict(1500)), ends, 1500, true),
             ("certificate over", Some(verdict(5000)), ends, 4000, true),
             ("clock before the certificate", Some(verdict(5000)), ends, 10, false),

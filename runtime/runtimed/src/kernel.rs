@@ -263,11 +263,7 @@ mod tests {
             (Vec::new(), 1),
         ];
         listed.gateway(&denied, &[(ew1.to_vec(), 1)], &[(ew1.to_vec(), 1)]);
-        listed.wall(
-            2,
-            Ipv4Addr::new(10, 77, 0, 3),
-            &[(vec![192, 0, 2, 1, 1, 187, 0, 0], 1), (vec![192], 1)],
-        );
+        listed.wall(2, Ipv4Addr::new(10, 77, 0, 3), &[(vec![192, 0, 2, 1, 1, 187, 0, 0], 1), (vec![192], 1)]);
         listed
     }
 

@@ -27,6 +27,7 @@ mod federation_link;
 mod fleet_jwt_keys;
 mod fleet_link;
 mod fleet_secrets;
+mod fleet_time;
 mod guard;
 pub mod identity;
 mod images;
@@ -184,6 +185,7 @@ pub async fn run(layout: Layout, config: Config, log_pump: LogPump) -> Result<()
     tasks.spawn(control_server::serve(Arc::clone(&context), listener, command));
     tasks.spawn(fleet_link::sync(Arc::clone(&context), syncs));
     tasks.spawn(fleet_link::renewals(Arc::clone(&context), renewals));
+    tasks.spawn(fleet_time::follow(Arc::clone(&context)));
     tasks.spawn(federation_link::run(Arc::clone(&context), federation_asked));
     tasks.spawn(est_link::run(Arc::clone(&context), est_asked));
     let mut supervisor = tokio::spawn(Supervisor::new(Arc::clone(&context), addresses).run(stop));

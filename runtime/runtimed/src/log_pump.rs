@@ -37,6 +37,7 @@ pub fn run(folder: &Path, module: &ModuleName) -> io::Result<()> {
         loads_code: false,
         device_requests: false,
         locks_memory: false,
+        asks_clock_state: false,
     })?;
     let mut input = io::stdin().lock();
     let mut chunk = vec![0; CHUNK_BYTES];

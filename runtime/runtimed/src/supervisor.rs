@@ -67,7 +67,7 @@ impl Supervisor {
     /// Runs until it is told to stop everything. Dropping the future leaves the modules running.
     pub async fn run(mut self, mut stop: mpsc::Receiver<StopAll>) -> Result<(), RunError> {
         let (send, mut snapshots) = mpsc::channel(1);
-        let watcher = Watcher(tokio::spawn(watch(Client::new(&self.context.layout), send)));
+        let watcher = Watcher(tokio::spawn(watch(Arc::clone(&self.context), send)));
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut pending: Option<Snapshot> = None;
@@ -463,13 +463,15 @@ struct Seen {
 }
 
 /// Follows `identityd` on a connection of its own, because an answer may take half a minute.
-async fn watch(identityd: Client, snapshots: mpsc::Sender<Seen>) {
+async fn watch(context: Arc<Context>, snapshots: mpsc::Sender<Seen>) {
+    let identityd = Client::new(&context.layout);
     let mut seen = 0;
     // The first answer is news whatever its number is.
     let mut first = true;
     loop {
         match identityd.call(&Request::Watch { seen }).await {
             Ok(Reply::Snapshot(snapshot)) => {
+                context.hear_time(snapshot.time);
                 let news = first || snapshot.revision != seen;
                 seen = snapshot.revision;
                 let snapshot = Seen { snapshot: *snapshot, first };

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
-use glucose_monitor::leaf::{Enrolment, enrol};
+use glucose_monitor::leaf::{Enrolment, enrol, renew};
 use glucose_monitor::sensor::{Run, run};
 
 #[derive(Parser)]
@@ -37,6 +37,14 @@ enum Command {
         #[arg(long)]
         dir: PathBuf,
     },
+    /// Have the certificate renewed, when a third of its life is over: by itself, without a token
+    Renew {
+        /// `host:port` where the gateway enrols leaf devices
+        #[arg(long)]
+        gateway: String,
+        #[arg(long)]
+        dir: PathBuf,
+    },
     /// Publish a trace
     Run {
         /// `host:port` where the gateway takes leaf devices' messages
@@ -44,6 +52,9 @@ enum Command {
         gateway: String,
         #[arg(long)]
         dir: PathBuf,
+        /// `host:port` where the gateway enrols leaf devices: the certificate is renewed there before, when it is due
+        #[arg(long)]
+        renew_at: Option<String>,
         /// CSV with the columns `time` and `glucose_mg_dl`
         #[arg(long)]
         trace: PathBuf,
@@ -68,7 +79,19 @@ async fn main() -> Result<(), Box<dyn Error>> {
         Command::Enrol { gateway, leaf, token, trust_domain, root, dir } => {
             enrol(&Enrolment { gateway, leaf, token, trust_domain, root, dir }).await
         }
-        Command::Run { gateway, dir, trace, speed, limit, topic, every } => {
+        Command::Renew { gateway, dir } => {
+            if !renew(&gateway, &dir).await? {
+                println!("not due yet");
+            }
+            Ok(())
+        }
+        Command::Run { gateway, dir, renew_at, trace, speed, limit, topic, every } => {
+            if let Some(renew_at) = renew_at
+                && let Err(error) = renew(&renew_at, &dir).await
+            {
+                // The certificate that it has is good as long as it lasts.
+                eprintln!("not renewed: {error}");
+            }
             run(&Run { gateway, dir, trace, speed, limit, topic, every }).await
         }
     }

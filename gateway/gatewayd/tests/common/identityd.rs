@@ -3,17 +3,20 @@
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
 
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
+use edgewarden_ca::chain::facts;
 use edgewarden_ca::{IssuingCa, RootCa};
 use edgewarden_names::{Digest, Epoch, Generation, ModuleName, Reason, Refusal, UnixTime};
 use edgewarden_platform::peer::PeerEvidence;
 use edgewarden_policy::compile;
 use edgewarden_protocol::Bytes;
 use edgewarden_protocol::control::{
-    Certificate, Enforcer, PolicyInForce, Reply, Request, Snapshot, StartRecord, StorageKey,
+    Certificate, Enforcer, PolicyInForce, Reply, Request, Snapshot, StartRecord, StorageKey, ToldTime,
 };
 use edgewarden_protocol::deployment::Deployment;
 use edgewarden_protocol::frame;
 use edgewarden_protocol::layout::Layout;
+use edgewarden_protocol::leaf::renewal_statement;
 use edgewarden_workload_api::source::{Current, IdentitySource, X509Context};
 use serde_json::json;
 use tokio::net::{UnixListener, UnixStream};
@@ -27,7 +30,7 @@ pub const TOKEN: &str = "good-token";
 pub struct Identityd {
     shared: Arc<Shared>,
     _tasks: JoinSet<()>,
-    _identity: watch::Sender<Option<Arc<X509Context>>>,
+    identity: watch::Sender<Option<Arc<X509Context>>>,
 }
 
 struct Shared {
@@ -66,6 +69,7 @@ impl Identityd {
             untrusted: Vec::new(),
             records: vec![record("analytics", 1, [0, 0, 0, 0].into())],
             trusted: true,
+            time: told(UnixTime::now()),
         };
         let shared = Arc::new(Shared {
             snapshot: watch::channel(snapshot).0,
@@ -87,7 +91,7 @@ impl Identityd {
                 tokio::spawn(Arc::clone(&serving).converse(stream));
             }
         });
-        Self { shared, _tasks: tasks, _identity: identity }
+        Self { shared, _tasks: tasks, identity }
     }
 
     fn change(&self, change: impl FnOnce(&mut Snapshot)) {
@@ -146,6 +150,17 @@ impl Identityd {
     pub fn run(&self, records: &[(&str, u64, Ipv4Addr)]) {
         let records = records.iter().map(|(name, generation, address)| record(name, *generation, *address));
         self.change(|snapshot| snapshot.records = records.collect());
+    }
+
+    /// Gives `gatewayd` another certificate.
+    pub fn certify(&self, issuing: &IssuingCa, now: UnixTime, root: &RootCa) {
+        let svid = issuing.issue_svid(&module("gatewayd"), &[], HOUR, now).unwrap();
+        self.identity.send_replace(Some(Arc::new(context(svid, root))));
+    }
+
+    /// Tells another time.
+    pub fn tell(&self, now: UnixTime) {
+        self.change(|snapshot| snapshot.time = told(now));
     }
 
     pub fn trust(&self, trusted: bool) {
@@ -220,9 +235,32 @@ impl Shared {
                 let chain = issued.chain_der.into_iter().map(Bytes).collect();
                 Reply::Certificate(Certificate { chain, root: Bytes(self.root.clone()) })
             }
+            // What `identityd` judges, and its own tests try, is taken on trust here.
+            Request::LeafRenew { chain, csr, proof } => {
+                let own = facts(chain[0].as_slice()).unwrap();
+                let statement = renewal_statement(chain[0].as_slice(), csr.as_slice());
+                let key = UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, &own.point);
+                if key.verify(&statement, proof.as_slice()).is_err() {
+                    return Reply::Refused(Refusal::new(
+                        Reason::LeafRenewal,
+                        "leaf",
+                        "not signed by its key",
+                    ));
+                }
+                let id = edgewarden_names::SpiffeId::parse(&own.uris[0]).unwrap();
+                let issued = self.issuing.issue_for_csr(&id, csr.as_slice(), HOUR, UnixTime::now()).unwrap();
+                let chain = issued.chain_der.into_iter().map(Bytes).collect();
+                Reply::Certificate(Certificate { chain, root: Bytes(self.root.clone()) })
+            }
             other => panic!("{other:?}"),
         }
     }
+}
+
+/// What `identityd` tells when this is the time now.
+pub fn told(now: UnixTime) -> ToldTime {
+    let now = i64::try_from(now.0).unwrap() * 1000;
+    ToldTime { offset_millis: now - edgewarden_platform::clock::boot_millis(), unsure: false }
 }
 
 fn record(name: &str, generation: u64, address: Ipv4Addr) -> StartRecord {

@@ -84,8 +84,11 @@ pub fn leaf(name: &str) -> SpiffeId {
 }
 
 pub fn issuing(root: &RootCa, gateway: &GatewayName) -> IssuingCa {
+    issuing_at(root, gateway, UnixTime::now())
+}
+
+pub fn issuing_at(root: &RootCa, gateway: &GatewayName, now: UnixTime) -> IssuingCa {
     let key = GatewayCaKey(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).unwrap());
-    let now = UnixTime::now();
     let ca = root.certify_gateway_ca(&key.public_point().unwrap(), gateway, HOUR * 100, now).unwrap();
     IssuingCa::create(&key, &ca.chain_der[0], &domain(), gateway, HOUR * 90, now).unwrap()
 }

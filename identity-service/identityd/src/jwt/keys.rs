@@ -48,6 +48,9 @@ impl Keys {
 
     /// The next key takes its turn, and a key whose time is over is forgotten.
     fn advance(&mut self, now: UnixTime) {
+        // Made when another time was believed: it would sign for longer than a key may.
+        self.current.take_if(|current| now.plus(self.lifetimes.lead) < current.from);
+        self.next.take_if(|next| now.plus(self.lifetimes.lead.saturating_mul(2)) < next.from);
         if self.next.as_ref().is_some_and(|next| next.from <= now) {
             self.current = self.next.take();
         }
@@ -154,5 +157,15 @@ mod tests {
         // Both are over: nothing signs, and a new one is due at once.
         assert!(keys.signer(after(7200)).is_none());
         assert!(keys.due(after(7200)).unwrap().alone);
+    }
+
+    #[test]
+    fn a_key_of_a_false_time_signs_no_more_when_the_truth_returns() {
+        let mut keys = Keys::new(lifetimes());
+        let due = keys.due(START.plus(Duration::from_secs(86_400))).unwrap();
+        keys.put(SigningKey::generate().unwrap(), &due);
+        assert!(keys.signer(START).is_none());
+        let again = keys.due(START).unwrap();
+        assert!(again.alone && again.until == START.plus(Duration::from_secs(3600)));
     }
 }

@@ -168,8 +168,8 @@ fn decisions(text: &mut Text, service: &Service) {
         };
         text.sample("policy_epoch_enforced", &[("enforcer", name)], epoch);
     }
-    let believed = state.believe(UnixTime::now());
-    let verdict = state.documents.enrolment.verdict(believed.now).map(|verdict| verdict.state);
+    let time = service.clock.status(&state.known_of_time());
+    let verdict = state.documents.enrolment.verdict(time.now).map(|verdict| verdict.state);
     let site = state.context.site.is_some();
     text.family("verdict", "gauge", "1 for the state of the fleet's verdict on this boot.");
     for (name, is) in [
@@ -185,8 +185,8 @@ fn decisions(text: &mut Text, service: &Service) {
     text.one(
         "clock_not_believed",
         "gauge",
-        "1 when the wall clock was set back and the time floor stands in for it.",
-        u8::from(believed.from_floor),
+        "1 when the wall clock leapt and is not believed.",
+        u8::from(time.doubted.is_some()),
     );
     text.one("clock_steps_total", "counter", "Times that the wall clock jumped.", get(&metrics.clock_steps));
 }

@@ -236,9 +236,8 @@ fn judge_answer(service: &Service, cacerts: HttpReply, answer: HttpReply) -> Res
     let nothing = || Refusal::new(Reason::RequestInvalid, "answer", "nothing was asked");
     let pending = documents.site_request.pending.as_ref().ok_or_else(nothing)?;
     let subject = subject(site, documents.enrolment.accepted.as_ref(), pending.operation)?;
-    let wall = UnixTime::now();
-    let believed = state.believe(wall).now;
-    let helpers = match wire::read(Question::CaCerts, &cacerts.into(), believed)? {
+    let now = service.now();
+    let helpers = match wire::read(Question::CaCerts, &cacerts.into(), now)? {
         Answer::Content(der) => {
             let unread = |error| Refusal::new(Reason::EstAnswer, Question::CaCerts, error);
             CertificateBag::new(certs_only::parse(&der).map_err(unread)?)?
@@ -246,21 +245,10 @@ fn judge_answer(service: &Service, cacerts: HttpReply, answer: HttpReply) -> Res
         _ => CertificateBag::default(),
     };
     let reply = answer.into();
-    let judge = |now| {
-        let mut enrolment = pending.resume(&subject, &site.point)?;
-        let progress = enrolment.answered(&reply, &helpers, &site.anchors, now)?;
-        Ok::<_, EstError>((enrolment, progress, now))
-    };
-    // The floor may come from a clock that had leapt ahead; what the wall clock says must do then.
-    let judged = match judge(believed) {
-        Err(_) if believed != wall => judge(wall),
-        judged => judged,
-    };
-    match judged? {
-        (enrolment, Progress::Pending { after }, _) => {
-            Ok(Judged::Later { after, pending: pending.after(&enrolment) })
-        }
-        (_, Progress::Enrolled(chain), now) => {
+    let mut enrolment = pending.resume(&subject, &site.point)?;
+    match enrolment.answered(&reply, &helpers, &site.anchors, now)? {
+        Progress::Pending { after } => Ok(Judged::Later { after, pending: pending.after(&enrolment) }),
+        Progress::Enrolled(chain) => {
             let accepted = site.accept(&chain)?;
             try_out(service, site, &accepted, &chain, now)?;
             Ok(Judged::Good { accepted: Box::new(accepted), serial: chain.serial().to_owned() })

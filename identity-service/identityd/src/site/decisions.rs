@@ -6,7 +6,6 @@ use edgewarden_names::{Reason, Refusal};
 
 use super::pending::{Pending, SiteRequest};
 use crate::authority::{Authority, Effect, Step};
-use crate::clock::TimeFloor;
 use crate::enrolment::{Accepted, Enrolment};
 
 #[derive(Debug)]
@@ -37,7 +36,7 @@ impl Authority {
         }
         // As with a fleet: the beginning of a newer certificate is its CA's word on the time.
         if before.is_none_or(|before| before < accepted.not_before) {
-            self.documents.clock = Arc::new(TimeFloor { floor: accepted.not_before });
+            self.documents.clock = Arc::new(self.documents.clock.signed(accepted.not_before));
         }
         let gateway = self.context.target.gateway.clone();
         let detail =

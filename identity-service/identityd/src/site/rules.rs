@@ -99,6 +99,8 @@ impl Site {
             }),
             not_before: chain.not_before(),
             not_after: chain.not_after(),
+            boot: None,
+            other_boot: false,
         })
     }
 

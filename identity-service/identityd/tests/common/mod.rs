@@ -8,6 +8,7 @@
     reason = "a test fails by panicking"
 )]
 
+pub mod clocks;
 pub mod container;
 pub mod fetched;
 pub mod image;
@@ -18,11 +19,12 @@ pub mod softhsm;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
-use edgewarden_ca::{RootCa, pem, public_point, spki};
+use edgewarden_ca::{CaSigner, RootCa, SignError, certificate_request, pem, public_point, spki};
 use edgewarden_identityd::{Daemon, RunError};
 use edgewarden_names::{GatewayName, Reason, Refusal, TrustDomain, UnixTime};
 use edgewarden_protocol::Bytes;
@@ -71,12 +73,35 @@ impl Operator {
     }
 }
 
+/// The key of a leaf device.
+pub struct LeafKey(EcdsaKeyPair);
+
+impl LeafKey {
+    pub fn new() -> Self {
+        Self(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).unwrap())
+    }
+    pub fn csr(&self) -> Bytes {
+        certificate_request(self, &gateway_name(), &domain()).unwrap().into()
+    }
+}
+
+impl CaSigner for LeafKey {
+    fn public_point(&self) -> Result<Vec<u8>, SignError> {
+        Ok(self.0.public_key().as_ref().to_vec())
+    }
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
+        Ok(self.0.sign(&SystemRandom::new(), message).unwrap().as_ref().to_vec())
+    }
+}
+
 pub struct Gateway {
     pub folder: TempDir,
     pub config: Config,
     pub root: RootCa,
     pub operator: Operator,
     serving: Option<JoinHandle<()>>,
+    /// Other clocks than this machine's.
+    pub clocks: Option<Arc<clocks::Clocks>>,
 }
 
 pub fn domain() -> TrustDomain {
@@ -120,7 +145,7 @@ impl Gateway {
             runtime: config::Runtime::default(),
             mqtt: config::Mqtt::default(),
         };
-        Self { folder, config, root, operator, serving: None }
+        Self { folder, config, root, operator, serving: None, clocks: None }
     }
 
     pub async fn started() -> Self {
@@ -139,7 +164,11 @@ impl Gateway {
 
     /// Starts `identityd` in this process, without the confinement that would bind the tests too.
     pub async fn start(&mut self) -> Result<(), RunError> {
-        let daemon = Daemon::open(self.layout(), self.config.clone(), Some(GATEWAY_UID)).await?;
+        let (layout, config, uid) = (self.layout(), self.config.clone(), Some(GATEWAY_UID));
+        let daemon = match &self.clocks {
+            None => Daemon::open(layout, config, uid).await?,
+            Some(clocks) => Daemon::open_by(layout, config, uid, Arc::clone(clocks) as _).await?,
+        };
         self.serving = Some(tokio::spawn(daemon.serve()));
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use edgewarden_names::{Reason, Refusal, UnixTime};
+use edgewarden_names::{Reason, Refusal};
 use edgewarden_protocol::control::{Origin, Request};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -58,7 +58,7 @@ impl Reports {
             format!("{what}; put back after {milliseconds} ms")
         };
         tracing::warn!(subject, %text, "what is enforced was changed from outside");
-        self.context.board.repaired(UnixTime::now(), format!("{subject}: {text}"));
+        self.context.board.repaired(self.context.clock.now(), format!("{subject}: {text}"));
         let now = Instant::now();
         match self.subjects.get_mut(subject) {
             Some(known) if now.duration_since(known.told) < TELL_EVERY => {

@@ -1,0 +1,82 @@
+//! For how long gateways are certified: a site that is offline for months has a longer lease, as the operator says.
+//!
+//! What a gateway may do with it meanwhile it judges itself: its verdict, its measured boot, its deployment.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::selection::Labels;
+
+/// Without a word of the operator's.
+pub const ORDINARY: Duration = Duration::from_secs(30 * 86_400);
+const DAYS_MAX: u16 = 365;
+const LEASES_MAX: usize = 64;
+
+/// `[[lease]]` in `fleet.toml`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lease {
+    /// Life of a gateway CA's certificate, 1 to 365 days.
+    pub days: u16,
+    /// The gateways that have all of these labels; without any: every gateway.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
+}
+
+pub fn check(leases: &[Lease]) -> Result<(), String> {
+    if leases.len() > LEASES_MAX {
+        return Err(format!("at most {LEASES_MAX} entries of `lease`"));
+    }
+    match leases.iter().find(|lease| !(1..=DAYS_MAX).contains(&lease.days)) {
+        Some(lease) => Err(format!("`days` of a lease is 1 to {DAYS_MAX}, not {}", lease.days)),
+        None => Ok(()),
+    }
+}
+
+/// The life of a certificate for a gateway with these labels: by the first entry that is about it.
+pub fn lifetime(leases: &[Lease], labels: &Labels) -> Duration {
+    let is_about = |lease: &&Lease| lease.labels.iter().all(|(key, value)| labels.get(key) == Some(value));
+    let found = leases.iter().find(is_about);
+    found.map_or(ORDINARY, |lease| Duration::from_secs(u64::from(lease.days) * 86_400))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn labels(pairs: &[(&str, &str)]) -> Labels {
+        pairs.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect()
+    }
+
+    #[test]
+    fn the_first_entry_that_is_about_a_gateway_counts() {
+        let lease = |days, pairs: &[(&str, &str)]| Lease { days, labels: labels(pairs) };
+        let leases = [lease(365, &[("site", "island"), ("link", "none")]), lease(90, &[("site", "island")])];
+        for (pairs, days) in [
+            (&[("site", "island"), ("link", "none"), ("x", "y")][..], 365),
+            (&[("site", "island"), ("link", "dsl")], 90),
+            (&[("site", "plant")], 30),
+            (&[], 30),
+        ] {
+            assert_eq!(lifetime(&leases, &labels(pairs)).as_secs() / 86_400, days, "{pairs:?}");
+        }
+        assert_eq!(lifetime(&[lease(7, &[])], &labels(&[])).as_secs() / 86_400, 7, "for every gateway");
+    }
+
+    #[test]
+    fn a_lease_has_limits() {
+        let lease = |days| Lease { days, labels: Labels::new() };
+        for (leases, good) in [
+            (vec![lease(1), lease(365)], true),
+            (vec![lease(0)], false),
+            (vec![lease(366)], false),
+            (vec![lease(30); LEASES_MAX + 1], false),
+        ] {
+            assert_eq!(check(&leases).is_ok(), good);
+        }
+        for text in ["days = 3\nlabel = {}", "days = -1", "days = 70000", "labels = {}", "days = \"1\""] {
+            assert!(toml::from_str::<Lease>(text).is_err(), "{text}");
+        }
+    }
+}

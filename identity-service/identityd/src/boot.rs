@@ -1,0 +1,46 @@
+//! What the TPM has measured of this boot, as one value: so that a gateway can tell without a fleet whether it is still
+//! the machine that the fleet judged.
+//!
+//! Trusts the TPM. The values are those of the firmware, the boot loader and the kernel: what runs later is
+//! in other registers.
+
+use aws_lc_rs::digest::{Context, SHA256};
+use edgewarden_keystore::Keystore;
+use edgewarden_protocol::Bytes;
+
+use crate::service::{Chain, random};
+
+/// As the fleet judges (`edgewarden_appraisal::BOOT_PCRS`).
+const BOOT_PCRS: [u8; 12] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 14];
+
+/// SHA-256 over numbers and values of the PCRs. `None` without a TPM, or when it does not answer: then nothing is known
+/// of this boot, and a long lease is closed.
+pub fn measured(keystore: &dyn Keystore) -> Option<Bytes> {
+    let description = keystore.describe();
+    if !description.hardware && !description.dangerous {
+        return None;
+    }
+    let nonce = random().ok()?;
+    match keystore.quote(&nonce, &BOOT_PCRS) {
+        Ok(quote) => {
+            let mut all = Context::new(&SHA256);
+            for (index, value) in &quote.pcrs {
+                all.update(&[*index]);
+                all.update(value);
+            }
+            Some(all.finish().as_ref().to_vec().into())
+        }
+        Err(error) => {
+            tracing::warn!(error = %Chain(&error), "the TPM does not say what it has measured of this boot");
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn it_is_what_the_fleet_judges() {
+        assert_eq!(super::BOOT_PCRS, edgewarden_appraisal::BOOT_PCRS);
+    }
+}

@@ -1,0 +1,114 @@
+//! A leaf device's certificate in the place of the one that it has: without an operator, and without a fleet.
+//!
+//! `gatewayd` has met the device over mutual TLS and hands its chain over. That is not believed: the chain is judged here
+//! as every peer would judge it, and the certificate's key has signed that this request is its owner's. So a `gatewayd`
+//! that somebody took over can have no other key certified.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
+use edgewarden_ca::chain::{Facts, facts};
+use edgewarden_names::{IdKind, LeafName, Reason, Refusal, SpiffeId, UnixTime};
+use edgewarden_protocol::Bytes;
+use edgewarden_protocol::control::{Certificate, Reply};
+use edgewarden_protocol::deployment::LEAVES_MAX;
+use edgewarden_protocol::leaf::renewal_statement;
+
+use crate::authority::Input;
+use crate::service::Service;
+
+/// A device that asks again within it has lost the answer at worst, and gets no more than the audit log can bear.
+const REST: Duration = Duration::from_secs(60);
+
+/// When each leaf's certificate was renewed last.
+#[derive(Debug, Default)]
+pub struct Renewals(Mutex<BTreeMap<LeafName, Duration>>);
+
+impl Renewals {
+    /// Whether the leaf may have another one now, by the time since boot.
+    fn take(&self, leaf: &LeafName, now: Duration) -> bool {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        last.retain(|_, at| now.saturating_sub(*at) < REST);
+        // Only leaves of a deployment get here.
+        if last.contains_key(leaf) || last.len() >= LEAVES_MAX {
+            return false;
+        }
+        last.insert(leaf.clone(), now);
+        true
+    }
+}
+
+/// Whether a certificate may be renewed: from the first third of its life on, to its end.
+fn is_in_window(facts: &Facts, now: UnixTime) -> bool {
+    let life = facts.not_after.after(facts.not_before);
+    facts.not_before.plus(life / 3) <= now && now < facts.not_after
+}
+
+pub fn renew(service: &Service, chain: &[Bytes], csr: &Bytes, proof: &Bytes) -> Result<Reply, Refusal> {
+    let renewed = judge_and_issue(service, chain, csr, proof);
+    let (leaf, serial, certificate) = renewed.inspect_err(|refusal| service.note(refusal))?;
+    service.transact(Input::LeafRenewed { leaf, serial })?;
+    Ok(Reply::Certificate(certificate))
+}
+
+fn judge_and_issue(
+    service: &Service,
+    chain: &[Bytes],
+    csr: &Bytes,
+    proof: &Bytes,
+) -> Result<(LeafName, String, Certificate), Refusal> {
+    let now = service.now();
+    let state = service.current();
+    let target = &service.context.target;
+    let roots = state.documents.enrolment.may_issue(now)?.bundle();
+    let refuse = |rule: &str| Refusal::new(Reason::LeafRenewal, "leaf device", rule);
+    let own = chain.first().ok_or_else(|| refuse("no certificate was shown"))?;
+    let ders: Vec<Vec<u8>> = chain.iter().map(|der| der.0.clone()).collect();
+    let id = edgewarden_transport::judge_chain(&ders, &roots, &target.trust_domain, now)
+        .map_err(|refusal| Refusal { reason: Reason::LeafRenewal, ..refusal })?;
+    let leaf = own_leaf(service, &id)?;
+    let refuse = |rule: &str| Refusal::new(Reason::LeafRenewal, &leaf, rule);
+    state.check_leaf(&leaf, now)?;
+    let facts = facts(own.as_slice()).map_err(|_| refuse("its certificate is not one of this gateway"))?;
+    if !is_in_window(&facts, now) {
+        return Err(refuse("its certificate is not in the last two thirds of its life"));
+    }
+    let statement = renewal_statement(own.as_slice(), csr.as_slice());
+    UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, &facts.point)
+        .verify(&statement, proof.as_slice())
+        .map_err(|_| refuse("the key of its certificate has not signed this request"))?;
+    if !service.leaf_renewals.take(&leaf, service.clock.since_boot()) {
+        return Err(Refusal::new(
+            Reason::Busy,
+            &leaf,
+            "it has had another certificate within the last minute",
+        ));
+    }
+    let (issued, root) = service.issuance.issue_leaf(&id, csr.as_slice(), now)?;
+    let chain = issued.chain_der.into_iter().map(Bytes).collect();
+    Ok((leaf, issued.serial, Certificate { chain, root: root.into() }))
+}
+
+fn own_leaf(service: &Service, id: &SpiffeId) -> Result<LeafName, Refusal> {
+    match id.kind() {
+        IdKind::Leaf(gateway, leaf) if gateway == service.context.target.gateway => Ok(leaf),
+        _ => Err(Refusal::new(Reason::LeafRenewal, id, "it is no leaf device of this gateway")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leaf_renews_once_in_a_minute_and_holds_nobody_up() {
+        let renewals = Renewals::default();
+        let leaf = |name: &str| LeafName::parse(name).unwrap();
+        let at = Duration::from_secs;
+        assert!(renewals.take(&leaf("a"), at(100)) && renewals.take(&leaf("b"), at(100)));
+        assert!(!renewals.take(&leaf("a"), at(159)));
+        assert!(renewals.take(&leaf("a"), at(160)));
+    }
+}
