@@ -51,7 +51,7 @@ reasons! {
     AttestEkExpired "attest.ek_expired" "compare the fleet's clock with the dates in the message; a certificate whose time is over is its maker's to renew";
     AttestEkUnsupported "attest.ek_unsupported" "this TPM's certificates need what this version cannot check; update the fleet, or use a TPM of another kind";
     AttestEkInvalid "attest.ek_invalid" "the certificate or the key breaks the rule in the message; ask the TPM's maker, and look for an impostor";
-    AttestEkMismatch "attest.ek_mismatch" "this name belongs to another TPM; an operator must remove that device first";
+    AttestEkMismatch "attest.ek_mismatch" "this name belongs to another TPM: take another name, or, when that machine is gone for good, `edgewarden-fleet device remove NAME` and join again";
     AttestAkAttributes "attest.ak_attributes" "the attestation key is not a restricted signing key of the TPM; update edgewarden on the gateway";
     AttestActivation "attest.activation" "the TPM that answered is not the one that owns the EK certificate; look for an impostor";
     AttestNonce "attest.nonce" "start again: the challenge is unknown, used or too old";
@@ -61,8 +61,8 @@ reasons! {
     AttestLogMissing "attest.log_missing" "boot by UEFI with measured boot on, mount securityfs at /sys/kernel/security, or name the log with `edgewarden join --event-log`; then start identityd again";
     AttestUnmeasured "attest.unmeasured" "turn on measured boot (TPM, Secure Boot) in the firmware's setup and restart: the TPM has measured nothing";
     AttestReference "attest.reference" "if the change was meant, accept it as a reference with `edgewarden-fleet reference accept --gateway NAME`; else undo it and restart the gateway";
-    AttestCertify "attest.certify" "the gateway CA key is not proven to be in the TPM; join again";
-    AttestCsr "attest.csr" "the request does not carry the certified key and the nonce; join again";
+    AttestCertify "attest.certify" "the gateway CA key is not proven to be in the TPM: join again with `edgewarden join`; when it stays so, look for what stands between this machine and its TPM";
+    AttestCsr "attest.csr" "the request does not carry the certified key and the nonce: join again with `edgewarden join`";
     AttestRequired "attest.required" "join the fleet first: `edgewarden join`";
     AttestFailed "attest.failed" "the gateway's verdict is `failed`: `edgewarden status` names the check, and `edgewarden renew` asks for a new verdict when that is mended";
     AttestRuntimeLog "attest.runtime_log" "look at what else extends that PCR, and compare `edgewarden attest export` with the audit log";
@@ -82,8 +82,8 @@ reasons! {
     EstAttributes "est.attributes" "the site's CA asks for what a P-256 key or this client cannot give; change its CSR attributes";
     EstCertificate "est.certificate" "the certificate is not one that may be used; ask the site's CA, and check the clock and the trust anchors";
     // Deployments
-    DeploymentSignature "deployment.signature" "sign the deployment with an operator key that the gateway pins";
-    DeploymentRollback "deployment.rollback" "give the deployment a version above the one that runs";
+    DeploymentSignature "deployment.signature" "sign the deployment with an operator key that the gateway pins: one of `operator_keys` in its configuration";
+    DeploymentRollback "deployment.rollback" "give the deployment a version above the one that the message names; to go back, deploy the old content under a new version";
     DeploymentInvalid "deployment.invalid" "correct the document; `edgewarden-fleet deploy --check` shows the place";
     DeploymentSelector "deployment.selector" "`edgewarden-fleet device list` shows which labels there are; with `--allow-empty` it is kept for gateways that are still to join";
     DeploymentTarget "deployment.target" "the deployment is for another trust domain, or for labels that this gateway does not have: compare `[gateway]` in its configuration with the selector";
@@ -144,7 +144,7 @@ reasons! {
     EnforcementLost "enforcement.lost" "it is tried again each second, and the modules' own walls stand; the message says what is in the way";
     // Secrets
     SecretMissing "secret.missing" "seal it for this gateway and module with `edgewarden-fleet secret seal`; the module starts when it has come";
-    SecretSignature "secret.signature" "sign with an operator key that the gateway pins";
+    SecretSignature "secret.signature" "sign with an operator key that the gateway pins: one of `operator_keys` in its configuration";
     SecretRollback "secret.rollback" "give the secret a version above every one that it has had, removals too";
     SecretNotForUs "secret.not_for_us" "the secret names another trust domain, gateway or module; seal it for this one";
     SecretUndecryptable "secret.undecryptable" "it was altered, or the gateway has another key by now: seal it again";

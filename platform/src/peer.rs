@@ -121,6 +121,25 @@ mod tests {
     use std::os::unix::process::CommandExt;
     use std::process::Command;
 
+    #[tokio::test]
+    async fn who_closes_is_gone_and_who_waits_is_not() {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let soon = Duration::from_millis(100);
+        let late = Duration::from_secs(30);
+        for unread in [false, true] {
+            let (mut here, mut there) = UnixStream::pair().unwrap();
+            // Read to its last byte, as a request is: the stream still counts as readable then.
+            there.write_all(b"ask").await.unwrap();
+            here.read_exact(&mut [0; 3]).await.unwrap();
+            if unread {
+                there.write_all(b"more").await.unwrap();
+            }
+            assert!(tokio::time::timeout(soon, gone(&here)).await.is_err(), "it waits ({unread})");
+            drop(there);
+            assert!(tokio::time::timeout(late, gone(&here)).await.is_ok(), "it is gone ({unread})");
+        }
+    }
+
     #[test]
     fn without_a_peer_pidfd_the_user_must_still_be_the_same() {
         let mut child = Command::new("sleep").arg("600").uid(65534).gid(65534).spawn().unwrap();
