@@ -38,10 +38,20 @@ fn golden(name: &str) -> Vec<u8> {
     std::fs::read(PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden")).join(name)).unwrap()
 }
 
+/// A file of a public project, when it lies beside the checkout.
+fn corpus(name: &str) -> Option<Vec<u8>> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/corpus/ek-certificates");
+    std::fs::read(PathBuf::from(folder).join(name)).ok()
+}
+
 /// The certificates of a PEM file.
 fn ders(name: &str) -> Vec<Vec<u8>> {
+    ders_of(&golden(name))
+}
+
+fn ders_of(pem: &[u8]) -> Vec<Vec<u8>> {
     use base64::Engine as _;
-    let text = String::from_utf8(golden(name)).unwrap();
+    let text = std::str::from_utf8(pem).unwrap();
     let blocks = text.split("-----BEGIN CERTIFICATE-----").skip(1);
     let body = |block: &str| block.split("-----END").next().unwrap().split_whitespace().collect::<String>();
     blocks.map(|block| base64::engine::general_purpose::STANDARD.decode(body(block)).unwrap()).collect()
@@ -103,13 +113,16 @@ fn refused(what: &str, result: Result<Pending, Refusal>, reason: Reason, words: 
 
 #[test]
 fn a_genuine_tpm_with_critical_policies_above_it_enrols() {
-    let leaf = ders("makers/stm-rsa-leaf.pem").remove(0);
-    let vendor = golden("makers/stm-rsa-authorities.pem");
+    let (Some(leaf), Some(vendor)) = (corpus("st-rsa-leaf.pem"), corpus("st-rsa-intermediate-and-root.pem"))
+    else {
+        return println!("skipped: the genuine certificates are not beside the checkout");
+    };
+    let leaf = ders_of(&leaf).remove(0);
     let known = VendorRoots::from_pem(&vendor).unwrap();
     let pending = enrol(std::slice::from_ref(&leaf), &known, NOW).unwrap();
     assert_eq!(pending.hardware(), "tpm STM ST33HTPHAHB4");
     // The intermediate comes from the TPM, and only the makers' roots are known.
-    let authorities = ders("makers/stm-rsa-authorities.pem");
+    let authorities = ders_of(&vendor);
     let upper: String = authorities[1..].iter().map(|der| pem("CERTIFICATE", der)).collect();
     let upper = VendorRoots::from_pem(upper.as_bytes()).unwrap();
     enrol(&[leaf.clone(), authorities[0].clone()], &upper, NOW).unwrap();
@@ -542,7 +555,6 @@ fn files_as_makers_publish_them() {
     assert_eq!(count(&golden("openssl/roots.p7b")), (2, 2));
     assert_eq!(count(&golden("openssl/roots-p7b.pem")), (2, 2));
     assert_eq!(count(&golden("makers/nuvoton-root-2111.pem")), (1, 1));
-    assert_eq!(count(&golden("makers/stm-rsa-authorities.pem")), (1, 3));
     // Intermediates alone: their root may be there already.
     assert_eq!(count(middle.pem().as_bytes()), (0, 1));
     let mut hundreds = String::new();
@@ -624,13 +636,14 @@ fn an_authority_without_its_root_is_told() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
-    /// No altered certificate of a genuine chain enrols, and none brings the reader down.
+    /// No altered certificate of a chain enrols, and none brings the reader down.
     #[test]
     fn altered_certificates_do_not_enrol(at in any::<prop::sample::Index>(), byte in 1..=255_u8, which in 0..2_usize) {
-        let mut chain = ders("makers/stm-rsa-leaf.pem");
-        let authorities = ders("makers/stm-rsa-authorities.pem");
-        let root = VendorRoots::from_pem(pem("CERTIFICATE", &authorities[2]).as_bytes()).unwrap();
-        chain.extend(authorities[..2].iter().cloned());
+        let upper = Vendor::new("root");
+        let middle = upper.intermediate("middle");
+        let root = roots(&[&upper]);
+        let leaf = by(middle);
+        let mut chain = vec![leaf.make(&Forge::new().ek_point()), leaf.issuer.der.clone()];
         let public = endorsement(&chain[0]).to_bytes();
         let at = at.index(chain[which].len());
         chain[which][at] ^= byte;
@@ -649,7 +662,7 @@ proptest! {
         end in any::<prop::sample::Index>(),
         which in 0..4_usize,
     ) {
-        let file = ["makers/stm-rsa-authorities.pem", "openssl/roots.p7b", "openssl/roots-p7b.pem", "makers/stm-rsa-authorities.pem"][which];
+        let file = ["makers/stm-ecc-root-01.pem", "openssl/roots.p7b", "openssl/roots-p7b.pem", "makers/stm-ecc-root-01.pem"][which];
         let mut bytes = golden(file);
         if which == 3 {
             bytes = ders(file).concat();
