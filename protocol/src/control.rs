@@ -511,7 +511,34 @@ pub struct PolicyInForce {
     pub compiled: Bytes,
     /// The routes of the deployment that the policy came with.
     pub routes: Vec<crate::deployment::Route>,
+    /// The table `messages` of that deployment.
+    #[serde(default)]
+    pub messages: crate::messages::Messages,
+    /// Its topics that say how large a payload may be.
+    #[serde(default)]
+    pub sizes: Vec<TopicSize>,
 }
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TopicSize {
+    /// `+` where the deployment has `{leaf}`.
+    pub filter: String,
+    pub bytes_max: u32,
+}
+
+impl TopicSize {
+    pub fn of(topics: &[crate::deployment::Topic]) -> Vec<Self> {
+        let size = |topic: &crate::deployment::Topic| {
+            let level = |level| if str::contains(level, LEAF_PLACEHOLDER) { "+" } else { level };
+            let filter: Vec<&str> = topic.filter.split('/').map(level).collect();
+            topic.bytes_max.map(|bytes_max| Self { filter: filter.join("/"), bytes_max })
+        };
+        topics.iter().filter_map(size).collect()
+    }
+}
+
+const LEAF_PLACEHOLDER: &str = "{leaf}";
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -9,6 +9,7 @@ use edgewarden_names::{Digest, LeafName, ModuleName, Reason, Refusal, TrustDomai
 use serde::{Deserialize, Serialize};
 
 use crate::federation::{Endpoint, FEDERATION_MAX};
+use crate::messages::{self, Messages};
 use crate::secret::{SecretUse, check_uses};
 
 pub const PAYLOAD_TYPE: &str = "application/vnd.edgewarden.deployment.v1+json";
@@ -44,6 +45,9 @@ pub struct Deployment {
     /// What goes upstream.
     #[serde(default)]
     pub routes: Vec<Route>,
+    /// How messages are kept for who receives them.
+    #[serde(default, skip_serializing_if = "Messages::is_default")]
+    pub messages: Messages,
     /// The communication policy: Cedar, in the schema of docs/policy.md.
     pub policy: String,
     /// Other trust domains, whose bundles modules may be given.
@@ -185,6 +189,9 @@ pub struct Topic {
     pub name: String,
     /// An MQTT topic filter; `{leaf}` stands for each leaf's name in turn, who is then its `owner`.
     pub filter: String,
+    /// Largest payload there. Of several that a topic matches the smallest counts; without one, `messages.bytes_max`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_max: Option<u32>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -325,7 +332,13 @@ impl Deployment {
         for topic in &self.topics {
             text("topic name", &topic.name)?;
             text("topic filter", &topic.filter)?;
+            if let Some(bytes) = topic.bytes_max {
+                messages::bytes_max(bytes).map_err(|rule| format!("topic `{}`: {rule}", topic.name))?;
+            }
         }
+        let modules = self.modules.iter().map(|module| &module.name).collect();
+        let leaves = self.leaves.iter().map(|leaf| &leaf.name).collect();
+        self.messages.check(&modules, &leaves).map_err(|rule| format!("messages: {rule}"))?;
         for route in &self.routes {
             text("route filter", &route.filter)?;
             text("route target", &route.to)?;
@@ -492,6 +505,45 @@ mod tests {
         ];
         for (name, change) in changes {
             assert_eq!(parse(&change).unwrap_err().reason, Reason::DeploymentInvalid, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_said_of_messages_is_in_range_and_about_somebody() {
+        let parse = |messages: serde_json::Value, bytes_max: serde_json::Value| {
+            let mut value = document();
+            value["messages"] = messages;
+            value["topics"] = json!([{"name": "t", "filter": "t/#", "bytes_max": bytes_max}]);
+            Deployment::parse(value.to_string().as_bytes())
+        };
+        let all = json!({"bytes_max": 1000, "session_expiry_seconds": 60, "lagging": "end-session",
+            "modules": {"alerts": {"lagging": "drop-oldest", "session_expiry_seconds": 3600}}});
+        let parsed = parse(all, json!(messages::BYTES_MAX)).unwrap();
+        assert_eq!(parsed.messages.lagging, crate::messages::Lagging::EndSession);
+        let mut topics = parsed.topics.clone();
+        topics[0].filter = "leaf/x-{leaf}/#".into();
+        topics.push(Topic { name: "u".into(), filter: "u".into(), bytes_max: None });
+        let sizes = crate::control::TopicSize::of(&topics);
+        assert_eq!((sizes.len(), sizes[0].filter.as_str()), (1, "leaf/+/#"));
+        let again = serde_json::to_vec(&parsed).unwrap();
+        assert_eq!(Deployment::parse(&again).unwrap(), parsed);
+        let silent = Deployment::parse(document().to_string().as_bytes()).unwrap();
+        assert!(!serde_json::to_string(&silent).unwrap().contains("messages"));
+        for (messages, bytes_max) in [
+            (json!({"bytes_max": 0}), json!(1)),
+            (json!({"bytes_max": messages::BYTES_MAX + 1}), json!(1)),
+            (json!({"session_expiry_seconds": 59}), json!(1)),
+            (json!({"session_expiry_seconds": 31_622_401}), json!(1)),
+            (json!({"lagging": "drop-newest"}), json!(1)),
+            (json!({"modules": {"nobody": {}}}), json!(1)),
+            (json!({"modules": {"alerts": {"session_expiry_seconds": 0}}}), json!(1)),
+            (json!({"leaves": {"nobody": {}}}), json!(1)),
+            (json!({"expiry": 60}), json!(1)),
+            (json!({}), json!(0)),
+            (json!({}), json!(messages::BYTES_MAX + 1)),
+        ] {
+            let refusal = parse(messages.clone(), bytes_max).unwrap_err();
+            assert_eq!(refusal.reason, Reason::DeploymentInvalid, "{messages}");
         }
     }
 

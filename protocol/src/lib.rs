@@ -28,6 +28,7 @@ pub mod image_key;
 pub mod jwt_keys;
 pub mod layout;
 pub mod leaf;
+pub mod messages;
 pub mod secret;
 pub mod server_names;
 pub mod token;

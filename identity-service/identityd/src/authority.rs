@@ -11,7 +11,7 @@ use std::sync::Arc;
 use edgewarden_image_trust::ImageProof;
 use edgewarden_names::{Epoch, LeafName, ModuleName, Reason, Refusal, UnixTime};
 use edgewarden_protocol::Bytes;
-use edgewarden_protocol::control::{Enforcer, PolicyInForce, Reply, Snapshot, StartRecord, ToldTime};
+use edgewarden_protocol::control::{Enforcer, PolicyInForce, Reply, Snapshot, StartRecord, ToldTime, TopicSize};
 use edgewarden_protocol::deployment::SvidKey;
 use edgewarden_protocol::enrol::Enrolled;
 use edgewarden_protocol::layout::Layout;
@@ -264,6 +264,8 @@ impl Authority {
                 epoch: in_force.epoch(),
                 compiled: in_force.compiled().clone(),
                 routes: in_force.deployment().routes.clone(),
+                messages: in_force.deployment().messages.clone(),
+                sizes: TopicSize::of(&in_force.deployment().topics),
             }),
             records: self.documents.records.iter().filter(|record| has_identity(record)).cloned().collect(),
             untrusted: self.documents.records.iter().filter_map(|record| self.distrusts(record)).collect(),

@@ -11,7 +11,7 @@ use edgewarden_platform::peer::PeerEvidence;
 use edgewarden_policy::compile;
 use edgewarden_protocol::Bytes;
 use edgewarden_protocol::control::{
-    Certificate, Enforcer, PolicyInForce, Reply, Request, Snapshot, StartRecord, StorageKey, ToldTime,
+    Certificate, Enforcer, PolicyInForce, Reply, Request, Snapshot, StartRecord, StorageKey, ToldTime, TopicSize,
 };
 use edgewarden_protocol::deployment::Deployment;
 use edgewarden_protocol::frame;
@@ -103,6 +103,11 @@ impl Identityd {
 
     /// Compiles the clinic's deployment with this policy and puts it in force.
     pub fn enforce(&self, policy: &str, epoch: u64) {
+        self.enforce_with(policy, epoch, json!({}));
+    }
+
+    /// With a table `messages` in the deployment.
+    pub fn enforce_with(&self, policy: &str, epoch: u64, messages: serde_json::Value) {
         let image = format!("127.0.0.1:5000/clinic/module@sha256:{}", "ab".repeat(32));
         let document = json!({
             "name": "glucose", "version": epoch, "trust_domain": "plant.example", "image_keys": [],
@@ -115,17 +120,19 @@ impl Identityd {
             "topics": [
                 {"name": "glucose", "filter": "leaf/{leaf}/glucose"},
                 {"name": "all-glucose", "filter": "leaf/+/glucose"},
-                {"name": "summary", "filter": "clinic/summary"},
+                {"name": "summary", "filter": "clinic/summary", "bytes_max": 200_000},
             ],
             "routes": [{"filter": "clinic/summary", "to": "upstream"}],
             "policy": policy,
+            "messages": messages,
         });
         let deployment = Deployment::parse(document.to_string().as_bytes()).unwrap();
         let compiled = compile(&deployment, &gateway(), Epoch(epoch)).unwrap();
         let compiled = Bytes(serde_json::to_vec(&compiled).unwrap());
         let routes = deployment.routes;
         self.change(|snapshot| {
-            snapshot.policy = Some(PolicyInForce { epoch: Epoch(epoch), compiled, routes });
+            let (messages, sizes) = (deployment.messages, TopicSize::of(&deployment.topics));
+            snapshot.policy = Some(PolicyInForce { epoch: Epoch(epoch), compiled, routes, messages, sizes });
         });
     }
 
@@ -143,7 +150,8 @@ impl Identityd {
         self.change(|snapshot| {
             let routes = Vec::new();
             let compiled = Bytes(b"{}".to_vec());
-            snapshot.policy = Some(PolicyInForce { epoch: Epoch(epoch), compiled, routes });
+            let (messages, sizes) = Default::default();
+            snapshot.policy = Some(PolicyInForce { epoch: Epoch(epoch), compiled, routes, messages, sizes });
         });
     }
 
