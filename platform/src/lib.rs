@@ -6,6 +6,7 @@
 //! * [`seccomp`], [`landlock`], [`capabilities`], [`harden`]: what a daemon takes away from itself
 //! * [`memory`], [`libraries`]: what of it stays in memory
 //! * [`clock`]: the wall clock, and the one that nobody can set
+//! * [`sources`]: a socket that answers one network only
 //! * [`mounts`]: writing to what a container has mounted read-only · [`users`]: user names
 //! * [`netlink`], [`readiness`]: hearing from the kernel what changes · [`programs`]: where the system's programs are
 //! * [`socket_file`]: whether a socket can still be found where it was bound
@@ -33,4 +34,5 @@ pub mod readiness;
 pub mod reserve;
 pub mod seccomp;
 pub mod socket_file;
+pub mod sources;
 pub mod users;

@@ -28,7 +28,7 @@ use crate::console::{self, Console};
 use crate::control::{self, Control};
 use crate::enrol::{self, Enrolment};
 use crate::hub::{self, Disk, Hub, Wiring};
-use crate::listen::{self, Slot};
+use crate::listen::{self, Network, Slot};
 use crate::sessions::journal::ToJournal;
 use crate::sessions::{self, Requests};
 use crate::status::UpstreamStatus;
@@ -88,25 +88,29 @@ fn open_doors(layout: &Layout, config: &Config) -> Result<Doors, GatewaydError> 
     for path in [layout.gateway_state(), layout.gateway_run()] {
         std::fs::create_dir_all(&path).map_err(|source| GatewaydError::Folder { path, source })?;
     }
-    let listen = |address| listen::open(address).map_err(|source| GatewaydError::Listen { address, source });
-    let modules = SocketAddr::from((first_address(&config.runtime.module_network)?, config.mqtt.module_port));
+    let listen = |address, only| {
+        listen::open(address, only).map_err(|source| GatewaydError::Listen { address, source })
+    };
+    let (first, network) = module_network(&config.runtime.module_network)?;
+    let modules = SocketAddr::from((first, config.mqtt.module_port));
     let socket = layout.gateway_socket();
     Ok(Doors {
-        leaves: listen(config.mqtt.leaf_listen)?,
-        modules: listen(modules)?,
-        enrolment: listen(config.mqtt.leaf_enrol_listen)?,
+        leaves: listen(config.mqtt.leaf_listen, None)?,
+        modules: listen(modules, Some(network))?,
+        enrolment: listen(config.mqtt.leaf_enrol_listen, None)?,
         console: console::open(&socket).map_err(|source| GatewaydError::Socket { path: socket, source })?,
     })
 }
 
-/// The gateway's own address in the module network.
-fn first_address(network: &str) -> Result<Ipv4Addr, GatewaydError> {
+/// The gateway's own address in the module network, and the network.
+fn module_network(network: &str) -> Result<(Ipv4Addr, Network), GatewaydError> {
     let wrong = || GatewaydError::ModuleNetwork(network.to_owned());
     let (address, prefix) = network.split_once('/').ok_or_else(wrong)?;
     let prefix: u32 = prefix.parse().ok().filter(|prefix| (1..=24).contains(prefix)).ok_or_else(wrong)?;
     let address: Ipv4Addr = address.parse().map_err(|_| wrong())?;
-    let base = address.to_bits() & (u32::MAX << (32 - prefix));
-    Ok(Ipv4Addr::from_bits(base | 1))
+    let mask = u32::MAX << (32 - prefix);
+    let base = address.to_bits() & mask;
+    Ok((Ipv4Addr::from_bits(base | 1), Network { address: Ipv4Addr::from_bits(base), mask }))
 }
 
 /// The tasks of a running process.
@@ -251,7 +255,8 @@ mod tests {
             ("10.77.0.0/0", None),
             ("2001:db8::/24", None),
         ] {
-            assert_eq!(first_address(network).ok(), expected.map(Ipv4Addr::from), "{network}");
+            let first = module_network(network).ok().map(|(first, _)| first);
+            assert_eq!(first, expected.map(Ipv4Addr::from), "{network}");
         }
     }
 }

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -58,14 +58,25 @@ pub(crate) fn source(from: IpAddr) -> IpAddr {
     }
 }
 
-/// Binds and listens. The address need not exist yet (`IP_FREEBIND`): the modules' network comes up after us.
-pub(crate) fn open(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+/// The IPv4 network that alone is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Network {
+    pub(crate) address: Ipv4Addr,
+    pub(crate) mask: u32,
+}
+
+/// Binds and listens. The address need not exist yet (`IP_FREEBIND`): the modules' network comes up after us. Linux takes
+/// packets for any of its addresses on any interface, so who is not in `only` is dropped by the socket itself.
+pub(crate) fn open(address: SocketAddr, only: Option<Network>) -> io::Result<std::net::TcpListener> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket(family, SockType::Stream, flags, None)?;
     setsockopt(&socket, sockopt::ReuseAddr, &true)?;
     if address.is_ipv4() {
         setsockopt(&socket, sockopt::IpFreebind, &true)?;
+    }
+    if let Some(Network { address, mask }) = only {
+        edgewarden_platform::sources::only_from(&socket, address, mask)?;
     }
     bind(std::os::fd::AsRawFd::as_raw_fd(&socket.as_fd()), &SockaddrStorage::from(address))?;
     listen(&socket, Backlog::new(1024)?)?;
