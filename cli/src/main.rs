@@ -88,6 +88,9 @@ enum Command {
     /// The store of this gateway's keys.
     #[command(subcommand)]
     Keystore(commands::keystore::Keystore),
+    /// Messages that nobody has taken.
+    #[command(subcommand)]
+    Messages(commands::messages::Messages),
     /// Print the numbers of the identity daemon for a monitoring system.
     Metrics,
     /// Runs the identity daemon (for supervisors).
@@ -176,6 +179,7 @@ fn run(arguments: Arguments) -> Result<(), Problem> {
             Command::Clock(clock) => clock.run(&layout, format).await,
             Command::Audit(audit) => audit.run(&layout, format).await,
             Command::Keystore(keystore) => keystore.run(&layout),
+            Command::Messages(messages) => messages.run(&layout, format).await,
             Command::Metrics => commands::metrics::run(&layout).await,
             // Before: they confine themselves first, and only then have threads.
             Command::Identityd | Command::Gatewayd | Command::LogPump { .. } => Ok(()),

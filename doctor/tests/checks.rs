@@ -12,7 +12,7 @@ use std::os::unix::fs::{chown, symlink};
 use common::{DAY, Site, bad, event_log, set_mode, write};
 use edgewarden_doctor::Outcome::{self, Fail, Warn};
 use edgewarden_doctor::{CHECKS, ConfigState, Facts, areas, examine, table};
-use edgewarden_gatewayd::status::UpstreamStatus;
+use edgewarden_gatewayd::status::{ReceiverStatus, UpstreamStatus};
 use edgewarden_names::{Epoch, Reason, Refusal, UnixTime};
 use edgewarden_protocol::control::{DoubtedTime, TimeBy};
 use edgewarden_protocol::enrol::{DeviceKeys, VerdictState};
@@ -42,6 +42,19 @@ fn facts(check: &'static str, outcome: Outcome, facts: fn(&mut Facts)) -> Case {
 fn given(given: fn(&mut Site), mut case: Case) -> Case {
     case.given = Some(given);
     case
+}
+
+fn behind(ends: u8, lagging: bool, set_aside: u64) -> ReceiverStatus {
+    ReceiverStatus {
+        client: "module analytics".into(),
+        connected: true,
+        waiting_messages: 1,
+        waiting_bytes: 300,
+        lost: 0,
+        lagging,
+        ends,
+        set_aside,
+    }
 }
 
 fn config_cases() -> Vec<Case> {
@@ -403,6 +416,10 @@ fn outside_cases() -> Vec<Case> {
             });
         }),
         site("messages.clients", Warn, |s| s.answer(|a| a.gateway.waiting_messages = 20_000)),
+        site("messages.clients", Warn, |s| s.answer(|a| a.gateway.lost = 1)),
+        site("messages.clients", Fail, |s| s.answer(|a| a.gateway.receivers = vec![behind(0, true, 0)])),
+        site("messages.clients", Fail, |s| s.answer(|a| a.gateway.receivers = vec![behind(2, false, 0)])),
+        site("messages.clients", Fail, |s| s.answer(|a| a.gateway.receivers = vec![behind(0, false, 1)])),
         site("network.leaf_mqtt", Fail, |s| s.set("mqtt", "leaf_listen", "0.0.0.0:1883")),
         site("network.leaf_enrolment", Fail, |s| s.set("mqtt", "leaf_enrol_listen", "192.0.2.1:1884")),
         // A connection, and nobody who listens.

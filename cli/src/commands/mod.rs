@@ -13,6 +13,7 @@ pub mod image;
 pub mod join;
 pub mod keys;
 pub mod keystore;
+pub mod messages;
 pub mod metrics;
 pub mod policy;
 pub mod runtime;

@@ -15,6 +15,8 @@ use crate::exit::Problem;
 use crate::output::{self, Format, until};
 
 const RED: &str = "\x1b[31m";
+/// Receivers that are named.
+const RECEIVERS_MAX: usize = 8;
 const PLAIN: &str = "\x1b[0m";
 
 /// One that hangs does not keep the others' answers back: they are asked side by side.
@@ -63,7 +65,13 @@ pub async fn run(layout: &Layout, format: Format) -> Result<(), Problem> {
         Err(problem) => println!("identity     identityd does not answer: {}", first_line(problem)),
     }
     match &messages {
-        Ok(status) => println!("messages     {}", messages_line(status, now)),
+        Ok(status) => {
+            println!("messages     {}", messages_line(status, now));
+            for behind in status.receivers.iter().filter(|behind| is_worth_a_line(behind)).take(RECEIVERS_MAX)
+            {
+                println!("             {}", receiver_line(behind));
+            }
+        }
         Err(problem) => println!("messages     gatewayd does not answer: {}", first_line(problem)),
     }
     match &modules {
@@ -92,7 +100,33 @@ async fn ask_gatewayd(layout: &Layout) -> Result<Box<gateway::Status>, Problem> 
     match client.exchange(&gateway::Request::Status).await? {
         gateway::Reply::Status(status) => Ok(status),
         gateway::Reply::Refused(refusal) => Err(refusal.into()),
+        _ => Err(Problem::text("it answers another question than was asked")),
     }
+}
+
+/// One that is away and has messages waiting is as it should be.
+fn is_worth_a_line(receiver: &gateway::ReceiverStatus) -> bool {
+    receiver.lost > 0 || receiver.set_aside > 0 || receiver.ends > 1
+}
+
+fn receiver_line(receiver: &gateway::ReceiverStatus) -> String {
+    let mut said = vec![format!(
+        "{}{}: {} messages wait",
+        receiver.client,
+        if receiver.connected { "" } else { " (away)" },
+        receiver.waiting_messages
+    )];
+    if receiver.lost > 0 {
+        let when = if receiver.lagging { "it loses messages now" } else { "lost by its rule" };
+        said.push(format!("{} {when}", receiver.lost));
+    }
+    if receiver.ends > 1 {
+        said.push(format!("the oldest has ended {} connections", receiver.ends));
+    }
+    if receiver.set_aside > 0 {
+        said.push(format!("{} set aside (see `edgewarden messages set-aside list`)", receiver.set_aside));
+    }
+    said.join(", ")
 }
 
 fn messages_line(status: &gateway::Status, now: UnixTime) -> String {

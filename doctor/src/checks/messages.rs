@@ -1,6 +1,6 @@
 //! Messages and the way upstream.
 
-use edgewarden_gatewayd::status::{QueueStatus, UpstreamStatus};
+use edgewarden_gatewayd::status::{QueueStatus, ReceiverStatus, UpstreamStatus};
 
 use super::{no_fleet, not_running, size, span};
 use crate::check::{Check, Finding};
@@ -34,7 +34,7 @@ pub const CHECKS: &[Check] = &[
     Check {
         id: "messages.clients",
         title: "clients take what is meant for them",
-        remedy: "`edgewarden logs MODULE` of the module that is slow or away",
+        remedy: "`edgewarden status` names the clients, `edgewarden logs MODULE` says what is wrong with one, `edgewarden messages set-aside list` what it did not survive; drop that when the client is mended",
         run: clients,
     },
 ];
@@ -100,5 +100,17 @@ fn upstream(facts: &Facts) -> Finding {
 fn clients(facts: &Facts) -> Finding {
     let Some(gateway) = &facts.daemons.gateway else { return not_running("gatewayd") };
     let said = format!("{} sessions, {} messages wait", gateway.sessions, gateway.waiting_messages);
+    let trouble =
+        |receiver: &&ReceiverStatus| receiver.lagging || receiver.set_aside > 0 || receiver.ends > 1;
+    if let Some(worst) = gateway.receivers.iter().find(trouble) {
+        let ReceiverStatus { client, lost, set_aside, ends, waiting_messages, .. } = worst;
+        return Finding::fail(format!(
+            "{client} does not: {waiting_messages} messages wait, {lost} are lost, {set_aside} are set aside, the oldest \
+             has ended {ends} connections"
+        ));
+    }
+    if gateway.lost > 0 {
+        return Finding::warn(format!("{said}, {} were lost by clients that lagged", gateway.lost));
+    }
     if gateway.waiting_messages > WAITING_MAX { Finding::warn(said) } else { Finding::pass(said) }
 }

@@ -73,6 +73,7 @@ pub async fn gather(sources: &Sources, config: Option<&Config>) -> Daemons {
     daemons.gateway = settle(sources, &mut daemons.gatewayd, gateway, |reply| match reply {
         gateway::Reply::Status(status) => Ok(status),
         gateway::Reply::Refused(refusal) => Err(refusal.to_string()),
+        _ => Err("it answers another question than was asked".into()),
     });
     daemons.keystore = health.map(|answer| match answer?.1 {
         Reply::KeystoreHealth(health) => Ok(health),

@@ -170,6 +170,9 @@ fn gateway_status(now: u64, epoch: Option<Epoch>) -> gateway::Status {
         }),
         upstream: gateway::UpstreamStatus::Connected { since: UnixTime(now - 60) },
         dropped_qos0: 0,
+        lost: 0,
+        set_aside: 0,
+        receivers: Vec::new(),
         refused: 0,
     }
 }

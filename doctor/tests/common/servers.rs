@@ -32,6 +32,7 @@ pub fn daemons(layout: &Layout, answers: &Arc<Mutex<Answers>>) -> [JoinHandle<()
         }),
         serve(layout.gateway_socket(), answers, |answers, request| match request {
             gateway::Request::Status => gateway::Reply::Status(Box::new(answers.gateway.clone())),
+            other => panic!("the doctor asks gatewayd for {other:?}"),
         }),
     ]
 }

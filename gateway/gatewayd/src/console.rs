@@ -6,14 +6,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use edgewarden_mqtt::broker::durable::SetAside;
 use edgewarden_names::{Reason, Refusal};
 use edgewarden_platform::peer;
-use edgewarden_protocol::frame;
+use edgewarden_policy::Principal;
+use edgewarden_protocol::{Bytes, frame};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::hub::Event;
-use crate::status::{QueueStatus, Reply, Request, Status, UpstreamStatus};
+use crate::status::{QueueStatus, Reply, Request, SetAsideStatus, Status, UpstreamStatus};
 use crate::store::Opening;
 use crate::view::View;
 
@@ -72,6 +74,17 @@ async fn converse(mut stream: UnixStream, console: Console) {
                 status = console.status() => status.map_or_else(Reply::Refused, |s| Reply::Status(Box::new(s))),
                 () = peer::gone(&stream) => return,
             },
+            Request::SetAside => console.set_aside().await.map_or_else(Reply::Refused, |all| {
+                Reply::SetAside(
+                    all.into_iter().map(|(client, message)| described(client, &message)).collect(),
+                )
+            }),
+            Request::SetAsideShow { client, number } => {
+                console.show(&client, number).await.map_or_else(Reply::Refused, Reply::Message)
+            }
+            Request::SetAsideDrop { client, number } => {
+                console.drop_one(client, number).await.map_or_else(Reply::Refused, |()| Reply::Done)
+            }
         };
         if frame::write(&mut stream, &reply).await.is_err() {
             return;
@@ -79,12 +92,50 @@ async fn converse(mut stream: UnixStream, console: Console) {
     }
 }
 
+fn described(client: Principal, message: &SetAside<Principal>) -> SetAsideStatus {
+    SetAsideStatus {
+        client,
+        number: message.number,
+        from: message.from.clone(),
+        topic: message.topic.to_string(),
+        bytes: u64::try_from(message.payload.len()).unwrap_or(u64::MAX),
+        at: message.at,
+        connections: message.connections,
+    }
+}
+
+fn no_such_message(client: &Principal, number: u64) -> Refusal {
+    let rule = "no message of this number is set aside for this client";
+    Refusal::new(Reason::RequestInvalid, format_args!("{client}, message {number}"), rule)
+}
+
 impl Console {
-    async fn status(&self) -> Result<Status, Refusal> {
+    async fn ask<T>(&self, event: impl FnOnce(oneshot::Sender<T>) -> Event) -> Result<T, Refusal> {
         let gone = || Refusal::new(Reason::Busy, "gatewayd", "it is ending");
         let (answer, answered) = oneshot::channel();
-        self.events.send(Event::Status { answer }).await.map_err(|_| gone())?;
-        let hub = answered.await.map_err(|_| gone())?;
+        self.events.send(event(answer)).await.map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())
+    }
+
+    async fn set_aside(&self) -> Result<Vec<(Principal, SetAside<Principal>)>, Refusal> {
+        self.ask(|answer| Event::SetAside { answer }).await
+    }
+
+    async fn show(&self, client: &Principal, number: u64) -> Result<Bytes, Refusal> {
+        let all = self.set_aside().await?;
+        let found = all.into_iter().find(|(owner, message)| owner == client && message.number == number);
+        let (_, message) = found.ok_or_else(|| no_such_message(client, number))?;
+        Ok(Bytes(message.payload.to_vec()))
+    }
+
+    async fn drop_one(&self, client: Principal, number: u64) -> Result<(), Refusal> {
+        let missing = no_such_message(&client, number);
+        let dropped = self.ask(|answer| Event::DropSetAside { client, number, answer }).await?;
+        if dropped { Ok(()) } else { Err(missing) }
+    }
+
+    async fn status(&self) -> Result<Status, Refusal> {
+        let hub = self.ask(|answer| Event::Status { answer }).await?;
         let view = self.applied.borrow().clone();
         let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
         Ok(Status {
@@ -98,6 +149,9 @@ impl Console {
             journal: queue_status(&self.journal),
             upstream: self.upstream.borrow().clone(),
             dropped_qos0: hub.counts.dropped_qos0,
+            lost: hub.counts.lost,
+            set_aside: count(hub.counts.set_aside),
+            receivers: hub.receivers,
             refused: hub.counts.refused,
         })
     }

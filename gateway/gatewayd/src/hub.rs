@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use edgewarden_mqtt::broker::durable::Restored;
+use edgewarden_mqtt::broker::durable::{Restored, SetAside};
 use edgewarden_mqtt::broker::{Action, Broker, ConnectionId, Limits, Ticket};
 use edgewarden_mqtt::decode::DecodeError;
 use edgewarden_mqtt::packet::Packet;
@@ -23,13 +23,15 @@ use crate::audit::{self, Audit};
 use crate::record;
 use crate::sessions::documents::ToWrite;
 use crate::sessions::journal::ToJournal;
-use crate::status::ConnectionStatus;
+use crate::status::{ConnectionStatus, ReceiverStatus};
 use crate::view::{Door, View};
 
 /// Events that wait for the hub; more make their senders wait.
 const EVENTS_MAX: usize = 1024;
 /// Events of one turn.
 const TURN_MAX: usize = 256;
+/// Receivers in one status, the worst first.
+const RECEIVERS_MAX: usize = 64;
 
 #[derive(Debug)]
 pub(crate) enum Event {
@@ -69,12 +71,18 @@ pub(crate) enum Event {
         version: u64,
         outcome: Result<(), Refusal>,
     },
-    RetainedWritten {
-        version: u64,
-        outcome: Result<(), Refusal>,
-    },
     Status {
         answer: oneshot::Sender<HubStatus>,
+    },
+    /// What is set aside.
+    SetAside {
+        answer: oneshot::Sender<Vec<(Principal, SetAside<Principal>)>>,
+    },
+    /// Drops one of them; whether there was one.
+    DropSetAside {
+        client: Principal,
+        number: u64,
+        answer: oneshot::Sender<bool>,
     },
 }
 
@@ -114,6 +122,7 @@ pub(crate) struct ToStore {
 pub(crate) struct HubStatus {
     pub(crate) counts: edgewarden_mqtt::broker::Counts,
     pub(crate) connections: Vec<ConnectionStatus>,
+    pub(crate) receivers: Vec<ReceiverStatus>,
 }
 
 struct Entry {
@@ -195,6 +204,7 @@ impl Hub {
                     wiring.applied.send_replace(view);
                 }
                 _ = tick.tick() => {
+                    self.broker.set_wall_clock(UnixTime::now());
                     self.broker.tick(self.now());
                     self.finish_turn();
                 }
@@ -226,7 +236,7 @@ impl Hub {
                 if let Some(entry) = self.entries.get(&connection) {
                     tracing::info!(id = %entry.accepted.id, "the certificate of a connection has ended");
                 }
-                self.broker.lost(connection, now);
+                self.broker.expired(connection, now);
             }
             Event::Written { connection } => {
                 if let Some(entry) = self.entries.get_mut(&connection) {
@@ -237,17 +247,18 @@ impl Hub {
             Event::Restored(Ok(restored)) => {
                 self.broker.restore(*restored, now);
                 // The policy may be here already.
-                self.broker.set_authority(self.view.clone(), now);
+                self.broker.set_authority(self.view.clone(), Vec::new(), now);
             }
             Event::Restored(Err(refusal)) => self.broker.set_unavailable(refusal),
             Event::Journaled { number, outcome } => self.broker.journaled(number, outcome, now),
             Event::Documented { client, version, outcome } => {
                 self.broker.documented(&client, version, outcome, now);
             }
-            Event::RetainedWritten { version, outcome } => {
-                self.broker.retained_written(version, outcome, now);
-            }
             Event::Status { answer } => drop(answer.send(self.status())),
+            Event::SetAside { answer } => drop(answer.send(self.broker.set_aside())),
+            Event::DropSetAside { client, number, answer } => {
+                answer.send(self.broker.drop_set_aside(&client, number, now)).ok();
+            }
         }
         self.carry_out();
     }
@@ -264,7 +275,8 @@ impl Hub {
         }
     }
 
-    /// Closes connections whose place is no longer that of the same instance, then what the policy does not allow.
+    /// Puts the new policy in force, then closes connections whose place is no longer that of the same instance, and what
+    /// the policy does not allow: what closing sets off is done under the new one.
     fn put_in_force(&mut self, view: &View) {
         self.view = view.clone();
         let now = self.now();
@@ -280,10 +292,7 @@ impl Hub {
                 Err(refusal) => misplaced.push((*connection, refusal)),
             }
         }
-        for (connection, refusal) in misplaced {
-            self.broker.disconnect(connection, refusal, now);
-        }
-        self.broker.set_authority(view.clone(), now);
+        self.broker.set_authority(view.clone(), misplaced, now);
         self.carry_out();
     }
 
@@ -323,11 +332,9 @@ impl Hub {
                     drop(self.disk.journal.send(ToJournal::Forgotten { client }));
                 }
                 Action::Document { client, version, document } => {
-                    drop(self.disk.documents.send(ToWrite::Session { client, version, document }));
+                    drop(self.disk.documents.send(ToWrite { client, version, document }));
                 }
-                Action::Retained { version, messages } => {
-                    drop(self.disk.documents.send(ToWrite::Retained { version, messages }));
-                }
+                Action::Retain(message) => drop(self.disk.journal.send(ToJournal::Retain(message))),
                 Action::Refused { client: Some(client), refusal } => {
                     self.audit.refused(audit::proven(&client), refusal);
                 }
@@ -336,8 +343,9 @@ impl Hub {
         }
     }
 
-    /// Hands what the turn has written to the connections' writers.
+    /// Carries out what the turn has left, and hands what it has written to the connections' writers.
     fn finish_turn(&mut self) {
+        self.carry_out();
         let now = self.now();
         loop {
             let idle = |connection: &&ConnectionId| self.entries.get(connection).is_some_and(|e| !e.writing);
@@ -362,6 +370,23 @@ impl Hub {
             from: entry.accepted.from.to_string(),
             expires: entry.accepted.expires,
         });
-        HubStatus { counts: self.broker.counts(), connections: connections.collect() }
+        let receivers = self.broker.receivers_behind().into_iter().take(RECEIVERS_MAX).map(|behind| {
+            let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+            ReceiverStatus {
+                client: behind.client.to_string(),
+                connected: behind.connected,
+                waiting_messages: count(behind.waiting_messages),
+                waiting_bytes: count(behind.waiting_bytes),
+                lost: behind.lost,
+                lagging: behind.lagging,
+                ends: behind.ends,
+                set_aside: count(behind.set_aside),
+            }
+        });
+        HubStatus {
+            counts: self.broker.counts(),
+            connections: connections.collect(),
+            receivers: receivers.collect(),
+        }
     }
 }

@@ -1,6 +1,8 @@
 //! What the command line asks of `gatewayd` on its own control socket (root only), one frame each way.
 
 use edgewarden_names::{Epoch, Refusal, UnixTime};
+use edgewarden_policy::Principal;
+use edgewarden_protocol::Bytes;
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -8,12 +10,22 @@ use serde::{Deserialize, Serialize};
 pub enum Request {
     /// → [`Reply::Status`]
     Status,
+    /// → [`Reply::SetAside`]
+    SetAside,
+    /// → [`Reply::Message`]
+    SetAsideShow { client: Principal, number: u64 },
+    /// → [`Reply::Done`]
+    SetAsideDrop { client: Principal, number: u64 },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Reply {
     Status(Box<Status>),
+    SetAside(Vec<SetAsideStatus>),
+    /// A message's payload.
+    Message(Bytes),
+    Done,
     Refused(Refusal),
 }
 
@@ -37,8 +49,46 @@ pub struct Status {
     pub upstream: UpstreamStatus,
     /// QoS 0 messages dropped because a receiver was too slow.
     pub dropped_qos0: u64,
+    /// QoS 1 messages that receivers lost by their own rule (docs/messages.md), since `gatewayd` began.
+    pub lost: u64,
+    /// Messages kept apart because they ended their receivers' connections.
+    pub set_aside: u64,
+    /// Receivers with something to say of, the worst first.
+    pub receivers: Vec<ReceiverStatus>,
     /// Publications, subscriptions and connections refused.
     pub refused: u64,
+}
+
+/// A client that does not take all that is meant for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReceiverStatus {
+    /// `module <name>` or `leaf <name>`.
+    pub client: String,
+    pub connected: bool,
+    pub waiting_messages: u64,
+    pub waiting_bytes: u64,
+    pub lost: u64,
+    /// It has lost something in the last minute.
+    pub lagging: bool,
+    /// Connections that ended one after the other with the same message unacknowledged.
+    pub ends: u8,
+    pub set_aside: u64,
+}
+
+/// A message that was set aside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetAsideStatus {
+    /// Whom it was for.
+    pub client: Principal,
+    pub number: u64,
+    pub from: Principal,
+    pub topic: String,
+    pub bytes: u64,
+    pub at: UnixTime,
+    /// Connections that it ended.
+    pub connections: u8,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

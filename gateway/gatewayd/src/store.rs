@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use edgewarden_mqtt::broker::Ticket;
 use edgewarden_names::{Reason, Refusal};
 use edgewarden_platform::reserve::is_behind;
 use edgewarden_protocol::client::unexpected;
 use edgewarden_protocol::control::{Reply, Request};
-use edgewarden_queue::{Queue, QueueError};
+use edgewarden_queue::{Appending, Queue, QueueError};
 use tokio::sync::{mpsc, watch};
 use zeroize::Zeroizing;
 
@@ -80,32 +81,39 @@ pub(crate) async fn storage_key(control: &Control) -> Result<Zeroizing<[u8; 32]>
     }
 }
 
-/// Puts what the hub hands over on disk, in order, and tells the hub. Ends with the hub.
+/// Puts what the hub hands over on disk, in order, and tells the hub in that order. Ends with the hub.
 pub(crate) async fn serve(
     mut requests: mpsc::UnboundedReceiver<ToStore>,
     mut opening: watch::Receiver<Opening>,
     events: mpsc::Sender<Event>,
 ) {
-    while let Some(ToStore { ticket, body }) = requests.recv().await {
-        let Ok(queue) = opening.wait_for(Option::is_some).await.map(|opening| opening.clone()) else {
-            return;
-        };
-        let pending = match queue {
-            Some(Ok(queue)) => queue.submit(body).await.map_err(|error| refusal(&error)),
-            Some(Err(refusal)) => Err(refusal),
-            None => Err(Refusal::new(Reason::Busy, "upstream queue", "it is not open yet")),
-        };
-        let events = events.clone();
-        // Waiting apart lets the queue commit many together.
-        tokio::spawn(async move {
-            let outcome = match pending {
-                Ok(pending) => pending.done().await.map(drop).map_err(|error| refusal(&error)),
+    // Bounded as the requests are. Waiting apart lets the queue commit many together.
+    let (submitted, mut pending) = mpsc::unbounded_channel::<(Ticket, Result<Appending, Refusal>)>();
+    let completing = async move {
+        while let Some((ticket, appending)) = pending.recv().await {
+            let outcome = match appending {
+                Ok(appending) => appending.done().await.map(drop).map_err(|error| refusal(&error)),
                 Err(refusal) => Err(refusal),
             };
             // A hub that is gone has acknowledged nothing more.
             drop(events.send(Event::Stored { ticket, outcome }).await);
-        });
-    }
+        }
+    };
+    let submitting = async move {
+        while let Some(ToStore { ticket, body }) = requests.recv().await {
+            let Ok(queue) = opening.wait_for(Option::is_some).await.map(|opening| opening.clone()) else {
+                return;
+            };
+            let appending = match queue {
+                Some(Ok(queue)) => queue.submit(body).await.map_err(|error| refusal(&error)),
+                Some(Err(refusal)) => Err(refusal),
+                None => Err(Refusal::new(Reason::Busy, "upstream queue", "it is not open yet")),
+            };
+            // The other end lives as long as this one.
+            submitted.send((ticket, appending)).ok();
+        }
+    };
+    tokio::join!(completing, submitting);
 }
 
 fn refusal(error: &QueueError) -> Refusal {

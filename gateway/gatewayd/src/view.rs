@@ -7,12 +7,15 @@ use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::time::Duration;
 
-use edgewarden_mqtt::broker::{Authority, Keep};
-use edgewarden_mqtt::{TopicFilter, TopicName, topic_matches};
+use edgewarden_mqtt::broker::{Authority, Keep, Lagging, Terms};
+use edgewarden_mqtt::trie::Trie;
+use edgewarden_mqtt::{TopicError, TopicFilter, TopicName, topic_matches};
 use edgewarden_names::{Epoch, GatewayName, ModuleName, Reason, Refusal};
 use edgewarden_policy::{CompiledEpoch, Decision, Principal};
-use edgewarden_protocol::control::Snapshot;
+use edgewarden_protocol::control::{PolicyInForce, Snapshot};
+use edgewarden_protocol::messages::{self, Messages, Receiver};
 
 /// The one cloud endpoint that this process sends to: the fleet.
 const UPSTREAM: &str = "upstream";
@@ -46,6 +49,9 @@ struct Parts {
     policy: Option<Arc<CompiledEpoch>>,
     /// Filters of the routes to [`UPSTREAM`].
     uploads: Vec<String>,
+    messages: Messages,
+    /// Filters of topics that say how large a payload may be, each under its own number.
+    sizes: Trie<usize, u32>,
     places: HashMap<Ipv4Addr, (ModuleName, Arc<str>)>,
     trusted: bool,
 }
@@ -56,6 +62,8 @@ pub enum ViewError {
     Policy { epoch: Epoch, source: serde_json::Error },
     #[error("it is for gateway `{0}`")]
     OtherGateway(GatewayName),
+    #[error("the topic filter `{filter}` of epoch {epoch} is none")]
+    Filter { epoch: Epoch, filter: String, source: TopicError },
 }
 
 impl View {
@@ -72,6 +80,8 @@ impl View {
                 return Err(ViewError::OtherGateway(compiled.gateway().clone()));
             }
             parts.policy = Some(Arc::new(compiled));
+            parts.messages = policy.messages.clone();
+            parts.sizes = sizes(policy)?;
             for route in &policy.routes {
                 if route.to == UPSTREAM {
                     parts.uploads.push(route.filter.clone());
@@ -88,6 +98,23 @@ impl View {
         parts.places =
             records.map(|r| (r.address, (r.module.clone(), Arc::from(r.instance.as_str())))).collect();
         Ok(Self(Arc::new(parts)))
+    }
+
+    /// Largest payload on this topic.
+    fn bytes_max(&self, topic: &TopicName) -> usize {
+        let mut smallest = None;
+        self.0.sizes.matches(topic, |_, bytes_max| {
+            smallest = Some(smallest.map_or(bytes_max, |other: u32| other.min(bytes_max)));
+        });
+        usize::try_from(smallest.unwrap_or(self.0.messages.bytes_max)).unwrap_or(usize::MAX)
+    }
+
+    /// What the deployment says of this receiver alone.
+    fn receiver(&self, who: &Principal) -> Option<&Receiver> {
+        match who {
+            Principal::Module(name) => self.0.messages.modules.get(name),
+            Principal::Leaf(name) => self.0.messages.leaves.get(name),
+        }
     }
 
     pub fn epoch(&self) -> Option<Epoch> {
@@ -118,10 +145,34 @@ impl View {
         }
     }
 
+    /// Whether anything may be done for anybody.
+    fn serves(&self, who: &Principal) -> Result<(), Refusal> {
+        if !self.0.known {
+            return Err(Refusal::new(Reason::Busy, who, "identityd has not said yet what is in force"));
+        }
+        if !self.0.trusted {
+            return Err(Refusal::new(Reason::AttestFailed, who, "the gateway's verdict forbids it"));
+        }
+        Ok(())
+    }
+
     fn policy(&self, who: &Principal) -> Result<&CompiledEpoch, Refusal> {
         let denied = |rule| Refusal::new(Reason::PolicyDenied, who, rule);
         self.0.policy.as_deref().ok_or_else(|| denied("no policy is in force"))
     }
+}
+
+fn sizes(policy: &PolicyInForce) -> Result<Trie<usize, u32>, ViewError> {
+    let mut sizes = Trie::default();
+    for (number, size) in policy.sizes.iter().enumerate() {
+        let filter = TopicFilter::parse(&size.filter).map_err(|source| ViewError::Filter {
+            epoch: policy.epoch,
+            filter: size.filter.clone(),
+            source,
+        })?;
+        sizes.insert(&filter, number, size.bytes_max);
+    }
+    Ok(sizes)
 }
 
 fn allowed(decision: &Decision<'_>, who: &Principal, what: impl fmt::Display) -> Result<(), Refusal> {
@@ -143,22 +194,19 @@ impl Authority for View {
     }
 
     fn may_connect(&self, client: &Principal) -> Result<(), Refusal> {
-        if !self.0.known {
-            return Err(Refusal::new(Reason::Busy, client, "identityd has not said yet what is in force"));
-        }
-        if !self.0.trusted {
-            return Err(Refusal::new(Reason::AttestFailed, client, "the gateway's verdict forbids it"));
-        }
+        self.serves(client)?;
         allowed(&self.policy(client)?.may_connect(client), client, "connect")
     }
 
-    fn may_publish(&self, client: &Principal, topic: &TopicName) -> Result<Keep, Refusal> {
+    fn may_publish(&self, client: &Principal, topic: &TopicName) -> Result<Terms, Refusal> {
+        self.serves(client)?;
         let policy = self.policy(client)?;
         allowed(&policy.may_publish(client, topic.as_str()), client, format_args!("publish {topic}"))?;
         let routed = self.0.uploads.iter().any(|filter| topic_matches(filter, topic.as_str()));
         // A route carries only what the policy lets its publisher send there; the message stays local otherwise.
         let upload = routed && policy.may_upload(client, UPSTREAM).allowed;
-        Ok(if upload { Keep::Durable } else { Keep::Local })
+        let keep = if upload { Keep::Durable } else { Keep::Local };
+        Ok(Terms { keep, bytes_max: self.bytes_max(topic) })
     }
 
     fn may_subscribe(&self, client: &Principal, filter: &TopicFilter) -> Result<(), Refusal> {
@@ -167,11 +215,13 @@ impl Authority for View {
     }
 
     fn may_receive(&self, client: &Principal, topic: &TopicName) -> bool {
-        self.policy(client).is_ok_and(|policy| policy.may_receive(client, topic.as_str()).allowed)
+        self.0.trusted
+            && self.policy(client).is_ok_and(|policy| policy.may_receive(client, topic.as_str()).allowed)
     }
 
+    /// While the verdict forbids everything, nothing is removed: it may be another one tomorrow.
     fn decides(&self) -> bool {
-        self.0.policy.is_some()
+        self.0.trusted && self.0.policy.is_some()
     }
 
     /// Says so only when an epoch in force does not let the client connect: while the verdict forbids everybody, or
@@ -179,5 +229,18 @@ impl Authority for View {
     fn has_left(&self, client: &Principal) -> Option<Refusal> {
         let policy = self.0.policy.as_deref().filter(|_| self.0.trusted)?;
         allowed(&policy.may_connect(client), client, "keep its session").err()
+    }
+
+    fn lagging(&self, client: &Principal) -> Lagging {
+        let own = self.receiver(client).and_then(|receiver| receiver.lagging);
+        match own.unwrap_or(self.0.messages.lagging) {
+            messages::Lagging::DropOldest => Lagging::LosesOldest,
+            messages::Lagging::EndSession => Lagging::LosesSession,
+        }
+    }
+
+    fn session_expiry(&self, client: &Principal) -> Duration {
+        let own = self.receiver(client).and_then(|receiver| receiver.session_expiry_seconds);
+        Duration::from_secs(own.unwrap_or(self.0.messages.session_expiry_seconds).into())
     }
 }

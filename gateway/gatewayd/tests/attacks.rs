@@ -161,6 +161,68 @@ async fn a_will_goes_only_where_its_client_may_publish_also_when_it_is_due() {
     assert_eq!(site.status().await.retained_messages, 0);
 }
 
+/// The same change of policy ends the connection and forbids the will; an ended instance's will is judged by the policy
+/// that came with the word of its end; and a failed verdict lets nothing out.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_will_is_judged_by_the_policy_that_ends_its_connection() {
+    let site = site().await;
+    let mut analytics = analytics(&site).await;
+    let leave = async |epoch: Option<(&str, u64)>, sensor: &str| {
+        let mut client = site.leaf_tls(sensor).await.unwrap();
+        client.send(&connect(sensor, Some(will(&format!("leaf/{sensor}/glucose"), true)))).await;
+        assert_eq!(client.next().await, ACCEPTED);
+        match epoch {
+            Some((policy, epoch)) => site.identityd.enforce(policy, epoch),
+            None => site.identityd.trust(false),
+        }
+        assert_eq!(client.next().await, None);
+    };
+    let out = "@id(\"out\") forbid (principal == Leaf::\"sensor-1\", action, resource);";
+    leave(Some((&format!("{POLICY}{out}"), 2)), "sensor-1").await;
+    site.identityd.enforced(Epoch(2)).await;
+    assert!(analytics.is_open().await, "no message before the answer");
+    // May not connect, but what it has left may be said.
+    let quiet =
+        "@id(\"quiet\") forbid (principal == Leaf::\"sensor-2\", action == Action::\"connect\", resource);";
+    leave(Some((&format!("{POLICY}{quiet}"), 3)), "sensor-2").await;
+    assert!(matches!(analytics.next().await, Some(Packet::Publish(_))));
+    site.identityd.enforce(POLICY, 4);
+    site.identityd.enforced(Epoch(4)).await;
+    assert_eq!(site.status().await.retained_messages, 1);
+    leave(None, "sensor-1").await;
+    let status = site.until("not trusted", |status| !status.trusted).await;
+    assert_eq!(status.retained_messages, 1, "neither a new one, nor is one lost");
+    site.identityd.trust(true);
+    site.until("trusted", |status| status.trusted).await;
+    let mut client = site.module_tls("analytics", 1).await.unwrap();
+    let resumed = Packet::ConnAck { session_present: true, code: ConnectCode::Accepted };
+    assert_eq!(client.connect("analytics", false).await, Some(resumed));
+    // What was in flight to it comes again; of the will of sensor-1 there is nothing.
+    let Some(Packet::Publish(message)) = client.next().await else { panic!("no message") };
+    assert_eq!(message.topic.as_str(), "leaf/sensor-2/glucose");
+    assert!(client.is_open().await);
+}
+
+/// The modules' port is not there for anybody outside of their network, whatever way the packets take.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_modules_port_does_not_answer_other_networks() {
+    let site = site().await;
+    let _analytics = analytics(&site).await;
+    let [_, second, third, _] = site.network.octets();
+    for from in
+        [[127, 0, 0, 1], [127, second, third.wrapping_add(1), 2], [127, second.wrapping_add(1), third, 2]]
+    {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((Ipv4Addr::from(from), 0).into()).unwrap();
+        let connecting = socket.connect(site.module_door());
+        let answer = tokio::time::timeout(std::time::Duration::from_secs(2), connecting).await;
+        assert!(!matches!(answer, Ok(Ok(_))), "{from:?} is answered");
+    }
+    let inside = TcpSocket::new_v4().unwrap();
+    inside.bind((site.address(9), 0).into()).unwrap();
+    inside.connect(site.module_door()).await.unwrap();
+}
+
 /// Publications under way while the policy changes: none that is acknowledged after the change was forbidden by it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_publication_during_a_change_of_policy_is_judged_by_one_of_the_two() {

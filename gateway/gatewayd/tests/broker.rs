@@ -13,7 +13,8 @@ mod common;
 
 use common::client::{ACCEPTED, Client, puback, publish};
 use common::{POLICY, Site, identity, issuing, leaf, module};
-use edgewarden_mqtt::packet::{ConnectCode, Delivery, Packet, PacketId, Qos, SubscribeCode};
+use edgewarden_mqtt::packet::{Connect, ConnectCode, Delivery, Packet, PacketId, Qos, SubscribeCode, Will};
+use edgewarden_mqtt::topic::TopicName;
 use edgewarden_names::{Epoch, GatewayName, Reason, SpiffeId, UnixTime};
 
 #[test]
@@ -29,6 +30,22 @@ async fn site() -> Site {
 
 fn granted() -> Packet {
     suback(SubscribeCode::Granted(Qos::AtLeastOnce))
+}
+
+fn with_will(name: &str, topic: &str, keep_alive_seconds: u16) -> Packet {
+    Packet::Connect(Box::new(Connect {
+        client_id: name.into(),
+        clean_session: true,
+        keep_alive_seconds,
+        will: Some(Will {
+            topic: TopicName::parse(topic).unwrap(),
+            payload: b"gone".as_slice().into(),
+            qos: Qos::AtLeastOnce,
+            retain: false,
+        }),
+        user_name: None,
+        password: None,
+    }))
 }
 
 fn suback(code: SubscribeCode) -> Packet {
@@ -216,6 +233,49 @@ async fn an_ended_instance_and_a_failed_verdict_close_connections() {
     site.leaf("sensor-1").await;
 }
 
+/// [MQTT-3.1.2-24] and section 3.1.2.5 on a broker where nothing else happens: the clock's effects wait for nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_client_is_closed_and_its_will_goes_out_though_nothing_else_happens() {
+    let site = site().await;
+    let mut analytics = site.module("analytics", 1).await;
+    analytics.subscribe("leaf/+/glucose").await;
+    let mut sensor = site.leaf_tls("sensor-1").await.unwrap();
+    sensor.send(&with_will("sensor-1", "leaf/sensor-1/glucose", 2)).await;
+    assert_eq!(sensor.next().await, ACCEPTED);
+    let start = std::time::Instant::now();
+    // `next` gives up after 30 seconds; analytics has a keep alive of 60, and says nothing.
+    let message = analytics.next().await;
+    assert_eq!(message, Some(publish("leaf/sensor-1/glucose", b"gone", Some(1))));
+    assert!(start.elapsed() >= std::time::Duration::from_secs(3), "one and a half times, not before");
+    assert_eq!(sensor.next().await, None);
+}
+
+/// One 20 KB message ended its subscriber for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_larger_than_its_topic_allows_is_refused_before_it_is_acknowledged() {
+    let site = site().await;
+    let mut analytics = site.module("analytics", 1).await;
+    analytics.subscribe("leaf/+/glucose").await;
+    let mut sensor = site.leaf("sensor-1").await;
+    sensor.publish("leaf/sensor-1/glucose", &[7; 16 * 1024], Some(1)).await;
+    assert_eq!(sensor.next().await, Some(puback(1)));
+    assert!(matches!(analytics.next().await, Some(Packet::Publish(_))));
+    sensor.publish("leaf/sensor-1/glucose", &[7; 20_000], Some(2)).await;
+    assert_eq!(sensor.next().await, None);
+    let refusal = site.identityd.refused(Reason::MessageTooLarge).await;
+    assert_eq!(refusal.subject, "leaf sensor-1 publish leaf/sensor-1/glucose");
+    assert!(refusal.rule.contains("20000 bytes") && refusal.rule.contains("16384"), "{refusal}");
+    assert!(analytics.is_open().await, "it has never come near");
+    // A topic for which the deployment says otherwise; and what it says bites those that are connected.
+    analytics.publish("clinic/summary", &[7; 200_000], Some(1)).await;
+    assert_eq!(analytics.next().await, Some(puback(1)));
+    let mut sensor = site.leaf("sensor-1").await;
+    site.identityd.enforce_with(POLICY, 2, serde_json::json!({"bytes_max": 10}));
+    site.identityd.enforced(Epoch(2)).await;
+    sensor.publish("leaf/sensor-1/glucose", &[7; 11], Some(1)).await;
+    assert_eq!(sensor.next().await, None);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_ends_with_its_certificate() {
     let site = site().await;
@@ -261,8 +321,8 @@ async fn nothing_acknowledged_is_lost_under_pressure() {
     let publisher = async {
         let mut acknowledged = 0;
         for n in 1..=MESSAGES {
-            // A payload that fills the session long before the end.
-            let payload = [&n.to_be_bytes()[..], &[0; 2000]].concat();
+            // All of it fits the session, should the reader be away for so long.
+            let payload = [&n.to_be_bytes()[..], &[0; 1000]].concat();
             sensor.publish("leaf/sensor-1/glucose", &payload, Some(n)).await;
             // As many in flight as clients are wont to have, so that no side waits for the other for ever.
             if n > 100 {

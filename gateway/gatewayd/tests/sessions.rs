@@ -17,11 +17,14 @@ use std::time::Duration;
 
 use common::client::{ACCEPTED, Client, puback, publish};
 use common::{POLICY, Site, identity, leaf, module};
+use edgewarden_gatewayd::status::{Reply as StatusReply, Request as StatusRequest};
 use edgewarden_mqtt::packet::{
     ConnectCode, Delivery, Packet, PacketId, Publish, Qos, SubscribeCode, Unsubscribe,
 };
 use edgewarden_mqtt::topic::{TopicFilter, TopicName};
 use edgewarden_names::{Epoch, Reason};
+use edgewarden_protocol::Bytes;
+use serde_json::json;
 
 #[test]
 fn daemon() {
@@ -343,37 +346,125 @@ async fn a_damaged_journal_lets_nobody_in_and_names_the_file() {
     assert_eq!(take(&mut client).await.0, 9);
 }
 
-/// Longer than a session may hold: no more acknowledgements, nothing dropped, and all of it after a kill.
+/// More than a session may hold, for a subscriber that is away: the publisher and a subscriber that is well do not notice;
+/// the one that is away has the newest, also after a kill, and it is known what it has lost.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_session_holds_its_publisher_back() {
+async fn a_subscriber_that_is_away_holds_up_nobody() {
     let mut site = subscribed().await;
+    let both = POLICY.replace(
+        "permit (principal == Module::\"analytics\", action in [Action::\"subscribe\"",
+        "permit (principal, action in [Action::\"subscribe\"",
+    );
+    let sized = json!({"bytes_max": 200_000});
+    site.identityd.enforce_with(&both, 2, sized);
+    site.identityd.enforced(Epoch(2)).await;
+    let mut alerts = site.module("alerts", 2).await;
+    assert!(alerts.subscribe("leaf/+/glucose").await.is_some());
     let mut sensor = site.leaf("sensor-1").await;
-    let payload = |n: u16| [&n.to_be_bytes()[..], &vec![0; 200_000]].concat();
-    let mut acknowledged = 0;
-    // Two may be under way: one of them waits for the session.
-    sensor.publish(TOPIC, &payload(1), Some(1)).await;
-    for n in 2..100 {
+    let payload = |n: u16| [&n.to_be_bytes()[..], &vec![0; 100_000]].concat();
+    for n in 1..=100 {
         sensor.publish(TOPIC, &payload(n), Some(n)).await;
-        let next = tokio::time::timeout(Duration::from_secs(2), sensor.next()).await;
-        let Ok(packet) = next else { break };
-        acknowledged += 1;
-        assert_eq!(packet, Some(puback(acknowledged)));
+        assert_eq!(sensor.next().await, Some(puback(n)), "nobody is waited for");
+        assert_eq!(take(&mut alerts).await.0, n);
     }
-    let held = site.status().await.waiting_messages;
-    assert!((15..30).contains(&acknowledged), "{acknowledged}");
-    assert_eq!(held, u64::from(acknowledged));
+    let status = site.until("taken", |s| s.receivers.iter().all(|r| r.client != "module alerts")).await;
+    let held = u16::try_from(status.waiting_messages).unwrap();
+    assert!((30..50).contains(&held), "{held}");
+    let [behind] = &status.receivers[..] else { panic!("{:?}", status.receivers) };
+    assert_eq!(
+        (behind.client.as_str(), behind.connected, behind.lost),
+        ("module analytics", false, 100 - u64::from(held))
+    );
+    assert_eq!(status.lost, behind.lost);
+    let refusal = site.identityd.refused(Reason::ReceiverLagging).await;
+    assert_eq!(refusal.subject, "module analytics");
+    site.until("written down", |s| s.journal.as_ref().is_some_and(|journal| journal.messages < 120)).await;
     site.kill();
     site.spawn().await;
     let mut client = analytics(&site, false, RESUMED.as_ref()).await;
-    take_all(&mut client, 1..acknowledged + 1).await;
-    // There is room again.
-    site.until("room", |status| status.waiting_messages == 0).await;
-    publish_acknowledged(&site, 1..30).await;
+    take_all(&mut client, 101 - held..101).await;
+    assert!(client.is_open().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_ends_by_the_declared_time_without_its_client() {
+    let mut site = subscribed().await;
+    publish_acknowledged(&site, 1..4).await;
+    // A deployment cannot say less.
+    site.identityd.enforce_with(POLICY, 2, json!({"modules": {"analytics": {"session_expiry_seconds": 60}}}));
+    site.identityd.enforced(Epoch(2)).await;
+    site.kill();
+    let before = std::time::Instant::now();
+    site.spawn().await;
+    site.until("loaded", |status| status.waiting_messages == 3).await;
+    while site.status().await.sessions > 0 {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert!(before.elapsed() < Duration::from_secs(300), "the session does not end");
+    }
+    let refusal = site.identityd.refused(Reason::SessionExpired).await;
+    assert_eq!(refusal.subject, "module analytics");
+    assert_eq!(site.status().await.lost, 3);
+    site.until("forgotten", |_| !document(&site, "module.analytics").exists()).await;
+    let mut client = analytics(&site, false, NEW.as_ref()).await;
+    assert!(client.is_open().await);
+}
+
+/// The subscriber dies of one message. The others are judged all the same, the one is on disk and can be looked at.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_nobody_survives_is_set_aside_and_the_rest_arrives() {
+    let mut site = subscribed().await;
+    publish_acknowledged(&site, 1..961).await;
+    let mut connections = 0;
+    let mut next = 1;
+    while next < 961 {
+        let mut client = analytics(&site, false, RESUMED.as_ref()).await;
+        connections += 1;
+        assert!(connections < 20, "a loop without an end");
+        while next < 961 {
+            let Some(Packet::Publish(message)) = client.next().await else { panic!("no message") };
+            let Delivery::AtLeastOnce(id) = message.delivery else { panic!("QoS 0") };
+            let n = u16::from_be_bytes([message.payload[0], message.payload[1]]);
+            if n == 5 {
+                break;
+            }
+            // What was acknowledged as the connection ended may come again.
+            assert!(n == next || (message.dup && n < next), "{n} came where {next} was due");
+            next = next.max(if n == 4 { 6 } else { n + 1 });
+            client.send(&Packet::PubAck(id)).await;
+        }
+        drop(client);
+    }
+    let refusal = site.identityd.refused(Reason::MessageSetAside).await;
+    assert_eq!(refusal.subject, "module analytics");
+    assert!(refusal.rule.contains("of leaf sensor-1 on leaf/sensor-1/glucose"), "{refusal}");
+    let status = site.until("all taken", |status| status.waiting_messages == 0).await;
+    assert_eq!((status.set_aside, status.lost, status.receivers[0].set_aside), (1, 0, 1));
+    site.until("written down", |status| status.journal.as_ref().is_some_and(|j| j.messages == 0)).await;
+    site.kill();
+    site.spawn().await;
+    site.until("loaded", |status| status.set_aside == 1).await;
+    let StatusReply::SetAside(all) = site.ask(&StatusRequest::SetAside).await else { panic!() };
+    let [one] = &all[..] else { panic!("{all:?}") };
+    assert_eq!((one.topic.as_str(), one.bytes, one.connections), (TOPIC, 2, 3));
+    let (client, number) = (one.client.clone(), one.number);
+    let show = StatusRequest::SetAsideShow { client: client.clone(), number };
+    assert_eq!(site.ask(&show).await, StatusReply::Message(Bytes(vec![0, 5])));
+    let other = StatusRequest::SetAsideDrop { client: client.clone(), number: number + 1 };
+    assert!(matches!(site.ask(&other).await, StatusReply::Refused(_)));
+    assert_eq!(site.ask(&StatusRequest::SetAsideDrop { client, number }).await, StatusReply::Done);
+    let mut client = analytics(&site, false, RESUMED.as_ref()).await;
+    assert!(client.is_open().await, "nothing of it comes back");
+    site.kill();
+    site.spawn().await;
+    let mut client = analytics(&site, false, RESUMED.as_ref()).await;
+    assert!(client.is_open().await);
+    assert_eq!(site.status().await.set_aside, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_acknowledges_nothing_and_heals() {
     let mut site = Site::prepare(POLICY, None, 1 << 20);
+    site.identityd.enforce_with(POLICY, 2, json!({"bytes_max": 60_000}));
     site.identityd.run(&[("analytics", 1, site.address(1))]);
     site.disk_bytes = Some(1 << 20);
     site.spawn().await;
@@ -442,8 +533,10 @@ async fn retained_messages_survive_and_only_their_owner_sets_them() {
     sensor.send(&retained("leaf/sensor-2/glucose", b"false", 3)).await;
     assert_eq!(sensor.next().await, None, "another's topic");
     site.kill();
-    let on_disk = std::fs::read(document(&site, "retained")).unwrap();
-    assert!(!on_disk.windows(4).any(|window| window == b"leaf"), "sealed");
+    for file in std::fs::read_dir(site.layout.gateway_state().join("sessions/journal")).unwrap() {
+        let on_disk = std::fs::read(file.unwrap().path()).unwrap();
+        assert!(!on_disk.windows(4).any(|window| window == b"leaf"), "encrypted");
+    }
     site.spawn().await;
     let mut client = analytics(&site, false, NEW.as_ref()).await;
     client.subscribe("leaf/+/glucose").await;

@@ -97,6 +97,11 @@ impl TopicFilter {
         Ok(Self(text.into()))
     }
 
+    /// The one topic that it matches, when it has no wildcard.
+    pub fn as_topic(&self) -> Option<TopicName> {
+        (!self.0.contains(['+', '#'])).then(|| TopicName(Arc::clone(&self.0)))
+    }
+
     pub fn matches(&self, topic: &TopicName) -> bool {
         topic_matches(self.as_str(), topic.as_str())
     }

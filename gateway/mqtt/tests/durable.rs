@@ -176,7 +176,8 @@ fn clean_sessions_and_qos_0_need_no_disk() {
 
 #[test]
 fn what_was_saved_comes_back_in_order_with_dup() {
-    let document = Document { since: 1, lost: false, subscriptions: vec![(filter("t/#"), Qos::AtLeastOnce)] };
+    let subscriptions = vec![(filter("t/#"), Qos::AtLeastOnce)];
+    let document = Document { since: 1, subscriptions, ..Document::default() };
     let lost = Document { lost: true, ..Document::default() };
     let sessions = vec![("s", document), ("l", lost)];
     let messages = vec![saved(9, &["s"], b"9"), saved(7, &["l", "s", "gone"], b"7")];
@@ -227,37 +228,13 @@ fn only_a_policy_that_says_so_ends_a_session() {
     // Nothing is known, so everything is denied: nothing is lost by it.
     let undecided =
         Rules::default().deny("decide").deny("s subscribe t/#").deny("s receive t/a").deny("s stay");
-    bench.broker.set_authority(undecided, bench.now);
-    bench.broker.set_authority(Rules::default().deny("s connect"), bench.now);
-    bench.act();
+    bench.policy(undecided);
+    bench.policy(Rules::default().deny("s connect"));
     assert_eq!(bench.broker.counts().waiting_messages, 1);
-    bench.broker.set_authority(Rules::default().deny("s stay"), bench.now);
-    bench.act();
+    bench.policy(Rules::default().deny("s stay"));
     assert_eq!((bench.broker.counts().waiting_messages, bench.broker.counts().sessions), (0, 1));
     assert_eq!(bench.disk.forgotten, ["s"]);
     assert_eq!(bench.refusals.last(), Some(&Reason::PolicyDenied));
-}
-
-#[test]
-fn full_sessions_starve_no_other() {
-    let limits = Limits { waiting_bytes_max: 5000, session_bytes_kept: 1000, ..Limits::default() };
-    let mut bench = pair(Rules::default(), limits);
-    bench.lose("s");
-    for n in 1..=10 {
-        bench.send("p", message("t/a", &[0; 900], Some(n)));
-    }
-    let acknowledged = bench.got("p").len();
-    assert!((4..6).contains(&acknowledged), "{acknowledged}");
-    bench.connect("r", false);
-    bench.subscribe("r", "u/#", Qos::AtLeastOnce);
-    bench.connect("q", true);
-    for n in 1..=3 {
-        bench.send("q", message("u/a", &[0; 400], Some(n)));
-    }
-    assert_eq!(bench.got("q").len(), 2, "a little for each, whatever the others hold");
-    bench.got("r");
-    bench.send("r", Packet::PubAck(id(1)));
-    assert_eq!(bench.got("q"), [Packet::PubAck(id(3))]);
 }
 
 #[test]
@@ -277,16 +254,93 @@ fn a_retained_message_is_on_disk_before_its_puback() {
     bench.send("p", publish("x", b"2", Some(2), false, true));
     bench.send("p", publish("x", b"3", None, false, true));
     assert_eq!(bench.got("p"), []);
-    assert_eq!(bench.disk.retained.len(), 1);
+    let numbers: Vec<u64> = bench.disk.retained.iter().map(|saved| saved.number).collect();
+    assert!(numbers.len() == 3 && numbers.is_sorted(), "{numbers:?}");
     bench.write(&Ok(()));
-    assert_eq!(bench.got("p"), [Packet::PubAck(id(1))]);
-    assert_eq!(bench.disk.retained[0].1[0].payload[..], *b"3");
-    bench.write(&Ok(()));
-    assert_eq!(bench.got("p"), [Packet::PubAck(id(2))]);
+    assert_eq!(bench.got("p"), [Packet::PubAck(id(1)), Packet::PubAck(id(2))]);
     bench.send("p", publish("x", b"", Some(3), false, true));
+    assert_eq!(bench.disk.retained[0].payload.len(), 0, "the word that there is none");
     bench.write(&no_disk());
     assert!(!bench.is_open("p"));
-    bench.broker.tick(bench.now);
+    bench.connect("p", true);
+    bench.send("p", publish("x", b"", Some(1), false, true));
+    assert!(bench.disk.retained.is_empty(), "nothing to remove, nothing to write");
+    assert_eq!(bench.got("p"), [Packet::PubAck(id(1))]);
+    // It waits for the journal and for the receivers' journal.
+    bench.send("p", publish("t/x", b"1", Some(2), false, true));
+    let saved = bench.disk.retained.remove(0);
+    bench.broker.journaled(saved.number, Ok(()), bench.now);
     bench.act();
-    assert_eq!(bench.disk.retained[0].1, [], "tried again");
+    assert_eq!(bench.got("p"), []);
+    bench.write(&Ok(()));
+    assert_eq!(bench.got("p"), [Packet::PubAck(id(2))]);
+}
+
+/// What is set aside leaves the journal only when it is in the session's document, and comes back once.
+#[test]
+fn what_is_set_aside_is_on_disk_all_the_time() {
+    let mut bench = by_hand();
+    bench.send("p", message("t/a", b"poison", Some(1)));
+    bench.send("p", message("t/a", b"good", Some(2)));
+    bench.write(&Ok(()));
+    let number = bench.disk.settled.len();
+    assert_eq!(number, 0);
+    for _ in 0..3 {
+        bench.got("s");
+        bench.lose("s");
+        bench.write(&Ok(()));
+        bench.accept("s");
+        bench.send("s", hello("s", false));
+        bench.write(&Ok(()));
+    }
+    let (client, aside) = bench.broker.set_aside().remove(0);
+    assert_eq!((client, &aside.payload[..], aside.connections), ("s", &b"poison"[..], 3));
+    assert_eq!(bench.disk.settled, [("s", aside.number)]);
+    assert_eq!(bench.take_all("s"), [b"good"]);
+    // A process that ended between the two writes finds it in both places.
+    let subscriptions = vec![(filter("t/#"), Qos::AtLeastOnce)];
+    let document =
+        Document { since: 1, subscriptions, set_aside: vec![aside.clone()], ..Document::default() };
+    let messages = vec![saved(aside.number, &["s"], b"poison"), saved(aside.number + 1, &["s"], b"good")];
+    let sessions = vec![("s", document)];
+    let mut bench = Bench::restored(Rules::default(), Limits::default(), sessions, messages, Vec::new());
+    bench.act();
+    assert_eq!(bench.disk.settled, [("s", aside.number)]);
+    assert_eq!(bench.connect("s", false)[1..], [publish("t/a", b"good", Some(1), true, false)]);
+    assert!(bench.broker.drop_set_aside(&"s", aside.number, bench.now));
+    assert!(!bench.broker.drop_set_aside(&"s", aside.number, bench.now));
+    assert_eq!(bench.broker.counts().set_aside, 0);
+}
+
+/// A session ends by the time that its client was away while a broker ran; what is written down of it is never far
+/// behind, and a client that comes back in time begins anew.
+#[test]
+fn a_session_ends_when_its_client_was_away_for_too_long() {
+    let mut bench = pair(Rules::default(), Limits::default());
+    bench.lose("s");
+    bench.send("p", message("t/a", b"1", Some(1)));
+    bench.tick(EXPIRY - std::time::Duration::from_secs(60));
+    assert_eq!(bench.connect("s", false)[0], RESUMED);
+    bench.lose("s");
+    bench.disk.by_hand = true;
+    bench.tick(EXPIRY / 2);
+    let (_, version, document) = bench.disk.documents.remove(0);
+    let document = document.unwrap();
+    assert_eq!(document.away_seconds, EXPIRY.as_secs() / 2);
+    bench.broker.documented(&"s", version, Ok(()), bench.now);
+    // Another process goes on counting, and so does one whose policy is not known yet: it ends nothing.
+    let messages = vec![saved(60, &["s"], b"1")];
+    let sessions = vec![("s", document)];
+    let undecided = Rules::default().deny("decide");
+    let mut bench = Bench::restored(undecided, Limits::default(), sessions, messages, Vec::new());
+    bench.tick(EXPIRY);
+    assert_eq!(bench.broker.counts().sessions, 1);
+    bench.policy(Rules::default());
+    bench.tick(std::time::Duration::ZERO);
+    let counts = bench.broker.counts();
+    assert_eq!((counts.sessions, counts.subscriptions, counts.waiting_bytes, counts.lost), (0, 0, 0, 1));
+    assert_eq!(bench.disk.forgotten, ["s"]);
+    assert_eq!(bench.refusals, [Reason::SessionExpired, Reason::ReceiverLagging]);
+    assert!(bench.told.iter().all(|told| told.subject == "s"));
+    assert_eq!(bench.connect("s", false), [ACCEPTED]);
 }

@@ -1,15 +1,16 @@
-//! The small files: one for each persistent session, and one with the retained messages. Sealed with the storage key.
+//! The small files: one for each persistent session. Sealed with the storage key.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use edgewarden_mqtt::TopicFilter;
-use edgewarden_mqtt::broker::durable::{Document, SavedRetained};
+use edgewarden_mqtt::broker::durable::{Document, SavedRetained, SetAside};
 use edgewarden_mqtt::packet::Qos;
-use edgewarden_names::{LeafName, ModuleName, Reason, Refusal};
+use edgewarden_mqtt::{TopicFilter, TopicName};
+use edgewarden_names::{LeafName, ModuleName, Reason, Refusal, UnixTime};
 use edgewarden_platform::durable;
 use edgewarden_policy::Principal;
+use edgewarden_protocol::Bytes;
 use edgewarden_queue::QueueError;
 use edgewarden_queue::sealed::Sealer;
 use serde::{Deserialize, Serialize};
@@ -19,17 +20,19 @@ use super::record;
 use crate::control::Chain;
 use crate::hub::Event;
 
-/// Above what the broker's limits let a session or the retained messages grow to.
+/// Above what the broker's limits let a session grow to.
 const BYTES_MAX: usize = 1024 * 1024;
+/// Where retained messages were before they went into the journal.
 const RETAINED: &str = "retained";
 /// Documents written between two looks at what else is to be written.
 const BATCH_MAX: usize = 64;
 
-/// What is to be put on disk. Bounded: the broker has one of each document under way.
+/// What is to be put on disk; without a document the session is gone. Bounded: the broker has one of each under way.
 #[derive(Debug)]
-pub(crate) enum ToWrite {
-    Session { client: Principal, version: u64, document: Option<Document> },
-    Retained { version: u64, messages: Vec<SavedRetained<Principal>> },
+pub(crate) struct ToWrite {
+    pub(crate) client: Principal,
+    pub(crate) version: u64,
+    pub(crate) document: Option<Document<Principal>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +53,11 @@ struct Stored {
     client: Principal,
     since: u64,
     lost: bool,
+    #[serde(default)]
+    away_seconds: u64,
     subscriptions: Vec<Subscription>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    set_aside: Vec<Aside>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -60,12 +67,25 @@ struct Subscription {
     qos: u8,
 }
 
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Aside {
+    number: u64,
+    from: Principal,
+    topic: String,
+    payload: Bytes,
+    retain: bool,
+    at: UnixTime,
+    connections: u8,
+}
+
 const VERSION: u32 = 1;
 
 /// All documents that could be read, and what is to be said of the others.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
-    pub(crate) sessions: Vec<(Principal, Document)>,
+    pub(crate) sessions: Vec<(Principal, Document<Principal>)>,
+    /// From before they were in the journal.
     pub(crate) retained: Vec<SavedRetained<Principal>>,
     pub(crate) damaged: Vec<Refusal>,
 }
@@ -101,13 +121,9 @@ impl Documents {
                     Ok(Some(document)) => found.sessions.push((client, document)),
                     read => {
                         let document = Document { lost: true, ..Document::default() };
-                        let instead = ToWrite::Session {
-                            client: client.clone(),
-                            version: 0,
-                            document: Some(document.clone()),
-                        };
                         let next = format!("`{client}` must subscribe again; what waits for it is kept");
-                        found.damaged.push(self.put_aside(name, &instead, read.err(), &next)?);
+                        found.damaged.push(self.put_aside(name, read.err(), &next)?);
+                        self.write(&client, Some(&document))?;
                         found.sessions.push((client, document));
                     }
                 }
@@ -115,9 +131,9 @@ impl Documents {
                 match self.read(name, &path).map(|bytes| record::decode_retained(&bytes)) {
                     Ok(Some(messages)) => found.retained = messages,
                     read => {
-                        let instead = ToWrite::Retained { version: 0, messages: Vec::new() };
                         let next = "retained messages must be published again";
-                        found.damaged.push(self.put_aside(name, &instead, read.err(), next)?);
+                        found.damaged.push(self.put_aside(name, read.err(), next)?);
+                        self.retained_moved()?;
                     }
                 }
             }
@@ -134,19 +150,12 @@ impl Documents {
         self.sealer.open(name, path, &bytes.unwrap_or_default())
     }
 
-    /// The file stays for whoever wants to look at it, under a name that nobody reads; `instead` takes its place.
-    fn put_aside(
-        &self,
-        name: &str,
-        instead: &ToWrite,
-        why: Option<QueueError>,
-        next: &str,
-    ) -> Result<Refusal, DocumentError> {
+    /// The file stays for whoever wants to look at it, under a name that nobody reads.
+    fn put_aside(&self, name: &str, why: Option<QueueError>, next: &str) -> Result<Refusal, DocumentError> {
         let path = self.folder.join(name);
         let aside = self.folder.join(format!("{name}.damaged"));
         let kept = durable::remove(&aside).and_then(|()| std::fs::hard_link(&path, &aside));
         kept.map_err(|source| DocumentError::Io { what: "put aside", path: path.clone(), source })?;
-        self.write(instead)?;
         let why = why.map_or_else(
             || "it was written by another version of this program".to_owned(),
             |error| Chain(&error).to_string(),
@@ -155,18 +164,18 @@ impl Documents {
         Ok(Refusal::new(Reason::Internal, format_args!("session document `{}`", path.display()), rule))
     }
 
-    fn write(&self, request: &ToWrite) -> Result<(), DocumentError> {
-        let (name, document) = match request {
-            ToWrite::Session { client, document, .. } => {
-                (name_of(client), document.as_ref().map(|document| stored(client, document)).transpose()?)
-            }
-            ToWrite::Retained { messages, .. } => {
-                (RETAINED.to_owned(), Some(record::encode_retained(messages).ok_or(DocumentError::Form)?))
-            }
-        };
+    /// The retained messages are in the journal. Blocks.
+    pub(crate) fn retained_moved(&self) -> Result<(), DocumentError> {
+        let path = self.folder.join(RETAINED);
+        durable::remove(&path).map_err(|source| DocumentError::Io { what: "remove", path, source })
+    }
+
+    fn write(&self, client: &Principal, document: Option<&Document<Principal>>) -> Result<(), DocumentError> {
+        let name = name_of(client);
         let path = self.folder.join(&name);
         let (what, written) = match document {
             Some(document) => {
+                let document = stored(client, document)?;
                 let sealed = self.sealer.seal(&name, &document).ok_or(DocumentError::Seal)?;
                 ("write", durable::write(&path, &sealed, 0o600))
             }
@@ -189,17 +198,12 @@ pub(crate) async fn serve(
         }
         let documents = documents.clone();
         let written = tokio::task::spawn_blocking(move || {
-            let write = |request| {
-                let outcome = documents.write(&request).map_err(|error| {
+            let write = |ToWrite { client, version, document }| {
+                let outcome = documents.write(&client, document.as_ref()).map_err(|error| {
                     tracing::error!(error = %Chain(&error), "a session is not on disk");
                     Refusal::new(Reason::Internal, "session document", Chain(&error))
                 });
-                match request {
-                    ToWrite::Session { client, version, .. } => {
-                        Event::Documented { client, version, outcome }
-                    }
-                    ToWrite::Retained { version, .. } => Event::RetainedWritten { version, outcome },
-                }
+                Event::Documented { client, version, outcome }
             };
             batch.into_iter().map(write).collect::<Vec<_>>()
         });
@@ -228,22 +232,33 @@ fn client_of(name: &str) -> Option<Principal> {
     }
 }
 
-fn stored(client: &Principal, document: &Document) -> Result<Vec<u8>, DocumentError> {
+fn stored(client: &Principal, document: &Document<Principal>) -> Result<Vec<u8>, DocumentError> {
     let subscriptions = document.subscriptions.iter().map(|(filter, qos)| Subscription {
         filter: filter.as_str().to_owned(),
         qos: u8::from(*qos != Qos::AtMostOnce),
+    });
+    let set_aside = document.set_aside.iter().map(|message| Aside {
+        number: message.number,
+        from: message.from.clone(),
+        topic: message.topic.as_str().to_owned(),
+        payload: Bytes(message.payload.to_vec()),
+        retain: message.retain,
+        at: message.at,
+        connections: message.connections,
     });
     let stored = Stored {
         version: VERSION,
         client: client.clone(),
         since: document.since,
         lost: document.lost,
+        away_seconds: document.away_seconds,
         subscriptions: subscriptions.collect(),
+        set_aside: set_aside.collect(),
     };
     serde_json::to_vec(&stored).map_err(|_| DocumentError::Form)
 }
 
-fn parse(client: &Principal, bytes: &[u8]) -> Option<Document> {
+fn parse(client: &Principal, bytes: &[u8]) -> Option<Document<Principal>> {
     let stored: Stored = serde_json::from_slice(bytes).ok()?;
     if stored.version != VERSION || stored.client != *client {
         return None;
@@ -257,5 +272,18 @@ fn parse(client: &Principal, bytes: &[u8]) -> Option<Document> {
         Some((TopicFilter::parse(&filter).ok()?, qos))
     };
     let subscriptions = stored.subscriptions.into_iter().map(subscription).collect::<Option<Vec<_>>>()?;
-    Some(Document { since: stored.since, lost: stored.lost, subscriptions })
+    let aside = |aside: Aside| {
+        Some(SetAside {
+            number: aside.number,
+            from: aside.from,
+            topic: TopicName::parse(&aside.topic).ok()?,
+            payload: Arc::from(aside.payload.as_slice()),
+            retain: aside.retain,
+            at: aside.at,
+            connections: aside.connections,
+        })
+    };
+    let set_aside = stored.set_aside.into_iter().map(aside).collect::<Option<Vec<_>>>()?;
+    let Stored { since, lost, away_seconds, .. } = stored;
+    Some(Document { since, lost, away_seconds, subscriptions, set_aside })
 }

@@ -1,8 +1,9 @@
-//! Which messages of the journal are still for somebody, and where they are. No I/O.
+//! Which messages of the journal are still for somebody, or retained, and where they are. No I/O.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use edgewarden_mqtt::broker::durable::{Document, Saved};
+use edgewarden_mqtt::TopicName;
+use edgewarden_mqtt::broker::durable::{Document, Saved, SavedRetained};
 use edgewarden_policy::Principal;
 
 use super::record::Record;
@@ -14,6 +15,9 @@ struct Live {
     placed: bool,
     bytes: u64,
     receivers: BTreeSet<Principal>,
+    /// What it is retained for, or is to end.
+    topic: Option<TopicName>,
+    ends: bool,
 }
 
 #[derive(Debug, Default)]
@@ -21,6 +25,10 @@ pub(crate) struct Index {
     live: BTreeMap<u64, Live>,
     places: BTreeSet<(u64, u64)>,
     bytes: u64,
+    /// The retained message of each topic, once it is on disk.
+    retained: HashMap<TopicName, u64>,
+    /// How many of each topic are on the way there.
+    retaining: HashMap<TopicName, usize>,
     /// The highest sequence number that is known.
     newest: u64,
 }
@@ -31,7 +39,47 @@ impl Index {
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
         let place = self.newest.saturating_add(1);
         let receivers = receivers.iter().cloned().collect();
-        self.insert(number, Live { place, placed: false, bytes, receivers });
+        self.insert(number, Live { place, placed: false, bytes, receivers, topic: None, ends: false });
+    }
+
+    /// A retained message that is on its way to the disk, or the word that there is none.
+    pub(crate) fn retain(&mut self, number: u64, topic: &TopicName, ends: bool, bytes: usize) {
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        let place = self.newest.saturating_add(1);
+        let topic = topic.clone();
+        *self.retaining.entry(topic.clone()).or_default() += 1;
+        let receivers = BTreeSet::new();
+        self.insert(number, Live { place, placed: false, bytes, receivers, topic: Some(topic), ends });
+    }
+
+    /// The retained message has left its way to the disk: it takes the place of its topic's, or there is none any more.
+    fn retained_placed(&mut self, number: u64, topic: &TopicName, ends: bool, on_disk: bool) {
+        if let Some(count) = self.retaining.get_mut(topic) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.retaining.remove(topic);
+            }
+        }
+        if !on_disk {
+            return;
+        }
+        let old =
+            if ends { self.retained.remove(topic) } else { self.retained.insert(topic.clone(), number) };
+        for done in old.into_iter().chain(ends.then_some(number)) {
+            self.remove(done);
+        }
+    }
+
+    /// Whether a newer one of this topic is on its way.
+    pub(crate) fn is_retaining(&self, topic: &TopicName) -> bool {
+        self.retaining.contains_key(topic)
+    }
+
+    /// Whether the record is that of a retained message.
+    pub(crate) fn is_retained(&self, number: u64, sequence: u64) -> bool {
+        self.live
+            .get(&number)
+            .is_some_and(|live| live.topic.is_some() && live.placed && live.place == sequence)
     }
 
     fn insert(&mut self, number: u64, live: Live) {
@@ -53,6 +101,9 @@ impl Index {
     /// The record is on disk under this sequence number, or nowhere.
     pub(crate) fn placed(&mut self, number: u64, sequence: Option<u64>) {
         self.newest = self.newest.max(sequence.unwrap_or(0));
+        // A copy that cleaning has made is placed again, and nothing else.
+        let first = self.live.get(&number).filter(|live| !live.placed);
+        let retained = first.and_then(|live| Some((live.topic.clone()?, live.ends)));
         match sequence {
             Some(sequence) => {
                 if let Some(live) = self.live.get_mut(&number) {
@@ -62,6 +113,9 @@ impl Index {
                 }
             }
             None => drop(self.remove(number)),
+        }
+        if let Some((topic, ends)) = retained {
+            self.retained_placed(number, &topic, ends, sequence.is_some());
         }
     }
 
@@ -86,7 +140,8 @@ impl Index {
 
     /// A message that lost its last receiver while it was on its way has nobody to wait for.
     pub(crate) fn drop_if_unwanted(&mut self, number: u64) {
-        if self.live.get(&number).is_some_and(|live| live.receivers.is_empty() && live.placed) {
+        let unwanted = |live: &Live| live.receivers.is_empty() && live.topic.is_none() && live.placed;
+        if self.live.get(&number).is_some_and(unwanted) {
             self.remove(number);
         }
     }
@@ -121,10 +176,11 @@ impl Index {
     /// that have a document count, and of them only messages of this life of theirs.
     pub(crate) fn rebuild(
         records: Vec<(u64, Record, usize)>,
-        sessions: &HashMap<Principal, Document>,
-    ) -> (Self, Vec<Saved<Principal>>) {
+        sessions: &HashMap<Principal, Document<Principal>>,
+    ) -> (Self, Vec<Saved<Principal>>, Vec<SavedRetained<Principal>>) {
         let mut index = Self::default();
         let mut messages: BTreeMap<u64, Saved<Principal>> = BTreeMap::new();
+        let mut retained: BTreeMap<TopicName, SavedRetained<Principal>> = BTreeMap::new();
         for (sequence, record, bytes) in records {
             match record {
                 Record::Message(mut message) => {
@@ -142,6 +198,23 @@ impl Index {
                         messages.insert(number, message);
                     }
                 }
+                Record::Retained(message) => {
+                    index.passed(sequence);
+                    let known = index.retained.get(&message.topic).copied();
+                    if known == Some(message.number) {
+                        // A copy that cleaning has made.
+                        index.placed(message.number, Some(sequence));
+                        continue;
+                    }
+                    let ends = message.payload.is_empty();
+                    index.retain(message.number, &message.topic, ends, bytes);
+                    index.placed(message.number, Some(sequence));
+                    if ends {
+                        retained.remove(&message.topic);
+                    } else {
+                        retained.insert(message.topic.clone(), message);
+                    }
+                }
                 Record::Settled(settled) => {
                     index.passed(sequence);
                     for (number, client) in settled {
@@ -156,6 +229,6 @@ impl Index {
                 }
             }
         }
-        (index, messages.into_values().collect())
+        (index, messages.into_values().collect(), retained.into_values().collect())
     }
 }

@@ -1,14 +1,15 @@
-//! The journal: QoS 1 messages for persistent sessions, each once however many receive it, in one encrypted queue on
-//! disk, so that messages of all sessions share their syncs.
+//! The journal: QoS 1 messages for persistent sessions, each once however many receive it, and retained messages, in one
+//! encrypted queue on disk, so that all of them share their syncs.
 //!
 //! A message's record stays until every receiver has acknowledged it. That a receiver has is written down later and
 //! together: what a crash forgets is delivered again. A receiver that is away for long holds on to the oldest records;
 //! when more than half of the journal is for nobody, the oldest that are for somebody are appended again, under their
-//! old numbers, and the front is let go.
+//! old numbers, and the front is let go. A retained message stays until the one after it on its topic is on disk, and is
+//! not copied while that is on its way: in the journal, the newer one is always behind.
 
 use std::time::Duration;
 
-use edgewarden_mqtt::broker::durable::Saved;
+use edgewarden_mqtt::broker::durable::{Saved, SavedRetained};
 use edgewarden_names::{Reason, Refusal};
 use edgewarden_platform::reserve::is_behind;
 use edgewarden_policy::Principal;
@@ -32,6 +33,7 @@ const CLEAN_BYTES: usize = 1024 * 1024;
 #[derive(Debug)]
 pub(crate) enum ToJournal {
     Append(Saved<Principal>),
+    Retain(SavedRetained<Principal>),
     Settled {
         client: Principal,
         number: u64,
@@ -113,24 +115,17 @@ impl Journal {
         match request {
             ToJournal::Append(message) => {
                 let number = message.number;
-                let submitted = match record::encode(&message) {
-                    Some(body) => {
-                        self.index.submitted(number, &message.receivers, body.len());
-                        self.queue.submit(body).await.map_err(|error| refusal(&error))
-                    }
-                    None => {
-                        Err(Refusal::new(Reason::RequestTooLarge, "session journal", "a name is too long"))
-                    }
-                };
-                match submitted {
-                    // The other end lives as long as this one.
-                    Ok(appending) => drop(self.submitted.send((number, appending))),
-                    Err(refusal) => {
-                        self.index.placed(number, None);
-                        drop(events.send(Event::Journaled { number, outcome: Err(refusal) }).await);
-                    }
-                }
-                self.clean().await;
+                let body = record::encode(&message);
+                let bytes = body.as_ref().map_or(0, Vec::len);
+                self.index.submitted(number, &message.receivers, bytes);
+                self.submit(number, body, events).await;
+            }
+            ToJournal::Retain(message) => {
+                let number = message.number;
+                let body = record::encode_retained(&message);
+                let bytes = body.as_ref().map_or(0, Vec::len);
+                self.index.retain(number, &message.topic, message.payload.is_empty(), bytes);
+                self.submit(number, body, events).await;
             }
             ToJournal::Settled { client, number } => {
                 if let Some(place) = self.index.settled(number, &client) {
@@ -143,6 +138,22 @@ impl Journal {
                 done.send(()).ok();
             }
         }
+    }
+
+    async fn submit(&mut self, number: u64, body: Option<Vec<u8>>, events: &mpsc::Sender<Event>) {
+        let submitted = match body {
+            Some(body) => self.queue.submit(body).await.map_err(|error| refusal(&error)),
+            None => Err(Refusal::new(Reason::RequestTooLarge, "session journal", "a name is too long")),
+        };
+        match submitted {
+            // The other end lives as long as this one.
+            Ok(appending) => drop(self.submitted.send((number, appending))),
+            Err(refusal) => {
+                self.index.placed(number, None);
+                drop(events.send(Event::Journaled { number, outcome: Err(refusal) }).await);
+            }
+        }
+        self.clean().await;
     }
 
     fn has_progress(&self) -> bool {
@@ -193,15 +204,29 @@ impl Journal {
 
     async fn clean_step(&mut self) -> Result<(), QueueError> {
         let records = self.queue.read(CLEAN_RECORDS, CLEAN_BYTES).await?;
-        let Some(last) = records.last().map(|record| record.sequence) else { return Ok(()) };
+        let mut last = 0;
         let mut copies = Vec::new();
-        for stored in &records {
-            let Some(Record::Message(mut message)) = record::decode(&stored.body) else { continue };
-            let number = message.number;
-            let Some(receivers) = self.index.receivers(number, stored.sequence) else { continue };
-            message.receivers = receivers;
-            let Some(body) = record::encode(&message) else { continue };
-            copies.push((number, self.queue.submit(body).await?));
+        for stored in records {
+            let copy = match record::decode(&stored.body) {
+                Some(Record::Message(mut message)) => {
+                    let number = message.number;
+                    self.index.receivers(number, stored.sequence).and_then(|receivers| {
+                        message.receivers = receivers;
+                        Some((number, record::encode(&message)?))
+                    })
+                }
+                // What is behind it waits as well, for a moment.
+                Some(Record::Retained(message)) if self.index.is_retaining(&message.topic) => break,
+                Some(Record::Retained(message)) => self
+                    .index
+                    .is_retained(message.number, stored.sequence)
+                    .then_some((message.number, stored.body)),
+                _ => None,
+            };
+            last = stored.sequence;
+            if let Some((number, body)) = copy {
+                copies.push((number, self.queue.submit(body).await?));
+            }
         }
         for (number, copy) in copies {
             let sequence = copy.done().await?;
@@ -259,6 +284,14 @@ mod tests {
 
     /// The journal as a new process finds it.
     async fn open(folder: &Path, sessions: &[&str]) -> (Queue, Index, Vec<Saved<Principal>>) {
+        let (queue, index, messages, _) = open_all(folder, sessions).await;
+        (queue, index, messages)
+    }
+
+    async fn open_all(
+        folder: &Path,
+        sessions: &[&str],
+    ) -> (Queue, Index, Vec<Saved<Principal>>, Vec<SavedRetained<Principal>>) {
         let queue = Queue::open(folder, Zeroizing::new([1; 32]), BYTES_MAX).await.unwrap();
         let records = queue.read(usize::MAX, usize::MAX).await.unwrap();
         let records = records
@@ -268,8 +301,59 @@ mod tests {
             .iter()
             .map(|name| (module(name), Document { since: 5, ..Document::default() }))
             .collect();
-        let (index, messages) = Index::rebuild(records.collect(), &sessions);
-        (queue, index, messages)
+        let (index, messages, retained) = Index::rebuild(records.collect(), &sessions);
+        (queue, index, messages, retained)
+    }
+
+    /// Retained messages are replaced, removed and left alone, many times what fits, beside messages; after each run the
+    /// newest of each topic is there.
+    #[tokio::test]
+    async fn the_newest_retained_message_of_each_topic_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut expected: HashMap<String, u64> = HashMap::new();
+        let mut number = 10;
+        for run in 0..3 {
+            let (queue, index, _, restored) = open_all(folder.path(), &["here"]).await;
+            let found: HashMap<String, u64> =
+                restored.iter().map(|one| (one.topic.to_string(), one.number)).collect();
+            assert_eq!(found, expected, "run {run}");
+            let (requests, to_journal) = mpsc::unbounded_channel();
+            let (events, mut told) = mpsc::channel(64);
+            let serving = tokio::spawn(serve(queue.clone(), index, to_journal, events));
+            for n in 0..600 {
+                // Two of one topic are on their way at once; one topic is set once and never again.
+                let topics = if n == 0 && run == 0 { vec!["once"] } else { vec!["a", "b", "a", "c"] };
+                for topic in &topics {
+                    number += 1;
+                    let ends = *topic == "c" && n % 2 == 1;
+                    let payload = if ends { Vec::new() } else { vec![7; 400] };
+                    requests
+                        .send(ToJournal::Retain(SavedRetained {
+                            number,
+                            from: module("p"),
+                            topic: TopicName::parse(topic).unwrap(),
+                            payload: Arc::from(payload),
+                            qos: edgewarden_mqtt::packet::Qos::AtLeastOnce,
+                        }))
+                        .unwrap();
+                    if ends {
+                        expected.remove(*topic);
+                    } else {
+                        expected.insert((*topic).to_owned(), number);
+                    }
+                }
+                number += 1;
+                requests.send(ToJournal::Append(message(number, &["here"]))).unwrap();
+                requests.send(ToJournal::Settled { client: module("here"), number }).unwrap();
+                for _ in 0..=topics.len() {
+                    let Some(Event::Journaled { outcome, .. }) = told.recv().await else { panic!() };
+                    assert_eq!(outcome, Ok(()), "run {run}, {n}");
+                }
+            }
+            drop(requests);
+            serving.await.unwrap();
+            queue.close().await;
+        }
     }
 
     /// Several times what fits goes through, while what is for one that is away stays and is never lost, nor does anything

@@ -1,9 +1,9 @@
-//! Persistent sessions on disk: who has one and to what it is subscribed ([`documents`]), and the messages that wait
-//! in it ([`journal`]).
+//! Persistent sessions on disk: who has one, to what it is subscribed and what was set aside in it ([`documents`]), the
+//! messages that wait in it, and retained messages ([`journal`]).
 //!
 //! ```text
-//! sessions/documents/module.<name>, leaf.<name>, retained     sealed
-//! sessions/journal/                                           an encrypted queue
+//! sessions/documents/module.<name>, leaf.<name>     sealed
+//! sessions/journal/                                 an encrypted queue
 //! ```
 //!
 //! Nobody is let in before all of it is loaded, for a message that came earlier would miss the sessions it is for.
@@ -32,7 +32,8 @@ use documents::{DocumentError, Documents, ToWrite};
 use index::Index;
 use journal::ToJournal;
 
-/// Cleaning keeps it below an eighth of this and twice what the broker holds for all sessions together: 64 MiB.
+/// Cleaning keeps it below an eighth of this and twice what the broker holds, for all sessions together and retained:
+/// 36 MiB.
 const JOURNAL_BYTES_MAX: u64 = 192 * 1024 * 1024;
 const RETRY: Duration = Duration::from_secs(10);
 
@@ -137,15 +138,31 @@ async fn load_with(
     let mut next_number = 0;
     for stored in queue.read(usize::MAX, usize::MAX).await? {
         let record = record::decode(&stored.body).ok_or(LoadError::Record(stored.sequence))?;
-        if let record::Record::Message(message) = &record {
-            next_number = next_number.max(message.number);
+        match &record {
+            record::Record::Message(message) => next_number = next_number.max(message.number),
+            record::Record::Retained(message) => next_number = next_number.max(message.number),
+            record::Record::Settled(_) => {}
         }
         records.push((stored.sequence, record, stored.body.len()));
     }
     let sessions: HashMap<_, _> = found.sessions.iter().cloned().collect();
-    let newest = sessions.values().map(|document| document.since).max().unwrap_or(0);
+    let aside =
+        sessions.values().flat_map(|document| document.set_aside.iter().map(|message| message.number));
+    let newest = sessions.values().map(|document| document.since).chain(aside).max().unwrap_or(0);
     next_number = next_number.max(newest).saturating_add(1);
-    let (index, messages) = Index::rebuild(records, &sessions);
-    let restored = Restored { sessions: found.sessions, messages, retained: found.retained, next_number };
+    for mut message in found.retained {
+        // An earlier version of this program kept them in a document.
+        message.number = next_number;
+        next_number = next_number.saturating_add(1);
+        if let Some(body) = record::encode_retained(&message) {
+            let bytes = body.len();
+            let sequence = queue.append(body).await?;
+            records.push((sequence, record::Record::Retained(message), bytes));
+        }
+    }
+    let remover = documents.clone();
+    tokio::task::spawn_blocking(move || remover.retained_moved()).await.map_err(|_| LoadError::Ending)??;
+    let (index, messages, retained) = Index::rebuild(records, &sessions);
+    let restored = Restored { sessions: found.sessions, messages, retained, next_number };
     Ok((restored, found.damaged, index, documents))
 }

@@ -1,10 +1,10 @@
-//! What the journal's records and the retained messages' document hold.
+//! What the journal's records hold.
 //!
 //! ```text
 //! message  1:u8 number:u64 flags:u8 receivers:u16 name* from:name topic_length:u16 topic payload
 //! settled  2:u8 (number:u64 name)*
+//! retained 3:u8 and on as a message, without receivers      no payload: there is none on this topic any more
 //! name     kind:u8 length:u8 text                          kind 0: module, 1: leaf device
-//! retained (length:u32 message)*                           no receivers
 //! ```
 //!
 //! Numbers are big-endian. What does not parse was written by another version: the journal authenticates its records.
@@ -19,23 +19,31 @@ use edgewarden_policy::Principal;
 
 const MESSAGE: u8 = 1;
 const SETTLED: u8 = 2;
+const RETAINED: u8 = 3;
 const RETAIN: u8 = 1;
-/// In the retained messages' document: to be delivered with QoS 1.
+/// Of a retained message: to be delivered with QoS 1.
 const QOS_1: u8 = 2;
 
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Record {
     Message(Saved<Principal>),
     Settled(Vec<(u64, Principal)>),
+    Retained(SavedRetained<Principal>),
 }
 
 /// `None` when a field is longer than its length prefix, which nothing that was parsed is.
 pub(crate) fn encode(message: &Saved<Principal>) -> Option<Vec<u8>> {
-    encode_with(message, if message.retain { RETAIN } else { 0 })
+    encode_as(MESSAGE, message, if message.retain { RETAIN } else { 0 })
 }
 
-fn encode_with(message: &Saved<Principal>, flags: u8) -> Option<Vec<u8>> {
-    let mut bytes = vec![MESSAGE];
+pub(crate) fn encode_retained(retained: &SavedRetained<Principal>) -> Option<Vec<u8>> {
+    let SavedRetained { number, from, topic, payload, qos } = retained.clone();
+    let message = Saved { number, receivers: Vec::new(), from, topic, payload, retain: true };
+    encode_as(RETAINED, &message, if qos == Qos::AtMostOnce { RETAIN } else { RETAIN | QOS_1 })
+}
+
+fn encode_as(kind: u8, message: &Saved<Principal>, flags: u8) -> Option<Vec<u8>> {
+    let mut bytes = vec![kind];
     bytes.extend_from_slice(&message.number.to_be_bytes());
     bytes.push(flags);
     bytes.extend_from_slice(&u16::try_from(message.receivers.len()).ok()?.to_be_bytes());
@@ -70,28 +78,20 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<Record> {
             }
             Some(Record::Settled(settled))
         }
+        RETAINED => {
+            let (Saved { number, receivers, from, topic, payload, .. }, flags) = reader.message()?;
+            if !receivers.is_empty() {
+                return None;
+            }
+            let qos = if flags & QOS_1 == 0 { Qos::AtMostOnce } else { Qos::AtLeastOnce };
+            Some(Record::Retained(SavedRetained { number, from, topic, payload, qos }))
+        }
         _ => None,
     }
 }
 
-pub(crate) fn encode_retained(messages: &[SavedRetained<Principal>]) -> Option<Vec<u8>> {
-    let mut bytes = Vec::new();
-    for SavedRetained { from, topic, payload, qos } in messages {
-        let message = Saved {
-            number: 0,
-            receivers: Vec::new(),
-            from: from.clone(),
-            topic: topic.clone(),
-            payload: Arc::clone(payload),
-            retain: true,
-        };
-        let one = encode_with(&message, if *qos == Qos::AtMostOnce { RETAIN } else { RETAIN | QOS_1 })?;
-        bytes.extend_from_slice(&u32::try_from(one.len()).ok()?.to_be_bytes());
-        bytes.extend_from_slice(&one);
-    }
-    Some(bytes)
-}
-
+/// The document in which all retained messages were, one after the other with their lengths before them, until they
+/// went into the journal. Their numbers are their places in it.
 pub(crate) fn decode_retained(bytes: &[u8]) -> Option<Vec<SavedRetained<Principal>>> {
     let mut all = Reader(bytes);
     let mut messages = Vec::new();
@@ -103,7 +103,8 @@ pub(crate) fn decode_retained(bytes: &[u8]) -> Option<Vec<SavedRetained<Principa
         }
         let (Saved { from, topic, payload, .. }, flags) = one.message()?;
         let qos = if flags & QOS_1 == 0 { Qos::AtMostOnce } else { Qos::AtLeastOnce };
-        messages.push(SavedRetained { from, topic, payload, qos });
+        let number = u64::try_from(messages.len()).ok()?;
+        messages.push(SavedRetained { number, from, topic, payload, qos });
     }
     Some(messages)
 }
@@ -205,17 +206,19 @@ mod tests {
                     assert!(decode(&bytes[..cut]).is_none(), "{cut}");
                 }
             }
-            assert!(decode(&[&[3], &bytes[1..]].concat()).is_none());
+            assert!(decode(&[&[4], &bytes[1..]].concat()).is_none());
+            // A retained message is for nobody in particular.
+            assert!(decode(&[&[RETAINED], &bytes[1..]].concat()).is_none());
         }
-        let retained = SavedRetained {
-            from: leaf("s"),
-            topic: TopicName::parse("t").unwrap(),
-            payload: Arc::from(&b"x"[..]),
-            qos: Qos::AtLeastOnce,
-        };
-        let both = [SavedRetained { qos: Qos::AtMostOnce, ..retained.clone() }, retained];
-        let bytes = encode_retained(&both).unwrap();
-        assert_eq!(decode_retained(&bytes).unwrap(), both);
-        assert!(decode_retained(&bytes[..bytes.len() - 2]).is_none());
+        for qos in [Qos::AtMostOnce, Qos::AtLeastOnce] {
+            let topic = TopicName::parse("t").unwrap();
+            let payload = Arc::from(&b"x"[..]);
+            let retained = SavedRetained { number: 9, from: leaf("s"), topic, payload, qos };
+            let bytes = encode_retained(&retained).unwrap();
+            assert_eq!(decode(&bytes).unwrap(), Record::Retained(retained));
+            for cut in 0..bytes.len() - 1 {
+                assert_eq!(decode(&bytes[..cut]), None, "{cut}");
+            }
+        }
     }
 }

@@ -283,16 +283,20 @@ impl Site {
     }
 
     pub async fn status(&self) -> Status {
-        let mut client = ControlClient::connect(&self.layout.gateway_socket()).await.unwrap();
-        match client.exchange(&Request::Status).await.unwrap() {
+        match self.ask(&Request::Status).await {
             Reply::Status(status) => *status,
-            Reply::Refused(refusal) => panic!("{refusal}"),
+            other => panic!("{other:?}"),
         }
+    }
+
+    pub async fn ask(&self, request: &Request) -> Reply {
+        let mut client = ControlClient::connect(&self.layout.gateway_socket()).await.unwrap();
+        client.exchange(request).await.unwrap()
     }
 
     /// Asks for the status until it is as wanted.
     pub async fn until(&self, what: &str, wanted: impl Fn(&Status) -> bool) -> Status {
-        for _ in 0..1000 {
+        for _ in 0..6000 {
             let status = self.status().await;
             if wanted(&status) {
                 return status;

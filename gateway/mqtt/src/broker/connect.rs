@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use edgewarden_names::{Reason, Refusal};
 
+use super::delivery::size_fits;
 use super::session::Session;
-use super::{Authority, Broker, ConnectionId};
+use super::{Authority, Broker, ConnectionId, End};
 use crate::packet::{Connect, ConnectCode, Packet, Qos};
 
 impl<A: Authority> Broker<A> {
@@ -16,26 +17,27 @@ impl<A: Authority> Broker<A> {
         if let Err((code, refusal)) = self.admit(&client, &connect) {
             self.refuse(&client, refusal);
             self.send(id, &Packet::ConnAck { session_present: false, code });
-            self.close(id, true);
+            self.close(id, End::Refused);
             return;
         }
         // [MQTT-3.1.4-2]: the newer connection of a client ends the older.
         if let Some(older) = self.sessions.get(&client).and_then(|session| session.connection) {
-            self.close(older, false);
+            self.close(older, End::Theirs);
         }
         if connect.clean_session {
             self.remove_session(&client);
         }
         let session_present = self.sessions.get(&client).is_some_and(|session| !session.lost);
-        if let Some(session) = self.sessions.get_mut(&client) {
-            session.connection = Some(id);
+        let outdated = if let Some(session) = self.sessions.get_mut(&client) {
+            session.arrive(id)
         } else {
             let mut session = Session::new(connect.clean_session, self.new_number());
-            session.connection = Some(id);
+            session.arrive(id);
             self.sessions.insert(client.clone(), session);
-            if !connect.clean_session {
-                self.touch(&client);
-            }
+            true
+        };
+        if outdated && !connect.clean_session {
+            self.touch(&client);
         }
         self.hold(id, &client);
         if let Some(connection) = self.connections.get_mut(&id) {
@@ -45,7 +47,6 @@ impl<A: Authority> Broker<A> {
                 .then(|| Duration::from_secs(connect.keep_alive_seconds.into()));
         }
         self.send(id, &Packet::ConnAck { session_present, code: ConnectCode::Accepted });
-        self.redeliver(&client);
         self.pump(&client);
     }
 
@@ -71,7 +72,8 @@ impl<A: Authority> Broker<A> {
                     "QoS 2 is not offered",
                 )));
             }
-            self.authority.may_publish(client, &will.topic).map_err(not_authorized)?;
+            let terms = self.authority.may_publish(client, &will.topic).map_err(not_authorized)?;
+            size_fits(client, &will.topic, will.payload.len(), terms).map_err(not_authorized)?;
         }
         if !self.sessions.contains_key(client) && self.sessions.len() >= self.limits.sessions_max {
             let refusal = Refusal::new(Reason::Busy, client, "there are too many sessions");

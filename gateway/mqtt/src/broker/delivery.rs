@@ -1,59 +1,23 @@
 //! The way of a message: from its publisher into the sessions, from there onto the wire, and the acknowledgements.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use edgewarden_names::{Reason, Refusal};
 
 use super::session::Outgoing;
-use super::{Ack, Action, Authority, Broker, ConnectionId, Keep, Message, Parked, Storing, Ticket, delivery};
+use super::{Ack, Action, Authority, Broker, ConnectionId, Keep, Message, Storing, Terms, Ticket, delivery};
 use crate::packet::{Delivery, Packet, PacketId, Publish, Qos, Will};
-use crate::topic::TopicFilter;
-
-/// Who got a message.
-struct Given<C> {
-    /// Those that have no room for it.
-    owed: Vec<C>,
-    /// Those whose sessions hold it and outlive the process.
-    durable: Vec<C>,
-}
+use crate::topic::{TopicFilter, TopicName};
 
 impl<A: Authority> Broker<A> {
-    /// Handles the connection's publications in order until one has to wait or none is left.
-    pub(super) fn advance(&mut self, id: ConnectionId, now: Duration) {
-        loop {
-            let Some(connection) = self.connections.get_mut(&id) else { return };
-            let Some(mut parked) = connection.parked.pop_front() else {
-                connection.blocked_since = None;
-                return;
-            };
-            let client = connection.client.clone();
-            if let Err(refusal) = self.publish(id, &client, &mut parked) {
-                self.refuse(&client, refusal);
-                self.close(id, false);
-                return;
-            }
-            let waits = parked.owed.as_ref().is_some_and(|owed| !owed.is_empty());
-            let Some(connection) = self.connections.get_mut(&id) else { return };
-            if waits {
-                connection.parked.push_front(parked);
-                connection.blocked_since.get_or_insert(now);
-                self.blocked.push(id);
-                return;
-            }
-            connection.blocked_since = None;
-        }
-    }
-
-    /// One try. On the first, the publication is authorized, retained, given to be stored and to all receivers that
-    /// have room; those that have none are `owed`, and a later try serves them only.
-    fn publish(
+    /// A publication. Refused, it is not acknowledged and has gone nowhere.
+    pub(super) fn publish(
         &mut self,
         id: ConnectionId,
         client: &A::Client,
-        parked: &mut Parked<A::Client>,
+        publish: &Publish,
+        cost: usize,
     ) -> Result<(), Refusal> {
-        let publish = &parked.publish;
         let packet_id = match publish.delivery {
             Delivery::AtMostOnce => None,
             Delivery::AtLeastOnce(packet_id) => Some(packet_id),
@@ -61,66 +25,86 @@ impl<A: Authority> Broker<A> {
                 return Err(Refusal::new(Reason::RequestInvalid, client, "QoS 2 is not offered"));
             }
         };
-        // On a later try too: the policy may have changed meanwhile.
-        let keep = self.authority.may_publish(client, &publish.topic)?;
+        let terms = self.terms(id, client, &publish.topic)?;
+        size_fits(client, &publish.topic, publish.payload.len(), terms)?;
+        if let Some(packet_id) = packet_id {
+            let pending = |c: &super::Connection<_>| c.acks.iter().any(|ack| ack.id == packet_id);
+            if self.connections.get(&id).is_some_and(pending) {
+                if publish.dup {
+                    // An impatient client repeats what we are still at: one acknowledgement will answer both.
+                    self.credit(id, cost);
+                    return Ok(());
+                }
+                return Err(Refusal::new(Reason::RequestInvalid, client, "the packet identifier is in use"));
+            }
+        }
         let message = Arc::new(Message {
             number: self.new_number(),
             from: client.clone(),
             topic: publish.topic.clone(),
             payload: Arc::clone(&publish.payload),
         });
-        let first = parked.owed.is_none();
-        if first && let Some(packet_id) = packet_id {
-            let pending =
-                self.connections.get(&id).is_some_and(|c| c.acks.iter().any(|ack| ack.id == packet_id));
-            if pending && publish.dup {
-                // An impatient client repeats what we are still at: one acknowledgement will answer both.
-                self.credit(id, parked.cost);
-                return Ok(());
+        let mut retained = publish.retain.then(|| Arc::clone(&message));
+        if publish.retain
+            && let Err(rule) = self.retained.has_room(&message, &self.limits)
+        {
+            let refusal = Refusal::new(Reason::RetainedFull, client, rule);
+            if packet_id.is_some() {
+                return Err(refusal);
             }
-            if pending {
-                return Err(Refusal::new(Reason::RequestInvalid, client, "the packet identifier is in use"));
-            }
+            // [MQTT-3.3.1-7]: of QoS 0 it need not be kept, but what was there must go.
+            self.refuse(client, refusal);
+            let nothing = Message { payload: Arc::from(&[][..]), ..Message::clone(&message) };
+            retained = Some(Arc::new(nothing));
         }
-        if first && publish.retain && !self.retained.has_room(&message, &self.limits) {
-            let rule = "there is no room for one more retained message";
-            return Err(Refusal::new(Reason::QueueFull, client, rule));
+        if let (Some(packet_id), Some(connection)) = (packet_id, self.connections.get_mut(&id)) {
+            connection.acks.push_back(Ack { id: packet_id, outstanding: 1 });
         }
-        if first {
-            if let (Some(packet_id), Some(connection)) = (packet_id, self.connections.get_mut(&id)) {
-                connection.acks.push_back(Ack { id: packet_id, outstanding: 1 });
+        let qos = publish.delivery.qos();
+        let durable = self.deliver(&message, qos);
+        // What was received counts until all that is to be on disk is there.
+        let retained = retained.filter(|retained| self.retained.set(retained, qos));
+        let stores = keeps(terms);
+        let steps = usize::from(retained.is_some()) + usize::from(stores) + usize::from(!durable.is_empty());
+        let share = cost / steps.max(1);
+        let mut left = cost;
+        let mut step = |broker: &mut Self| {
+            if let Some(packet_id) = packet_id {
+                broker.one_more_step(id, packet_id);
             }
-            if publish.retain {
-                self.retained.set(&message, publish.delivery.qos());
-                self.touch_retained(packet_id.map(|packet_id| (id, packet_id)));
-            }
-            if keep == Keep::Durable {
-                // The rest comes back when it is in the journal, or delivered.
-                let cost = parked.cost / 2;
-                parked.cost -= cost;
-                if let Some(packet_id) = packet_id {
-                    self.one_more_step(id, packet_id);
-                }
-                self.store(Some(id), packet_id, cost, &message);
-            }
+            left = left.saturating_sub(share);
+            (id, packet_id, share)
+        };
+        if stores {
+            let (id, ack, share) = step(self);
+            self.store(Some(id), ack, share, &message);
         }
-        let publish = &parked.publish;
-        let Given { owed, durable } = self.deliver(&message, publish, parked.owed.as_deref());
+        if let Some(retained) = retained {
+            let publisher = step(self);
+            self.retain_on_disk(Some(publisher), &retained, qos, false);
+        }
         if !durable.is_empty() {
-            if let Some(packet_id) = packet_id {
-                self.one_more_step(id, packet_id);
-            }
-            let cost = std::mem::take(&mut parked.cost);
-            self.journal(Some((id, packet_id, cost)), &message, durable, false);
+            let publisher = step(self);
+            self.journal(Some(publisher), &message, durable, false);
         }
-        if owed.is_empty() {
-            if let Some(packet_id) = packet_id {
-                self.step_done(id, packet_id);
-            }
-            self.credit(id, parked.cost);
+        if let Some(packet_id) = packet_id {
+            self.step_done(id, packet_id);
         }
-        parked.owed = Some(owed);
+        self.credit(id, left);
         Ok(())
+    }
+
+    /// The authority is asked once for each topic that a connection keeps publishing on.
+    fn terms(&mut self, id: ConnectionId, client: &A::Client, topic: &TopicName) -> Result<Terms, Refusal> {
+        let known = self.connections.get(&id).and_then(|connection| connection.terms.as_ref());
+        if let Some((_, terms)) = known.filter(|(known, _)| known == topic) {
+            return Ok(*terms);
+        }
+        let terms = self.authority.may_publish(client, topic)?;
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.terms = Some((topic.clone(), terms));
+        }
+        Ok(terms)
     }
 
     fn store(
@@ -141,27 +125,17 @@ impl<A: Authority> Broker<A> {
         });
     }
 
-    /// Gives the message to its receivers. `only`: those still owed.
-    fn deliver(
-        &mut self,
-        message: &Arc<Message<A::Client>>,
-        publish: &Publish,
-        only: Option<&[A::Client]>,
-    ) -> Given<A::Client> {
-        let mut given = Given { owed: Vec::new(), durable: Vec::new() };
-        for (client, granted) in self.receivers(&message.topic) {
-            if only.is_some_and(|only| !only.contains(&client)) {
-                continue;
-            }
-            if publish.delivery.qos().min(granted) == Qos::AtMostOnce {
-                self.deliver_now(&client, message, false);
-            } else if !self.enqueue(&client, message, false) {
-                given.owed.push(client);
-            } else if self.is_durable(&client) {
-                given.durable.push(client);
+    /// Gives the message to its receivers. Returns those whose sessions hold it and outlive the process.
+    fn deliver(&mut self, message: &Arc<Message<A::Client>>, qos: Qos) -> Vec<A::Client> {
+        let mut durable = Vec::new();
+        for (client, granted) in self.receivers(&message.topic).iter() {
+            if qos.min(*granted) == Qos::AtMostOnce {
+                self.deliver_now(client, message, false);
+            } else if self.enqueue(client, message, None) && self.is_durable(client) {
+                durable.push(client.clone());
             }
         }
-        given
+        durable
     }
 
     /// QoS 0: to a connected client with room in its output, or nowhere.
@@ -175,22 +149,8 @@ impl<A: Authority> Broker<A> {
         }
     }
 
-    /// QoS 1: into the session, if it has room.
-    fn enqueue(&mut self, client: &A::Client, message: &Arc<Message<A::Client>>, retain: bool) -> bool {
-        let Some(session) = self.sessions.get_mut(client) else { return true };
-        let total = self.waiting_bytes.saturating_add(message.cost());
-        let kept = session.bytes().saturating_add(message.cost()) <= self.limits.session_bytes_kept;
-        let crowded = total > self.limits.waiting_bytes_max && !kept;
-        if crowded || !session.has_room(1, message.cost(), &self.limits) {
-            return false;
-        }
-        self.waiting_bytes = total;
-        session.push(Outgoing { message: Arc::clone(message), retain, dup: false });
-        self.pump(client);
-        true
-    }
-
-    /// Fills the client's window as far as its connection takes it.
+    /// Fills the client's window as far as its connection takes it: first what was not acknowledged on the last
+    /// connection, in the old order and with the old identifiers ([MQTT-4.4.0-1]).
     pub(super) fn pump(&mut self, client: &A::Client) {
         loop {
             let Some(session) = self.sessions.get_mut(client) else { return };
@@ -199,17 +159,9 @@ impl<A: Authority> Broker<A> {
             if connection.unsent() >= self.limits.output_bytes_max {
                 return;
             }
-            let Some((packet_id, outgoing)) = session.next(self.limits.window_messages_max) else { return };
-            self.send_message(id, &outgoing.message, Some(packet_id), outgoing.dup, outgoing.retain);
-        }
-    }
-
-    /// What was not acknowledged on the last connection goes out again, first and in the old order ([MQTT-4.4.0-1]).
-    pub(super) fn redeliver(&mut self, client: &A::Client) {
-        let Some(session) = self.sessions.get_mut(client) else { return };
-        let Some(id) = session.connection else { return };
-        for (packet_id, outgoing) in session.in_flight() {
-            self.send_message(id, &outgoing.message, Some(packet_id), true, outgoing.retain);
+            let Some((packet_id, outgoing)) = session.next(&self.limits) else { return };
+            let retain = outgoing.retained.is_some();
+            self.send_message(id, &outgoing.message, Some(packet_id), outgoing.dup, retain);
         }
     }
 
@@ -237,11 +189,13 @@ impl<A: Authority> Broker<A> {
         let client = connection.client.clone();
         let Some(session) = self.sessions.get_mut(&client) else { return };
         let durable = !session.clean;
-        if let Some(message) = session.acknowledge(packet_id) {
+        if let Some(Outgoing { message, retained, .. }) = session.acknowledge(packet_id) {
+            session.aside.taken();
             self.waiting_bytes = self.waiting_bytes.saturating_sub(message.cost());
-            self.room_made = true;
             if durable {
                 self.settled(&client, message.number);
+            } else if let Some(number) = retained {
+                self.kept_back.acquit(&client, number);
             }
             self.pump(&client);
         }
@@ -272,65 +226,75 @@ impl<A: Authority> Broker<A> {
 
     pub(super) fn deliver_retained(&mut self, client: &A::Client, filter: &TopicFilter, granted: Qos) {
         for (message, qos) in self.retained.matching(filter) {
-            if !self.authority.may_receive(client, &message.topic) {
+            let ended = self.kept_back.ends(client, message.number, self.now) >= self.limits.ends_max;
+            if ended || !self.authority.may_receive(client, &message.topic) {
                 continue;
             }
             if qos.min(granted) == Qos::AtMostOnce {
                 self.deliver_now(client, &message, true);
             } else {
-                // `add_subscription` has made sure of the room.
-                let message = Arc::new(Message {
+                let copy = Arc::new(Message {
                     number: self.new_number(),
                     from: message.from.clone(),
                     topic: message.topic.clone(),
                     payload: Arc::clone(&message.payload),
                 });
-                if self.enqueue(client, &message, true) && self.is_durable(client) {
-                    self.journal(None, &message, vec![client.clone()], true);
+                if self.enqueue(client, &copy, Some(message.number)) && self.is_durable(client) {
+                    self.journal(None, &copy, vec![client.clone()], true);
                 }
             }
         }
     }
 
-    /// Section 3.1.2.5. Nobody waits for its acknowledgement, so a full receiver is a refusal that is logged.
+    /// Section 3.1.2.5, by the policy of this moment. Nobody waits for its acknowledgement.
     pub(super) fn publish_will(&mut self, client: A::Client, will: Will) {
-        let keep = match self.authority.may_publish(&client, &will.topic) {
-            Ok(keep) => keep,
+        let allowed = self.authority.may_publish(&client, &will.topic).and_then(|terms| {
+            size_fits(&client, &will.topic, will.payload.len(), terms)?;
+            Ok(terms)
+        });
+        let terms = match allowed {
+            Ok(terms) => terms,
             Err(refusal) => return self.refuse(&client, refusal),
-        };
-        let publish = Publish {
-            dup: false,
-            retain: will.retain,
-            // Only its QoS is looked at.
-            delivery: if will.qos == Qos::AtMostOnce {
-                Delivery::AtMostOnce
-            } else {
-                Delivery::AtLeastOnce(PacketId::MIN)
-            },
-            topic: will.topic.clone(),
-            payload: Arc::clone(&will.payload),
         };
         let number = self.new_number();
         let message = Arc::new(Message { number, from: client, topic: will.topic, payload: will.payload });
         if will.retain {
-            if self.retained.has_room(&message, &self.limits) {
-                self.retained.set(&message, will.qos);
-                self.touch_retained(None);
-            } else {
-                let refusal = Refusal::new(Reason::QueueFull, &message.from, "the will was not retained");
-                self.refuse(&message.from, refusal);
+            match self.retained.has_room(&message, &self.limits) {
+                Ok(()) => {
+                    if self.retained.set(&message, will.qos) {
+                        self.retain_on_disk(None, &message, will.qos, false);
+                    }
+                }
+                Err(rule) => {
+                    let rule = format!("the will was not retained: {rule}");
+                    self.refuse(&message.from, Refusal::new(Reason::RetainedFull, &message.from, rule));
+                }
             }
         }
-        if keep == Keep::Durable {
+        if keeps(terms) {
             self.store(None, None, 0, &message);
         }
-        let Given { owed, durable } = self.deliver(&message, &publish, None);
+        let durable = self.deliver(&message, will.qos);
         if !durable.is_empty() {
             self.journal(None, &message, durable, false);
         }
-        for receiver in owed {
-            let refusal = Refusal::new(Reason::QueueFull, &receiver, "the session has no room for a will");
-            self.refuse(&receiver, refusal);
-        }
     }
+}
+
+fn keeps(terms: Terms) -> bool {
+    terms.keep == Keep::Durable
+}
+
+/// Before anything is acknowledged: what its receivers could not take never comes to them.
+pub(super) fn size_fits(
+    client: &impl std::fmt::Display,
+    topic: &TopicName,
+    bytes: usize,
+    terms: Terms,
+) -> Result<(), Refusal> {
+    if bytes <= terms.bytes_max {
+        return Ok(());
+    }
+    let rule = format!("{bytes} bytes are over `bytes_max` of the topic, {}", terms.bytes_max);
+    Err(Refusal::new(Reason::MessageTooLarge, format_args!("{client} publish {topic}"), rule))
 }

@@ -6,27 +6,53 @@
 //!   at a time; what changes meanwhile goes into the next.
 //! * A QoS 1 message for such sessions goes into the journal ([`Action::Journal`]). Its publisher has the PUBACK when
 //!   the message is on disk, or when all those sessions' clients have acknowledged it, whichever comes first.
-//! * Retained messages are one small document, written before the PUBACK of whoever changed them.
+//! * A retained message goes into the journal too ([`Action::Retain`]), before its publisher has the PUBACK.
+//! * What was set aside is in the session's document, and only then leaves the journal.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use edgewarden_names::{Reason, Refusal};
+use edgewarden_names::{Reason, Refusal, UnixTime};
 
 use super::session::{Outgoing, Session};
-use super::{Action, Authority, Broker, ConnectionId, Message};
+use super::{Action, Authority, Broker, ConnectionId, End, Message};
 use crate::packet::{PacketId, Qos};
 use crate::topic::{TopicFilter, TopicName};
 
 /// A session as it is on disk.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Document {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Document<C> {
     /// Messages with smaller numbers belong to an earlier session of the same client.
     pub since: u64,
     /// The subscriptions were lost with a damaged document: the client is told to subscribe again.
     pub lost: bool,
+    /// How long its client has been away while a broker ran, as far as it is written down.
+    pub away_seconds: u64,
     /// In order of the filters.
     pub subscriptions: Vec<(TopicFilter, Qos)>,
+    /// Oldest first.
+    pub set_aside: Vec<SetAside<C>>,
+}
+
+impl<C> Default for Document<C> {
+    fn default() -> Self {
+        Self { since: 0, lost: false, away_seconds: 0, subscriptions: Vec::new(), set_aside: Vec::new() }
+    }
+}
+
+/// A message that its receiver did not survive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SetAside<C> {
+    pub number: u64,
+    pub from: C,
+    pub topic: TopicName,
+    pub payload: Arc<[u8]>,
+    pub retain: bool,
+    /// When it was set aside.
+    pub at: UnixTime,
+    /// Connections that it had ended by then.
+    pub connections: u8,
 }
 
 /// A message of the journal that its receivers have not acknowledged.
@@ -44,8 +70,11 @@ pub struct Saved<C> {
 /// A retained message as it is on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SavedRetained<C> {
+    /// Of two with the same topic, the higher one is the newer.
+    pub number: u64,
     pub from: C,
     pub topic: TopicName,
+    /// Empty: there is none on this topic any more.
     pub payload: Arc<[u8]>,
     pub qos: Qos,
 }
@@ -53,7 +82,7 @@ pub struct SavedRetained<C> {
 /// All that was on disk.
 #[derive(Debug)]
 pub struct Restored<C> {
-    pub sessions: Vec<(C, Document)>,
+    pub sessions: Vec<(C, Document<C>)>,
     pub messages: Vec<Saved<C>>,
     pub retained: Vec<SavedRetained<C>>,
     /// Above every number that was ever given out.
@@ -83,12 +112,17 @@ pub(super) struct Journaling {
 impl<A: Authority> Broker<A> {
     /// Takes up what an earlier process left. Before this, and when it cannot be done, nobody is let in.
     pub fn restore(&mut self, restored: Restored<A::Client>, now: Duration) {
+        self.now = now;
         self.unavailable = None;
+        self.forget_routes();
         self.last_number = self.last_number.max(restored.next_number);
+        let mut aside: HashSet<(A::Client, u64)> = HashSet::new();
         for (client, document) in restored.sessions {
-            let mut session = Session::new(false, document.since);
-            session.lost = document.lost;
-            for (filter, qos) in document.subscriptions {
+            aside.extend(document.set_aside.iter().map(|message| (client.clone(), message.number)));
+            let subscriptions = document.subscriptions.clone();
+            let mut session = Session::restored(document, now);
+            self.waiting_bytes = self.waiting_bytes.saturating_add(session.bytes());
+            for (filter, qos) in subscriptions {
                 self.subscriptions.insert(&filter, client.clone(), qos);
                 session.subscriptions.insert(filter, qos);
             }
@@ -99,17 +133,22 @@ impl<A: Authority> Broker<A> {
         for Saved { number, receivers, from, topic, payload, retain } in messages {
             let message = Arc::new(Message { number, from, topic, payload });
             for client in receivers {
-                if let Some(session) = self.sessions.get_mut(&client) {
+                if aside.contains(&(client.clone(), number)) {
+                    // The process ended between the two writes.
+                    self.settled(&client, number);
+                } else if let Some(session) = self.sessions.get_mut(&client) {
                     self.waiting_bytes = self.waiting_bytes.saturating_add(message.cost());
                     // It may have been sent before ([MQTT-3.3.1-1]).
-                    session.push(Outgoing { message: Arc::clone(&message), retain, dup: true });
+                    let retained = retain.then_some(number);
+                    session.push(Outgoing { dup: true, ..Outgoing::new(&message, retained) });
                 }
             }
         }
-        for SavedRetained { from, topic, payload, qos } in restored.retained {
-            self.retained.set(&Arc::new(Message { number: 0, from, topic, payload }), qos);
+        for SavedRetained { number, from, topic, payload, qos } in restored.retained {
+            self.retained.set(&Arc::new(Message { number, from, topic, payload }), qos);
         }
-        self.settle(now);
+        self.shrink_restored();
+        self.settle();
     }
 
     /// Nobody is let in, and this is why.
@@ -122,11 +161,13 @@ impl<A: Authority> Broker<A> {
         self.last_number
     }
 
-    /// The client's session is not as its document says.
-    pub(super) fn touch(&mut self, client: &A::Client) {
+    /// The client's session is not as its document says. Returns the version in which it will be.
+    pub(super) fn touch(&mut self, client: &A::Client) -> u64 {
         let writing = self.documents.entry(client.clone()).or_default();
         writing.wanted = writing.wanted.saturating_add(1);
+        let version = writing.wanted;
         self.write_document(client);
+        version
     }
 
     pub(super) fn write_document(&mut self, client: &A::Client) {
@@ -135,11 +176,11 @@ impl<A: Authority> Broker<A> {
             return;
         }
         writing.under_way = true;
-        let session = self.sessions.get(client).filter(|session| !session.clean);
+        let session = self.sessions.get_mut(client).filter(|session| !session.clean);
         self.actions.push(Action::Document {
             client: client.clone(),
             version: writing.wanted,
-            document: session.map(Session::document),
+            document: session.map(|session| session.document(self.now)),
         });
     }
 
@@ -162,6 +203,7 @@ impl<A: Authority> Broker<A> {
         outcome: Result<(), Refusal>,
         now: Duration,
     ) {
+        self.now = now;
         let Some(writing) = self.documents.get_mut(client) else { return };
         writing.under_way = false;
         let holder = self.sessions.get(client).and_then(|session| session.connection);
@@ -177,16 +219,20 @@ impl<A: Authority> Broker<A> {
                 if let Some(id) = holder {
                     self.release(id, written);
                 }
+                let session = self.sessions.get_mut(client);
+                for number in session.map(|session| session.aside.written(written)).unwrap_or_default() {
+                    self.settled(client, number);
+                }
             }
             Err(refusal) => {
                 self.fail(refusal);
                 let held = |id: &ConnectionId| self.connections.get(id).is_some_and(|c| c.hold.is_some());
                 if let Some(id) = holder.filter(held) {
-                    self.close(id, false);
+                    self.close(id, End::Ours);
                 }
             }
         }
-        self.settle(now);
+        self.settle();
     }
 
     fn release(&mut self, id: ConnectionId, written: u64) {
@@ -225,9 +271,10 @@ impl<A: Authority> Broker<A> {
         }));
     }
 
-    /// The outcome of an [`Action::Journal`]. A refusal disconnects the publisher, unacknowledged, unless all
+    /// The outcome of an [`Action::Journal`] or [`Action::Retain`]. A refusal disconnects the publisher, unacknowledged, unless all
     /// receivers have the message already.
     pub fn journaled(&mut self, number: u64, outcome: Result<(), Refusal>, now: Duration) {
+        self.now = now;
         let Some(journaling) = self.journaling.remove(&number) else { return };
         let connection = journaling.connection.filter(|id| self.connections.contains_key(id));
         match (outcome, connection) {
@@ -241,13 +288,13 @@ impl<A: Authority> Broker<A> {
             (Err(refusal), connection) => {
                 self.fail(refusal);
                 match connection {
-                    Some(id) if journaling.ack.is_some() && !journaling.released => self.close(id, false),
+                    Some(id) if journaling.ack.is_some() && !journaling.released => self.close(id, End::Ours),
                     Some(id) => self.credit(id, journaling.cost),
                     None => {}
                 }
             }
         }
-        self.settle(now);
+        self.settle();
     }
 
     /// A durable session no longer needs the message.
@@ -263,46 +310,27 @@ impl<A: Authority> Broker<A> {
         }
     }
 
-    /// The retained messages are not as their document says. `ack`: whose PUBACK waits for it.
-    pub(super) fn touch_retained(&mut self, ack: Option<(ConnectionId, PacketId)>) {
-        self.retained_writing.wanted = self.retained_writing.wanted.saturating_add(1);
-        if let Some((id, packet_id)) = ack {
-            self.one_more_step(id, packet_id);
-            self.retained_waiting.push_back((self.retained_writing.wanted, id, packet_id));
-        }
-        self.write_retained();
-    }
-
-    pub(super) fn write_retained(&mut self) {
-        let writing = &mut self.retained_writing;
-        if !writing.under_way && writing.wanted > writing.written {
-            writing.under_way = true;
-            let version = writing.wanted;
-            self.actions.push(Action::Retained { version, messages: self.retained.all() });
-        }
-    }
-
-    /// The outcome of an [`Action::Retained`].
-    pub fn retained_written(&mut self, version: u64, outcome: Result<(), Refusal>, now: Duration) {
-        self.retained_writing.under_way = false;
-        let failed = outcome.is_err();
-        match outcome {
-            Ok(()) => self.retained_writing.written = version,
-            Err(refusal) => self.fail(refusal),
-        }
-        while let Some((_, id, packet_id)) =
-            self.retained_waiting.pop_front_if(|(waits_for, _, _)| failed || *waits_for <= version)
-        {
-            if failed {
-                self.close(id, false);
-            } else {
-                self.step_done(id, packet_id);
-            }
-        }
-        if !failed {
-            self.write_retained();
-        }
-        self.settle(now);
+    /// A retained message is to be on disk, or gone from there. `publisher`: whose PUBACK waits for it.
+    pub(super) fn retain_on_disk(
+        &mut self,
+        publisher: Option<(ConnectionId, Option<PacketId>, usize)>,
+        message: &Message<A::Client>,
+        qos: Qos,
+        removed: bool,
+    ) {
+        let (connection, ack, cost) =
+            publisher.map_or((None, None, 0), |(id, packet_id, cost)| (Some(id), packet_id, cost));
+        // One of its own: the message's is the journal's for its receivers.
+        let number = self.new_number();
+        let writing = Journaling { connection, ack, cost, waiting: 0, released: false };
+        self.journaling.insert(number, writing);
+        self.actions.push(Action::Retain(SavedRetained {
+            number,
+            from: message.from.clone(),
+            topic: message.topic.clone(),
+            payload: if removed { Arc::from(&[][..]) } else { Arc::clone(&message.payload) },
+            qos,
+        }));
     }
 
     /// Tries writes again that have failed.
@@ -312,7 +340,6 @@ impl<A: Authority> Broker<A> {
         for client in unwritten {
             self.write_document(&client);
         }
-        self.write_retained();
     }
 }
 

@@ -7,16 +7,20 @@
 //!
 //! **What is acknowledged is owned.** A QoS 1 publication is acknowledged when every receiver's session holds it, when
 //! what is held for a persistent session is on disk or has reached its client ([`durable`]), and, where the authority
-//! wants it [`Keep::Durable`], when the caller has it on disk for upstream. A session that is full makes its publishers
-//! wait ([`Limits::blocked_max`], then they are disconnected unacknowledged and send again); it never drops.
-//! Clean sessions end with their connection; QoS 0 messages are in memory only.
+//! wants it [`Keep::Durable`], when the caller has it on disk for upstream.
+//!
+//! **Nobody waits for a receiver.** A session that is full loses by its own declared rule ([`Lagging`]), counted and told
+//! under its client's name. A message that its receiver does not survive is set aside. Clean sessions end with their
+//! connection, persistent ones when their client has been away for too long; QoS 0 messages are in memory only.
 //!
 //! Left out of MQTT 3.1.1: QoS 2 (a QoS 2 publication ends the connection, a subscription is granted at most QoS 1),
 //! user name and password (read and ignored), and client identifiers of the client's own choice.
 
+mod aside;
 mod connect;
 mod delivery;
 pub mod durable;
+mod lagging;
 mod limits;
 mod retained;
 mod session;
@@ -28,14 +32,17 @@ use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
-use edgewarden_names::{Reason, Refusal};
+use edgewarden_names::{Reason, Refusal, UnixTime};
 
 use crate::decode::DecodeError;
-use crate::packet::{ConnectCode, Delivery, Packet, PacketId, Publish, Qos, Will};
+use crate::packet::{ConnectCode, Delivery, Packet, PacketId, Qos, Will};
 use crate::topic::{TopicFilter, TopicName};
 use crate::trie::Trie;
+use aside::KeptBack;
 use durable::{Document, Journaling, Saved, SavedRetained, Writing, not_yet};
-pub use limits::{Counts, Limits};
+pub use lagging::Lagging;
+use lagging::Losses;
+pub use limits::{Counts, Limits, Receiver};
 use retained::Retained;
 use session::Session;
 
@@ -46,13 +53,25 @@ pub trait Authority {
     /// The one client identifier this client may use.
     fn client_id<'a>(&self, client: &'a Self::Client) -> &'a str;
     fn may_connect(&self, client: &Self::Client) -> Result<(), Refusal>;
-    fn may_publish(&self, client: &Self::Client, topic: &TopicName) -> Result<Keep, Refusal>;
+    fn may_publish(&self, client: &Self::Client, topic: &TopicName) -> Result<Terms, Refusal>;
     fn may_subscribe(&self, client: &Self::Client, filter: &TopicFilter) -> Result<(), Refusal>;
     fn may_receive(&self, client: &Self::Client, topic: &TopicName) -> bool;
     /// False while it is not known who may do what: everything is denied then, and nothing is removed.
     fn decides(&self) -> bool;
     /// Why the client is gone for good, so that its session ends. Not being let in for now is no reason.
     fn has_left(&self, client: &Self::Client) -> Option<Refusal>;
+    /// What the client loses when it lags.
+    fn lagging(&self, client: &Self::Client) -> Lagging;
+    /// How long the client's persistent session is kept while it is away.
+    fn session_expiry(&self, client: &Self::Client) -> Duration;
+}
+
+/// On which terms a client publishes on a topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    pub keep: Keep,
+    /// Largest payload.
+    pub bytes_max: usize,
 }
 
 /// What must have happened before a publication is acknowledged.
@@ -83,21 +102,22 @@ pub enum Action<C> {
     /// Put the publication on disk, then call [`Broker::stored`].
     Store { ticket: Ticket, client: C, topic: TopicName, payload: Arc<[u8]> },
     /// Put the session on disk, or remove it, then call [`Broker::documented`].
-    Document { client: C, version: u64, document: Option<Document> },
+    Document { client: C, version: u64, document: Option<Document<C>> },
     /// Put the message on disk, then call [`Broker::journaled`].
     Journal(Saved<C>),
     /// The client's session does not need this message of the journal any more. To be lost is no harm.
     Settled { client: C, number: u64 },
     /// The client's session is gone, and all that was for it.
     Forgotten { client: C },
-    /// Put these retained messages on disk in the place of all others, then call [`Broker::retained_written`].
-    Retained { version: u64, messages: Vec<SavedRetained<C>> },
+    /// Put the retained message on disk in the place of its topic's, or remove that when the payload is empty, then call
+    /// [`Broker::journaled`].
+    Retain(SavedRetained<C>),
     /// Something was refused: for the audit log. `client`: whose doing it was; `None` when it is of our own, as a disk's.
     Refused { client: Option<C>, refusal: Refusal },
 }
 
 /// One publication, shared by all who receive it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Message<C> {
     /// Above those of all messages before it.
     number: u64,
@@ -119,11 +139,25 @@ struct Connection<C> {
     held: Vec<u8>,
     /// [`Action::Output`] was given and the output not taken yet.
     announced: bool,
+    /// Messages of the session have been handed over to be written.
+    given: bool,
     /// Publications in the order in which they came: they are acknowledged in that order ([MQTT-4.6.0-2]).
     acks: VecDeque<Ack>,
-    /// Publications that wait for a full receiver, in order.
-    parked: VecDeque<Parked<C>>,
-    blocked_since: Option<Duration>,
+    /// What the authority in force has said last.
+    terms: Option<(TopicName, Terms)>,
+}
+
+/// Why a connection ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// The client said DISCONNECT.
+    Goodbye,
+    /// It was never let in.
+    Refused,
+    /// The client went, or did what is not allowed.
+    Theirs,
+    /// For a reason of ours, such as a change of policy or a disk that is full.
+    Ours,
 }
 
 impl<C> Connection<C> {
@@ -138,14 +172,6 @@ struct Ack {
     id: PacketId,
     /// Steps that have still to happen: delivery, and each that puts something on disk.
     outstanding: u16,
-}
-
-#[derive(Debug)]
-struct Parked<C> {
-    publish: Publish,
-    cost: usize,
-    /// Receivers that have no room yet; `None` before the first try.
-    owed: Option<Vec<C>>,
 }
 
 /// A publication that is being stored.
@@ -163,27 +189,33 @@ pub struct Broker<A: Authority> {
     connections: HashMap<ConnectionId, Connection<A::Client>>,
     sessions: HashMap<A::Client, Session<A::Client>>,
     subscriptions: Trie<A::Client, Qos>,
+    /// Who receives what is published on a topic, while neither subscriptions nor the authority change.
+    routes: HashMap<TopicName, Arc<[(A::Client, Qos)]>>,
+    routes_size: usize,
     retained: Retained<A::Client>,
+    kept_back: KeptBack<A::Client>,
     /// Why nobody is let in.
     unavailable: Option<Refusal>,
     last_number: u64,
     /// Documents that are not written.
     documents: HashMap<A::Client, Writing>,
     journaling: HashMap<u64, Journaling>,
-    retained_writing: Writing,
-    retained_waiting: VecDeque<(u64, ConnectionId, PacketId)>,
     storing: HashMap<Ticket, Storing>,
     next_ticket: u64,
     waiting_bytes: usize,
-    /// Connections whose first parked publication waits for room.
-    blocked: Vec<ConnectionId>,
-    /// Some session has more room than when the blocked ones were last tried.
-    room_made: bool,
     wills: VecDeque<(A::Client, Will)>,
     actions: Vec<Action<A::Client>>,
+    losses: Losses<A::Client>,
     dropped_qos0: u64,
     refused: u64,
+    /// Of the input that is being handled.
+    now: Duration,
+    /// For people.
+    wall: UnixTime,
 }
+
+/// Topics and their receivers that are remembered.
+const ROUTES_SIZE_MAX: usize = 64 * 1024;
 
 impl<A: Authority> Broker<A> {
     pub fn new(authority: A, limits: Limits) -> Self {
@@ -193,22 +225,24 @@ impl<A: Authority> Broker<A> {
             connections: HashMap::new(),
             sessions: HashMap::new(),
             subscriptions: Trie::default(),
+            routes: HashMap::new(),
+            routes_size: 0,
             retained: Retained::default(),
+            kept_back: KeptBack::default(),
             unavailable: Some(not_yet()),
             last_number: 0,
             documents: HashMap::new(),
             journaling: HashMap::new(),
-            retained_writing: Writing::default(),
-            retained_waiting: VecDeque::new(),
             storing: HashMap::new(),
             next_ticket: 0,
             waiting_bytes: 0,
-            blocked: Vec::new(),
-            room_made: false,
             wills: VecDeque::new(),
             actions: Vec::new(),
+            losses: Losses::default(),
             dropped_qos0: 0,
             refused: 0,
+            now: Duration::ZERO,
+            wall: UnixTime(0),
         }
     }
 
@@ -221,8 +255,20 @@ impl<A: Authority> Broker<A> {
         &self.authority
     }
 
-    /// A connection whose peer has proven to be `client`. Identifiers of connections are used once.
+    /// A connection whose peer has proven to be `client`. Identifiers of connections are used once. A client has few at a
+    /// time: the oldest that has not said CONNECT makes room.
     pub fn accept(&mut self, id: ConnectionId, client: A::Client, now: Duration) {
+        self.now = now;
+        let of_client = self.connections.iter().filter(|(_, open)| open.client == client);
+        let mut silent: Vec<_> = of_client.filter(|(_, open)| !open.connected).map(|(id, _)| *id).collect();
+        if silent.len() >= self.limits.connections_per_client_max {
+            silent.sort_unstable();
+            let rule = "it opens more connections than it uses";
+            self.refuse(&client, Refusal::new(Reason::Busy, &client, rule));
+            for oldest in silent.into_iter().take(1) {
+                self.close(oldest, End::Refused);
+            }
+        }
         let connection = Connection {
             client,
             connected: false,
@@ -233,31 +279,34 @@ impl<A: Authority> Broker<A> {
             hold: None,
             held: Vec::new(),
             announced: false,
+            given: false,
             acks: VecDeque::new(),
-            parked: VecDeque::new(),
-            blocked_since: None,
+            terms: None,
         };
         self.connections.insert(id, connection);
+        self.settle();
     }
 
     /// A packet from the connection's peer. `cost` comes back as [`Action::Credit`] when it is done with.
     pub fn receive(&mut self, id: ConnectionId, packet: Packet, cost: usize, now: Duration) {
+        self.now = now;
         let Some(connection) = self.connections.get_mut(&id) else { return };
         connection.heard = now;
-        match (connection.connected, packet) {
-            (_, Packet::Publish(publish)) if connection.connected => {
-                connection.parked.push_back(Parked { publish, cost, owed: None });
-                // One that is blocked already is tried again when there is room, not for each packet.
-                if connection.blocked_since.is_none() {
-                    self.advance(id, now);
+        match packet {
+            Packet::Publish(publish) if connection.connected => {
+                let client = connection.client.clone();
+                if let Err(refusal) = self.publish(id, &client, &publish, cost) {
+                    self.refuse(&client, refusal);
+                    self.close(id, End::Ours);
                 }
             }
-            (connected, packet) => {
+            packet => {
+                let connected = connection.connected;
                 self.other_packet(id, connected, packet);
                 self.credit(id, cost);
             }
         }
-        self.settle(now);
+        self.settle();
     }
 
     fn other_packet(&mut self, id: ConnectionId, connected: bool, packet: Packet) {
@@ -267,7 +316,7 @@ impl<A: Authority> Broker<A> {
             (true, Packet::Subscribe(subscribe)) => self.subscribe(id, &subscribe),
             (true, Packet::Unsubscribe(unsubscribe)) => self.unsubscribe(id, &unsubscribe),
             (true, Packet::PingReq) => self.send(id, &Packet::PingResp),
-            (true, Packet::Disconnect) => self.close(id, true),
+            (true, Packet::Disconnect) => self.close(id, End::Goodbye),
             // [MQTT-3.1.0-1] CONNECT comes first, [MQTT-3.1.0-2] and only once; the rest is a server's to send or
             // belongs to QoS 2.
             _ => self.violation(id, "the packet is not allowed here"),
@@ -276,6 +325,7 @@ impl<A: Authority> Broker<A> {
 
     /// What the peer sent is not MQTT 3.1.1.
     pub fn malformed(&mut self, id: ConnectionId, error: &DecodeError, now: Duration) {
+        self.now = now;
         // [MQTT-3.1.2-2]
         if matches!(error, DecodeError::ProtocolLevel(_))
             && self.connections.get(&id).is_some_and(|c| !c.connected)
@@ -283,39 +333,41 @@ impl<A: Authority> Broker<A> {
             self.send(id, &Packet::ConnAck { session_present: false, code: ConnectCode::ProtocolVersion });
         }
         self.violation(id, error);
-        self.settle(now);
+        self.settle();
     }
 
     /// The network connection is gone.
     pub fn lost(&mut self, id: ConnectionId, now: Duration) {
-        self.close(id, false);
-        self.settle(now);
+        self.now = now;
+        self.close(id, End::Theirs);
+        self.settle();
     }
 
-    /// Closes a connection for a reason outside of MQTT, such as the end of the peer's certificate.
-    pub fn disconnect(&mut self, id: ConnectionId, refusal: Refusal, now: Duration) {
-        if let Some(client) = self.connections.get(&id).map(|connection| connection.client.clone()) {
-            self.refuse(&client, refusal);
-            self.close(id, false);
-        }
-        self.settle(now);
+    /// Closes a connection whose peer's certificate has ended.
+    pub fn expired(&mut self, id: ConnectionId, now: Duration) {
+        self.now = now;
+        self.close(id, End::Ours);
+        self.settle();
     }
 
     /// The bytes to write to the connection next, all there are.
     pub fn take_output(&mut self, id: ConnectionId, now: Duration) -> Vec<u8> {
+        self.now = now;
         let Some(connection) = self.connections.get_mut(&id) else { return Vec::new() };
         connection.announced = false;
         let out = std::mem::take(&mut connection.out);
-        let client = connection.client.clone();
         if !out.is_empty() {
+            let client = connection.client.clone();
+            connection.given |= self.sessions.get(&client).is_some_and(|session| session.head().is_some());
             self.pump(&client);
-            self.settle(now);
+            self.settle();
         }
         out
     }
 
     /// The outcome of an [`Action::Store`]. A refusal disconnects the publisher, unacknowledged.
     pub fn stored(&mut self, ticket: Ticket, outcome: Result<(), Refusal>, now: Duration) {
+        self.now = now;
         let Some(storing) = self.storing.remove(&ticket) else { return };
         let connection = storing.connection.filter(|id| self.connections.contains_key(id));
         match (outcome, connection) {
@@ -329,70 +381,80 @@ impl<A: Authority> Broker<A> {
             (Err(refusal), connection) => {
                 self.fail(refusal);
                 match connection {
-                    Some(id) if storing.ack.is_some() => self.close(id, false),
+                    Some(id) if storing.ack.is_some() => self.close(id, End::Ours),
                     Some(id) => self.credit(id, storing.cost),
                     None => {}
                 }
             }
         }
-        self.settle(now);
+        self.settle();
     }
 
-    /// Puts a new policy in force: closes and removes what it does not allow.
-    pub fn set_authority(&mut self, authority: A, now: Duration) {
+    /// Puts a new policy in force, then closes and removes what it does not allow. `misplaced`: connections that may not
+    /// go on for a reason that the caller knows.
+    pub fn set_authority(&mut self, authority: A, misplaced: Vec<(ConnectionId, Refusal)>, now: Duration) {
+        self.now = now;
         self.authority = authority;
-        let mut connections: Vec<_> = self.connections.keys().copied().collect();
-        connections.sort_unstable();
-        for id in connections {
-            let Some(client) = self.connections.get(&id).map(|c| c.client.clone()) else { continue };
-            if let Err(refusal) = self.authority.may_connect(&client) {
+        self.forget_routes();
+        for connection in self.connections.values_mut() {
+            connection.terms = None;
+        }
+        let mut closing = misplaced;
+        for (id, connection) in &self.connections {
+            if let Err(refusal) = self.authority.may_connect(&connection.client) {
+                closing.push((*id, refusal));
+            }
+        }
+        closing.sort_by_key(|(id, _)| *id);
+        for (id, refusal) in closing {
+            if let Some(connection) = self.connections.get_mut(&id) {
+                // What was written under the old policy and is not on its way stays here.
+                connection.out.clear();
+                let client = connection.client.clone();
                 self.refuse(&client, refusal);
-                self.close(id, false);
+                self.close(id, End::Ours);
             }
         }
         if self.authority.decides() {
             self.drop_denied_sessions();
-            let allowed =
-                |message: &Message<_>| self.authority.may_publish(&message.from, &message.topic).is_ok();
-            if self.retained.keep(allowed) {
-                self.touch_retained(None);
+            let authority = &self.authority;
+            let allowed = |message: &Message<_>| {
+                let terms = authority.may_publish(&message.from, &message.topic);
+                terms.is_ok_and(|terms| message.payload.len() <= terms.bytes_max)
+            };
+            for removed in self.retained.keep(allowed) {
+                self.retain_on_disk(None, &removed, Qos::AtMostOnce, true);
             }
         }
-        self.room_made = true;
-        self.settle(now);
+        self.settle();
     }
 
-    /// Closes what is overdue. To be called about once a second.
+    /// Closes what is overdue, and ends sessions whose clients have been away for too long. To be called about once a
+    /// second.
     pub fn tick(&mut self, now: Duration) {
+        self.now = now;
         let mut overdue = Vec::new();
         for (id, connection) in &self.connections {
             let silent = now.saturating_sub(connection.heard);
-            if let Some(since) = connection.blocked_since {
-                if now.saturating_sub(since) > self.limits.blocked_max {
-                    overdue.push((*id, Some("a receiver's session is full")));
-                }
-            } else if !connection.connected {
+            if !connection.connected {
                 if silent > self.limits.connect_max {
-                    overdue.push((*id, None));
+                    overdue.push(*id);
                 }
             } else if let Some(keep_alive) = connection.keep_alive {
                 // [MQTT-3.1.2-24]. One whose publications wait for us may be unread, not silent.
                 let ours = connection.acks.iter().any(|ack| ack.outstanding > 0);
                 if !ours && silent > keep_alive.saturating_mul(3) / 2 {
-                    overdue.push((*id, None));
+                    overdue.push(*id);
                 }
             }
         }
         overdue.sort_unstable();
-        for (id, full) in overdue {
-            if let (Some(rule), Some(connection)) = (full, self.connections.get(&id)) {
-                let client = connection.client.clone();
-                self.refuse(&client, Refusal::new(Reason::QueueFull, &client, rule));
-            }
-            self.close(id, false);
+        for id in overdue {
+            self.close(id, End::Theirs);
         }
+        self.expire_sessions();
         self.retry_writes();
-        self.settle(now);
+        self.settle();
     }
 
     pub fn counts(&self) -> Counts {
@@ -402,6 +464,8 @@ impl<A: Authority> Broker<A> {
             waiting_messages: self.sessions.values().map(Session::len).sum(),
             waiting_bytes: self.waiting_bytes,
             retained_messages: self.retained.len(),
+            set_aside: self.sessions.values().map(|session| session.aside.len()).sum(),
+            lost: self.losses.messages,
             dropped_qos0: self.dropped_qos0,
             refused: self.refused,
         }
@@ -411,7 +475,7 @@ impl<A: Authority> Broker<A> {
         let Some(connection) = self.connections.get(&id) else { return };
         let client = connection.client.clone();
         self.refuse(&client, Refusal::new(Reason::RequestInvalid, &client, what));
-        self.close(id, false);
+        self.close(id, End::Theirs);
     }
 
     /// For what a client did.
@@ -432,19 +496,24 @@ impl<A: Authority> Broker<A> {
         }
     }
 
-    /// Ends a connection. `orderly`: the client said DISCONNECT or was never let in, so its will is void.
-    fn close(&mut self, id: ConnectionId, orderly: bool) {
+    /// Ends a connection.
+    fn close(&mut self, id: ConnectionId, end: End) {
         let Some(connection) = self.connections.remove(&id) else { return };
-        self.blocked.retain(|blocked| *blocked != id);
-        if let Some(will) = connection.will.filter(|_| !orderly) {
-            self.wills.push_back((connection.client.clone(), will));
+        let client = connection.client;
+        // Section 3.1.2.5: void when the client says goodbye.
+        if let Some(will) = connection.will.filter(|_| !matches!(end, End::Goodbye | End::Refused)) {
+            self.wills.push_back((client.clone(), will));
         }
-        if let Some(session) = self.sessions.get_mut(&connection.client)
-            && session.connection == Some(id)
-        {
-            session.connection = None;
-            if session.clean {
-                self.remove_session(&connection.client);
+        let current = |session: &&mut Session<_>| session.connection == Some(id);
+        if self.sessions.get_mut(&client).filter(current).is_some() {
+            if connection.given && matches!(end, End::Goodbye | End::Theirs) {
+                self.count_end(&client);
+            }
+            if let Some(session) = self.sessions.get_mut(&client) {
+                session.leave(self.now);
+                if session.clean {
+                    self.remove_session(&client);
+                }
             }
         }
         self.actions.push(Action::Close { connection: id, last: connection.out });
@@ -457,7 +526,7 @@ impl<A: Authority> Broker<A> {
         let full = connection.unsent() > self.limits.output_bytes_max.saturating_mul(2);
         let buffer = if connection.hold.is_some() { &mut connection.held } else { &mut connection.out };
         if full || packet.encode(buffer).is_err() {
-            self.close(id, false);
+            self.close(id, End::Theirs);
             return;
         }
         if !connection.announced && !connection.out.is_empty() {
@@ -466,36 +535,38 @@ impl<A: Authority> Broker<A> {
         }
     }
 
-    /// Carries out what the last input set off: wills of closed connections, publications that waited for room.
-    fn settle(&mut self, now: Duration) {
-        loop {
-            if let Some((client, will)) = self.wills.pop_front() {
-                self.publish_will(client, will);
-            } else if self.room_made && !self.blocked.is_empty() {
-                self.room_made = false;
-                for id in std::mem::take(&mut self.blocked) {
-                    self.advance(id, now);
-                }
-            } else {
-                self.room_made = false;
-                return;
-            }
+    /// Carries out what the last input set off: wills of closed connections.
+    fn settle(&mut self) {
+        while let Some((client, will)) = self.wills.pop_front() {
+            self.publish_will(client, will);
         }
     }
 
+    fn forget_routes(&mut self) {
+        self.routes.clear();
+        self.routes_size = 0;
+    }
+
     /// The QoS of a publication's receivers ([MQTT-3.3.5-1]: overlapping subscriptions count once, with the highest).
-    fn receivers(&self, topic: &TopicName) -> Vec<(A::Client, Qos)> {
+    fn receivers(&mut self, topic: &TopicName) -> Arc<[(A::Client, Qos)]> {
+        if let Some(known) = self.routes.get(topic) {
+            return Arc::clone(known);
+        }
         let mut found: HashMap<&A::Client, Qos> = HashMap::new();
         self.subscriptions.matches(topic, |client, granted| {
             let qos = found.entry(client).or_insert(granted);
             *qos = (*qos).max(granted);
         });
-        let mut receivers: Vec<_> = found
-            .into_iter()
-            .filter(|(client, _)| self.authority.may_receive(client, topic))
-            .map(|(client, qos)| (client.clone(), qos))
-            .collect();
+        let allowed = found.into_iter().filter(|(client, _)| self.authority.may_receive(client, topic));
+        let mut receivers: Vec<_> = allowed.map(|(client, qos)| (client.clone(), qos)).collect();
         receivers.sort_unstable();
+        let receivers: Arc<[_]> = receivers.into();
+        let size = receivers.len().saturating_add(1);
+        if self.routes_size.saturating_add(size) > ROUTES_SIZE_MAX {
+            self.forget_routes();
+        }
+        self.routes_size = self.routes_size.saturating_add(size);
+        self.routes.insert(topic.clone(), Arc::clone(&receivers));
         receivers
     }
 }

@@ -1,53 +1,110 @@
-//! Retained messages (MQTT 3.1.1 section 3.3.1.3): the last one of each topic, bounded: they are one
-//! document on disk that is written whole.
+//! Retained messages (MQTT 3.1.1 section 3.3.1.3): the last one of each topic. Each counts for the client that published
+//! it, which has a ceiling of its own and a part that nobody else can take.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
 use std::sync::Arc;
 
-use super::durable::SavedRetained;
 use super::{Limits, Message};
 use crate::packet::Qos;
 use crate::topic::{TopicFilter, TopicName};
 
+#[derive(Debug, Clone, Copy, Default)]
+struct Share {
+    messages: usize,
+    bytes: usize,
+}
+
+impl Share {
+    fn add(&mut self, cost: usize) {
+        self.messages = self.messages.saturating_add(1);
+        self.bytes = self.bytes.saturating_add(cost);
+    }
+
+    fn subtract(&mut self, cost: usize) {
+        self.messages = self.messages.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(cost);
+    }
+
+    fn fits(&self, messages: usize, bytes: usize) -> bool {
+        self.messages <= messages && self.bytes <= bytes
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Retained<C> {
     messages: BTreeMap<TopicName, (Arc<Message<C>>, Qos)>,
-    bytes: usize,
+    all: Share,
+    shares: HashMap<C, Share>,
 }
 
 impl<C> Default for Retained<C> {
     fn default() -> Self {
-        Self { messages: BTreeMap::new(), bytes: 0 }
+        Self { messages: BTreeMap::new(), all: Share::default(), shares: HashMap::new() }
     }
 }
 
-impl<C> Retained<C> {
+impl<C: Clone + Eq + Hash> Retained<C> {
     pub(super) fn len(&self) -> usize {
         self.messages.len()
     }
 
-    /// Whether the message fits in the place of what its topic has.
-    pub(super) fn has_room(&self, message: &Message<C>, limits: &Limits) -> bool {
-        let replaced = self.messages.get(&message.topic);
-        let messages = self.messages.len() + usize::from(replaced.is_none());
-        let freed = replaced.map_or(0, |(old, _)| old.cost());
-        let bytes = self.bytes.saturating_sub(freed).saturating_add(message.cost());
-        message.payload.is_empty()
-            || (messages <= limits.retained_messages_max && bytes <= limits.retained_bytes_max)
+    /// Whether the message fits in the place of what its topic has, and if not, why.
+    pub(super) fn has_room(&self, message: &Message<C>, limits: &Limits) -> Result<(), &'static str> {
+        if message.payload.is_empty() {
+            return Ok(());
+        }
+        let mut own = self.shares.get(&message.from).copied().unwrap_or_default();
+        let mut all = self.all;
+        if let Some((old, _)) = self.messages.get(&message.topic) {
+            all.subtract(old.cost());
+            if old.from == message.from {
+                own.subtract(old.cost());
+            }
+        }
+        own.add(message.cost());
+        all.add(message.cost());
+        if !own.fits(limits.retained_messages_per_client_max, limits.retained_bytes_per_client_max) {
+            return Err("it has as many retained messages, or bytes of them, as one client may");
+        }
+        let kept = own.fits(limits.retained_messages_kept, limits.retained_bytes_kept);
+        let grows = !all.fits(self.all.messages, self.all.bytes);
+        if grows && !kept && !all.fits(limits.retained_messages_max, limits.retained_bytes_max) {
+            return Err("there is no room for more retained messages than are kept for each client");
+        }
+        Ok(())
     }
 
-    /// An empty payload removes ([MQTT-3.3.1-10], [MQTT-3.3.1-11]).
-    pub(super) fn set(&mut self, message: &Arc<Message<C>>, qos: Qos) {
+    /// An empty payload removes ([MQTT-3.3.1-10], [MQTT-3.3.1-11]). False when there was nothing to remove.
+    pub(super) fn set(&mut self, message: &Arc<Message<C>>, qos: Qos) -> bool {
         let old = if message.payload.is_empty() {
             self.messages.remove(&message.topic)
         } else {
-            self.bytes = self.bytes.saturating_add(message.cost());
+            self.all.add(message.cost());
+            self.shares.entry(message.from.clone()).or_default().add(message.cost());
             self.messages.insert(message.topic.clone(), (Arc::clone(message), qos))
         };
-        self.bytes = self.bytes.saturating_sub(old.map_or(0, |(old, _)| old.cost()));
+        let changed = old.is_some() || !message.payload.is_empty();
+        if let Some((old, _)) = old {
+            self.released(&old);
+        }
+        changed
+    }
+
+    fn released(&mut self, message: &Message<C>) {
+        self.all.subtract(message.cost());
+        if let Some(share) = self.shares.get_mut(&message.from) {
+            share.subtract(message.cost());
+            if share.messages == 0 {
+                self.shares.remove(&message.from);
+            }
+        }
     }
 
     pub(super) fn matching(&self, filter: &TopicFilter) -> Vec<(Arc<Message<C>>, Qos)> {
+        if let Some(topic) = filter.as_topic() {
+            return self.messages.get(&topic).cloned().into_iter().collect();
+        }
         self.messages
             .iter()
             .filter(|(topic, _)| filter.matches(topic))
@@ -55,24 +112,19 @@ impl<C> Retained<C> {
             .collect()
     }
 
-    /// True when some were removed.
-    pub(super) fn keep(&mut self, mut allowed: impl FnMut(&Message<C>) -> bool) -> bool {
-        let before = self.messages.len();
-        self.messages.retain(|_, (message, _)| allowed(message));
-        self.bytes = self.messages.values().map(|(message, _)| message.cost()).sum();
-        self.messages.len() < before
-    }
-
-    pub(super) fn all(&self) -> Vec<SavedRetained<C>>
-    where
-        C: Clone,
-    {
-        let saved = |(message, qos): &(Arc<Message<C>>, Qos)| SavedRetained {
-            from: message.from.clone(),
-            topic: message.topic.clone(),
-            payload: Arc::clone(&message.payload),
-            qos: *qos,
-        };
-        self.messages.values().map(saved).collect()
+    /// Removes what is not allowed. Returns it.
+    pub(super) fn keep(&mut self, mut allowed: impl FnMut(&Message<C>) -> bool) -> Vec<Arc<Message<C>>> {
+        let mut removed = Vec::new();
+        self.messages.retain(|_, (message, _)| {
+            let keep = allowed(message);
+            if !keep {
+                removed.push(Arc::clone(message));
+            }
+            keep
+        });
+        for message in &removed {
+            self.released(message);
+        }
+        removed
     }
 }

@@ -2,11 +2,16 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::aside::Aside;
 use super::durable::Document;
 use super::{ConnectionId, Limits, Message};
 use crate::packet::{PacketId, Qos};
-use crate::topic::TopicFilter;
+use crate::topic::{TopicFilter, TopicName};
+
+/// What an entry and its places in the queue, the journal and its index cost beside topic and payload.
+const MESSAGE_COST: usize = 256;
 
 #[derive(Debug)]
 pub(super) struct Session<C> {
@@ -18,30 +23,52 @@ pub(super) struct Session<C> {
     pub(super) subscriptions: HashMap<TopicFilter, Qos>,
     /// Sent and not acknowledged, in the order sent ([MQTT-4.6.0-1]).
     in_flight: VecDeque<(PacketId, Outgoing<C>)>,
+    /// How many of them, from the front, have been sent on this connection.
+    sent: usize,
     waiting: VecDeque<Outgoing<C>>,
+    pub(super) aside: Aside<C>,
     bytes: usize,
     last_id: u16,
+    /// Whether the identifiers in flight are in the order in which they are given out.
+    ordered: bool,
+    /// How long the client was away before this process, or before `away_from`.
+    away_before: Duration,
+    away_from: Option<Duration>,
+    away_written: Duration,
 }
 
 /// A QoS 1 message for this session.
 #[derive(Debug)]
 pub(super) struct Outgoing<C> {
     pub(super) message: Arc<Message<C>>,
-    pub(super) retain: bool,
+    /// The number of the retained message that it is a copy of.
+    pub(super) retained: Option<u64>,
     /// An earlier process may have sent it.
     pub(super) dup: bool,
+    /// Connections that ended while it was the oldest without an acknowledgement.
+    pub(super) ends: u8,
+}
+
+impl<C> Outgoing<C> {
+    pub(super) fn new(message: &Arc<Message<C>>, retained: Option<u64>) -> Self {
+        Self { message: Arc::clone(message), retained, dup: false, ends: 0 }
+    }
 }
 
 impl<C> Clone for Outgoing<C> {
     fn clone(&self) -> Self {
-        Self { message: Arc::clone(&self.message), retain: self.retain, dup: self.dup }
+        Self { message: Arc::clone(&self.message), retained: self.retained, dup: self.dup, ends: self.ends }
     }
 }
 
 impl<C> Message<C> {
-    /// What it counts for in memory; the fixed part stands for the queue entry.
+    /// What it counts for.
     pub(super) fn cost(&self) -> usize {
-        64usize.saturating_add(self.topic.as_str().len()).saturating_add(self.payload.len())
+        Self::cost_of(&self.topic, &self.payload)
+    }
+
+    pub(super) fn cost_of(topic: &TopicName, payload: &[u8]) -> usize {
+        MESSAGE_COST.saturating_add(topic.as_str().len()).saturating_add(payload.len())
     }
 }
 
@@ -54,31 +81,97 @@ impl<C> Session<C> {
             lost: false,
             subscriptions: HashMap::new(),
             in_flight: VecDeque::new(),
+            sent: 0,
             waiting: VecDeque::new(),
+            aside: Aside::default(),
             bytes: 0,
             last_id: 0,
+            ordered: true,
+            away_before: Duration::ZERO,
+            away_from: None,
+            away_written: Duration::ZERO,
         }
     }
 
-    pub(super) fn document(&self) -> Document {
+    /// A session of an earlier process: its client is away from now on.
+    pub(super) fn restored(document: Document<C>, now: Duration) -> Self
+    where
+        C: Clone,
+    {
+        let away = Duration::from_secs(document.away_seconds);
+        let mut session = Self {
+            lost: document.lost,
+            away_before: away,
+            away_written: away,
+            away_from: Some(now),
+            ..Self::new(false, document.since)
+        };
+        for saved in document.set_aside {
+            session.bytes = session.bytes.saturating_add(session.aside.restore(saved));
+        }
+        session
+    }
+
+    pub(super) fn document(&mut self, now: Duration) -> Document<C>
+    where
+        C: Clone,
+    {
         let mut subscriptions: Vec<_> =
             self.subscriptions.iter().map(|(filter, qos)| (filter.clone(), *qos)).collect();
         subscriptions.sort_unstable();
-        Document { since: self.since, lost: self.lost, subscriptions }
+        self.away_written = self.away(now);
+        Document {
+            since: self.since,
+            lost: self.lost,
+            away_seconds: self.away_written.as_secs(),
+            subscriptions,
+            set_aside: self.aside.saved(),
+        }
     }
 
-    /// Messages held.
+    /// How long the client has been away while a broker ran.
+    pub(super) fn away(&self, now: Duration) -> Duration {
+        let since = self.away_from.map_or(Duration::ZERO, |from| now.saturating_sub(from));
+        self.away_before.saturating_add(since)
+    }
+
+    /// What the document says of it is so much behind.
+    pub(super) fn away_unwritten(&self, now: Duration) -> Duration {
+        self.away(now).saturating_sub(self.away_written)
+    }
+
+    pub(super) fn leave(&mut self, now: Duration) {
+        self.connection = None;
+        self.sent = 0;
+        self.away_from = Some(now);
+    }
+
+    /// True when the document says that the client is away.
+    pub(super) fn arrive(&mut self, connection: ConnectionId) -> bool {
+        self.connection = Some(connection);
+        self.sent = 0;
+        (self.away_before, self.away_from) = (Duration::ZERO, None);
+        self.away_written >= Duration::from_secs(1)
+    }
+
+    /// Messages held, but for those set aside.
     pub(super) fn len(&self) -> usize {
         self.in_flight.len().saturating_add(self.waiting.len())
     }
 
     pub(super) fn numbers(&self) -> Vec<u64> {
         let flying = self.in_flight.iter().map(|(_, outgoing)| outgoing);
-        flying.chain(&self.waiting).map(|outgoing| outgoing.message.number).collect()
+        let held = flying.chain(&self.waiting).map(|outgoing| outgoing.message.number);
+        held.chain(self.aside.unsettled()).collect()
     }
 
     pub(super) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// What went out of its keeping counts no more.
+    pub(super) fn discharge(&mut self, bytes: usize) {
+        self.bytes = self.bytes.saturating_sub(bytes);
     }
 
     /// Whether `messages` more with `bytes` together fit. One message always fits an empty session.
@@ -93,40 +186,102 @@ impl<C> Session<C> {
         self.waiting.push_back(outgoing);
     }
 
-    /// Moves the next waiting message into the window.
-    pub(super) fn next(&mut self, window: usize) -> Option<(PacketId, Outgoing<C>)> {
+    /// Whether there is something to lose: what is in flight has been sent and keeps its identifier.
+    pub(super) fn can_lose(&self) -> bool {
+        !self.waiting.is_empty() || (self.connection.is_none() && !self.in_flight.is_empty())
+    }
+
+    /// The oldest message that is not on its way to a connected client, taken out.
+    pub(super) fn lose_oldest(&mut self) -> Option<Arc<Message<C>>> {
+        let outgoing = match self.connection {
+            None => self.in_flight.pop_front().map(|(_, outgoing)| outgoing),
+            Some(_) => None,
+        };
+        let message = outgoing.or_else(|| self.waiting.pop_front())?.message;
+        self.discharge(message.cost());
+        Some(message)
+    }
+
+    /// The next message to send on this connection: one that an earlier connection has lost, then one that waits. After
+    /// two connections that the same message has ended, one at a time, so that it is clear which it is.
+    pub(super) fn next(&mut self, limits: &Limits) -> Option<(PacketId, Outgoing<C>)> {
+        if self.sent < self.in_flight.len() {
+            if self.sent > 0 && self.in_flight.front().is_some_and(|(_, head)| head.ends > 1) {
+                return None;
+            }
+            let (id, outgoing) = self.in_flight.get(self.sent)?.clone();
+            self.sent = self.sent.saturating_add(1);
+            // [MQTT-3.3.1-1], [MQTT-4.4.0-1]
+            return Some((id, Outgoing { dup: true, ..outgoing }));
+        }
+        // Half of what it may hold stays where it can be lost.
+        let window = limits.window_messages_max.min(limits.session_messages_max.div_ceil(2));
         if self.in_flight.len() >= window {
             return None;
         }
         let outgoing = self.waiting.pop_front()?;
         let id = self.free_id();
         self.in_flight.push_back((id, outgoing.clone()));
+        self.sent = self.sent.saturating_add(1);
         Some((id, outgoing))
+    }
+
+    /// Identifiers are given out in order, so the distance from the oldest in flight grows along the window, unless one has
+    /// been there for a whole round of them ([`Self::ordered`]).
+    fn distance(&self, id: PacketId) -> Option<u16> {
+        self.in_flight.front().map(|(front, _)| id.get().wrapping_sub(front.get()))
     }
 
     /// The next identifier that is not in flight ([MQTT-2.3.1-4]). The window is far smaller than their number.
     fn free_id(&mut self) -> PacketId {
+        self.ordered |= self.in_flight.is_empty();
         loop {
             self.last_id = self.last_id.wrapping_add(1);
-            if let Some(id) = PacketId::new(self.last_id)
-                && self.in_flight.iter().all(|(used, _)| *used != id)
-            {
+            let Some(id) = PacketId::new(self.last_id) else { continue };
+            let back = self.in_flight.back().and_then(|(back, _)| self.distance(*back));
+            let beyond = match (self.distance(id), back) {
+                (Some(distance), Some(back)) => distance > back,
+                _ => true,
+            };
+            if beyond && self.ordered {
+                return id;
+            }
+            if self.in_flight.iter().all(|(used, _)| *used != id) {
+                self.ordered &= beyond;
                 return id;
             }
         }
     }
 
     /// The client has the message. Returns it; `None` for an identifier that is not in flight.
-    pub(super) fn acknowledge(&mut self, id: PacketId) -> Option<Arc<Message<C>>> {
-        let index = self.in_flight.iter().position(|(used, _)| *used == id)?;
+    pub(super) fn acknowledge(&mut self, id: PacketId) -> Option<Outgoing<C>> {
+        let distance = self.distance(id)?;
+        let guess = self.in_flight.partition_point(|(used, _)| self.distance(*used) < Some(distance));
+        let is_it = |index: usize| self.in_flight.get(index).is_some_and(|(used, _)| *used == id);
+        let index =
+            if is_it(guess) { guess } else { self.in_flight.iter().position(|(used, _)| *used == id)? };
         let (_, outgoing) = self.in_flight.remove(index)?;
-        self.bytes = self.bytes.saturating_sub(outgoing.message.cost());
-        Some(outgoing.message)
+        if index < self.sent {
+            self.sent = self.sent.saturating_sub(1);
+        }
+        self.discharge(outgoing.message.cost());
+        Some(outgoing)
     }
 
-    /// What was sent and not acknowledged before, with the old identifiers ([MQTT-4.4.0-1]).
-    pub(super) fn in_flight(&self) -> Vec<(PacketId, Outgoing<C>)> {
-        self.in_flight.iter().cloned().collect()
+    /// The oldest message without an acknowledgement.
+    pub(super) fn head(&self) -> Option<&Outgoing<C>> {
+        self.in_flight.front().map(|(_, outgoing)| outgoing)
+    }
+
+    pub(super) fn head_mut(&mut self) -> Option<&mut Outgoing<C>> {
+        self.in_flight.front_mut().map(|(_, outgoing)| outgoing)
+    }
+
+    /// Takes the oldest message in flight out; it still counts.
+    pub(super) fn take_head(&mut self) -> Option<Outgoing<C>> {
+        let (_, outgoing) = self.in_flight.pop_front()?;
+        self.sent = self.sent.saturating_sub(1);
+        Some(outgoing)
     }
 
     /// Forgets messages the client may no longer receive. Returns them.
@@ -145,7 +300,57 @@ impl<C> Session<C> {
         }
         self.waiting.retain(|outgoing| keeps(outgoing));
         let freed = dropped.iter().map(|message| message.cost()).fold(0, usize::saturating_add);
-        self.bytes = self.bytes.saturating_sub(freed);
+        self.discharge(freed);
         dropped
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    fn session(messages: usize) -> Session<&'static str> {
+        let mut session = Session::new(true, 0);
+        session.connection = Some(ConnectionId(1));
+        for number in 0..messages {
+            let topic = TopicName::parse("t").unwrap();
+            let number = u64::try_from(number).unwrap();
+            let message = Arc::new(Message { number, from: "p", topic, payload: Arc::from(&b"x"[..]) });
+            session.push(Outgoing::new(&message, None));
+        }
+        session
+    }
+
+    /// [MQTT-2.3.1-4] More than there are identifiers, with one that is never acknowledged and acknowledgements in any
+    /// order.
+    #[test]
+    fn no_identifier_is_in_flight_twice() {
+        let limits = Limits { session_messages_max: 1_000_000, ..Limits::default() };
+        let mut session = session(70_000);
+        let mut sent: Vec<PacketId> = Vec::new();
+        let (first, _) = session.next(&limits).unwrap();
+        let mut taken = 1;
+        for round in 0usize.. {
+            while let Some((id, _)) = session.next(&limits) {
+                assert!(id != first && !sent.contains(&id), "{id} is in flight");
+                sent.push(id);
+            }
+            if sent.is_empty() {
+                break;
+            }
+            for _ in 0..=(round % 900) {
+                if sent.is_empty() {
+                    break;
+                }
+                let id = sent.swap_remove((round * 7919) % sent.len());
+                assert!(session.acknowledge(id).is_some());
+                assert!(session.acknowledge(id).is_none());
+                taken += 1;
+            }
+        }
+        assert_eq!(taken, 70_000);
+        assert!(session.acknowledge(first).is_some());
+        assert_eq!((session.len(), session.bytes()), (0, 0));
     }
 }

@@ -1,9 +1,15 @@
 //! Subscriptions and the end of sessions.
 
+use std::time::Duration;
+
 use super::{Action, Authority, Broker, ConnectionId};
 use crate::packet::{Packet, Qos, Subscribe, SubscribeCode, Unsubscribe};
 use crate::topic::TopicFilter;
 use edgewarden_names::{Reason, Refusal};
+
+/// How far behind the document may be on how long its client is away.
+const AWAY_STEP_MIN: Duration = Duration::from_secs(10);
+const AWAY_STEP_MAX: Duration = Duration::from_secs(3600);
 
 impl<A: Authority> Broker<A> {
     /// Section 3.8.4: one return code for each filter, in order; then the retained messages.
@@ -63,24 +69,10 @@ impl<A: Authority> Broker<A> {
         {
             return Err(Refusal::new(Reason::Busy, client, "the session's filters are too long together"));
         }
-        // The retained messages come with the subscription; without room for them it is not granted.
-        let retained = self.retained.matching(filter);
-        let bytes = retained.iter().map(|(message, _)| message.cost()).fold(0, usize::saturating_add);
-        let total = self.waiting_bytes.saturating_add(bytes);
-        if granted == Qos::AtLeastOnce
-            && !retained.is_empty()
-            && (!session.has_room(retained.len(), bytes, &self.limits)
-                || total > self.limits.waiting_bytes_max)
-        {
-            return Err(Refusal::new(
-                Reason::QueueFull,
-                client,
-                "the session has no room for the retained messages",
-            ));
-        }
         let before = session.subscriptions.insert(filter.clone(), granted);
         let was_lost = std::mem::take(&mut session.lost);
         self.subscriptions.insert(filter, client.clone(), granted);
+        self.forget_routes();
         Ok(was_lost || before != Some(granted))
     }
 
@@ -96,12 +88,43 @@ impl<A: Authority> Broker<A> {
                 changed |= session.subscriptions.remove(filter).is_some();
             }
         }
-        self.room_made = true;
+        self.forget_routes();
         if changed && self.is_durable(&client) {
             self.touch(&client);
         }
         self.hold(id, &client);
         self.send(id, &Packet::UnsubAck(unsubscribe.id));
+    }
+
+    /// Ends persistent sessions whose clients have been away for longer than is declared, and has written down how long
+    /// the others have been: only time during which a broker ran counts, so that no clock can end a session.
+    pub(super) fn expire_sessions(&mut self) {
+        if !self.authority.decides() {
+            return;
+        }
+        let (mut ended, mut behind) = (Vec::new(), Vec::new());
+        for (client, session) in &self.sessions {
+            if session.clean || session.connection.is_some() {
+                continue;
+            }
+            let expiry = self.authority.session_expiry(client);
+            if session.away(self.now) >= expiry {
+                ended.push((client.clone(), session.len(), expiry));
+            } else if session.away_unwritten(self.now) >= (expiry / 32).clamp(AWAY_STEP_MIN, AWAY_STEP_MAX) {
+                behind.push(client.clone());
+            }
+        }
+        ended.sort_unstable();
+        behind.sort_unstable();
+        for (client, messages, expiry) in ended {
+            self.remove_session(&client);
+            let rule = format!("its client was away for {} s: the session has ended", expiry.as_secs());
+            self.refuse(&client, Refusal::new(Reason::SessionExpired, &client, &rule));
+            self.count_lost(&client, u64::try_from(messages).unwrap_or(u64::MAX), rule);
+        }
+        for client in behind {
+            self.touch(&client);
+        }
     }
 
     /// Ends the sessions of clients that have left; removes from the others the subscriptions and waiting messages
@@ -148,7 +171,7 @@ impl<A: Authority> Broker<A> {
             self.subscriptions.remove(filter, client);
         }
         self.waiting_bytes = self.waiting_bytes.saturating_sub(session.bytes());
-        self.room_made = true;
+        self.forget_routes();
         if !session.clean {
             for number in session.numbers() {
                 self.settled(client, number);

@@ -27,7 +27,12 @@ use edgewarden_names::{Reason, Refusal};
 pub struct Rules {
     pub denied: HashSet<String>,
     pub durable: HashSet<&'static str>,
+    /// Who loses the whole session when it lags.
+    pub strict: HashSet<&'static str>,
+    pub bytes_max: Option<usize>,
 }
+
+pub const EXPIRY: Duration = Duration::from_secs(3600);
 
 impl Rules {
     pub fn deny(mut self, rule: &str) -> Self {
@@ -51,9 +56,16 @@ impl Authority for Rules {
     fn may_connect(&self, client: &&'static str) -> Result<(), Refusal> {
         self.check(&format!("{client} connect"))
     }
-    fn may_publish(&self, client: &&'static str, topic: &TopicName) -> Result<Keep, Refusal> {
+    fn may_publish(&self, client: &&'static str, topic: &TopicName) -> Result<Terms, Refusal> {
         self.check(&format!("{client} publish {topic}"))?;
-        Ok(if self.durable.contains(topic.as_str()) { Keep::Durable } else { Keep::Local })
+        let keep = if self.durable.contains(topic.as_str()) { Keep::Durable } else { Keep::Local };
+        Ok(Terms { keep, bytes_max: self.bytes_max.unwrap_or(usize::MAX) })
+    }
+    fn lagging(&self, client: &&'static str) -> Lagging {
+        if self.strict.contains(client) { Lagging::LosesSession } else { Lagging::LosesOldest }
+    }
+    fn session_expiry(&self, _: &&'static str) -> Duration {
+        EXPIRY
     }
     fn may_subscribe(&self, client: &&'static str, filter: &TopicFilter) -> Result<(), Refusal> {
         self.check(&format!("{client} subscribe {filter}"))
@@ -77,6 +89,7 @@ pub struct Bench {
     pub closed: Vec<(ConnectionId, Vec<Packet>)>,
     pub stores: Vec<(Ticket, String)>,
     pub refusals: Vec<Reason>,
+    pub told: Vec<Refusal>,
     pub credit: usize,
     pub disk: Disk,
 }
@@ -85,11 +98,11 @@ pub struct Bench {
 #[derive(Debug, Default)]
 pub struct Disk {
     pub by_hand: bool,
-    pub documents: Vec<(&'static str, u64, Option<Document>)>,
+    pub documents: Vec<(&'static str, u64, Option<Document<&'static str>>)>,
     pub journal: Vec<Saved<&'static str>>,
     pub settled: Vec<(&'static str, u64)>,
     pub forgotten: Vec<&'static str>,
-    pub retained: Vec<(u64, Vec<SavedRetained<&'static str>>)>,
+    pub retained: Vec<SavedRetained<&'static str>>,
 }
 
 pub fn packets(mut bytes: &[u8]) -> Vec<Packet> {
@@ -109,7 +122,7 @@ impl Bench {
     pub fn restored(
         rules: Rules,
         limits: Limits,
-        sessions: Vec<(&'static str, Document)>,
+        sessions: Vec<(&'static str, Document<&'static str>)>,
         messages: Vec<Saved<&'static str>>,
         retained: Vec<SavedRetained<&'static str>>,
     ) -> Self {
@@ -124,6 +137,7 @@ impl Bench {
             closed: Vec::new(),
             stores: Vec::new(),
             refusals: Vec::new(),
+            told: Vec::new(),
             credit: 0,
         }
     }
@@ -136,14 +150,17 @@ impl Bench {
                 Action::Store { ticket, client, topic, .. } => {
                     self.stores.push((ticket, format!("{client} {topic}")));
                 }
-                Action::Refused { refusal, .. } => self.refusals.push(refusal.reason),
+                Action::Refused { refusal, .. } => {
+                    self.refusals.push(refusal.reason);
+                    self.told.push(refusal);
+                }
                 Action::Document { client, version, document } => {
                     self.disk.documents.push((client, version, document));
                 }
                 Action::Journal(saved) => self.disk.journal.push(saved),
                 Action::Settled { client, number } => self.disk.settled.push((client, number)),
                 Action::Forgotten { client } => self.disk.forgotten.push(client),
-                Action::Retained { version, messages } => self.disk.retained.push((version, messages)),
+                Action::Retain(saved) => self.disk.retained.push(saved),
             }
         }
         let disk = &self.disk;
@@ -164,8 +181,8 @@ impl Bench {
         for saved in disk.journal {
             self.broker.journaled(saved.number, outcome.clone(), self.now);
         }
-        for (version, _) in disk.retained {
-            self.broker.retained_written(version, outcome.clone(), self.now);
+        for saved in disk.retained {
+            self.broker.journaled(saved.number, outcome.clone(), self.now);
         }
         self.act();
     }
@@ -194,6 +211,11 @@ impl Bench {
         self.send(client, hello(client, clean));
         self.got(client)
     }
+    /// Connects to the persistent session, and leaves unread what comes.
+    pub fn come(&mut self, client: &'static str) {
+        self.accept(client);
+        self.send(client, hello(client, false));
+    }
     pub fn subscribe(&mut self, client: &'static str, filter: &str, qos: Qos) -> Vec<Packet> {
         let filters = vec![(TopicFilter::parse(filter).unwrap(), qos)];
         self.send(client, Packet::Subscribe(Subscribe { id: id(1), filters }));
@@ -202,6 +224,32 @@ impl Bench {
     pub fn lose(&mut self, client: &'static str) {
         self.broker.lost(self.ids[client], self.now);
         self.act();
+    }
+    pub fn tick(&mut self, later: Duration) {
+        self.now += later;
+        self.broker.tick(self.now);
+        self.act();
+    }
+    pub fn policy(&mut self, rules: Rules) {
+        self.broker.set_authority(rules, Vec::new(), self.now);
+        self.act();
+    }
+    /// What the client has been sent, acknowledged one by one.
+    pub fn take_all(&mut self, client: &'static str) -> Vec<Vec<u8>> {
+        let mut payloads = Vec::new();
+        loop {
+            let packets = self.got(client);
+            if packets.is_empty() {
+                return payloads;
+            }
+            for packet in packets {
+                if let Packet::Publish(Publish { payload, delivery: Delivery::AtLeastOnce(id), .. }) = packet
+                {
+                    payloads.push(payload.to_vec());
+                    self.send(client, Packet::PubAck(id));
+                }
+            }
+        }
     }
     pub fn is_open(&self, client: &'static str) -> bool {
         !self.closed.iter().any(|(id, _)| *id == self.ids[client])
