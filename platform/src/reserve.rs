@@ -8,7 +8,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::statvfs::fstatvfs;
@@ -121,7 +121,9 @@ pub fn is_full(error: &io::Error) -> bool {
 pub fn is_behind(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
-        let io = error.downcast_ref::<io::Error>();
+        // An error that answers many callers is shared.
+        let shared = error.downcast_ref::<Arc<io::Error>>().map(AsRef::as_ref);
+        let io = error.downcast_ref::<io::Error>().or(shared);
         if io.is_some_and(|io| is_full(io) || io.kind() == io::ErrorKind::ReadOnlyFilesystem) {
             return true;
         }
