@@ -181,13 +181,12 @@ async fn nothing_acknowledged_is_lost_by_thirty_kills() {
     // All that waits, until one that is published last.
     let mut sensor_again = site.leaf("sensor-1").await;
     sensor_again.publish(TOPIC, &u16::MAX.to_be_bytes(), Some(1)).await;
-    // The session may be full by now: then the last one is taken when the receiver has made room.
     let mut client = analytics(&site, false, RESUMED.as_ref()).await;
     while received.last() != Some(&u16::MAX) {
         received.push(take(&mut client).await.0);
     }
     assert_eq!(sensor_again.next().await, Some(puback(1)));
-    assert!(sensor.acknowledged.len() > 300, "{} were acknowledged", sensor.acknowledged.len());
+    assert!(sensor.acknowledged.len() > 50, "{} were acknowledged", sensor.acknowledged.len());
     let mut firsts = Vec::new();
     for n in &received {
         if !firsts.contains(n) {
