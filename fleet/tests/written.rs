@@ -15,6 +15,7 @@ use std::collections::BTreeSet;
 use common::Fleet;
 use edgewarden_protocol::deployment::{Deployment, Leaf, Module, Port, Route, Topic};
 use edgewarden_protocol::federation::Endpoint;
+use edgewarden_protocol::messages::{Messages, Receiver};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -72,6 +73,7 @@ groups = ["sensors"]
 [[topics]]
 name = "glucose"
 filter = "glucose/{leaf}"
+bytes_max = 1000
 
 [[routes]]
 filter = "clinic/#"
@@ -81,6 +83,18 @@ to = "upstream"
 trust_domain = "other.example"
 url = "https://other.example/"
 profile = { kind = "https_web", ca_file = "ca.pem" }
+
+[messages]
+bytes_max = 2000
+session_expiry_seconds = 3600
+lagging = "end-session"
+
+[messages.modules.keeper]
+lagging = "drop-oldest"
+session_expiry_seconds = 60
+
+[messages.leaves.sensor-1]
+lagging = "drop-oldest"
 "#;
 
 #[test]
@@ -110,6 +124,8 @@ fn every_field_of_the_signed_deployment_can_be_written() {
     assert_eq!(keys(&signed["topics"][0]), fields::<Topic>());
     assert_eq!(keys(&signed["routes"][0]), fields::<Route>());
     assert_eq!(keys(&signed["federation"][0]), fields::<Endpoint>());
+    assert_eq!(keys(&signed["messages"]), fields::<Messages>());
+    assert_eq!(keys(&signed["messages"]["modules"]["keeper"]), fields::<Receiver>());
 
     // What is no field is refused, at every level, with the place.
     for (from, to, says) in [
