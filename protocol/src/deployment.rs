@@ -519,7 +519,7 @@ mod tests {
         let all = json!({"bytes_max": 1000, "session_expiry_seconds": 60, "lagging": "end-session",
             "modules": {"alerts": {"lagging": "drop-oldest", "session_expiry_seconds": 3600}}});
         let parsed = parse(all, json!(messages::BYTES_MAX)).unwrap();
-        assert_eq!(parsed.messages.lagging, crate::messages::Lagging::EndSession);
+        assert_eq!(parsed.messages.lagging, messages::Lagging::EndSession);
         let mut topics = parsed.topics.clone();
         topics[0].filter = "leaf/x-{leaf}/#".into();
         topics.push(Topic { name: "u".into(), filter: "u".into(), bytes_max: None });
