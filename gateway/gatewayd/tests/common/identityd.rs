@@ -11,7 +11,8 @@ use edgewarden_platform::peer::PeerEvidence;
 use edgewarden_policy::compile;
 use edgewarden_protocol::Bytes;
 use edgewarden_protocol::control::{
-    Certificate, Enforcer, PolicyInForce, Reply, Request, Snapshot, StartRecord, StorageKey, ToldTime, TopicSize,
+    Certificate, Enforcer, PolicyInForce, Reply, Request, Snapshot, StartRecord, StorageKey, ToldTime,
+    TopicSize,
 };
 use edgewarden_protocol::deployment::Deployment;
 use edgewarden_protocol::frame;
