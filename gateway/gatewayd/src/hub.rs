@@ -204,7 +204,7 @@ impl Hub {
                     wiring.applied.send_replace(view);
                 }
                 _ = tick.tick() => {
-                    self.broker.set_wall_clock(UnixTime::now());
+                    self.broker.set_wall_clock(self.clock.now());
                     self.broker.tick(self.now());
                     self.finish_turn();
                 }
