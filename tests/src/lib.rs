@@ -1,5 +1,6 @@
 //! Drives the product from outside, as its users do: through its programs, sockets and files.
 //!
+//! * [`chaos`]: faults of every kind while messages are counted
 //! * [`relay`]: a window from the host into a sandbox
 //! * [`sandbox`]: a place with its own network, mounts and processes, all of which end with it
 //! * [`process`]: commands with a deadline, and servers that end with the test
@@ -8,6 +9,7 @@
 
 #![allow(clippy::indexing_slicing, reason = "indexing a JSON value gives null where there is nothing")]
 
+pub mod chaos;
 pub mod process;
 pub mod relay;
 pub mod sandbox;

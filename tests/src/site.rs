@@ -49,6 +49,8 @@ pub struct Site {
     pub fleet: Option<Server>,
     pub registry: Option<Server>,
     pub up: Option<Server>,
+    /// For the daemons, beside what they inherit.
+    pub gateway_environment: Vec<(String, String)>,
 }
 
 impl Site {
@@ -70,6 +72,7 @@ impl Site {
             fleet: None,
             registry: None,
             up: None,
+            gateway_environment: Vec::new(),
         })
     }
 
@@ -247,8 +250,9 @@ impl Site {
 
     /// Starts the gateway's daemons; ready when `identityd` and `runtimed` both answer.
     pub fn start_gateway(&mut self) -> Result<(), Failure> {
-        let mut server =
-            Server::start("the gateway", &mut self.edgewarden(&["up"]), &self.path("gateway.log"))?;
+        let mut up = self.edgewarden(&["up"]);
+        up.envs(self.gateway_environment.iter().cloned());
+        let mut server = Server::start("the gateway", &mut up, &self.path("gateway.log"))?;
         wait_for_server(&mut server, Duration::from_secs(30), || {
             let status = self.status()?;
             ensure(!status["runtime"].is_null(), || "runtimed does not answer yet".into())
