@@ -63,6 +63,7 @@ pub enum GatewaydError {
 struct Doors {
     leaves: std::net::TcpListener,
     modules: std::net::TcpListener,
+    module_network: Network,
     enrolment: std::net::TcpListener,
     console: std::os::unix::net::UnixListener,
 }
@@ -97,6 +98,7 @@ fn open_doors(layout: &Layout, config: &Config) -> Result<Doors, GatewaydError> 
     Ok(Doors {
         leaves: listen(config.mqtt.leaf_listen, None)?,
         modules: listen(modules, Some(network))?,
+        module_network: network,
         enrolment: listen(config.mqtt.leaf_enrol_listen, None)?,
         console: console::open(&socket).map_err(|source| GatewaydError::Socket { path: socket, source })?,
     })
@@ -200,20 +202,23 @@ fn serve(layout: &Layout, config: &Config, doors: Doors) -> Result<Daemon, Gatew
     let tcp = |listener| TcpListener::from_std(listener).map_err(GatewaydError::System);
     let connections_max = listen::connections_max();
     let mut tasks = JoinSet::new();
-    for (listener, door) in [(tcp(doors.leaves)?, Door::Leaves), (tcp(doors.modules)?, Door::Modules)] {
+    for (listener, door, only) in [
+        (tcp(doors.leaves)?, Door::Leaves, None),
+        (tcp(doors.modules)?, Door::Modules, Some(doors.module_network)),
+    ] {
         let shared = shared.clone();
         let serve = move |stream, from, slot| connection::serve(stream, from, door, slot, shared.clone());
         let (identity, mut loading) = (identity.clone(), loading.clone());
         tasks.spawn(async move {
             // When loading fails, clients are let in to be told.
             if loading.wait_for(Option::is_some).await.is_ok() {
-                accept_when_ready(identity, listener, connections_max, serve).await;
+                accept_when_ready(identity, listener, only, connections_max, serve).await;
             }
         });
     }
     let enrolment_listener = tcp(doors.enrolment)?;
     let serve_enrolment = move |stream, from, slot| enrol::serve(stream, from, slot, enrolment.clone());
-    tasks.spawn(accept_when_ready(identity, enrolment_listener, connections_max, serve_enrolment));
+    tasks.spawn(accept_when_ready(identity, enrolment_listener, None, connections_max, serve_enrolment));
     let socket = UnixListener::from_std(doors.console).map_err(GatewaydError::System)?;
     tasks.spawn(console::serve(socket, console));
     Ok(Daemon { doors: tasks, background, queue: opening, journal: loading, to_journal: journal })
@@ -223,11 +228,12 @@ fn serve(layout: &Layout, config: &Config, doors: Doors) -> Result<Daemon, Gatew
 async fn accept_when_ready<F: Future<Output = ()> + Send + 'static>(
     identity: Identity,
     listener: TcpListener,
+    only: Option<Network>,
     connections_max: usize,
     serve: impl Fn(TcpStream, SocketAddr, Slot) -> F,
 ) {
     if identity.ready().await.is_ok() {
-        listen::accept(listener, connections_max, serve).await;
+        listen::accept(listener, only, connections_max, serve).await;
     }
 }
 

@@ -65,8 +65,16 @@ pub(crate) struct Network {
     pub(crate) mask: u32,
 }
 
+impl Network {
+    fn holds(self, address: IpAddr) -> bool {
+        let IpAddr::V4(address) = address.to_canonical() else { return false };
+        address.to_bits() & self.mask == self.address.to_bits() & self.mask
+    }
+}
+
 /// Binds and listens. The address need not exist yet (`IP_FREEBIND`): the modules' network comes up after us. Linux takes
-/// packets for any of its addresses on any interface, so who is not in `only` is dropped by the socket itself.
+/// packets for any of its addresses on any interface, so who is not in `only` is dropped by the socket itself. A hardened
+/// kernel lets only privileged processes say so; then [`accept`] closes what comes from elsewhere, before a byte is said.
 pub(crate) fn open(address: SocketAddr, only: Option<Network>) -> io::Result<std::net::TcpListener> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
@@ -76,7 +84,12 @@ pub(crate) fn open(address: SocketAddr, only: Option<Network>) -> io::Result<std
         setsockopt(&socket, sockopt::IpFreebind, &true)?;
     }
     if let Some(Network { address, mask }) = only {
-        edgewarden_platform::sources::only_from(&socket, address, mask)?;
+        match edgewarden_platform::sources::only_from(&socket, address, mask) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                tracing::info!(%error, "the kernel does not drop other networks' packets for us");
+            }
+            attached => attached?,
+        }
     }
     bind(std::os::fd::AsRawFd::as_raw_fd(&socket.as_fd()), &SockaddrStorage::from(address))?;
     listen(&socket, Backlog::new(1024)?)?;
@@ -123,9 +136,11 @@ impl Drop for Slot {
     }
 }
 
-/// Takes connections and gives each to a task of `serve`, for as long as the future lives.
+/// Takes connections and gives each to a task of `serve`, for as long as the future lives. Whoever is not in `only` is
+/// sent away.
 pub(crate) async fn accept<F: Future<Output = ()> + Send + 'static>(
     listener: TcpListener,
+    only: Option<Network>,
     connections_max: usize,
     serve: impl Fn(TcpStream, SocketAddr, Slot) -> F,
 ) {
@@ -150,6 +165,9 @@ pub(crate) async fn accept<F: Future<Output = ()> + Send + 'static>(
                 continue;
             }
         };
+        if only.is_some_and(|network| !network.holds(from.ip())) {
+            continue;
+        }
         number = number.wrapping_add(1);
         let source = source(from.ip());
         // Held until the task is among the strangers, so that it cannot have become known before.
@@ -187,7 +205,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let (served, mut serving) = tokio::sync::mpsc::unbounded_channel();
-        let accepting = tokio::spawn(accept(listener, 8, move |stream, from, slot| {
+        let accepting = tokio::spawn(accept(listener, None, 8, move |stream, from, slot| {
             let served = served.clone();
             async move {
                 if from.ip() == IpAddr::from([127, 7, 0, 1]) {
@@ -219,6 +237,36 @@ mod tests {
             let read = streams.get(n).map(|stream| stream.try_read(&mut nothing));
             let open = matches!(read, Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock);
             assert!(open, "{n}");
+        }
+        accepting.abort();
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn who_is_not_of_the_network_is_sent_away() -> io::Result<()> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let only = Network { address: Ipv4Addr::new(127, 9, 0, 0), mask: 0xffff_0000 };
+        let (served, mut serving) = tokio::sync::mpsc::unbounded_channel();
+        let accepting = tokio::spawn(accept(listener, Some(only), 8, move |stream, from, slot| {
+            let served = served.clone();
+            async move {
+                served.send(from.ip()).ok();
+                std::future::pending::<()>().await;
+                drop((stream, slot));
+            }
+        }));
+        let mut streams = Vec::new();
+        for from in [[127, 0, 0, 1], [127, 10, 0, 1], [127, 9, 3, 1]] {
+            let socket = tokio::net::TcpSocket::new_v4()?;
+            socket.bind((from, 0).into())?;
+            streams.push(socket.connect(address).await?);
+        }
+        let first = tokio::time::timeout(Duration::from_secs(30), serving.recv()).await?;
+        assert_eq!(first, Some(IpAddr::from([127, 9, 3, 1])));
+        for stream in streams.iter_mut().take(2) {
+            let mut end = [0];
+            assert!(matches!(tokio::io::AsyncReadExt::read(stream, &mut end).await, Ok(0) | Err(_)));
         }
         accepting.abort();
         Ok(())
