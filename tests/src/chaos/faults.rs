@@ -8,6 +8,8 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
+use super::load::POISON;
+use super::mqtt::{Link, Packet};
 use super::random::Random;
 use super::scene::Scene;
 use crate::process::{run, wait_for};
@@ -230,17 +232,31 @@ fn flush_rules(scene: &Scene) -> Result<String, Failure> {
     Ok(format!("20 tries to reach {target} refused"))
 }
 
-/// A message that is as large as its sender can make it. What becomes of it is the gateway's rule; that others are not
-/// hurt is what the counting shows.
+/// A message that is too large for its topic, which is refused, and one that a receiver does not survive, which is set
+/// aside so that what comes after it arrives.
 fn poison(scene: &Scene) -> Result<String, Failure> {
-    let device = &scene.loud;
-    let mut link = super::mqtt::Link::open(&device.config, &device.name, true)?;
-    let topic = format!("leaf/{}/count", device.name);
-    // A refusal closes the connection, maybe before all is written.
-    let sent = link.publish(1, &topic, &vec![b'x'; 100_000]);
-    let acknowledged =
-        sent.is_ok() && (0..40).any(|_| matches!(link.next(), Ok(Some(super::mqtt::Packet::PubAck(1)))));
-    Ok(if acknowledged { "100,000 bytes, acknowledged" } else { "100,000 bytes, refused" }.into())
+    let acknowledged = |payload: &[u8]| -> Result<bool, Failure> {
+        let device = &scene.loud;
+        let mut link = Link::open(&device.config, &device.name, true)?;
+        // A refusal closes the connection, maybe before all is written.
+        let sent = link.publish(1, &format!("leaf/{}/count", device.name), payload);
+        Ok(sent.is_ok() && (0..100).any(|_| matches!(link.next(), Ok(Some(Packet::PubAck(1))))))
+    };
+    ensure(!acknowledged(&vec![b'x'; 100_000])?, || "100,000 bytes were acknowledged".into())?;
+    let set_aside = || -> Result<u64, Failure> {
+        Ok(scene.site.status()?["gateway"]["set_aside"].as_u64().unwrap_or_default())
+    };
+    let (before, survived) = (set_aside()?, scene.load.survived.total());
+    ensure(acknowledged(POISON)?, || "a small message was refused".into())?;
+    wait_for("the poison to be set aside", Duration::from_secs(30), || {
+        let now = set_aside()?;
+        ensure(now > before, || format!("{now} are set aside"))
+    })?;
+    wait_for("what comes after the poison", Duration::from_secs(30), || {
+        let now = scene.load.survived.total();
+        ensure(now > survived + 20, || format!("{} messages arrived behind it", now - survived))
+    })?;
+    Ok("too large: refused; not survived: set aside, and the rest arrives".into())
 }
 
 /// The state of an earlier hour takes the place of today's, as docs/operations.md says. What waited is drained first:

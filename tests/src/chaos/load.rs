@@ -1,8 +1,8 @@
 //! Who publishes and who listens while things break, and what each of them knows.
 //!
 //! A meter counts upward and remembers which numbers the gateway acknowledged. The watcher, a device with a persistent
-//! session, and the fleet's database say which numbers arrived. Two devices misbehave all along: one reads nothing, one
-//! came once and stays away.
+//! session, and the fleet's database say which numbers arrived. Three devices misbehave all along: one reads nothing, one
+//! came once and stays away, and one does not survive messages of a kind.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -20,6 +20,7 @@ const WINDOW: usize = 16;
 /// Between two messages of a meter.
 const PACE: Duration = Duration::from_millis(50);
 const PAUSE: Duration = Duration::from_millis(250);
+pub const POISON: &[u8] = b"poison";
 pub const FILTER: &str = "leaf/+/count";
 
 /// Numbers by meter.
@@ -72,6 +73,8 @@ impl Counted {
 pub struct Load {
     pub acknowledged: Counted,
     pub watched: Counted,
+    /// What the fragile device took.
+    pub survived: Counted,
     publishing: Arc<AtomicBool>,
     running: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
@@ -93,6 +96,8 @@ pub struct Devices {
     pub slow: Device,
     /// Subscribes once and goes.
     pub absent: Device,
+    /// Ends its connection over a message that begins with [`POISON`].
+    pub fragile: Device,
 }
 
 impl Load {
@@ -100,6 +105,7 @@ impl Load {
         let mut load = Self {
             acknowledged: Counted::default(),
             watched: Counted::default(),
+            survived: Counted::default(),
             publishing: Arc::new(AtomicBool::new(true)),
             running: Arc::new(AtomicBool::new(true)),
             threads: Vec::new(),
@@ -117,6 +123,10 @@ impl Load {
         {
             let (device, running) = (devices.absent.clone(), running());
             threads.push(thread::spawn(move || subscribe_once(&device, &running)));
+        }
+        {
+            let (device, survived, running) = (devices.fragile.clone(), load.survived.clone(), running());
+            threads.push(thread::spawn(move || be_fragile(&device, &survived, &running)));
         }
         for meter in &devices.meters {
             let (device, acknowledged) = (meter.clone(), load.acknowledged.clone());
@@ -205,6 +215,31 @@ fn listen(device: &Device, watched: &Counted, running: &AtomicBool) -> std::io::
     while running.load(Ordering::Relaxed) {
         if let Some(Packet::Publish { id, topic, payload }) = link.next()? {
             watched.take(&topic, &payload);
+            if id != 0 {
+                link.acknowledge(id)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn be_fragile(device: &Device, survived: &Counted, running: &AtomicBool) {
+    while running.load(Ordering::Relaxed) {
+        // It ends by a poison message, or because the gateway is away: then again.
+        let _ = listen_with_fear(device, survived, running);
+        thread::sleep(PAUSE);
+    }
+}
+
+fn listen_with_fear(device: &Device, survived: &Counted, running: &AtomicBool) -> std::io::Result<()> {
+    let mut link = Link::open(&device.config, &device.name, false)?;
+    link.subscribe(FILTER)?;
+    while running.load(Ordering::Relaxed) {
+        if let Some(Packet::Publish { id, topic, payload }) = link.next()? {
+            if payload.starts_with(POISON) {
+                return Ok(());
+            }
+            survived.take(&topic, &payload);
             if id != 0 {
                 link.acknowledge(id)?;
             }

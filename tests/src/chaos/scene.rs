@@ -83,7 +83,7 @@ impl Scene {
         story::run(&mut site, &["manufacture", "fleet", "enrol", "sign"])?;
         let mut names: Vec<String> = (1..=METERS).map(|number| format!("meter-{number}")).collect();
         names.push("loud-1".into());
-        names.extend(["watcher", "slow", "absent"].map(|name| format!("reader-{name}")));
+        names.extend(["watcher", "slow", "absent", "fragile"].map(|name| format!("reader-{name}")));
         site.start_gateway()?;
         let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/glucose-monitor/policy.cedar");
         fs::create_dir_all(site.path("deployment"))?;
@@ -104,7 +104,8 @@ impl Scene {
         };
         let (loud, watcher, slow, absent) =
             (of("loud")?, of("reader-watcher")?, of("reader-slow")?, of("reader-absent")?);
-        let load = Load::start(&Devices { meters: devices, watcher, slow, absent });
+        let fragile = of("reader-fragile")?;
+        let load = Load::start(&Devices { meters: devices, watcher, slow, absent, fragile });
         let (collected, collecting) = (Counted::default(), Arc::new(AtomicBool::new(true)));
         let database = site.path("fleet/fleet.db");
         let collector = {
@@ -266,7 +267,8 @@ fn enrol(site: &Site, name: &str) -> Result<Device, Failure> {
     let mut enrol = Command::new(site.program("sensor"));
     enrol.args(["enrol", "--gateway", LEAF_ENROL, "--leaf", name, "--token", token.trim()]);
     enrol.args(["--trust-domain", TRUST_DOMAIN, "--root"]).arg(site.path("fleet/root.pem"));
-    run(enrol.arg("--dir").arg(&folder))?.ok()?;
+    enrol.arg("--dir").arg(&folder);
+    wait_for("the gateway to enrol a device", Duration::from_secs(20), || run(&mut enrol)?.ok())?;
     let config = configuration(&folder, &site.gateway, name)?;
     Ok(Device { name: name.into(), config, folder })
 }
