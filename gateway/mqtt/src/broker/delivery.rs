@@ -63,7 +63,9 @@ impl<A: Authority> Broker<A> {
         let qos = publish.delivery.qos();
         let durable = self.deliver(&message, qos);
         // What was received counts until all that is to be on disk is there.
-        let retained = retained.filter(|retained| self.retained.set(retained, qos));
+        if let Some(retained) = &retained {
+            self.retained.set(retained, qos);
+        }
         let stores = keeps(terms);
         let steps = usize::from(retained.is_some()) + usize::from(stores) + usize::from(!durable.is_empty());
         let share = cost / steps.max(1);
@@ -261,9 +263,8 @@ impl<A: Authority> Broker<A> {
         if will.retain {
             match self.retained.has_room(&message, &self.limits) {
                 Ok(()) => {
-                    if self.retained.set(&message, will.qos) {
-                        self.retain_on_disk(None, &message, will.qos, false);
-                    }
+                    self.retained.set(&message, will.qos);
+                    self.retain_on_disk(None, &message, will.qos, false);
                 }
                 Err(rule) => {
                     let rule = format!("the will was not retained: {rule}");

@@ -75,8 +75,9 @@ impl<C: Clone + Eq + Hash> Retained<C> {
         Ok(())
     }
 
-    /// An empty payload removes ([MQTT-3.3.1-10], [MQTT-3.3.1-11]). False when there was nothing to remove.
-    pub(super) fn set(&mut self, message: &Arc<Message<C>>, qos: Qos) -> bool {
+    /// An empty payload removes ([MQTT-3.3.1-10], [MQTT-3.3.1-11]). What is here says nothing of the disk: an earlier removal
+    /// may not have got there.
+    pub(super) fn set(&mut self, message: &Arc<Message<C>>, qos: Qos) {
         let old = if message.payload.is_empty() {
             self.messages.remove(&message.topic)
         } else {
@@ -84,11 +85,9 @@ impl<C: Clone + Eq + Hash> Retained<C> {
             self.shares.entry(message.from.clone()).or_default().add(message.cost());
             self.messages.insert(message.topic.clone(), (Arc::clone(message), qos))
         };
-        let changed = old.is_some() || !message.payload.is_empty();
         if let Some((old, _)) = old {
             self.released(&old);
         }
-        changed
     }
 
     fn released(&mut self, message: &Message<C>) {
