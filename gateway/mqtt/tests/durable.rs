@@ -11,6 +11,7 @@
 
 mod common;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use common::*;
@@ -345,4 +346,71 @@ fn a_session_ends_when_its_client_was_away_for_too_long() {
     assert_eq!(bench.refusals, [Reason::SessionExpired, Reason::ReceiverLagging]);
     assert!(bench.told.iter().all(|told| told.subject == "s"));
     assert_eq!(bench.connect("s", false), [ACCEPTED]);
+}
+
+/// A later receiver's need of room ended an earlier one's session: the journal, told so before it had the message, would keep
+/// it for that one for ever.
+#[test]
+fn the_journal_gets_a_message_only_for_those_who_still_hold_it() {
+    let limits = Limits { waiting_bytes_max: 10_000, session_bytes_kept: 0, ..Limits::default() };
+    let rules = Rules { strict: HashSet::from(["r"]), ..Rules::default() };
+    let mut bench = pair(rules, limits);
+    bench.connect("r", false);
+    bench.subscribe("r", "#", Qos::AtLeastOnce);
+    bench.lose("r");
+    bench.lose("s");
+    bench.send("p", message("r/a", &[0; 5000], Some(1)));
+    bench.disk.by_hand = true;
+    bench.send("p", message("t/a", &[0; 2800], Some(2)));
+    assert_eq!(bench.disk.forgotten, ["r"]);
+    assert_eq!(bench.disk.journal[0].receivers, ["s"]);
+    bench.write(&Ok(()));
+    assert_eq!(bench.got("p").len(), 2);
+    // Nobody holds it in the end: there is nothing to wait for.
+    let limits = Limits { session_messages_max: 1, ..Limits::default() };
+    let rules = Rules { strict: HashSet::from(["s"]), ..Rules::default() };
+    let mut bench = pair(rules, limits);
+    bench.lose("s");
+    bench.send("p", message("t/a", b"1", Some(1)));
+    bench.disk.by_hand = true;
+    bench.send("p", message("t/a", b"2", Some(2)));
+    assert!(bench.disk.journal.is_empty());
+    assert_eq!(bench.got("p").len(), 2);
+}
+
+/// A filter that one SUBSCRIBE names many times gives each retained message once, and what waits already is not lost for
+/// retained messages that do not fit in.
+#[test]
+fn a_subscription_makes_one_copy_of_what_is_retained() {
+    let limits = Limits { session_messages_max: 6, ..Limits::default() };
+    let mut bench = pair(Rules::default(), limits);
+    for n in 1..=4u16 {
+        bench.send("p", publish(&format!("x/{n}"), &n.to_be_bytes(), Some(n), false, true));
+    }
+    let many = |filter: &str| {
+        let filters = (0..64).map(|_| (TopicFilter::parse(filter).unwrap(), Qos::AtLeastOnce)).collect();
+        Packet::Subscribe(Subscribe { id: id(1), filters })
+    };
+    bench.send("s", many("x/+"));
+    assert_eq!(bench.broker.counts().waiting_messages, 4);
+    let copies: Vec<Vec<u8>> = (1..=4u16).map(|n| n.to_be_bytes().to_vec()).collect();
+    assert_eq!(bench.take_all("s"), copies);
+    for n in 1..=4u16 {
+        bench.send("p", message("t/a", &[n as u8], Some(n)));
+    }
+    bench.send("s", many("x/#"));
+    assert_eq!(bench.broker.counts().lost, 2);
+    assert_eq!(bench.refusals, [Reason::ReceiverLagging]);
+    let expected = [&[1u8][..], &[2], &[3], &[4], &copies[0], &copies[1]];
+    assert_eq!(bench.take_all("s"), expected);
+    // Who is declared to lose its session does.
+    let limits = Limits { session_messages_max: 3, ..Limits::default() };
+    let rules = Rules { strict: HashSet::from(["s"]), ..Rules::default() };
+    let mut bench = pair(rules, limits);
+    for n in 1..=4u16 {
+        bench.send("p", publish(&format!("x/{n}"), &n.to_be_bytes(), Some(n), false, true));
+    }
+    bench.send("s", many("x/+"));
+    assert!(!bench.is_open("s"));
+    assert_eq!(bench.broker.counts().sessions, 1);
 }

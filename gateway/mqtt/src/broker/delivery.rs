@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use edgewarden_names::{Reason, Refusal};
 
-use super::session::Outgoing;
-use super::{Ack, Action, Authority, Broker, ConnectionId, Keep, Message, Storing, Terms, Ticket, delivery};
+use super::session::{Outgoing, Session};
+use super::{
+    Ack, Action, Authority, Broker, ConnectionId, Keep, Lagging, Message, Storing, Terms, Ticket, delivery,
+};
 use crate::packet::{Delivery, Packet, PacketId, Publish, Qos, Will};
 use crate::topic::{TopicFilter, TopicName};
 
@@ -137,6 +139,10 @@ impl<A: Authority> Broker<A> {
                 durable.push(client.clone());
             }
         }
+        // A later receiver's need of room may have taken it from an earlier one: that has been said, before the journal has
+        // it.
+        let holds = |session: &Session<_>| !session.clean && session.newest() == Some(message.number);
+        durable.retain(|client| self.sessions.get(client).is_some_and(holds));
         durable
     }
 
@@ -226,14 +232,22 @@ impl<A: Authority> Broker<A> {
         }
     }
 
+    /// What the topics that match have now. They are no reason to lose what waits already: where the session is full, the
+    /// rest of them is lost, unless the client wants to lose its session then.
     pub(super) fn deliver_retained(&mut self, client: &A::Client, filter: &TopicFilter, granted: Qos) {
+        let mut lost: u64 = 0;
         for (message, qos) in self.retained.matching(filter) {
+            if !self.sessions.contains_key(client) {
+                break;
+            }
             let ended = self.kept_back.ends(client, message.number, self.now) >= self.limits.ends_max;
             if ended || !self.authority.may_receive(client, &message.topic) {
                 continue;
             }
             if qos.min(granted) == Qos::AtMostOnce {
                 self.deliver_now(client, &message, true);
+            } else if lost > 0 || !self.takes_retained(client, message.cost()) {
+                lost = lost.saturating_add(1);
             } else {
                 let copy = Arc::new(Message {
                     number: self.new_number(),
@@ -246,6 +260,12 @@ impl<A: Authority> Broker<A> {
                 }
             }
         }
+        self.count_lost(client, lost, "its session is full: retained messages did not fit in");
+    }
+
+    fn takes_retained(&self, client: &A::Client, cost: usize) -> bool {
+        self.sessions.get(client).is_none_or(|session| session.has_room(1, cost, &self.limits))
+            || self.authority.lagging(client) == Lagging::LosesSession
     }
 
     /// Section 3.1.2.5, by the policy of this moment. Nobody waits for its acknowledgement.

@@ -159,6 +159,12 @@ impl<C> Session<C> {
         self.in_flight.len().saturating_add(self.waiting.len())
     }
 
+    /// The number of the message that came last.
+    pub(super) fn newest(&self) -> Option<u64> {
+        let flying = self.in_flight.back().map(|(_, outgoing)| outgoing);
+        self.waiting.back().or(flying).map(|outgoing| outgoing.message.number)
+    }
+
     pub(super) fn numbers(&self) -> Vec<u64> {
         let flying = self.in_flight.iter().map(|(_, outgoing)| outgoing);
         let held = flying.chain(&self.waiting).map(|outgoing| outgoing.message.number);

@@ -1,5 +1,6 @@
 //! Subscriptions and the end of sessions.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use super::{Action, Authority, Broker, ConnectionId};
@@ -37,10 +38,18 @@ impl<A: Authority> Broker<A> {
         }
         self.hold(id, &client);
         self.send(id, &Packet::SubAck { id: subscribe.id, codes: codes.clone() });
-        for ((filter, _), code) in subscribe.filters.iter().zip(codes) {
-            if let SubscribeCode::Granted(granted) = code {
-                self.deliver_retained(&client, filter, granted);
+        // A filter that the packet repeats is one subscription, as it was granted last.
+        let mut seen = HashSet::new();
+        let mut granted = Vec::new();
+        for ((filter, _), code) in subscribe.filters.iter().zip(codes).rev() {
+            if let SubscribeCode::Granted(qos) = code
+                && seen.insert(filter)
+            {
+                granted.push((filter, qos));
             }
+        }
+        for (filter, qos) in granted.into_iter().rev() {
+            self.deliver_retained(&client, filter, qos);
         }
     }
 
