@@ -164,6 +164,65 @@ fn a_message_that_ends_three_connections_is_set_aside() {
     assert_eq!(bench.disk.settled.len(), 5);
 }
 
+/// A message that a client holds back, its connections ended by something else, is not to blame for what a later one does.
+#[test]
+fn what_comes_later_waits_for_a_message_under_suspicion() {
+    let mut bench = pair(Rules::default(), Limits::default());
+    bench.send("p", message("t/a", b"innocent", Some(1)));
+    for _ in 0..2 {
+        bench.got("s");
+        bench.lose("s");
+        bench.come("s");
+    }
+    bench.send("p", message("t/a", b"poison", Some(2)));
+    let sent = bench.got("s");
+    assert_eq!(sent[1..], [publish("t/a", b"innocent", Some(1), true, false)], "alone");
+    bench.send("p", message("t/a", b"more", Some(3)));
+    assert_eq!(bench.got("s"), []);
+    bench.send("s", Packet::PubAck(id(1)));
+    for _ in 0..3 {
+        assert!(bench.got("s").len() > 1);
+        bench.lose("s");
+        bench.come("s");
+    }
+    let aside = bench.broker.set_aside();
+    assert_eq!((aside.len(), &aside[0].1.payload[..]), (1, &b"poison"[..]));
+    assert_eq!(bench.take_all("s"), [b"more"]);
+}
+
+/// A client that acknowledges nothing holds few bytes that cannot be taken from it.
+#[test]
+fn what_is_in_flight_is_bounded_in_bytes() {
+    let mut bench = pair(Rules::default(), Limits::default());
+    let publications =
+        |packets: &[Packet]| packets.iter().filter(|p| matches!(p, Packet::Publish(_))).count();
+    for n in 1..=200u16 {
+        bench.send("p", message("t/a", &[0; 4000], Some(n)));
+    }
+    let mut sent = bench.got("s");
+    assert_eq!(publications(&sent), 256 * 1024 / (4000 + 3 + 256));
+    assert_eq!(bench.broker.counts().lost, 0);
+    sent.truncate(1);
+    let Packet::Publish(Publish { delivery: Delivery::AtLeastOnce(first), .. }) = sent.remove(0) else {
+        panic!("{sent:?}");
+    };
+    bench.send("s", Packet::PubAck(first));
+    assert_eq!(publications(&bench.got("s")), 1, "one for one");
+    bench.lose("s");
+    bench.come("s");
+    assert_eq!(bench.take_all("s").len(), 199);
+    assert_eq!(bench.broker.counts().waiting_bytes, 0);
+    // One is always on its way, whatever its size.
+    for n in 1..=2u16 {
+        bench.send("p", message("t/a", &[0; 262_000], Some(n)));
+        assert_eq!(publications(&bench.got("s")), usize::from(n == 1));
+    }
+    assert_eq!(bench.take_all("s").len(), 0);
+    bench.lose("s");
+    bench.come("s");
+    assert_eq!(bench.take_all("s").len(), 2);
+}
+
 /// Connections that we end, or that end before anything was handed over, say nothing of a message.
 #[test]
 fn only_the_clients_own_ends_count() {

@@ -16,6 +16,8 @@ pub struct Limits {
     /// QoS 1 messages sent and not acknowledged, for each session. MQTT 3.1.1 has no Receive Maximum: this bounds what is
     /// sent again after a lost connection, and what policy can no longer take back.
     pub window_messages_max: usize,
+    /// Bytes of them; one message may be on its way whatever its size.
+    pub window_bytes_max: usize,
     /// QoS 1 messages that a session holds, in flight or waiting.
     pub session_messages_max: usize,
     pub session_bytes_max: usize,
@@ -52,6 +54,7 @@ impl Default for Limits {
             subscriptions_per_session_max: 128,
             subscription_bytes_per_session_max: 16 * 1024,
             window_messages_max: 1024,
+            window_bytes_max: 256 * 1024,
             session_messages_max: 10_000,
             session_bytes_max: 4 * 1024 * 1024,
             waiting_bytes_max: 32 * 1024 * 1024,

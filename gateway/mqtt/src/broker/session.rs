@@ -23,6 +23,7 @@ pub(super) struct Session<C> {
     pub(super) subscriptions: HashMap<TopicFilter, Qos>,
     /// Sent and not acknowledged, in the order sent ([MQTT-4.6.0-1]).
     in_flight: VecDeque<(PacketId, Outgoing<C>)>,
+    in_flight_bytes: usize,
     /// How many of them, from the front, have been sent on this connection.
     sent: usize,
     waiting: VecDeque<Outgoing<C>>,
@@ -81,6 +82,7 @@ impl<C> Session<C> {
             lost: false,
             subscriptions: HashMap::new(),
             in_flight: VecDeque::new(),
+            in_flight_bytes: 0,
             sent: 0,
             waiting: VecDeque::new(),
             aside: Aside::default(),
@@ -200,7 +202,7 @@ impl<C> Session<C> {
     /// The oldest message that is not on its way to a connected client, taken out.
     pub(super) fn lose_oldest(&mut self) -> Option<Arc<Message<C>>> {
         let outgoing = match self.connection {
-            None => self.in_flight.pop_front().map(|(_, outgoing)| outgoing),
+            None => self.land(0).map(|(_, outgoing)| outgoing),
             Some(_) => None,
         };
         let message = outgoing.or_else(|| self.waiting.pop_front())?.message;
@@ -211,10 +213,10 @@ impl<C> Session<C> {
     /// The next message to send on this connection: one that an earlier connection has lost, then one that waits. After
     /// two connections that the same message has ended, one at a time, so that it is clear which it is.
     pub(super) fn next(&mut self, limits: &Limits) -> Option<(PacketId, Outgoing<C>)> {
+        if self.sent > 0 && self.head().is_some_and(|head| head.ends > 1) {
+            return None;
+        }
         if self.sent < self.in_flight.len() {
-            if self.sent > 0 && self.in_flight.front().is_some_and(|(_, head)| head.ends > 1) {
-                return None;
-            }
             let (id, outgoing) = self.in_flight.get(self.sent)?.clone();
             self.sent = self.sent.saturating_add(1);
             // [MQTT-3.3.1-1], [MQTT-4.4.0-1]
@@ -225,11 +227,25 @@ impl<C> Session<C> {
         if self.in_flight.len() >= window {
             return None;
         }
+        let window = limits.window_bytes_max.min(limits.session_bytes_max / 2);
+        let cost = self.waiting.front()?.message.cost();
+        let bytes = self.in_flight_bytes.saturating_add(cost);
+        if bytes > window && !self.in_flight.is_empty() {
+            return None;
+        }
         let outgoing = self.waiting.pop_front()?;
         let id = self.free_id();
+        self.in_flight_bytes = bytes;
         self.in_flight.push_back((id, outgoing.clone()));
         self.sent = self.sent.saturating_add(1);
         Some((id, outgoing))
+    }
+
+    /// Takes one out of those in flight.
+    fn land(&mut self, index: usize) -> Option<(PacketId, Outgoing<C>)> {
+        let landed = self.in_flight.remove(index)?;
+        self.in_flight_bytes = self.in_flight_bytes.saturating_sub(landed.1.message.cost());
+        Some(landed)
     }
 
     /// Identifiers are given out in order, so the distance from the oldest in flight grows along the window, unless one has
@@ -266,7 +282,7 @@ impl<C> Session<C> {
         let is_it = |index: usize| self.in_flight.get(index).is_some_and(|(used, _)| *used == id);
         let index =
             if is_it(guess) { guess } else { self.in_flight.iter().position(|(used, _)| *used == id)? };
-        let (_, outgoing) = self.in_flight.remove(index)?;
+        let (_, outgoing) = self.land(index)?;
         if index < self.sent {
             self.sent = self.sent.saturating_sub(1);
         }
@@ -285,7 +301,7 @@ impl<C> Session<C> {
 
     /// Takes the oldest message in flight out; it still counts.
     pub(super) fn take_head(&mut self) -> Option<Outgoing<C>> {
-        let (_, outgoing) = self.in_flight.pop_front()?;
+        let (_, outgoing) = self.land(0)?;
         self.sent = self.sent.saturating_sub(1);
         Some(outgoing)
     }
@@ -302,7 +318,13 @@ impl<C> Session<C> {
         };
         // What is in flight on a live connection has been sent already and will be acknowledged.
         if self.connection.is_none() {
-            self.in_flight.retain(|(_, outgoing)| keeps(outgoing));
+            let mut bytes: usize = 0;
+            self.in_flight.retain(|(_, outgoing)| {
+                let keep = keeps(outgoing);
+                bytes = bytes.saturating_add(if keep { outgoing.message.cost() } else { 0 });
+                keep
+            });
+            self.in_flight_bytes = bytes;
         }
         self.waiting.retain(|outgoing| keeps(outgoing));
         let freed = dropped.iter().map(|message| message.cost()).fold(0, usize::saturating_add);
