@@ -331,15 +331,22 @@ fn a_session_ends_when_its_client_was_away_for_too_long() {
     let document = document.unwrap();
     assert_eq!(document.away_seconds, EXPIRY.as_secs() / 2);
     bench.broker.documented(&"s", version, Ok(()), bench.now);
-    // Another process goes on counting, and so does one whose policy is not known yet: it ends nothing.
+    // Another process goes on counting, but not while its policy is not known: nobody may come then.
     let messages = vec![saved(60, &["s"], b"1")];
     let sessions = vec![("s", document)];
     let undecided = Rules::default().deny("decide");
-    let mut bench = Bench::restored(undecided, Limits::default(), sessions, messages, Vec::new());
+    let mut bench = Bench::restored(undecided.clone(), Limits::default(), sessions, messages, Vec::new());
     bench.tick(EXPIRY);
-    assert_eq!(bench.broker.counts().sessions, 1);
     bench.policy(Rules::default());
     bench.tick(std::time::Duration::ZERO);
+    bench.tick(EXPIRY / 4);
+    bench.policy(undecided);
+    bench.tick(EXPIRY);
+    bench.tick(EXPIRY);
+    bench.policy(Rules::default());
+    bench.tick(std::time::Duration::ZERO);
+    assert_eq!(bench.broker.counts().sessions, 1, "three quarters of its time are over");
+    bench.tick(EXPIRY / 4);
     let counts = bench.broker.counts();
     assert_eq!((counts.sessions, counts.subscriptions, counts.waiting_bytes, counts.lost), (0, 0, 0, 1));
     assert_eq!(bench.disk.forgotten, ["s"]);

@@ -208,6 +208,8 @@ pub struct Broker<A: Authority> {
     losses: Losses<A::Client>,
     dropped_qos0: u64,
     refused: u64,
+    /// When the authority was last seen to decide.
+    decided_at: Duration,
     /// Of the input that is being handled.
     now: Duration,
     /// For people.
@@ -241,6 +243,7 @@ impl<A: Authority> Broker<A> {
             losses: Losses::default(),
             dropped_qos0: 0,
             refused: 0,
+            decided_at: Duration::ZERO,
             now: Duration::ZERO,
             wall: UnixTime(0),
         }

@@ -142,6 +142,13 @@ impl<C> Session<C> {
         self.away(now).saturating_sub(self.away_written)
     }
 
+    /// The time after `until` does not count: the client could not come.
+    pub(super) fn pause_away(&mut self, until: Duration, now: Duration) {
+        if self.away_from.is_some() {
+            (self.away_before, self.away_from) = (self.away(until), Some(now));
+        }
+    }
+
     pub(super) fn leave(&mut self, now: Duration) {
         self.connection = None;
         self.sent = 0;

@@ -106,11 +106,16 @@ impl<A: Authority> Broker<A> {
     }
 
     /// Ends persistent sessions whose clients have been away for longer than is declared, and has written down how long
-    /// the others have been: only time during which a broker ran counts, so that no clock can end a session.
+    /// the others have been: only time during which a broker ran and let clients in counts, so that no clock can end a
+    /// session.
     pub(super) fn expire_sessions(&mut self) {
         if !self.authority.decides() {
+            for session in self.sessions.values_mut() {
+                session.pause_away(self.decided_at, self.now);
+            }
             return;
         }
+        self.decided_at = self.now;
         let (mut ended, mut behind) = (Vec::new(), Vec::new());
         for (client, session) in &self.sessions {
             if session.clean || session.connection.is_some() {
