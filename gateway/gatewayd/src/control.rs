@@ -58,7 +58,9 @@ impl Control {
     async fn ask_within(&self, request: &Request, deadline: Duration) -> Result<Reply, ControlError> {
         let exchange = async {
             let _place = match request {
-                Request::LeafIssue { .. } => self.for_strangers.acquire().await.ok(),
+                Request::LeafIssue { .. } | Request::LeafRenew { .. } => {
+                    self.for_strangers.acquire().await.ok()
+                }
                 _ => None,
             };
             Client::connect(&self.socket).await?.ask(request).await

@@ -61,10 +61,18 @@ fn a_receiver_that_lags_holds_up_nobody_and_loses_its_oldest() {
     let lost: Vec<_> =
         bench.broker.receivers_behind().into_iter().map(|r| (r.client, r.lost, r.lagging)).collect();
     assert_eq!(lost, [("deaf", 40, true), ("s", 40, true)]);
+    // And of all of it, when it is over.
+    bench.tick(Duration::from_secs(9));
+    assert_eq!(bench.told.len(), 2);
+    bench.tick(Duration::from_secs(1));
+    let told: Vec<_> = bench.told[2..].iter().map(|told| (told.reason, told.subject.as_str())).collect();
+    assert_eq!(told, [(Reason::ReceiverLagging, "deaf"), (Reason::ReceiverLagging, "s")]);
+    assert!(bench.told[2..].iter().all(|told| told.rule.ends_with("39 lost, 40 in all")), "{:?}", bench.told);
     // What they lost is not on disk any more.
     assert_eq!(bench.disk.settled.len(), 150);
     bench.tick(Duration::from_secs(61));
     assert!(bench.broker.receivers_behind().iter().all(|receiver| !receiver.lagging));
+    assert_eq!(bench.told.len(), 4, "once");
 }
 
 #[test]

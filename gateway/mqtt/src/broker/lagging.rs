@@ -37,6 +37,18 @@ struct Loss {
     last: Option<Duration>,
 }
 
+impl Loss {
+    /// What is to be told of, when there is something and it is time.
+    fn tell(&mut self, now: Duration) -> Option<String> {
+        let new = self.messages.saturating_sub(self.told);
+        if new == 0 || self.told_at.is_some_and(|at| now.saturating_sub(at) < TELL_AGAIN) {
+            return None;
+        }
+        (self.told, self.told_at) = (self.messages, Some(now));
+        Some(format!("{new} lost, {} in all", self.messages))
+    }
+}
+
 /// Who lost what, since the process began.
 #[derive(Debug)]
 pub(super) struct Losses<C> {
@@ -198,11 +210,22 @@ impl<A: Authority> Broker<A> {
         let loss = losses.clients.entry(client.clone()).or_default();
         loss.messages = loss.messages.saturating_add(messages);
         loss.last = Some(self.now);
-        if loss.told_at.is_none_or(|at| self.now.saturating_sub(at) >= TELL_AGAIN) {
-            let new = loss.messages.saturating_sub(loss.told);
-            (loss.told, loss.told_at) = (loss.messages, Some(self.now));
-            let rule = format!("{rule}; {new} lost, {} in all", loss.messages);
+        if let Some(numbers) = loss.tell(self.now) {
+            let rule = format!("{rule}; {numbers}");
             self.refuse(client, Refusal::new(Reason::ReceiverLagging, client, rule));
+        }
+    }
+
+    /// Tells of what was lost since the last telling, where no further loss does.
+    pub(super) fn tell_losses(&mut self) {
+        let now = self.now;
+        let losses = self.losses.clients.iter_mut();
+        let mut untold: Vec<_> =
+            losses.filter_map(|(client, loss)| Some((client.clone(), loss.tell(now)?))).collect();
+        untold.sort_unstable();
+        for (client, numbers) in untold {
+            let rule = format!("it did not take its messages, and lost more of them; {numbers}");
+            self.refuse(&client, Refusal::new(Reason::ReceiverLagging, &client, rule));
         }
     }
 

@@ -456,6 +456,7 @@ impl<A: Authority> Broker<A> {
             self.close(id, End::Theirs);
         }
         self.expire_sessions();
+        self.tell_losses();
         self.retry_writes();
         self.settle();
     }
