@@ -20,6 +20,7 @@ use edgewarden_fleet::store::{Store, StoreError};
 use edgewarden_names::{GatewayName, Reason, Refusal, SpiffeId, UnixTime};
 use edgewarden_protocol::enrol::{Verdict, VerdictState};
 use edgewarden_protocol::uplink::Message;
+use sqlx::{ConnectOptions as _, Connection as _};
 
 const NOW: UnixTime = UnixTime(1_000_000);
 
@@ -473,4 +474,71 @@ async fn messages_from_before_are_charged_and_known() {
     let count = store.message_count(&name).await.unwrap();
     assert_eq!((count.kept, count.dropped), (1, 3), "three times 512 bytes and more do not fit");
     assert_eq!(store.events(None, 10).await.unwrap().last().unwrap().text, "by an operator");
+}
+
+#[tokio::test]
+async fn a_wrong_counter_deletes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = with_gateway(folder.path()).await;
+    let name = gateway("gw-1");
+    let epoch = hex::encode([1; 16]);
+    let add = async |sequence: u64, retention: Retention| {
+        let batch = [message(1, sequence, 9)];
+        store.add_messages(&name, &epoch, &batch, retention, NOW).await.unwrap();
+    };
+    let kept = async |store: &Store| {
+        let messages = store.messages(&name, 100).await.unwrap();
+        messages.iter().map(|message| message.sequence).collect::<Vec<_>>()
+    };
+    add(1, Retention::default()).await;
+    add(2, Retention::default()).await;
+    let mut other = sqlx::sqlite::SqliteConnectOptions::new()
+        .filename(folder.path().join("fleet.db"))
+        .connect()
+        .await
+        .unwrap();
+    let flips = [
+        "kept = kept | (1 << 40)",
+        "bytes = bytes | (1 << 40)",
+        "kept = kept | (1 << 63)",
+        "bytes = bytes | (1 << 63)",
+    ];
+    for (sequence, flip) in (3..).zip(flips) {
+        sqlx::raw_sql(sqlx::AssertSqlSafe(format!("UPDATE queue SET {flip}")))
+            .execute(&mut other)
+            .await
+            .unwrap();
+        add(sequence, Retention::default()).await;
+        assert_eq!(kept(&store).await, (1..=sequence).rev().collect::<Vec<_>>(), "{flip}");
+        let count = store.message_count(&name).await.unwrap();
+        assert_eq!((count.kept, count.dropped), (sequence, 0), "{flip}");
+    }
+    // The cap still holds.
+    add(7, Retention { messages: 3, ..Retention::default() }).await;
+    assert_eq!(kept(&store).await, [7, 6, 5]);
+    // One that is within the cap is found at the next start.
+    sqlx::raw_sql("UPDATE queue SET kept = 1000").execute(&mut other).await.unwrap();
+    other.close().await.unwrap();
+    store.close().await;
+    let store = open(folder.path()).await;
+    assert_eq!(store.message_count(&name).await.unwrap().kept, 3);
+}
+
+#[tokio::test]
+async fn conflicts_without_end_are_one_event() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = with_gateway(folder.path()).await;
+    let (name, epoch, retention) = (gateway("gw-1"), hex::encode([1; 16]), Retention::default());
+    let batch: Vec<_> = (1..=30).map(|sequence| message(1, sequence, 9)).collect();
+    store.add_messages(&name, &epoch, &batch, retention, NOW).await.unwrap();
+    for sequence in 1..=30 {
+        let other = [message(1, sequence, 10)];
+        let added = store.add_messages(&name, &epoch, &other, retention, NOW).await.unwrap();
+        assert_eq!(added.conflict, Some(sequence));
+    }
+    let events = store.events(Some(&name), 100).await.unwrap();
+    let conflicts: Vec<_> =
+        events.iter().filter(|event| event.reason.as_deref() == Some("queue.conflict")).collect();
+    assert_eq!(conflicts.len(), 1);
+    assert!(conflicts[0].text.ends_with("(30 times)"), "{}", conflicts[0].text);
 }

@@ -35,6 +35,12 @@ impl Default for Retention {
 /// `schema-5.sql`.
 const MESSAGE_OVERHEAD_BYTES: u64 = 512;
 const DIGEST_BYTES: usize = 16;
+/// The same for each number, so that conflicts without end are one row of events.
+const CONFLICT: &str = "other messages than before under known numbers";
+/// What is in the rows, against what `queue` says of them.
+const COUNTED: &str = "(SELECT count(*), \
+     coalesce(sum(octet_length(sender) + octet_length(topic) + octet_length(payload) + 512), 0) FROM message \
+     WHERE message.gateway = queue.gateway AND message.queue = queue.queue)";
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredMessage {
@@ -169,16 +175,32 @@ impl Store {
         .bind(epoch)
         .execute(writing.sql())
         .await?;
-        if let Some(sequence) = conflict {
-            let text = format!("another message than before under number {sequence} of epoch {epoch}");
-            writing.note_refusal(gateway, Reason::QueueConflict, &text, 1, now).await?;
+        if conflict.is_some() {
+            writing.note_refusal(gateway, Reason::QueueConflict, CONFLICT, 1, now).await?;
         }
-        writing.forget_oldest(gateway, retention).await?;
+        let batch = Kept { messages: unsigned(kept), bytes };
+        writing.forget_oldest(gateway, retention, batch).await?;
         writing.forget_receipts(gateway, retention).await?;
         writing.forget_oldest_queues(gateway, epoch, retention).await?;
         writing.commit().await?;
         let stored = conflict.map_or(unsigned(highest), |sequence| sequence.saturating_sub(1));
         Ok(AddedMessages { stored, conflict })
+    }
+
+    /// Puts counters right that are not what the rows say. Writes nothing when all are.
+    pub(super) async fn recount_messages(&self) -> Result<(), StoreError> {
+        let find = format!("SELECT rowid FROM queue WHERE (kept, bytes) != {COUNTED}");
+        let wrong: Vec<i64> = sqlx::query_scalar(sqlx::AssertSqlSafe(find)).fetch_all(&self.readers).await?;
+        if wrong.is_empty() {
+            return Ok(());
+        }
+        tracing::warn!(queues = wrong.len(), "counters of kept messages were wrong and are counted anew");
+        let update = format!("UPDATE queue SET (kept, bytes) = {COUNTED} WHERE rowid = ?");
+        let mut writing = self.begin().await?;
+        for row in wrong {
+            sqlx::query(sqlx::AssertSqlSafe(update.clone())).bind(row).execute(writing.sql()).await?;
+        }
+        writing.commit().await
     }
 
     /// The newest first.
@@ -211,6 +233,13 @@ impl Store {
         .await?;
         Ok(MessageCount { kept: unsigned(kept), dropped: unsigned(dropped) })
     }
+}
+
+/// Messages and their room.
+#[derive(Debug, Clone, Copy)]
+struct Kept {
+    messages: u64,
+    bytes: u64,
 }
 
 type OldestRow = (i64, String, i64, i64, Option<Vec<u8>>);
@@ -262,7 +291,15 @@ impl Writing<'_> {
         Ok(digest((unsigned(at), &sender, &topic, &payload)))
     }
 
-    async fn forget_oldest(&mut self, gateway: &GatewayName, retention: Retention) -> Result<(), StoreError> {
+    /// Nothing seals the counters. One that asks for more than `batch` has brought is not believed: deleting by it could
+    /// take all that there is, and each later message as it comes.
+    async fn forget_oldest(
+        &mut self,
+        gateway: &GatewayName,
+        retention: Retention,
+        batch: Kept,
+    ) -> Result<(), StoreError> {
+        let mut recounted = false;
         loop {
             let (kept, bytes): (i64, i64) = sqlx::query_as(
                 "SELECT coalesce(sum(kept), 0), coalesce(sum(bytes), 0) FROM queue WHERE gateway = ?",
@@ -270,8 +307,19 @@ impl Writing<'_> {
             .bind(gateway.as_str())
             .fetch_one(self.sql())
             .await?;
+            let impossible = kept < 0 || bytes < 0;
             let (mut kept, mut bytes) = (unsigned(kept), unsigned(bytes));
-            if kept <= retention.messages && bytes <= retention.bytes {
+            let surplus = Kept {
+                messages: kept.saturating_sub(retention.messages),
+                bytes: bytes.saturating_sub(retention.bytes),
+            };
+            let implausible = surplus.messages > batch.messages || surplus.bytes > batch.bytes;
+            if (impossible || implausible) && !recounted {
+                self.recount(gateway).await?;
+                recounted = true;
+                continue;
+            }
+            if surplus.messages == 0 && surplus.bytes == 0 {
                 return Ok(());
             }
             let oldest: Vec<OldestRow> = sqlx::query_as(
@@ -282,7 +330,7 @@ impl Writing<'_> {
             .fetch_all(self.sql())
             .await?;
             if oldest.is_empty() {
-                return Ok(());
+                return self.recount(gateway).await;
             }
             for (id, queue, sequence, bytes_of, digest) in oldest {
                 if kept <= retention.messages && bytes <= retention.bytes {
@@ -294,6 +342,12 @@ impl Writing<'_> {
                 bytes = bytes.saturating_sub(size);
             }
         }
+    }
+
+    async fn recount(&mut self, gateway: &GatewayName) -> Result<(), StoreError> {
+        let update = format!("UPDATE queue SET (kept, bytes) = {COUNTED} WHERE gateway = ?");
+        sqlx::query(sqlx::AssertSqlSafe(update)).bind(gateway.as_str()).execute(self.sql()).await?;
+        Ok(())
     }
 
     async fn forget(&mut self, gateway: &GatewayName, message: Oldest) -> Result<(), StoreError> {

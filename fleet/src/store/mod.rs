@@ -136,7 +136,9 @@ impl Store {
             .max_lifetime(None)
             .connect_with(options.read_only(true))
             .await?;
-        Ok(Self { writer, readers, refusals: events::Refusals::default() })
+        let store = Self { writer, readers, refusals: events::Refusals::default() };
+        store.recount_messages().await?;
+        Ok(store)
     }
 
     /// Waits for what is running, then closes the file.
@@ -160,8 +162,19 @@ impl Store {
     pub async fn look_often(self) {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
-            let Err(error) = self.check().await else { continue };
+            let looked = match self.check().await {
+                Ok(()) => self.recount_messages().await,
+                damaged => damaged,
+            };
+            let Err(error) = looked else { continue };
             let text = crate::chain(&error);
+            if !matches!(error, StoreError::Damaged(_)) {
+                tracing::warn!(
+                    error = text,
+                    "the database was not looked at; the next look is in some hours"
+                );
+                continue;
+            }
             tracing::error!(error = text, "the database is not what was written");
             if let Err(error) = self.add_event(events::By::Operator, None, &text, UnixTime::now()).await {
                 tracing::error!(error = crate::chain(&error), "the event is not kept");
