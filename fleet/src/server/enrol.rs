@@ -11,7 +11,7 @@ use axum::response::Response;
 use axum::routing::post;
 use edgewarden_names::{GatewayName, Refusal, UnixTime};
 use edgewarden_protocol::enrol::{Begin, Finish};
-use edgewarden_transport::log_limit::Line;
+use edgewarden_transport::log_limit::{Line, LogLimit};
 
 use super::http::{read_strangers_json, reply};
 use super::peer::Peer;
@@ -34,7 +34,7 @@ async fn begin(State(shared): State<Arc<Shared>>, Extension(peer): Extension<Pee
         let gateway = begin.gateway.clone();
         let challenge = shared.enrolment.begin(begin, peer.source, UnixTime::now()).await;
         if let Err(Problem::Refused(refusal)) = &challenge {
-            log_refusal(&shared, &peer, Some(&gateway), refusal);
+            log_refusal(&shared.refusals_logged, &peer, Some(&gateway), refusal);
         }
         challenge
     };
@@ -63,7 +63,8 @@ async fn finish(State(shared): State<Arc<Shared>>, Extension(peer): Extension<Pe
             }
             Err(problem) => {
                 if let Problem::Refused(refusal) = &problem {
-                    log_refusal(&shared, &peer, Some(&gateway), refusal);
+                    // It was judged, so it is a gateway and not somebody who says so.
+                    log_refusal(&shared.gateways_logged, &peer, Some(&gateway), refusal);
                 }
                 Err(problem)
             }
@@ -73,8 +74,8 @@ async fn finish(State(shared): State<Arc<Shared>>, Extension(peer): Extension<Pe
 }
 
 /// Anybody can be refused as often as they like: not every time is worth a line.
-fn log_refusal(shared: &Shared, peer: &Peer, gateway: Option<&GatewayName>, refusal: &Refusal) {
-    let Line::Write { left_out } = shared.refusals_logged.line(Instant::now()) else { return };
+fn log_refusal(logged: &LogLimit, peer: &Peer, gateway: Option<&GatewayName>, refusal: &Refusal) {
+    let Line::Write { left_out } = logged.line(Instant::now()) else { return };
     if left_out > 0 {
         tracing::warn!(left_out, "more enrolments were refused than the log shows");
     }

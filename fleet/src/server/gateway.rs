@@ -17,6 +17,7 @@ use edgewarden_protocol::enrol::VerdictState;
 use edgewarden_protocol::uplink::{
     MESSAGES_BYTES_MAX, MESSAGES_MAX, Message, Messages, MessagesReply, Report, SecretsSync, Sync, SyncReply,
 };
+use edgewarden_transport::log_limit::Line;
 
 use super::http::{read_json, reply};
 use super::peer::{Client, Peer};
@@ -162,6 +163,8 @@ async fn messages(
     let answer = async {
         let (gateway, client) = peer.gateway(&shared.domain, "gatewayd", UnixTime::now())?;
         admitted(&shared, &gateway, client).await?;
+        let own = shared.bodies_of(&gateway);
+        let _own = own.acquire().await.map_err(Problem::internal)?;
         let _room = shared.gateways_bodies.acquire().await.map_err(Problem::internal)?;
         let Messages { messages } = read_json(body, MESSAGES_BODY_BYTES_MAX).await?;
         let Some(first) = messages.first() else { return Ok(MessagesReply { stored: 0, conflict: None }) };
@@ -169,8 +172,10 @@ async fn messages(
         let now = UnixTime::now();
         let added =
             shared.store.add_messages(&gateway, &first.queue, &messages, shared.retention, now).await?;
-        if let Some(sequence) = added.conflict {
-            tracing::warn!(%gateway, epoch = first.queue, sequence, "other messages under known numbers");
+        if let Some(sequence) = added.conflict
+            && let Line::Write { left_out } = shared.gateways_logged.line(Instant::now())
+        {
+            tracing::warn!(left_out, %gateway, epoch = first.queue, sequence, "other messages under known numbers");
         }
         Ok(MessagesReply { stored: added.stored, conflict: added.conflict })
     };

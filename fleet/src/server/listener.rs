@@ -134,21 +134,32 @@ struct Shared {
     service: Service,
     stopping: watch::Receiver<bool>,
     /// For what strangers can cause.
-    logged: LogLimit,
+    strangers_logged: LogLimit,
+    /// For what gateways can cause. Strangers use up none of its lines.
+    gateways_logged: LogLimit,
 }
 
 impl Shared {
     fn log(&self, source: IpAddr, what: &str, why: &dyn std::fmt::Display) {
-        if let Line::Write { left_out } = self.logged.line(Instant::now()) {
-            tracing::warn!(%source, %why, left_out, "{what}");
-        }
+        log(&self.strangers_logged, source, what, why);
+    }
+}
+
+fn log(logged: &LogLimit, source: IpAddr, what: &str, why: &dyn std::fmt::Display) {
+    if let Line::Write { left_out } = logged.line(Instant::now()) {
+        tracing::warn!(%source, %why, left_out, "{what}");
     }
 }
 
 /// Serves until `stopping` is true, then lets running requests end for a while.
 pub async fn run(listener: impl Listener, service: Service, mut stopping: watch::Receiver<bool>) {
     let places = Arc::new(Mutex::new(Places::new(service.limits)));
-    let shared = Arc::new(Shared { service, stopping: stopping.clone(), logged: LogLimit::default() });
+    let shared = Arc::new(Shared {
+        service,
+        stopping: stopping.clone(),
+        strangers_logged: LogLimit::default(),
+        gateways_logged: LogLimit::default(),
+    });
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
@@ -234,7 +245,8 @@ async fn connection(stream: impl Stream, source: IpAddr, shared: &Shared, place:
         && is_gateways(&client.id)
         && let Err(Full(most)) = place.is_gateway(&client.id)
     {
-        shared.log(source, "a gateway was turned away", &format!("the server is full: {most} connections"));
+        let why = format!("the server is full: {most} connections");
+        log(&shared.gateways_logged, source, "a gateway was turned away", &why);
         router = full(most);
     }
     serve(stream, Peer { source, client }, place, router, shared.stopping.clone()).await;

@@ -23,6 +23,8 @@ use crate::store::{Store, StoreError};
 /// Large bodies of gateways that are read at once, so that many slow senders cannot fill the memory. Strangers have a
 /// room of their own: who enrols, or pretends to, holds no telemetry up.
 const LARGE_BODIES_MAX: usize = 16;
+/// Of one gateway. Its others wait outside: however slowly it sends, there is room for the rest of the fleet.
+const LARGE_BODIES_OF_GATEWAY_MAX: usize = 2;
 
 /// A gateway that still has not put in force what it was sent is sent it again after this long, not at once.
 pub const RESEND_AFTER: Duration = Duration::from_secs(5);
@@ -38,6 +40,9 @@ pub struct Shared {
     /// For what strangers are refused.
     pub refusals_logged: LogLimit,
     pub gateways_bodies: Semaphore,
+    /// For what gateways cause. Strangers use up none of its lines.
+    pub gateways_logged: LogLimit,
+    bodies: Mutex<HashMap<GatewayName, Arc<Semaphore>>>,
     pub web: Option<SocketAddr>,
     pub admin: AccessToken,
     pub web_token: Secret,
@@ -83,6 +88,8 @@ impl Shared {
             strangers_bodies: Room::default(),
             refusals_logged: LogLimit::default(),
             gateways_bodies: Semaphore::new(LARGE_BODIES_MAX),
+            gateways_logged: LogLimit::default(),
+            bodies: Mutex::default(),
             web,
             admin: AccessToken::new(admin),
             web_token,
@@ -127,8 +134,17 @@ impl Shared {
         sent.insert(gateway.clone(), (batch, Instant::now()));
     }
 
+    /// What a gateway's large bodies pass before [`Shared::gateways_bodies`]. Called for enrolled gateways only, which
+    /// bounds the map.
+    pub fn bodies_of(&self, gateway: &GatewayName) -> Arc<Semaphore> {
+        let mut bodies = self.bodies.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = bodies.entry(gateway.clone());
+        Arc::clone(own.or_insert_with(|| Arc::new(Semaphore::new(LARGE_BODIES_OF_GATEWAY_MAX))))
+    }
+
     pub fn forget_sent(&self, gateway: &GatewayName) {
         self.secrets_sent.lock().unwrap_or_else(PoisonError::into_inner).remove(gateway);
+        self.bodies.lock().unwrap_or_else(PoisonError::into_inner).remove(gateway);
         self.sent.lock().unwrap_or_else(PoisonError::into_inner).remove(gateway);
     }
 }
