@@ -37,11 +37,11 @@ impl Authority {
         }
     }
 
-    /// Does the deployment in force let something start that these keys vouched for?
+    /// Does the deployment in force let something start that these keys vouched for? What is done about that which runs
+    /// already ([`WhenUntrusted`]) lets nothing start.
     pub(crate) fn still_vouched(&self, module: &ModuleName, vouchers: &[Digest]) -> Result<(), Refusal> {
         let Some(in_force) = self.in_force() else { return Ok(()) };
-        let reports_only = in_force.deployment().untrusted == WhenUntrusted::Report;
-        if reports_only || in_force.vouches(vouchers) { Ok(()) } else { Err(withdrawn(module)) }
+        if in_force.vouches(vouchers) { Ok(()) } else { Err(withdrawn(module)) }
     }
 
     /// What follows for all that runs from what was in force `before` and what is now.

@@ -585,16 +585,19 @@ async fn what_is_still_vouched_for_keeps_its_identity() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_withdrawn_while_a_module_starts_ends_the_start() {
-    let site = site().await;
-    let container = Container::new();
-    let other = SigningKey::generate().unwrap();
-    let (judged, prepared) = (site.permit().await, site.permit().await);
-    let prepared = site.prepare(&prepared.permit).await.unwrap();
-    site.gateway.deploy(&untrusting(2, &other, &site.image, None)).await;
-    assert_eq!(site.prepare(&judged.permit).await.unwrap_err().reason, Reason::ImageWithdrawn);
-    let begun = site.gateway.ask(started(&prepared.instance, container.pid(), 2)).await;
-    assert_eq!(begun.unwrap_err().reason, Reason::ImageWithdrawn);
-    assert!(container.call(&fetch(&prepared)).failure().contains("caller.not_module"));
-    let snapshot = site.snapshot().await;
-    assert!(snapshot.records.is_empty() && snapshot.untrusted.is_empty(), "{snapshot:?}");
+    // Whatever is to become of what runs already.
+    for then in [None, Some("report")] {
+        let site = site().await;
+        let container = Container::new();
+        let other = SigningKey::generate().unwrap();
+        let (judged, prepared) = (site.permit().await, site.permit().await);
+        let prepared = site.prepare(&prepared.permit).await.unwrap();
+        site.gateway.deploy(&untrusting(2, &other, &site.image, then)).await;
+        assert_eq!(site.prepare(&judged.permit).await.unwrap_err().reason, Reason::ImageWithdrawn);
+        let begun = site.gateway.ask(started(&prepared.instance, container.pid(), 2)).await;
+        assert_eq!(begun.unwrap_err().reason, Reason::ImageWithdrawn);
+        assert!(container.call(&fetch(&prepared)).failure().contains("caller.not_module"));
+        let snapshot = site.snapshot().await;
+        assert!(snapshot.records.is_empty() && snapshot.untrusted.is_empty(), "{snapshot:?}");
+    }
 }
