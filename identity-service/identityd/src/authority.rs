@@ -353,10 +353,6 @@ impl Authority {
     }
 
     fn deployment_judged(&mut self, judged: InForce, now: UnixTime) -> Result<Step, Refusal> {
-        if let Some(in_force) = &self.in_force {
-            // What runs was permitted under the keys that are in force until here.
-            self.documents.records = Arc::new(self.documents.records.vouched_by(in_force.image_keys()));
-        }
         let before = self.clone();
         self.documents.deployments =
             Arc::new(self.documents.deployments.put(&judged, self.in_force.as_ref())?);

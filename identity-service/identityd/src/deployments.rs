@@ -73,9 +73,6 @@ impl InForce {
     pub fn vouches(&self, vouchers: &[Digest]) -> bool {
         vouchers.iter().any(|voucher| self.image_keys.contains(voucher))
     }
-    pub fn image_keys(&self) -> &[Digest] {
-        &self.image_keys
-    }
     pub fn deployment(&self) -> &Deployment {
         &self.deployment
     }

@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use edgewarden_names::{Digest, Reason, Refusal, UnixTime};
+use edgewarden_names::{Reason, Refusal, UnixTime};
 use edgewarden_protocol::control::{StartPermit, StartRecord};
 use serde::{Deserialize, Serialize};
 
@@ -119,15 +119,6 @@ impl Records {
         Ok((next, record))
     }
 
-    /// The records with these keys in those that name none: the start was permitted under one of them.
-    pub fn vouched_by(&self, keys: &[Digest]) -> Self {
-        let mut next = self.clone();
-        for record in next.live.values_mut().filter(|record| record.vouchers.is_empty()) {
-            record.vouchers = keys.to_vec();
-        }
-        next
-    }
-
     pub fn without(&self, instance: &str) -> Self {
         let mut next = self.clone();
         next.live.remove(instance);
@@ -168,7 +159,7 @@ fn is_within(inner: &str, outer: &str) -> bool {
 #[cfg(test)]
 pub mod tests {
     use super::*;
-    use edgewarden_names::{Epoch, Generation, ModuleName};
+    use edgewarden_names::{Digest, Epoch, Generation, ModuleName};
 
     pub fn permit(module: &str, generation: u64) -> StartPermit {
         StartPermit {
