@@ -11,13 +11,16 @@ use std::sync::Arc;
 use edgewarden_image_trust::ImageProof;
 use edgewarden_names::{Epoch, LeafName, ModuleName, Reason, Refusal, UnixTime};
 use edgewarden_protocol::Bytes;
-use edgewarden_protocol::control::{Enforcer, PolicyInForce, Reply, Snapshot, StartRecord, ToldTime, TopicSize};
+use edgewarden_protocol::control::{
+    Enforcer, PolicyInForce, Reply, Snapshot, StartRecord, ToldTime, TopicSize,
+};
 use edgewarden_protocol::deployment::SvidKey;
 use edgewarden_protocol::enrol::Enrolled;
 use edgewarden_protocol::layout::Layout;
 use zeroize::Zeroizing;
 
 use crate::audit::{Event, KeyUse};
+use crate::boot::Measured;
 use crate::clock::{Belief, Known};
 use crate::deployments::{InForce, Target};
 use crate::enrolment::{Accepted, Enrolment, Expected};
@@ -42,8 +45,8 @@ pub struct Context {
     pub own_cgroup: String,
     /// The kernel's random name of this boot.
     pub boot: String,
-    /// What the TPM has measured of this boot ([`crate::boot`]). `None` without one.
-    pub measured_boot: Option<Bytes>,
+    /// What the TPM has measured of this boot.
+    pub measured_boot: Measured,
 }
 
 /// When an input arrives, and 32 random bytes for it alone.
@@ -207,7 +210,7 @@ impl Authority {
             }
         }
         documents.records = Arc::new(documents.records.of_boot(&context.boot));
-        let other_boot = |accepted: &Accepted| !accepted.is_of_boot(context.measured_boot.as_ref());
+        let other_boot = |accepted: &Accepted| !accepted.is_of_boot(&context.measured_boot);
         if documents.enrolment.accepted.as_ref().is_some_and(other_boot) {
             let mut enrolment = Enrolment::clone(&documents.enrolment);
             if let Some(accepted) = &mut enrolment.accepted {
@@ -313,8 +316,13 @@ impl Authority {
             Refusal::new(Reason::RequestInvalid, "gateway", "the configuration names no fleet")
         })?;
         let before = self.documents.enrolment.accepted.as_ref().map(|held| held.not_before);
-        let next = self.documents.enrolment.accept(enrolled, expected, now)?;
-        let Some(accepted) = &next.accepted else { return Ok(Step::done()) };
+        let mut next = self.documents.enrolment.accept(enrolled, expected, now)?;
+        let Some(accepted) = &mut next.accepted else { return Ok(Step::done()) };
+        accepted.boot = self.context.measured_boot.value();
+        if !accepted.is_of_boot(&self.context.measured_boot) {
+            let rule = "the lease is long, and the TPM does not say what it has measured of this boot";
+            return Err(Refusal::new(Reason::KeystoreFailed, "gateway", rule));
+        }
         if before.is_none_or(|before| before < accepted.not_before) {
             self.documents.clock = Arc::new(self.documents.clock.signed(accepted.not_before));
         }
@@ -322,10 +330,6 @@ impl Authority {
             "verdict fresh, gateway CA until {}, hardware {}",
             accepted.not_after, enrolled.verdict.hardware
         );
-        let mut next = next;
-        if let Some(accepted) = &mut next.accepted {
-            accepted.boot = self.context.measured_boot.clone();
-        }
         self.documents.enrolment = Arc::new(next);
         let step = Step::done().event("enrol.accepted", &self.context.target.gateway, detail);
         Ok(step.effect(Effect::Reissue).look())

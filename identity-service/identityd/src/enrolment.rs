@@ -13,6 +13,7 @@ use edgewarden_protocol::enrol::{Enrolled, Verdict, VerdictState};
 use serde::{Deserialize, Serialize};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
+use crate::boot::Measured;
 use crate::state::Document;
 
 const CERTIFICATE_BYTES_MAX: usize = 16 * 1024;
@@ -79,9 +80,11 @@ impl Accepted {
 
     /// Whether a boot may do what this certificate allows. Offline for as long as is ordinary, a gateway stays good by its
     /// last verdict; for longer, only as the machine that was judged.
-    pub fn is_of_boot(&self, boot: Option<&Bytes>) -> bool {
+    pub fn is_of_boot(&self, boot: &Measured) -> bool {
         let long = self.not_after.after(self.not_before) > ORDINARY_LEASE;
-        !long || self.boot.is_none() || self.boot.as_ref() == boot
+        // A site's CA judges no boot.
+        let bound = long && self.site.is_none();
+        !bound || boot.is(self.boot.as_ref())
     }
 
     /// The CAs between the gateway CA and the root.

@@ -114,7 +114,7 @@ pub(crate) fn world() -> &'static World {
             site: None,
             own_cgroup: "/daemons/identityd".into(),
             boot: String::new(),
-            measured_boot: None,
+            measured_boot: crate::boot::Measured::default(),
         });
         World { context, image, envelopes, enrolled }
     })

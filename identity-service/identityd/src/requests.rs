@@ -88,7 +88,14 @@ pub async fn answer(service: &Arc<Service>, peer: Enforcer, request: Request) ->
         Request::EnrolProve(challenge) => {
             blocking(service, move |service| enrol_prove(service, &challenge)).await
         }
-        Request::EnrolAccept(enrolled) => decide(service, Input::EnrolAccept(enrolled)).await,
+        Request::EnrolAccept(enrolled) => {
+            blocking(service, |service| {
+                service.context.measured_boot.ask(&*service.keystore);
+                Ok(())
+            })
+            .await?;
+            decide(service, Input::EnrolAccept(enrolled)).await
+        }
         Request::EnrolRefused(refusal) => decide(service, Input::EnrolRefused(bounded(&refusal))).await,
 
         Request::Est(request) => site::answer(service, *request).await,

@@ -301,7 +301,7 @@ fn open_parts(layout: Layout, config: Config, time: Arc<dyn TimeSource>) -> Resu
         operators,
     };
     let boot = process::boot().map_err(RunError::System)?;
-    let measured_boot = boot::measured(&*keystore);
+    let measured_boot = boot::Measured::new(&*keystore);
     let context =
         Arc::new(Context { layout: layout.clone(), target, expected, site, own_cgroup, boot, measured_boot });
     let vault = Vault::open(&folder, &documents.secrets)
