@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use edgewarden_names::{Epoch, ModuleName, Refusal, UnixTime};
+use edgewarden_names::{Epoch, ModuleName, Reason, Refusal, UnixTime};
 use edgewarden_protocol::uplink::ModuleState;
 use tokio::sync::watch;
 
@@ -71,11 +71,15 @@ impl Board {
         self.shown().modules.contains_key(module)
     }
 
-    /// What there is to say of a module although it runs.
+    /// What a module ran into although it runs. It does not take the place of what is worse ([`Self::set_trouble`]).
     pub fn set_note(&self, module: &ModuleName, note: Option<Refusal>) {
         let mut shown = self.shown();
         let running = shown.modules.get_mut(module).filter(|status| status.state == ModuleState::Running);
-        if let Some(status) = running.filter(|status| status.reason != note) {
+        let is_note = |refusal: &Refusal| {
+            matches!(refusal.reason, Reason::ModuleOutOfMemory | Reason::ModuleOutOfProcesses)
+        };
+        let noted = running.filter(|status| status.reason.as_ref().is_none_or(is_note));
+        if let Some(status) = noted.filter(|status| status.reason != note) {
             status.reason = note;
             drop(shown);
             self.changed();
@@ -116,5 +120,40 @@ impl Board {
             est: shown.est.clone(),
             enforcement: shown.enforcement.clone(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_neither_hides_nor_ends_what_is_worse() {
+        let board = Board::new(None);
+        let name = ModuleName::parse("alerts").unwrap();
+        board.set_module(ModuleStatus {
+            name: name.clone(),
+            image: String::new(),
+            state: ModuleState::Running,
+            generation: None,
+            instance: None,
+            pid: None,
+            address: None,
+            restarts: 0,
+            reason: None,
+            update: None,
+        });
+        let shown = || board.status().modules.first().and_then(|module| module.reason.clone());
+        let refusal = |reason| Some(Refusal::new(reason, &name, "a rule"));
+        let (note, trouble) = (refusal(Reason::ModuleOutOfMemory), refusal(Reason::ImageWithdrawn));
+        board.set_note(&name, note.clone());
+        assert_eq!(shown(), note);
+        board.set_note(&name, None);
+        assert_eq!(shown(), None);
+        board.set_trouble(&name, trouble.clone());
+        board.set_note(&name, None);
+        assert_eq!(shown(), trouble);
+        board.set_note(&name, note);
+        assert_eq!(shown(), trouble);
     }
 }
