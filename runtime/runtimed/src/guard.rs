@@ -579,26 +579,22 @@ impl Keeper {
                 network::prepare_gateway(own)?;
                 mended.push(("network".to_owned(), faults));
             }
+            let mut failed = Ok(());
             for (new, admitted) in places {
-                let place = admitted.place;
-                let faults = network::faults(place.number, place.address)?;
-                let settings = network::setting_faults(place.number);
-                if !faults.is_empty() || !settings.is_empty() {
-                    network::mend(&admitted.namespace, place.number, place.address)?;
-                }
-                let told = [faults, if new { Vec::new() } else { settings }].concat();
-                if !told.is_empty() {
-                    mended.push((admitted.module.to_string(), told));
+                match mend_place(&admitted, new) {
+                    Ok(told) if told.is_empty() => {}
+                    Ok(told) => mended.push((admitted.module.to_string(), told)),
+                    Err(error) => failed = failed.and(Err(error)),
                 }
             }
-            Ok(mended)
+            Ok((mended, failed))
         });
-        let mended = looked.await?;
+        let (mended, failed) = looked.await?;
         self.forget_own_news()?;
         for (subject, faults) in mended {
             self.reports.altered(&subject, &faults.join("; "), since.elapsed());
         }
-        Ok(())
+        failed
     }
 
     async fn look_inside(&mut self, instance: &str, since: Instant) -> Result<(), RunError> {
@@ -641,21 +637,25 @@ impl Keeper {
         let since = Instant::now();
         let looked = self.context.blocking(move || {
             let mut mended = Vec::new();
+            let mut failed = Ok(());
             for (admitted, process) in held {
-                if network::hold_namespace(&admitted.namespace, &process)? {
-                    mended.push(admitted.module.to_string());
+                match network::hold_namespace(&admitted.namespace, &process) {
+                    Ok(true) => mended.push(admitted.module.to_string()),
+                    Ok(false) => {}
+                    Err(error) => failed = failed.and(Err(error)),
                 }
             }
-            Ok(mended)
+            Ok((mended, failed))
         });
-        for subject in looked.await? {
+        let (mended, failed) = looked.await?;
+        for subject in mended {
             self.reports.altered(
                 &subject,
                 "the mount of the module's network namespace was removed",
                 since.elapsed(),
             );
         }
-        Ok(())
+        failed
     }
 
     fn look_at_limits(&mut self, instance: &str) -> Result<(), RunError> {
@@ -731,23 +731,30 @@ impl Keeper {
         if self.in_force.is_none() || lost || !news.is_empty() {
             self.rules_altered(&nft::News { lost, ..news }, since).await?;
         }
-        self.look_at_namespaces().await?;
-        self.look_at_network(since).await?;
+        // One module's fault hides no other from the audit.
+        let mut fault = self.look_at_namespaces().await;
+        fault = fault.and(self.look_at_network(since).await);
         let instances: Vec<String> = self.guarded.keys().cloned().collect();
         for instance in &instances {
-            let Some(guarded) = self.guarded.get_mut(instance) else { continue };
-            if !guarded.rules.is_complete()? || (guarded.wall.is_none() && self.wanted.is_some()) {
-                self.put_wall(instance, true).await?;
-            }
-            self.look_inside(instance, since).await?;
-            self.look_at_limits(instance)?;
+            fault = fault.and(self.audit_wall(instance).await);
+            fault = fault.and(self.look_inside(instance, since).await);
+            fault = fault.and(self.look_at_limits(instance));
             self.look_at_mounts(instance);
             self.look_at_cgroup(instance);
         }
         self.reports.flush();
+        fault?;
         self.open = false;
         self.reports.whole();
         Ok(())
+    }
+
+    async fn audit_wall(&mut self, instance: &str) -> Result<(), RunError> {
+        let Some(guarded) = self.guarded.get_mut(instance) else { return Ok(()) };
+        if guarded.rules.is_complete()? && (guarded.wall.is_some() || self.wanted.is_none()) {
+            return Ok(());
+        }
+        self.put_wall(instance, true).await
     }
 
     fn look_at_cgroup(&mut self, instance: &str) {
@@ -776,6 +783,18 @@ impl Keeper {
         });
         removed.await
     }
+}
+
+/// Puts the gateway's end of a module's network back. Says what of it is worth telling: the settings of a `new` one are
+/// still being made.
+fn mend_place(admitted: &Admitted, new: bool) -> Result<Vec<String>, RunError> {
+    let place = admitted.place;
+    let faults = network::faults(place.number, place.address)?;
+    let settings = network::setting_faults(place.number);
+    if !faults.is_empty() || !settings.is_empty() {
+        network::mend(&admitted.namespace, place.number, place.address)?;
+    }
+    Ok([faults, if new { Vec::new() } else { settings }].concat())
 }
 
 /// What is in one list of mounts and not in the other, in plain words.
