@@ -90,7 +90,9 @@ impl Worker {
             on_target: false,
             given_up: false,
             early_ends: 0,
+            ended: None,
             update: (ModuleState::Pulling, None),
+            put_off: None,
             prepared: None,
         };
         Self { orders, running, task: tokio::spawn(life.run(adopted)) }
@@ -153,8 +155,12 @@ struct Life {
     /// The target was tried in vain; it is not tried again while there is something else to run.
     given_up: bool,
     early_ends: u32,
+    /// What ended for good: the way back does not lead there.
+    ended: Option<Module>,
     /// How it is with the target while something else runs.
     update: (ModuleState, Option<Refusal>),
+    /// When the target is tried again, after what was prepared could not be started for a reason that passes.
+    put_off: Option<Instant>,
     /// The target, prepared while something else ran.
     prepared: Option<Prepared>,
 }
@@ -171,11 +177,13 @@ enum End {
 
 impl Life {
     async fn run(mut self, mut adopted: Option<Instance>) {
-        if adopted.is_none()
-            && let Some(reason) = self.ended_before()
-        {
-            self.show(ModuleState::Stopped, Some(reason));
-            self.wait_for_other_plan().await;
+        if let Some((module, reason)) = self.ended_before() {
+            let target = module == self.plan.target;
+            self.ended = Some(module);
+            if target && adopted.is_none() {
+                self.show(ModuleState::Stopped, Some(reason));
+                self.wait_for_other_plan().await;
+            }
         }
         while !self.told.borrow().stop {
             self.follow_plan();
@@ -193,7 +201,7 @@ impl Life {
             };
             let module = instance.record.module.clone();
             if let Some(reason) = self.watch(instance).await {
-                self.keep_ended(&module, &reason);
+                self.keep_ended(module, &reason);
                 self.show(ModuleState::Stopped, Some(reason));
                 self.wait_for_other_plan().await;
             }
@@ -201,11 +209,8 @@ impl Life {
         if let Some(prepared) = self.prepared.take() {
             instance::abandon(&self.context, prepared).await;
         }
-        let name = &self.plan.target.name;
-        if let Err(error) = durable::remove(&self.context.places.ended(name)) {
-            tracing::warn!(module = %name, %error, "the note of a module's end was not removed");
-        }
-        self.context.board.remove_module(name);
+        self.forget_ended();
+        self.context.board.remove_module(&self.plan.target.name);
     }
 
     /// Takes up the newest order about what the module is to be. True when that is something else than before.
@@ -219,6 +224,11 @@ impl Life {
             self.early_ends = 0;
             self.update_backoff = Backoff::default();
             self.update = (ModuleState::Pulling, None);
+            self.put_off = None;
+            if self.ended.take_if(|ended| *ended == self.plan.target).is_some() {
+                // It is wanted anew.
+                self.forget_ended();
+            }
         }
         changed
     }
@@ -228,6 +238,9 @@ impl Life {
         if let Some(prepared) = self.prepared.take() {
             if *prepared.module() == self.plan.target {
                 match self.start_prepared(prepared).await {
+                    Err(refusal) if self.plan.fallback.is_some() && is_no_fault_of_the_target(&refusal) => {
+                        self.put_off(refusal);
+                    }
                     Err(refusal) if self.plan.fallback.is_some() => self.give_up(refusal),
                     started => return started.map(Some),
                 }
@@ -236,9 +249,11 @@ impl Life {
             }
         }
         let target = self.plan.target.clone();
-        let Some(fallback) = self.plan.fallback.clone() else { return self.start_module(&target).await };
+        let fallback = self.plan.fallback.clone().filter(|fallback| self.ended.as_ref() != Some(fallback));
+        let Some(fallback) = fallback else { return self.start_module(&target).await };
         // What has not run before comes as an update to what has: that one is on disk and needs nobody.
-        let order = if self.on_target { [&target, &fallback] } else { [&fallback, &target] };
+        let order =
+            if self.on_target && !self.given_up { [&target, &fallback] } else { [&fallback, &target] };
         let mut refused = None;
         for module in order {
             match self.start_module(module).await {
@@ -288,6 +303,15 @@ impl Life {
         self.update = (ModuleState::Refused, Some(refusal));
     }
 
+    /// The target cannot be started now; what ran before runs until it can.
+    fn put_off(&mut self, refusal: Refusal) {
+        tracing::warn!(module = %self.plan.target.name, image = %self.plan.target.image, %refusal, "the new revision is put off");
+        let (state, wait) = after_refusal(&refusal, &mut self.update_backoff);
+        self.on_target = false;
+        self.put_off = Some(Instant::now() + wait);
+        self.update = (state, Some(refusal));
+    }
+
     async fn refused(&mut self, refusal: Refusal) {
         tracing::warn!(module = %self.plan.target.name, reason = refusal.reason.code(), %refusal, "the module does not start");
         let (state, wait) = after_refusal(&refusal, &mut self.backoff);
@@ -295,22 +319,29 @@ impl Life {
         self.rest(wait).await;
     }
 
-    /// How the module ended, when it ended for good in the time of an earlier daemon and is still the same.
-    fn ended_before(&self) -> Option<Refusal> {
+    /// What ended for good in the time of an earlier daemon, and how.
+    fn ended_before(&self) -> Option<(Module, Refusal)> {
         let path = self.context.places.ended(&self.plan.target.name);
         let bytes = durable::read(&path, ENDED_BYTES_MAX).ok().flatten()?;
-        let (module, reason): (Module, Refusal) = serde_json::from_slice(&bytes).ok()?;
-        (module == self.plan.target).then_some(reason)
+        serde_json::from_slice(&bytes).ok()
     }
 
-    fn keep_ended(&self, module: &Module, reason: &Refusal) {
+    fn forget_ended(&self) {
+        let name = &self.plan.target.name;
+        if let Err(error) = durable::remove(&self.context.places.ended(name)) {
+            tracing::warn!(module = %name, %error, "the note of a module's end was not removed");
+        }
+    }
+
+    fn keep_ended(&mut self, module: Module, reason: &Refusal) {
         let path = self.context.places.ended(&module.name);
-        let kept = serde_json::to_vec(&(module, reason))
+        let kept = serde_json::to_vec(&(&module, reason))
             .map_err(std::io::Error::from)
             .and_then(|bytes| durable::write(&path, &bytes, 0o600));
         if let Err(error) = kept {
             tracing::warn!(module = %module.name, %error, "the end of a module is not noted: a new daemon will start it again");
         }
+        self.ended = Some(module);
     }
 
     /// Watches until the end, the order to stop, or until another revision is ready to take its place. Says how it ended
@@ -338,6 +369,11 @@ impl Life {
             End::Altered(_) => instance.kill(&self.context).await,
         }
         let reason = self.how_it_ended(&instance, &end);
+        let done = matches!(end, End::Exited(Exit::Code(0))) && module.restart != Restart::Always;
+        if done && self.on_target && self.plan.fallback.is_some() {
+            // A job that has done its work has proven itself. `identityd` knows the instance until it is cleaned.
+            self.prove(&instance).await;
+        }
         instance::clean(&self.context, &instance.record).await;
         self.runs.send_replace(None);
         self.status.pid = None;
@@ -348,6 +384,8 @@ impl Life {
             End::Altered(_) => {
                 self.status.restarts = self.status.restarts.saturating_add(1);
                 self.show(ModuleState::Waiting, reason);
+                let wait = self.backoff.after(since.elapsed());
+                self.rest(wait).await;
                 return None;
             }
         };
@@ -359,13 +397,13 @@ impl Life {
         tracing::info!(module = %module.name, instance = %instance.record.instance, %exit, again, "the module ended");
         let reason = reason.unwrap_or_else(|| Refusal::new(Reason::ModuleExited, &module.name, exit));
         if !again {
-            return self.ended_for_good(reason);
+            return self.ended_for_good(module, reason);
         }
         self.status.restarts = self.status.restarts.saturating_add(1);
         self.show(ModuleState::Waiting, Some(reason.clone()));
         if self.on_target && self.plan.fallback.is_some() && since.elapsed() < self.probation() {
             self.early_ends = self.early_ends.saturating_add(1);
-            if self.early_ends >= EARLY_ENDS_MAX {
+            if self.early_ends >= EARLY_ENDS_MAX && !self.given_up {
                 self.give_up(reason);
                 return None;
             }
@@ -375,11 +413,12 @@ impl Life {
         None
     }
 
-    fn ended_for_good(&mut self, reason: Refusal) -> Option<Refusal> {
+    fn ended_for_good(&mut self, module: Module, reason: Refusal) -> Option<Refusal> {
         if self.on_target || self.given_up {
             return Some(reason);
         }
         // The one before the update is done; the update is not.
+        self.keep_ended(module, &reason);
         self.on_target = true;
         None
     }
@@ -394,7 +433,7 @@ impl Life {
         let mut rotation = Rotation::new(&context, module, self.told.clone(), self.delivered.take());
         let mut secrets = std::pin::pin!(rotation.follow(instance));
         let mut attempt: Option<Attempt> = None;
-        let mut attempt_at = Instant::now();
+        let mut attempt_at = self.put_off.take().unwrap_or_else(Instant::now);
         let mut prove_at = since + self.probation();
         let mut attempts = self.told.borrow().attempt;
         loop {
@@ -511,6 +550,14 @@ impl Life {
         });
         self.context.board.set_module(self.status.clone());
     }
+}
+
+/// Whether a start was refused for what has nothing to do with the revision that was to start.
+fn is_no_fault_of_the_target(refusal: &Refusal) -> bool {
+    matches!(
+        refusal.reason,
+        Reason::Busy | Reason::IdentityUnavailable | Reason::StartPermit | Reason::Storage
+    )
 }
 
 /// How a refused start shows, and when it is tried again.

@@ -142,6 +142,51 @@ fn a_revision_that_does_not_run_gives_way_to_the_one_before() {
     });
 }
 
+/// A job's work is done once, whatever comes after it.
+#[test]
+fn a_job_that_has_ended_is_not_run_again_by_its_update() {
+    in_namespaces("a_job_that_has_ended_is_not_run_again_by_its_update", async || {
+        let mut gateway = Gateway::joined("jobs").await;
+        let old = gateway.revision("clinic/alerts", "old", true).await;
+        let unsigned = gateway.revision("clinic/alerts", "unsigned", false).await;
+        let new = gateway.revision("clinic/alerts", "new", true).await;
+        let job = |image: &str, says: &str| {
+            let mut job = shell("alerts", image, &format!("echo {says}"));
+            job["restart"] = "never".into();
+            job
+        };
+        let said = async |gateway: &Gateway, word: &str| {
+            gateway.logs("alerts").await.iter().filter(|line| *line == word).count()
+        };
+        let ended = |module: &ModuleStatus| module.state == ModuleState::Stopped;
+        gateway.deploy(1, vec![job(&old, "the old job")], "").await;
+        gateway.start_runtimed().await;
+        gateway.module("alerts", "done", ended).await;
+        gateway.printed("alerts", "the old job").await;
+
+        // What cannot start does not bring the old job back, in this daemon or the next.
+        gateway.deploy(2, vec![job(&unsigned, "nobody signed this")], "").await;
+        let refused =
+            |module: &ModuleStatus| module.reason.as_ref().map(|it| it.reason) == Some(Reason::ImageUnsigned);
+        gateway.module("alerts", "refused", refused).await;
+        assert_eq!(said(&gateway, "the old job").await, 1);
+        gateway.kill_runtimed();
+        gateway.start_runtimed().await;
+        gateway.module("alerts", "refused", refused).await;
+        assert_eq!(said(&gateway, "the old job").await, 1);
+
+        // Done is proven.
+        gateway.deploy(3, vec![job(&new, "the new job")], "").await;
+        gateway.printed("alerts", "the new job").await;
+        gateway.module("alerts", "done", ended).await;
+        assert!(gateway.audit().await.iter().any(|entry| entry.event == "update.proven"));
+        gateway.kill_runtimed();
+        gateway.start_runtimed().await;
+        gateway.module("alerts", "done", ended).await;
+        assert_eq!((said(&gateway, "the old job").await, said(&gateway, "the new job").await), (1, 1));
+    });
+}
+
 /// Wherever `runtimed` is killed, one instance runs in the end, and it is the new one.
 #[test]
 fn an_update_survives_the_daemon_at_every_step() {
