@@ -570,7 +570,7 @@ fn an_unusable_key_is_named() {
         ("cut", pem.replace(body[2], "AAAA")),
         ("something before", format!("key:\n{pem}")),
         ("off the curve", off_curve),
-        ("endless", format!("{}{pem}", " ".repeat(5000))),
+        ("endless", format!("{}{pem}", " ".repeat(20_000))),
     ] {
         let bad = ImageKey { name: "broken".into(), public_key: text };
         assert_eq!(check_key(&bad).unwrap_err().reason, Reason::DeploymentInvalid, "{what}");

@@ -269,6 +269,8 @@ fn restore(scene: &mut Scene) -> Result<String, Failure> {
     let taken = if archive.exists() {
         empty(&root)?;
         run(&mut tar("-xpf", &archive, &root))?.ok()?;
+        // The next fault may take the power: whoever restores waits for the disk.
+        run(Command::new("sync").arg("-f").arg(&root))?.ok()?;
         "an earlier state restored"
     } else {
         run(tar("-cpf", &archive, &root).args(["etc/edgewarden", "var/lib/edgewarden"]))?.ok()?;
