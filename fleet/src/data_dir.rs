@@ -45,6 +45,12 @@ pub enum DataError {
     NoDatabase(PathBuf),
     #[error("`{}` is there; a new database never takes the place of another one", .0.display())]
     HasDatabase(PathBuf),
+    #[error(
+        "`{}` is a fleet's root key, and gateways may pin its certificate: a new one never takes its place. Restore a \
+         backup of this folder, or make a new fleet in another one",
+        .0.display()
+    )]
+    HasRoot(PathBuf),
     #[error("the database cannot be made")]
     Database(#[from] crate::store::StoreError),
     #[error("no random numbers")]
@@ -117,7 +123,13 @@ impl DataDir {
         self.0.join("root.key")
     }
 
-    /// Makes a fleet. `fleet.toml` is written last: a folder without it is not a fleet, and `init` may be run again.
+    /// There while `init` makes a fleet: what is beside it may be made anew.
+    fn partial_file(&self) -> PathBuf {
+        self.0.join("init.partial")
+    }
+
+    /// Makes a fleet. One that was cut off may be run again: `init.partial` is written before the first secret and removed
+    /// after `fleet.toml`. A root key without it is that of a fleet that has lost files.
     pub async fn init(&self, settings: &Settings, now: UnixTime) -> Result<RootCa, DataError> {
         if self.settings_file().exists() {
             return Err(DataError::Exists(self.0.clone()));
@@ -132,11 +144,15 @@ impl DataDir {
         if self.has_database() && !Store::open(&self.database()).await?.devices().await?.is_empty() {
             return Err(DataError::HasDatabase(self.database()));
         }
+        if self.key_file().exists() && !self.partial_file().exists() {
+            return Err(DataError::HasRoot(self.key_file()));
+        }
         self.remove_database()?;
         let root = RootCa::create(&settings.trust_domain, ROOT_LIFETIME, now)?;
         // Shown to be good before it is kept: a host that no certificate can carry is refused here, not at `serve`.
         let (names, addresses) = settings.names();
         root.server_certificate(&names, &addresses, Duration::from_secs(60), now)?;
+        write(&self.partial_file(), b"", 0o600)?;
         let key = Zeroizing::new(pem::encode(pem::PRIVATE_KEY, &root.key_pkcs8()?));
         write(&self.key_file(), key.as_bytes(), 0o600)?;
         write(&self.root_file(), pem::encode(pem::CERTIFICATE, root.certificate_der()).as_bytes(), 0o644)?;
@@ -145,6 +161,8 @@ impl DataDir {
         let text = toml::to_string(settings)
             .map_err(|error| DataError::Invalid { path: self.settings_file(), message: error.to_string() })?;
         write(&self.settings_file(), text.as_bytes(), 0o644)?;
+        let path = self.partial_file();
+        durable::remove(&path).map_err(|source| DataError::Io { path, source })?;
         Ok(root)
     }
 
@@ -174,6 +192,11 @@ impl DataDir {
     pub async fn open_database(&self) -> Result<Store, DataError> {
         if !self.has_database() {
             return Err(DataError::NoDatabase(self.database()));
+        }
+        // Of an `init` that was cut off at its very end: the fleet is made, and its root not to be replaced.
+        let path = self.partial_file();
+        if self.settings_file().exists() && path.exists() {
+            durable::remove(&path).map_err(|source| DataError::Io { path, source })?;
         }
         let store = Store::open(&self.database()).await?;
         store.bind(&self.root_digest()?).await?;

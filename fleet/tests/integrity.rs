@@ -248,6 +248,30 @@ async fn a_lost_database_is_not_made_anew_beside_an_old_root() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_root_is_not_replaced_where_all_else_is_lost() {
+    let mut fleet = Fleet::start(&[]);
+    fleet.stop();
+    let file = |name: &str| fleet.data().join(name);
+    assert!(!file("init.partial").exists());
+    for name in ["fleet.toml", "fleet.db"] {
+        std::fs::remove_file(file(name)).unwrap();
+    }
+    let (key, root) = (std::fs::read(file("root.key")).unwrap(), std::fs::read(file("root.pem")).unwrap());
+    let init = || fleet.cli(&["init", "--trust-domain", "plant.example", "--name", "localhost"]);
+    let refused = init();
+    assert_eq!(refused.code(), 1);
+    let said = refused.errors();
+    assert!(said.contains("root.key") && said.contains("backup"), "{said}");
+    assert_eq!(std::fs::read(file("root.key")).unwrap(), key);
+    assert_eq!(std::fs::read(file("root.pem")).unwrap(), root);
+    // What an `init` that was cut off has left may be made anew.
+    std::fs::write(file("init.partial"), b"").unwrap();
+    init().ok();
+    assert_ne!(std::fs::read(file("root.key")).unwrap(), key);
+    assert!(!file("init.partial").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_changed_row_stops_the_server_the_check_and_the_backup() {
     let mut fleet = Fleet::start(&[]);
     let _gateway = fleet.gateway("gw-1").await;
