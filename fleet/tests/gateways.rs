@@ -161,6 +161,11 @@ async fn who_is_meant_is_said_on_purpose() {
 #[tokio::test]
 async fn a_fleet_that_carries_anything_says_so() {
     let fleet = Fleet::start(&["--dangerous-carry-unverified"]);
+    // One that verifies and means nobody is a slip, here as anywhere.
+    let file = fleet.path("envelope.json");
+    let file = file.to_str().unwrap();
+    fleet.deploy(5, "operator.key", &["--out", file]).ok();
+    fleet.cli(&["deploy", "--envelope", file]).refused(Reason::DeploymentSelector);
     let gateway = fleet.gateway("gw-1").await;
     fleet.deploy(5, "operator.key", &[]).ok();
     for (version, key) in [(6, "stranger.key"), (4, "operator.key")] {

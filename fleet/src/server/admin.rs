@@ -371,7 +371,10 @@ async fn store(shared: Arc<Shared>, envelope: Vec<u8>, allow_empty: bool) -> Res
     let (deployment, signer) = match verified {
         Ok((deployment, signer)) => (Carried::from(deployment), Some(signer)),
         // The gateways refuse it: that is what carrying it shows.
-        Err(Problem::Refused(refusal)) if shared.carry == Carry::DangerousUnverified => {
+        // A selector that means nobody is the operator's slip, and says nothing of the envelope.
+        Err(Problem::Refused(refusal))
+            if shared.carry == Carry::DangerousUnverified && refusal.reason != Reason::DeploymentSelector =>
+        {
             tracing::warn!(%digest, reason = %refusal.reason, "carrying a deployment that does not verify");
             (Carried::unverified(&envelope), None)
         }

@@ -21,7 +21,7 @@ const TEXT_BYTES_MAX: usize = 1024;
 const REFUSALS_BURST: u32 = 5;
 const REFUSALS_EVERY: Duration = Duration::from_secs(10);
 /// Gateways whose refusals are being counted.
-const COUNTED_MAX: usize = 4096;
+const COUNTED_MAX: usize = 65_536;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
@@ -151,14 +151,18 @@ impl Store {
 
     /// The newest first; of one gateway, or of all.
     pub async fn events(&self, gateway: Option<&GatewayName>, last: u32) -> Result<Vec<Event>, StoreError> {
-        let rows: Vec<EventRow> = sqlx::query_as(
-            "SELECT at, gateway, reason, text, times FROM event WHERE ?1 IS NULL OR gateway = ?1 \
-             ORDER BY at DESC, id DESC LIMIT ?2",
-        )
-        .bind(gateway.map(GatewayName::as_str))
-        .bind(i64::from(last))
-        .fetch_all(&self.readers)
-        .await?;
+        // Two statements: for one that serves both SQLite uses no index.
+        let select = match gateway {
+            Some(gateway) => sqlx::query_as(
+                "SELECT at, gateway, reason, text, times FROM event WHERE gateway = ? \
+                 ORDER BY at DESC, id DESC LIMIT ?",
+            )
+            .bind(gateway.as_str()),
+            None => sqlx::query_as(
+                "SELECT at, gateway, reason, text, times FROM event ORDER BY at DESC, id DESC LIMIT ?",
+            ),
+        };
+        let rows: Vec<EventRow> = select.bind(i64::from(last)).fetch_all(&self.readers).await?;
         let event = |(at, gateway, reason, text, times)| {
             let text = if times > 1 { format!("{text} ({times} times)") } else { text };
             Event { at: time(at), gateway, reason, text }
@@ -188,7 +192,11 @@ impl Refusals {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if all.len() >= COUNTED_MAX && !all.contains_key(gateway) {
             let recent = now.minus(REFUSALS_EVERY * REFUSALS_BURST);
-            all.retain(|_, counted| counted.filled > recent);
+            // Those with refusals that no row tells of go last.
+            all.retain(|_, counted| counted.untold > 0 || counted.filled > recent);
+            if all.len() >= COUNTED_MAX {
+                all.retain(|_, counted| counted.filled > recent);
+            }
             if all.len() >= COUNTED_MAX {
                 return None;
             }
@@ -204,5 +212,28 @@ impl Refusals {
         counted.untold = counted.untold.saturating_add(1);
         counted.left = counted.left.checked_sub(1)?;
         Some(std::mem::take(&mut counted.untold))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_that_no_row_tells_of_are_not_forgotten_first() {
+        let (refusals, now) = (Refusals::default(), UnixTime(1_000_000));
+        let name = |number: usize| format!("gw-{number}").parse::<GatewayName>().unwrap();
+        for _ in 0..REFUSALS_BURST {
+            assert_eq!(refusals.due(&name(0), now), Some(1));
+        }
+        assert_eq!(refusals.due(&name(0), now), None);
+        for number in 1..COUNTED_MAX {
+            assert_eq!(refusals.due(&name(number), now), Some(1));
+        }
+        assert_eq!(refusals.due(&name(COUNTED_MAX), now), None, "full of what is recent");
+        let later = UnixTime(now.0 + 100);
+        assert_eq!(refusals.due(&name(COUNTED_MAX), later), Some(1));
+        assert_eq!(refusals.due(&name(0), later), Some(2));
+        assert_eq!(refusals.0.lock().unwrap().len(), 2);
     }
 }
