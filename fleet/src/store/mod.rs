@@ -26,7 +26,7 @@ use serde::de::DeserializeOwned;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
-use sqlx::{ConnectOptions as _, Connection as _};
+use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
 
 use writer::{Writer, Writing};
 
@@ -38,6 +38,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("schema-4.sql"),
     include_str!("schema-5.sql"),
     include_str!("schema-6.sql"),
+    include_str!("schema-7.sql"),
 ];
 /// The first schema whose rows have seals.
 const SEALED_SINCE: usize = 6;
@@ -126,6 +127,7 @@ impl Store {
         integrity::check_structure(&mut look).await?;
         let writer = Writer::new(options.clone());
         migrate(&writer).await?;
+        check_columns(&mut look).await?;
         integrity::check_contents(&mut look).await?;
         look.close().await?;
         // They stay open: the last to close removes the files beside the database, and who opens it on a full disk
@@ -206,6 +208,29 @@ impl Store {
     async fn begin(&self) -> Result<Writing<'_>, StoreError> {
         self.writer.begin().await
     }
+}
+
+/// The columns that a database of this program has: what statements rest on, and a changed bit in the schema renames.
+async fn columns(connection: &mut SqliteConnection) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT quote(m.name) || '.' || quote(c.name) || ' ' || c.type || c.\"notnull\" || c.pk FROM sqlite_schema m, \
+         pragma_table_xinfo(m.name) c WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite%' ORDER BY 1",
+    )
+    .fetch_all(connection)
+    .await
+}
+
+async fn check_columns(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    let mut fresh = SqliteConnectOptions::new().in_memory(true).connect().await?;
+    for migration in MIGRATIONS {
+        sqlx::raw_sql(*migration).execute(&mut fresh).await?;
+    }
+    let expected = columns(&mut fresh).await?;
+    fresh.close().await?;
+    if columns(connection).await? == expected {
+        return Ok(());
+    }
+    Err(StoreError::Damaged("its tables have other columns than were made".into()))
 }
 
 async fn migrate(writer: &Writer) -> Result<(), StoreError> {
