@@ -74,7 +74,7 @@ impl Reserve {
             return Ok(());
         }
         let room = fstatvfs(file)?;
-        let free = u64::from(room.blocks_available()).saturating_mul(room.fragment_size());
+        let free = room.blocks_available().saturating_mul(room.fragment_size());
         // What there is, when it is not all that is wanted: the next refill goes on.
         let take = missing.min(free.saturating_sub(left_to_others));
         let until = allocated(&metadata).saturating_add(take).min(self.bytes);

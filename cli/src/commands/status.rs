@@ -213,7 +213,7 @@ fn short_disk(disk: DiskReserve) -> String {
         disk.bytes_wanted / MIB
     );
     if disk.unwritten > 0 {
-        text.push_str(&format!("; {} audit entries are not written", disk.unwritten));
+        text = format!("{text}; {} audit entries are not written", disk.unwritten);
     }
     if disk.unsaved {
         text.push_str("; what is in force is not on the disk");

@@ -32,20 +32,20 @@ pub fn keep(
     };
     let (sender, current) = watch::channel(Some(make()?));
     let renew = async move {
-        let mut made = UnixTime::now();
+        let mut since = UnixTime::now();
         loop {
             tokio::select! {
                 () = tokio::time::sleep(LOOK) => {}
                 () = sender.closed() => return,
             }
             let now = UnixTime::now();
-            if is_good(made, now) {
+            if is_good(since, now) {
                 continue;
             }
             match make() {
                 Ok(context) => {
                     sender.send_replace(Some(context));
-                    made = now;
+                    since = now;
                 }
                 Err(error) => {
                     tracing::error!(%error, "cannot renew the server's certificate; keeping the current one");

@@ -68,10 +68,9 @@ impl Class {
     const fn places(self) -> usize {
         match self {
             Self::Decisions => 6,
-            Self::Callers => 4,
+            Self::Callers | Self::Strangers => 4,
             Self::Runtimed | Self::Gatewayd | Self::RuntimedModules | Self::GatewaydModules => 2,
             Self::Leaves => 1,
-            Self::Strangers => 4,
         }
     }
 }

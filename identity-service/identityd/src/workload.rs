@@ -303,7 +303,7 @@ pub fn restore(service: &Arc<Service>, gateway_uid: Option<u32>) {
         match bound {
             Ok(()) => put_back(service, &name),
             Err(error) => {
-                tracing::error!(%error, name, "a workload socket that was removed cannot be bound again")
+                tracing::error!(%error, name, "a workload socket that was removed cannot be bound again");
             }
         }
     }

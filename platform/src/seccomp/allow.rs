@@ -20,6 +20,10 @@ pub enum Sockets {
 
 /// What differs from daemon to daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a right of its own, and any may go with any other"
+)]
 pub struct Allowed {
     pub sockets: Sockets,
     /// Maps code from files, never from memory: name resolution and a vendor's library load more of theirs when they

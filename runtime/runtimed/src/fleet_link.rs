@@ -179,7 +179,9 @@ impl Link {
         let mut refusals: Vec<_> = refusals.into_iter().skip(skipped).collect();
         refusals.sort_by_key(|(at, _)| *at);
         let mut modules = self.context.board.status().modules;
-        modules.iter_mut().for_each(|module| module.judge(&status.identities, status.time.now));
+        for module in &mut modules {
+            module.judge(&status.identities, status.time.now);
+        }
         let modules = modules.iter().map(ModuleStatus::report).collect();
         Report {
             software_version: env!("CARGO_PKG_VERSION").into(),

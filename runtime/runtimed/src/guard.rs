@@ -715,7 +715,7 @@ impl Keeper {
         for guarded in self.guarded.values_mut() {
             match guarded.rules.counted("denied") {
                 Ok(denied) => {
-                    listed.wall(guarded.admitted.place.number, guarded.admitted.place.address, &denied)
+                    listed.wall(guarded.admitted.place.number, guarded.admitted.place.address, &denied);
                 }
                 Err(error) => tracing::warn!(error = %error.chain(), "a wall's refusals cannot be read"),
             }

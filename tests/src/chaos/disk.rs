@@ -275,7 +275,7 @@ impl Disk {
     pub fn cut(&self, random: &mut Random) -> (usize, usize) {
         lock(&self.medium).failing = true;
         // What the kernel holds in memory is on its way to the disk in that moment, in any order. It fails, of course.
-        let _ = fs::File::open(&self.mounted).map(|folder| nix::unistd::syncfs(folder));
+        let _ = fs::File::open(&self.mounted).map(nix::unistd::syncfs);
         lock(&self.medium).cut(random)
     }
 

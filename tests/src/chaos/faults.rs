@@ -240,7 +240,7 @@ fn poison(scene: &Scene) -> Result<String, Failure> {
         let mut link = Link::open(&device.config, &device.name, true)?;
         // A refusal closes the connection, maybe before all is written.
         let sent = link.publish(1, &format!("leaf/{}/count", device.name), payload);
-        Ok(sent.is_ok() && (0..100).any(|_| matches!(link.next(), Ok(Some(Packet::PubAck(1))))))
+        Ok(sent.is_ok() && (0..100).any(|_| matches!(link.receive(), Ok(Some(Packet::PubAck(1))))))
     };
     ensure(!acknowledged(&vec![b'x'; 100_000])?, || "100,000 bytes were acknowledged".into())?;
     let set_aside = || -> Result<u64, Failure> {

@@ -112,9 +112,12 @@ impl Load {
         };
         let running = || load.running.clone();
         let mut threads = Vec::new();
+        // What is published before anybody has subscribed is for nobody.
+        let listening = Arc::new(AtomicBool::new(false));
         {
             let (device, watched, running) = (devices.watcher.clone(), load.watched.clone(), running());
-            threads.push(thread::spawn(move || watch(&device, &watched, &running)));
+            let listening = listening.clone();
+            threads.push(thread::spawn(move || watch(&device, &watched, &listening, &running)));
         }
         {
             let (device, running) = (devices.slow.clone(), running());
@@ -131,7 +134,13 @@ impl Load {
         for meter in &devices.meters {
             let (device, acknowledged) = (meter.clone(), load.acknowledged.clone());
             let (publishing, running) = (load.publishing.clone(), running());
-            threads.push(thread::spawn(move || count(&device, &acknowledged, &publishing, &running)));
+            let listening = listening.clone();
+            threads.push(thread::spawn(move || {
+                while running.load(Ordering::Relaxed) && !listening.load(Ordering::Relaxed) {
+                    thread::sleep(PACE);
+                }
+                count(&device, &acknowledged, &publishing, &running);
+            }));
         }
         load.threads = threads;
         load
@@ -187,7 +196,7 @@ fn count(device: &Device, acknowledged: &Counted, publishing: &AtomicBool, runni
                     }
                 }
             }
-            match link.next() {
+            match link.receive() {
                 Ok(Some(Packet::PubAck(id))) => {
                     if let Some(number) = by_id.remove(&id) {
                         open.remove(&number);
@@ -201,23 +210,32 @@ fn count(device: &Device, acknowledged: &Counted, publishing: &AtomicBool, runni
     }
 }
 
-fn watch(device: &Device, watched: &Counted, running: &AtomicBool) {
+fn watch(device: &Device, watched: &Counted, listening: &AtomicBool, running: &AtomicBool) {
     while running.load(Ordering::Relaxed) {
-        if listen(device, watched, running).is_err() {
+        if listen(device, watched, listening, running).is_err() {
             thread::sleep(PAUSE);
         }
     }
 }
 
-fn listen(device: &Device, watched: &Counted, running: &AtomicBool) -> std::io::Result<()> {
+fn listen(
+    device: &Device,
+    watched: &Counted,
+    listening: &AtomicBool,
+    running: &AtomicBool,
+) -> std::io::Result<()> {
     let mut link = Link::open(&device.config, &device.name, false)?;
     link.subscribe(FILTER)?;
     while running.load(Ordering::Relaxed) {
-        if let Some(Packet::Publish { id, topic, payload }) = link.next()? {
-            watched.take(&topic, &payload);
-            if id != 0 {
-                link.acknowledge(id)?;
+        match link.receive()? {
+            Some(Packet::SubAck) => listening.store(true, Ordering::Relaxed),
+            Some(Packet::Publish { id, topic, payload }) => {
+                watched.take(&topic, &payload);
+                if id != 0 {
+                    link.acknowledge(id)?;
+                }
             }
+            Some(_) | None => {}
         }
     }
     Ok(())
@@ -235,7 +253,7 @@ fn listen_with_fear(device: &Device, survived: &Counted, running: &AtomicBool) -
     let mut link = Link::open(&device.config, &device.name, false)?;
     link.subscribe(FILTER)?;
     while running.load(Ordering::Relaxed) {
-        if let Some(Packet::Publish { id, topic, payload }) = link.next()? {
+        if let Some(Packet::Publish { id, topic, payload }) = link.receive()? {
             if payload.starts_with(POISON) {
                 return Ok(());
             }
@@ -267,7 +285,7 @@ fn subscribe_once(device: &Device, running: &AtomicBool) {
     while running.load(Ordering::Relaxed) {
         if let Ok(mut link) = Link::open(&device.config, &device.name, false)
             && link.subscribe(FILTER).is_ok()
-            && matches!(link.next(), Ok(Some(_)))
+            && matches!(link.receive(), Ok(Some(_)))
         {
             return;
         }

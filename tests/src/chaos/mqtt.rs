@@ -126,7 +126,7 @@ impl Link {
     }
 
     /// The next packet, or nothing for a moment. Keeps the connection alive.
-    pub fn next(&mut self) -> io::Result<Option<Packet>> {
+    pub fn receive(&mut self) -> io::Result<Option<Packet>> {
         if self.spoke.elapsed() > Duration::from_secs(u64::from(KEEP_ALIVE_SECONDS) / 2) {
             self.send(0xc0, &[])?;
         }

@@ -23,6 +23,8 @@ use crate::{Failure, ensure};
 const GATEWAY_MEBIBYTES: usize = 256;
 const FLEET_MEBIBYTES: usize = 96;
 const METERS: usize = 3;
+/// Messages that show, each way, that everything works again.
+const MORE: usize = 30;
 const DRAIN: Duration = Duration::from_secs(90);
 
 #[derive(Debug)]
@@ -66,7 +68,7 @@ fn declarations(names: &[String]) -> String {
     );
     for name in names {
         let group = if name.starts_with("reader") { "readers" } else { "meters" };
-        text.push_str(&format!("\n[[leaves]]\nname = \"{name}\"\ngroups = [\"counters\", \"{group}\"]\n"));
+        text = format!("{text}\n[[leaves]]\nname = \"{name}\"\ngroups = [\"counters\", \"{group}\"]\n");
     }
     text
 }
@@ -102,7 +104,7 @@ impl Scene {
             let at = devices.iter().position(|device: &Device| device.name.starts_with(prefix));
             at.map(|at| devices.remove(at)).ok_or_else(|| Failure(format!("no device {prefix}")))
         };
-        let (loud, watcher, slow, absent) =
+        let (noisy, watcher, slow, absent) =
             (of("loud")?, of("reader-watcher")?, of("reader-slow")?, of("reader-absent")?);
         let fragile = of("reader-fragile")?;
         let load = Load::start(&Devices { meters: devices, watcher, slow, absent, fragile });
@@ -118,7 +120,7 @@ impl Scene {
             fleet_disk,
             clock,
             load,
-            loud,
+            loud: noisy,
             collected,
             collecting,
             collector: Some(collector),
@@ -174,7 +176,6 @@ impl Scene {
     /// arrives with the watcher and in the fleet.
     pub fn heal(&mut self, within: Duration) -> Result<(), Failure> {
         let before = (self.load.acknowledged.total(), self.load.watched.total(), self.collected.total());
-        const MORE: usize = 30;
         let site = &mut self.site;
         let (load, collected) = (&self.load, &self.collected);
         wait_for("everything to work again", within, || {

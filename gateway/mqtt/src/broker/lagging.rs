@@ -231,9 +231,9 @@ impl<A: Authority> Broker<A> {
 
     /// Clients with something to say of, the worst first.
     pub fn receivers_behind(&self) -> Vec<Receiver<A::Client>> {
-        let lost = |client: &A::Client| self.losses.clients.get(client);
+        let loss_of = |client: &A::Client| self.losses.clients.get(client);
         let receiver = |client: &A::Client, session: Option<&Session<A::Client>>| {
-            let loss = lost(client);
+            let loss = loss_of(client);
             Receiver {
                 client: client.clone(),
                 connected: session.is_some_and(|session| session.connection.is_some()),

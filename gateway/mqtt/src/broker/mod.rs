@@ -46,6 +46,9 @@ pub use limits::{Counts, Limits, Receiver};
 use retained::Retained;
 use session::Session;
 
+/// Who receives what is published on one topic, each with its granted QoS.
+type Receivers<C> = Arc<[(C, Qos)]>;
+
 /// Who may do what, by the policy of the moment.
 pub trait Authority {
     type Client: Clone + Eq + Hash + Ord + fmt::Debug + fmt::Display;
@@ -190,7 +193,7 @@ pub struct Broker<A: Authority> {
     sessions: HashMap<A::Client, Session<A::Client>>,
     subscriptions: Trie<A::Client, Qos>,
     /// Who receives what is published on a topic, while neither subscriptions nor the authority change.
-    routes: HashMap<TopicName, Arc<[(A::Client, Qos)]>>,
+    routes: HashMap<TopicName, Receivers<A::Client>>,
     routes_size: usize,
     retained: Retained<A::Client>,
     kept_back: KeptBack<A::Client>,
@@ -508,8 +511,7 @@ impl<A: Authority> Broker<A> {
         if let Some(will) = connection.will.filter(|_| !matches!(end, End::Goodbye | End::Refused)) {
             self.wills.push_back((client.clone(), will));
         }
-        let current = |session: &&mut Session<_>| session.connection == Some(id);
-        if self.sessions.get_mut(&client).filter(current).is_some() {
+        if self.sessions.get(&client).is_some_and(|session| session.connection == Some(id)) {
             if connection.given && matches!(end, End::Goodbye | End::Theirs) {
                 self.count_end(&client);
             }
@@ -552,7 +554,7 @@ impl<A: Authority> Broker<A> {
     }
 
     /// The QoS of a publication's receivers ([MQTT-3.3.5-1]: overlapping subscriptions count once, with the highest).
-    fn receivers(&mut self, topic: &TopicName) -> Arc<[(A::Client, Qos)]> {
+    fn receivers(&mut self, topic: &TopicName) -> Receivers<A::Client> {
         if let Some(known) = self.routes.get(topic) {
             return Arc::clone(known);
         }

@@ -69,11 +69,13 @@ impl TimeFloor {
 
     /// The floor under a certificate newer than the one held, whose beginning is its issuer's signed word on the time. It
     /// outweighs a floor that may come from a clock that had leapt ahead.
+    #[must_use]
     pub fn signed(&self, not_before: UnixTime) -> Self {
         Self { floor: not_before, signed: not_before, belief: self.belief.clone() }
     }
 
     /// With what is believed from now on; a floor above it came from a belief that was false.
+    #[must_use]
     pub fn believed(&self, now: UnixTime, belief: Option<Belief>) -> Self {
         Self { floor: self.floor.min(now).max(self.signed), belief, ..self.clone() }
     }
