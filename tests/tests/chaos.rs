@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::time::Duration;
 
 use edgewarden_tests::chaos::faults::Fault;
@@ -11,6 +12,9 @@ use edgewarden_tests::chaos::{Options, run};
 use edgewarden_tests::sandbox;
 
 fn survives(test: &str, faults: &[Fault]) {
+    if !Path::new("/dev/fuse").exists() {
+        return println!("skipped: this kernel has no FUSE");
+    }
     let gateway = test.replace('_', "-");
     sandbox::test(test, || {
         let folder = tempfile::tempdir().unwrap();

@@ -41,6 +41,14 @@ impl Authority {
     /// already ([`WhenUntrusted`]) lets nothing start.
     pub(crate) fn still_vouched(&self, module: &ModuleName, vouchers: &[Digest]) -> Result<(), Refusal> {
         let Some(in_force) = self.in_force() else { return Ok(()) };
+        // It may have been taken out while the container was made.
+        if !in_force.deployment().modules.iter().any(|known| known.name == *module) {
+            return Err(Refusal::new(
+                Reason::StartPermit,
+                module,
+                "the deployment in force has no such module",
+            ));
+        }
         if in_force.vouches(vouchers) { Ok(()) } else { Err(withdrawn(module)) }
     }
 
