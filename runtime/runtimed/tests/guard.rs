@@ -25,7 +25,7 @@ fn role_runtimed() {
 }
 
 /// The command that makes a change.
-type Change = Box<dyn Fn() -> String>;
+type Change<'a> = Box<dyn Fn() -> String + 'a>;
 const WAIT: &str = "trap 'echo bye; exit 0' TERM; while :; do sleep 0.1; done";
 const OPEN: &str = r#"@id("alarm") permit (principal == Module::"analytics", action == Action::"open_flow", resource == Port::"alerts/alarm");"#;
 /// Knocks at the gateway without pause: each datagram that gets through is one too many.
@@ -127,7 +127,7 @@ fn rules_that_somebody_removes_come_back_and_meanwhile_nothing_gets_through() {
             line.rsplit_once("handle ").unwrap().1.trim().to_owned()
         };
         let element = "nft delete element inet edgewarden sources { \"ew1\" . 10.77.0.2 }";
-        let changes: [(&str, Change); 6] = [
+        let changes: [(&str, Change<'_>); 6] = [
             ("flush ruleset", Box::new(|| "nft flush ruleset".into())),
             ("delete table", Box::new(|| "nft delete table inet edgewarden".into())),
             ("flush chain", Box::new(|| "nft flush chain inet edgewarden input".into())),
