@@ -10,12 +10,13 @@
 
 pub mod softhsm;
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, Instant};
 
 use edgewarden_keystore::{Keystore, KeystoreError, open};
 use edgewarden_names::{GatewayName, TrustDomain};
@@ -112,6 +113,23 @@ impl Swtpm {
             .spawn()
             .unwrap();
         self.child = Some(child);
+        // What connects next, such as a tool, does not try again.
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !self.listens() {
+            assert!(Instant::now() < deadline, "swtpm does not listen on {}", self.address);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Asked of the kernel: swtpm serves one connection at a time, so that a trial connection could be in the way.
+    fn listens(&self) -> bool {
+        const TCP_LISTEN: &str = "0A";
+        let IpAddr::V4(ip) = self.address.ip() else { return false };
+        let local = format!("{:08X}:{:04X}", u32::from_le_bytes(ip.octets()), self.address.port());
+        std::fs::read_to_string("/proc/net/tcp").unwrap().lines().any(|line| {
+            let mut fields = line.split_whitespace().skip(1);
+            fields.next() == Some(&local) && fields.nth(1) == Some(TCP_LISTEN)
+        })
     }
 
     /// As a power cut does it: no shutdown command.
