@@ -1,0 +1,71 @@
+//! `./ew test`: every test of the workspace, or those of a name, with progress, the slowest and the skipped.
+//!
+//! Cargo builds; this program runs what was built. A name builds only what it needs ([`choice`]). Each test program
+//! writes events ([`events`]), so that what it says is shown only where it failed ([`report`]).
+
+mod choice;
+mod events;
+mod programs;
+mod report;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::choice::Choice;
+use crate::report::Report;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Problem {
+    #[error("no package, file or test is named `{0}`")]
+    Unknown(String),
+    #[error("the tests do not build")]
+    Build,
+    #[error("cannot run `{program}`: {source}")]
+    Run { program: String, source: std::io::Error },
+    #[error("cannot read `{}`: {source}", path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("cargo said what is not understood: {0}")]
+    Cargo(String),
+}
+
+#[derive(Debug, Parser)]
+#[command(name = "./ew test")]
+struct Arguments {
+    /// A package (edgewarden-mqtt, mqtt), a file of tests (broker) or a part of a test's name; all tests without it.
+    name: Option<String>,
+    /// A skipped test is a failure, unless .ci/may-skip names it.
+    #[arg(long)]
+    ci: bool,
+    /// Test programs that run at the same time.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    jobs: u16,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(&arguments, Path::new(".")) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(problem) => {
+            eprintln!("error: {problem}");
+            if matches!(problem, Problem::Unknown(_)) {
+                eprintln!("hint: ./ew test without a name runs all of them");
+            }
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(arguments: &Arguments, root: &Path) -> Result<bool, Problem> {
+    let may_skip = if arguments.ci { Some(report::may_skip(&root.join(".ci/may-skip"))?) } else { None };
+    let choice = match &arguments.name {
+        Some(name) => Choice::named(name, root)?,
+        None => Choice::all(),
+    };
+    let programs = programs::build(&choice)?;
+    let mut report = Report::new(programs.len());
+    events::run_all(&programs, choice.filter.as_deref(), usize::from(arguments.jobs), &mut report)?;
+    Ok(report.finish(may_skip.as_deref()))
+}

@@ -1,0 +1,88 @@
+//! The test programs that cargo built.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use serde::Deserialize;
+
+use crate::Problem;
+use crate::choice::Choice;
+
+#[derive(Debug)]
+pub struct Program {
+    /// Its package without the product's name, and its file: `mqtt/conformance`.
+    pub name: String,
+    pub path: PathBuf,
+    /// The folder of its package, where cargo runs it.
+    pub folder: PathBuf,
+}
+
+#[derive(Deserialize)]
+struct Message {
+    reason: String,
+    executable: Option<PathBuf>,
+    profile: Option<Profile>,
+    target: Option<Target>,
+    manifest_path: Option<PathBuf>,
+    package_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Profile {
+    test: bool,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    name: String,
+}
+
+pub fn build(choice: &Choice) -> Result<Vec<Program>, Problem> {
+    let run = |source| Problem::Run { program: "cargo".into(), source };
+    if choice.runs_programs {
+        let built = Command::new("cargo")
+            .args(["build", "--workspace", "--bins", "--locked"])
+            .status()
+            .map_err(run)?;
+        if !built.success() {
+            return Err(Problem::Build);
+        }
+    }
+    let mut cargo = Command::new("cargo")
+        .args(["test", "--locked", "--no-run", "--message-format", "json-render-diagnostics"])
+        .args(&choice.cargo)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(run)?;
+    let mut programs = Vec::new();
+    for line in cargo.stdout.take().into_iter().flat_map(|stdout| BufReader::new(stdout).lines()) {
+        let message: Message =
+            serde_json::from_str(&line.map_err(run)?).map_err(|error| Problem::Cargo(error.to_string()))?;
+        programs.extend(message.program());
+    }
+    if !cargo.wait().map_err(run)?.success() {
+        return Err(Problem::Build);
+    }
+    programs.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(programs)
+}
+
+impl Message {
+    fn program(self) -> Option<Program> {
+        if self.reason != "compiler-artifact" || !self.profile?.test {
+            return None;
+        }
+        let id = self.package_id.unwrap_or_default();
+        // `path+file:///…/mqtt#edgewarden-mqtt@0.1.0`, or without the name where it is the folder's.
+        let package = id.rsplit(['#', '/']).next().unwrap_or_default();
+        let package = package.split('@').next().unwrap_or_default();
+        let package = package.strip_prefix("edgewarden-").unwrap_or(package);
+        Some(Program {
+            name: format!("{package}/{}", self.target?.name),
+            path: self.executable?,
+            folder: self.manifest_path?.parent()?.to_owned(),
+        })
+    }
+}
