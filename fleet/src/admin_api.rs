@@ -4,13 +4,14 @@
 
 use std::collections::BTreeMap;
 
-use edgewarden_names::{Digest, Epoch, GatewayName, ModuleName, Refusal, SecretName, UnixTime};
+use edgewarden_names::{Architecture, Digest, Epoch, GatewayName, ModuleName, Refusal, SecretName, UnixTime};
 use edgewarden_protocol::Bytes;
 use edgewarden_protocol::enrol::{Check, VerdictState};
 use edgewarden_protocol::token::JoinToken;
 use edgewarden_protocol::uplink::{DeploymentReport, ModuleReport, RefusalReport};
 use serde::{Deserialize, Serialize};
 
+pub use crate::lease::CertificateState;
 pub use crate::store::events::Event;
 pub use crate::store::messages::{MessageCount, StoredMessage};
 pub use crate::store::trust::{ReferenceSummary, VendorRoot};
@@ -156,6 +157,21 @@ pub struct CheckRequest {
     pub allow_empty: bool,
 }
 
+/// `POST /deployments/machines`: what the gateways are that a selector names.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MachinesRequest {
+    pub selector: BTreeMap<String, String>,
+}
+
+/// How many gateways have which processor, as they reported it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machines {
+    pub architectures: BTreeMap<Architecture, usize>,
+    /// Those that have not said it.
+    pub unknown: usize,
+}
+
 /// Gateways that are meant: how many, and the first of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Meant {
@@ -237,8 +253,12 @@ impl SecretState {
 pub enum DeviceState {
     /// Its last appraisal failed.
     Failed,
+    /// Its certificate has ended: its modules and leaf devices get none.
+    Expired,
     /// It refused a module.
     Refused,
+    /// The renewal of its certificate is overdue.
+    Expiring,
     /// It has said nothing for a while, or never.
     NotSeen,
     /// A module does not run.
@@ -251,13 +271,24 @@ pub enum DeviceState {
 }
 
 impl DeviceState {
-    pub const ALL: [Self; 7] =
-        [Self::Failed, Self::Refused, Self::NotSeen, Self::Down, Self::Stale, Self::Behind, Self::Good];
+    pub const ALL: [Self; 9] = [
+        Self::Failed,
+        Self::Expired,
+        Self::Refused,
+        Self::Expiring,
+        Self::NotSeen,
+        Self::Down,
+        Self::Stale,
+        Self::Behind,
+        Self::Good,
+    ];
 
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Failed => "attestation failed",
+            Self::Expired => "identity expired",
             Self::Refused => "module refused",
+            Self::Expiring => "identity expiring",
             Self::NotSeen => "not seen",
             Self::Down => "module down",
             Self::Stale => "attestation stale",
@@ -294,8 +325,27 @@ pub struct DeviceView {
     pub modules_refused: usize,
     pub modules_total: usize,
     pub software_version: Option<String>,
+    pub architecture: Option<Architecture>,
     pub enrolled: UnixTime,
     pub seen: Option<UnixTime>,
+    /// Absent when the fleet does not know how long it lasts.
+    pub certificate: Option<CertificateView>,
+}
+
+/// How long a gateway goes on without its fleet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateView {
+    pub state: CertificateState,
+    /// From when on its renewal is overdue.
+    pub overdue: UnixTime,
+    pub ends: UnixTime,
+}
+
+impl DeviceView {
+    /// Said of a gateway also when something worse is.
+    pub fn certificate_state(&self) -> CertificateState {
+        self.certificate.map_or(CertificateState::Good, |certificate| certificate.state)
+    }
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

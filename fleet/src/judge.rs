@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use edgewarden_image_trust as image_trust;
-use edgewarden_names::{Epoch, GatewayName, Reason, Refusal, TrustDomain};
+use edgewarden_names::{Architecture, Epoch, GatewayName, Reason, Refusal, TrustDomain};
 use edgewarden_oci::OciError;
 use edgewarden_oci::execution::Execution;
 use edgewarden_oci::manifest::ImageConfig;
@@ -47,23 +47,35 @@ fn judge(payload: &[u8], domain: &TrustDomain) -> Result<Deployment, Refusal> {
     Ok(deployment)
 }
 
-/// The images of a deployment: signatures, content, and whether they can run. Fetches them as a gateway does, into a
-/// folder that is gone afterwards.
-pub async fn images(deployment: &Deployment, registries: &Runtime) -> Result<(), Problem> {
+/// The images of a deployment: signatures, content, and whether they can run on each of the processors. Fetches them as a
+/// gateway does, into a folder that is gone afterwards.
+pub async fn images(
+    deployment: &Deployment,
+    registries: &Runtime,
+    architectures: &[Architecture],
+) -> Result<(), Problem> {
     let folder = tempfile::Builder::new().prefix("edgewarden-check-").tempdir().map_err(Problem::internal)?;
-    let judged = images_in(folder.path(), deployment, registries).await;
+    let judged = images_in(folder.path(), deployment, registries, architectures).await;
     // What was unpacked is not writable, not even for its owner.
     make_writable(folder.path()).map_err(Problem::internal)?;
     folder.close().map_err(Problem::internal)?;
     judged
 }
 
-async fn images_in(folder: &Path, deployment: &Deployment, registries: &Runtime) -> Result<(), Problem> {
+async fn images_in(
+    folder: &Path,
+    deployment: &Deployment,
+    registries: &Runtime,
+    architectures: &[Architecture],
+) -> Result<(), Problem> {
     let store = ContentStore::open(folder).map_err(OciError::refusal)?;
     // Nothing of this store is believed later.
     let key = RecordKey::new(random_text()?.as_bytes());
     for module in &deployment.modules {
-        image(&store, &key, module, &deployment.image_keys, registries).await?;
+        for architecture in architectures {
+            // What was fetched for one is there for the next.
+            image(&store, &key, module, &deployment.image_keys, registries, *architecture).await?;
+        }
     }
     Ok(())
 }
@@ -74,9 +86,11 @@ async fn image(
     module: &Module,
     keys: &[ImageKey],
     registries: &Runtime,
+    architecture: Architecture,
 ) -> Result<(), Problem> {
     let registry = Registry::of(&module.image, registries).map_err(OciError::refusal)?;
-    let documents = store.documents(&registry, module.image.digest()).await.map_err(OciError::refusal)?;
+    let documents =
+        store.documents(&registry, module.image.digest(), architecture).await.map_err(OciError::refusal)?;
     let evidence = ImageEvidence {
         module: module.name.clone(),
         image: module.image.clone(),
@@ -84,7 +98,7 @@ async fn image(
         config: Bytes(documents.config),
         signatures: registry.signatures(module.image.digest()).await.map_err(OciError::refusal)?,
     };
-    let proof = image_trust::judge(&evidence, keys)?;
+    let proof = image_trust::judge_for(&evidence, keys, architecture)?;
     for layer in proof.layers() {
         store.fetch(&registry, &layer.digest, layer.size).await.map_err(OciError::refusal)?;
     }

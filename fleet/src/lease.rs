@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use edgewarden_names::UnixTime;
 use serde::{Deserialize, Serialize};
 
 use crate::selection::Labels;
@@ -41,6 +42,51 @@ pub fn lifetime(leases: &[Lease], labels: &Labels) -> Duration {
     found.map_or(ORDINARY, |lease| Duration::from_secs(u64::from(lease.days) * 86_400))
 }
 
+/// How long what a gateway was certified with last carries it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Certificate {
+    /// From then on its renewal is late: gateways ask for it after the first third, as they say themselves.
+    pub overdue: UnixTime,
+    pub ends: UnixTime,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CertificateState {
+    Good,
+    /// Its renewal is overdue.
+    Expiring,
+    Expired,
+}
+
+impl CertificateState {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Good => "good",
+            Self::Expiring => "expiring",
+            Self::Expired => "expired",
+        }
+    }
+}
+
+impl Certificate {
+    pub fn lasting(from: UnixTime, ends: UnixTime) -> Self {
+        let life = ends.after(from);
+        // A hundredth is for the renewal itself.
+        Self { overdue: from.plus(life / 3 + life / 100), ends }
+    }
+
+    pub fn state(&self, now: UnixTime) -> CertificateState {
+        if self.ends <= now {
+            CertificateState::Expired
+        } else if self.overdue <= now {
+            CertificateState::Expiring
+        } else {
+            CertificateState::Good
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -62,6 +108,23 @@ mod tests {
             assert_eq!(lifetime(&leases, &labels(pairs)).as_secs() / 86_400, days, "{pairs:?}");
         }
         assert_eq!(lifetime(&[lease(7, &[])], &labels(&[])).as_secs() / 86_400, 7, "for every gateway");
+    }
+
+    #[test]
+    fn a_certificate_is_said_to_run_out_after_its_first_third() {
+        let certificate = Certificate::lasting(UnixTime(1000), UnixTime(1300));
+        for (now, state) in [
+            (0, CertificateState::Good),
+            (1102, CertificateState::Good),
+            (1103, CertificateState::Expiring),
+            (1299, CertificateState::Expiring),
+            (1300, CertificateState::Expired),
+            (u64::MAX, CertificateState::Expired),
+        ] {
+            assert_eq!(certificate.state(UnixTime(now)), state, "{now}");
+        }
+        let never_good = Certificate::lasting(UnixTime(9), UnixTime(1));
+        assert_eq!(never_good.state(UnixTime(5)), CertificateState::Expired);
     }
 
     #[test]

@@ -1,6 +1,10 @@
 //! Short text of long things, for tables.
 
+use edgewarden_names::UnixTime;
+
+use crate::admin_api::{CertificateState, DeviceView};
 use crate::selection::Labels;
+use crate::when::{age, span};
 
 const PAYLOAD_CHARACTERS_MAX: usize = 160;
 
@@ -36,6 +40,17 @@ pub fn labels(labels: &Labels) -> String {
 /// `module/analytics` of `spiffe://…/gateway/gw-1/module/analytics`.
 pub fn short_id(id: &str) -> &str {
     id.split_once("/gateway/").and_then(|(_, rest)| rest.split_once('/')).map_or(id, |(_, rest)| rest)
+}
+
+/// `21 d left`, `expiring, 5 d left`, `expired 3 d ago`
+pub fn certificate(device: &DeviceView, now: UnixTime) -> String {
+    let Some(certificate) = device.certificate else { return "-".into() };
+    let left = span(certificate.ends.after(now).as_secs());
+    match certificate.state {
+        CertificateState::Good => format!("{left} left"),
+        CertificateState::Expiring => format!("expiring, {left} left"),
+        CertificateState::Expired => format!("expired {} ago", age(certificate.ends, now)),
+    }
 }
 
 #[cfg(test)]

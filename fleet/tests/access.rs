@@ -11,12 +11,13 @@
 
 mod common;
 
-use std::io::{Read, Write};
+use std::io::Write as _;
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use common::Fleet;
+use common::web::get;
 use edgewarden_names::Reason;
 use edgewarden_protocol::uplink::{ModuleReport, ModuleState, ModuleUpdate, RefusalReport, Sync};
 use edgewarden_transport::http::HttpError;
@@ -160,15 +161,6 @@ fn without_a_server_the_hint_says_how_to_start_it() {
     let answer = fleet.cli(&["device", "list"]);
     assert_eq!(answer.code(), 1);
     assert!(answer.errors().contains("edgewarden-fleet serve"), "{}", answer.errors());
-}
-
-fn get(address: &str, path: &str, header: &str) -> String {
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\n{header}Connection: close\r\n\r\n").unwrap();
-    let mut reply = String::new();
-    stream.read_to_string(&mut reply).unwrap();
-    reply
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,31 +12,25 @@
 
 mod common;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use common::disk::SmallDisk;
-use common::{Fleet, sha256};
-use edgewarden_appraisal::ReferenceValues;
+use common::stored::{
+    NOW, add_deployment, add_token, attempt, hash, join, jwt_keys, message, reference, secret, vendor_root,
+};
+use common::{Fleet, name, sha256};
 use edgewarden_fleet::admin_api::Trusted;
 use edgewarden_fleet::selection::Labels;
-use edgewarden_fleet::store::deployments::NewDeployment;
-use edgewarden_fleet::store::devices::{Admission, Attempt, Binding, NewReport};
+use edgewarden_fleet::store::devices::NewReport;
 use edgewarden_fleet::store::events::By;
 use edgewarden_fleet::store::messages::Retention;
 use edgewarden_fleet::store::secrets::Added;
-use edgewarden_fleet::store::tokens::Grant;
-use edgewarden_fleet::store::trust::NewVendorRoot;
 use edgewarden_fleet::store::{Store, StoreError};
-use edgewarden_names::{GatewayName, Reason, Refusal, SpiffeId, UnixTime};
+use edgewarden_names::{Reason, Refusal, UnixTime};
 use edgewarden_protocol::dsse::VerifyingKey;
-use edgewarden_protocol::enrol::{Verdict, VerdictState};
-use edgewarden_protocol::jwt_keys::Statement;
-use edgewarden_protocol::secret::{AgreementKey, Content, SecretDocument};
-use edgewarden_protocol::uplink::{Message, SecretsSync};
+use edgewarden_protocol::secret::AgreementKey;
+use edgewarden_protocol::uplink::SecretsSync;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool};
-
-const NOW: UnixTime = UnixTime(1_000_000);
 
 /// Every kind of write that the store has.
 const KINDS: &[&str] = &[
@@ -59,67 +53,8 @@ const KINDS: &[&str] = &[
     "event",
     "token's failure",
     "refusal",
+    "certificate told",
 ];
-
-fn gateway(name: &str) -> GatewayName {
-    GatewayName::parse(name).unwrap()
-}
-
-fn attempt(refusal: Option<Refusal>) -> Attempt {
-    let verdict = Verdict {
-        state: VerdictState::Fresh,
-        hardware: "none".into(),
-        reference: None,
-        checks: Vec::new(),
-        at: NOW,
-        expires: UnixTime(NOW.0 + 60),
-    };
-    let event_log = refusal.is_some().then(|| vec![1; 20_000]);
-    Attempt { at: NOW, verdict, refusal, evidence: sha256(b"evidence"), event_log }
-}
-
-fn hash(n: u64) -> [u8; 32] {
-    let mut hash = [0; 32];
-    hash[..8].copy_from_slice(&n.to_be_bytes());
-    hash
-}
-
-async fn add_token(store: &Store, name: &str, n: u64) -> Result<(), StoreError> {
-    let grant = Grant {
-        gateway: gateway(name),
-        expires: UnixTime(NOW.0 + 60),
-        allow_software: true,
-        labels: Labels::new(),
-    };
-    store.add_token(&hash(n), &grant, NOW).await
-}
-
-async fn join(store: &Store, name: &str, n: u64) -> Result<(), StoreError> {
-    let admission = Admission {
-        gateway: &gateway(name),
-        binding: &Binding { endorsement: sha256(name.as_bytes()), attestation: sha256(&n.to_be_bytes()) },
-        token: Some(&hash(n)),
-        ca_key: &sha256(&n.to_be_bytes()),
-        attempt: &attempt(None),
-    };
-    store.admit(&admission, NOW).await?.unwrap();
-    Ok(())
-}
-
-fn message(sequence: u64, bytes: usize) -> Message {
-    Message {
-        queue: "0a".repeat(16),
-        sequence,
-        at: NOW,
-        from: SpiffeId::parse("spiffe://plant.example/gateway/gw-1/module/a").unwrap(),
-        topic: "t".into(),
-        payload: vec![7; bytes].into(),
-    }
-}
-
-fn reference(n: u64) -> ReferenceValues {
-    ReferenceValues { name: format!("r{n}"), pcrs: BTreeMap::new(), events: BTreeMap::new() }
-}
 
 fn secret_state(n: u64) -> SecretsSync {
     let key = AgreementKey { gateway_ca: n.to_be_bytes().to_vec().into(), statement: vec![2; 6000].into() };
@@ -131,25 +66,25 @@ async fn prepare(store: &Store, kind: &str, n: u64) {
     match kind {
         "join" | "token's failure" => add_token(store, "gw-1", n).await.unwrap(),
         "trust taken back" => {
-            assert!(store.add_reference(&reference(n), "file", NOW).await.unwrap());
+            assert!(store.add_reference(&reference(&format!("r{n}")), "file", NOW).await.unwrap());
         }
         "device removed" => {
-            let name = format!("gone-{n}");
-            add_token(store, &name, n).await.unwrap();
-            join(store, &name, n).await.unwrap();
+            let gone = format!("gone-{n}");
+            add_token(store, &gone, n).await.unwrap();
+            join(store, &gone, n).await.unwrap();
         }
         _ => {}
     }
 }
 
 async fn write(store: &Store, kind: &str, n: u64) -> Result<(), StoreError> {
-    let gw = gateway("gw-1");
+    let gw = name("gw-1");
     match kind {
         "token" => add_token(store, "gw-1", n).await,
         "join" => join(store, "gw-1", n).await,
         "failure" => {
             let refusal = Refusal::new(Reason::AttestReference, "gw-1", format!("try {n}"));
-            store.add_failure(&gw, &sha256(b"gw-1"), &attempt(Some(refusal))).await
+            store.add_failure(&gw, &sha256(b"gw-1"), &attempt(Some((refusal, 20_000)))).await
         }
         "labels" => {
             let set = Labels::from([("n".into(), n.to_string())]);
@@ -176,53 +111,27 @@ async fn write(store: &Store, kind: &str, n: u64) -> Result<(), StoreError> {
             Ok(())
         }
         "deployment" => {
-            let envelope = vec![3; 10_000];
-            let new = NewDeployment {
-                digest: &sha256(&n.to_be_bytes()),
-                name: "d",
-                version: n,
-                selector: &Labels::new(),
-                signer: Some("operator"),
-                envelope: &envelope,
-            };
-            store.add_deployment(&new, NOW).await
+            let mut envelope = vec![3; 10_000];
+            envelope.extend(n.to_be_bytes());
+            add_deployment(store, n, &envelope).await
         }
         "secret" => {
-            let document = SecretDocument {
-                trust_domain: common::domain(),
-                gateway: gw,
-                module: "a".parse().unwrap(),
-                name: "s".parse().unwrap(),
-                version: n,
-                content: Content::Removed,
-            };
             let digest = sha256(&n.to_be_bytes());
-            let added = store.add_secret(&document, true, "operator", &digest, &[4; 5000], NOW).await?;
+            let added = store.add_secret(&secret(n), true, "operator", &digest, &[4; 5000], NOW).await?;
             assert_eq!(added, Added::Stored);
             Ok(())
         }
         "secret state" => store.keep_secret_state(&gw, &secret_state(n)).await,
         "jwt keys" => {
-            let statement = Statement {
-                gateway: gw,
-                trust_domain: common::domain(),
-                sequence: n,
-                at: NOW,
-                keys: Vec::new(),
-            };
-            assert!(store.keep_jwt_keys(&statement).await?);
+            assert!(store.keep_jwt_keys(&jwt_keys(n)).await?);
             Ok(())
         }
         "reference" => {
-            assert!(store.add_reference(&reference(n), "file", NOW).await?);
+            assert!(store.add_reference(&reference(&format!("r{n}")), "file", NOW).await?);
             Ok(())
         }
         "vendor roots" => {
-            let root = |i: u64| NewVendorRoot {
-                digest: sha256(&[n.to_be_bytes(), i.to_be_bytes()].concat()),
-                subject: format!("CN={n}"),
-                pem: "x".repeat(3000),
-            };
+            let root = |serial| vendor_root(&format!("CN={n}"), serial, 3000);
             store.add_vendor_roots(&[root(0), root(1)], NOW).await
         }
         "operator key" => {
@@ -235,7 +144,7 @@ async fn write(store: &Store, kind: &str, n: u64) -> Result<(), StoreError> {
             Ok(())
         }
         "device removed" => {
-            assert!(store.remove_device(&gateway(&format!("gone-{n}")), NOW).await?);
+            assert!(store.remove_device(&name(&format!("gone-{n}")), NOW).await?);
             Ok(())
         }
         "event" => store.add_event(By::Gateway, Some(&gw), &format!("event {n}"), NOW).await,
@@ -245,6 +154,8 @@ async fn write(store: &Store, kind: &str, n: u64) -> Result<(), StoreError> {
             let later = UnixTime(NOW.0 + n * 86400);
             store.add_refusal(&gw, Reason::AttestQuote, &format!("refusal {n}"), later).await
         }
+        // Overdue, and not overdue again.
+        "certificate told" => store.tell_certificates(UnixTime(NOW.0 + n % 2 * 200)).await.map(drop),
         other => panic!("{other}"),
     }
 }
@@ -291,6 +202,7 @@ async fn found(file: &Path, kind: &str, n: u64) -> (i64, i64) {
             1,
         ),
         "refusal" => (format!("SELECT count(*) FROM event WHERE text = 'refusal {n}'"), 1),
+        "certificate told" => (format!("SELECT count(*) FROM certificate WHERE told = {}", n % 2), 1),
         other => panic!("{other}"),
     };
     let other = SqlitePool::connect_with(SqliteConnectOptions::new().filename(file)).await.unwrap();
@@ -322,7 +234,7 @@ async fn a_full_disk_loses_nothing_that_was_acknowledged_and_is_over_when_it_is_
             disk.fill(blocks);
             let written = write(&store, kind, n).await;
             // Reading needs no room.
-            assert_eq!(store.device(&gateway("gw-1")).await.unwrap().unwrap().name, gateway("gw-1"));
+            assert_eq!(store.device(&name("gw-1")).await.unwrap().unwrap().name, name("gw-1"));
             let (there, expected) = found(&file, kind, n).await;
             match &written {
                 Ok(()) => assert_eq!(there, expected, "{kind}, {blocks} blocks: acknowledged and not kept"),

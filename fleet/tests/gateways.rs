@@ -42,7 +42,7 @@ async fn a_deployment_reaches_the_gateways_it_selects() {
 
     let elsewhere = fleet.document(3, "site = \"plant\"");
     let key = fleet.path("operator.key");
-    let send = ["deploy", elsewhere.to_str().unwrap(), "--key", key.to_str().unwrap()];
+    let send = ["deploy", elsewhere.to_str().unwrap(), "--skip-images", "--key", key.to_str().unwrap()];
     fleet.cli(&send).refused(Reason::DeploymentSelector);
     fleet.cli(&[&send[..], &["--allow-empty"]].concat()).ok();
     assert_eq!(gateway.sync(&fleet, have, 0).await.unwrap().deployment, None, "for another site");
@@ -67,7 +67,7 @@ async fn deployments_are_refused() {
     let file = file.to_str().unwrap();
     for garbage in ["", "{}", "{\"payloadType\":\"x\",\"payload\":\"\",\"signatures\":[]}"] {
         common::write(&fleet.path("envelope.json"), garbage);
-        fleet.cli(&["deploy", "--envelope", file]).refused(Reason::DeploymentSignature);
+        fleet.cli(&["deploy", "--skip-images", "--envelope", file]).refused(Reason::DeploymentSignature);
     }
     // A good envelope whose payload was changed after signing.
     std::fs::remove_file(file).unwrap();
@@ -76,10 +76,10 @@ async fn deployments_are_refused() {
     let mut envelope: serde_json::Value = serde_json::from_str(&good).unwrap();
     envelope["payload"] = "e30=".into();
     common::write(&fleet.path("envelope.json"), &envelope.to_string());
-    fleet.cli(&["deploy", "--envelope", file]).refused(Reason::DeploymentSignature);
+    fleet.cli(&["deploy", "--skip-images", "--envelope", file]).refused(Reason::DeploymentSignature);
     common::write(&fleet.path("envelope.json"), &good);
-    fleet.cli(&["deploy", "--envelope", file]).refused(Reason::DeploymentSelector);
-    fleet.cli(&["deploy", "--envelope", file, "--allow-empty"]).ok();
+    fleet.cli(&["deploy", "--skip-images", "--envelope", file]).refused(Reason::DeploymentSelector);
+    fleet.cli(&["deploy", "--skip-images", "--envelope", file, "--allow-empty"]).ok();
 
     // What people get wrong is found before anything is signed.
     let document = fleet.path("deployment.toml");
@@ -120,7 +120,7 @@ async fn of_two_deployments_with_one_version_the_fleet_takes_one() {
             out
         })
         .collect();
-    let send = |out: &str| fleet.cli(&["deploy", "--envelope", out]).code();
+    let send = |out: &str| fleet.cli(&["deploy", "--skip-images", "--envelope", out]).code();
     let codes: Vec<i32> = std::thread::scope(|scope| {
         let send = &send;
         let all: Vec<_> =
@@ -136,7 +136,7 @@ async fn who_is_meant_is_said_on_purpose() {
     let fleet = Fleet::start(&[]);
     let key = fleet.path("operator.key");
     let everywhere = fleet.document(1, "");
-    let send = ["deploy", everywhere.to_str().unwrap(), "--key", key.to_str().unwrap()];
+    let send = ["deploy", everywhere.to_str().unwrap(), "--skip-images", "--key", key.to_str().unwrap()];
     let forgotten = fleet.cli(&send);
     assert_eq!(forgotten.code(), 2, "{}", forgotten.errors());
     assert!(forgotten.errors().contains("--all"), "{}", forgotten.errors());
@@ -165,7 +165,7 @@ async fn a_fleet_that_carries_anything_says_so() {
     let file = fleet.path("envelope.json");
     let file = file.to_str().unwrap();
     fleet.deploy(5, "operator.key", &["--out", file]).ok();
-    fleet.cli(&["deploy", "--envelope", file]).refused(Reason::DeploymentSelector);
+    fleet.cli(&["deploy", "--skip-images", "--envelope", file]).refused(Reason::DeploymentSelector);
     let gateway = fleet.gateway("gw-1").await;
     fleet.deploy(5, "operator.key", &[]).ok();
     for (version, key) in [(6, "stranger.key"), (4, "operator.key")] {

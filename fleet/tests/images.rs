@@ -15,7 +15,7 @@ use std::process::{Child, Command, Stdio};
 
 use common::Fleet;
 use edgewarden_image_trust::sign::{SigningKey, sign};
-use edgewarden_names::Reason;
+use edgewarden_names::{Architecture, Reason};
 use edgewarden_oci::build::{Recipe, build};
 use edgewarden_oci::layout::ImageLayout;
 use edgewarden_oci::manifest::{Execution, ImageConfig};
@@ -25,6 +25,7 @@ use edgewarden_protocol::deployment::ImageReference;
 use serde_json::json;
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 struct Server(Child, String);
 
@@ -54,13 +55,21 @@ fn registry(fleet: &Fleet) -> Server {
     Server(child, address)
 }
 
-/// Puts an image with this configuration under a tag; returns its digest.
-async fn push(address: &str, tag: &str, label: &str) -> String {
+fn repository(address: &str, name: &str) -> Registry {
     let plain = Runtime { plain_http_registries: vec![address.to_owned()], ..Runtime::default() };
-    let registry = Registry::new(address, "clinic/alerts", &plain).unwrap();
-    let config = json!({"architecture": "amd64", "os": "linux", "config": {"Labels": {"release": label}},
+    Registry::new(address, &format!("clinic/{name}"), &plain).unwrap()
+}
+
+/// Puts an image with this label under a tag; returns its digest.
+async fn push(address: &str, tag: &str, label: &str) -> String {
+    push_for(Architecture::HERE, &repository(address, "alerts"), tag, label).await
+}
+
+async fn push_for(architecture: Architecture, registry: &Registry, tag: &str, label: &str) -> String {
+    let config =
+        json!({"architecture": architecture, "os": "linux", "config": {"Labels": {"release": label}},
         "rootfs": {"type": "layers", "diff_ids": []}})
-    .to_string();
+        .to_string();
     let layer = registry.push_blob(b"layer").await.unwrap();
     let digest = registry.push_blob(config.as_bytes()).await.unwrap();
     let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST,
@@ -105,9 +114,10 @@ async fn a_tag_is_resolved_once() {
     let key = fleet.path("operator.key");
     let out = fleet.path("envelope.json");
     let (key, out) = (key.to_str().unwrap(), out.to_str().unwrap());
-    fleet.cli(&["deploy", file, "--all", "--plain-http", address, "--key", key, "--out", out]).ok();
+    let unjudged = ["--skip-images", "--plain-http", address];
+    fleet.cli(&[&["deploy", file, "--all", "--key", key, "--out", out], &unjudged[..]].concat()).ok();
     assert_ne!(push(address, "1", "second").await, digest);
-    fleet.cli(&["deploy", "--envelope", out, "--allow-empty"]).ok();
+    fleet.cli(&[&["deploy", "--envelope", out, "--allow-empty"], &unjudged[..]].concat()).ok();
     let envelope: edgewarden_protocol::dsse::Envelope =
         serde_json::from_slice(&std::fs::read(out).unwrap()).unwrap();
     assert!(String::from_utf8(envelope.payload.0).unwrap().contains(&digest));
@@ -135,8 +145,7 @@ async fn signed(
     name: &str,
     change: fn(&mut Execution),
 ) -> String {
-    let plain = Runtime { plain_http_registries: vec![address.to_owned()], ..Runtime::default() };
-    let registry = Registry::new(address, &format!("clinic/{name}"), &plain).unwrap();
+    let registry = repository(address, name);
     let layout = ImageLayout::create(&fleet.path(name)).unwrap();
     build(&Recipe { binaries: vec!["/bin/sh".into()], ..Recipe::default() }, &layout).unwrap();
     let (_, _, mut manifest) = layout.image().unwrap();
@@ -158,21 +167,53 @@ async fn signed(
     reference
 }
 
+/// A deployment of one image, in a file.
+fn written(fleet: &Fleet, image: &str, public_key: &str) -> String {
+    let file = fleet.path("written.toml");
+    let text = format!(
+        "name = \"written\"\npolicy = \"\"\n[[image_keys]]\nname = \"release\"\n\
+         public_key = \"\"\"\n{public_key}\"\"\"\n[[modules]]\nname = \"alerts\"\nimage = \"{image}\"\n"
+    );
+    std::fs::write(&file, text).unwrap();
+    file.to_str().unwrap().to_owned()
+}
+
+/// What is refused is refused by the check and by the deed, in the same words, signed before or not.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_check_says_what_a_gateway_would_refuse() {
+async fn what_a_gateway_would_refuse_is_neither_valid_nor_sent() {
     let fleet = Fleet::start(&[]);
     let server = registry(&fleet);
-    let address = server.1.as_str();
+    let address = server.1.clone();
+    let address = address.as_str();
     let key = SigningKey::generate().unwrap();
+    let operator = fleet.path("operator.key");
+    let operator = operator.to_str().unwrap();
+    let whom = ["--all", "--allow-empty", "--plain-http", address];
+    let deploy = |file: &str, how: &[&str]| fleet.cli(&[&["deploy", file], &whom[..], how].concat());
+    let send = |envelope: &str| {
+        fleet.cli(&["deploy", "--envelope", envelope, "--allow-empty", "--plain-http", address])
+    };
     let check = |image: &str, public_key: &str| {
-        let file = fleet.path("checked.toml");
-        let text = format!(
-            "name = \"checked\"\nversion = 1\npolicy = \"\"\n[[image_keys]]\nname = \"release\"\n\
-             public_key = \"\"\"\n{public_key}\"\"\"\n[[modules]]\nname = \"alerts\"\nimage = \"{image}\"\n"
-        );
-        std::fs::write(&file, text).unwrap();
-        let check = ["--check", "--all", "--allow-empty", "--plain-http", address];
-        fleet.cli(&[&["deploy", file.to_str().unwrap()], &check[..]].concat())
+        let file = written(&fleet, image, public_key);
+        let checked = deploy(&file, &["--check"]);
+        let stored = fleet.json(&["deployment", "list"]).as_array().unwrap().len();
+        let deployed = deploy(&file, &["--key", operator]);
+        assert_eq!(checked.code(), deployed.code(), "{image}: {}", deployed.errors());
+        // Signed by somebody who did not ask, and sent by somebody who does.
+        let out = fleet.path("envelope.json");
+        let out = out.to_str().unwrap();
+        let whom = ["--all", "--plain-http", address, "--key", operator, "--out", out];
+        fleet.cli(&[&["deploy", &file, "--skip-images"], &whom[..]].concat()).ok();
+        let sent = send(out);
+        let count = fleet.json(&["deployment", "list"]).as_array().unwrap().len();
+        if checked.code() == 3 {
+            assert_eq!(checked.errors(), deployed.errors(), "{image}");
+            assert_eq!(checked.errors(), sent.errors(), "{image}");
+            assert_eq!(count, stored, "{image}");
+        } else {
+            assert_eq!(count, stored + 2, "{image}");
+        }
+        checked
     };
     let good = signed(&fleet, address, &key, "good", |_| ()).await;
     check(&good, &key.public_pem()).ok();
@@ -190,6 +231,106 @@ async fn a_check_says_what_a_gateway_would_refuse() {
         check(&image, &key.public_pem()).refused(reason);
     }
     check(&good, &SigningKey::generate().unwrap().public_pem()).refused(Reason::ImageSignature);
+
+    // A registry that is away: nothing is sent unseen, but on purpose.
+    let file = written(&fleet, &good, &key.public_pem());
+    drop(server);
+    for how in [&["--check"][..], &["--key", operator]] {
+        let away = deploy(&file, how);
+        assert!(away.errors().contains("--skip-images"), "{}", away.errors());
+        away.refused(Reason::ImageUnavailable);
+    }
+    deploy(&file, &["--key", operator, "--skip-images"]).ok();
+}
+
+/// Images are judged for the gateways that are meant, not for the machine of whoever deploys.
+#[tokio::test(flavor = "multi_thread")]
+async fn images_are_judged_for_the_processors_of_the_gateways() {
+    let fleet = Fleet::start(&[]);
+    let server = registry(&fleet);
+    let address = server.1.as_str();
+    let key = SigningKey::generate().unwrap();
+    let elsewhere =
+        if Architecture::HERE == Architecture::Amd64 { Architecture::Arm64 } else { Architecture::Amd64 };
+    let good = signed(&fleet, address, &key, "good", |_| ()).await;
+    let file = written(&fleet, &good, &key.public_pem());
+    let operator = fleet.path("operator.key");
+    let operator = operator.to_str().unwrap();
+    let deploy = |file: &str, how: &[&str]| {
+        fleet.cli(&[&["deploy", file, "--select", "site=clinic", "--plain-http", address], how].concat())
+    };
+    let gateway = fleet.gateway("gw-1").await;
+    let says = async |gateway: &common::Gateway, architecture| {
+        let report = edgewarden_protocol::uplink::Report { architecture, ..common::report() };
+        let sync = edgewarden_protocol::uplink::Sync { have: None, wait_seconds: 0, report, secrets: None };
+        let client = gateway.client(&fleet, "runtimed");
+        common::post::<_, serde_json::Value>(&client, "/v1/gateway/sync", &sync).await.unwrap();
+    };
+    // Nobody has said anything: for this machine, and that is said.
+    let guessed = deploy(&file, &["--check"]);
+    assert!(guessed.errors().contains("has said its processor"), "{}", guessed.errors());
+    guessed.ok();
+
+    says(&gateway, Some(Architecture::HERE)).await;
+    let known = deploy(&file, &["--check"]);
+    assert!(!known.errors().contains("note:"), "{}", known.errors());
+    known.ok();
+
+    says(&gateway, Some(elsewhere)).await;
+    assert_eq!(fleet.json(&["device", "show", "gw-1"])["device"]["architecture"], elsewhere.as_str());
+    for how in [&["--check"][..], &["--key", operator]] {
+        let refused = deploy(&file, how);
+        assert!(
+            refused.errors().contains(&format!("the gateway is linux/{elsewhere}")),
+            "{}",
+            refused.errors()
+        );
+        refused.refused(Reason::ImagePlatform);
+    }
+    // For others it is right.
+    fleet
+        .cli(&[
+            "deploy",
+            &file,
+            "--select",
+            "site=plant",
+            "--check",
+            "--allow-empty",
+            "--plain-http",
+            address,
+        ])
+        .ok();
+
+    // A tag of several images is the one that the gateways can run.
+    let digest = good.split_once('@').unwrap().1;
+    let images = repository(address, "good");
+    let other = push_for(elsewhere, &images, "other", "other").await;
+    let entry = |digest: &str, size: usize, architecture: Architecture| {
+        json!({"mediaType": MANIFEST, "digest": digest, "size": size,
+               "platform": {"os": "linux", "architecture": architecture}})
+    };
+    let size = async |digest: &str| images.manifest(&digest.parse().unwrap()).await.unwrap().len();
+    let index = json!({"schemaVersion": 2, "mediaType": INDEX,
+        "manifests": [entry(digest, size(digest).await, Architecture::HERE), entry(&other, size(&other).await, elsewhere)]});
+    images.push_manifest("all", INDEX, index.to_string().as_bytes()).await.unwrap();
+    let tagged = written(&fleet, &format!("{address}/clinic/good:all"), &key.public_pem());
+    let resolved = |selector: &str| {
+        let how = ["--check", "--skip-images", "--allow-empty", "--plain-http", address];
+        let checked = fleet.json(&[&["deploy", &tagged, "--select", selector], &how[..]].concat());
+        let image = checked["deployment"]["modules"][0]["image"].as_str().unwrap().to_owned();
+        image.split_once('@').unwrap().1.to_owned()
+    };
+    assert_eq!(resolved("site=clinic"), other);
+    assert_eq!(resolved("site=plant"), digest);
+
+    // One deployment for both is none: some would refuse it.
+    let second = fleet.gateway("gw-2").await;
+    says(&second, Some(Architecture::HERE)).await;
+    let file = written(&fleet, &good, &key.public_pem());
+    let mixed = deploy(&file, &["--key", operator]);
+    assert!(mixed.errors().contains("by a label of its own"), "{}", mixed.errors());
+    mixed.refused(Reason::ImagePlatform);
+    assert_eq!(fleet.json(&["deployment", "list"]), json!([]));
 }
 
 /// Keys that a gateway cannot use, as people have them.

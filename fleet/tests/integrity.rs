@@ -10,111 +10,43 @@
 
 mod common;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Fleet, domain, sha256};
-use edgewarden_appraisal::ReferenceValues;
-use edgewarden_fleet::selection::Labels;
-use edgewarden_fleet::store::deployments::NewDeployment;
-use edgewarden_fleet::store::devices::{Admission, Attempt, Binding};
+use common::stored::{
+    NOW, add_deployment, add_token, attempt, hash, join, jwt_keys, message, reference, secret, vendor_root,
+};
+use common::{Fleet, sha256};
 use edgewarden_fleet::store::messages::Retention;
-use edgewarden_fleet::store::tokens::Grant;
-use edgewarden_fleet::store::trust::NewVendorRoot;
 use edgewarden_fleet::store::{Store, StoreError};
-use edgewarden_names::{GatewayName, Reason, Refusal, UnixTime};
+use edgewarden_names::{GatewayName, Reason, Refusal};
 use edgewarden_protocol::dsse::VerifyingKey;
-use edgewarden_protocol::enrol::{Verdict, VerdictState};
-use edgewarden_protocol::jwt_keys::{PublishedKey, Statement};
-use edgewarden_protocol::secret::{Content, SecretDocument};
-use edgewarden_protocol::uplink::Message;
 
-const NOW: UnixTime = UnixTime(1_000_000);
 const FLIPS: u64 = 1500;
 
 fn gateway() -> GatewayName {
     common::name("gw-1")
 }
 
-fn attempt(refusal: Option<Refusal>) -> Attempt {
-    let verdict = Verdict {
-        state: VerdictState::Fresh,
-        hardware: "none".into(),
-        reference: None,
-        checks: Vec::new(),
-        at: NOW,
-        expires: UnixTime(NOW.0 + 60),
-    };
-    let event_log = refusal.is_some().then(|| b"an event log".repeat(100));
-    Attempt { at: NOW, verdict, refusal, evidence: sha256(b"evidence"), event_log }
-}
-
 /// With a row in each table.
 async fn fill(file: &Path) {
     let store = Store::open(file).await.unwrap();
     store.bind(&sha256(b"root")).await.unwrap();
-    let labels = Labels::from([("site".into(), "clinic".into())]);
-    let grant = |name: &str| Grant {
-        gateway: common::name(name),
-        expires: UnixTime(NOW.0 + 60),
-        allow_software: true,
-        labels: labels.clone(),
-    };
-    store.add_token(&[1; 32], &grant("gw-1"), NOW).await.unwrap();
-    store.add_token(&[2; 32], &grant("gw-2"), NOW).await.unwrap();
-    let admission = Admission {
-        gateway: &gateway(),
-        binding: &Binding { endorsement: sha256(b"ek"), attestation: sha256(b"ak") },
-        token: Some(&[1; 32]),
-        ca_key: &sha256(b"ca"),
-        attempt: &attempt(None),
-    };
-    store.admit(&admission, NOW).await.unwrap().unwrap();
+    add_token(&store, "gw-1", 1).await.unwrap();
+    add_token(&store, "gw-2", 2).await.unwrap();
+    join(&store, "gw-1", 1).await.unwrap();
     let refusal = Refusal::new(Reason::AttestReference, "gw-2", "PCR 4 differs");
-    store.add_failure(&common::name("gw-2"), &sha256(b"2"), &attempt(Some(refusal))).await.unwrap();
-    let values = ReferenceValues { name: "boot".into(), pcrs: BTreeMap::new(), events: BTreeMap::new() };
-    store.add_reference(&values, "file", NOW).await.unwrap();
-    let root = NewVendorRoot { digest: sha256(b"v"), subject: "CN=v".into(), pem: "p".repeat(900) };
-    store.add_vendor_roots(&[root], NOW).await.unwrap();
+    store.add_failure(&common::name("gw-2"), &sha256(b"2"), &attempt(Some((refusal, 1200)))).await.unwrap();
+    store.add_reference(&reference("boot"), "file", NOW).await.unwrap();
+    store.add_vendor_roots(&[vendor_root("CN=v", 1, 900)], NOW).await.unwrap();
     let key = VerifyingKey { name: "operator".into(), point: vec![4; 65] };
     store.add_operator_key(&key, NOW).await.unwrap();
-    let envelope = b"a deployment ".repeat(800);
-    let deployment = NewDeployment {
-        digest: &sha256(&envelope),
-        name: "glucose",
-        version: 7,
-        selector: &labels,
-        signer: Some("operator"),
-        envelope: &envelope,
-    };
-    store.add_deployment(&deployment, NOW).await.unwrap();
-    let document = SecretDocument {
-        trust_domain: domain(),
-        gateway: gateway(),
-        module: "a".parse().unwrap(),
-        name: "s".parse().unwrap(),
-        version: 3,
-        content: Content::Removed,
-    };
-    let secret = b"a secret ".repeat(100);
-    store.add_secret(&document, false, "operator", &sha256(&secret), &secret, NOW).await.unwrap();
-    let published =
-        PublishedKey { kid: "k".into(), point: vec![4; 65].into(), not_after: UnixTime(u64::MAX >> 1) };
-    let statement =
-        Statement { gateway: gateway(), trust_domain: domain(), sequence: 1, at: NOW, keys: vec![published] };
-    store.keep_jwt_keys(&statement).await.unwrap();
-    let messages: Vec<_> = (1..=20)
-        .map(|sequence| Message {
-            queue: "0a".repeat(16),
-            sequence,
-            at: NOW,
-            from: format!("spiffe://plant.example/gateway/gw-1/module/m{sequence}").parse().unwrap(),
-            topic: format!("clinic/{sequence}"),
-            payload: vec![7; 300].into(),
-        })
-        .collect();
+    add_deployment(&store, 7, &b"a deployment ".repeat(800)).await.unwrap();
+    let envelope = b"a secret ".repeat(100);
+    store.add_secret(&secret(3), false, "operator", &sha256(&envelope), &envelope, NOW).await.unwrap();
+    store.keep_jwt_keys(&jwt_keys(1)).await.unwrap();
+    let messages: Vec<_> = (1..=20).map(|sequence| message(sequence, 300)).collect();
     store.add_messages(&gateway(), &messages[0].queue, &messages, Retention::default(), NOW).await.unwrap();
     store.close().await;
 }
@@ -126,10 +58,10 @@ async fn dump(store: &Store) -> Result<String, StoreError> {
         (device.seen, device.report) = (None, None);
     }
     let mut out = vec![format!("{devices:?}")];
-    for hash in [[1; 32], [2; 32]] {
-        out.push(format!("{:?}", store.token(&hash).await?));
+    for n in [1, 2] {
+        out.push(format!("{:?}", store.token(&hash(n)).await?));
     }
-    out.push(format!("{:?}", store.knows_ca_key(&gateway(), &sha256(b"ca")).await?));
+    out.push(format!("{:?}", store.knows_ca_key(&gateway(), &sha256(&1_u64.to_be_bytes())).await?));
     out.push(format!("{:?}", store.last_failure(&common::name("gw-2")).await?));
     out.push(format!("{:?}{:?}", store.references().await?, store.reference_summaries().await?));
     out.push(format!("{:?}{:?}", store.vendor_roots().await?, store.vendor_bundle().await?));

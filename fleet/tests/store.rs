@@ -11,6 +11,7 @@
 use std::path::Path;
 
 use edgewarden_fleet::enrol::decide::sha256;
+use edgewarden_fleet::lease::Certificate;
 use edgewarden_fleet::selection::Labels;
 use edgewarden_fleet::store::devices::{ATTEMPTS_MAX, Admission, Attempt, Binding};
 use edgewarden_fleet::store::events::{By, GATEWAY_EVENTS_MAX};
@@ -58,6 +59,7 @@ async fn admit_with(
         binding: &Binding { endorsement: sha256(&[endorsement]), attestation: sha256(&[attestation]) },
         token,
         ca_key: &sha256(ca_key.as_bytes()),
+        certificate: &Certificate::lasting(NOW, UnixTime(NOW.0 + 300)),
         attempt: &attempt(None),
     };
     store.admit(&admission, NOW).await.unwrap().map_err(|refusal| refusal.reason)
@@ -372,21 +374,26 @@ async fn refusals_without_end_are_a_few_rows_and_a_number() {
     let store = with_gateway(folder.path()).await;
     let name = gateway("gw-1");
     for n in 0..10_000 {
-        // A hundred a second, each with another text.
+        // A hundred a second, each with another text and in turn for one of two reasons.
         let now = UnixTime(NOW.0 + n / 100);
-        store.add_refusal(&name, Reason::AttestQuote, &format!("try {n}"), now).await.unwrap();
+        let reason = if n / 1000 % 2 == 0 { Reason::AttestQuote } else { Reason::EnrolLabels };
+        store.add_refusal(&name, reason, &format!("try {n}"), now).await.unwrap();
     }
-    let told = store.events(Some(&name), u32::MAX).await.unwrap();
-    let refusals: Vec<_> = told.iter().filter(|event| event.reason.is_some()).collect();
-    assert!((10..=20).contains(&refusals.len()), "{refusals:?}");
-    assert!(refusals.iter().any(|event| event.text.ends_with("(1000 times)")), "{refusals:?}");
-    // The same one again is the same row.
+    let refusals = async || {
+        let told = store.events(Some(&name), u32::MAX).await.unwrap();
+        told.into_iter().filter(|event| event.reason.is_some()).collect::<Vec<_>>()
+    };
+    let few = refusals().await;
+    assert_eq!(few.len(), 2, "{few:?}");
+    // What was last refused, and how often, but for those that the next row will count.
+    assert!(few[0].text.starts_with("try 9") && few[0].text.ends_with(" times)"), "{few:?}");
+    // An hour without is the end of a row.
     for n in 1..=3_u64 {
         let now = UnixTime(NOW.0 + n * 86400);
         store.add_refusal(&name, Reason::AttestQuote, "the same", now).await.unwrap();
     }
-    let newest = &store.events(Some(&name), 1).await.unwrap()[0];
-    assert!(newest.text.starts_with("the same ("), "{newest:?}");
+    let rows = refusals().await;
+    assert!(rows.len() == 5 && rows[0].text == "the same", "{rows:?}");
 }
 
 #[tokio::test]
@@ -477,6 +484,62 @@ async fn messages_from_before_are_charged_and_known() {
 }
 
 #[tokio::test]
+async fn a_certificate_that_was_not_renewed_is_told_once_and_not_for_a_clock_that_leapt() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = with_gateway(folder.path()).await;
+    // More than are written at once.
+    for n in 2..=150_u8 {
+        let name = format!("gw-{n}");
+        store.add_token(&[n; 32], &grant(&gateway(&name), UnixTime(NOW.0 + 60)), NOW).await.unwrap();
+        admit(&store, &name, n, Some(&[n; 32])).await.unwrap();
+    }
+    let told = async |name: &str| {
+        let events = store.events(Some(&gateway(name)), 100).await.unwrap();
+        events
+            .into_iter()
+            .filter(|e| e.reason.as_deref() == Some("identity.expiring"))
+            .map(|e| e.text)
+            .collect::<Vec<_>>()
+    };
+    let at = |seconds| UnixTime(NOW.0 + seconds);
+    for (now, changed) in [(102, 0), (103, 150), (104, 0), (102, 150), (103, 150), (300, 150), (301, 0)] {
+        assert_eq!(store.tell_certificates(at(now)).await.unwrap(), changed, "{now}");
+    }
+    let texts = told("gw-150").await;
+    assert!(texts.len() == 1 && texts[0].contains("ended") && texts[0].ends_with("(3 times)"), "{texts:?}");
+    // A renewal begins anew, and a certificate goes with its gateway.
+    admit(&store, "gw-1", 1, None).await.unwrap();
+    assert_eq!(store.tell_certificates(at(103)).await.unwrap(), 150);
+    assert!(store.remove_device(&gateway("gw-2"), NOW).await.unwrap());
+    assert_eq!(store.tell_certificates(at(300)).await.unwrap(), 149);
+}
+
+/// Made before the fleet kept how long certificates last.
+#[tokio::test]
+async fn certificates_from_before_are_dated_by_their_lease() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = with_gateway(folder.path()).await;
+    let mut other = sqlx::sqlite::SqliteConnectOptions::new()
+        .filename(folder.path().join("fleet.db"))
+        .connect()
+        .await
+        .unwrap();
+    sqlx::raw_sql("DELETE FROM certificate").execute(&mut other).await.unwrap();
+    other.close().await.unwrap();
+    let certificate = async || store.device(&gateway("gw-1")).await.unwrap().unwrap().certificate;
+    assert_eq!(certificate().await, None);
+    let lease =
+        |labels: &Labels| std::time::Duration::from_secs(if labels["site"] == "clinic" { 600 } else { 60 });
+    store.date_certificates(lease).await.unwrap();
+    let dated = certificate().await.unwrap();
+    assert_eq!(dated, Certificate::lasting(NOW, UnixTime(NOW.0 + 600)));
+    // What is known is not guessed.
+    store.date_certificates(|_| std::time::Duration::ZERO).await.unwrap();
+    assert_eq!(certificate().await, Some(dated));
+    store.check().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_wrong_counter_deletes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let store = with_gateway(folder.path()).await;
@@ -522,6 +585,27 @@ async fn a_wrong_counter_deletes_nothing() {
     store.close().await;
     let store = open(folder.path()).await;
     assert_eq!(store.message_count(&name).await.unwrap().kept, 3);
+}
+
+/// What is refused between two conflicts makes no new row of either.
+#[tokio::test]
+async fn refusals_that_alternate_are_a_row_for_each_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = with_gateway(folder.path()).await;
+    let (name, epoch, retention) = (gateway("gw-1"), hex::encode([1; 16]), Retention::default());
+    store.add_messages(&name, &epoch, &[message(1, 1, 9)], retention, NOW).await.unwrap();
+    for n in 0..300 {
+        let now = UnixTime(NOW.0 + n * 20);
+        let added = store.add_messages(&name, &epoch, &[message(1, 1, 10)], retention, now).await.unwrap();
+        assert_eq!(added.conflict, Some(1));
+        store.add_refusal(&name, Reason::AttestQuote, "renewal refused", now).await.unwrap();
+        store.add_refusal(&name, Reason::EnrolToken, &format!("join refused: {n}"), now).await.unwrap();
+    }
+    let events = store.events(Some(&name), 1000).await.unwrap();
+    let times: Vec<_> =
+        events.iter().filter(|event| event.reason.is_some()).map(|e| e.text.as_str()).collect();
+    assert_eq!(times.len(), 3, "{times:?}");
+    assert!(times.iter().any(|text| text.ends_with("(300 times)")), "{times:?}");
 }
 
 #[tokio::test]

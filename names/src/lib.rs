@@ -1,18 +1,20 @@
 //! The names that every part of Edgewarden speaks.
 //!
 //! * [`TrustDomain`], [`SpiffeId`], [`GatewayName`], [`ModuleName`], [`LeafName`]: who · [`SecretName`]: a secret of a module
-//! * [`Digest`], [`Generation`], [`Epoch`], [`UnixTime`]: which, and when
+//! * [`Digest`], [`Generation`], [`Epoch`], [`UnixTime`]: which, and when · [`Architecture`]: for which processor
 //! * [`Reason`], [`Refusal`]: why not
 //!
 //! Parse-only types: the parser is the only constructor, so a value that exists is valid.
 //! No I/O and no clock but [`UnixTime::now`].
 
+mod architecture;
 mod digest;
 mod label;
 mod numbers;
 mod refusal;
 mod spiffe_id;
 
+pub use architecture::Architecture;
 pub use digest::{Digest, DigestError};
 pub use label::{GatewayName, KeyName, LabelError, LeafName, ModuleName, SecretName};
 pub use numbers::{Epoch, Generation, UnixTime};

@@ -6,7 +6,7 @@
 //!
 //! A refusal is HTTP 4xx with a [`edgewarden_names::Refusal`] as body.
 
-use edgewarden_names::{Digest, Epoch, ModuleName, Refusal, SpiffeId, UnixTime};
+use edgewarden_names::{Architecture, Digest, Epoch, ModuleName, Refusal, SpiffeId, UnixTime};
 use serde::{Deserialize, Serialize};
 
 use crate::Bytes;
@@ -68,6 +68,9 @@ pub struct SyncReply {
 #[serde(deny_unknown_fields)]
 pub struct Report {
     pub software_version: String,
+    /// What its images have to be for. Absent from gateways of before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub architecture: Option<Architecture>,
     pub deployment: Option<DeploymentReport>,
     pub policy_epoch: Option<Epoch>,
     pub modules: Vec<ModuleReport>,

@@ -3,7 +3,7 @@
 //! Read only when the manifest's digest is the signed one. Unknown properties are ignored, as the OCI specification
 //! wants it; what is used afterwards is what is in the proof, and nothing is read a second time.
 
-use edgewarden_names::{Digest, Reason, Refusal};
+use edgewarden_names::{Architecture, Digest, Reason, Refusal};
 use edgewarden_protocol::control::Layer;
 use serde::Deserialize;
 
@@ -60,7 +60,11 @@ struct RootFs {
 }
 
 /// The digest of the configuration and the layers.
-pub(crate) fn read(manifest: &[u8], config: &[u8]) -> Result<(Digest, Vec<Layer>), (Reason, String)> {
+pub(crate) fn read(
+    manifest: &[u8],
+    config: &[u8],
+    architecture: Architecture,
+) -> Result<(Digest, Vec<Layer>), (Reason, String)> {
     let manifest = parse_manifest(manifest)?;
     let found = sha256(config);
     if found != manifest.config.digest {
@@ -74,7 +78,7 @@ pub(crate) fn read(manifest: &[u8], config: &[u8]) -> Result<(Digest, Vec<Layer>
     }
     let config: Config = crate::json::parse(config)
         .map_err(|error| (Reason::ImageInvalid, format!("the configuration is malformed: {error}")))?;
-    check_platform(&config)?;
+    check_platform(&config, architecture)?;
     if config.rootfs.kind != "layers" {
         return invalid("the root file system is not made of layers");
     }
@@ -154,16 +158,11 @@ fn check_layers(layers: &[Descriptor]) -> Result<(), (Reason, String)> {
     Ok(())
 }
 
-/// The image must be for the machine that judges it.
-fn check_platform(config: &Config) -> Result<(), (Reason, String)> {
-    let here = match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    };
-    if config.os != "linux" || config.architecture != here {
+/// The image must be for the machine that is to run it.
+fn check_platform(config: &Config, machine: Architecture) -> Result<(), (Reason, String)> {
+    if config.os != "linux" || config.architecture != machine.as_str() {
         let (os, architecture) = (shown(&config.os), shown(&config.architecture));
-        return platform(format!("it is for {os}/{architecture}, this gateway is linux/{here}"));
+        return platform(format!("it is for {os}/{architecture}, the gateway is linux/{machine}"));
     }
     Ok(())
 }

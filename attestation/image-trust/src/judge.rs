@@ -1,4 +1,4 @@
-use edgewarden_names::{Reason, Refusal};
+use edgewarden_names::{Architecture, Reason, Refusal};
 use edgewarden_protocol::control::ImageEvidence;
 use edgewarden_protocol::deployment::ImageKey;
 
@@ -15,6 +15,15 @@ use crate::{sha256, signature};
 ///
 /// Every signature is tried; one suffices, and the proof names all keys that made one. When none does, the refusal tells of the one that came nearest.
 pub fn judge(evidence: &ImageEvidence, keys: &[ImageKey]) -> Result<ImageProof, Refusal> {
+    judge_for(evidence, keys, Architecture::HERE)
+}
+
+/// What a gateway with another processor says of it.
+pub fn judge_for(
+    evidence: &ImageEvidence,
+    keys: &[ImageKey],
+    architecture: Architecture,
+) -> Result<ImageProof, Refusal> {
     let image = &evidence.image;
     check_sizes(evidence).map_err(|rule| Refusal::new(Reason::ImageTooLarge, image, rule))?;
     let found = sha256(evidence.manifest.as_slice());
@@ -26,8 +35,9 @@ pub fn judge(evidence: &ImageEvidence, keys: &[ImageKey]) -> Result<ImageProof, 
         .map_err(|reason| refuse(image, reason))?;
     let key_name = signers.first().map_or_else(String::new, |key| key.name.to_owned());
     let vouchers = signers.iter().map(|key| key.fingerprint.clone()).collect();
-    let (config, layers) = image::read(evidence.manifest.as_slice(), evidence.config.as_slice())
-        .map_err(|reason| refuse(image, reason))?;
+    let (config, layers) =
+        image::read(evidence.manifest.as_slice(), evidence.config.as_slice(), architecture)
+            .map_err(|reason| refuse(image, reason))?;
     Ok(ImageProof {
         module: evidence.module.clone(),
         image: image.clone(),

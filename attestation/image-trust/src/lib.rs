@@ -1,7 +1,7 @@
 //! Judges whether an image may start: its manifest, its configuration, and signatures over its digest in cosign's
 //! keyed layout (tag `sha256-<hex>.sig`, media type `application/vnd.dev.cosign.simplesigning.v1+json`).
 //!
-//! * [`judge`]: evidence + pinned keys → [`ImageProof`], or a refusal · [`check_key`]: is a pinned key usable?
+//! * [`judge`], [`judge_for`]: evidence + pinned keys → [`ImageProof`], or a refusal · [`check_key`]: is a pinned key usable?
 //! * [`fingerprint`]: a key whatever it is called, as [`ImageProof::vouchers`] has those that signed
 //! * [`sign`]: makes such signatures, as `cosign sign --key` does
 //!
@@ -18,7 +18,7 @@ mod proof;
 pub mod sign;
 mod signature;
 
-pub use judge::judge;
+pub use judge::{judge, judge_for};
 pub use key::{check_key, fingerprint};
 pub use proof::ImageProof;
 

@@ -3,18 +3,19 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use edgewarden_names::GatewayName;
+use edgewarden_names::{Architecture, GatewayName, Reason};
 use edgewarden_platform::durable;
 use edgewarden_protocol::config::Runtime;
 use edgewarden_protocol::deployment::{Deployment, PAYLOAD_TYPE};
-use edgewarden_protocol::dsse::ENVELOPE_BYTES_MAX;
+use edgewarden_protocol::dsse::{ENVELOPE_BYTES_MAX, Envelope};
 use serde::Serialize;
 
 use super::document::Document;
 use super::exit::Stop;
 use super::{Common, key, label, output};
-use crate::admin_api::{CheckRequest, DeploymentRequest, DeploymentView, Meant};
+use crate::admin_api::{CheckRequest, DeploymentRequest, DeploymentView, Machines, MachinesRequest, Meant};
 use crate::judge;
+use crate::selection::Labels;
 
 const NO_SELECTOR: &str = "for which gateways? give `--select KEY=VALUE` or a `[selector]` in the document, or `--all` for every one";
 
@@ -36,8 +37,8 @@ pub struct Deploy {
     /// Keep it although no gateway has the labels: for those that are still to join.
     #[arg(long, conflicts_with = "out")]
     allow_empty: bool,
-    /// With `--check`: do not ask the registries what the images are.
-    #[arg(long, requires = "check")]
+    /// Do not judge the images: neither their signatures nor whether they can run. Each gateway does all the same.
+    #[arg(long)]
     skip_images: bool,
     /// A registry (`host:port`) to ask in plain HTTP. The image's digest is signed all the same.
     #[arg(long, value_name = "HOST:PORT")]
@@ -56,9 +57,21 @@ pub struct Deploy {
 impl Deploy {
     pub(super) async fn run(self, common: &Common) -> Result<(), Stop> {
         let bytes = match (&self.envelope, &self.file) {
-            (Some(envelope), _) => key::read(envelope, ENVELOPE_BYTES_MAX)?.to_vec(),
+            (Some(envelope), _) => {
+                let bytes = key::read(envelope, ENVELOPE_BYTES_MAX)?.to_vec();
+                // What cannot be read is the fleet's to refuse.
+                let envelope: Option<Envelope> = serde_json::from_slice(&bytes).ok();
+                if let Some(deployment) =
+                    envelope.and_then(|envelope| Deployment::parse(envelope.payload.as_slice()).ok())
+                {
+                    let machines = self.machines(&deployment.selector, common).await?;
+                    self.judge_images(&deployment, &machines).await?;
+                }
+                bytes
+            }
             (None, Some(file)) => {
-                let deployment = self.read(file, common).await?;
+                let (deployment, machines) = self.read(file, common).await?;
+                self.judge_images(&deployment, &machines).await?;
                 if self.check {
                     return self.checked(&deployment, common).await;
                 }
@@ -88,12 +101,37 @@ impl Deploy {
         Runtime { plain_http_registries: self.plain_http.clone(), ..Runtime::default() }
     }
 
+    /// What the gateways are that are meant. Without a fleet that answers, an envelope can still be made for a site that is
+    /// cut off.
+    async fn machines(&self, selector: &Labels, common: &Common) -> Result<Machines, Stop> {
+        let asked = async {
+            let request = MachinesRequest { selector: selector.clone() };
+            Ok(common.admin()?.post("/deployments/machines", &request).await?)
+        };
+        match asked.await {
+            Err(_) if self.out.is_some() => Ok(Machines::default()),
+            answer => answer,
+        }
+    }
+
+    /// One judge for `--check` and for the deed.
+    async fn judge_images(&self, deployment: &Deployment, machines: &Machines) -> Result<(), Stop> {
+        if self.skip_images {
+            return Ok(());
+        }
+        say_machines(machines);
+        let judged = judge::images(deployment, &self.registries(), &architectures(machines)).await;
+        judged.map_err(|problem| {
+            let refusal = problem.into_refusal();
+            if refusal.reason == Reason::ImageUnavailable {
+                eprintln!("note: `--skip-images` goes on without what the registry would say; gateways ask it themselves");
+            }
+            Stop::from(refusal)
+        })
+    }
+
     async fn checked(&self, deployment: &Deployment, common: &Common) -> Result<(), Stop> {
         let document = serde_json::to_vec(deployment).map_err(Stop::failed)?;
-        if !self.skip_images {
-            let judged = judge::images(deployment, &self.registries()).await;
-            judged.map_err(|problem| Stop::from(problem.into_refusal()))?;
-        }
         let request = CheckRequest { document: document.into(), allow_empty: self.allow_empty };
         let meant: Meant = common.admin()?.post("/deployments/check", &request).await?;
         if common.is_json() {
@@ -107,8 +145,8 @@ impl Deploy {
         Ok(())
     }
 
-    /// The deployment, whole and checked as a gateway will.
-    async fn read(&self, file: &Path, common: &Common) -> Result<Deployment, Stop> {
+    /// The deployment, whole and checked as a gateway will, and what the gateways are that it is for.
+    async fn read(&self, file: &Path, common: &Common) -> Result<(Deployment, Machines), Stop> {
         let mut document = Document::read(file)?;
         document.selector.extend(self.select.iter().cloned());
         match (document.selector.is_empty(), self.all) {
@@ -124,11 +162,42 @@ impl Deploy {
             None => next_version(&document.name, common).await?,
         };
         let registries = self.registries();
+        let machines = self.machines(&document.selector, common).await?;
+        let architecture = architectures(&machines).into_iter().next().unwrap_or(Architecture::HERE);
         let folder = file.parent().unwrap_or(Path::new("."));
-        let deployment = document.resolve(folder, version, &domain, &registries).await?;
+        let deployment = document.resolve(folder, version, &domain, &registries, architecture).await?;
         // Through the bytes, as on the gateway.
         let payload = serde_json::to_vec(&deployment).map_err(Stop::failed)?;
-        judge::document(payload, &domain).await.map_err(|problem| Stop::from(problem.into_refusal()))
+        let judged = judge::document(payload, &domain).await;
+        Ok((judged.map_err(|problem| Stop::from(problem.into_refusal()))?, machines))
+    }
+}
+
+/// What images are judged for: what the gateways said, this machine's where none did.
+fn architectures(machines: &Machines) -> Vec<Architecture> {
+    if machines.architectures.is_empty() {
+        vec![Architecture::HERE]
+    } else {
+        machines.architectures.keys().copied().collect()
+    }
+}
+
+fn say_machines(machines: &Machines) {
+    let known =
+        machines.architectures.iter().map(|(architecture, count)| format!("linux/{architecture} ({count})"));
+    let known = known.collect::<Vec<_>>().join(" and ");
+    match (machines.architectures.len(), machines.unknown) {
+        (0, _) => eprintln!(
+            "note: no gateway that is meant has said its processor; images are judged for linux/{}, which is this machine's",
+            Architecture::HERE
+        ),
+        (1, 0) => {}
+        (1, unknown) => eprintln!(
+            "note: images are judged for {known}; {unknown} more gateways have not said their processor"
+        ),
+        _ => eprintln!(
+            "note: the gateways that are meant are {known}; an image is for one of them: deploy to each by a label of its own"
+        ),
     }
 }
 

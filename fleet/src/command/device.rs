@@ -1,13 +1,15 @@
 //! `device list`, `show`, `label`, `remove`.
 
 use clap::Subcommand;
-use edgewarden_names::{GatewayName, UnixTime};
+use edgewarden_names::{GatewayName, Reason, UnixTime};
 use edgewarden_protocol::uplink::DeploymentReport;
 
 use super::client::Admin;
 use super::exit::Stop;
 use super::{Common, distinct, label, output};
-use crate::admin_api::{DeviceDetail, DeviceLabels, DevicePage, DeviceState, DeviceView, Done, LabelRequest};
+use crate::admin_api::{
+    CertificateState, DeviceDetail, DeviceLabels, DevicePage, DeviceState, DeviceView, Done, LabelRequest,
+};
 use crate::text::{self, shortened};
 use crate::when::{age, date};
 
@@ -113,6 +115,7 @@ fn list(devices: &[DeviceView], now: UnixTime) {
             text::labels(&device.labels),
             device.hardware.clone(),
             verdict(device, now),
+            text::certificate(device, now),
             deployment(device.wanted.as_ref()),
             deployment(device.running.as_ref()),
             format!("{}/{}", device.modules_running, device.modules_total),
@@ -120,7 +123,18 @@ fn list(devices: &[DeviceView], now: UnixTime) {
         ]
     };
     output::table(
-        &["GATEWAY", "STATE", "LABELS", "HARDWARE", "ATTESTATION", "WANTED", "RUNNING", "MODULES", "SEEN"],
+        &[
+            "GATEWAY",
+            "STATE",
+            "LABELS",
+            "HARDWARE",
+            "ATTESTATION",
+            "CERTIFICATE",
+            "WANTED",
+            "RUNNING",
+            "MODULES",
+            "SEEN",
+        ],
         &devices.iter().map(row).collect::<Vec<_>>(),
     );
     let count = |state: DeviceState| {
@@ -129,6 +143,13 @@ fn list(devices: &[DeviceView], now: UnixTime) {
     };
     let counts: Vec<_> = DeviceState::ALL.into_iter().filter_map(count).collect();
     eprintln!("{} gateways: {}", devices.len(), counts.join(", "));
+    let certificates = |state| devices.iter().filter(|device| device.certificate_state() == state).count();
+    let (expiring, expired) =
+        (certificates(CertificateState::Expiring), certificates(CertificateState::Expired));
+    if expiring + expired > 0 {
+        eprintln!("certificates: {expired} expired, {expiring} expiring (renewal overdue)");
+        eprintln!("hint: {}", Reason::IdentityExpiring.next_step());
+    }
 }
 
 fn verdict(device: &DeviceView, now: UnixTime) -> String {
@@ -140,6 +161,12 @@ fn deployment(deployment: Option<&DeploymentReport>) -> String {
     deployment.map_or_else(|| "-".into(), |deployment| format!("{} v{}", deployment.name, deployment.version))
 }
 
+fn certificate(device: &DeviceView, now: UnixTime) -> String {
+    let ends =
+        device.certificate.map_or_else(String::new, |certificate| format!(" ({})", date(certificate.ends)));
+    format!("{}{ends}", text::certificate(device, now))
+}
+
 fn show(detail: &DeviceDetail, now: UnixTime) {
     let device = &detail.device;
     let mut facts = vec![
@@ -148,6 +175,7 @@ fn show(detail: &DeviceDetail, now: UnixTime) {
         ("labels", text::labels(&device.labels)),
         ("hardware", device.hardware.clone()),
         ("attestation", format!("{}, good until {}", verdict(device, now), date(device.verdict_expires))),
+        ("certificate", certificate(device, now)),
         ("reference", device.reference.clone().unwrap_or_else(|| "-".into())),
         ("wanted", deployment(device.wanted.as_ref())),
         ("running", deployment(device.running.as_ref())),
@@ -164,7 +192,13 @@ fn show(detail: &DeviceDetail, now: UnixTime) {
     if let Some(version) = &device.software_version {
         facts.push(("software", version.clone()));
     }
+    if let Some(architecture) = device.architecture {
+        facts.push(("processor", architecture.to_string()));
+    }
     output::facts(&facts);
+    if device.certificate_state() != CertificateState::Good {
+        say!("  next: {}", Reason::IdentityExpiring.next_step());
+    }
     say!("\nchecks");
     for check in &detail.checks {
         let mark = if check.passed { '✓' } else { '✗' };

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use edgewarden_names::TrustDomain;
+use edgewarden_names::{Architecture, TrustDomain};
 use edgewarden_oci::registry::Registry;
 use edgewarden_protocol::config::Runtime;
 use edgewarden_protocol::deployment::{Deployment, ImageKey, ImageReference, Leaf, Module, Route, Topic};
@@ -46,13 +46,15 @@ impl Document {
         })
     }
 
-    /// The deployment to sign. Files are looked for beside the document; tags are asked for their digests.
+    /// The deployment to sign. Files are looked for beside the document; tags are asked for their digests, those of an index
+    /// for the image of that processor.
     pub async fn resolve(
         self,
         folder: &Path,
         version: u64,
         domain: &TrustDomain,
         registries: &Runtime,
+        architecture: Architecture,
     ) -> Result<Deployment, Stop> {
         let mut document = self.rest;
         from_file(&mut document, "policy", folder)?;
@@ -68,7 +70,7 @@ impl Document {
             }
         }
         for module in tables(&mut document, "modules")? {
-            resolve_module(module, registries).await?;
+            resolve_module(module, registries, architecture).await?;
         }
         for (field, empty) in
             [("image_keys", Value::Array(Vec::new())), ("modules", Value::Array(Vec::new()))]
@@ -135,7 +137,11 @@ fn from_file(table: &mut Map<String, Value>, field: &str, folder: &Path) -> Resu
 }
 
 /// The module's image by digest. The module is read here already, so that what is wrong is said with its name.
-async fn resolve_module(module: &mut Map<String, Value>, registries: &Runtime) -> Result<(), Stop> {
+async fn resolve_module(
+    module: &mut Map<String, Value>,
+    registries: &Runtime,
+    architecture: Architecture,
+) -> Result<(), Stop> {
     let name =
         module.get("name").and_then(Value::as_str).unwrap_or("(without a name)").escape_debug().to_string();
     let wrong = |error: &dyn std::fmt::Display| Stop::Failed(format!("module `{name}`: {error}"));
@@ -146,7 +152,8 @@ async fn resolve_module(module: &mut Map<String, Value>, registries: &Runtime) -
         let placeholder = format!("{image}@sha256:{}", "0".repeat(64));
         module.insert("image".into(), placeholder.into());
         Module::deserialize(Value::Object(module.clone())).map_err(|error| wrong(&error))?;
-        module.insert("image".into(), resolve_image(&image, tagged, registries).await?.to_string().into());
+        let resolved = resolve_image(&image, tagged, registries, architecture).await?;
+        module.insert("image".into(), resolved.to_string().into());
     }
     Module::deserialize(Value::Object(module.clone())).map(drop).map_err(|error| wrong(&error))
 }
@@ -165,9 +172,11 @@ async fn resolve_image(
     image: &str,
     (registry, repository, tag): (String, String, String),
     registries: &Runtime,
+    architecture: Architecture,
 ) -> Result<ImageReference, Stop> {
     let registry =
         Registry::new(&registry, &repository, registries).map_err(|error| Stop::from(error.refusal()))?;
-    let digest = registry.resolve_image(&tag).await.map_err(|error| Stop::from(error.refusal()))?;
+    let digest =
+        registry.resolve_image(&tag, architecture).await.map_err(|error| Stop::from(error.refusal()))?;
     ImageReference::parse(&format!("{image}@{digest}")).map_err(Stop::Failed)
 }

@@ -18,7 +18,7 @@ use edgewarden_protocol::enrol::{Begin, Challenge, Enrolled, Finish, Proof};
 use tokio::sync::Semaphore;
 
 use crate::Problem;
-use crate::lease::{self, Lease};
+use crate::lease::{self, Certificate, Lease};
 use crate::store::Store;
 use crate::store::devices::{Admission, Attempt, Binding};
 use decide::{Known, sha256};
@@ -153,6 +153,7 @@ impl Enrolment {
             .root
             .certify_gateway_ca(point, &begun.gateway, self.lifetime(begun).await?, now)
             .map_err(Problem::internal)?;
+        let certificate = Certificate::lasting(issued.not_before, issued.not_after);
         let gateway_ca = issued.chain_der.into_iter().next().unwrap_or_default();
         let verdict = appraised.verdict().clone();
         let attempt = Attempt { at: now, verdict: verdict.clone(), refusal: None, evidence, event_log: None };
@@ -161,6 +162,7 @@ impl Enrolment {
             binding: &begun.binding,
             token: begun.token.as_ref(),
             ca_key: &sha256(point),
+            certificate: &certificate,
             attempt: &attempt,
         };
         self.store.admit(&admission, now).await??;

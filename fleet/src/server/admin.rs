@@ -29,8 +29,9 @@ use super::views;
 use crate::Problem;
 use crate::admin_api::{
     AcceptRequest, CheckRequest, DeploymentRequest, DeploymentView, DeviceDetail, DeviceLabels, Done,
-    LabelRequest, Meant, OperatorKey, OperatorKeyRequest, PREFIX, ReferenceRequest, ReferenceSummary,
-    RemoveTrust, StoredMessage, Token, TokenRequest, VendorAdded, VendorPart, VendorRequest, VendorRoot, Web,
+    LabelRequest, Machines, MachinesRequest, Meant, OperatorKey, OperatorKeyRequest, PREFIX,
+    ReferenceRequest, ReferenceSummary, RemoveTrust, StoredMessage, Token, TokenRequest, VendorAdded,
+    VendorPart, VendorRequest, VendorRoot, Web,
 };
 use crate::enrol::{decide::sha256, random_text, token_hash};
 use crate::judge;
@@ -66,6 +67,7 @@ pub fn routes(shared: &Arc<Shared>) -> Router<Arc<Shared>> {
         .route("/trust/remove", post(trust_remove))
         .route("/deployments", get(deployments).post(deploy))
         .route("/deployments/check", post(check))
+        .route("/deployments/machines", post(machines))
         .route("/web", get(web))
         .merge(super::secrets::routes())
         .fallback(not_there)
@@ -404,6 +406,14 @@ async fn check(State(shared): App, body: Body) -> Response {
         admit(&shared, &deployment, allow_empty).await
     };
     reply::<Meant>(checked.await)
+}
+
+async fn machines(State(shared): App, body: Body) -> Response {
+    let found = async {
+        let MachinesRequest { selector } = read_json(body, ENVELOPE_BYTES_MAX).await?;
+        views::machines(&shared, &selector).await
+    };
+    reply::<Machines>(found.await)
 }
 
 /// What is kept of a deployment beside its envelope.

@@ -5,6 +5,7 @@ pub mod bundle;
 pub mod catalogue;
 mod ceiling;
 mod certificate;
+mod certificates;
 mod enrol;
 mod gateway;
 mod http;
@@ -36,6 +37,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::Problem;
 use crate::data_dir::{DataDir, DataError};
 use crate::enrol::Enrolment;
+use crate::lease;
 use crate::selection::Carry;
 use crate::store::{Store, StoreError};
 use listener::Service;
@@ -88,6 +90,7 @@ pub async fn serve(options: Options, stop: impl Future<Output = ()>) -> Result<(
     let _lock = data.lock()?;
     let root = Arc::new(data.root()?);
     let store = data.open_database().await?;
+    store.date_certificates(|labels| lease::lifetime(&settings.lease, labels)).await?;
     add_trust(&store, &options).await?;
 
     let (current, renew) = certificate::keep(root.clone(), &settings)?;
@@ -156,6 +159,7 @@ pub async fn serve(options: Options, stop: impl Future<Output = ()>) -> Result<(
     }
     let keeping = tokio::spawn(keeper.run());
     let looking = tokio::spawn(store.clone().look_often());
+    let telling = tokio::spawn(certificates::tell(store.clone()));
     let renewal = tokio::spawn(renew);
     if options.carry == Carry::DangerousUnverified {
         tracing::warn!("dangerous: deployments are carried without checking signatures and versions");
@@ -169,6 +173,7 @@ pub async fn serve(options: Options, stop: impl Future<Output = ()>) -> Result<(
     while tasks.join_next().await.is_some() {}
     drop(std::fs::remove_file(data.socket()));
     looking.abort();
+    telling.abort();
     renewal.abort();
     keeping.abort();
     keep_reports.abort();

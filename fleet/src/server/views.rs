@@ -10,7 +10,10 @@ use edgewarden_protocol::uplink::{DeploymentReport, ModuleReport, ModuleState};
 use super::catalogue::Deployments;
 use super::state::Shared;
 use crate::Problem;
-use crate::admin_api::{DeploymentView, DeviceDetail, DevicePage, DeviceState, DeviceView, Meant};
+use crate::admin_api::{
+    CertificateState, CertificateView, DeploymentView, DeviceDetail, DevicePage, DeviceState, DeviceView,
+    Machines, Meant,
+};
 use crate::selection::{Candidate, Labels, selects};
 use crate::store::devices::Device;
 
@@ -94,6 +97,19 @@ pub fn selected(selector: &Labels, gateways: Vec<(GatewayName, Labels)>) -> Mean
     meant
 }
 
+/// What the gateways are that a selector names.
+pub async fn machines(shared: &Shared, selector: &Labels) -> Result<Machines, Problem> {
+    let mut machines = Machines::default();
+    let all = shared.store.device_architectures().await?;
+    for (_, architecture) in all.into_iter().filter(|(labels, _)| selects(selector, labels)) {
+        match architecture {
+            Some(architecture) => *machines.architectures.entry(architecture).or_default() += 1,
+            None => machines.unknown += 1,
+        }
+    }
+    Ok(machines)
+}
+
 /// Whom each deployment reaches, by its number.
 fn meant(stored: &Deployments, gateways: Vec<(GatewayName, Labels)>) -> HashMap<i64, Meant> {
     let mut meant: HashMap<i64, Meant> = HashMap::new();
@@ -143,8 +159,14 @@ fn view(device: &Device, stored: &Deployments, now: UnixTime) -> DeviceView {
         modules_refused: modules.iter().filter(|module| is_refused(module)).count(),
         modules_total: modules.len(),
         software_version: report.map(|report| report.software_version.clone()),
+        architecture: report.and_then(|report| report.architecture),
         enrolled: device.enrolled,
         seen: device.seen,
+        certificate: device.certificate.map(|certificate| CertificateView {
+            state: certificate.state(now),
+            overdue: certificate.overdue,
+            ends: certificate.ends,
+        }),
     };
     view.state = state(&view, now);
     view
@@ -152,10 +174,13 @@ fn view(device: &Device, stored: &Deployments, now: UnixTime) -> DeviceView {
 
 /// The worst that is to be said.
 fn state(device: &DeviceView, now: UnixTime) -> DeviceState {
+    let certificate = device.certificate_state();
     let not_seen = device.seen.is_none_or(|seen| now.after(seen) >= NOT_SEEN_AFTER);
     [
         (device.verdict == VerdictState::Failed, DeviceState::Failed),
+        (certificate == CertificateState::Expired, DeviceState::Expired),
         (device.modules_refused > 0, DeviceState::Refused),
+        (certificate == CertificateState::Expiring, DeviceState::Expiring),
         (not_seen, DeviceState::NotSeen),
         (device.modules_running < device.modules_total, DeviceState::Down),
         (device.verdict != VerdictState::Fresh, DeviceState::Stale),
@@ -192,20 +217,26 @@ mod tests {
             modules_refused: 0,
             modules_total: 2,
             software_version: None,
+            architecture: None,
             enrolled: NOW,
             seen: Some(NOW),
+            certificate: None,
         };
-        type Change = fn(&mut DeviceView);
-        let changes: [(Change, DeviceState); 9] = [
-            (|_| (), DeviceState::Good),
-            (|d| d.running = None, DeviceState::Behind),
-            (|d| d.wanted = None, DeviceState::Good),
-            (|d| d.verdict = VerdictState::Stale, DeviceState::Stale),
-            (|d| d.modules_running = 1, DeviceState::Down),
-            (|d| d.seen = None, DeviceState::NotSeen),
-            (|d| d.seen = Some(NOW.minus(NOT_SEEN_AFTER)), DeviceState::NotSeen),
-            (|d| d.modules_refused = 1, DeviceState::Refused),
-            (|d| d.verdict = VerdictState::Failed, DeviceState::Failed),
+        let certificate = |state| Some(CertificateView { state, overdue: NOW, ends: NOW });
+        type Change<'a> = &'a dyn Fn(&mut DeviceView);
+        let changes: [(Change<'_>, DeviceState); 12] = [
+            (&|_| (), DeviceState::Good),
+            (&|d| d.running = None, DeviceState::Behind),
+            (&|d| d.wanted = None, DeviceState::Good),
+            (&|d| d.verdict = VerdictState::Stale, DeviceState::Stale),
+            (&|d| d.modules_running = 1, DeviceState::Down),
+            (&|d| d.seen = None, DeviceState::NotSeen),
+            (&|d| d.seen = Some(NOW.minus(NOT_SEEN_AFTER)), DeviceState::NotSeen),
+            (&|d| d.certificate = certificate(CertificateState::Good), DeviceState::Good),
+            (&|d| d.certificate = certificate(CertificateState::Expiring), DeviceState::Expiring),
+            (&|d| d.modules_refused = 1, DeviceState::Refused),
+            (&|d| d.certificate = certificate(CertificateState::Expired), DeviceState::Expired),
+            (&|d| d.verdict = VerdictState::Failed, DeviceState::Failed),
         ];
         // Each of them beside all that is less bad.
         let mut all = good.clone();

@@ -12,6 +12,7 @@ use super::tokens::TOKEN_FAILURES_MAX;
 use super::writer::Writing;
 use super::{Store, StoreError, from_json, parsed, signed, time, to_json};
 use crate::enrol::decide::sha256;
+use crate::lease::Certificate;
 use crate::selection::{Labels, check_labels};
 use crate::text::labels_or_none;
 
@@ -43,6 +44,8 @@ pub struct Device {
     pub refusal: Option<Refusal>,
     pub seen: Option<UnixTime>,
     pub report: Option<Report>,
+    /// Absent when the fleet does not know how long it lasts.
+    pub certificate: Option<Certificate>,
 }
 
 impl Device {
@@ -75,6 +78,7 @@ pub struct Admission<'a> {
     pub token: Option<&'a [u8; 32]>,
     /// The hash of the certified gateway CA key.
     pub ca_key: &'a Digest,
+    pub certificate: &'a Certificate,
     pub attempt: &'a Attempt,
 }
 
@@ -86,14 +90,40 @@ pub struct NewReport<'a> {
     pub seen: UnixTime,
 }
 
-pub(super) type DeviceRow =
-    (String, String, String, String, i64, String, Option<String>, Option<i64>, Option<Vec<u8>>);
+pub(super) type DeviceRow = (
+    String,
+    String,
+    String,
+    String,
+    i64,
+    String,
+    Option<String>,
+    Option<i64>,
+    Option<Vec<u8>>,
+    // When its certificate is overdue, and when it ends.
+    Option<i64>,
+    Option<i64>,
+);
+
+/// [`DeviceRow`]s, with what else a statement says of which.
+macro_rules! select_devices {
+    ($which:literal) => {
+        concat!(
+            "SELECT name, endorsement, attestation, labels, enrolled, verdict, refusal, seen, ",
+            "CAST(report AS BLOB) AS report, overdue, ends ",
+            "FROM device LEFT JOIN certificate ON certificate.gateway = device.name ",
+            $which
+        )
+    };
+}
+pub(super) use select_devices;
 
 type AttemptRow = (i64, String, Option<String>, String, Option<Vec<u8>>, Option<String>);
 
 pub(super) fn device(
-    (name, endorsement, attestation, labels, enrolled, verdict, refusal, seen, report): DeviceRow,
+    (name, endorsement, attestation, labels, enrolled, verdict, refusal, seen, report, overdue, ends): DeviceRow,
 ) -> Result<Device, StoreError> {
+    let certificate = overdue.zip(ends);
     Ok(Device {
         name: parsed(&name)?,
         binding: Binding { endorsement: parsed(&endorsement)?, attestation: parsed(&attestation)? },
@@ -104,29 +134,24 @@ pub(super) fn device(
         seen: seen.map(time),
         // Not sealed. One that cannot be read comes again with the next.
         report: report.as_deref().and_then(|report| serde_json::from_slice(report).ok()),
+        certificate: certificate
+            .map(|(overdue, ends)| Certificate { overdue: time(overdue), ends: time(ends) }),
     })
 }
 
 impl Store {
     pub async fn device(&self, name: &GatewayName) -> Result<Option<Device>, StoreError> {
-        let row: Option<DeviceRow> = sqlx::query_as(
-            "SELECT name, endorsement, attestation, labels, enrolled, verdict, refusal, seen, CAST(report AS BLOB) \
-             FROM device WHERE name = ?",
-        )
-        .bind(name.as_str())
-        .fetch_optional(&self.readers)
-        .await?;
+        let row: Option<DeviceRow> = sqlx::query_as(select_devices!("WHERE name = ?"))
+            .bind(name.as_str())
+            .fetch_optional(&self.readers)
+            .await?;
         row.map(device).transpose()
     }
 
     /// All, by name.
     pub async fn devices(&self) -> Result<Vec<Device>, StoreError> {
-        let rows: Vec<DeviceRow> = sqlx::query_as(
-            "SELECT name, endorsement, attestation, labels, enrolled, verdict, refusal, seen, CAST(report AS BLOB) \
-             FROM device ORDER BY name",
-        )
-        .fetch_all(&self.readers)
-        .await?;
+        let rows: Vec<DeviceRow> =
+            sqlx::query_as(select_devices!("ORDER BY name")).fetch_all(&self.readers).await?;
         rows.into_iter().map(device).collect()
     }
 
@@ -384,6 +409,7 @@ impl Writing<'_> {
         .bind(kept - 1)
         .execute(self.sql())
         .await?;
+        self.keep_certificate(admission.gateway, admission.certificate).await?;
         self.insert_attempt(admission.gateway, admission.attempt).await?;
         let what = if admission.token.is_some() { "joined" } else { "renewed" };
         let text = format!("{what}, hardware {}", admission.attempt.verdict.hardware);

@@ -20,6 +20,8 @@ const TEXT_BYTES_MAX: usize = 1024;
 /// Refusals of one gateway that are written down at once; then one in [`REFUSALS_EVERY`], with the number of those between.
 const REFUSALS_BURST: u32 = 5;
 const REFUSALS_EVERY: Duration = Duration::from_secs(10);
+/// Refusals of one gateway for one reason are one row until there was none for so long.
+const REFUSAL_WINDOW: Duration = Duration::from_secs(3600);
 /// Gateways whose refusals are being counted.
 const COUNTED_MAX: usize = 65_536;
 
@@ -53,7 +55,8 @@ impl Writing<'_> {
         self.insert_event(by, gateway, None, text, 1, now).await
     }
 
-    /// The same refusal again is a higher number in the same row.
+    /// A refusal for the same reason again is a higher number in the same row, whatever else was refused between; the row
+    /// has the newest text.
     pub(super) async fn note_refusal(
         &mut self,
         gateway: &GatewayName,
@@ -64,14 +67,15 @@ impl Writing<'_> {
     ) -> Result<(), StoreError> {
         let text = bounded(text);
         let again = sqlx::query(
-            "UPDATE event SET at = ?1, times = times + ?2 WHERE reason = ?4 AND text = ?5 AND id = \
-             (SELECT max(id) FROM event WHERE operator = 0 AND gateway = ?3 AND reason IS NOT NULL)",
+            "UPDATE event SET at = ?1, times = times + ?2, text = ?5 WHERE id = \
+             (SELECT max(id) FROM event WHERE operator = 0 AND gateway = ?3 AND reason = ?4 AND at > ?6)",
         )
         .bind(signed(now.0))
         .bind(signed(times))
         .bind(gateway.as_str())
         .bind(reason.code())
         .bind(text)
+        .bind(signed(now.minus(REFUSAL_WINDOW).0))
         .execute(self.sql())
         .await?;
         if again.rows_affected() == 1 {

@@ -27,43 +27,38 @@ const FINDINGS_MAX: usize = 10;
 struct Sealed {
     table: &'static str,
     columns: &'static [&'static str],
+    /// The schema that brought the table.
+    since: i64,
 }
 
-/// As the triggers of `schema-6.sql` have them.
+/// As the triggers of `schema-6.sql`, and of those that brought a table since, have them.
 const SEALED: &[Sealed] = &[
-    Sealed {
-        table: "device",
-        columns: &["name", "endorsement", "attestation", "labels", "enrolled", "verdict", "refusal"],
-    },
-    Sealed { table: "gateway_ca", columns: &["key_digest", "gateway", "issued"] },
-    Sealed {
-        table: "join_token",
-        columns: &["hash", "gateway", "created", "expires", "used", "allow_software", "labels", "failures"],
-    },
-    Sealed {
-        table: "attempt",
-        columns: &["id", "gateway", "at", "verdict", "refusal", "evidence", "log_digest"],
-    },
-    Sealed { table: "reference", columns: &["name", "origin", "added", "body"] },
-    Sealed { table: "vendor_root", columns: &["digest", "subject", "pem", "added"] },
-    Sealed { table: "operator_key", columns: &["name", "point", "added"] },
-    Sealed {
-        table: "deployment",
-        columns: &["id", "digest", "name", "version", "selector", "signer", "stored"],
-    },
-    Sealed {
-        table: "secret",
-        columns: &["gateway", "module", "name", "version", "removed", "signer", "stored", "digest"],
-    },
-    Sealed { table: "jwt_keys", columns: &["gateway", "sequence", "keys"] },
-    Sealed { table: "event", columns: &["id", "at", "gateway", "reason", "text", "operator", "times"] },
-    Sealed { table: "fleet", columns: &["root"] },
+    Sealed::of("device", &["name", "endorsement", "attestation", "labels", "enrolled", "verdict", "refusal"]),
+    Sealed::of("gateway_ca", &["key_digest", "gateway", "issued"]),
+    Sealed::of(
+        "join_token",
+        &["hash", "gateway", "created", "expires", "used", "allow_software", "labels", "failures"],
+    ),
+    Sealed::of("attempt", &["id", "gateway", "at", "verdict", "refusal", "evidence", "log_digest"]),
+    Sealed::of("reference", &["name", "origin", "added", "body"]),
+    Sealed::of("vendor_root", &["digest", "subject", "pem", "added"]),
+    Sealed::of("operator_key", &["name", "point", "added"]),
+    Sealed::of("deployment", &["id", "digest", "name", "version", "selector", "signer", "stored"]),
+    Sealed::of("secret", &["gateway", "module", "name", "version", "removed", "signer", "stored", "digest"]),
+    Sealed::of("jwt_keys", &["gateway", "sequence", "keys"]),
+    Sealed::of("event", &["id", "at", "gateway", "reason", "text", "operator", "times"]),
+    Sealed::of("fleet", &["root"]),
+    Sealed { table: "certificate", columns: &["gateway", "overdue", "ends", "told"], since: 8 },
 ];
 
 /// Rows that are looked at together.
 const PAGE: i64 = 1000;
 
 impl Sealed {
+    const fn of(table: &'static str, columns: &'static [&'static str]) -> Self {
+        Self { table, columns, since: SEALED_SINCE }
+    }
+
     /// What is sealed of a row, as SQL: no two rows have the same.
     fn text(&self) -> String {
         let columns = self.columns.iter().map(|column| format!("quote({column})")).collect::<Vec<_>>();
@@ -138,11 +133,11 @@ pub(crate) async fn check_structure(connection: &mut SqliteConnection) -> Result
 /// Each row by its seal, each envelope by its digest.
 pub(crate) async fn check_contents(connection: &mut SqliteConnection) -> Result<(), StoreError> {
     let version: i64 = sqlx::query_scalar("PRAGMA user_version").fetch_one(&mut *connection).await?;
-    if usize::try_from(version).unwrap_or(0) < SEALED_SINCE {
+    if version < SEALED_SINCE {
         return Ok(());
     }
     let mut findings = Vec::new();
-    for sealed in SEALED {
+    for sealed in SEALED.iter().filter(|sealed| sealed.since <= version) {
         let (table, text) = (sealed.table, sealed.text());
         let page = format!("SELECT rowid, seal, {text} FROM {table} WHERE rowid > ? ORDER BY rowid LIMIT ?");
         let mut after = i64::MIN;

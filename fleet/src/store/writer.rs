@@ -72,7 +72,7 @@ impl Writing<'_> {
         self.end("COMMIT").await
     }
 
-    /// The same for a schema of before there were seals.
+    /// The same for a schema before the newest.
     pub(super) async fn commit_unsealed(self) -> Result<(), StoreError> {
         self.end("COMMIT").await
     }

@@ -1,12 +1,12 @@
 //! One gateway: what it proved, what it runs, what it refused.
 
-use edgewarden_names::{Refusal, UnixTime};
+use edgewarden_names::{Reason, Refusal, UnixTime};
 use edgewarden_protocol::uplink::{ModuleReport, ModuleState};
 use maud::{Markup, html};
 
 use super::overview::{deployment, event_table};
-use super::page::{device_state, hardware, state};
-use crate::admin_api::{DeviceDetail, StoredMessage};
+use super::page::{certificate, device_state, hardware, state};
+use crate::admin_api::{CertificateState, DeviceDetail, StoredMessage};
 use crate::text;
 use crate::when::{age, date};
 
@@ -19,12 +19,18 @@ pub fn content(detail: &DeviceDetail, messages: &[StoredMessage], now: UnixTime)
         }
         div.wide { table { tbody {
             tr { th { "hardware" } td { (hardware(&device.hardware)) } }
-            tr { th { "attestation" } td { (state(device.verdict)) } }
+            tr { th { "attestation" } td { (state(device)) } }
             tr { th { "judged" } td { (date(device.verdict_at)) " (" (age(device.verdict_at, now)) " ago), good until " (date(device.verdict_expires)) } }
+            tr { th { "certificate" } td {
+                (certificate(device, now))
+                @if let Some(certificate) = device.certificate { " (until " (date(certificate.ends)) ")" }
+                @if device.certificate_state() != CertificateState::Good { div.soft { "Next: " (Reason::IdentityExpiring.next_step()) } }
+            } }
             tr { th { "reference" } td { @match &device.reference { Some(name) => { (name) } None => { span.soft { "none" } } } } }
             tr { th { "deployment" } td { (deployment(device)) } }
             @if let Some(epoch) = detail.policy_epoch { tr { th { "policy epoch" } td { (epoch) } } }
             tr { th { "software" } td { (device.software_version.as_deref().unwrap_or("not reported")) } }
+            @if let Some(architecture) = device.architecture { tr { th { "processor" } td { (architecture.as_str()) } } }
             tr { th { "joined" } td { (date(device.enrolled)) } }
             tr { th { "seen" } td { @match device.seen { Some(at) => { (age(at, now)) " ago" } None => { "never" } } } }
         } } }

@@ -1,11 +1,11 @@
 //! The first page: how the fleet is, and every gateway.
 
-use edgewarden_names::UnixTime;
+use edgewarden_names::{Reason, UnixTime};
 use edgewarden_protocol::uplink::DeploymentReport;
 use maud::{Markup, html};
 
-use super::page::{device_state, hardware, state, state_class};
-use crate::admin_api::{DeploymentView, DeviceState, DeviceView, Event};
+use super::page::{certificate, device_state, hardware, state, state_class};
+use crate::admin_api::{CertificateState, DeploymentView, DeviceState, DeviceView, Event};
 use crate::when::{age, date};
 
 /// Deployments that the page shows.
@@ -40,10 +40,17 @@ pub fn content(
 
 fn counts(devices: &[DeviceView]) -> Markup {
     let with = |wanted| devices.iter().filter(|device| device.state == wanted).count();
+    let certificates = |state| devices.iter().filter(|device| device.certificate_state() == state).count();
+    let (expired, expiring) =
+        (certificates(CertificateState::Expired), certificates(CertificateState::Expiring));
     html! {
         dl.counts {
             (count("gateways", devices.len(), ""))
             @for state in DeviceState::ALL { (count(state.as_str(), with(state), state_class(state))) }
+        }
+        @if expired + expiring > 0 {
+            p { "certificates: " span.bad { (expired) " expired" } ", " span.warn { (expiring) " expiring" }
+                ". Next: " (Reason::IdentityExpiring.next_step()) }
         }
     }
 }
@@ -57,7 +64,7 @@ fn table(devices: &[DeviceView], now: UnixTime) -> Markup {
     html! {
         div.wide { table {
             thead { tr {
-                th { "gateway" } th { "state" } th { "attestation" } th { "hardware" } th { "deployment" } th { "modules" } th { "seen" }
+                th { "gateway" } th { "state" } th { "attestation" } th { "certificate" } th { "hardware" } th { "deployment" } th { "modules" } th { "seen" }
             } }
             tbody { @for device in devices.iter().take(DEVICES_SHOWN) { tr {
                 td {
@@ -66,9 +73,10 @@ fn table(devices: &[DeviceView], now: UnixTime) -> Markup {
                 }
                 td data-name="state" { (device_state(device.state)) }
                 td data-name="attestation" {
-                    (state(device.verdict)) " " span.soft { (age(device.verdict_at, now)) " ago" }
+                    (state(device)) " " span.soft { (age(device.verdict_at, now)) " ago" }
                     @if let Some(refusal) = &device.refusal { div.bad { (refusal.reason) } }
                 }
+                td data-name="certificate" { (certificate(device, now)) }
                 td data-name="hardware" { (hardware(&device.hardware)) }
                 td data-name="deployment" { (deployment(device)) }
                 td data-name="modules" {

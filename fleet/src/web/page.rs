@@ -5,9 +5,12 @@ use axum::response::{Html, IntoResponse as _, Response};
 use edgewarden_protocol::enrol::VerdictState;
 use maud::{DOCTYPE, Markup, html};
 
-use crate::admin_api::DeviceState;
+use edgewarden_names::UnixTime;
+
+use crate::admin_api::{CertificateState, DeviceState, DeviceView};
 use crate::selection::Carry;
 use crate::server::state::Shared;
+use crate::text;
 
 const REFRESH_SECONDS: &str = "5";
 
@@ -65,9 +68,12 @@ fn head(title: &str) -> Markup {
     }
 }
 
-/// A verdict's state, in its colour and never by colour alone.
-pub fn state(state: VerdictState) -> Markup {
+/// A verdict's state, in its colour and never by colour alone. What proves itself with a certificate that runs out is not
+/// shown as if all were well.
+pub fn state(device: &DeviceView) -> Markup {
+    let state = device.verdict;
     let (class, mark) = match state {
+        VerdictState::Fresh if device.certificate_state() != CertificateState::Good => ("warn", "!"),
         VerdictState::Fresh => ("good", "✓"),
         VerdictState::Stale => ("warn", "◷"),
         VerdictState::Failed => ("bad", "✗"),
@@ -79,10 +85,10 @@ pub fn state(state: VerdictState) -> Markup {
 /// How a gateway is, in its colour and never by colour alone.
 pub fn device_state(state: DeviceState) -> Markup {
     let mark = match state {
-        DeviceState::Failed | DeviceState::Refused => "✗",
+        DeviceState::Failed | DeviceState::Expired | DeviceState::Refused => "✗",
         DeviceState::NotSeen => "?",
         DeviceState::Down | DeviceState::Behind => "!",
-        DeviceState::Stale => "◷",
+        DeviceState::Expiring | DeviceState::Stale => "◷",
         DeviceState::Good => "✓",
     };
     html! { span class=(state_class(state)) { (mark) " " (state.as_str()) } }
@@ -90,10 +96,20 @@ pub fn device_state(state: DeviceState) -> Markup {
 
 pub fn state_class(state: DeviceState) -> &'static str {
     match state {
-        DeviceState::Failed | DeviceState::Refused | DeviceState::NotSeen => "bad",
-        DeviceState::Down | DeviceState::Stale | DeviceState::Behind => "warn",
+        DeviceState::Failed | DeviceState::Expired | DeviceState::Refused | DeviceState::NotSeen => "bad",
+        DeviceState::Expiring | DeviceState::Down | DeviceState::Stale | DeviceState::Behind => "warn",
         DeviceState::Good => "good",
     }
+}
+
+/// How long a gateway's certificate lasts, in its colour and never by colour alone.
+pub fn certificate(device: &DeviceView, now: UnixTime) -> Markup {
+    let (class, mark) = match device.certificate_state() {
+        CertificateState::Expired => ("bad", "✗ "),
+        CertificateState::Expiring => ("warn", "◷ "),
+        CertificateState::Good => ("soft", ""),
+    };
+    html! { span class=(class) { (mark) (text::certificate(device, now)) } }
 }
 
 /// Hardware, in red where there is none.

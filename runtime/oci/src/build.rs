@@ -10,7 +10,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use edgewarden_names::{Digest, Reason};
+use edgewarden_names::{Architecture, Digest, Reason};
 
 use crate::OciError;
 use crate::error::refused;
@@ -64,7 +64,7 @@ pub fn build(recipe: &Recipe, into: &ImageLayout) -> Result<Digest, OciError> {
     let mut env = vec!["PATH=/usr/bin".to_owned()];
     env.extend(recipe.env.iter().map(|(key, value)| format!("{key}={value}")));
     let config = ImageConfig {
-        architecture: if std::env::consts::ARCH == "aarch64" { "arm64" } else { "amd64" }.into(),
+        architecture: Architecture::HERE.as_str().into(),
         os: "linux".into(),
         config: Execution {
             // The runtime gives each module a user of its own, unless its image insists on one.

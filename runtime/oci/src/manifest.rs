@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use edgewarden_names::{Digest, Reason, Refusal};
+use edgewarden_names::{Architecture, Digest, Reason, Refusal};
 use serde::{Deserialize, Serialize};
 
 pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -189,12 +189,10 @@ fn check(digest: &Digest, manifest: &Manifest) -> Result<(), Refusal> {
 }
 
 impl Index {
-    /// The manifest for this machine, by platform and never by position.
-    pub fn for_this_machine(&self, digest: &Digest) -> Result<&Descriptor, Refusal> {
-        let architecture = if std::env::consts::ARCH == "aarch64" { "arm64" } else { "amd64" };
-        let mut fitting = self.manifests.iter().filter(|entry| {
-            entry.platform.as_ref().is_some_and(|p| p.os == "linux" && p.architecture == architecture)
-        });
+    /// The manifest for a processor, by platform and never by position.
+    pub fn image_for(&self, digest: &Digest, architecture: Architecture) -> Result<&Descriptor, Refusal> {
+        let fits = |p: &Platform| p.os == "linux" && p.architecture == architecture.as_str();
+        let mut fitting = self.manifests.iter().filter(|entry| entry.platform.as_ref().is_some_and(fits));
         match (fitting.next(), fitting.next()) {
             (Some(entry), None) => Ok(entry),
             (Some(_), Some(_)) => {

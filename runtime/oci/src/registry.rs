@@ -5,7 +5,7 @@
 //! `runtime.plain_http_registries` names. Each request has its own connection, deadlines and byte limits.
 //! Registries that want a login are refused with those words.
 
-use edgewarden_names::{Digest, Reason};
+use edgewarden_names::{Architecture, Digest, Reason};
 use edgewarden_protocol::Bytes as Binary;
 use edgewarden_protocol::config::Runtime;
 use edgewarden_protocol::control::{
@@ -82,13 +82,13 @@ impl Registry {
         }
     }
 
-    /// Like [`Registry::resolve`], but an index gives the digest of its image for this machine: what a deployment names.
-    pub async fn resolve_image(&self, tag: &str) -> Result<Digest, OciError> {
+    /// Like [`Registry::resolve`], but an index gives the digest of its image for a processor: what a deployment names.
+    pub async fn resolve_image(&self, tag: &str, architecture: Architecture) -> Result<Digest, OciError> {
         let digest = self.resolve(tag).await?;
         let bytes = self.manifest(&digest).await?;
         match manifest::parse(&digest, &bytes)? {
             Document::Image(_) => Ok(digest),
-            Document::Index(index) => Ok(index.for_this_machine(&digest)?.digest.clone()),
+            Document::Index(index) => Ok(index.image_for(&digest, architecture)?.digest.clone()),
         }
     }
 

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use edgewarden_names::{Digest, Reason};
+use edgewarden_names::{Architecture, Digest, Reason};
 use edgewarden_platform::durable;
 use edgewarden_protocol::control::{Layer, MANIFEST_BYTES_MAX, SignatureEvidence};
 use serde::{Deserialize, Serialize};
@@ -143,7 +143,12 @@ impl ContentStore {
     }
 
     /// Manifest and configuration of the image, from the store or else from the registry.
-    pub async fn documents(&self, registry: &Registry, image: &Digest) -> Result<Documents, OciError> {
+    pub async fn documents(
+        &self,
+        registry: &Registry,
+        image: &Digest,
+        architecture: Architecture,
+    ) -> Result<Documents, OciError> {
         let manifest = match self.get(image, MANIFEST_BYTES_MAX)? {
             Some(bytes) => bytes,
             None => registry.manifest(image).await?,
@@ -151,9 +156,9 @@ impl ContentStore {
         let parsed = match manifest::parse(image, &manifest)? {
             manifest::Document::Image(parsed) => parsed,
             manifest::Document::Index(index) => {
-                let entry = index.for_this_machine(image)?;
+                let entry = index.image_for(image, architecture)?;
                 let rule = format!(
-                    "it is an index of several platforms; deploy its image for this one, {}",
+                    "it is an index of several platforms; deploy its image for linux/{architecture}, {}",
                     entry.digest
                 );
                 return refused(Reason::ImagePlatform, image, rule);

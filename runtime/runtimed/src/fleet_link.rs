@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use edgewarden_names::{Digest, Refusal, UnixTime};
+use edgewarden_names::{Architecture, Digest, Refusal, UnixTime};
 use edgewarden_protocol::control::{Lease, REFUSALS_MAX, Reply, Request, Status};
 use edgewarden_protocol::dsse::ENVELOPE_BYTES_MAX;
 use edgewarden_protocol::enrol::Verdict;
@@ -185,6 +185,7 @@ impl Link {
         let modules = modules.iter().map(ModuleStatus::report).collect();
         Report {
             software_version: env!("CARGO_PKG_VERSION").into(),
+            architecture: Some(Architecture::HERE),
             deployment: status.deployment.map(|(name, version)| DeploymentReport { name, version }),
             policy_epoch: status.epoch,
             modules,
