@@ -1,4 +1,4 @@
-//! `cargo +nightly fuzz run certs_only`: no message panics; what is accepted are pieces of it, in its order, within the
+//! No message panics; what is accepted are pieces of it, in its order, within the
 //! bounds, and each of them is read or refused.
 #![no_main]
 

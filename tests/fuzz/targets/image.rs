@@ -1,4 +1,4 @@
-//! `cargo +nightly fuzz run image`: whatever manifest and configuration are signed, nothing panics, and a proof names
+//! Whatever manifest and configuration are signed, nothing panics, and a proof names
 //! no more layers than the limit.
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! `cargo +nightly fuzz run target`: no path panics, and each that is accepted is written in the one way there is.
+//! No path panics, and each that is accepted is written in the one way there is.
 #![no_main]
 
 use edgewarden_iotedge_api::request::{Operation, Target};

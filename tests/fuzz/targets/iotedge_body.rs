@@ -1,4 +1,4 @@
-//! `cargo +nightly fuzz run body`: no body panics, and what is accepted of one is within the bounds.
+//! No body panics, and what is accepted of one is within the bounds.
 #![no_main]
 
 use edgewarden_iotedge_api::body::{Decrypt, Encrypt, IdentityCertificate, ServerCertificate, Sign};

@@ -1,4 +1,4 @@
-//! `cargo +nightly fuzz run bundle`: no bundle panics its reader, and what was read is written so that it is read the
+//! No bundle panics its reader, and what was read is written so that it is read the
 //! same, but for authorities of curves that are not written.
 #![no_main]
 

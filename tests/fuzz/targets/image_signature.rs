@@ -1,4 +1,4 @@
-//! `cargo +nightly fuzz run signature`: no bytes from a registry make an unsigned image pass, and nothing panics.
+//! No bytes from a registry make an unsigned image pass, and nothing panics.
 #![no_main]
 
 use std::sync::LazyLock;

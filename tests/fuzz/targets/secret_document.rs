@@ -1,4 +1,4 @@
-//! `cargo +nightly fuzz run secret`: what is read as a secret's document keeps its limits, reads back as itself, and is
+//! What is read as a secret's document keeps its limits, reads back as itself, and is
 //! bound to a context that another address does not have.
 #![no_main]
 

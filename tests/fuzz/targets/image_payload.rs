@@ -1,4 +1,4 @@
-//! `cargo +nightly fuzz run payload`: a signed payload passes only when it names the image's digest.
+//! A signed payload passes only when it names the image's digest.
 #![no_main]
 
 use std::sync::LazyLock;

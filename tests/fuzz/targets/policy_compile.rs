@@ -1,4 +1,4 @@
-//! `cargo +nightly fuzz run compile`: no text panics the compiler, and what it makes survives its own serialization.
+//! No text panics the compiler, and what it makes survives its own serialization.
 #![no_main]
 
 use edgewarden_names::{Epoch, GatewayName};

@@ -1,4 +1,4 @@
-//! `cargo +nightly fuzz run csr_attributes`: no list panics, and what is kept of one is bounded.
+//! No list panics, and what is kept of one is bounded.
 #![no_main]
 
 use edgewarden_est::{ATTRIBUTES_MAX, CsrAttributes};

@@ -1,9 +1,9 @@
-//! `cargo +nightly fuzz run authority`: whatever a client sends, in whatever pieces, only `%` and `/` are changed, into `-`,
+//! Whatever a client sends, in whatever pieces, only `%` and `/` are changed, into `-`,
 //! and the same ones for every way to cut it.
 #![no_main]
 
 #[allow(dead_code)]
-#[path = "../../src/server/authority.rs"]
+#[path = "../../../workload-api/src/server/authority.rs"]
 mod authority;
 
 use authority::Mending;

@@ -1,4 +1,4 @@
-//! `cargo +nightly fuzz run decode`: whatever decodes has one spelling only, and nothing panics.
+//! Whatever decodes has one spelling only, and nothing panics.
 #![no_main]
 
 use edgewarden_mqtt::decode::decode;

@@ -1,4 +1,4 @@
-//! `cargo +nightly fuzz run jwt`: no text panics the parser of tokens, what is read has one text, and nothing is believed
+//! No text panics the parser of tokens, what is read has one text, and nothing is believed
 //! without a key.
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! `cargo +nightly fuzz run filters`: what a covered filter matches, the covering one matches; they overlap then.
+//! What a covered filter matches, the covering one matches; they overlap then.
 #![no_main]
 
 use edgewarden_policy::mqtt::{covers, matches, overlaps};

@@ -1,4 +1,4 @@
-//! `cargo +nightly fuzz run public_point`: no request panics, and an accepted one gives a point on P-256.
+//! No request panics, and an accepted one gives a point on P-256.
 #![no_main]
 
 use edgewarden_ca::{chain, public_point, spki};

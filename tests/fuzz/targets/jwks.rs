@@ -1,4 +1,4 @@
-//! `cargo +nightly fuzz run jwks`: no JWK Set panics its reader, and what was read is written so that it is read the same.
+//! No JWK Set panics its reader, and what was read is written so that it is read the same.
 #![no_main]
 
 use edgewarden_workload_api::jwt::JwtKeys;
