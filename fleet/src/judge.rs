@@ -40,6 +40,10 @@ fn judge(payload: &[u8], domain: &TrustDomain) -> Result<Deployment, Refusal> {
     if i64::try_from(deployment.version).is_err() {
         return refuse(Reason::DeploymentInvalid, "a version is below 2^63".into());
     }
+    for key in &deployment.image_keys {
+        image_trust::check_key(key)?;
+    }
+    edgewarden_transport::federation::check(&deployment)?;
     // The name of a gateway is in no policy: any will do to see whether it compiles.
     let gateway =
         GatewayName::parse("gateway").map_err(|error| Refusal::new(Reason::Internal, "policy", error))?;

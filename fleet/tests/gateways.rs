@@ -109,6 +109,44 @@ async fn deployments_are_refused() {
     assert!(said.contains("glucose v7"), "the next version: {said}");
 }
 
+/// The same function as `identityd`'s, whose own test has the other side.
+#[test]
+fn what_a_gateway_refuses_of_federation_the_check_refuses() {
+    let fleet = Fleet::start(&[]);
+    let file = fleet.document(1, "site = \"clinic\"");
+    let document = std::fs::read_to_string(&file).unwrap();
+    let root = std::fs::read_to_string(fleet.data().join("root.pem")).unwrap();
+    let web = |ca: &str| format!("{{ kind = \"https_web\", ca = \"\"\"\n{ca}\"\"\" }}");
+    let spiffe = |bundle: &str| {
+        format!(
+            "{{ kind = \"https_spiffe\", endpoint_spiffe_id = \"spiffe://other.example/x\", bundle = '{bundle}' }}"
+        )
+    };
+    let with = |profile: &str| {
+        let federation =
+            "[[federation]]\ntrust_domain = \"other.example\"\nurl = \"https://other.example/\"\n";
+        std::fs::write(&file, format!("{document}{federation}profile = {profile}\n")).unwrap();
+        file.to_str().unwrap()
+    };
+    let operator = fleet.path("operator.key");
+    let operator = operator.to_str().unwrap();
+    for (name, profile) in [
+        ("no PEM", web("CA")),
+        ("no certificate", web("\n")),
+        ("no bundle", spiffe("{}")),
+        ("no authority", spiffe("{\"keys\":[]}")),
+        ("a broken key", spiffe("{\"keys\":[{\"kty\":\"EC\",\"use\":\"x509-svid\",\"x5c\":[\"AA==\"]}]}")),
+    ] {
+        for rest in [&["--check", "--skip-images"][..], &["--key", operator]] {
+            let answer = fleet.cli(&[&["deploy", with(&profile), "--allow-empty"], rest].concat());
+            let said = answer.errors();
+            answer.refused(Reason::DeploymentInvalid);
+            assert!(said.contains("federation `other.example`"), "{name}: {said}");
+        }
+    }
+    fleet.cli(&["deploy", with(&web(&root)), "--allow-empty", "--check", "--skip-images"]).ok();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_deployments_with_one_version_the_fleet_takes_one() {
     let fleet = Fleet::start(&[]);

@@ -4,12 +4,14 @@
 //! * [`tls`]: rustls configurations that use the certificate of the moment at each handshake
 //! * [`Clock`]: the time that peers are judged by · [`witness`]: the time that a peer says, whatever time it is here
 //! * [`peer`]: what a certificate chain says about who showed it
+//! * [`foreign`]: TLS to bundle endpoints of other trust domains · [`federation`]: what a deployment says of them
 //! * [`http`]: JSON requests over such connections · [`log_limit`]: lines of the log that a peer can cause
 //!
 //! TLS 1.3 only, no resumption (a resumed session would skip the check of the peer's certificate). A host name never
 //! stands for an identity: the peer is who its X.509-SVID says (SPIFFE X.509-SVID section 5).
 
 mod clock;
+pub mod federation;
 pub mod foreign;
 pub mod http;
 mod identity;

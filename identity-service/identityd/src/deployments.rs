@@ -17,8 +17,8 @@ use edgewarden_protocol::deployment::{Deployment, Module, PAYLOAD_TYPE};
 use edgewarden_protocol::dsse::{self, DsseError, VerifyingKey};
 use serde::{Deserialize, Serialize};
 
-use crate::federation;
 use crate::state::Document;
+use edgewarden_transport::federation;
 
 /// What is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -12,17 +12,13 @@ mod shown;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use edgewarden_ca::pem;
 use edgewarden_names::{Digest, Reason, Refusal, TrustDomain, UnixTime};
-use edgewarden_protocol::Bytes;
 use edgewarden_protocol::control::Reply;
-use edgewarden_protocol::deployment::Deployment;
 use edgewarden_protocol::federation::{
     Endpoint, Federated, FederationRequest, Held, Profile, REFRESH_DEFAULT_SECONDS, REFRESH_SECONDS, ToldBy,
     Trouble,
 };
-use edgewarden_transport::foreign::web_client_config;
-use edgewarden_workload_api::bundle::TrustBundle;
+use edgewarden_transport::federation::authorities;
 
 use self::held::Taken;
 pub(crate) use self::held::{FederatedBundles, Fetched};
@@ -62,45 +58,6 @@ impl Troubles {
     fn keep_only(&self, known: impl Fn(&TrustDomain) -> bool) {
         self.lock().retain(|domain, _| known(domain));
     }
-}
-
-/// Refuses a deployment whose first bundles or CAs cannot be used: later there is nobody to tell.
-pub(crate) fn check(deployment: &Deployment) -> Result<(), Refusal> {
-    for endpoint in &deployment.federation {
-        let domain = &endpoint.trust_domain;
-        let refuse = |what: &str, rule: String| {
-            Err(Refusal::new(
-                Reason::DeploymentInvalid,
-                &deployment.name,
-                format!("federation `{domain}`: {what}: {rule}"),
-            ))
-        };
-        match &endpoint.profile {
-            Profile::HttpsWeb { ca } => {
-                if let Err(rule) = authorities(ca) {
-                    return refuse("`ca`", rule);
-                }
-            }
-            Profile::HttpsSpiffe { bundle, .. } => match TrustBundle::parse(bundle.as_bytes(), domain) {
-                Ok(bundle) if bundle.x509.is_empty() => {
-                    return refuse("`bundle`", "it has no X.509 authority to tell the endpoint by".into());
-                }
-                Ok(_) => {}
-                Err(error) => return refuse("`bundle`", error.to_string()),
-            },
-        }
-    }
-    Ok(())
-}
-
-/// The CAs of a PEM text, DER.
-fn authorities(text: &str) -> Result<Vec<Bytes>, String> {
-    let all = pem::all(text, pem::CERTIFICATE).map_err(|error| error.to_string())?;
-    if all.is_empty() {
-        return Err("it has no certificate".into());
-    }
-    web_client_config(&all).map_err(|error| error.to_string())?;
-    Ok(all.into_iter().map(Into::into).collect())
 }
 
 impl Authority {
