@@ -177,6 +177,7 @@ reasons! {
     KeystoreFailed "keystore.failed" "the message says what the TPM or the token lacks; `edgewarden doctor` looks closer";
     Busy "service.busy" "it cannot be done at this moment, and the message says why: try again later";
     Storage "service.storage" "nothing was kept: make room on the disk of the one that refuses, or mend it; it goes on by itself, so try again then";
+    StateUntrusted "state.untrusted" "restore the whole folder from a backup of this gateway (docs/operations.md); without one, move all `*.json` in it away together and join again";
     Internal "service.internal" "this is a fault of the one that refuses, not of the request: on a gateway `edgewarden doctor` looks for its cause; the log of the daemon that refused has the details";
 }
 

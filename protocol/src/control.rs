@@ -19,6 +19,7 @@ use crate::enrol::{Challenge, DeviceKeys, Enrolled, Proof, Verdict};
 use crate::est::{EstReply, EstRequest, EstStatus};
 use crate::federation::{Federated, FederationRequest};
 use crate::secret::{AgreementKey, SecretFiles, SecretStatus};
+use crate::token::LeafToken;
 
 /// Limits of one image's evidence (docs/specification.md).
 pub const MANIFEST_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -81,7 +82,7 @@ pub enum Request {
     Refused { origin: Origin, refusal: Refusal },
 
     /// → [`Reply::Certificate`]
-    LeafIssue { leaf: LeafName, token: String, csr: Bytes },
+    LeafIssue { leaf: LeafName, token: LeafToken, csr: Bytes },
     /// A certificate for a device that has shown `chain`, DER, its own first. → [`Reply::Certificate`]
     LeafRenew { chain: Vec<Bytes>, csr: Bytes, proof: Bytes },
     /// A one-time token that lets a declared leaf enrol. → [`Reply::LeafToken`]
@@ -150,7 +151,7 @@ pub enum Reply {
     Snapshot(Box<Snapshot>),
     Certificate(Certificate),
     LeafToken {
-        token: String,
+        token: LeafToken,
         expires: UnixTime,
     },
     StorageKey(StorageKey),

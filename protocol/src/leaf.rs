@@ -11,6 +11,7 @@ use edgewarden_names::LeafName;
 use serde::{Deserialize, Serialize};
 
 use crate::Bytes;
+use crate::token::LeafToken;
 
 pub const ENROL_PATH: &str = "/v1/leaf/enrol";
 pub const RENEW_PATH: &str = "/v1/leaf/renew";
@@ -25,7 +26,7 @@ pub const ENROL_BYTES_MAX: usize = 16 * 1024;
 pub struct Enrol {
     pub leaf: LeafName,
     /// From `edgewarden leaf allow`.
-    pub token: String,
+    pub token: LeafToken,
     /// PKCS#10, DER. Contributes its public key and nothing else.
     pub csr: Bytes,
 }

@@ -28,7 +28,7 @@ impl Leaf {
                 output::json(&serde_json::json!({"token": token, "expires": expires}))
             }
             Reply::LeafToken { token, .. } => {
-                println!("{token}");
+                println!("{}", token.reveal());
                 Ok(())
             }
             other => Err(unexpected(&other).into()),

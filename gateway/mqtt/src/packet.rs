@@ -1,5 +1,6 @@
 //! The control packets of MQTT 3.1.1 (sections 2 and 3).
 
+use std::fmt;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
@@ -59,7 +60,7 @@ pub enum Packet {
     Disconnect,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Connect {
     pub client_id: String,
     pub clean_session: bool,
@@ -68,6 +69,18 @@ pub struct Connect {
     pub will: Option<Will>,
     pub user_name: Option<String>,
     pub password: Option<Vec<u8>>,
+}
+
+impl fmt::Debug for Connect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connect")
+            .field("client_id", &self.client_id)
+            .field("clean_session", &self.clean_session)
+            .field("keep_alive_seconds", &self.keep_alive_seconds)
+            .field("will", &self.will)
+            .field("user_name", &self.user_name)
+            .finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -17,7 +17,7 @@ use edgewarden_protocol::control::{
 use edgewarden_protocol::deployment::SvidKey;
 use edgewarden_protocol::enrol::Enrolled;
 use edgewarden_protocol::layout::Layout;
-use zeroize::Zeroizing;
+use edgewarden_protocol::token::LeafToken;
 
 use crate::audit::{Event, KeyUse};
 use crate::boot::Measured;
@@ -94,7 +94,7 @@ pub enum Input {
     /// A certificate has been made for this leaf and waits for its token to be spent.
     LeafEnrolled {
         leaf: LeafName,
-        token: Zeroizing<String>,
+        token: LeafToken,
         serial: String,
     },
     /// A certificate has been made in the place of a leaf's own.
@@ -388,7 +388,7 @@ impl Authority {
     }
 
     /// Would this token enrol the leaf?
-    pub fn check_leaf_token(&self, leaf: &LeafName, token: &str, now: UnixTime) -> Result<(), Refusal> {
+    pub fn check_leaf_token(&self, leaf: &LeafName, token: &LeafToken, now: UnixTime) -> Result<(), Refusal> {
         self.documents.leaves.spend(leaf, token, now).map(drop)
     }
 
@@ -418,7 +418,7 @@ impl Authority {
     fn leaf_enrolled(
         &mut self,
         leaf: &LeafName,
-        token: &str,
+        token: &LeafToken,
         serial: &str,
         now: UnixTime,
     ) -> Result<Step, Refusal> {

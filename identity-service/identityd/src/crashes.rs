@@ -16,7 +16,6 @@ use edgewarden_names::{LeafName, Reason, Refusal, UnixTime};
 use edgewarden_platform::crash_points::{Step, with_hook};
 use edgewarden_platform::durable;
 use edgewarden_protocol::control::Reply;
-use zeroize::Zeroizing;
 
 use crate::audit::Audit;
 use crate::authority::{Authority, Input, Moment};
@@ -311,11 +310,7 @@ fn a_power_cut_at_any_step_leaves_the_state_before_or_after() {
     let judged = life.authority.judge_deployment(&world.envelopes[5]).unwrap().unwrap();
     life.put(Input::DeploymentJudged(Box::new(judged))).unwrap();
     let Reply::LeafToken { token, .. } = cut_everywhere("leaf allow", &mut life, allow) else { panic!() };
-    let enrol = || Input::LeafEnrolled {
-        leaf: leaf.clone(),
-        token: Zeroizing::new(token.clone()),
-        serial: "ab".into(),
-    };
+    let enrol = || Input::LeafEnrolled { leaf: leaf.clone(), token: token.clone(), serial: "ab".into() };
     cut_everywhere("leaf enrol", &mut life, enrol);
     assert!(life.put(enrol()).is_err(), "the token is spent");
     // Two documents at once: an instance is gone, and the floor rises.
@@ -336,6 +331,32 @@ fn world_judge(
     evidence: &edgewarden_protocol::control::ImageEvidence,
 ) -> (edgewarden_image_trust::ImageProof, edgewarden_names::Epoch) {
     JUDGE.with_borrow(|authority| authority.as_ref().unwrap().judge_image(evidence).unwrap())
+}
+
+/// The key and the first documents are made together: a cut leaves nothing that counts, or all of it.
+#[test]
+fn a_power_cut_at_any_step_of_the_first_start_leaves_a_gateway_that_starts() {
+    for loss in [Loss::Nothing, Loss::Unsynced, Loss::Half] {
+        for cut_at in 0.. {
+            let folder = tempfile::tempdir().unwrap();
+            let (_, first) = cut(folder.path(), cut_at, loss, || open(folder.path()).is_ok());
+            let place = format!("cut before step {cut_at}, lost {loss:?}");
+            // The next start may be cut as well.
+            for again in [3, 9, 20] {
+                cut(folder.path(), again, loss, || open(folder.path()).is_ok());
+            }
+            let (store, _, documents) =
+                open(folder.path()).unwrap_or_else(|error| panic!("{place}: {error}"));
+            assert!(same(&documents, &Documents::default()), "{place}");
+            drop(store);
+            let (store, ..) = open(folder.path()).unwrap_or_else(|error| panic!("{place}: {error}"));
+            assert!(!store.is_new(), "{place}");
+            if !first.came {
+                assert!(cut_at > 40, "{cut_at} steps");
+                break;
+            }
+        }
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@
 //! * `secrets`: which deployment secrets a module may have, kept sealed and opened for live instances only
 //! * `issuance`: the issuing CA and the certificates in use · `renewal`: when · `workload`: who gets them
 //! * `iotedge`: the same door for modules built with Azure's SDKs · `module_keys`, `envelope`, `kept`: keys that it uses
-//! * `leaf_renewal`: a leaf device's certificate in the place of its own
+//! * `leaf_renewal`: a leaf device's certificate in the place of its own · `leaf_mark`: tells older leaf tokens apart
 //! * `jwt`: the keys of JWT-SVIDs, and the tokens that they sign
 //! * `runtime_log`: what a quote proves of it
 //! * [`keys`]: keys of modules that stay in the keystore
@@ -40,6 +40,7 @@ mod issuance;
 mod jwt;
 mod kept;
 pub mod keys;
+mod leaf_mark;
 mod leaf_renewal;
 mod leaves;
 #[cfg(test)]

@@ -154,7 +154,7 @@ struct Shown {
 
 /// A token bucket by the wall clock; a clock that goes back gives nothing.
 #[derive(Debug)]
-struct Allowance {
+pub struct Allowance {
     left: u64,
     most: u64,
     interval: u64,
@@ -162,11 +162,11 @@ struct Allowance {
 }
 
 impl Allowance {
-    fn new((most, interval): (u64, u64), now: UnixTime) -> Self {
+    pub fn new((most, interval): (u64, u64), now: UnixTime) -> Self {
         Self { left: most, most, interval, filled: now }
     }
 
-    fn has(&mut self, now: UnixTime) -> bool {
+    pub fn has(&mut self, now: UnixTime) -> bool {
         let more = now.0.saturating_sub(self.filled.0) / self.interval.max(1);
         if more > 0 {
             self.left = self.left.saturating_add(more).min(self.most);
@@ -178,7 +178,7 @@ impl Allowance {
         self.left > 0
     }
 
-    fn take(&mut self) {
+    pub fn take(&mut self) {
         self.left = self.left.saturating_sub(1);
     }
 }

@@ -18,7 +18,7 @@ use edgewarden_protocol::enrol::{Challenge, EVENT_LOG_BYTES_MAX};
 use edgewarden_protocol::federation::{BUNDLE_BYTES_MAX, FederationRequest};
 use edgewarden_protocol::leaf::{CERTIFICATE_BYTES_MAX, CHAIN_MAX};
 use edgewarden_protocol::secret::ENVELOPE_BYTES_MAX as SECRET_BYTES_MAX;
-use zeroize::Zeroizing;
+use edgewarden_protocol::token::LeafToken;
 
 use crate::audit::{ENTRIES_MAX, Event, KeyUse, Query, clip};
 use crate::authority::{Effect, Input};
@@ -40,8 +40,6 @@ const CSR_BYTES_MAX: usize = 16 * 1024;
 const PROOF_BYTES_MAX: usize = 256;
 /// The name under which the keystore seals `gatewayd`'s key.
 const STORAGE_KEY_NAME: &str = "gatewayd-queue";
-/// The same for `runtimed`'s.
-const RECORD_KEY_NAME: &str = "runtimed-records";
 /// PCRs of an exported quote: what the boot measured (TCG PC Client Platform Firmware Profile, section 3.3.4).
 const QUOTED_PCRS: [u8; 10] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9];
 
@@ -154,7 +152,7 @@ pub async fn answer(service: &Arc<Service>, peer: Enforcer, request: Request) ->
             decide(service, Input::LeafAllow { leaf, lifetime_seconds }).await
         }
         Request::LeafIssue { leaf, token, csr } => {
-            blocking(service, move |service| leaf_issue(service, leaf, Zeroizing::new(token), &csr)).await
+            blocking(service, move |service| leaf_issue(service, leaf, token, &csr)).await
         }
         Request::LeafRenew { chain, csr, proof } => {
             blocking(service, move |service| leaf_renewal::renew(service, &chain, &csr, &proof)).await
@@ -491,12 +489,7 @@ fn see(instance: &str, pid: i32) -> Result<ProcessSeen, Refusal> {
     })
 }
 
-fn leaf_issue(
-    service: &Service,
-    leaf: LeafName,
-    token: Zeroizing<String>,
-    csr: &Bytes,
-) -> Result<Reply, Refusal> {
+fn leaf_issue(service: &Service, leaf: LeafName, token: LeafToken, csr: &Bytes) -> Result<Reply, Refusal> {
     // Who asks has proven nothing: `gatewayd` reports it with its address.
     let (chain, root, serial) = issue_checked(service, &leaf, &token, csr)?;
     // The token is spent on disk before the certificate leaves. Of two who use it at once, one gets here in vain.
@@ -509,7 +502,7 @@ type IssuedParts = (Vec<Vec<u8>>, Vec<u8>, String);
 fn issue_checked(
     service: &Service,
     leaf: &LeafName,
-    token: &str,
+    token: &LeafToken,
     csr: &Bytes,
 ) -> Result<IssuedParts, Refusal> {
     let state = service.current();
@@ -538,11 +531,11 @@ fn storage_key(service: &Service) -> Result<Reply, Refusal> {
     Ok(Reply::StorageKey(StorageKey::new(&key)))
 }
 
-/// Whatever the verdict is: what runs goes on, and is looked after.
+/// Whatever the verdict is, and wherever the keystore: what runs goes on, and is looked after.
 fn record_key(service: &Service) -> Result<Reply, Refusal> {
-    let key = crate::kept::secret(service, RECORD_KEY_NAME).inspect_err(|refusal| service.note(refusal))?;
+    let key = service.record_key();
     service.record(&Event::new("record_key.released", "runtimed", "").with_key(KeyUse::Storage));
-    Ok(Reply::StorageKey(StorageKey::new(&key)))
+    Ok(Reply::StorageKey(key))
 }
 
 fn key_delete(service: &Service, module: &ModuleName, key: &KeyName) -> Result<Reply, Refusal> {

@@ -25,6 +25,7 @@ use crate::clock::{Clock, Kernel, Known, TimeSource};
 use crate::deployments::Target;
 use crate::enrolment::Expected;
 use crate::keys::{self, Keys};
+use crate::leaf_mark::LeafMark;
 use crate::records::still_lives;
 use crate::runtime_log::{INTERVAL, RETRY};
 use crate::secrets::Vault;
@@ -273,18 +274,25 @@ fn open_parts(layout: Layout, config: Config, time: Arc<dyn TimeSource>) -> Resu
         tracing::warn!(%error, "no disk space is set aside: on a full disk nothing can be decided");
     }
     let reserve = Arc::new(reserve);
-    let store = Arc::new(Store::open_reserved(&folder, Some(Arc::clone(&reserve)))?);
-    let documents = Documents::load(&store)?;
+    // Before the documents: it has the key that proves them. Without it nothing could be signed either.
+    let keystore = edgewarden_keystore::open(&config.keystore, &folder)?;
+    let store = Arc::new(Store::open_reserved(&folder, &&*keystore, Some(Arc::clone(&reserve)))?);
+    let mut documents = Documents::load(&store)?;
     let known = Known {
         enrolled: documents.enrolment.accepted.is_some(),
         floor: documents.clock.floor,
         signed: documents.clock.signed,
     };
-    let boot = time.boot_id();
-    let belief = documents.clock.belief.clone().filter(|belief| Some(&belief.boot) == boot.as_ref());
+    let booted = time.boot_id();
+    let belief = documents.clock.belief.clone().filter(|belief| Some(&belief.boot) == booted.as_ref());
     let clock = Clock::new(time, &known, belief.as_ref());
-    let audit = Audit::open_reserved(&folder, clock.now(), reserve)?;
-    let keystore = edgewarden_keystore::open(&config.keystore, &folder)?;
+    let mut audit = Audit::open_reserved(&folder, clock.now(), reserve)?;
+    if store.is_new() && audit.tip().0 > 0 {
+        tracing::warn!("there was a log and no state: the state is made anew");
+        let event =
+            Event::new("state.made_anew", &config.gateway.name, "its documents were gone, all of them");
+        audit.append(clock.now(), &event)?;
+    }
     let metrics = Arc::new(metrics::Metrics::default());
     let keys = Keys::open(&config, Arc::clone(&keystore), Arc::clone(&metrics), Arc::clone(&store), &folder)?;
     let own_cgroup = i32::try_from(std::process::id())
@@ -301,15 +309,37 @@ fn open_parts(layout: Layout, config: Config, time: Arc<dyn TimeSource>) -> Resu
         operators,
     };
     let boot = process::boot().map_err(RunError::System)?;
+    let leaf_mark = LeafMark::new(&layout.identity_run(), &boot);
+    let (leaves, lost_tokens) = documents.leaves.of_run(&boot, leaf_mark.read(), clock.now());
+    documents.leaves = Arc::new(leaves);
     let measured_boot = boot::Measured::new(&*keystore);
     let context =
         Arc::new(Context { layout: layout.clone(), target, expected, site, own_cgroup, boot, measured_boot });
     let vault = Vault::open(&folder, &documents.secrets)
         .map_err(|source| RunError::Folder { path: folder.clone(), source })?;
-    let (authority, set_aside) = Authority::recover(Arc::clone(&context), documents);
+    let (authority, mut set_aside) = Authority::recover(Arc::clone(&context), documents);
+    set_aside.extend(lost_tokens.iter().map(|leaf| {
+        Refusal::new(
+            Reason::LeafToken,
+            leaf,
+            "its unused token is older than the machine's last start, or came back with a backup",
+        )
+    }));
     let (sockets, refused) = Sockets::new(layout);
-    let parts =
-        Parts { context, config, keystore, store, authority, audit, sockets, vault, keys, metrics, clock };
+    let parts = Parts {
+        leaf_mark,
+        context,
+        config,
+        keystore,
+        store,
+        authority,
+        audit,
+        sockets,
+        vault,
+        keys,
+        metrics,
+        clock,
+    };
     Ok((parts, set_aside, refused))
 }
 

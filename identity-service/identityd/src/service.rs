@@ -10,16 +10,17 @@ use edgewarden_keystore::{Keystore, KeystoreError};
 use edgewarden_names::{ModuleName, Reason, Refusal, UnixTime};
 use edgewarden_platform::reserve::is_behind;
 use edgewarden_protocol::config::Config;
-use edgewarden_protocol::control::{AuditEntry, DiskReserve, Enforcer, Origin, Reply};
+use edgewarden_protocol::control::{AuditEntry, DiskReserve, Enforcer, Origin, Reply, StorageKey};
 use tokio::sync::{Notify, watch};
 
 use crate::audit::{Audit, AuditError, Event, Head, Query, fingerprint, folder, statement};
 use crate::authority::{Authority, Context, Effect, Input, Moment};
-use crate::clock::{Change, Clock};
+use crate::clock::{Change, Clock, Ration};
 use crate::federation;
 use crate::issuance::Issuance;
 use crate::jwt::JwtAuthority;
 use crate::keys::Keys;
+use crate::leaf_mark::LeafMark;
 use crate::leaf_renewal::Renewals;
 use crate::metrics::{Metrics, Operation};
 use crate::refusals::{self, From, Noted, RefusalLog};
@@ -44,6 +45,7 @@ pub struct Service {
     pub(crate) clock: Clock,
     pub(crate) leaf_renewals: Renewals,
     store: Arc<Store>,
+    leaf_mark: LeafMark,
     current: RwLock<Arc<Authority>>,
     /// Whoever holds the audit log may change `current`.
     audit: Mutex<Audit>,
@@ -52,6 +54,9 @@ pub struct Service {
     unsaved: AtomicBool,
     /// Entries of the audit log that could not be written: who asks for it does not wait for a disk.
     unwritten: AtomicU64,
+    /// How often doubts of the clock, and other beliefs in the time, are written down.
+    doubts_told: Mutex<Ration>,
+    beliefs_told: Mutex<Ration>,
     revision: watch::Sender<u64>,
     /// One renewal at a time: the last one always sees the latest state.
     renewal: Mutex<()>,
@@ -82,6 +87,7 @@ pub enum SignHeadError {
 
 /// What a [`Service`] is made of.
 pub struct Parts {
+    pub leaf_mark: LeafMark,
     pub context: Arc<Context>,
     pub config: Config,
     pub keystore: Arc<dyn Keystore>,
@@ -98,6 +104,7 @@ pub struct Parts {
 impl Service {
     pub fn new(parts: Parts) -> Self {
         let Parts {
+            leaf_mark,
             context,
             config,
             keystore,
@@ -135,11 +142,14 @@ impl Service {
             clock,
             leaf_renewals: Renewals::default(),
             store,
+            leaf_mark,
             current: RwLock::new(Arc::new(authority)),
             audit: Mutex::new(audit),
             refusals: Mutex::new(RefusalLog::new(now)),
             unsaved: AtomicBool::new(false),
             unwritten: AtomicU64::new(0),
+            doubts_told: Mutex::new(Ration::new()),
+            beliefs_told: Mutex::new(Ration::new()),
             // Above every revision of an earlier run, so that an enforcer that outlived it looks again.
             revision: watch::Sender::new(now.0.saturating_mul(1_000_000)),
             renewal: Mutex::new(()),
@@ -190,16 +200,18 @@ impl Service {
         for change in changes {
             match change {
                 Change::Doubted { shows, believed } => {
-                    tracing::warn!(%shows, %believed, "the system clock leapt and is not believed");
                     self.metrics.clock_stepped();
                     let detail = format!("it shows {shows}, {believed} is believed");
-                    self.record(&Event::new("clock.doubted", "system clock", detail));
+                    if let Some(detail) = self.told(&self.doubts_told, detail) {
+                        tracing::warn!(%shows, %believed, "the system clock leapt and is not believed");
+                        self.record(&Event::new("clock.doubted", "system clock", detail));
+                    }
                 }
                 Change::Believed { before, now, by } => {
                     tracing::warn!(%before, %now, ?by, "another time is believed; certificates are looked at again");
                     let detail = format!("{before} before, {now} by {}", by.text());
-                    let event = Event::new("clock.believed", "time", detail);
-                    self.keep_time(Some(event));
+                    let told = self.told(&self.beliefs_told, detail);
+                    self.keep_time(told.map(|detail| Event::new("clock.believed", "time", detail)));
                 }
                 Change::Followed => {}
             }
@@ -207,6 +219,11 @@ impl Service {
         // The other daemons are told at once, and what a false time had issued is issued anew.
         self.revision.send_modify(|revision| *revision = revision.saturating_add(1));
         self.renewal_due.notify_one();
+    }
+
+    fn told(&self, kind: &Mutex<Ration>, detail: String) -> Option<String> {
+        let since_boot = self.clock.since_boot();
+        kind.lock().unwrap_or_else(PoisonError::into_inner).tell(since_boot, detail)
     }
 
     /// Puts on disk what is believed, so that a restart believes nothing else. A disk that is full changes no belief.
@@ -266,11 +283,16 @@ impl Service {
             self.metrics.permitted();
         }
         self.jwt.show(&next.documents.jwt_keys);
+        let (leaves, changes) = (Arc::clone(&before.documents.leaves), next.documents.leaves.changes());
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
         self.federation.update(&self.jwt.bundles().borrow(), &self.current());
         self.wake_runtime_log();
         if step.enforcers_look {
             self.revision.send_modify(|revision| *revision = revision.saturating_add(1));
+        }
+        if leaves.changes() != changes {
+            // Before anybody hears of it: a token that counted as used must not come back with an older copy of the state.
+            self.leaf_mark.write(changes).map_err(|error| internal("leaf tokens", &error))?;
         }
         Ok((step.reply, step.effects))
     }
@@ -298,6 +320,11 @@ impl Service {
             }
             internal("state", &error)
         })
+    }
+
+    /// What `runtimed` authenticates what it keeps with.
+    pub fn record_key(&self) -> StorageKey {
+        self.store.record_key()
     }
 
     /// Is something in force that is not on disk?

@@ -103,6 +103,34 @@ async fn a_clock_that_leaps_and_comes_back_changes_no_certificate() {
 }
 
 #[tokio::test]
+async fn a_clock_that_leaps_to_and_fro_does_not_fill_the_audit_log() {
+    let site = Site::new().await;
+    let offset = site.told().await.offset_millis;
+    let heard = async || {
+        site.gateway.ask(Request::TimeHeard { offset_millis: offset }).await.unwrap();
+    };
+    for n in 1..40 {
+        site.clocks.leap(n * HOUR, false);
+        heard().await;
+        assert!(site.gateway.status().await.time.doubted.is_some(), "{n}");
+        site.clocks.leap(-n * HOUR, false);
+        heard().await;
+    }
+    let events = site.gateway.events().await;
+    let doubts = events.iter().filter(|event| *event == "clock.doubted").count();
+    assert!((1..=8).contains(&doubts), "{doubts} of 39");
+    // Once it is allowed again, the others are counted.
+    site.clocks.pass(Duration::from_secs(1200));
+    site.clocks.leap(HOUR, false);
+    heard().await;
+    let Reply::Audit(entries) = site.gateway.ask(Request::Audit { last: 1000 }).await.unwrap() else {
+        panic!()
+    };
+    let last = entries.iter().rfind(|entry| entry.event == "clock.doubted").unwrap();
+    assert!(last.detail.contains("more changes of this kind were not written"), "{}", last.detail);
+}
+
+#[tokio::test]
 async fn what_was_issued_under_a_false_time_is_issued_anew_when_the_truth_returns() {
     // A day leaves the gateway CA valid, so that everything is issued as of tomorrow; forty do not.
     for leap in [26 * HOUR, 40 * 24 * HOUR] {

@@ -3,12 +3,16 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::Gateway;
 use common::modules::{Site, name, refused, sign_and_certify, subject, verifies};
 use common::softhsm;
 use edgewarden_ca::spki;
 use edgewarden_evidence::tpm::{Attest, AttestKind, Public, Signature};
+use edgewarden_identityd::RunError;
 use edgewarden_protocol::config::Keystore;
+use edgewarden_protocol::control::{Reply, Request};
 use edgewarden_simulator_tpm::{Scenario, SimulatedTpm};
 use edgewarden_workload_api::keys::{Client, Purpose, Wanted};
 
@@ -98,4 +102,61 @@ async fn in_a_token() {
 #[tokio::test(flavor = "multi_thread")]
 async fn in_software() {
     main_path(Site::of(Gateway::started().await).await).await;
+}
+
+async fn record_key(gateway: &Gateway) -> Vec<u8> {
+    match gateway.ask(Request::RecordKey).await.unwrap() {
+        Reply::StorageKey(key) => key.expose().to_vec(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The daemons are started again one by one, and the TPM may be away for each of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_tpm_is_away_records_are_believed_and_no_state_is_made_anew() {
+    let mut gateway = Gateway::new();
+    let mut tpm = SimulatedTpm::start(&gateway.folder.path().join("tpm"), Scenario::Normal).unwrap();
+    gateway.config.keystore =
+        Keystore::DangerousSimulatedTpm { address: ([127, 0, 0, 1], tpm.port()).into() };
+    gateway.config.attestation.event_log = tpm.event_log();
+    gateway.start().await.unwrap();
+    gateway.join_by_point().await;
+    gateway.deploy(&common::document(1)).await;
+    tpm.power_cut().unwrap();
+    let key = record_key(&gateway).await;
+
+    gateway.stop().await;
+    let state = gateway.layout().identity_state();
+    let kept = std::fs::read(state.join("deployment.json")).unwrap();
+    for _ in 0..3 {
+        let error = loop {
+            match gateway.start().await.unwrap_err() {
+                RunError::InUse(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+                error => break error,
+            }
+        };
+        assert!(matches!(error, RunError::Keystore(_) | RunError::State(_)), "{error}");
+        assert!(!error.to_string().contains("state.untrusted"), "it passes: {error}");
+        assert_eq!(std::fs::read(state.join("deployment.json")).unwrap(), kept);
+    }
+    tpm.reboot(Scenario::Normal).unwrap();
+    gateway.start_again().await;
+    assert!(gateway.status().await.deployment.is_some());
+    assert_eq!(record_key(&gateway).await, key, "after a restart too");
+
+    // The TPM is there, and what it sealed is gone.
+    gateway.stop().await;
+    let sealed = state.join("sealed/identityd-state.tpm");
+    let kept = std::fs::read(&sealed).unwrap();
+    std::fs::remove_file(&sealed).unwrap();
+    let error = loop {
+        match gateway.start().await.unwrap_err() {
+            RunError::InUse(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            error => break error.to_string(),
+        }
+    };
+    assert!(error.contains("state.untrusted") && error.contains("no key"), "{error}");
+    std::fs::write(&sealed, kept).unwrap();
+    gateway.start_again().await;
+    assert!(gateway.status().await.deployment.is_some());
 }

@@ -22,7 +22,7 @@ async fn allow(gateway: &Gateway, name: &str) -> Result<String, Refusal> {
     match gateway.ask(Request::LeafAllow { leaf: leaf(name), lifetime_seconds: 600 }).await? {
         Reply::LeafToken { token, expires } => {
             assert!(expires > UnixTime::now());
-            Ok(token)
+            Ok(token.reveal().to_owned())
         }
         other => panic!("{other:?}"),
     }
@@ -62,6 +62,58 @@ async fn a_leaf_enrols_once_with_its_token() {
     assert_eq!(issue(&gateway, "sensor-1", &token, key.csr()).await.unwrap_err().reason, Reason::LeafToken);
 }
 
+/// The documents of a stopped gateway, as a backup has them.
+fn documents(gateway: &Gateway) -> Vec<(std::path::PathBuf, Vec<u8>)> {
+    let entries = std::fs::read_dir(gateway.layout().identity_state()).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    let json = paths.filter(|path| path.extension().is_some_and(|extension| extension == "json"));
+    json.map(|path| (path.clone(), std::fs::read(&path).unwrap())).collect()
+}
+
+#[tokio::test]
+async fn a_token_that_was_used_is_not_good_again_after_a_restore() {
+    let mut gateway = site().await;
+    let token = allow(&gateway, "sensor-1").await.unwrap();
+    gateway.stop().await;
+    let backup = documents(&gateway);
+    gateway.start().await.unwrap();
+    issue(&gateway, "sensor-1", &token, LeafKey::new().csr()).await.unwrap();
+    gateway.stop().await;
+    for (path, bytes) in &backup {
+        std::fs::write(path, bytes).unwrap();
+    }
+    gateway.start().await.unwrap();
+    let refusal = issue(&gateway, "sensor-1", &token, LeafKey::new().csr()).await.unwrap_err();
+    assert_eq!(refusal.reason, Reason::LeafToken);
+    assert!(refusal.rule.contains("last start"), "{refusal}");
+    let shown = gateway.status().await.refusals;
+    let lost = |refusal: &Refusal| refusal.reason == Reason::LeafToken && refusal.rule.contains("backup");
+    assert!(shown.iter().any(|(_, refusal)| lost(refusal)), "the operator is told: {shown:?}");
+    // Another one is good, also over a restart.
+    let token = allow(&gateway, "sensor-1").await.unwrap();
+    gateway.stop().await;
+    gateway.start().await.unwrap();
+    issue(&gateway, "sensor-1", &token, LeafKey::new().csr()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_token_ends_with_the_boot_of_the_machine() {
+    let mut gateway = site().await;
+    let token = allow(&gateway, "sensor-1").await.unwrap();
+    gateway.stop().await;
+    gateway.rewrite("leaf-tokens.json", |tokens| tokens.replace("\"boot\":\"", "\"boot\":\"other-"));
+    gateway.start().await.unwrap();
+    let refusal = issue(&gateway, "sensor-1", &token, LeafKey::new().csr()).await.unwrap_err();
+    assert_eq!(refusal.reason, Reason::LeafToken);
+    // What is in /run is gone, and with it the word that nothing was put back.
+    let token = allow(&gateway, "sensor-1").await.unwrap();
+    gateway.stop().await;
+    std::fs::remove_file(gateway.layout().identity_run().join("leaf-tokens")).unwrap();
+    gateway.start().await.unwrap();
+    let refusal = issue(&gateway, "sensor-1", &token, LeafKey::new().csr()).await.unwrap_err();
+    assert_eq!(refusal.reason, Reason::LeafToken);
+}
+
 #[tokio::test]
 async fn a_token_used_twice_at_once_enrols_one() {
     let gateway = site().await;
@@ -70,7 +122,12 @@ async fn a_token_used_twice_at_once_enrols_one() {
         let (control, token) = (gateway.control(), token.clone());
         tokio::spawn(async move {
             let csr = LeafKey::new().csr();
-            common::ask(&control, &Request::LeafIssue { leaf: leaf("sensor-1"), token, csr }).await.is_ok()
+            common::ask(
+                &control,
+                &Request::LeafIssue { leaf: leaf("sensor-1"), token: token.as_str().into(), csr },
+            )
+            .await
+            .is_ok()
         })
     });
     let mut enrolled = 0;

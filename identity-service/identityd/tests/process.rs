@@ -493,7 +493,7 @@ async fn write_until_killed(
         let leaf = LeafName::parse("sensor-1").unwrap();
         let allow = Request::LeafAllow { leaf, lifetime_seconds: 600 };
         let Reply::LeafToken { token, .. } = client.ask(&allow).await.ok()? else { panic!() };
-        known.token = Some(token);
+        known.token = Some(token.reveal().to_owned());
         let Reply::Audit(entries) = client.ask(&Request::Audit { last: 1 }).await.ok()? else { panic!() };
         known.audited = entries[0].sequence;
     }

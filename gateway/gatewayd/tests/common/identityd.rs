@@ -236,7 +236,7 @@ impl Shared {
             }
             Request::StorageKey => Reply::StorageKey(StorageKey::new(&self.key.lock().unwrap())),
             Request::LeafIssue { leaf: name, token, csr } => {
-                if token != TOKEN {
+                if token.reveal() != TOKEN {
                     return Reply::Refused(Refusal::new(Reason::LeafToken, name, "the token is not good"));
                 }
                 let id = leaf(name.as_str());

@@ -4,12 +4,14 @@
 //! daemons the difference between the two: a wall clock that leaps moves no certificate and no connection by itself.
 //!
 //! * `keeper`: what is believed when, without I/O · `floor`: what is on disk of it · `sources`: where readings come from
+//! * `told`: how often it is written down
 
 mod floor;
 mod keeper;
 #[cfg(test)]
 mod simulation;
 mod sources;
+mod told;
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,6 +23,7 @@ use edgewarden_protocol::control::{TimeStatus, ToldTime};
 pub use self::floor::{Belief, TimeFloor};
 pub use self::keeper::{Change, Known, TimeKeeper, at};
 pub use self::sources::{Kernel, Readings, TimeSource};
+pub(crate) use self::told::Ration;
 
 /// The time of this process: a keeper with what it looks at. Asked often, and looked after once in a second.
 pub struct Clock {

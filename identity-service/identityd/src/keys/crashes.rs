@@ -365,10 +365,12 @@ fn an_index_from_a_backup_takes_no_key_that_it_did_not_make() {
     let who = Who { instance: "alerts-1", module: &module };
     let world = World::new();
     let keys = world.open().unwrap();
+    let index = world.state().join("resident-keys.json");
+    let backup = std::fs::read(&index).unwrap();
     create(&keys, who, "sign", Purpose::Sign).unwrap();
     let before = keys.public_key(who, &name("sign"), TICK).unwrap();
     drop(keys);
-    std::fs::remove_file(world.state().join("resident-keys.json")).unwrap();
+    std::fs::write(&index, backup).unwrap();
     let keys = world.open().unwrap();
     create(&keys, who, "sign", Purpose::Sign).unwrap();
     assert_ne!(keys.public_key(who, &name("sign"), TICK).unwrap(), before);

@@ -87,7 +87,7 @@ pub(super) struct Unsettled {
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Index {
+pub(crate) struct Index {
     /// The generation that was given last. Never falls.
     last: u64,
     keys: BTreeMap<ModuleName, BTreeMap<KeyName, Entry>>,

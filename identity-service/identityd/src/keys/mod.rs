@@ -47,6 +47,7 @@ use crate::renewal::Tick;
 use crate::service::{Chain, internal};
 use crate::state::{StateError, Store};
 
+pub(crate) use self::index::Index;
 pub use self::index::{KEYS_MAX, MODULE_KEYS_MAX};
 pub(crate) use self::source::{InstanceKeys, write_uses};
 

@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_lc_rs::hmac;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
 use edgewarden_ca::{CaSigner, RootCa, SignError, certificate_request, pem, public_point, spki};
@@ -146,6 +147,23 @@ impl Gateway {
             mqtt: config::Mqtt::default(),
         };
         Self { folder, config, root, operator, serving: None, clocks: None }
+    }
+
+    /// Changes the content of a document on the disk of the stopped gateway, and proves it as the gateway would
+    /// (docs/formats.md).
+    pub fn rewrite(&self, file: &str, change: impl FnOnce(&str) -> String) {
+        let state = self.layout().identity_state();
+        let text = std::fs::read_to_string(state.join(file)).unwrap();
+        let (_, content) = text.strip_suffix('}').unwrap().split_once("\"content\":").unwrap();
+        let changed = change(content);
+        assert_ne!(changed, content, "{file}");
+        let keystore = edgewarden_keystore::open(&self.config.keystore, &state).unwrap();
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &keystore.unseal("identityd-state").unwrap());
+        let (length, version) = ((file.len() as u64).to_be_bytes(), 1_u32.to_be_bytes());
+        let message = [length.as_slice(), file.as_bytes(), &version, changed.as_bytes()].concat();
+        let mac = hex::encode(hmac::sign(&key, &message));
+        let text = format!("{{\"version\":1,\"mac\":\"{mac}\",\"content\":{changed}}}");
+        std::fs::write(state.join(file), text).unwrap();
     }
 
     pub async fn started() -> Self {
