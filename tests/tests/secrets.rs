@@ -15,7 +15,7 @@ use edgewarden_tests::{Failure, ensure, sandbox, story};
 
 /// Says its pid and the first two characters of the secret, whenever the secret has become another one.
 const READER: &str = r#"last=; while :; do
-    value=$(</run/secrets/db-password) || value=none
+    { value=$(</run/secrets/db-password); } 2>/dev/null || value=none
     if [ "$value" != "$last" ]; then echo "pid $$ reads ${value:0:2} of ${#value}"; last=$value; fi
     sleep 0.1
 done"#;

@@ -1,6 +1,7 @@
 //! Loading, using and flushing keys. A TPM has as few as three slots, so nothing stays loaded between requests.
 
 use tss_esapi::Context;
+use tss_esapi::constants::response_code::Tss2ResponseCodeKind;
 use tss_esapi::constants::tss::{TPM2_RH_NULL, TPM2_ST_HASHCHECK};
 use tss_esapi::handles::{KeyHandle, ObjectHandle};
 use tss_esapi::interface_types::resource_handles::Hierarchy;
@@ -24,11 +25,19 @@ pub(super) fn and_flush<T>(
     work: impl FnOnce(&mut Context) -> Result<T, Fault>,
 ) -> Result<T, Fault> {
     let result = work(context);
-    let flushed = context.flush_context(handle).map_err(fault("TPM2_FlushContext"));
+    let flushed = flush(context, handle);
     // What went wrong first is what to report.
     let value = result?;
     flushed?;
     Ok(value)
+}
+
+fn flush(context: &mut Context, handle: ObjectHandle) -> Result<(), Fault> {
+    match context.flush_context(handle) {
+        // TPM_RC_HANDLE: it is not in the TPM any more, and its slot is free. A process that started meanwhile swept it.
+        Err(tss_esapi::Error::Tss2Error(code)) if code.kind() == Some(Tss2ResponseCodeKind::Handle) => Ok(()),
+        other => other.map_err(fault("TPM2_FlushContext")),
+    }
 }
 
 /// Creates a primary for as long as `work` takes.
