@@ -157,12 +157,14 @@ reasons! {
     FederationUnknown "federation.unknown" "the deployment in force names no such endpoint (any more)";
     // Messages
     TopicInvalid "mqtt.topic_invalid" "correct the topic (MQTT 3.1.1 section 4.7)";
+    TopicReserved "mqtt.topic_reserved" "publish on another topic: what the gateway says beneath `$edgewarden/` may be subscribed to, where the policy allows it (docs/messages.md)";
     ClientIdMismatch "mqtt.client_id" "use the last part of the certificate's SPIFFE ID as client identifier";
     QueueConflict "queue.conflict" "the gateway runs from an older copy of its disk (a restored backup, a VM snapshot); nothing is lost, it sends the messages under new numbers. Where nobody restored anything, look for a second machine with the same keys";
     MessageTooLarge "mqtt.message_too_large" "send less, or raise `bytes_max` of the topic in the deployment (docs/messages.md)";
     MessageSetAside "mqtt.set_aside" "look at it with `edgewarden messages set-aside`, mend the client that did not survive it, and drop it there";
     ReceiverLagging "mqtt.receiver_lagging" "this client takes less than is sent to it: see `edgewarden status`, and mend the client or give it fewer topics (docs/messages.md)";
     SessionExpired "mqtt.session_expired" "the client must subscribe again; `session_expiry_seconds` in the deployment says how long a session is kept (docs/messages.md)";
+    SessionsRestored "mqtt.sessions_restored" "nothing, where somebody restored a backup: clients subscribe again when they come (docs/messages.md). Where nobody did, look for who copied this gateway's disk";
     RetainedFull "mqtt.retained_full" "remove retained messages that nobody needs by publishing empty ones on their topics (docs/messages.md)";
     QueueFull "queue.full" "the queue has reached its byte cap; restore the upstream link or raise the cap";
     // Leaves

@@ -78,6 +78,8 @@ pub enum Request {
     Watch { seen: u64 },
     /// An enforcer has this epoch in force. → [`Reply::Done`]
     EpochEnforced { enforcer: Enforcer, epoch: Epoch },
+    /// What `gatewayd` has counted, for who monitors the gateway. → [`Reply::Done`]
+    MessagesCounted(MessageCounts),
     /// An enforcer refused something: for the audit log and the report. → [`Reply::Done`]
     Refused { origin: Origin, refusal: Refusal },
 
@@ -124,6 +126,7 @@ impl Request {
             self,
             Self::Watch { .. }
                 | Self::EpochEnforced { enforcer: Enforcer::Gatewayd, .. }
+                | Self::MessagesCounted(_)
                 | Self::Refused { .. }
                 | Self::LeafIssue { .. }
                 | Self::LeafRenew { .. }
@@ -163,6 +166,26 @@ pub enum Reply {
     JwtKeys(Option<Bytes>),
     /// At most [`crate::federation::FEDERATION_MAX`].
     Federation(Vec<Federated>),
+}
+
+/// Messages as `gatewayd` counts them. What only grows is counted from its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MessageCounts {
+    pub sessions: u64,
+    /// For clients that are away or slow.
+    pub waiting: u64,
+    pub retained: u64,
+    pub set_aside: u64,
+    /// By receivers that lagged.
+    pub lost: u64,
+    pub dropped_qos0: u64,
+    /// Publications, subscriptions and connections.
+    pub refused: u64,
+    /// On the way upstream. All 0 until the queue is open.
+    pub queue_messages: u64,
+    pub queue_bytes: u64,
+    pub queue_bytes_max: u64,
 }
 
 /// Whose doing a refusal is, as far as it is proven. Each origin has an allowance of its own in the audit log, so that
@@ -502,6 +525,22 @@ pub struct Snapshot {
     /// False when the verdict forbids issuing: enforcers close what depends on it.
     pub trusted: bool,
     pub time: ToldTime,
+    /// What is wrong and stays so until somebody does something; at most [`STANDING_MAX`]. As it was when the answer was made:
+    /// a change makes no revision.
+    #[serde(default)]
+    pub standing: Vec<Standing>,
+}
+
+/// Standing problems that a snapshot tells of.
+pub const STANDING_MAX: usize = 8;
+
+/// A problem that stands until it is mended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Standing {
+    pub refusal: Refusal,
+    /// When it becomes an outage, where that is known.
+    pub expires: Option<UnixTime>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -520,10 +559,11 @@ pub struct PolicyInForce {
     pub sizes: Vec<TopicSize>,
 }
 
+/// How large a payload may be on the topics of one filter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TopicSize {
-    /// `+` where the deployment has `{leaf}`.
+    /// As the deployment has it, with `{leaf}`.
     pub filter: String,
     pub bytes_max: u32,
 }
@@ -531,11 +571,34 @@ pub struct TopicSize {
 impl TopicSize {
     pub fn of(topics: &[crate::deployment::Topic]) -> Vec<Self> {
         let size = |topic: &crate::deployment::Topic| {
-            let level = |level| if str::contains(level, LEAF_PLACEHOLDER) { "+" } else { level };
-            let filter: Vec<&str> = topic.filter.split('/').map(level).collect();
-            topic.bytes_max.map(|bytes_max| Self { filter: filter.join("/"), bytes_max })
+            topic.bytes_max.map(|bytes_max| Self { filter: topic.filter.clone(), bytes_max })
         };
         topics.iter().filter_map(size).collect()
+    }
+
+    /// An MQTT filter that matches what this does, and more where `{leaf}` is a part of a level.
+    pub fn wide_filter(&self) -> String {
+        let level = |level| if str::contains(level, LEAF_PLACEHOLDER) { "+" } else { level };
+        self.filter.split('/').map(level).collect::<Vec<_>>().join("/")
+    }
+
+    /// Of a topic that [`Self::wide_filter`] matches: whether there is a leaf's name, the same one everywhere, that `{leaf}`
+    /// stands for.
+    pub fn names_a_leaf(&self, topic: &str) -> bool {
+        let mut leaf: Option<&str> = None;
+        self.filter.split('/').zip(topic.split('/')).all(|(pattern, level)| {
+            let Some((before, _)) = pattern.split_once(LEAF_PLACEHOLDER) else { return true };
+            let times = pattern.matches(LEAF_PLACEHOLDER).count();
+            let fixed = pattern.len().saturating_sub(times.saturating_mul(LEAF_PLACEHOLDER.len()));
+            // As long as it must be for the level to have its length.
+            let length = level.len().saturating_sub(fixed).checked_div(times).unwrap_or(0);
+            let Some(name) = level.get(before.len()..before.len().saturating_add(length)) else {
+                return false;
+            };
+            *leaf.get_or_insert(name) == name
+                && pattern.replace(LEAF_PLACEHOLDER, name) == level
+                && LeafName::parse(name).is_ok()
+        })
     }
 }
 

@@ -524,7 +524,27 @@ mod tests {
         topics[0].filter = "leaf/x-{leaf}/#".into();
         topics.push(Topic { name: "u".into(), filter: "u".into(), bytes_max: None });
         let sizes = crate::control::TopicSize::of(&topics);
-        assert_eq!((sizes.len(), sizes[0].filter.as_str()), (1, "leaf/+/#"));
+        assert_eq!((sizes.len(), sizes[0].wide_filter().as_str()), (1, "leaf/+/#"));
+        for (filter, topic, expected) in [
+            ("leaf/x-{leaf}/#", "leaf/x-sensor-1/a/b", true),
+            ("leaf/x-{leaf}/#", "leaf/x-sensor-1", true),
+            ("leaf/x-{leaf}/#", "leaf/y-sensor-1/a", false),
+            ("leaf/x-{leaf}/#", "leaf/x-/a", false),
+            ("leaf/x-{leaf}/#", "leaf/x-NO LEAF/a", false),
+            ("leaf/{leaf}", "leaf/sensor-1", true),
+            ("leaf/{leaf}", "leaf/", false),
+            ("{leaf}-raw/+/{leaf}", "s1-raw/é/s1", true),
+            ("{leaf}-raw/+/{leaf}", "s1-raw/é/s2", false),
+            ("{leaf}-raw/+/{leaf}", "s1-RAW/é/s1", false),
+            ("{leaf}.{leaf}", "ab.ab", true),
+            ("{leaf}.{leaf}", "ab.ac", false),
+            ("{leaf}.{leaf}", "é.é", false),
+            ("{leaf}x", "é", false),
+            ("plain/#", "plain/a", true),
+        ] {
+            let size = crate::control::TopicSize { filter: filter.into(), bytes_max: 1 };
+            assert_eq!(size.names_a_leaf(topic), expected, "{filter} {topic}");
+        }
         let again = serde_json::to_vec(&parsed).unwrap();
         assert_eq!(Deployment::parse(&again).unwrap(), parsed);
         let silent = Deployment::parse(document().to_string().as_bytes()).unwrap();

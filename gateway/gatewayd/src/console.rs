@@ -2,18 +2,21 @@
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use edgewarden_mqtt::broker::durable::SetAside;
 use edgewarden_names::{Reason, Refusal};
 use edgewarden_platform::peer;
+use edgewarden_platform::socket_file::SocketFile;
 use edgewarden_policy::Principal;
 use edgewarden_protocol::{Bytes, frame};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::time::MissedTickBehavior;
 
+use crate::audit::Audit;
 use crate::hub::Event;
 use crate::status::{QueueStatus, Reply, Request, SetAsideStatus, Status, UpstreamStatus};
 use crate::store::Opening;
@@ -21,6 +24,8 @@ use crate::view::View;
 
 const CALLERS_MAX: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How often it is looked whether the socket's file is there.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Where the status comes from.
 #[derive(Clone)]
@@ -33,7 +38,7 @@ pub(crate) struct Console {
 }
 
 /// In the place of a socket that an earlier run left.
-pub(crate) fn open(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
+pub(crate) fn open(path: &Path) -> io::Result<(std::os::unix::net::UnixListener, SocketFile)> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -42,24 +47,70 @@ pub(crate) fn open(path: &Path) -> io::Result<std::os::unix::net::UnixListener> 
     // Root passes whatever the mode; the peer's user is checked as well.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     listener.set_nonblocking(true)?;
-    Ok(listener)
+    Ok((listener, SocketFile::bound(path)?))
 }
 
-pub(crate) async fn serve(listener: UnixListener, console: Console) {
+/// `path`: of the listener's file, which is put back when somebody removes it.
+pub(crate) async fn serve(
+    mut listener: UnixListener,
+    mut file: SocketFile,
+    path: PathBuf,
+    audit: Audit,
+    console: Console,
+) {
     let slots = Arc::new(Semaphore::new(CALLERS_MAX));
     let mut tasks = tokio::task::JoinSet::new();
+    let mut look = tokio::time::interval(LOOK_EVERY);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut refused = false;
     loop {
         while tasks.try_join_next().is_some() {}
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
-        let Ok((stream, _)) = listener.accept().await else {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            continue;
+        let (slot, stream) = tokio::select! {
+            accepted = accept(&listener, &slots) => match accepted {
+                Some(accepted) => accepted,
+                None => continue,
+            },
+            _ = look.tick() => {
+                if !file.is_there() {
+                    match open(&path).and_then(|(anew, file)| Ok((UnixListener::from_std(anew)?, file))) {
+                        Ok(anew) => {
+                            (listener, file) = anew;
+                            let rule = "the socket's file was removed or replaced; put back";
+                            audit.failed(Refusal::new(Reason::EnforcementAltered, path.display(), rule));
+                            refused = false;
+                        }
+                        Err(error) if !refused => {
+                            let rule = format!("the socket's file is gone and cannot be put back: {error}");
+                            audit.failed(Refusal::new(Reason::EnforcementLost, path.display(), rule));
+                            refused = true;
+                        }
+                        Err(_) => {}
+                    }
+                }
+                continue;
+            }
         };
         let console = console.clone();
         tasks.spawn(async move {
             drop(tokio::time::timeout(PATIENCE, converse(stream, console)).await);
             drop(slot);
         });
+    }
+}
+
+/// A connection with its place; `None` when there was none to be had. Cancel-safe.
+async fn accept(
+    listener: &UnixListener,
+    slots: &Arc<Semaphore>,
+) -> Option<(OwnedSemaphorePermit, UnixStream)> {
+    let slot = Arc::clone(slots).acquire_owned().await.ok()?;
+    match listener.accept().await {
+        Ok((stream, _)) => Some((slot, stream)),
+        Err(error) => {
+            tracing::warn!(%error, "cannot accept a connection of the command line");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            None
+        }
     }
 }
 
@@ -130,7 +181,7 @@ impl Console {
 
     async fn drop_one(&self, client: Principal, number: u64) -> Result<(), Refusal> {
         let missing = no_such_message(&client, number);
-        let dropped = self.ask(|answer| Event::DropSetAside { client, number, answer }).await?;
+        let dropped = self.ask(|answer| Event::DropSetAside { client, number, answer }).await??;
         if dropped { Ok(()) } else { Err(missing) }
     }
 

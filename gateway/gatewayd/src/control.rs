@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use edgewarden_names::{GatewayName, Refusal};
 use edgewarden_protocol::client::{Client, ClientError, unexpected};
-use edgewarden_protocol::control::{Enforcer, Reply, Request, Snapshot};
+use edgewarden_protocol::control::{Enforcer, MessageCounts, Reply, Request, Snapshot, Standing};
 use edgewarden_transport::Clock;
 use tokio::sync::{Semaphore, watch};
 
@@ -16,6 +16,9 @@ use crate::view::View;
 const DEADLINE: Duration = Duration::from_secs(15);
 /// `identityd` answers a [`Request::Watch`] after 30 seconds at the latest.
 const WATCH_DEADLINE: Duration = Duration::from_secs(45);
+
+/// How often it is told at most what was counted.
+const COUNTS_EVERY: Duration = Duration::from_secs(10);
 
 /// Requests for leaf devices' certificates at a time.
 const FOR_STRANGERS_MAX: usize = 4;
@@ -84,7 +87,13 @@ impl Control {
 }
 
 /// Follows what is in force. While `identityd` is away, what was in force last stays so.
-pub(crate) async fn follow(control: Control, gateway: GatewayName, views: watch::Sender<View>, clock: Clock) {
+pub(crate) async fn follow(
+    control: Control,
+    gateway: GatewayName,
+    views: watch::Sender<View>,
+    standing: watch::Sender<Option<Vec<Standing>>>,
+    clock: Clock,
+) {
     let mut seen = 0;
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
     loop {
@@ -92,6 +101,13 @@ pub(crate) async fn follow(control: Control, gateway: GatewayName, views: watch:
             Ok(snapshot) => {
                 backoff.reset();
                 clock.tell(snapshot.time.offset_millis);
+                standing.send_if_modified(|known| {
+                    let changed = known.as_ref() != Some(&snapshot.standing);
+                    if changed {
+                        *known = Some(snapshot.standing.clone());
+                    }
+                    changed
+                });
                 if snapshot.revision == seen {
                     // It has waited already; this keeps one that does not from being asked in a tight loop.
                     tokio::time::sleep(Duration::from_millis(5)).await;
@@ -137,6 +153,30 @@ pub(crate) async fn report(control: Control, mut applied: watch::Receiver<View>)
             backoff.reset();
         }
         if applied.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Tells `identityd` what has been counted, when it is otherwise than what it was told, and after something has been put in
+/// force: a new run of it has forgotten.
+pub(crate) async fn report_counts(
+    control: Control,
+    mut counted: watch::Receiver<MessageCounts>,
+    mut applied: watch::Receiver<View>,
+) {
+    loop {
+        let counts = *counted.borrow_and_update();
+        applied.mark_unchanged();
+        if let Err(error) = control.done(&Request::MessagesCounted(counts)).await {
+            tracing::debug!(error = %Chain(&error), "identityd was not told what was counted");
+        }
+        tokio::time::sleep(COUNTS_EVERY).await;
+        let changed = tokio::select! {
+            changed = counted.changed() => changed,
+            changed = applied.changed() => changed,
+        };
+        if changed.is_err() {
             return;
         }
     }

@@ -8,8 +8,10 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use edgewarden_names::{GatewayName, Reason, Refusal};
+use edgewarden_platform::socket_file::SocketFile;
 use edgewarden_policy::Principal;
 use edgewarden_protocol::config::Config;
+use edgewarden_protocol::control::MessageCounts;
 use edgewarden_protocol::layout::Layout;
 use edgewarden_transport::http::{Client, HttpError};
 use edgewarden_transport::tls::{Authorizer, TlsError, anyone, client_config, fleet_id, only};
@@ -65,7 +67,7 @@ struct Doors {
     modules: std::net::TcpListener,
     module_network: Network,
     enrolment: std::net::TcpListener,
-    console: std::os::unix::net::UnixListener,
+    console: (std::os::unix::net::UnixListener, SocketFile),
 }
 
 /// Runs until SIGTERM. Takes rights from the whole process: nothing else may run in it. Landlock binds the calling thread
@@ -168,9 +170,21 @@ fn serve(layout: &Layout, config: &Config, doors: Doors) -> Result<Daemon, Gatew
     let mut background = JoinSet::new();
     let disk = Disk { store, journal: journal.clone(), documents };
     let hub = Hub::new(gateway.clone(), domain.clone(), disk, audit.clone(), clock.clone());
-    background.spawn(hub.run(Wiring { events: events_in, views: view.clone(), applied: applied_out }));
-    background.spawn(control::follow(control.clone(), gateway.clone(), views, clock.clone()));
+    let (standing_out, standing) = watch::channel(None);
+    let queue = opening.clone();
+    let (counted_out, counted) = watch::channel(MessageCounts::default());
+    let wiring = Wiring {
+        events: events_in,
+        views: view.clone(),
+        applied: applied_out,
+        standing,
+        counted: counted_out,
+        queue,
+    };
+    background.spawn(hub.run(wiring));
+    background.spawn(control::follow(control.clone(), gateway.clone(), views, standing_out, clock.clone()));
     background.spawn(control::report(control.clone(), applied.clone()));
+    background.spawn(control::report_counts(control.clone(), counted, applied.clone()));
     background.spawn(audit::serve(refusals, control.clone()));
     let folder = layout.gateway_state().join("queue");
     let bytes_max = config.mqtt.queue_bytes_max;
@@ -184,7 +198,14 @@ fn serve(layout: &Layout, config: &Config, doors: Doors) -> Result<Daemon, Gatew
     if let Some(fleet) = &config.fleet {
         let client = Client::new(&fleet.url, client_config(&identity, only(fleet_id(&domain)))?)?;
         upstream_out.send_replace(UpstreamStatus::Idle);
-        let uploads = upload::serve(client, opening.clone(), upstream_out, audit.clone(), clock.clone());
+        let uploads = upload::serve(
+            client,
+            opening.clone(),
+            upstream_out,
+            audit.clone(),
+            clock.clone(),
+            events.clone(),
+        );
         background.spawn(uploads);
     }
 
@@ -197,7 +218,8 @@ fn serve(layout: &Layout, config: &Config, doors: Doors) -> Result<Daemon, Gatew
         next: Arc::new(AtomicU64::new(1)),
         clock,
     };
-    let enrolment = Enrolment { acceptor: open_acceptor, control, audit, tries: Arc::default() };
+    let enrolment =
+        Enrolment { acceptor: open_acceptor, control, audit: audit.clone(), tries: Arc::default() };
     let console = Console { events, applied, opening: opening.clone(), journal: loading.clone(), upstream };
     let tcp = |listener| TcpListener::from_std(listener).map_err(GatewaydError::System);
     let connections_max = listen::connections_max();
@@ -219,8 +241,9 @@ fn serve(layout: &Layout, config: &Config, doors: Doors) -> Result<Daemon, Gatew
     let enrolment_listener = tcp(doors.enrolment)?;
     let serve_enrolment = move |stream, from, slot| enrol::serve(stream, from, slot, enrolment.clone());
     tasks.spawn(accept_when_ready(identity, enrolment_listener, None, connections_max, serve_enrolment));
-    let socket = UnixListener::from_std(doors.console).map_err(GatewaydError::System)?;
-    tasks.spawn(console::serve(socket, console));
+    let (socket, file) = doors.console;
+    let listener = UnixListener::from_std(socket).map_err(GatewaydError::System)?;
+    tasks.spawn(console::serve(listener, file, layout.gateway_socket(), audit, console));
     Ok(Daemon { doors: tasks, background, queue: opening, journal: loading, to_journal: journal })
 }
 

@@ -10,20 +10,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use edgewarden_mqtt::broker::durable::{Restored, SetAside};
-use edgewarden_mqtt::broker::{Action, Broker, ConnectionId, Limits, Ticket};
+use edgewarden_mqtt::broker::{Action, Authority as _, Broker, ConnectionId, Limits, Ticket};
 use edgewarden_mqtt::decode::DecodeError;
 use edgewarden_mqtt::packet::Packet;
 use edgewarden_names::{GatewayName, Reason, Refusal, SpiffeId, TrustDomain, UnixTime};
 use edgewarden_policy::Principal;
+use edgewarden_protocol::control::{MessageCounts, Standing};
 use edgewarden_transport::Clock;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use crate::alerts::{self, Topic};
 use crate::audit::{self, Audit};
 use crate::record;
 use crate::sessions::documents::ToWrite;
 use crate::sessions::journal::ToJournal;
 use crate::status::{ConnectionStatus, ReceiverStatus};
+use crate::store::Opening;
 use crate::view::{Door, View};
 
 /// Events that wait for the hub; more make their senders wait.
@@ -78,12 +81,21 @@ pub(crate) enum Event {
     SetAside {
         answer: oneshot::Sender<Vec<(Principal, SetAside<Principal>)>>,
     },
-    /// Drops one of them; whether there was one.
+    /// Drops one of them for good; false when there is none.
     DropSetAside {
         client: Principal,
         number: u64,
-        answer: oneshot::Sender<bool>,
+        answer: oneshot::Sender<Result<bool, Refusal>>,
     },
+    /// What is on disk is an older copy of what went on.
+    OlderCopy,
+}
+
+/// Somebody who waits until a message that was set aside is gone from the disk. Bounded by the console's callers.
+struct Dropping {
+    client: Principal,
+    version: u64,
+    answer: oneshot::Sender<Result<bool, Refusal>>,
 }
 
 /// A connection whose peer is known.
@@ -143,6 +155,12 @@ pub(crate) struct Hub {
     domain: TrustDomain,
     started: Instant,
     clock: Clock,
+    dropping: Vec<Dropping>,
+    alerts: Vec<Topic>,
+    /// What the alerts that are retained were made from. `None`: they may be of an earlier process.
+    told: Option<Vec<Standing>>,
+    /// The retained messages are here.
+    restored: bool,
 }
 
 /// Ways to the disk.
@@ -158,6 +176,11 @@ pub(crate) struct Wiring {
     pub(crate) views: watch::Receiver<View>,
     /// What has been put in force.
     pub(crate) applied: watch::Sender<View>,
+    /// What `identityd` knows to be wrong.
+    pub(crate) standing: watch::Receiver<Option<Vec<Standing>>>,
+    pub(crate) counted: watch::Sender<MessageCounts>,
+    /// The upstream queue.
+    pub(crate) queue: watch::Receiver<Opening>,
 }
 
 pub(crate) fn channel() -> (mpsc::Sender<Event>, mpsc::Receiver<Event>) {
@@ -183,6 +206,10 @@ impl Hub {
             domain,
             started: Instant::now(),
             clock,
+            dropping: Vec::new(),
+            alerts: Topic::all(),
+            told: None,
+            restored: false,
         }
     }
 
@@ -206,6 +233,8 @@ impl Hub {
                 _ = tick.tick() => {
                     self.broker.set_wall_clock(self.clock.now());
                     self.broker.tick(self.now());
+                    self.count(&wiring);
+                    self.tell_alerts(&wiring);
                     self.finish_turn();
                 }
                 count = wiring.events.recv_many(&mut events, TURN_MAX) => {
@@ -246,21 +275,83 @@ impl Hub {
             Event::Stored { ticket, outcome } => self.broker.stored(ticket, outcome, now),
             Event::Restored(Ok(restored)) => {
                 self.broker.restore(*restored, now);
+                self.restored = true;
                 // The policy may be here already.
                 self.broker.set_authority(self.view.clone(), Vec::new(), now);
             }
             Event::Restored(Err(refusal)) => self.broker.set_unavailable(refusal),
             Event::Journaled { number, outcome } => self.broker.journaled(number, outcome, now),
             Event::Documented { client, version, outcome } => {
+                self.answer_dropping(&client, version, &outcome);
                 self.broker.documented(&client, version, outcome, now);
             }
             Event::Status { answer } => drop(answer.send(self.status())),
             Event::SetAside { answer } => drop(answer.send(self.broker.set_aside())),
             Event::DropSetAside { client, number, answer } => {
-                answer.send(self.broker.drop_set_aside(&client, number, now)).ok();
+                self.dropping.retain(|waiting| !waiting.answer.is_closed());
+                match self.broker.drop_set_aside(&client, number, now) {
+                    Some(version) => self.dropping.push(Dropping { client, version, answer }),
+                    None => drop(answer.send(Ok(false))),
+                }
             }
+            Event::OlderCopy => self.broker.doubt_sessions(now),
         }
         self.carry_out();
+    }
+
+    fn answer_dropping(&mut self, client: &Principal, version: u64, outcome: &Result<(), Refusal>) {
+        let of_this = |waiting: &mut Dropping| waiting.client == *client && waiting.version <= version;
+        for waiting in self.dropping.extract_if(.., of_this) {
+            drop(waiting.answer.send(outcome.clone().map(|()| true)));
+        }
+    }
+
+    fn count(&self, wiring: &Wiring) {
+        let counts = self.broker.counts();
+        let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+        let queue = match &*wiring.queue.borrow() {
+            Some(Ok(queue)) => Some(queue.status()),
+            _ => None,
+        };
+        let counted = MessageCounts {
+            sessions: count(counts.sessions),
+            waiting: count(counts.waiting_messages),
+            retained: count(counts.retained_messages),
+            set_aside: count(counts.set_aside),
+            lost: counts.lost,
+            dropped_qos0: counts.dropped_qos0,
+            refused: counts.refused,
+            queue_messages: queue.map_or(0, |queue| queue.messages),
+            queue_bytes: queue.map_or(0, |queue| queue.bytes),
+            queue_bytes_max: queue.map_or(0, |queue| queue.bytes_max),
+        };
+        wiring.counted.send_if_modified(|known| std::mem::replace(known, counted) != counted);
+    }
+
+    /// Brings what is retained beneath `$edgewarden/alerts/` up to date with what is wrong.
+    fn tell_alerts(&mut self, wiring: &Wiring) {
+        let Some(mut standing) = wiring.standing.borrow().clone() else { return };
+        // Before it is known who may read them, nobody would be given them.
+        if !self.restored || !self.broker.authority().decides() {
+            return;
+        }
+        let was = |reason| self.told.iter().flatten().any(|one| one.refusal.reason == reason);
+        let counts = *wiring.counted.borrow();
+        standing.extend(alerts::queue(counts.queue_bytes, counts.queue_bytes_max, was(Reason::QueueFull)));
+        standing.extend(alerts::set_aside(counts.set_aside));
+        if self.told.as_ref() == Some(&standing) {
+            return;
+        }
+        let now = self.now();
+        for alert in &self.alerts {
+            let before = self.broker.retained(&alert.topic).unwrap_or_default();
+            let payload = alert.payload(&self.gateway, &standing, before, self.clock.now());
+            if payload != before {
+                tracing::info!(alert = alert.name, stands = !payload.is_empty(), "an alert has changed");
+                self.broker.retain_own(alerts::own_principal(), &alert.topic, &payload, now);
+            }
+        }
+        self.told = Some(standing);
     }
 
     fn accept(&mut self, accepted: Accepted) {

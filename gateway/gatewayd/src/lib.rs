@@ -1,6 +1,7 @@
 //! `gatewayd`: messages between modules, leaf devices and the fleet, as far as the policy in force allows.
 //!
-//! * [`run`]: the process · [`status`]: what the command line may ask · [`view`]: what is in force
+//! * [`run`]: the process · [`status`]: what the command line may ask · [`view`]: what is in force · [`alerts`]: what is
+//!   said to clients of problems that stand
 //!
 //! | task | owns |
 //! |---|---|
@@ -17,6 +18,7 @@
 //! a module only from the address of its live start record, and only until its certificate ends. Holds no key that
 //! outlives the hour, but for the queue's.
 
+pub mod alerts;
 mod audit;
 mod backoff;
 mod confine;

@@ -7,11 +7,12 @@ use edgewarden_protocol::uplink::{MESSAGES_BYTES_MAX, MESSAGES_MAX, Messages, Me
 use edgewarden_queue::Queue;
 use edgewarden_transport::Clock;
 use edgewarden_transport::http::{Client, HttpError};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::audit::Audit;
 use crate::backoff::Backoff;
 use crate::control::Chain;
+use crate::hub::Event;
 use crate::record;
 use crate::status::UpstreamStatus;
 use crate::store::Opening;
@@ -42,6 +43,7 @@ pub(crate) async fn serve(
     status: watch::Sender<UpstreamStatus>,
     audit: Audit,
     clock: Clock,
+    events: mpsc::Sender<Event>,
 ) {
     let Ok(queue) =
         opening.wait_for(|opening| matches!(opening, Some(Ok(_)))).await.map(|opening| opening.clone())
@@ -69,6 +71,10 @@ pub(crate) async fn serve(
                 tracing::warn!(error = %Chain(&error), "messages wait for the fleet");
                 if let UploadError::Conflict { .. } = &error {
                     audit.failed(Refusal::new(Reason::QueueConflict, "upstream queue", Chain(&error)));
+                    // The sessions are of the same disk.
+                    if events.send(Event::OlderCopy).await.is_err() {
+                        return;
+                    }
                 }
                 if let UploadError::Http(HttpError::Refused(refusal)) = &error
                     && refusal.reason == Reason::RequestTooLarge

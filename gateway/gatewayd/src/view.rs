@@ -14,8 +14,10 @@ use edgewarden_mqtt::trie::Trie;
 use edgewarden_mqtt::{TopicError, TopicFilter, TopicName, topic_matches};
 use edgewarden_names::{Epoch, GatewayName, ModuleName, Reason, Refusal};
 use edgewarden_policy::{CompiledEpoch, Decision, Principal};
-use edgewarden_protocol::control::{PolicyInForce, Snapshot};
+use edgewarden_protocol::control::{PolicyInForce, Snapshot, TopicSize};
 use edgewarden_protocol::messages::{self, Messages, Receiver};
+
+use crate::alerts;
 
 /// The one cloud endpoint that this process sends to: the fleet.
 const UPSTREAM: &str = "upstream";
@@ -50,10 +52,17 @@ struct Parts {
     /// Filters of the routes to [`UPSTREAM`].
     uploads: Vec<String>,
     messages: Messages,
-    /// Filters of topics that say how large a payload may be, each under its own number.
-    sizes: Trie<usize, u32>,
+    sizes: Sizes,
     places: HashMap<Ipv4Addr, (ModuleName, Arc<str>)>,
     trusted: bool,
+}
+
+/// Topics that say how large a payload may be.
+#[derive(Debug, Default)]
+struct Sizes {
+    all: Vec<TopicSize>,
+    /// Their filters, each under its own number.
+    filters: Trie<usize, ()>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -81,7 +90,7 @@ impl View {
             }
             parts.policy = Some(Arc::new(compiled));
             parts.messages = policy.messages.clone();
-            parts.sizes = sizes(policy)?;
+            parts.sizes = Sizes::of(policy)?;
             for route in &policy.routes {
                 if route.to == UPSTREAM {
                     parts.uploads.push(route.filter.clone());
@@ -102,11 +111,8 @@ impl View {
 
     /// Largest payload on this topic.
     fn bytes_max(&self, topic: &TopicName) -> usize {
-        let mut smallest = None;
-        self.0.sizes.matches(topic, |_, bytes_max| {
-            smallest = Some(smallest.map_or(bytes_max, |other: u32| other.min(bytes_max)));
-        });
-        usize::try_from(smallest.unwrap_or(self.0.messages.bytes_max)).unwrap_or(usize::MAX)
+        let bytes_max = self.0.sizes.smallest(topic).unwrap_or(self.0.messages.bytes_max);
+        usize::try_from(bytes_max).unwrap_or(usize::MAX)
     }
 
     /// What the deployment says of this receiver alone.
@@ -162,17 +168,29 @@ impl View {
     }
 }
 
-fn sizes(policy: &PolicyInForce) -> Result<Trie<usize, u32>, ViewError> {
-    let mut sizes = Trie::default();
-    for (number, size) in policy.sizes.iter().enumerate() {
-        let filter = TopicFilter::parse(&size.filter).map_err(|source| ViewError::Filter {
-            epoch: policy.epoch,
-            filter: size.filter.clone(),
-            source,
-        })?;
-        sizes.insert(&filter, number, size.bytes_max);
+impl Sizes {
+    fn of(policy: &PolicyInForce) -> Result<Self, ViewError> {
+        let mut filters = Trie::default();
+        for (number, size) in policy.sizes.iter().enumerate() {
+            let filter = TopicFilter::parse(&size.wide_filter()).map_err(|source| ViewError::Filter {
+                epoch: policy.epoch,
+                filter: size.filter.clone(),
+                source,
+            })?;
+            filters.insert(&filter, number, ());
+        }
+        Ok(Self { all: policy.sizes.clone(), filters })
     }
-    Ok(sizes)
+
+    /// Of those that a topic matches.
+    fn smallest(&self, topic: &TopicName) -> Option<u32> {
+        let mut smallest = None;
+        self.filters.matches(topic, |number, ()| {
+            let size = self.all.get(*number).filter(|size| size.names_a_leaf(topic.as_str()));
+            smallest = smallest.into_iter().chain(size.map(|size| size.bytes_max)).min();
+        });
+        smallest
+    }
 }
 
 fn allowed(decision: &Decision<'_>, who: &Principal, what: impl fmt::Display) -> Result<(), Refusal> {
@@ -199,6 +217,18 @@ impl Authority for View {
     }
 
     fn may_publish(&self, client: &Principal, topic: &TopicName) -> Result<Terms, Refusal> {
+        if alerts::is_own(topic) {
+            return match client {
+                // Nobody else can have this name.
+                Principal::Module(name) if name.as_str() == alerts::OWN_NAME => {
+                    Ok(Terms { keep: Keep::Local, bytes_max: alerts::BYTES_MAX })
+                }
+                _ => {
+                    let rule = "topics beneath `$edgewarden/` are the gateway's own";
+                    Err(Refusal::new(Reason::TopicReserved, format_args!("{client} publish {topic}"), rule))
+                }
+            };
+        }
         self.serves(client)?;
         let policy = self.policy(client)?;
         allowed(&policy.may_publish(client, topic.as_str()), client, format_args!("publish {topic}"))?;

@@ -276,6 +276,50 @@ async fn what_is_larger_than_its_topic_allows_is_refused_before_it_is_acknowledg
     assert_eq!(sensor.next().await, None);
 }
 
+/// `{leaf}` within a level stands for leaves' names there, and for nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_size_for_leaves_within_a_level_is_of_their_topics_alone() {
+    let policy = format!(
+        "{POLICY}\n@id(\"raw\")\npermit (principal, action == Action::\"publish\", resource == \
+         TopicFilter::\"everything\");"
+    );
+    let site = Site::start(&policy).await;
+    for (topic, fits) in [
+        ("raw/x-sensor-1/a", false),
+        ("raw/x-pump-1", false),
+        ("raw/sensor-1/a", true),
+        ("raw/y-sensor-1/a", true),
+        ("raw/x-/a", true),
+        ("raw/x-No Leaf/a", true),
+    ] {
+        let mut sensor = site.leaf("sensor-1").await;
+        sensor.publish(topic, &[7; 101], Some(1)).await;
+        assert_eq!(sensor.next().await, fits.then(|| puback(1)), "{topic}");
+    }
+}
+
+/// Whoever cleans `/run` does not lock the operator out.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_lines_socket_is_put_back() {
+    let site = site().await;
+    let socket = site.layout.gateway_socket();
+    for replaced in [false, true] {
+        std::fs::remove_file(&socket).unwrap();
+        if replaced {
+            std::fs::write(&socket, "").unwrap();
+        }
+        for _ in 0..3000 {
+            if std::os::unix::net::UnixStream::connect(&socket).is_ok() {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        assert!(site.status().await.trusted);
+    }
+    let refusal = site.identityd.refused(Reason::EnforcementAltered).await;
+    assert!(refusal.subject.ends_with("control.sock") || refusal.subject.contains("gatewayd"), "{refusal}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_ends_with_its_certificate() {
     let site = site().await;

@@ -221,6 +221,46 @@ async fn subscriptions_are_on_disk_when_they_are_acknowledged() {
     }
 }
 
+/// Killed at the moment of the answer, the session has what was answered. A copy that is older than that says so: the client
+/// is told that there is no session, and what waited in the copy comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_lacks_later_subscriptions_is_not_said_to_be_present() {
+    let mut site = subscribed().await;
+    publish_acknowledged(&site, 1..3).await;
+    site.kill();
+    let (state, backup) = (site.layout.gateway_state(), site.folder.path().join("backup"));
+    let copy = |from: &std::path::Path, to: &std::path::Path| {
+        assert!(std::process::Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap().success());
+    };
+    copy(&state, &backup);
+    for _ in 0..3 {
+        site.spawn().await;
+        let mut client = analytics(&site, false, RESUMED.as_ref()).await;
+        assert!(client.subscribe("leaf/sensor-1/glucose").await.is_some());
+        site.kill();
+    }
+    std::fs::remove_dir_all(&state).unwrap();
+    copy(&backup, &state);
+    site.spawn().await;
+    let refusal = site.identityd.refused(Reason::SessionsRestored).await;
+    assert!(refusal.rule.contains("clients of 1 sessions"), "{refusal}");
+    // Until the client comes, what it had subscribed to is better than nothing.
+    publish_acknowledged(&site, 3..4).await;
+    for _ in 0..2 {
+        let client = analytics(&site, false, NEW.as_ref()).await;
+        drop(client);
+        site.kill();
+        site.spawn().await;
+    }
+    let mut client = analytics(&site, false, NEW.as_ref()).await;
+    take_all(&mut client, 1..4).await;
+    assert!(client.is_open().await);
+    client.subscribe("leaf/+/glucose").await;
+    site.kill();
+    site.spawn().await;
+    analytics(&site, false, RESUMED.as_ref()).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clean_session_ends_the_one_before_it_for_good() {
     let mut site = subscribed().await;
@@ -450,7 +490,22 @@ async fn a_message_that_nobody_survives_is_set_aside_and_the_rest_arrives() {
     assert_eq!(site.ask(&show).await, StatusReply::Message(Bytes(vec![0, 5])));
     let other = StatusRequest::SetAsideDrop { client: client.clone(), number: number + 1 };
     assert!(matches!(site.ask(&other).await, StatusReply::Refused(_)));
-    assert_eq!(site.ask(&StatusRequest::SetAsideDrop { client, number }).await, StatusReply::Done);
+    // Nobody is told that it is gone while the disk has it.
+    let path = document(&site, "module.analytics");
+    let kept = path.with_file_name("kept");
+    std::fs::rename(&path, &kept).unwrap();
+    std::fs::create_dir_all(path.join("in-the-way")).unwrap();
+    let drop_it = StatusRequest::SetAsideDrop { client, number };
+    assert!(matches!(site.ask(&drop_it).await, StatusReply::Refused(_)));
+    std::fs::remove_dir_all(&path).unwrap();
+    std::fs::rename(&kept, &path).unwrap();
+    site.kill();
+    site.spawn().await;
+    site.until("loaded", |status| status.set_aside == 1).await;
+    assert_eq!(site.ask(&drop_it).await, StatusReply::Done);
+    site.kill();
+    site.spawn().await;
+    assert_eq!(site.status().await.set_aside, 0, "gone for good when that was said");
     let mut client = analytics(&site, false, RESUMED.as_ref()).await;
     assert!(client.is_open().await, "nothing of it comes back");
     site.kill();

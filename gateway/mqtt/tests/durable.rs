@@ -310,8 +310,8 @@ fn what_is_set_aside_is_on_disk_all_the_time() {
     bench.act();
     assert_eq!(bench.disk.settled, [("s", aside.number)]);
     assert_eq!(bench.connect("s", false)[1..], [publish("t/a", b"good", Some(1), true, false)]);
-    assert!(bench.broker.drop_set_aside(&"s", aside.number, bench.now));
-    assert!(!bench.broker.drop_set_aside(&"s", aside.number, bench.now));
+    assert!(bench.broker.drop_set_aside(&"s", aside.number, bench.now).is_some());
+    assert!(bench.broker.drop_set_aside(&"s", aside.number, bench.now).is_none());
     assert_eq!(bench.broker.counts().set_aside, 0);
 }
 
@@ -420,4 +420,49 @@ fn a_subscription_makes_one_copy_of_what_is_retained() {
     bench.send("s", many("x/+"));
     assert!(!bench.is_open("s"));
     assert_eq!(bench.broker.counts().sessions, 1);
+}
+
+/// What was restored is older than what the client knows: it subscribes again, and what waits for it is kept.
+#[test]
+fn a_session_from_an_older_copy_is_told_to_be_none_and_keeps_its_messages() {
+    let old = || Document {
+        since: 1,
+        lost: true,
+        subscriptions: vec![(filter("old/#"), Qos::AtLeastOnce)],
+        ..Document::default()
+    };
+    for doubted_later in [false, true] {
+        let document = Document { lost: !doubted_later, ..old() };
+        let messages = vec![saved(5, &["s"], b"kept")];
+        let mut bench =
+            Bench::restored(Rules::default(), Limits::default(), vec![("s", document)], messages, Vec::new());
+        if doubted_later {
+            let present = Packet::ConnAck { session_present: true, code: ConnectCode::Accepted };
+            assert_eq!(bench.connect("s", false)[0], present);
+            bench.broker.doubt_sessions(bench.now);
+            bench.act();
+            assert!(!bench.is_open("s"), "it must come again to hear of it");
+        }
+        // Until it comes, what it had is better than nothing.
+        bench.connect("p", true);
+        bench.send("p", message("old/a", b"while away", Some(1)));
+        for _ in 0..2 {
+            bench.accept("s");
+            bench.send("s", hello("s", false));
+            let got = bench.got("s");
+            assert_eq!(got[0], ACCEPTED, "no session, until it has subscribed");
+            assert_eq!(got.len(), 3, "{got:?}");
+            bench.lose("s");
+        }
+        bench.come("s");
+        assert_eq!(bench.take_all("s"), [&b"kept"[..], b"while away"]);
+        bench.send("p", message("old/a", b"2", Some(2)));
+        assert_eq!(bench.take_all("s").len(), 0, "it has subscribed to nothing yet");
+        bench.subscribe("s", "new/#", Qos::AtLeastOnce);
+        bench.lose("s");
+        let present = Packet::ConnAck { session_present: true, code: ConnectCode::Accepted };
+        assert_eq!(bench.connect("s", false), [present]);
+        bench.send("p", message("new/a", b"3", Some(3)));
+        assert_eq!(bench.take_all("s"), [b"3"]);
+    }
 }

@@ -145,11 +145,7 @@ fn a_message_that_ends_three_connections_is_set_aside() {
             })
             .collect();
         if messages.iter().any(|(payload, _)| payload[..] == *b"poison") {
-            if connections % 2 == 0 {
-                bench.lose("s")
-            } else {
-                bench.send("s", Packet::Disconnect)
-            }
+            bench.lose("s");
             connections += 1;
             bench.come("s");
             continue;
@@ -167,7 +163,7 @@ fn a_message_that_ends_three_connections_is_set_aside() {
     assert_eq!((behind[0].client, behind[0].set_aside, behind[0].waiting_messages), ("s", 1, 0));
     let (_, aside) = bench.broker.set_aside().remove(0);
     assert!(bench.broker.counts().waiting_bytes > 0, "it is charged");
-    assert!(bench.broker.drop_set_aside(&"s", aside.number, bench.now));
+    assert!(bench.broker.drop_set_aside(&"s", aside.number, bench.now).is_some());
     assert_eq!(bench.broker.counts().waiting_bytes, 0);
     assert_eq!(bench.disk.settled.len(), 5);
 }
@@ -231,18 +227,24 @@ fn what_is_in_flight_is_bounded_in_bytes() {
     assert_eq!(bench.take_all("s").len(), 2);
 }
 
-/// Connections that we end, or that end before anything was handed over, say nothing of a message.
+/// Connections that we end, that end before anything was handed over, or that the client ends in order, say nothing of a
+/// message.
 #[test]
 fn only_the_clients_own_ends_count() {
     let mut bench = pair(Rules::default(), Limits::default());
     bench.send("p", message("t/a", b"1", Some(1)));
-    for round in 0..8 {
-        if round % 2 == 0 {
-            bench.got("s");
-            bench.policy(Rules::default().deny("s connect"));
-            bench.policy(Rules::default());
-        } else {
-            bench.lose("s");
+    for round in 0..12 {
+        match round % 3 {
+            0 => {
+                bench.got("s");
+                bench.policy(Rules::default().deny("s connect"));
+                bench.policy(Rules::default());
+            }
+            1 => {
+                bench.got("s");
+                bench.send("s", Packet::Disconnect);
+            }
+            _ => bench.lose("s"),
         }
         bench.come("s");
     }
@@ -281,6 +283,71 @@ fn a_client_that_takes_nothing_is_not_the_messages_fault() {
     }
     assert!(bench.broker.set_aside().iter().any(|(_, aside)| aside.payload[..] == *b"bad"));
     assert_eq!(bench.broker.counts().set_aside, 3);
+}
+
+/// Many small messages and one that is as large as any: the large one pushes out large ones only.
+#[test]
+fn a_large_message_set_aside_leaves_the_small_ones() {
+    let limits = Limits { set_aside_in_a_row_max: 100, ..Limits::default() };
+    let mut bench = pair(Rules::default(), limits);
+    let set_aside = |bench: &mut Bench, payload: &[u8]| {
+        bench.send("p", message("t/a", payload, Some(1)));
+        bench.got("p");
+        for _ in 0..3 {
+            bench.got("s");
+            bench.lose("s");
+            bench.come("s");
+        }
+    };
+    for n in 0..14u8 {
+        set_aside(&mut bench, &[n; 16 * 1024]);
+    }
+    for n in 0..3u8 {
+        set_aside(&mut bench, &vec![100 + n; 248 * 1024]);
+        let kept: Vec<(u8, usize)> =
+            bench.broker.set_aside().iter().map(|(_, one)| (one.payload[0], one.payload.len())).collect();
+        let small = (0..14).map(|n| (n, 16 * 1024));
+        let expected: Vec<_> = small.chain([(100 + n, 248 * 1024)]).collect();
+        assert_eq!(kept, expected, "the newest large one, and every small one");
+    }
+    assert_eq!(bench.broker.counts().lost, 2);
+    // By number the oldest goes, whatever its size.
+    set_aside(&mut bench, b"15");
+    set_aside(&mut bench, b"16");
+    let kept = bench.broker.set_aside();
+    assert_eq!((kept.len(), kept[0].1.payload[0], bench.broker.counts().lost), (16, 1, 3));
+}
+
+/// All sessions together are full. Who subscribes again and again to what is retained takes nothing from anybody.
+#[test]
+fn retained_messages_push_nothing_out_of_a_full_pool() {
+    let limits = || Limits { waiting_bytes_max: 100_000, session_bytes_kept: 4000, ..Limits::default() };
+    for strict in [false, true] {
+        let strict = if strict { HashSet::from(["r"]) } else { HashSet::new() };
+        let mut bench = pair(Rules { strict, ..Rules::default() }, limits());
+        for n in 0..20 {
+            bench.send("p", publish(&format!("r/{n}"), &[0; 900], Some(1), false, true));
+        }
+        bench.lose("s");
+        for n in 1..=200u16 {
+            bench.send("p", message("t/a", &[0; 900], Some(n)));
+        }
+        let before = (bench.broker.counts().lost, bench.disk.settled.len());
+        bench.connect("r", false);
+        let mut got = 0;
+        for _ in 0..10 {
+            let packets = bench.subscribe("r", "r/#", Qos::AtLeastOnce);
+            got += packets.iter().filter(|packet| matches!(packet, Packet::Publish(_))).count();
+            if !bench.is_open("r") {
+                break;
+            }
+        }
+        assert!((1..=4).contains(&got) || !bench.is_open("r"), "what is kept for each: {got}");
+        assert_eq!(bench.is_open("r"), !bench.broker.authority().strict.contains("r"));
+        let of_s = bench.broker.receivers_behind().into_iter().find(|one| one.client == "s").unwrap();
+        assert_eq!(of_s.lost, before.0, "nothing of whom it is no business");
+        assert!(bench.told.iter().any(|told| told.subject == "r"), "{:?}", bench.told);
+    }
 }
 
 /// A clean session is a new one each time: what loops there is a retained message.

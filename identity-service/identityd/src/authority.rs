@@ -275,6 +275,7 @@ impl Authority {
             secrets: self.secrets_changes(),
             trusted: self.documents.enrolment.trusted().is_ok(),
             time,
+            standing: Vec::new(),
         }
     }
 

@@ -10,8 +10,9 @@ use edgewarden_keystore::KeystoreError;
 use edgewarden_names::{KeyName, LeafName, ModuleName, Reason, Refusal, SpiffeId, UnixTime};
 use edgewarden_protocol::Bytes;
 use edgewarden_protocol::control::{
-    AuditKey, Certificate, Enforcer, ExportedQuote, KeystoreHealth, Lease, Lockout, MANIFEST_BYTES_MAX,
-    Reply, Request, SIGNATURE_PAYLOAD_BYTES_MAX, SIGNATURES_MAX, Status, StorageKey,
+    AuditKey, Certificate, DiskReserve, Enforcer, ExportedQuote, KeystoreHealth, Lease, Lockout,
+    MANIFEST_BYTES_MAX, Reply, Request, SIGNATURE_PAYLOAD_BYTES_MAX, SIGNATURES_MAX, Standing, Status,
+    StorageKey,
 };
 use edgewarden_protocol::dsse::ENVELOPE_BYTES_MAX;
 use edgewarden_protocol::enrol::{Challenge, EVENT_LOG_BYTES_MAX};
@@ -32,6 +33,8 @@ use crate::{federation, leaf_renewal, site, workload};
 
 /// A `Watch` without news is answered after this time, so that both sides know the other is there.
 const WATCH_HOLD: Duration = Duration::from_secs(30);
+/// How long a change from outside counts as a problem that stands.
+const ENFORCEMENT_STANDS: Duration = Duration::from_secs(3600);
 /// Certificates that status says are missing. The identities in it say the same of each.
 const PROBLEMS_MAX: usize = 3;
 /// Largest request for a leaf's certificate.
@@ -50,7 +53,37 @@ pub async fn watch(service: &Arc<Service>, seen: u64) -> Reply {
     let news = revisions.wait_for(|revision| *revision != seen);
     drop(tokio::time::timeout(WATCH_HOLD, news).await);
     let revision = *service.revisions().borrow();
-    Reply::Snapshot(Box::new(service.current().snapshot(revision, service.clock.told())))
+    let mut snapshot = service.current().snapshot(revision, service.clock.told());
+    snapshot.standing = standing(service);
+    Reply::Snapshot(Box::new(snapshot))
+}
+
+/// What is wrong and stays so, in words that stay the same while it does. The newest of what was changed from outside counts
+/// for an hour.
+fn standing(service: &Service) -> Vec<Standing> {
+    let state = service.current();
+    let now = service.now();
+    let wrong =
+        |reason, subject, rule| Standing { refusal: Refusal::new(reason, subject, rule), expires: None };
+    let mut standing = Vec::new();
+    let accepted = state.documents.enrolment.accepted.as_ref();
+    if let Some(lease) = accepted.map(|accepted| accepted.lease(now)).filter(|lease| lease.overdue) {
+        standing.push(Standing { refusal: expiring(lease, now), expires: Some(lease.ends) });
+    }
+    if service.clock.status(&state.known_of_time()).doubted.is_some() {
+        standing.push(wrong(Reason::ClockDoubted, "system clock", "it shows a time that is not believed"));
+    }
+    if service.disk().is_some_and(DiskReserve::is_short) {
+        let rule =
+            "the disk of the gateway's state is or was full: some of what is set aside on it is used up";
+        standing.push(wrong(Reason::Storage, "disk", rule));
+    }
+    let altered = service.refused_lately().into_iter().rev().find(|(at, refusal)| {
+        matches!(refusal.reason, Reason::EnforcementAltered | Reason::EnforcementLost)
+            && now.after(*at) < ENFORCEMENT_STANDS
+    });
+    standing.extend(altered.map(|(_, refusal)| Standing { refusal, expires: None }));
+    standing
 }
 
 /// `peer`: which enforcer the asking user is.
@@ -139,6 +172,10 @@ pub async fn answer(service: &Arc<Service>, peer: Enforcer, request: Request) ->
 
         Request::EpochEnforced { enforcer, epoch } => {
             decide(service, Input::EpochEnforced { enforcer, epoch }).await
+        }
+        Request::MessagesCounted(counts) => {
+            service.metrics.messages_counted(counts);
+            Ok(Reply::Done)
         }
         Request::Refused { origin, refusal } => {
             blocking(service, move |service| {

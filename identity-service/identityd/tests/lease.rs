@@ -75,6 +75,14 @@ fn says_so(status: &Status) -> bool {
     status.refusals.iter().any(|(_, refusal)| refusal.reason == Reason::IdentityExpiring)
 }
 
+/// What `gatewayd` is told, for its alert.
+async fn is_told(gateway: &Gateway, status: &Status) -> bool {
+    let Reply::Snapshot(snapshot) = gateway.ask(Request::Watch { seen: 0 }).await.unwrap() else { panic!() };
+    let expiry = snapshot.standing.into_iter().find(|one| one.refusal.reason == Reason::IdentityExpiring);
+    assert!(expiry.iter().all(|one| one.expires == status.lease.map(|lease| lease.ends)), "{expiry:?}");
+    expiry.is_some()
+}
+
 #[tokio::test]
 async fn a_lease_of_forty_days_is_lived_day_by_day_to_its_end_and_beyond() {
     let mut site = Site::leased_for(40).await;
@@ -84,6 +92,7 @@ async fn a_lease_of_forty_days_is_lived_day_by_day_to_its_end_and_beyond() {
         // From the first third on it is said, in the status that people and the fleet see.
         assert_eq!(says_so(&status), day > 13, "day {day}: {:?}", status.refusals);
         assert_eq!(status.lease.unwrap().overdue, day > 13, "day {day}");
+        assert_eq!(is_told(&site.gateway, &status).await, day > 13, "day {day}");
         let ends = status.gateway_ca_expires.unwrap();
         assert!(status.issuing_ca_expires.unwrap() <= ends, "no issuer outlives its own");
         assert!(status.identities.iter().all(|identity| identity.expires.unwrap() <= ends));
@@ -96,7 +105,7 @@ async fn a_lease_of_forty_days_is_lived_day_by_day_to_its_end_and_beyond() {
     // The end: nobody has a certificate, and that is said.
     site.clocks.pass(DAY * 2);
     let status = site.settled(41, false).await;
-    assert!(says_so(&status), "{:?}", status.refusals);
+    assert!(says_so(&status) && is_told(&site.gateway, &status).await, "{:?}", status.refusals);
     assert!(!site.renew_leaf().await);
     site.gateway.restart().await;
     site.settled(41, false).await;
@@ -105,6 +114,7 @@ async fn a_lease_of_forty_days_is_lived_day_by_day_to_its_end_and_beyond() {
     site.gateway.ask(Request::EnrolAccept(Box::new(newer))).await.unwrap();
     let status = site.settled(41, true).await;
     assert!(!says_so(&status) && !status.lease.unwrap().overdue, "{:?}", status.refusals);
+    assert!(!is_told(&site.gateway, &status).await);
 }
 
 #[tokio::test]

@@ -170,7 +170,11 @@ impl Documents {
         durable::remove(&path).map_err(|source| DocumentError::Io { what: "remove", path, source })
     }
 
-    fn write(&self, client: &Principal, document: Option<&Document<Principal>>) -> Result<(), DocumentError> {
+    pub(crate) fn write(
+        &self,
+        client: &Principal,
+        document: Option<&Document<Principal>>,
+    ) -> Result<(), DocumentError> {
         let name = name_of(client);
         let path = self.folder.join(&name);
         let (what, written) = match document {

@@ -3,12 +3,14 @@
 //!
 //! ```text
 //! sessions/documents/module.<name>, leaf.<name>     sealed
+//! sessions/home                                     where they were written
 //! sessions/journal/                                 an encrypted queue
 //! ```
 //!
 //! Nobody is let in before all of it is loaded, for a message that came earlier would miss the sessions it is for.
 
 pub(crate) mod documents;
+mod home;
 mod index;
 pub(crate) mod journal;
 mod record;
@@ -28,7 +30,8 @@ use crate::audit::Audit;
 use crate::control::{Chain, Control, ControlError};
 use crate::hub::Event;
 use crate::store::{Opening, storage_key};
-use documents::{DocumentError, Documents, ToWrite};
+use documents::{DocumentError, Documents, Found, ToWrite};
+use home::Home;
 use index::Index;
 use journal::ToJournal;
 
@@ -95,7 +98,7 @@ pub(crate) async fn serve(
     };
     let Loaded { restored, damaged, queue, index, documents } = loaded;
     for refusal in damaged {
-        tracing::error!(%refusal, "a session is damaged");
+        tracing::error!(%refusal, "sessions are not as they were");
         audit.failed(refusal);
     }
     tracing::info!(sessions = restored.sessions.len(), messages = index.len(), "sessions are loaded");
@@ -126,14 +129,42 @@ async fn load(folder: &Path, control: &Control) -> Result<Loaded, LoadError> {
     }
 }
 
+/// All documents. Where they are an older copy, each says so before the folder says that it is the original. Blocks.
+fn load_documents(documents: &Documents, folder: &Path) -> Result<Found, DocumentError> {
+    let io = |what| {
+        let path = folder.to_owned();
+        move |source| DocumentError::Io { what, path, source }
+    };
+    let mut found = documents.load()?;
+    let home = Home::of(folder).map_err(io("look at"))?;
+    if home == Home::Copy {
+        for (client, document) in &mut found.sessions {
+            document.lost = true;
+            documents.write(client, Some(document))?;
+        }
+        let rule = format!(
+            "`{}` is not where it was written: it was restored from a backup, and the clients of {} sessions are told to \
+             subscribe again",
+            folder.display(),
+            found.sessions.len(),
+        );
+        found.damaged.push(Refusal::new(Reason::SessionsRestored, "sessions", rule));
+    }
+    if home != Home::Original {
+        home::settle(folder).map_err(io("mark"))?;
+    }
+    Ok(found)
+}
+
 async fn load_with(
     folder: &Path,
     queue: &Queue,
     sealer: Sealer,
 ) -> Result<(Restored<Principal>, Vec<Refusal>, Index, Documents), LoadError> {
     let documents = Documents::new(&folder.join("documents"), sealer);
-    let reader = documents.clone();
-    let found = tokio::task::spawn_blocking(move || reader.load()).await.map_err(|_| LoadError::Ending)??;
+    let (reader, home) = (documents.clone(), folder.to_owned());
+    let load = move || load_documents(&reader, &home);
+    let found = tokio::task::spawn_blocking(load).await.map_err(|_| LoadError::Ending)??;
     let mut records = Vec::new();
     let mut next_number = 0;
     for stored in queue.read(usize::MAX, usize::MAX).await? {

@@ -11,8 +11,8 @@ use edgewarden_platform::peer::PeerEvidence;
 use edgewarden_policy::compile;
 use edgewarden_protocol::Bytes;
 use edgewarden_protocol::control::{
-    Certificate, Enforcer, PolicyInForce, Reply, Request, Snapshot, StartRecord, StorageKey, ToldTime,
-    TopicSize,
+    Certificate, Enforcer, MessageCounts, PolicyInForce, Reply, Request, Snapshot, Standing, StartRecord,
+    StorageKey, ToldTime, TopicSize,
 };
 use edgewarden_protocol::deployment::Deployment;
 use edgewarden_protocol::frame;
@@ -38,6 +38,7 @@ struct Shared {
     snapshot: watch::Sender<Snapshot>,
     enforced: watch::Sender<Option<Epoch>>,
     refusals: Mutex<Vec<Refusal>>,
+    counts: Mutex<MessageCounts>,
     issuing: Arc<IssuingCa>,
     root: Vec<u8>,
     key: Mutex<[u8; 32]>,
@@ -71,11 +72,13 @@ impl Identityd {
             records: vec![record("analytics", 1, [0, 0, 0, 0].into())],
             trusted: true,
             time: told(UnixTime::now()),
+            standing: Vec::new(),
         };
         let shared = Arc::new(Shared {
             snapshot: watch::channel(snapshot).0,
             enforced: watch::channel(None).0,
             refusals: Mutex::default(),
+            counts: Mutex::default(),
             issuing,
             root: root.certificate_der().to_vec(),
             key: Mutex::new([9; 32]),
@@ -122,6 +125,9 @@ impl Identityd {
                 {"name": "glucose", "filter": "leaf/{leaf}/glucose"},
                 {"name": "all-glucose", "filter": "leaf/+/glucose"},
                 {"name": "summary", "filter": "clinic/summary", "bytes_max": 200_000},
+                {"name": "alerts", "filter": "$edgewarden/alerts/#"},
+                {"name": "everything", "filter": "#"},
+                {"name": "raw", "filter": "raw/x-{leaf}/#", "bytes_max": 100},
             ],
             "routes": [{"filter": "clinic/summary", "to": "upstream"}],
             "policy": policy,
@@ -174,6 +180,16 @@ impl Identityd {
 
     pub fn trust(&self, trusted: bool) {
         self.change(|snapshot| snapshot.trusted = trusted);
+    }
+
+    /// What is wrong from now on.
+    pub fn stand(&self, standing: Vec<Standing>) {
+        self.change(|snapshot| snapshot.standing = standing);
+    }
+
+    /// What was counted last.
+    pub fn counts(&self) -> MessageCounts {
+        *self.shared.counts.lock().unwrap()
     }
 
     pub fn change_key(&self) {
@@ -232,6 +248,10 @@ impl Shared {
             }
             Request::Refused { refusal, .. } => {
                 self.refusals.lock().unwrap().push(refusal);
+                Reply::Done
+            }
+            Request::MessagesCounted(counts) => {
+                *self.counts.lock().unwrap() = counts;
                 Reply::Done
             }
             Request::StorageKey => Reply::StorageKey(StorageKey::new(&self.key.lock().unwrap())),

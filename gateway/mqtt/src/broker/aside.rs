@@ -87,20 +87,25 @@ impl<C> Aside<C> {
         written.into_iter().map(|(_, number)| number).collect()
     }
 
-    fn is_over(&self, limits: &Limits) -> bool {
-        self.messages.len() > limits.set_aside_messages_max || self.bytes > limits.set_aside_bytes_max
-    }
-
-    /// The oldest, with what it counted for.
-    pub(super) fn pop(&mut self) -> Option<(SetAside<C>, usize)> {
-        let oldest = self.messages.pop_front()?;
-        let cost = oldest.cost();
-        self.bytes = self.bytes.saturating_sub(cost);
-        Some((oldest, cost))
+    /// Takes one out while there are too many, or too many bytes: the oldest, and where it is for bytes the oldest of
+    /// those that have more than is kept for each. A large one pushes out large ones only.
+    fn evict(&mut self, limits: &Limits) -> Option<(SetAside<C>, usize)> {
+        if self.messages.len() > limits.set_aside_messages_max {
+            return self.take(0);
+        }
+        if self.bytes <= limits.set_aside_bytes_max {
+            return None;
+        }
+        let large = |message: &SetAside<C>| message.cost() > limits.set_aside_bytes_kept;
+        self.take(self.messages.iter().position(large).unwrap_or(0))
     }
 
     fn remove(&mut self, number: u64) -> Option<(SetAside<C>, usize)> {
-        let index = self.messages.iter().position(|message| message.number == number)?;
+        self.take(self.messages.iter().position(|message| message.number == number)?)
+    }
+
+    /// With what it counted for.
+    fn take(&mut self, index: usize) -> Option<(SetAside<C>, usize)> {
         let message = self.messages.remove(index)?;
         let cost = message.cost();
         self.bytes = self.bytes.saturating_sub(cost);
@@ -195,8 +200,7 @@ impl<A: Authority> Broker<A> {
             connections: ends,
         });
         let mut evicted = 0;
-        while session.aside.is_over(limits) {
-            let Some((_, cost)) = session.aside.pop() else { break };
+        while let Some((_, cost)) = session.aside.evict(limits) {
             session.discharge(cost);
             self.waiting_bytes = self.waiting_bytes.saturating_sub(cost);
             evicted += 1;
@@ -214,7 +218,11 @@ impl<A: Authority> Broker<A> {
         );
         self.refuse(client, Refusal::new(Reason::MessageSetAside, client, rule));
         if evicted > 0 {
-            self.count_lost(client, evicted, "there is no room for more messages set aside: the oldest go");
+            self.count_lost(
+                client,
+                evicted,
+                "there is no room for more messages set aside: the oldest go, large ones first",
+            );
         }
     }
 
@@ -233,16 +241,17 @@ impl<A: Authority> Broker<A> {
         all
     }
 
-    /// Drops a message that was set aside for good. False when there is none of this number.
-    pub fn drop_set_aside(&mut self, client: &A::Client, number: u64, now: Duration) -> bool {
+    /// Drops a message that was set aside. Gone for good when the version of the session's document that this returns is
+    /// on disk ([`Broker::documented`]). `None` when there is none of this number.
+    pub fn drop_set_aside(&mut self, client: &A::Client, number: u64, now: Duration) -> Option<u64> {
         self.now = now;
-        let Some(session) = self.sessions.get_mut(client) else { return false };
-        let Some((_, cost)) = session.aside.remove(number) else { return false };
+        let session = self.sessions.get_mut(client)?;
+        let (_, cost) = session.aside.remove(number)?;
         session.discharge(cost);
         self.waiting_bytes = self.waiting_bytes.saturating_sub(cost);
-        self.touch(client);
+        let version = self.touch(client);
         self.settle();
-        true
+        Some(version)
     }
 
     pub fn set_wall_clock(&mut self, wall: UnixTime) {

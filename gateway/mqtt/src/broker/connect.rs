@@ -29,7 +29,16 @@ impl<A: Authority> Broker<A> {
         }
         let session_present = self.sessions.get(&client).is_some_and(|session| !session.lost);
         let outdated = if let Some(session) = self.sessions.get_mut(&client) {
-            session.arrive(id)
+            let mut outdated = session.arrive(id);
+            if session.lost && !session.subscriptions.is_empty() {
+                // They are older than what the client knows of. It is told that there is none, and begins with none.
+                for (filter, _) in session.subscriptions.drain() {
+                    self.subscriptions.remove(&filter, &client);
+                }
+                self.forget_routes();
+                outdated = true;
+            }
+            outdated
         } else {
             let mut session = Session::new(connect.clean_session, self.new_number());
             session.arrive(id);

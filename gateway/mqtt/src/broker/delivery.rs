@@ -1,6 +1,7 @@
 //! The way of a message: from its publisher into the sessions, from there onto the wire, and the acknowledgements.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use edgewarden_names::{Reason, Refusal};
 
@@ -232,8 +233,8 @@ impl<A: Authority> Broker<A> {
         }
     }
 
-    /// What the topics that match have now. They are no reason to lose what waits already: where the session is full, the
-    /// rest of them is lost, unless the client wants to lose its session then.
+    /// What the topics that match have now. They are no reason to lose what waits already, in this session or in another:
+    /// where this one or all together are full, the rest of them is lost, unless the client wants to lose its session then.
     pub(super) fn deliver_retained(&mut self, client: &A::Client, filter: &TopicFilter, granted: Qos) {
         let mut lost: u64 = 0;
         for (message, qos) in self.retained.matching(filter) {
@@ -247,6 +248,10 @@ impl<A: Authority> Broker<A> {
             if qos.min(granted) == Qos::AtMostOnce {
                 self.deliver_now(client, &message, true);
             } else if lost > 0 || !self.takes_retained(client, message.cost()) {
+                if lost == 0 && self.authority.lagging(client) == Lagging::LosesSession {
+                    self.end_session_that_lags(client, "retained messages did not fit into its session");
+                    return;
+                }
                 lost = lost.saturating_add(1);
             } else {
                 let copy = Arc::new(Message {
@@ -260,12 +265,32 @@ impl<A: Authority> Broker<A> {
                 }
             }
         }
-        self.count_lost(client, lost, "its session is full: retained messages did not fit in");
+        self.count_lost(client, lost, "there is no room in its session: retained messages did not fit in");
     }
 
     fn takes_retained(&self, client: &A::Client, cost: usize) -> bool {
         self.sessions.get(client).is_none_or(|session| session.has_room(1, cost, &self.limits))
-            || self.authority.lagging(client) == Lagging::LosesSession
+            && !self.is_crowded(client, cost)
+    }
+
+    /// A retained message of the caller's own, `from` whoever it is to its receivers: an empty payload removes it. Nobody's
+    /// leave is asked, and no share of the retained messages: it is the caller who bounds them.
+    pub fn retain_own(&mut self, from: A::Client, topic: &TopicName, payload: &[u8], now: Duration) {
+        self.now = now;
+        let number = self.new_number();
+        let message = Arc::new(Message { number, from, topic: topic.clone(), payload: payload.into() });
+        self.retained.set(&message, Qos::AtLeastOnce);
+        self.retain_on_disk(None, &message, Qos::AtLeastOnce, false);
+        let durable = self.deliver(&message, Qos::AtLeastOnce);
+        if !durable.is_empty() {
+            self.journal(None, &message, durable, false);
+        }
+        self.settle();
+    }
+
+    /// The payload of what is retained on a topic.
+    pub fn retained(&self, topic: &TopicName) -> Option<&[u8]> {
+        self.retained.get(topic)
     }
 
     /// Section 3.1.2.5, by the policy of this moment. Nobody waits for its acknowledgement.

@@ -25,7 +25,8 @@ use crate::topic::{TopicFilter, TopicName};
 pub struct Document<C> {
     /// Messages with smaller numbers belong to an earlier session of the same client.
     pub since: u64,
-    /// The subscriptions were lost with a damaged document: the client is told to subscribe again.
+    /// The subscriptions were lost with a damaged document, or are from an older copy: the client is told to subscribe
+    /// again.
     pub lost: bool,
     /// How long its client has been away while a broker ran, as far as it is written down.
     pub away_seconds: u64,
@@ -148,6 +149,28 @@ impl<A: Authority> Broker<A> {
             self.retained.set(&Arc::new(Message { number, from, topic, payload }), qos);
         }
         self.shrink_restored();
+        self.settle();
+    }
+
+    /// What is on disk turned out to be an older copy: clients may have subscribed to more since. Each is told to subscribe
+    /// again when it comes, and what waits for it is kept.
+    pub fn doubt_sessions(&mut self, now: Duration) {
+        self.now = now;
+        let mut durable: Vec<_> = self.sessions.iter_mut().filter(|(_, session)| !session.clean).collect();
+        durable.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        let doubted: Vec<_> = durable
+            .into_iter()
+            .map(|(client, session)| {
+                session.lost = true;
+                (client.clone(), session.connection)
+            })
+            .collect();
+        for (client, connection) in doubted {
+            self.touch(&client);
+            if let Some(id) = connection {
+                self.close(id, End::Ours);
+            }
+        }
         self.settle();
     }
 

@@ -113,7 +113,7 @@ impl<A: Authority> Broker<A> {
     }
 
     /// Whether the pool of all sessions is full, and this one holds more than is kept for each.
-    fn is_crowded(&self, client: &A::Client, cost: usize) -> bool {
+    pub(super) fn is_crowded(&self, client: &A::Client, cost: usize) -> bool {
         let Some(session) = self.sessions.get(client) else { return false };
         let held = session.bytes().saturating_add(cost);
         self.waiting_bytes.saturating_add(cost) > self.limits.waiting_bytes_max
@@ -182,7 +182,7 @@ impl<A: Authority> Broker<A> {
         true
     }
 
-    fn end_session_that_lags(&mut self, client: &A::Client, why: &str) {
+    pub(super) fn end_session_that_lags(&mut self, client: &A::Client, why: &str) {
         let Some(session) = self.sessions.get(client) else { return };
         let lost = u64::try_from(session.len()).unwrap_or(u64::MAX).saturating_add(1);
         let connection = session.connection;

@@ -30,6 +30,8 @@ pub struct Limits {
     /// Messages set aside in one session.
     pub set_aside_messages_max: usize,
     pub set_aside_bytes_max: usize,
+    /// What each of them may have whatever the others have. As often as there are messages, and once the largest: that fits.
+    pub set_aside_bytes_kept: usize,
     /// Messages set aside one after the other: from then on it is the client that takes nothing.
     pub set_aside_in_a_row_max: u8,
     /// Retained messages of all clients.
@@ -61,7 +63,8 @@ impl Default for Limits {
             session_bytes_kept: 16 * 1024,
             ends_max: 3,
             set_aside_messages_max: 16,
-            set_aside_bytes_max: 256 * 1024,
+            set_aside_bytes_max: 544 * 1024,
+            set_aside_bytes_kept: 18 * 1024,
             set_aside_in_a_row_max: 4,
             retained_messages_max: 4096,
             retained_bytes_max: 4 * 1024 * 1024,

@@ -512,7 +512,8 @@ impl<A: Authority> Broker<A> {
             self.wills.push_back((client.clone(), will));
         }
         if self.sessions.get(&client).is_some_and(|session| session.connection == Some(id)) {
-            if connection.given && matches!(end, End::Goodbye | End::Theirs) {
+            // Who says goodbye has survived what it was sent.
+            if connection.given && end == End::Theirs {
                 self.count_end(&client);
             }
             if let Some(session) = self.sessions.get_mut(&client) {

@@ -49,6 +49,10 @@ impl<C: Clone + Eq + Hash> Retained<C> {
         self.messages.len()
     }
 
+    pub(super) fn get(&self, topic: &TopicName) -> Option<&[u8]> {
+        self.messages.get(topic).map(|(message, _)| &*message.payload)
+    }
+
     /// Whether the message fits in the place of what its topic has, and if not, why.
     pub(super) fn has_room(&self, message: &Message<C>, limits: &Limits) -> Result<(), &'static str> {
         if message.payload.is_empty() {

@@ -59,6 +59,7 @@ pub fn text(service: &Service) -> String {
     keystore(&mut text, service);
     resident_keys(&mut text, service);
     audit(&mut text, service);
+    messages(&mut text, metrics);
     text.0
 }
 
@@ -254,9 +255,48 @@ fn audit(text: &mut Text, service: &Service) {
     );
 }
 
+/// Absent until `gatewayd` has told.
+fn messages(text: &mut Text, metrics: &Metrics) {
+    let Some(counts) = *metrics.messages.lock().unwrap_or_else(PoisonError::into_inner) else { return };
+    let lost = "QoS 1 messages that receivers lost because they lagged.";
+    let set_aside = "Messages that ended their receivers' connections and were set aside.";
+    let dropped = "QoS 0 messages dropped because a receiver was too slow.";
+    let refused = "Publications, subscriptions and connections refused.";
+    for (name, kind, help, value) in [
+        ("messages_lost_total", "counter", lost, counts.lost),
+        ("messages_set_aside", "gauge", set_aside, counts.set_aside),
+        ("messages_waiting", "gauge", "Messages that wait in sessions.", counts.waiting),
+        ("messages_retained", "gauge", "Retained messages.", counts.retained),
+        ("messages_dropped_qos0_total", "counter", dropped, counts.dropped_qos0),
+        ("mqtt_refused_total", "counter", refused, counts.refused),
+        ("mqtt_sessions", "gauge", "Sessions, connected or kept.", counts.sessions),
+        ("upstream_queue_messages", "gauge", "Messages on the way to the fleet.", counts.queue_messages),
+        ("upstream_queue_bytes", "gauge", "Bytes of them on disk.", counts.queue_bytes),
+        ("upstream_queue_bytes_max", "gauge", "Cap of these bytes.", counts.queue_bytes_max),
+    ] {
+        text.one(name, kind, help, value);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use edgewarden_protocol::control::MessageCounts;
+
+    #[test]
+    fn messages_are_there_when_gatewayd_has_told() {
+        let (metrics, mut text) = (Metrics::default(), Text(String::new()));
+        messages(&mut text, &metrics);
+        assert_eq!(text.0, "");
+        metrics.messages_counted(MessageCounts { lost: 7, set_aside: 2, ..MessageCounts::default() });
+        messages(&mut text, &metrics);
+        assert!(
+            text.0.contains(
+                "# TYPE edgewarden_messages_lost_total counter\nedgewarden_messages_lost_total 7\n"
+            )
+        );
+        assert!(text.0.contains("edgewarden_messages_set_aside 2\n"), "{}", text.0);
+    }
 
     #[test]
     fn labels_cannot_break_a_line() {

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use edgewarden_keystore::{Health, Keystore};
 use edgewarden_names::Reason;
+use edgewarden_protocol::control::MessageCounts;
 
 pub(crate) use self::expose::text;
 use self::histogram::Histogram;
@@ -111,6 +112,8 @@ pub struct Metrics {
     heads_failed: AtomicU64,
     clock_steps: AtomicU64,
     health: Mutex<Option<(Instant, Option<Health>)>>,
+    /// As `gatewayd` has said last.
+    messages: Mutex<Option<MessageCounts>>,
 }
 
 fn add(counter: &AtomicU64) {
@@ -122,6 +125,10 @@ fn get(counter: &AtomicU64) -> u64 {
 }
 
 impl Metrics {
+    pub fn messages_counted(&self, counts: MessageCounts) {
+        *self.messages.lock().unwrap_or_else(PoisonError::into_inner) = Some(counts);
+    }
+
     /// Makes a certificate and takes the time.
     pub fn timed<T, E>(&self, kind: Certificate, make: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
         let begun = Instant::now();
