@@ -131,20 +131,36 @@ impl Changes {
         }
     }
 
+    /// Was a change of ours, made after `before` was the last, the only one of which there are news? What the kernel did
+    /// not keep for us is counted by its numbers.
+    pub fn is_only(&mut self, before: Option<u32>, news: &News) -> Result<bool, RunError> {
+        if !news.lost {
+            return Ok(news.changes <= 1);
+        }
+        let after = self.last()?;
+        self.generation = after;
+        Ok(before.zip(after).is_some_and(|(before, after)| after == before.wrapping_add(1)))
+    }
+
     /// Asks the kernel for the number of its last transaction: false when one passed of which no news came.
     pub fn is_complete(&mut self) -> Result<bool, RunError> {
+        let now = self.last()?;
+        let complete = self.generation.is_none() || now.is_none() || self.generation == now;
+        self.generation = now;
+        Ok(complete)
+    }
+
+    /// The number of the kernel's last transaction.
+    pub fn last(&mut self) -> Result<Option<u32>, RunError> {
         let kind = SUBSYSTEM << 8 | GET_GENERATION;
         let failed = || RunError::io("ask for the generation of the rules");
         self.questions.ask(kind, &[0; FAMILY_HEADER_BYTES]).map_err(failed())?;
         let Received::Datagram(length) = self.questions.receive(&mut self.buffer).map_err(failed())? else {
-            return Ok(true);
+            return Ok(None);
         };
-        let now = messages(self.buffer.get(..length).unwrap_or_default())
+        Ok(messages(self.buffer.get(..length).unwrap_or_default())
             .find(|(kind, _)| *kind == SUBSYSTEM << 8 | NEW_GENERATION)
-            .and_then(|(_, payload)| generation(payload.get(FAMILY_HEADER_BYTES..)?));
-        let complete = self.generation.is_none() || now.is_none() || self.generation == now;
-        self.generation = now;
-        Ok(complete)
+            .and_then(|(_, payload)| generation(payload.get(FAMILY_HEADER_BYTES..)?)))
     }
 
     /// The keys of a set of ours with the packets that each counted. A set that is not there is empty.
