@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::choice::Choice;
-use crate::report::Report;
+use crate::report::{MaySkip, Report};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
@@ -59,7 +59,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments, root: &Path) -> Result<bool, Problem> {
-    let may_skip = if arguments.ci { Some(report::may_skip(&root.join(".ci/may-skip"))?) } else { None };
+    let may_skip = if arguments.ci { Some(MaySkip::read(&root.join(".ci/may-skip"))?) } else { None };
     let choice = match &arguments.name {
         Some(name) => Choice::named(name, root)?,
         None => Choice::all(),
@@ -67,5 +67,5 @@ fn run(arguments: &Arguments, root: &Path) -> Result<bool, Problem> {
     let programs = programs::build(&choice)?;
     let mut report = Report::new(programs.len());
     events::run_all(&programs, choice.filter.as_deref(), usize::from(arguments.jobs), &mut report)?;
-    Ok(report.finish(may_skip.as_deref()))
+    Ok(report.finish(may_skip.as_ref()))
 }

@@ -25,11 +25,24 @@ pub struct Report {
     times: Vec<(Duration, String)>,
 }
 
-/// The tests that a machine may be unable to run, from lines `name: reason`.
-pub fn may_skip(path: &Path) -> Result<Vec<String>, Problem> {
-    let text = fs::read_to_string(path).map_err(|source| Problem::Read { path: path.to_owned(), source })?;
-    let lines = text.lines().filter(|line| !line.starts_with('#'));
-    Ok(lines.filter_map(|line| line.split_once(": ")).map(|(name, _)| name.trim().to_owned()).collect())
+/// The tests that a machine may be unable to run, from lines `name: what it needs`.
+#[derive(Debug)]
+pub struct MaySkip(Vec<String>);
+
+impl MaySkip {
+    pub fn read(path: &Path) -> Result<Self, Problem> {
+        let text =
+            fs::read_to_string(path).map_err(|source| Problem::Read { path: path.to_owned(), source })?;
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        Ok(Self(lines.filter_map(|line| line.split_once(": ")).map(|(name, _)| name.to_owned()).collect()))
+    }
+
+    fn allows(&self, test: &str) -> bool {
+        self.0.iter().any(|name| match name.strip_suffix('*') {
+            Some(start) => test.starts_with(start),
+            None => test == name,
+        })
+    }
 }
 
 impl Report {
@@ -94,7 +107,7 @@ impl Report {
     }
 
     /// Prints the end. Whether all is well; with `may_skip`, only these may be skipped.
-    pub fn finish(mut self, may_skip: Option<&[String]>) -> bool {
+    pub fn finish(mut self, may_skip: Option<&MaySkip>) -> bool {
         self.times.sort_by(|one, other| other.cmp(one));
         println!("\nslowest:");
         for (took, name) in self.times.iter().take(SLOWEST) {
@@ -105,7 +118,7 @@ impl Report {
         }
         let mut forbidden = 0;
         for (name, reason) in &self.skipped {
-            let allowed = may_skip.is_none_or(|may_skip| may_skip.contains(name));
+            let allowed = may_skip.is_none_or(|may_skip| may_skip.allows(name));
             forbidden += usize::from(!allowed);
             let mark = if allowed {
                 ""
