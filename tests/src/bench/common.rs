@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _};
-use edgewarden_ca::spki;
+use edgewarden_ca::{CaSigner, SignError, spki};
 use edgewarden_names::{GatewayName, TrustDomain};
 use edgewarden_tests::Failure;
 
@@ -21,6 +22,21 @@ pub fn domain() -> Result<TrustDomain, Failure> {
 pub fn gateway() -> Result<GatewayName, Failure> {
     GatewayName::parse("gw-bench").map_err(failed)
 }
+
+/// A gateway CA's key, in memory.
+pub struct Key(pub EcdsaKeyPair);
+
+impl CaSigner for Key {
+    fn public_point(&self) -> Result<Vec<u8>, SignError> {
+        Ok(self.0.public_key().as_ref().to_vec())
+    }
+
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
+        let signature = self.0.sign(&SystemRandom::new(), message);
+        Ok(signature.map_err(|_| SignError::new(Failure::new("no signature")))?.as_ref().to_vec())
+    }
+}
+
 pub fn public_pem() -> Result<String, Failure> {
     let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).map_err(failed)?;
     spki::to_pem(key.public_key().as_ref()).map_err(failed)

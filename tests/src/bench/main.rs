@@ -4,6 +4,7 @@
 //! runs in a sandbox: a simulated TPM, loopback, and no way out.
 
 mod common;
+mod fleet;
 mod gateway;
 mod identityd;
 mod modules;
@@ -79,9 +80,10 @@ fn inside(arguments: &Arguments) -> Result<ExitCode, Failure> {
     };
     take("certificates", &mut || Ok(vec![pure::certificates()?]))?;
     take("tokens", &mut pure::tokens)?;
-    take("policy", &mut || Ok(vec![pure::policy()?]))?;
+    take("policy", &mut pure::policy)?;
     take("policy-compile", &mut pure::policy_compile)?;
     take("queue", &mut || Ok(vec![queue::queue()?]))?;
+    take("fleet", &mut fleet::fleet)?;
     take("identityd", &mut identityd::identityd)?;
     take("modules", &mut modules::modules)?;
     take("tpm", &mut tpm::tpm)?;
