@@ -12,7 +12,8 @@
 //!
 //! `src/workloadapi.rs` is generated from `proto/workloadapi.proto` (protoc 3.21, tonic-prost-build 0.14 with
 //! `bytes(".")`, `build_transport(false)` and `codec_path("edgewarden_workload_api::codec::ProstCodec")`) and kept in the
-//! tree, so that a build needs no protoc; without a server, which [`server`] has of its own (`build_server(false)`).
+//! tree, so that a build needs no protoc; without a server, which [`server`] has of its own (`build_server(false)`), and with
+//! `skip_debug` for the three messages that `src/silent.rs` is about.
 //! `src/keysapi.rs` is made the same way, with a server, from `proto/keys.proto`, with `skip_debug` for each message that
 //! holds a secret or a capability. So is what reflection tells of it, `proto/*.descriptor.bin`
 //! (`protoc --include_imports --descriptor_set_out=…`).
@@ -30,6 +31,7 @@ pub mod keys;
 pub mod pem;
 pub mod secrets;
 pub mod server;
+mod silent;
 pub mod source;
 
 #[allow(clippy::all, clippy::pedantic, unused_qualifications, reason = "generated")]

@@ -13,6 +13,9 @@ mod guest;
 #[rustfmt::skip]
 mod workloadapi;
 
+#[path = "../../../workload-api/src/silent.rs"]
+mod silent;
+
 #[path = "../../../workload-api/src/envoy.rs"]
 #[allow(dead_code, clippy::all, clippy::pedantic, unused_qualifications, missing_debug_implementations, reason = "generated")]
 #[rustfmt::skip]

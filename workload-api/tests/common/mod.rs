@@ -16,6 +16,9 @@ pub mod keysapi;
 #[rustfmt::skip]
 pub mod workloadapi;
 
+#[path = "../../src/silent.rs"]
+mod silent;
+
 #[path = "../../src/envoy.rs"]
 #[allow(clippy::all, clippy::pedantic, unused_qualifications, missing_debug_implementations, reason = "generated")]
 #[rustfmt::skip]
