@@ -48,6 +48,19 @@ impl Gateway {
     }
 
     pub fn configure(&self) -> Result<(), Failure> {
+        self.configure_with("")
+    }
+
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
+    pub fn root(&self) -> &RootCa {
+        &self.root
+    }
+
+    /// With more in the configuration.
+    pub fn configure_with(&self, more: &str) -> Result<(), Failure> {
         let path = |name: &str| self.folder.path().join(name);
         fs::write(path("root.pem"), pem::encode(pem::CERTIFICATE, self.root.certificate_der()))?;
         let operator = spki::to_pem(self.operator.public_key().as_ref()).map_err(failed)?;
@@ -56,7 +69,7 @@ impl Gateway {
             "[gateway]\nname = \"gw-bench\"\ntrust_domain = \"bench.example\"\n\
              [fleet]\nurl = \"https://127.0.0.1:1\"\nroot = \"{}\"\noperator_keys = [\"{}\"]\n\
              [keystore]\nkind = \"dangerous-simulated-tpm\"\naddress = \"127.0.0.1:{}\"\n\
-             [attestation]\nevent_log = \"{}\"\n",
+             [attestation]\nevent_log = \"{}\"\n{more}",
             path("root.pem").display(),
             path("operator.pem").display(),
             self.tpm.port(),

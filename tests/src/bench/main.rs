@@ -8,6 +8,7 @@ mod fleet;
 mod gateway;
 mod identityd;
 mod modules;
+mod mqtt;
 mod number;
 mod pure;
 mod queue;
@@ -86,12 +87,15 @@ fn inside(arguments: &Arguments) -> Result<ExitCode, Failure> {
     take("fleet", &mut fleet::fleet)?;
     take("identityd", &mut identityd::identityd)?;
     take("modules", &mut modules::modules)?;
+    take("idle", &mut modules::idle)?;
+    take("mqtt", &mut mqtt::mqtt)?;
     take("tpm", &mut tpm::tpm)?;
     let machine = machine();
     if arguments.output == Format::Json {
         let one = |number: &Number| {
             json!({"name": number.name, "unit": number.unit, "median": number.median, "p99": number.p99,
-                   "samples": number.samples, "target": number.target_text(), "met": number.met()})
+                   "samples": number.samples, "target": number.target_text(), "met": number.met(),
+                   "missing": number.missing})
         };
         let numbers: Vec<Value> = numbers.iter().map(one).collect();
         println!("{}", json!({"machine": machine, "numbers": numbers}));
@@ -101,6 +105,10 @@ fn inside(arguments: &Arguments) -> Result<ExitCode, Failure> {
             "number", "median", "p99", "unit", "target", "samples"
         );
         for number in &numbers {
+            if let Some(why) = number.missing {
+                println!("{:<44} not measured: {why}", number.name);
+                continue;
+            }
             let met = match number.met() {
                 Some(true) => "met",
                 Some(false) => "MISSED",

@@ -25,6 +25,9 @@ use crate::worker::{Handshakes, WORK, Work, now_nanos};
 
 const MODULES: u8 = 100;
 const STREAMS: usize = 5;
+/// Of an ordinary gateway, for what its daemons do of themselves.
+const IDLE_MODULES: u8 = 10;
+const IDLE: Duration = Duration::from_secs(60);
 /// Of each module, for the largest crowd.
 const CROWD: usize = 500;
 const SETTLED: Duration = Duration::from_secs(45);
@@ -218,6 +221,89 @@ pub fn modules() -> Result<Vec<Number>, Failure> {
     numbers.extend(crowd(&gateway, &runtime, &cgroups, &sockets, &server)?);
     drop(workers);
     Ok(numbers)
+}
+
+/// Ten modules that have what they need, and nobody who wants anything: what the daemons do of themselves.
+pub fn idle() -> Result<Vec<Number>, Failure> {
+    let gateway = Gateway::new()?;
+    gateway.configure_with(
+        "[runtime]\nmodule_network = \"127.77.0.0/24\"\n[mqtt]\nleaf_listen = \"127.0.0.1:18883\"\n",
+    )?;
+    let runtime = runtime()?;
+    let server = gateway.start()?;
+    let control = gateway.layout().control_socket();
+    wait_for("identityd", WAIT, || {
+        std::os::unix::net::UnixStream::connect(&control).map(drop).map_err(failed)
+    })?;
+    runtime.block_on(gateway.join())?;
+    let image = image()?;
+    let modules: Vec<Value> =
+        (0..IDLE_MODULES).map(|n| json!({"name": name(n), "image": image.reference.to_string()})).collect();
+    runtime.block_on(gateway.deploy(&json!({
+        "name": "bench", "version": 1, "trust_domain": "bench.example", "modules": modules, "policy": "",
+        "image_keys": [{"name": "ci", "public_key": image.key.public_pem()}],
+    })))?;
+    let mut gatewayd = crate::mqtt::start_gatewayd(&gateway)?;
+    let cgroups = Cgroups::new()?;
+    let mut workers = Vec::new();
+    for number in 0..IDLE_MODULES {
+        let instance = runtime.block_on(prepare(&gateway, &image, number))?;
+        let socket = gateway.layout().workload_socket(&instance);
+        let mut worker = cgroups.spawn(&name(number), &Work::Hold { socket, streams: 1 })?;
+        let address = Ipv4Addr::new(10, 77, 0, number.saturating_add(2));
+        runtime.block_on(gateway.ask(Request::Started { instance, pid: worker.pid()?, address }))?;
+        worker.go()?;
+        worker.line()?;
+        workers.push(worker);
+    }
+    thread::sleep(SETTLED);
+    gatewayd.check()?;
+    let before = [effort(server.pid())?, effort(gatewayd.pid())?];
+    let begun = Instant::now();
+    thread::sleep(IDLE);
+    let after = [effort(server.pid())?, effort(gatewayd.pid())?];
+    let seconds = begun.elapsed().as_secs_f64();
+    let mut numbers = Vec::new();
+    for (names, (before, after)) in [
+        ["identityd, idle CPU, 10 modules", "  its threads wake up"],
+        ["gatewayd, idle CPU, 10 modules", "  its threads wake up"],
+    ]
+    .into_iter()
+    .zip(before.into_iter().zip(after))
+    {
+        let [cpu, wakes] = names;
+        let percent = (after.seconds - before.seconds) / seconds * 100.0;
+        numbers.push(Number::of_values(cpu, "%", Target::AtMost(0.3), vec![percent]));
+        numbers.push(Number::of_values(
+            wakes,
+            "1/s",
+            Target::None,
+            vec![(after.wakes - before.wakes) / seconds],
+        ));
+    }
+    Ok(numbers)
+}
+
+/// What the threads of a process have used of processors, and how often they have waited.
+struct Effort {
+    seconds: f64,
+    wakes: f64,
+}
+
+fn effort(pid: u32) -> Result<Effort, Failure> {
+    let mut effort = Effort { seconds: 0.0, wakes: 0.0 };
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let thread = thread?.path();
+        // A thread may end meanwhile.
+        let read = |name: &str| fs::read_to_string(thread.join(name)).unwrap_or_default();
+        let nanos: f64 =
+            read("schedstat").split(' ').next().and_then(|text| text.parse().ok()).unwrap_or(0.0);
+        effort.seconds += nanos / 1e9;
+        let status = read("status");
+        let waits = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        effort.wakes += waits.and_then(|text| text.trim().parse::<f64>().ok()).unwrap_or(0.0);
+    }
+    Ok(effort)
 }
 
 /// What a module has of the socket while another one asks for all that it can get.

@@ -21,6 +21,8 @@ pub struct Number {
     pub median: f64,
     pub p99: f64,
     pub samples: usize,
+    /// Why there are none.
+    pub missing: Option<&'static str>,
 }
 
 impl Number {
@@ -46,7 +48,12 @@ impl Number {
             let index = values.len().saturating_mul(part).div_ceil(100).saturating_sub(1);
             values.get(index).copied().unwrap_or(f64::NAN)
         };
-        Self { name, unit, target, median: at(50), p99: at(99), samples: values.len() }
+        Self { name, unit, target, median: at(50), p99: at(99), samples: values.len(), missing: None }
+    }
+
+    /// One that cannot be measured here.
+    pub fn missing(name: &'static str, unit: &'static str, why: &'static str) -> Self {
+        Self { missing: Some(why), ..Self::of_values(name, unit, Target::None, Vec::new()) }
     }
 
     pub fn met(&self) -> Option<bool> {

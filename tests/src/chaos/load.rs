@@ -5,7 +5,6 @@
 //! came once and stays away, and one does not survive messages of a kind.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -84,8 +83,6 @@ pub struct Load {
 pub struct Device {
     pub name: String,
     pub config: Arc<ClientConfig>,
-    /// Where it is enrolled.
-    pub folder: PathBuf,
 }
 
 #[derive(Debug)]

@@ -255,9 +255,7 @@ impl Scene {
         let gateway = self.site.gateway.clone();
         drop(self.gateway_disk);
         drop(self.fleet_disk);
-        let mut left = before.compare(&Surroundings::look(&gateway)?);
-        left.dedup();
-        Ok(left)
+        Ok(before.compare(&Surroundings::look(&gateway)?))
     }
 }
 
@@ -271,7 +269,7 @@ fn enrol(site: &Site, name: &str) -> Result<Device, Failure> {
     enrol.arg("--dir").arg(&folder);
     wait_for("the gateway to enrol a device", Duration::from_secs(20), || run(&mut enrol)?.ok())?;
     let config = configuration(&folder, &site.gateway, name)?;
-    Ok(Device { name: name.into(), config, folder })
+    Ok(Device { name: name.into(), config })
 }
 
 /// Reads the fleet's database over a connection of its own, again and again: what the server believes is not asked.
