@@ -14,7 +14,7 @@ pub enum Leaf {
     /// Makes a one-time token with which a declared leaf device enrols. Prints it once.
     Allow {
         leaf: LeafName,
-        /// How long the token is good, in seconds.
+        /// How long the token is good, in seconds: until the machine is started again at most.
         #[arg(long, default_value_t = 3600)]
         lifetime: u32,
     },
