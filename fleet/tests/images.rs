@@ -178,6 +178,8 @@ fn written(fleet: &Fleet, image: &str, public_key: &str) -> String {
     file.to_str().unwrap().to_owned()
 }
 
+type Change = fn(&mut Execution);
+
 /// What is refused is refused by the check and by the deed, in the same words, signed before or not.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_gateway_would_refuse_is_neither_valid_nor_sent() {
@@ -190,7 +192,7 @@ async fn what_a_gateway_would_refuse_is_neither_valid_nor_sent() {
     let operator = operator.to_str().unwrap();
     let whom = ["--all", "--allow-empty", "--plain-http", address];
     let deploy = |file: &str, how: &[&str]| fleet.cli(&[&["deploy", file], &whom[..], how].concat());
-    let send = |envelope: &str| {
+    let hand_in = |envelope: &str| {
         fleet.cli(&["deploy", "--envelope", envelope, "--allow-empty", "--plain-http", address])
     };
     let check = |image: &str, public_key: &str| {
@@ -204,7 +206,7 @@ async fn what_a_gateway_would_refuse_is_neither_valid_nor_sent() {
         let out = out.to_str().unwrap();
         let whom = ["--all", "--plain-http", address, "--key", operator, "--out", out];
         fleet.cli(&[&["deploy", &file, "--skip-images"], &whom[..]].concat()).ok();
-        let sent = send(out);
+        let sent = hand_in(out);
         let count = fleet.json(&["deployment", "list"]).as_array().unwrap().len();
         if checked.code() == 3 {
             assert_eq!(checked.errors(), deployed.errors(), "{image}");
@@ -217,7 +219,6 @@ async fn what_a_gateway_would_refuse_is_neither_valid_nor_sent() {
     };
     let good = signed(&fleet, address, &key, "good", |_| ()).await;
     check(&good, &key.public_pem()).ok();
-    type Change = fn(&mut Execution);
     let images: [(&str, Change, Reason); 6] = [
         ("unsigned", |_| (), Reason::ImageUnsigned),
         ("root", |run| run.user = Some("0".into()), Reason::ImageUser),

@@ -160,6 +160,52 @@ fn a_path_is_followed_as_far_as_it_is_known() {
     );
 }
 
+/// What makers' own hierarchies look like, and that a link less is a path less.
+#[test]
+fn hierarchies_as_makers_build_them() {
+    let eku = wrap(0x30, &wrap(6, &[0x67, 0x81, 0x05, 0x08, 0x01]));
+    let limited = |length| IsCa::Ca(BasicConstraints::Constrained(length));
+    let point = Forge::new().ek_point();
+
+    // A root that signs endorsement keys itself, and nothing else.
+    let direct = Vendor::root_with("direct", KeyPair::generate().unwrap(), |params| {
+        params.is_ca = limited(0);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    });
+    let leaf = by(direct);
+    enrol(&[leaf.make(&point)], &roots(&[&leaf.issuer]), NOW).unwrap();
+
+    // An intermediate whose purpose and policies are critical.
+    let root = Vendor::root_with("root", KeyPair::generate().unwrap(), |params| params.is_ca = limited(1));
+    let narrow = root.with("narrow", |params| {
+        params.is_ca = limited(0);
+        params.custom_extensions.push(critical(&[2, 5, 29, 37], eku.clone()));
+        params.custom_extensions.push(critical(&POLICIES, policies(&[Some(7)])));
+    });
+    judge(by(narrow), &[&root]).unwrap();
+
+    // Three authorities of the maker, then three that live in the chip and come with its certificate.
+    let p384 = || KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
+    let maker = Vendor::root_with("maker", p384(), |_| {});
+    let family = maker.certify("family", p384(), |_| {});
+    let product = family.certify("product", p384(), |_| {});
+    let rom = product.certify("rom", p384(), |params| params.is_ca = limited(2));
+    let kernel = rom.certify("kernel", p384(), |params| params.is_ca = limited(1));
+    let tpm = kernel.certify("tpm", p384(), |params| params.is_ca = limited(0));
+    let (rom, kernel, chip) = (rom.der, kernel.der, tpm.der.clone());
+    let leaf = by(tpm).make(&point);
+    let known = roots(&[&maker, &family, &product]);
+    // In whatever order the chip keeps them.
+    enrol(&[leaf.clone(), rom.clone(), chip.clone(), kernel.clone()], &known, NOW).unwrap();
+    for (missing, sent, known, called) in [
+        ("kernel", vec![leaf.clone(), rom.clone(), chip.clone()], &known, "CN=kernel"),
+        ("chip", vec![leaf.clone(), rom.clone(), kernel.clone()], &known, "CN=tpm"),
+        ("family", vec![leaf.clone(), rom, chip, kernel], &roots(&[&maker, &product]), "CN=family"),
+    ] {
+        refused(missing, enrol(&sent, known, NOW), Reason::AttestEkUntrusted, &[called]);
+    }
+}
+
 /// Makers disagree about how an endorsement key is called.
 #[test]
 fn rsa_keys_for_oaep_only_enrol() {

@@ -199,6 +199,8 @@ mod tests {
 
     const NOW: UnixTime = UnixTime(1_000_000);
 
+    type Change<'a> = &'a dyn Fn(&mut DeviceView);
+
     #[test]
     fn a_gateway_is_headed_by_the_worst_of_it() {
         let good = DeviceView {
@@ -223,7 +225,6 @@ mod tests {
             certificate: None,
         };
         let certificate = |state| Some(CertificateView { state, overdue: NOW, ends: NOW });
-        type Change<'a> = &'a dyn Fn(&mut DeviceView);
         let changes: [(Change<'_>, DeviceState); 12] = [
             (&|_| (), DeviceState::Good),
             (&|d| d.running = None, DeviceState::Behind),

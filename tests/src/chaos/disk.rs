@@ -352,7 +352,7 @@ mod tests {
     #[test]
     fn what_was_synced_stays_and_the_rest_is_anybodys_guess() {
         let mut medium = Medium { kept: vec![0; 64 * SECTOR], ..Medium::default() };
-        assert!(medium.write(100, &[1; 20_000]));
+        assert!(medium.write(100, &vec![1; 20_000]));
         assert_eq!(medium.read(99, 3), [0, 1, 1]);
         assert_eq!(medium.read(20_099, 2), [1, 0]);
         assert!(medium.sync());
