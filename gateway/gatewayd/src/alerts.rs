@@ -82,7 +82,7 @@ pub(crate) fn set_aside(messages: u64) -> Option<Standing> {
 pub(crate) struct Topic {
     pub(crate) name: &'static str,
     reasons: &'static [Reason],
-    pub(crate) topic: TopicName,
+    pub(crate) at: TopicName,
 }
 
 impl Topic {
@@ -90,7 +90,7 @@ impl Topic {
     pub(crate) fn all() -> Vec<Self> {
         let topic = |(name, reasons)| {
             let topic = TopicName::parse(&format!("{OWN_LEVEL}/alerts/{name}")).expect("a topic");
-            Self { name, reasons, topic }
+            Self { name, reasons, at: topic }
         };
         ALERTS.into_iter().map(topic).collect()
     }
@@ -164,7 +164,7 @@ mod tests {
     fn what_goes_on_keeps_its_beginning() {
         let gateway = GatewayName::parse("gw-1").unwrap();
         let topics = Topic::all();
-        assert!(topics.iter().all(|topic| is_own(&topic.topic)));
+        assert!(topics.iter().all(|topic| is_own(&topic.at)));
         assert!(matches!(own_principal(), Principal::Module(name) if name.is_reserved()));
         let expiry = topics.iter().find(|topic| topic.name == "expiry").unwrap();
         let standing = |rule: &str| {

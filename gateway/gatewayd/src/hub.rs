@@ -344,11 +344,11 @@ impl Hub {
         }
         let now = self.now();
         for alert in &self.alerts {
-            let before = self.broker.retained(&alert.topic).unwrap_or_default();
+            let before = self.broker.retained(&alert.at).unwrap_or_default();
             let payload = alert.payload(&self.gateway, &standing, before, self.clock.now());
             if payload != before {
                 tracing::info!(alert = alert.name, stands = !payload.is_empty(), "an alert has changed");
-                self.broker.retain_own(alerts::own_principal(), &alert.topic, &payload, now);
+                self.broker.retain_own(alerts::own_principal(), &alert.at, &payload, now);
             }
         }
         self.told = Some(standing);

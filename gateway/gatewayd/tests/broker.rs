@@ -260,17 +260,17 @@ async fn what_is_larger_than_its_topic_allows_is_refused_before_it_is_acknowledg
     sensor.publish("leaf/sensor-1/glucose", &[7; 16 * 1024], Some(1)).await;
     assert_eq!(sensor.next().await, Some(puback(1)));
     assert!(matches!(analytics.next().await, Some(Packet::Publish(_))));
-    sensor.publish("leaf/sensor-1/glucose", &[7; 20_000], Some(2)).await;
+    sensor.publish("leaf/sensor-1/glucose", &vec![7; 20_000], Some(2)).await;
     assert_eq!(sensor.next().await, None);
     let refusal = site.identityd.refused(Reason::MessageTooLarge).await;
     assert_eq!(refusal.subject, "leaf sensor-1 publish leaf/sensor-1/glucose");
     assert!(refusal.rule.contains("20000 bytes") && refusal.rule.contains("16384"), "{refusal}");
     assert!(analytics.is_open().await, "it has never come near");
     // A topic for which the deployment says otherwise; and what it says bites those that are connected.
-    analytics.publish("clinic/summary", &[7; 200_000], Some(1)).await;
+    analytics.publish("clinic/summary", &vec![7; 200_000], Some(1)).await;
     assert_eq!(analytics.next().await, Some(puback(1)));
     let mut sensor = site.leaf("sensor-1").await;
-    site.identityd.enforce_with(POLICY, 2, serde_json::json!({"bytes_max": 10}));
+    site.identityd.enforce_with(POLICY, 2, &serde_json::json!({"bytes_max": 10}));
     site.identityd.enforced(Epoch(2)).await;
     sensor.publish("leaf/sensor-1/glucose", &[7; 11], Some(1)).await;
     assert_eq!(sensor.next().await, None);
@@ -412,10 +412,10 @@ async fn peers_are_judged_by_the_time_that_identityd_tells_and_not_by_the_system
     // The system clock of this machine is right; identityd says that it is ten days later.
     let later = UnixTime::now().plus(common::HOUR * 240);
     let issuer = common::issuing_at(&site.root, &common::gateway(), later);
-    let issued = |now| issuer.issue_svid(&leaf("sensor-1"), &[], common::HOUR, now).unwrap();
+    let certify = |now| issuer.issue_svid(&leaf("sensor-1"), &[], common::HOUR, now).unwrap();
     let clock = edgewarden_transport::Clock::new();
     clock.tell(common::identityd::told(later).offset_millis);
-    let of_then = identity(issued(later), &site.root).with_clock(clock.clone());
+    let of_then = identity(certify(later), &site.root).with_clock(clock.clone());
     let of_now = identity(site.svid(&leaf("sensor-1")), &site.root);
     assert!(shows(&of_now).await.unwrap());
     assert!(!shows(&of_then).await.is_ok_and(|taken| taken), "it begins in ten days");

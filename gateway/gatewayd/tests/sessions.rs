@@ -395,7 +395,7 @@ async fn a_subscriber_that_is_away_holds_up_nobody() {
         "permit (principal, action in [Action::\"subscribe\"",
     );
     let sized = json!({"bytes_max": 200_000});
-    site.identityd.enforce_with(&both, 2, sized);
+    site.identityd.enforce_with(&both, 2, &sized);
     site.identityd.enforced(Epoch(2)).await;
     let mut alerts = site.module("alerts", 2).await;
     assert!(alerts.subscribe("leaf/+/glucose").await.is_some());
@@ -430,7 +430,11 @@ async fn a_session_ends_by_the_declared_time_without_its_client() {
     let mut site = subscribed().await;
     publish_acknowledged(&site, 1..4).await;
     // A deployment cannot say less.
-    site.identityd.enforce_with(POLICY, 2, json!({"modules": {"analytics": {"session_expiry_seconds": 60}}}));
+    site.identityd.enforce_with(
+        POLICY,
+        2,
+        &json!({"modules": {"analytics": {"session_expiry_seconds": 60}}}),
+    );
     site.identityd.enforced(Epoch(2)).await;
     site.kill();
     let before = std::time::Instant::now();
@@ -518,7 +522,7 @@ async fn a_message_that_nobody_survives_is_set_aside_and_the_rest_arrives() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_acknowledges_nothing_and_heals() {
     let mut site = Site::prepare(POLICY, None, 1 << 20);
-    site.identityd.enforce_with(POLICY, 2, json!({"bytes_max": 60_000}));
+    site.identityd.enforce_with(POLICY, 2, &json!({"bytes_max": 60_000}));
     site.identityd.run(&[("analytics", 1, site.address(1))]);
     site.disk_bytes = Some(1 << 20);
     site.spawn().await;

@@ -218,7 +218,7 @@ fn what_is_in_flight_is_bounded_in_bytes() {
     assert_eq!(bench.broker.counts().waiting_bytes, 0);
     // One is always on its way, whatever its size.
     for n in 1..=2u16 {
-        bench.send("p", message("t/a", &[0; 262_000], Some(n)));
+        bench.send("p", message("t/a", &vec![0; 262_000], Some(n)));
         assert_eq!(publications(&bench.got("s")), usize::from(n == 1));
     }
     assert_eq!(bench.take_all("s").len(), 0);
@@ -450,13 +450,13 @@ fn each_client_has_its_share_of_what_is_retained() {
     assert!(retain(&mut bench, "c", "c/1"));
     bench.connect("s", true);
     bench.subscribe("s", "c/#", Qos::AtMostOnce);
-    bench.send("c", publish("c/1", &[0; 20_000], None, false, true));
+    bench.send("c", publish("c/1", &vec![0; 20_000], None, false, true));
     assert!(bench.is_open("c"));
     assert_eq!(
         bench.told.last().map(|told| (told.reason, told.subject.as_str())),
         Some((Reason::RetainedFull, "c"))
     );
-    assert_eq!(bench.got("s"), [message("c/1", &[0; 20_000], None)]);
+    assert_eq!(bench.got("s"), [message("c/1", &vec![0; 20_000], None)]);
     assert_eq!(bench.broker.counts().retained_messages, 10);
     assert!(retain(&mut bench, "c", "c/1"));
     // Who takes over a topic has it on its own account.

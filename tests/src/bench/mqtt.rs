@@ -354,6 +354,32 @@ const SHAPES: [Shape; 3] = [
     },
 ];
 
+/// What all rounds of one broker brought.
+struct Measured<'a> {
+    broker: &'a Broker,
+    names: (&'static str, &'static str),
+    rates: Vec<f64>,
+    end_to_end: Vec<Duration>,
+}
+
+impl<'a> Measured<'a> {
+    fn new(broker: &'a Broker, names: (&'static str, &'static str)) -> Self {
+        Self { broker, names, rates: Vec::new(), end_to_end: Vec::new() }
+    }
+
+    fn numbers(self) -> [Number; 2] {
+        let (rate, end_to_end) = self.names;
+        if self.rates.is_empty() {
+            return [Number::missing(rate, "1/s", MISSING), Number::missing(end_to_end, "us", MISSING)];
+        }
+        let micros = |took: Duration| took.as_secs_f64() * 1e6;
+        [
+            Number::of_values(rate, "1/s", Target::Rate, self.rates),
+            Number::of(end_to_end, "us", Target::None, &self.end_to_end, micros),
+        ]
+    }
+}
+
 const MISSING: &str = "mosquitto is not installed";
 
 /// `gatewayd` of this gateway, as its supervisor starts it.
@@ -450,29 +476,22 @@ pub fn mqtt() -> Result<Vec<Number>, Failure> {
     }
     let mut numbers = Vec::new();
     for shape in SHAPES {
-        let (mut rates, mut latencies) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
+        let brokers = [&ours, &theirs].into_iter().zip(shape.rate.into_iter().zip(shape.end_to_end));
+        let mut measured: Vec<_> = brokers.map(|(broker, names)| Measured::new(broker, names)).collect();
         // In turns, so that what else the machine does falls on both.
         for _ in 0..ROUNDS {
-            for (at, broker) in [&ours, &theirs].into_iter().enumerate() {
-                if !broker.ours && mosquitto.is_none() {
-                    continue;
-                }
-                let done = runtime.block_on(round(broker, &devices, shape.pairs, shape.window))?;
-                rates[at].push(done.a_second);
-                latencies[at].extend(done.end_to_end);
+            for one in measured.iter_mut().filter(|one| one.broker.ours || mosquitto.is_some()) {
+                let done = runtime.block_on(round(one.broker, &devices, shape.pairs, shape.window))?;
+                one.rates.push(done.a_second);
+                one.end_to_end.extend(done.end_to_end);
             }
         }
-        let micros = |took: Duration| took.as_secs_f64() * 1e6;
-        let ratios: Vec<f64> = rates[0].iter().zip(&rates[1]).map(|(ours, theirs)| ours / theirs).collect();
-        for (at, (rates, latencies)) in rates.into_iter().zip(latencies).enumerate() {
-            if rates.is_empty() {
-                numbers.push(Number::missing(shape.rate[at], "1/s", MISSING));
-                numbers.push(Number::missing(shape.end_to_end[at], "us", MISSING));
-            } else {
-                numbers.push(Number::of_values(shape.rate[at], "1/s", Target::Rate, rates));
-                numbers.push(Number::of(shape.end_to_end[at], "us", Target::None, &latencies, micros));
-            }
-        }
+        let rates = measured.iter().map(|one| one.rates.as_slice()).collect::<Vec<_>>();
+        let ratios: Vec<f64> = match rates[..] {
+            [ours, theirs] => ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect(),
+            _ => Vec::new(),
+        };
+        numbers.extend(measured.into_iter().flat_map(Measured::numbers));
         numbers.push(if ratios.is_empty() {
             Number::missing(shape.ratio, "x", MISSING)
         } else {

@@ -107,11 +107,11 @@ impl Identityd {
 
     /// Compiles the clinic's deployment with this policy and puts it in force.
     pub fn enforce(&self, policy: &str, epoch: u64) {
-        self.enforce_with(policy, epoch, json!({}));
+        self.enforce_with(policy, epoch, &json!({}));
     }
 
     /// With a table `messages` in the deployment.
-    pub fn enforce_with(&self, policy: &str, epoch: u64, messages: serde_json::Value) {
+    pub fn enforce_with(&self, policy: &str, epoch: u64, messages: &serde_json::Value) {
         let image = format!("127.0.0.1:5000/clinic/module@sha256:{}", "ab".repeat(32));
         let document = json!({
             "name": "glucose", "version": epoch, "trust_domain": "plant.example", "image_keys": [],

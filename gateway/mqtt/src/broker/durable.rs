@@ -156,15 +156,14 @@ impl<A: Authority> Broker<A> {
     /// again when it comes, and what waits for it is kept.
     pub fn doubt_sessions(&mut self, now: Duration) {
         self.now = now;
-        let mut durable: Vec<_> = self.sessions.iter_mut().filter(|(_, session)| !session.clean).collect();
-        durable.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
-        let doubted: Vec<_> = durable
-            .into_iter()
+        let durable = self.sessions.iter_mut().filter(|(_, session)| !session.clean);
+        let mut doubted: Vec<_> = durable
             .map(|(client, session)| {
                 session.lost = true;
                 (client.clone(), session.connection)
             })
             .collect();
+        doubted.sort_unstable();
         for (client, connection) in doubted {
             self.touch(&client);
             if let Some(id) = connection {
