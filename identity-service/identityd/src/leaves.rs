@@ -165,7 +165,7 @@ mod tests {
             ("another boot that has its own", "two", Some(1)),
         ] {
             let (kept, lost) = made.of_run(boot, known, now);
-            assert_eq!(lost, [leaf.clone()], "{name}");
+            assert_eq!(lost, std::slice::from_ref(&leaf), "{name}");
             assert!(kept.spend(&leaf, &token, now).is_err(), "{name}");
             // What is made from here on is ahead of all that was.
             let (next, token, _) = kept.allow(&leaf, 60, &[8; 32], now).unwrap();

@@ -203,7 +203,7 @@ pub async fn answer(service: &Arc<Service>, peer: Enforcer, request: Request) ->
             blocking(service, move |service| key_delete(service, &module, &key)).await
         }
         Request::StorageKey => blocking(service, storage_key).await,
-        Request::RecordKey => blocking(service, record_key).await,
+        Request::RecordKey => blocking(service, |service| Ok(record_key(service))).await,
         Request::Rotate { module } => {
             blocking(service, move |service| rotate(service, module.as_ref())).await
         }
@@ -569,10 +569,10 @@ fn storage_key(service: &Service) -> Result<Reply, Refusal> {
 }
 
 /// Whatever the verdict is, and wherever the keystore: what runs goes on, and is looked after.
-fn record_key(service: &Service) -> Result<Reply, Refusal> {
+fn record_key(service: &Service) -> Reply {
     let key = service.record_key();
     service.record(&Event::new("record_key.released", "runtimed", "").with_key(KeyUse::Storage));
-    Ok(Reply::StorageKey(key))
+    Reply::StorageKey(key)
 }
 
 fn key_delete(service: &Service, module: &ModuleName, key: &KeyName) -> Result<Reply, Refusal> {

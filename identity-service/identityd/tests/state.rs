@@ -56,8 +56,9 @@ async fn a_document_that_somebody_else_wrote_stops_the_start_and_is_named() {
     let (folder, foreign) = (gateway.layout().identity_state(), other.layout().identity_state());
     let on_disk: Vec<String> = std::fs::read_dir(&folder)
         .unwrap()
-        .filter_map(|entry| entry.unwrap().file_name().into_string().ok())
-        .filter(|name| name.ends_with(".json"))
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "json"))
+        .map(|path| path.file_name().unwrap().to_str().unwrap().to_owned())
         .collect();
     assert!(on_disk.iter().all(|name| DOCUMENTS.contains(&name.as_str())), "{on_disk:?}");
     // What an intruder would like to change.

@@ -189,6 +189,7 @@ mod tests {
 
     #[test]
     fn a_module_without_a_valid_certificate_is_not_shown_as_running() {
+        use ModuleState::{Degraded, Running, Waiting};
         let module = |state| ModuleStatus {
             name: ModuleName::parse("analytics").unwrap(),
             image: "image".into(),
@@ -209,7 +210,6 @@ mod tests {
             streams: 1,
             resident_key,
         };
-        use ModuleState::{Degraded, Running, Waiting};
         for (name, before, identities, after) in [
             ("valid", Running, vec![identity(Some(101), false)], Running),
             ("ended", Running, vec![identity(Some(100), false)], Degraded),

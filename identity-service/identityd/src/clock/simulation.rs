@@ -54,7 +54,7 @@ struct Machine {
 impl Machine {
     fn new(seed: u64) -> Self {
         let known = Known { enrolled: true, floor: at(START), signed: at(START) };
-        let seen = Readings { boot: 1, wall: START, synchronised: false, hardware: None };
+        let readings = Readings { boot: 1, wall: START, synchronised: false, hardware: None };
         Self {
             dice: Dice(seed),
             truth: START,
@@ -64,7 +64,7 @@ impl Machine {
             battery: Some(0),
             service: false,
             fleet: false,
-            keeper: TimeKeeper::start(&seen, &known, None),
+            keeper: TimeKeeper::start(&readings, &known, None),
             disk: TimeFloor::default().signed(at(START)),
             wall_set: START,
             honest: START,

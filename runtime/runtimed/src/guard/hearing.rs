@@ -57,7 +57,11 @@ impl Keeper {
             .filter(|(_, confined)| touched(&confined.folders))
             .map(|(name, _)| name.clone())
             .collect();
-        touched.iter().fold(Ok(()), |fault, instance| fault.and(self.look_at_limits(instance)))
+        let mut fault = Ok(());
+        for instance in touched {
+            fault = fault.and(self.look_at_limits(&instance));
+        }
+        fault
     }
 
     fn of_slot(&self, slot: u64) -> Option<String> {
