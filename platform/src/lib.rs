@@ -9,7 +9,7 @@
 //! * [`sources`]: a socket that answers one network only
 //! * [`mounts`]: writing to what a container has mounted read-only · [`users`]: user names
 //! * [`netlink`], [`readiness`]: hearing from the kernel what changes · [`programs`]: where the system's programs are
-//! * [`socket_file`]: whether a socket can still be found where it was bound
+//! * [`socket_file`], [`kept_socket`]: whether a socket can still be found where it was bound, and one that always is
 //!
 //! Trusts the kernel and `/proc`. Distrusts every peer, also one that dies and is replaced while it is looked at.
 
@@ -21,6 +21,7 @@ pub mod crash_points;
 mod crash_points;
 pub mod durable;
 pub mod harden;
+pub mod kept_socket;
 pub mod landlock;
 pub mod libraries;
 pub mod memory;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use edgewarden_identityd::metrics::SOCKET;
+use edgewarden_metrics::door::SOCKET;
 use edgewarden_protocol::layout::Layout;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;

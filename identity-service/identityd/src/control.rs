@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use edgewarden_names::{Reason, Refusal};
+use edgewarden_platform::kept_socket::{Accepted, Kept};
 use edgewarden_platform::peer::{self, PeerEvidence};
 use edgewarden_protocol::control::{Enforcer, Reply, Request};
 use edgewarden_protocol::frame::{self, FRAME_BYTES_MAX, FrameError};
@@ -20,7 +21,7 @@ use tokio::time::timeout;
 
 use crate::requests;
 use crate::service::Service;
-use crate::workload::{Accepted, Kept, put_back};
+use crate::workload::put_back;
 
 /// Connections at a time, those of one process among them, and requests in work; a held `Watch` takes a connection
 /// only. Each kind of peer has its own, so that a `gatewayd` that somebody took over cannot shut root out; and one

@@ -16,7 +16,7 @@
 //! * `jwt`: the keys of JWT-SVIDs, and the tokens that they sign
 //! * `runtime_log`: what a quote proves of it
 //! * [`keys`]: keys of modules that stay in the keystore
-//! * [`audit`]: the log of decisions, and the judge of such a log · [`metrics`]: numbers for a monitoring system
+//! * [`audit`]: the log of decisions, and the judge of such a log · `metrics`: numbers for a monitoring system
 //! * `control`, `requests`: the control socket · `confine`: what the process takes away from itself
 //!
 //! Trusts the kernel's word on its peers, the pinned root and the pinned operator keys. Distrusts every byte of every
@@ -45,7 +45,7 @@ mod leaf_renewal;
 mod leaves;
 #[cfg(test)]
 mod lifetimes;
-pub mod metrics;
+mod metrics;
 mod module_keys;
 mod permits;
 #[cfg(test)]

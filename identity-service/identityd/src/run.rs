@@ -3,13 +3,15 @@
 use std::fs::{File, TryLockError};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use edgewarden_ca::{CaError, pem, spki};
 use edgewarden_keystore::{Keystore, KeystoreError};
+use edgewarden_metrics::door;
 use edgewarden_names::{Reason, Refusal};
+use edgewarden_platform::kept_socket::Kept;
 use edgewarden_platform::reserve::Reserve;
 use edgewarden_platform::{durable, landlock, memory, process, seccomp, users};
 use edgewarden_protocol::config::{Config, Fleet};
@@ -32,7 +34,7 @@ use crate::secrets::Vault;
 use crate::service::{Chain, Parts, Service, internal};
 use crate::site::Site;
 use crate::state::{Documents, StateError, Store};
-use crate::workload::{self, GATEWAYD, Kept, ROOT_UID, RUNTIMED, Sockets};
+use crate::workload::{self, GATEWAYD, ROOT_UID, RUNTIMED, Sockets};
 use crate::{boot, confine, control, jwt, metrics, requests};
 
 /// The user that `gatewayd` runs as.
@@ -60,7 +62,6 @@ const LAST_HEAD: Duration = Duration::from_secs(5);
 const RESERVE_BYTES: u64 = 24 * 1024 * 1024;
 /// How often is looked whether it can be filled up again.
 const REFILL_INTERVAL: Duration = Duration::from_secs(10);
-const METRICS_MODE: u32 = 0o660;
 /// Longest sleep between renewals, should anything have changed without a word.
 const RENEWAL_INTERVAL_MAX: Duration = Duration::from_secs(30);
 const RENEWAL_INTERVAL_MIN: Duration = Duration::from_millis(500);
@@ -173,9 +174,8 @@ impl Daemon {
         let path = service.context.layout.control_socket();
         let control =
             Kept::bind(path.clone(), SOCKET_MODE).map_err(|source| RunError::Socket { path, source })?;
-        let path = service.context.layout.identity_run().join(metrics::SOCKET);
-        let metrics =
-            Kept::bind(path.clone(), METRICS_MODE).map_err(|source| RunError::Socket { path, source })?;
+        let path = service.context.layout.identity_run();
+        let metrics = door::open(&path).map_err(|source| RunError::Socket { path, source })?;
         service.record(&Event::new(
             "identityd.started",
             &service.context.target.gateway,
@@ -195,9 +195,10 @@ impl Daemon {
         // Given back after the state is closed.
         let _lock = lock;
         let _closing = Closing(Arc::clone(&service));
+        let put_back = |path: &Path| workload::put_back(&service, &path.display().to_string());
         tokio::select! {
             () = control::serve(Arc::clone(&service), control, gateway_uid) => {}
-            () = metrics::serve(Arc::clone(&service), metrics) => {}
+            () = door::serve(metrics, Arc::new(metrics::Told(Arc::clone(&service))), put_back) => {}
             () = renew_in_time(&service) => {}
             () = sign_heads(&service) => {}
             () = follow_runtime_log(&service) => {}

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use edgewarden_iotedge_api::server::Door;
 use edgewarden_names::{ModuleName, Reason, Refusal, SpiffeId, UnixTime};
+use edgewarden_platform::kept_socket::bind_anew;
 use edgewarden_platform::peer::PeerEvidence;
 use edgewarden_platform::process::Process;
 use edgewarden_platform::socket_file::SocketFile;
@@ -23,10 +24,8 @@ use edgewarden_workload_api::keys::KeySource;
 use edgewarden_workload_api::secrets::SecretSource;
 use edgewarden_workload_api::server;
 use edgewarden_workload_api::source::{Bundles, Current, IdentitySource, JwtSvid};
-use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use crate::audit::Event;
 use crate::federation;
@@ -222,68 +221,6 @@ impl Sockets {
         {
             let (subject, detail) = (event.subject, event.detail);
             tracing::warn!(subject, detail, "a refused caller was not written to the audit log");
-        }
-    }
-}
-
-/// Binds a socket in the place of one that a run before us left.
-pub fn bind_anew(path: &Path, mode: u32) -> io::Result<UnixListener> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListener::bind(path)?;
-    set_mode(path, mode)?;
-    Ok(listener)
-}
-
-/// How often a listener looks for its file.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-
-/// A listener whose file is put back when somebody removes it.
-#[derive(Debug)]
-pub struct Kept {
-    listener: UnixListener,
-    file: SocketFile,
-    path: PathBuf,
-    mode: u32,
-    look: Interval,
-}
-
-/// What a listener that looks after its file has seen.
-#[derive(Debug)]
-pub enum Accepted {
-    Stream(UnixStream),
-    /// The file was gone and is there again.
-    PutBack,
-}
-
-impl Kept {
-    /// In the place of one that a run before us left.
-    pub fn bind(path: PathBuf, mode: u32) -> io::Result<Self> {
-        let listener = bind_anew(&path, mode)?;
-        let mut look = interval(LOOK_EVERY);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Ok(Self { listener, file: SocketFile::bound(&path)?, path, mode, look })
-    }
-
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Cancel-safe.
-    pub async fn accept(&mut self) -> io::Result<Accepted> {
-        loop {
-            tokio::select! {
-                accepted = self.listener.accept() => return Ok(Accepted::Stream(accepted?.0)),
-                _ = self.look.tick() => {
-                    if !self.file.is_there() {
-                        self.listener = bind_anew(&self.path, self.mode)?;
-                        self.file = SocketFile::bound(&self.path)?;
-                        return Ok(Accepted::PutBack);
-                    }
-                }
-            }
         }
     }
 }

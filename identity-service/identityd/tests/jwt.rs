@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use common::{DAY, Gateway, domain, gateway_name, until};
 use edgewarden_ca::public_point;
-use edgewarden_identityd::metrics::SOCKET;
+use edgewarden_metrics::door::SOCKET;
 use edgewarden_names::{Reason, Refusal, UnixTime};
 use edgewarden_protocol::control::{Reply, Request};
 use edgewarden_protocol::enrol::Proof;

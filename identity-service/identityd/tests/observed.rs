@@ -2,18 +2,21 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
 
 mod common;
+#[path = "../../../foundation/metrics/tests/common/samples.rs"]
+mod samples;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::PermissionsExt as _;
 
 use common::{Gateway, until};
 use edgewarden_ca::chain;
 use edgewarden_identityd::audit::{Head, Keys, Query, Verifier, folder};
-use edgewarden_identityd::metrics::SOCKET;
+use edgewarden_metrics::door::SOCKET;
 use edgewarden_names::{ModuleName, Reason, Refusal, UnixTime};
 use edgewarden_protocol::control::{AuditEntry, Origin, Reply, Request};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
+
+use samples::Samples;
 
 #[tokio::test]
 async fn job() {
@@ -29,106 +32,8 @@ async fn http(gateway: &Gateway, request: &str) -> String {
     answer
 }
 
-type Labels = BTreeMap<String, String>;
-
-/// A strict reader of the text format (Prometheus exposition format 0.0.4), as far as we use it.
-#[derive(Debug, Default)]
-struct Samples {
-    kinds: BTreeMap<String, String>,
-    values: BTreeMap<(String, Labels), f64>,
-}
-
-impl Samples {
-    fn parse(text: &str) -> Self {
-        let mut all = Self::default();
-        let mut family = String::new();
-        let mut helped = BTreeSet::new();
-        assert!(text.ends_with('\n'));
-        for line in text.lines() {
-            if let Some(help) = line.strip_prefix("# HELP ") {
-                let (name, words) = help.split_once(' ').unwrap();
-                assert!(helped.insert(name.to_owned()) && words.len() > 3, "{line}");
-                name.clone_into(&mut family);
-                continue;
-            }
-            if let Some(kind) = line.strip_prefix("# TYPE ") {
-                let (name, kind) = kind.split_once(' ').unwrap();
-                assert_eq!(name, family, "TYPE follows HELP: {line}");
-                assert!(matches!(kind, "counter" | "gauge" | "histogram"), "{line}");
-                assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
-                assert!(all.kinds.insert(name.into(), kind.into()).is_none(), "a family twice: {line}");
-                continue;
-            }
-            let (series, value) = line.rsplit_once(' ').unwrap();
-            let (name, labels) = match series.split_once('{') {
-                Some((name, labels)) => (name, Self::labels(labels.strip_suffix('}').unwrap())),
-                None => (series, Labels::new()),
-            };
-            assert!(
-                name.starts_with("edgewarden_") && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
-            );
-            let base = if all.kinds.get(&family).is_some_and(|kind| kind == "histogram") {
-                ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap()
-            } else {
-                name
-            };
-            assert_eq!(base, family, "samples stand beneath their family: {line}");
-            let value: f64 = value.parse().unwrap();
-            assert!(all.values.insert((name.into(), labels), value).is_none(), "a series twice: {line}");
-        }
-        all.check_histograms();
-        all
-    }
-
-    fn labels(text: &str) -> Labels {
-        let one = |pair: &str| {
-            let (name, value) = pair.split_once('=').unwrap();
-            let value = value.strip_prefix('"').unwrap().strip_suffix('"').unwrap();
-            assert!(!value.contains(['"', '\\', '\n']) && !name.is_empty(), "{pair}");
-            (name.to_owned(), value.to_owned())
-        };
-        let labels: Vec<_> = text.split(',').map(one).collect();
-        let count = labels.len();
-        let labels: Labels = labels.into_iter().collect();
-        assert_eq!(labels.len(), count, "a label twice: {text}");
-        labels
-    }
-
-    fn check_histograms(&self) {
-        for (name, _) in self.kinds.iter().filter(|(_, kind)| *kind == "histogram") {
-            let mut series: BTreeMap<Labels, Vec<(f64, f64)>> = BTreeMap::new();
-            for ((_, labels), value) in
-                self.values.iter().filter(|((n, _), _)| *n == format!("{name}_bucket"))
-            {
-                let mut labels = labels.clone();
-                let bound = labels.remove("le").unwrap();
-                let bound = if bound == "+Inf" { f64::INFINITY } else { bound.parse().unwrap() };
-                series.entry(labels).or_default().push((bound, *value));
-            }
-            assert!(!series.is_empty());
-            for (labels, mut buckets) in series {
-                buckets.sort_by(|one, other| one.0.total_cmp(&other.0));
-                assert!(buckets.windows(2).all(|pair| pair[0].1 <= pair[1].1), "{name} {labels:?} falls");
-                let (bound, all) = *buckets.last().unwrap();
-                let count = self.values[&(format!("{name}_count"), labels.clone())];
-                assert!(bound.is_infinite() && (all - count).abs() < 0.5, "{name} {labels:?}");
-                assert!(self.values[&(format!("{name}_sum"), labels)] >= 0.0);
-            }
-        }
-    }
-
-    fn get(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
-        let labels = labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        self.values.get(&(format!("edgewarden_{name}"), labels)).copied()
-    }
-}
-
 async fn samples(gateway: &Gateway) -> Samples {
-    let answer = http(gateway, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").await;
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
-    assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())), "{head}");
-    Samples::parse(body)
+    samples::scrape(&gateway.layout().identity_run().join(SOCKET)).await
 }
 
 fn near(value: Option<f64>, expected: f64, by: f64) -> bool {
@@ -207,6 +112,14 @@ async fn the_metrics_socket_answers_one_question_and_is_closed_to_strangers() {
         let answer = http(&gateway, request).await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
     }
+    for (accept, kind) in [
+        ("application/openmetrics-text;version=1.0.0", "application/openmetrics-text; version=1.0.0"),
+        ("text/plain", "text/plain; version=0.0.4"),
+    ] {
+        let (_, head, _) = samples::get(&path, "/metrics", accept).await;
+        assert!(head.contains(&format!("content-type: {kind}")), "{head}");
+    }
+    assert_eq!(samples::health(&path).await, (200, "ok".into()));
     // Callers that say nothing hold a place each, for a few seconds, and nobody out for longer.
     let mut silent = Vec::new();
     for _ in 0..20 {

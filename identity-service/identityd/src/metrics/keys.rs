@@ -1,10 +1,9 @@
 //! How often resident keys were asked for, by class of call.
 
-use std::sync::atomic::AtomicU64;
-
+use edgewarden_metrics::{Counter, Counts};
 use edgewarden_workload_api::keys::Operation;
 
-use super::{Metrics, add, get};
+use super::Metrics;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyCall {
@@ -16,7 +15,7 @@ pub enum KeyCall {
 }
 
 impl KeyCall {
-    const ALL: [Self; 11] = [
+    pub(super) const ALL: &[Self] = &[
         Self::Create,
         Self::Grant,
         Self::PublicKey,
@@ -30,7 +29,7 @@ impl KeyCall {
         Self::Use(Operation::Delete),
     ];
 
-    fn label(self) -> &'static str {
+    pub(super) fn label(self) -> &'static str {
         match self {
             Self::Create => "create",
             Self::Grant => "grant",
@@ -41,26 +40,21 @@ impl KeyCall {
     }
 }
 
+/// Calls of one class.
 #[derive(Debug, Default)]
-struct Counts {
-    done: AtomicU64,
-    refused: AtomicU64,
+pub(super) struct Calls {
+    pub(super) done: Counter,
+    pub(super) refused: Counter,
 }
 
-#[derive(Debug, Default)]
-pub(super) struct KeyCounts([Counts; KeyCall::ALL.len()]);
-
-/// Call, done, refused.
-pub(super) fn read(metrics: &Metrics) -> impl Iterator<Item = (&'static str, u64, u64)> {
-    let each = KeyCall::ALL.iter().zip(&metrics.keys.0);
-    each.map(|(call, counts)| (call.label(), get(&counts.done), get(&counts.refused)))
+pub(super) fn calls() -> Counts<KeyCall, Calls> {
+    Counts::of(KeyCall::ALL)
 }
 
 impl Metrics {
     pub fn key_call(&self, call: KeyCall, done: bool) {
-        let place = KeyCall::ALL.iter().position(|one| *one == call);
-        if let Some(counts) = place.and_then(|place| self.keys.0.get(place)) {
-            add(if done { &counts.done } else { &counts.refused });
+        if let Some(calls) = self.keys.get(&call) {
+            if done { &calls.done } else { &calls.refused }.inc();
         }
     }
 }

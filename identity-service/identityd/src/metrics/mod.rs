@@ -1,32 +1,29 @@
 //! What a monitoring system wants to know, counted while it happens.
 //!
-//! * [`Metrics`]: counters and histograms · `expose`: they and the state as Prometheus text · `serve`: the socket
+//! * [`Metrics`]: counters and histograms · `expose`: they and the state as text · `health`: whether it does its work
+//! * `source`: both for the socket ([`edgewarden_metrics::door`])
 //!
 //! No label comes from a peer: kinds, reasons, states and operations are the program's own lists, and modules are those
 //! of the deployment in force, so the number of time series is bounded.
 
 mod expose;
-mod histogram;
+mod health;
 mod keys;
-mod serve;
+mod source;
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use edgewarden_keystore::{Health, Keystore};
+use edgewarden_metrics::{Counter, Counts, Seconds};
 use edgewarden_names::Reason;
 use edgewarden_protocol::control::MessageCounts;
 
-pub(crate) use self::expose::text;
-use self::histogram::Histogram;
+use self::keys::Calls;
 pub(crate) use self::keys::KeyCall;
-use self::keys::KeyCounts;
-pub(crate) use self::serve::serve;
+pub(crate) use self::source::Told;
 
-/// The socket's name in the folder of `identityd`'s sockets.
-pub const SOCKET: &str = "metrics.sock";
 /// The keystore is asked about its health at most once in this time: it may be a slow chip.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -38,7 +35,7 @@ pub enum Certificate {
 }
 
 impl Certificate {
-    const ALL: [Self; 3] = [Self::Svid, Self::Leaf, Self::IssuingCa];
+    const ALL: &[Self] = &[Self::Svid, Self::Leaf, Self::IssuingCa];
 
     fn label(self) -> &'static str {
         match self {
@@ -62,7 +59,7 @@ pub enum Operation {
 }
 
 impl Operation {
-    const ALL: [Self; 7] = [
+    const ALL: &[Self] = &[
         Self::Agree,
         Self::CaSign,
         Self::DeviceKeys,
@@ -85,43 +82,49 @@ impl Operation {
     }
 }
 
+/// Something that takes its time and may fail.
 #[derive(Debug, Default)]
-struct Issued {
-    took: Histogram,
-    failed: AtomicU64,
-}
-
-#[derive(Debug, Default)]
-struct Asked {
-    took: Histogram,
-    failed: AtomicU64,
+struct Timed {
+    took: Seconds,
+    failed: Counter,
 }
 
 /// Counts up from the start of the process.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Metrics {
-    issued: [Issued; Certificate::ALL.len()],
-    asked: [Asked; Operation::ALL.len()],
+    issued: Counts<Certificate, Timed>,
+    asked: Counts<Operation, Timed>,
     /// Callers that wait for the keystore or are served by it.
     waiting: AtomicU64,
-    refused: Mutex<HashMap<Reason, u64>>,
-    jwt_signed: AtomicU64,
-    jwt_reused: AtomicU64,
-    permits: AtomicU64,
-    keys: KeyCounts,
-    heads_failed: AtomicU64,
-    clock_steps: AtomicU64,
+    refused: Counts<Reason, Counter>,
+    jwt_signed: Counter,
+    jwt_reused: Counter,
+    permits: Counter,
+    keys: Counts<KeyCall, Calls>,
+    heads_failed: Counter,
+    clock_steps: Counter,
     health: Mutex<Option<(Instant, Option<Health>)>>,
     /// As `gatewayd` has said last.
     messages: Mutex<Option<MessageCounts>>,
 }
 
-fn add(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
-}
-
-fn get(counter: &AtomicU64) -> u64 {
-    counter.load(Ordering::Relaxed)
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            issued: Counts::of(Certificate::ALL),
+            asked: Counts::of(Operation::ALL),
+            waiting: AtomicU64::default(),
+            refused: Counts::of(Reason::ALL),
+            jwt_signed: Counter::default(),
+            jwt_reused: Counter::default(),
+            permits: Counter::default(),
+            keys: keys::calls(),
+            heads_failed: Counter::default(),
+            clock_steps: Counter::default(),
+            health: Mutex::default(),
+            messages: Mutex::default(),
+        }
+    }
 }
 
 impl Metrics {
@@ -133,12 +136,12 @@ impl Metrics {
     pub fn timed<T, E>(&self, kind: Certificate, make: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
         let begun = Instant::now();
         let outcome = make();
-        if let Some(issued) =
-            Certificate::ALL.iter().position(|one| *one == kind).and_then(|n| self.issued.get(n))
-        {
+        if let Some(issued) = self.issued.get(&kind) {
             match &outcome {
                 Ok(_) => issued.took.observe(begun.elapsed()),
-                Err(_) => add(&issued.failed),
+                Err(_) => {
+                    issued.failed.inc();
+                }
             }
         }
         outcome
@@ -150,38 +153,36 @@ impl Metrics {
         let begun = Instant::now();
         let answer = ask();
         self.waiting.fetch_sub(1, Ordering::Relaxed);
-        if let Some(asked) =
-            Operation::ALL.iter().position(|one| *one == operation).and_then(|n| self.asked.get(n))
-        {
+        if let Some(asked) = self.asked.get(&operation) {
             asked.took.observe(begun.elapsed());
             if answer.is_err() {
-                add(&asked.failed);
+                asked.failed.inc();
             }
         }
         answer
     }
 
     pub fn refused(&self, reason: Reason) {
-        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = refused.entry(reason).or_default();
-        *count = count.saturating_add(1);
+        if let Some(count) = self.refused.get(&reason) {
+            count.inc();
+        }
     }
 
     pub fn permitted(&self) {
-        add(&self.permits);
+        self.permits.inc();
     }
 
     /// A JWT-SVID went out: a new one, or one that was handed out before.
     pub fn jwt_svid(&self, signed: bool) {
-        add(if signed { &self.jwt_signed } else { &self.jwt_reused });
+        if signed { &self.jwt_signed } else { &self.jwt_reused }.inc();
     }
 
     pub fn head_failed(&self) {
-        add(&self.heads_failed);
+        self.heads_failed.inc();
     }
 
     pub fn clock_stepped(&self) {
-        add(&self.clock_steps);
+        self.clock_steps.inc();
     }
 
     /// The keystore's health, not older than a minute. Blocks on the keystore.
