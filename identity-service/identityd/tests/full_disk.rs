@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
 
 mod common;
+#[path = "../../../foundation/metrics/tests/common/samples.rs"]
+mod samples;
 
 use std::fs::File;
 use std::io::Write as _;
@@ -14,6 +16,7 @@ use common::container::{Container, Job};
 use common::image::{Image, document_with};
 use common::{Gateway, until};
 use edgewarden_image_trust::sign::SigningKey;
+use edgewarden_metrics::door::SOCKET;
 use edgewarden_names::{Reason, Refusal, UnixTime};
 use edgewarden_protocol::control::{DiskReserve, Origin, Prepared, Reply, Request};
 use edgewarden_protocol::enrol::VerdictState;
@@ -93,6 +96,10 @@ impl Site {
         self.gateway.status().await.disk.unwrap()
     }
 
+    async fn health(&self) -> (u16, String) {
+        samples::health(&self.gateway.layout().identity_run().join(SOCKET)).await
+    }
+
     async fn issued(&self) -> u64 {
         let identities = self.gateway.status().await.identities;
         identities.iter().find(|identity| identity.instance == "alerts-1").map_or(0, |found| found.issued)
@@ -107,6 +114,7 @@ fn fetch(prepared: &Prepared) -> Job {
 async fn starts_renewals_and_the_audit_log_go_on_when_the_disk_is_full() {
     let mut site = site().await;
     assert!(!site.disk().await.is_short(), "{:?}", site.disk().await);
+    assert_eq!(site.health().await, (200, "ok".into()));
     site.disk.fill();
     // Strangers at the gateway's listeners, while there is no room: they do not use up what is set aside.
     for n in 0..500u32 {
@@ -126,6 +134,7 @@ async fn starts_renewals_and_the_audit_log_go_on_when_the_disk_is_full() {
     let disk = site.disk().await;
     assert!(disk.is_short() && disk.unwritten == 0 && !disk.unsaved, "{disk:?}");
     assert!(disk.bytes > disk.bytes_wanted / 2, "{disk:?}");
+    assert_eq!(site.health().await, (503, Reason::Storage.code().into()));
     let events = site.gateway.events().await;
     for event in ["module.started", "svid.issued", "enrol.accepted"] {
         assert!(events.iter().any(|found| found == event), "{event}: {events:?}");
@@ -136,6 +145,7 @@ async fn starts_renewals_and_the_audit_log_go_on_when_the_disk_is_full() {
     assert!(site.gateway.events().await.iter().any(|event| event == "module.started"));
     site.disk.make_room();
     until("the reserve", async || Some(()).filter(|()| !short(&site))).await;
+    assert_eq!(site.health().await, (200, "ok".into()));
 }
 
 fn short(site: &Site) -> bool {

@@ -2,12 +2,15 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
 
 mod common;
+#[path = "../../../foundation/metrics/tests/common/samples.rs"]
+mod samples;
 
 use std::sync::Arc;
 
 use common::clocks::Clocks;
 use common::{DAY, Gateway, LeafKey, document, until};
 use edgewarden_ca::{CaSigner as _, chain};
+use edgewarden_metrics::door::SOCKET;
 use edgewarden_names::{LeafName, Reason};
 use edgewarden_protocol::Bytes;
 use edgewarden_protocol::config::Keystore;
@@ -71,6 +74,10 @@ impl Site {
     }
 }
 
+async fn health(gateway: &Gateway) -> (u16, String) {
+    samples::health(&gateway.layout().identity_run().join(SOCKET)).await
+}
+
 fn says_so(status: &Status) -> bool {
     status.refusals.iter().any(|(_, refusal)| refusal.reason == Reason::IdentityExpiring)
 }
@@ -102,9 +109,11 @@ async fn a_lease_of_forty_days_is_lived_day_by_day_to_its_end_and_beyond() {
             assert!(facts.not_after <= ends, "a leaf's is cut to the end of the lease");
         }
     }
+    assert_eq!(health(&site.gateway).await, (200, "ok".into()));
     // The end: nobody has a certificate, and that is said.
     site.clocks.pass(DAY * 2);
     let status = site.settled(41, false).await;
+    assert_eq!(health(&site.gateway).await, (503, Reason::IdentityUnavailable.code().into()));
     assert!(says_so(&status) && is_told(&site.gateway, &status).await, "{:?}", status.refusals);
     assert!(!site.renew_leaf().await);
     site.gateway.restart().await;
