@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use edgewarden_metrics::{Counter, Counts};
 use edgewarden_names::{Reason, Refusal};
 use edgewarden_policy::Principal;
 use edgewarden_protocol::control::{Origin, Request};
@@ -70,6 +71,7 @@ pub(crate) fn stranger(from: SocketAddr) -> Origin {
 /// Where any part drops a refusal.
 #[derive(Debug, Clone)]
 pub(crate) struct Audit {
+    counted: Arc<Counts<Reason, Counter>>,
     own: Sender,
     modules: Sender,
     leaves: Sender,
@@ -124,10 +126,19 @@ impl Audit {
         let (strangers, strangers_told) = Sender::new(Kind::Strangers);
         let told =
             Refusals { own: own_told, modules: modules_told, leaves: leaves_told, strangers: strangers_told };
-        (Self { own, modules, leaves, strangers }, told)
+        let counted = Arc::new(Counts::of(Reason::ALL));
+        (Self { counted, own, modules, leaves, strangers }, told)
+    }
+
+    /// All refusals, told or not.
+    pub(crate) fn counted(&self) -> Arc<Counts<Reason, Counter>> {
+        Arc::clone(&self.counted)
     }
 
     pub(crate) fn refused(&self, origin: Origin, refusal: Refusal) {
+        if let Some(count) = self.counted.get(&refusal.reason) {
+            count.inc();
+        }
         let sender = match Kind::of(&origin) {
             Kind::Own => &self.own,
             Kind::Modules => &self.modules,

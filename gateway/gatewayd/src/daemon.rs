@@ -5,8 +5,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use edgewarden_metrics::door;
 use edgewarden_names::{GatewayName, Reason, Refusal};
 use edgewarden_platform::socket_file::SocketFile;
 use edgewarden_policy::Principal;
@@ -31,6 +32,7 @@ use crate::control::{self, Control};
 use crate::enrol::{self, Enrolment};
 use crate::hub::{self, Disk, Hub, Wiring};
 use crate::listen::{self, Network, Slot};
+use crate::metrics;
 use crate::sessions::journal::ToJournal;
 use crate::sessions::{self, Requests};
 use crate::status::UpstreamStatus;
@@ -220,6 +222,16 @@ fn serve(layout: &Layout, config: &Config, doors: Doors) -> Result<Daemon, Gatew
     };
     let enrolment =
         Enrolment { acceptor: open_acceptor, control, audit: audit.clone(), tries: Arc::default() };
+    let told = metrics::Told {
+        events: events.clone(),
+        refused: audit.counted(),
+        applied: applied.clone(),
+        queue: opening.clone(),
+        journal: loading.clone(),
+        upstream: upstream.clone(),
+        clock: shared.clock.clone(),
+        started: Instant::now(),
+    };
     let console = Console { events, applied, opening: opening.clone(), journal: loading.clone(), upstream };
     let tcp = |listener| TcpListener::from_std(listener).map_err(GatewaydError::System);
     let connections_max = listen::connections_max();
@@ -243,6 +255,13 @@ fn serve(layout: &Layout, config: &Config, doors: Doors) -> Result<Daemon, Gatew
     tasks.spawn(accept_when_ready(identity, enrolment_listener, None, connections_max, serve_enrolment));
     let (socket, file) = doors.console;
     let listener = UnixListener::from_std(socket).map_err(GatewaydError::System)?;
+    let path = layout.gateway_run();
+    let numbers = door::open(&path).map_err(|source| GatewaydError::Socket { path, source })?;
+    let altered = audit.clone();
+    tasks.spawn(door::serve(numbers, Arc::new(told), move |path| {
+        let rule = "the socket's file was removed or replaced; put back";
+        altered.failed(Refusal::new(Reason::EnforcementAltered, path.display(), rule));
+    }));
     tasks.spawn(console::serve(listener, file, layout.gateway_socket(), audit, console));
     Ok(Daemon { doors: tasks, background, queue: opening, journal: loading, to_journal: journal })
 }

@@ -77,6 +77,10 @@ pub(crate) enum Event {
     Status {
         answer: oneshot::Sender<HubStatus>,
     },
+    /// For those who count.
+    Count {
+        answer: oneshot::Sender<HubCounts>,
+    },
     /// What is set aside.
     SetAside {
         answer: oneshot::Sender<Vec<(Principal, SetAside<Principal>)>>,
@@ -135,6 +139,14 @@ pub(crate) struct HubStatus {
     pub(crate) counts: edgewarden_mqtt::broker::Counts,
     pub(crate) connections: Vec<ConnectionStatus>,
     pub(crate) receivers: Vec<ReceiverStatus>,
+}
+
+/// Numbers of the broker and of its connections.
+#[derive(Debug)]
+pub(crate) struct HubCounts {
+    pub(crate) broker: edgewarden_mqtt::broker::Counts,
+    pub(crate) modules_connected: usize,
+    pub(crate) leaves_connected: usize,
 }
 
 struct Entry {
@@ -286,6 +298,7 @@ impl Hub {
                 self.broker.documented(&client, version, outcome, now);
             }
             Event::Status { answer } => drop(answer.send(self.status())),
+            Event::Count { answer } => drop(answer.send(self.counts())),
             Event::SetAside { answer } => drop(answer.send(self.broker.set_aside())),
             Event::DropSetAside { client, number, answer } => {
                 self.dropping.retain(|waiting| !waiting.answer.is_closed());
@@ -452,6 +465,17 @@ impl Hub {
                 }
                 self.carry_out();
             }
+        }
+    }
+
+    fn counts(&self) -> HubCounts {
+        let modules =
+            self.entries.values().filter(|entry| matches!(entry.accepted.who, Principal::Module(_)));
+        let modules_connected = modules.count();
+        HubCounts {
+            broker: self.broker.counts(),
+            modules_connected,
+            leaves_connected: self.entries.len().saturating_sub(modules_connected),
         }
     }
 

@@ -12,6 +12,7 @@
 //! | sessions | persistent sessions on disk: their documents, and the journal of their messages |
 //! | enrol | leaf devices without a certificate |
 //! | console | the command line |
+//! | metrics | a monitoring system |
 //!
 //! Trusts `identityd`: its decisions are carried out, none is made here. Distrusts everybody else: a client is the
 //! module or leaf device that its certificate names (`edgewarden_transport` verifies the chain to the fleet's root),
@@ -29,6 +30,7 @@ mod daemon;
 mod enrol;
 mod hub;
 mod listen;
+mod metrics;
 mod record;
 mod sessions;
 pub mod status;

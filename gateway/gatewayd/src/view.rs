@@ -151,6 +151,17 @@ impl View {
         }
     }
 
+    /// Whether a policy is in force here by which somebody could be served, and why not.
+    pub fn health(&self) -> Result<(), Reason> {
+        if !self.0.known {
+            return Err(Reason::Busy);
+        }
+        if !self.0.trusted {
+            return Err(Reason::AttestFailed);
+        }
+        self.0.policy.as_ref().map(drop).ok_or(Reason::PolicyDenied)
+    }
+
     /// Whether anything may be done for anybody.
     fn serves(&self, who: &Principal) -> Result<(), Refusal> {
         if !self.0.known {

@@ -78,7 +78,8 @@ impl Samples {
                 None => (series, Labels::new()),
             };
             assert!(
-                name.starts_with("edgewarden_") && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
+                name.starts_with("edgewarden_")
+                    && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
             );
             let base = if all.kinds.get(&family).is_some_and(|kind| kind == "histogram") {
                 ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap()

@@ -96,6 +96,7 @@ impl<A: Authority> Broker<A> {
             self.step_done(id, packet_id);
         }
         self.credit(id, left);
+        self.taken = self.taken.saturating_add(1);
         Ok(())
     }
 
@@ -182,6 +183,7 @@ impl<A: Authority> Broker<A> {
         dup: bool,
         retain: bool,
     ) {
+        self.delivered = self.delivered.saturating_add(1);
         let packet = Packet::Publish(Publish {
             dup,
             retain,

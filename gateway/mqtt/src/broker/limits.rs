@@ -94,6 +94,10 @@ pub struct Counts {
     /// QoS 0 messages that were dropped because the receiver's connection was full.
     pub dropped_qos0: u64,
     pub refused: u64,
+    /// Publications of clients that were accepted.
+    pub taken: u64,
+    /// Messages that were written to a receiver's connection, repeated ones too.
+    pub delivered: u64,
 }
 
 /// A client that does not take what is meant for it.

@@ -211,6 +211,8 @@ pub struct Broker<A: Authority> {
     losses: Losses<A::Client>,
     dropped_qos0: u64,
     refused: u64,
+    taken: u64,
+    delivered: u64,
     /// When the authority was last seen to decide.
     decided_at: Duration,
     /// Of the input that is being handled.
@@ -246,6 +248,8 @@ impl<A: Authority> Broker<A> {
             losses: Losses::default(),
             dropped_qos0: 0,
             refused: 0,
+            taken: 0,
+            delivered: 0,
             decided_at: Duration::ZERO,
             now: Duration::ZERO,
             wall: UnixTime(0),
@@ -475,6 +479,8 @@ impl<A: Authority> Broker<A> {
             lost: self.losses.messages,
             dropped_qos0: self.dropped_qos0,
             refused: self.refused,
+            taken: self.taken,
+            delivered: self.delivered,
         }
     }
 
