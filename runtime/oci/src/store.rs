@@ -175,10 +175,10 @@ impl ContentStore {
         Ok(Documents { manifest, config, parsed })
     }
 
-    /// Fetches a blob into the store unless it is there.
-    pub async fn fetch(&self, registry: &Registry, digest: &Digest, size: u64) -> Result<(), OciError> {
+    /// Fetches a blob into the store unless it is there. Whether it was fetched.
+    pub async fn fetch(&self, registry: &Registry, digest: &Digest, size: u64) -> Result<bool, OciError> {
         if self.has(digest, size) {
-            return Ok(());
+            return Ok(false);
         }
         let temporary = Self::temporary(&self.blobs());
         let fetched = self.fetch_into(registry, digest, size, &temporary).await;
@@ -186,7 +186,7 @@ impl ContentStore {
             // The first error is the one to report; what stays is swept at the next start.
             drop(std::fs::remove_file(&temporary));
         }
-        fetched
+        fetched.map(|()| true)
     }
 
     async fn fetch_into(

@@ -19,6 +19,7 @@ use crate::board::Board;
 use crate::guard::Guard;
 use crate::identity::{CallError, Client};
 use crate::logs::LogPump;
+use crate::metrics::Metrics;
 use crate::places::Places;
 use crate::runc::Runc;
 use crate::{RunError, addresses};
@@ -32,6 +33,7 @@ pub struct Context {
     pub store: ContentStore,
     pub runc: Runc,
     pub board: Board,
+    pub metrics: Metrics,
     pub log_pump: LogPump,
     /// The time, as `identityd` tells it.
     pub clock: Clock,
@@ -68,6 +70,7 @@ impl Context {
             daemon_users: daemon_users()?,
             guard: OnceLock::new(),
             board: Board::new(config.fleet.as_ref().map(|fleet| fleet.url.clone())),
+            metrics: Metrics::default(),
             log_pump,
             clock: Clock::new(),
             time_unsure: watch::Sender::new(false),

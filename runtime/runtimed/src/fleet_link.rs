@@ -98,6 +98,7 @@ pub async fn sync(context: Arc<Context>, mut now: mpsc::Receiver<()>) {
             Ok(()) => backoff = BACKOFF_FIRST,
             Err(error) => {
                 tracing::info!(%error, "the fleet was not reached or refused");
+                context.metrics.fleet_failed();
                 context.board.set_fleet(|status| status.error = Some(error));
                 link.reached = false;
                 drop(timeout(jittered(backoff), now.recv()).await);

@@ -40,7 +40,10 @@ pub async fn ready(context: &Context, module: &Module) -> Result<Ready, Refusal>
     let judged = Instant::now();
     let mut permit = permit(store, &registry, identityd, module, &documents).await?;
     for layer in &permit.layers {
-        store.fetch(&registry, &layer.digest, layer.size).await.map_err(OciError::refusal)?;
+        let begun = Instant::now();
+        if store.fetch(&registry, &layer.digest, layer.size).await.map_err(OciError::refusal)? {
+            context.metrics.pulled(layer.size, begun.elapsed());
+        }
     }
     let config = ImageConfig::parse(&permit.config, &documents.config)?;
     let key = context.record_key().await.map_err(CallError::refusal)?;

@@ -37,6 +37,7 @@ mod kernel;
 mod limits;
 pub mod log_pump;
 mod logs;
+mod metrics;
 mod network;
 mod nft;
 mod places;
@@ -49,6 +50,7 @@ mod worker;
 use std::fmt::Display;
 use std::sync::Arc;
 
+use edgewarden_metrics::door;
 use edgewarden_names::{Reason, Refusal};
 use edgewarden_platform::capabilities::{Capability, keep_only};
 use edgewarden_platform::harden;
@@ -63,6 +65,7 @@ use crate::addresses::{Addresses, ModuleNetwork};
 use crate::context::Context;
 use crate::control_server::Command;
 use crate::guard::Guard;
+use crate::metrics::Told;
 use crate::places::Places;
 use crate::supervisor::Supervisor;
 
@@ -172,6 +175,8 @@ pub async fn run(layout: Layout, config: Config, log_pump: LogPump) -> Result<()
     // It was empty.
     drop(context.guard.set(guard));
     let listener = control_server::bind(&context.layout.runtime_socket())?;
+    let run = context.layout.runtime_run();
+    let numbers = door::open(&run).map_err(RunError::io(format!("listen in `{}`", run.display())))?;
     let mut terminate = signal(SignalKind::terminate()).map_err(RunError::io("watch SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::io("watch SIGINT"))?;
 
@@ -183,6 +188,12 @@ pub async fn run(layout: Layout, config: Config, log_pump: LogPump) -> Result<()
     let (federation, federation_asked) = mpsc::channel(1);
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(control_server::serve(Arc::clone(&context), listener, command));
+    let keeper = Arc::clone(&context);
+    tasks.spawn(door::serve(numbers, Arc::new(Told(Arc::clone(&context))), move |path| {
+        tracing::warn!(path = %path.display(), "the socket for metrics was removed from outside and is put back");
+        let what = "runtimed: its socket for metrics was removed; put back".to_owned();
+        keeper.board.repaired(keeper.clock.now(), what);
+    }));
     tasks.spawn(fleet_link::sync(Arc::clone(&context), syncs));
     tasks.spawn(fleet_link::renewals(Arc::clone(&context), renewals));
     tasks.spawn(fleet_time::follow(Arc::clone(&context)));

@@ -405,6 +405,7 @@ impl Supervisor {
         let listed = guard.listed().await;
         for (origin, refusal) in self.kernel.refusals(&listed, &self.addresses, Instant::now()) {
             tracing::warn!(reason = refusal.reason.code(), %refusal, "refused in the kernel");
+            self.context.metrics.flow_refused(refusal.reason);
             if let Err(error) = self.context.identityd.call(&Request::Refused { origin, refusal }).await {
                 tracing::debug!(%error, "identityd was not told of a refusal");
             }
@@ -471,6 +472,7 @@ async fn watch(context: Arc<Context>, snapshots: mpsc::Sender<Seen>) {
     loop {
         match identityd.call(&Request::Watch { seen }).await {
             Ok(Reply::Snapshot(snapshot)) => {
+                context.metrics.identityd_answered(true);
                 context.hear_time(snapshot.time);
                 let news = first || snapshot.revision != seen;
                 seen = snapshot.revision;
@@ -484,6 +486,7 @@ async fn watch(context: Arc<Context>, snapshots: mpsc::Sender<Seen>) {
                 if let Err(error) = other {
                     tracing::debug!(%error, "identityd is away");
                 }
+                context.metrics.identityd_answered(false);
                 // A daemon that starts again counts from the beginning.
                 seen = 0;
                 first = true;

@@ -22,6 +22,7 @@ use crate::context::Context;
 use crate::control::ModuleStatus;
 use crate::images::{self, Ready};
 use crate::instance::{self, Exit, Instance, Place, Prepared};
+use crate::metrics::Update;
 use crate::secrets;
 
 const ENDED_BYTES_MAX: usize = 1024 * 1024;
@@ -241,7 +242,10 @@ impl Life {
                     Err(refusal) if self.plan.fallback.is_some() && is_no_fault_of_the_target(&refusal) => {
                         self.put_off(refusal);
                     }
-                    Err(refusal) if self.plan.fallback.is_some() => self.give_up(refusal),
+                    Err(refusal) if self.plan.fallback.is_some() => {
+                        self.context.metrics.start_refused(refusal.reason);
+                        self.give_up(refusal);
+                    }
                     started => return started.map(Some),
                 }
             } else {
@@ -286,6 +290,7 @@ impl Life {
         self.show(ModuleState::Starting, None);
         let secrets = self.told.borrow().secrets;
         let instance = instance::start(&self.context, prepared).await?;
+        self.context.metrics.started();
         self.delivered = Some(secrets);
         Ok(instance)
     }
@@ -298,6 +303,7 @@ impl Life {
     /// The target does not run well; something else does.
     fn give_up(&mut self, refusal: Refusal) {
         tracing::warn!(module = %self.plan.target.name, image = %self.plan.target.image, %refusal, "the new revision is given up");
+        self.context.metrics.updated(Update::GivenUp);
         self.on_target = false;
         self.given_up = true;
         self.update = (ModuleState::Refused, Some(refusal));
@@ -306,6 +312,8 @@ impl Life {
     /// The target cannot be started now; what ran before runs until it can.
     fn put_off(&mut self, refusal: Refusal) {
         tracing::warn!(module = %self.plan.target.name, image = %self.plan.target.image, %refusal, "the new revision is put off");
+        self.context.metrics.updated(Update::PutOff);
+        self.context.metrics.start_refused(refusal.reason);
         let (state, wait) = after_refusal(&refusal, &mut self.update_backoff);
         self.on_target = false;
         self.put_off = Some(Instant::now() + wait);
@@ -314,6 +322,7 @@ impl Life {
 
     async fn refused(&mut self, refusal: Refusal) {
         tracing::warn!(module = %self.plan.target.name, reason = refusal.reason.code(), %refusal, "the module does not start");
+        self.context.metrics.start_refused(refusal.reason);
         let (state, wait) = after_refusal(&refusal, &mut self.backoff);
         self.show(state, Some(refusal));
         self.rest(wait).await;
@@ -382,7 +391,7 @@ impl Life {
             End::Exited(exit) => exit,
             End::Stopped | End::Replaced => return None,
             End::Altered(_) => {
-                self.status.restarts = self.status.restarts.saturating_add(1);
+                self.restarts();
                 self.show(ModuleState::Waiting, reason);
                 let wait = self.backoff.after(since.elapsed());
                 self.rest(wait).await;
@@ -399,7 +408,7 @@ impl Life {
         if !again {
             return self.ended_for_good(module, reason);
         }
-        self.status.restarts = self.status.restarts.saturating_add(1);
+        self.restarts();
         self.show(ModuleState::Waiting, Some(reason.clone()));
         if self.on_target && self.plan.fallback.is_some() && since.elapsed() < self.probation() {
             self.early_ends = self.early_ends.saturating_add(1);
@@ -411,6 +420,11 @@ impl Life {
         let wait = self.backoff.after(since.elapsed());
         self.rest(wait).await;
         None
+    }
+
+    fn restarts(&mut self) {
+        self.status.restarts = self.status.restarts.saturating_add(1);
+        self.context.metrics.restarted();
     }
 
     fn ended_for_good(&mut self, module: Module, reason: Refusal) -> Option<Refusal> {
@@ -477,6 +491,7 @@ impl Life {
                         }
                         Err(refusal) => {
                             tracing::warn!(module = %module.name, reason = refusal.reason.code(), %refusal, "an update waits; the module runs as it is");
+                            context.metrics.start_refused(refusal.reason);
                             let (state, wait) = after_refusal(&refusal, &mut self.update_backoff);
                             attempt_at = Instant::now() + wait;
                             self.update = (state, Some(refusal));
@@ -498,6 +513,7 @@ impl Life {
         match self.context.identityd.call(&proven).await {
             Ok(_) => {
                 tracing::info!(instance = %instance.record.instance, "the new revision has proven itself");
+                self.context.metrics.updated(Update::Proven);
                 self.plan = Arc::new(Plan { target: self.plan.target.clone(), fallback: None });
                 self.context.tidy.notify_one();
             }
