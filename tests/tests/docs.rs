@@ -80,6 +80,6 @@ fn unsafe_code_is_in_one_crate() {
             lifted.push(manifest.strip_prefix(root()).unwrap().to_owned());
         }
     }
-    assert_eq!(lifted, [Path::new("platform/Cargo.toml")]);
+    assert_eq!(lifted, [Path::new("foundation/platform/Cargo.toml")]);
     assert!(fs::read_to_string(root().join("Cargo.toml")).unwrap().contains("unsafe_code = \"forbid\""));
 }

@@ -2,7 +2,7 @@
 //! sees one rotation, and gets nothing from outside of its container.
 //!
 //! What they need is fetched once and kept beneath the target folder. Where the tool chain is not there, or the packages
-//! cannot be fetched, the test says so and is skipped. The one in C has its test at `cli/tests/client_in_c.rs`.
+//! cannot be fetched, the test says so and is skipped. The one in C has its test at `cli/edgewarden/tests/client_in_c.rs`.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
 
 mod common;

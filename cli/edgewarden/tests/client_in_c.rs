@@ -24,7 +24,7 @@ fn built(folder: &Path) -> Option<PathBuf> {
         eprintln!("skipped: there is no C compiler on this machine, or no OpenSSL to build with");
         return None;
     }
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/clients/c/client.c");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/clients/c/client.c");
     let program = folder.join("client");
     let mut cc = Command::new("cc");
     cc.args(["-O2", "-Wall", "-Wextra", "-Werror", "-o"])

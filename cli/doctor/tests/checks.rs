@@ -598,7 +598,7 @@ fn there_are_many_checks_each_with_its_own_code_and_a_remedy() {
 
 #[test]
 fn the_documentation_lists_the_checks() {
-    let text = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/doctor.md")).unwrap();
+    let text = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/doctor.md")).unwrap();
     assert!(text.contains(&table()), "write the output of `edgewarden doctor --list` into docs/doctor.md");
 }
 
