@@ -11,7 +11,7 @@ use std::time::Duration;
 use edgewarden_ca::{CaError, RootCa, pem};
 use edgewarden_names::{Digest, TrustDomain, UnixTime};
 use edgewarden_platform::durable;
-use edgewarden_workload_api::bundle::TrustBundle;
+use edgewarden_svid::bundle::TrustBundle;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 

@@ -43,7 +43,7 @@ fn judge(payload: &[u8], domain: &TrustDomain) -> Result<Deployment, Refusal> {
     for key in &deployment.image_keys {
         image_trust::check_key(key)?;
     }
-    edgewarden_transport::federation::check(&deployment)?;
+    edgewarden_policy::federation::check(&deployment)?;
     // The name of a gateway is in no policy: any will do to see whether it compiles.
     let gateway =
         GatewayName::parse("gateway").map_err(|error| Refusal::new(Reason::Internal, "policy", error))?;

@@ -13,10 +13,10 @@ use edgewarden_protocol::Bytes;
 use edgewarden_protocol::dsse::{Envelope, Signature, pre_authentication_encoding};
 use edgewarden_protocol::jwt_keys::{PAYLOAD_TYPE, PublishedKey, Statement};
 use edgewarden_protocol::uplink::JwtKeysUpload;
+use edgewarden_svid::bundle::{BUNDLE_BYTES_MAX, TrustBundle};
 use edgewarden_transport::foreign::{spiffe_client_config, web_client_config};
 use edgewarden_transport::http::{Client, HttpError};
 use edgewarden_transport::tls;
-use edgewarden_workload_api::bundle::{BUNDLE_BYTES_MAX, TrustBundle};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -41,7 +41,7 @@ async fn bundle(fleet: &Fleet, address: &str) -> TrustBundle {
 
 fn statement(gateway: &Gateway, sequence: u64, keys: &[(&Key, UnixTime)]) -> Statement {
     let key = |(key, not_after): &(&Key, UnixTime)| PublishedKey {
-        kid: edgewarden_workload_api::jwt::thumbprint(&key.point()).unwrap(),
+        kid: edgewarden_svid::jwt::thumbprint(&key.point()).unwrap(),
         point: key.point().into(),
         not_after: *not_after,
     };

@@ -3,12 +3,12 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use cedar_policy::{Authorizer, Context, EntityUid, PolicySet, Request};
-use edgewarden_names::{Epoch, GatewayName, Reason, Refusal};
+use edgewarden_names::{Epoch, GatewayName, Principal, Reason, Refusal};
 use edgewarden_protocol::deployment::Deployment;
 
+use crate::action::Action;
 use crate::document::Document;
 use crate::epoch::{ANSWERS_MAX, Answer, CompiledEpoch, PrincipalRow, ResourceRow, Side, Tables, Target};
-use crate::principal::{Action, Principal};
 use crate::sight::{Sight, What, Who};
 use crate::world::World;
 

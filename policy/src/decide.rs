@@ -2,11 +2,11 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use edgewarden_names::{Epoch, ModuleName};
+use edgewarden_names::{Epoch, ModuleName, Principal};
 
+use crate::action::Action;
 use crate::epoch::{CompiledEpoch, RuleEffect, Side, Target};
 use crate::mqtt::{covers, is_filter, is_topic, overlaps};
-use crate::principal::{Action, Principal};
 
 /// Permitted targets that a denial names.
 const NEAREST_MAX: usize = 3;

@@ -1,11 +1,11 @@
 use std::sync::Arc;
 
-use edgewarden_names::{Epoch, GatewayName, ModuleName};
+use edgewarden_names::{Epoch, GatewayName, ModuleName, Principal};
 use serde::{Deserialize, Serialize};
 
+use crate::action::Action;
 use crate::document::RULES_MAX;
 use crate::mqtt::{FILTER_LEVELS_MAX, is_filter};
-use crate::principal::{Action, Principal};
 use crate::quick::QuickMap;
 use crate::trie::Trie;
 

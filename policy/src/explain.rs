@@ -1,9 +1,9 @@
 use std::fmt;
 
-use edgewarden_names::Epoch;
+use edgewarden_names::{Epoch, Principal};
 
+use crate::action::Action;
 use crate::epoch::{CompiledEpoch, RuleEffect};
-use crate::principal::{Action, Principal};
 
 /// Permitted targets that an explanation lists.
 const PERMITTED_MAX: usize = 100;

@@ -20,10 +20,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
-use edgewarden_names::ModuleName;
+use edgewarden_names::{ModuleName, Principal};
 
 use crate::epoch::CompiledEpoch;
-use crate::principal::Principal;
 
 /// Entries of `denied`: interface, source, destination, port (0 for what has none).
 pub const DENIED_MAX: u32 = 4096;

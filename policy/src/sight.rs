@@ -5,9 +5,10 @@
 use std::collections::BTreeSet;
 
 use cedar_policy::{ActionConstraint, EntityUid, Policy, PrincipalConstraint, ResourceConstraint};
+use edgewarden_names::Principal;
 
+use crate::action::Action;
 use crate::epoch::Target;
-use crate::principal::{Action, Principal};
 use crate::world::{Declared, Resource, World};
 
 pub(crate) struct Sight {

@@ -2,12 +2,12 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::str::FromStr as _;
 
 use cedar_policy::{Entities, Entity, EntityId, EntityTypeName, EntityUid, RestrictedExpression};
-use edgewarden_names::{GatewayName, LeafName};
+use edgewarden_names::{GatewayName, LeafName, Principal};
 use edgewarden_protocol::deployment::{Deployment, Topic};
 
+use crate::action::Action;
 use crate::epoch::{PRINCIPALS_MAX, RESOURCES_MAX, Target};
 use crate::mqtt::{FILTER_LEVELS_MAX, is_filter};
-use crate::principal::{Action, Principal};
 
 const NAME_BYTES_MAX: usize = 128;
 const FILTER_BYTES_MAX: usize = 256;

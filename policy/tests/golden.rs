@@ -12,7 +12,8 @@
 mod common;
 
 use common::{compiled, leaf, module};
-use edgewarden_policy::{Action, Principal};
+use edgewarden_names::Principal;
+use edgewarden_policy::Action;
 use serde::{Deserialize, Serialize};
 
 #[derive(Serialize, Deserialize)]

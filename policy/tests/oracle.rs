@@ -17,7 +17,8 @@ use std::str::FromStr as _;
 
 use cedar_policy::{Authorizer, Context, Decision, Entities, EntityUid, PolicySet, Request, Schema};
 use common::{compiled, image, leaf, module};
-use edgewarden_policy::{Action, CompiledEpoch, Principal, SCHEMA, mqtt};
+use edgewarden_names::Principal;
+use edgewarden_policy::{Action, CompiledEpoch, SCHEMA, mqtt};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 

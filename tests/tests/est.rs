@@ -16,11 +16,10 @@ use std::time::Duration;
 use common::server::{Asked, Server, Told, standard};
 use common::site::Site as SiteCa;
 use edgewarden_ca::{chain, pem};
-use edgewarden_tests::ensure;
+use edgewarden_svid::X509Context;
 use edgewarden_tests::process::{Finished, run, wait_for};
-use edgewarden_tests::sandbox;
 use edgewarden_tests::site::{Keys, Site, TPM_PORT};
-use edgewarden_workload_api::X509Context;
+use edgewarden_tests::{ensure, sandbox};
 use serde_json::Value;
 
 const DAY: i64 = 86400;
@@ -155,7 +154,7 @@ impl World {
     fn identity(&self) -> Arc<X509Context> {
         let socket = self.gateway.root().join("run/edgewarden/identityd/workload/runtimed/api.sock");
         wait_for("an identity", Duration::from_secs(20), || {
-            let fetched = self.runtime.block_on(edgewarden_workload_api::client::fetch_once(&socket));
+            let fetched = self.runtime.block_on(edgewarden_workload_client::fetch_once(&socket));
             fetched.map_err(|error| edgewarden_tests::Failure(error.to_string()))
         })
         .unwrap()

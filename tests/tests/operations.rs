@@ -151,7 +151,7 @@ fn a_gateway_gets_another_tpm() {
 fn ca_key(site: &Site) -> String {
     let socket = site.root().join("run/edgewarden/identityd/workload/runtimed/api.sock");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let context = runtime.block_on(edgewarden_workload_api::client::fetch_once(&socket)).unwrap();
+    let context = runtime.block_on(edgewarden_workload_client::fetch_once(&socket)).unwrap();
     let file = site.path("gateway-ca.der");
     fs::write(&file, context.chain_der.last().unwrap()).unwrap();
     let openssl = ["x509", "-inform", "der", "-noout", "-pubkey", "-in"];

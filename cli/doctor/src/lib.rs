@@ -13,10 +13,12 @@
 
 mod check;
 mod checks;
+mod examine;
 mod facts;
 
-pub use check::{Check, Examined, Finding, Outcome, areas, examine, table};
+pub use check::{Check, Finding, Outcome};
 pub use checks::CHECKS;
+pub use examine::{Examined, areas, examine, table};
 pub use facts::{
     Boot, Clock, ConfigState, Configuration, Daemon, Daemons, Disk, Facts, Fleet, Kernel, Kind, Listening,
     NAMESPACES, Network, Node, Peer, Programs, Read, Route, Sources, Systemd, Unit, Users, Volume, gather,

@@ -12,13 +12,13 @@ use std::os::unix::fs::{chown, symlink};
 use common::{DAY, Site, bad, event_log, set_mode, write};
 use edgewarden_doctor::Outcome::{self, Fail, Warn};
 use edgewarden_doctor::{CHECKS, ConfigState, Facts, areas, examine, table};
-use edgewarden_gatewayd::status::{ReceiverStatus, UpstreamStatus};
 use edgewarden_names::{Epoch, Reason, Refusal, UnixTime};
 use edgewarden_protocol::control::{DoubtedTime, TimeBy};
 use edgewarden_protocol::enrol::{DeviceKeys, VerdictState};
 use edgewarden_protocol::federation::Trouble;
+use edgewarden_protocol::gateway_console::{ReceiverStatus, UpstreamStatus};
+use edgewarden_protocol::runtime_console::{EstTrouble, Repair};
 use edgewarden_protocol::uplink::ModuleState;
-use edgewarden_runtimed::control::{EstTrouble, Repair};
 
 struct Case {
     check: &'static str,

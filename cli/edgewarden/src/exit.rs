@@ -3,8 +3,8 @@
 use std::error::Error;
 use std::process::ExitCode;
 
+use edgewarden_exchange::client::ClientError;
 use edgewarden_names::Refusal;
-use edgewarden_protocol::client::ClientError;
 
 /// Why a command did not do what it was asked.
 #[derive(Debug)]

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use common::{ID, Served};
-use edgewarden_workload_api::X509Context;
+use edgewarden_svid::X509Context;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 /// The program, built into this folder.

@@ -4,13 +4,13 @@
 use std::process::Output;
 use std::time::{Duration, Instant};
 
+use edgewarden_exchange::frame;
 use edgewarden_names::{ModuleName, UnixTime};
-use edgewarden_protocol::frame;
 use edgewarden_protocol::layout::Layout;
-use edgewarden_protocol::uplink::ModuleState;
-use edgewarden_runtimed::control::{
+use edgewarden_protocol::runtime_console::{
     EnforcementStatus, FleetStatus, ModuleStatus, Repair, Reply, Request, Status,
 };
+use edgewarden_protocol::uplink::ModuleState;
 use serde_json::Value;
 use tokio::net::UnixListener;
 use tokio::process::Command;

@@ -14,7 +14,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use common::{ID, Served};
 use edgewarden_names::Reason;
-use edgewarden_workload_api::{X509Context, pem};
+use edgewarden_svid::{X509Context, pem};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 

@@ -22,8 +22,8 @@ use axum::{Extension, Router};
 use edgewarden_names::{Reason, Refusal, UnixTime};
 use edgewarden_protocol::jwt_keys::{self, SIGNED_BYTES_MAX};
 use edgewarden_protocol::uplink::JwtKeysUpload;
-use edgewarden_workload_api::bundle::TrustBundle;
-use edgewarden_workload_api::jwt::{JwtKey, JwtKeys, KEYS_MAX, PublicKey};
+use edgewarden_svid::bundle::TrustBundle;
+use edgewarden_svid::jwt::{JwtKey, JwtKeys, KEYS_MAX, PublicKey};
 use tokio::sync::watch;
 
 use super::gateway::admitted;

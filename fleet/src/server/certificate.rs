@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use edgewarden_ca::{CaError, RootCa};
 use edgewarden_names::UnixTime;
-use edgewarden_workload_api::source::{Current, X509Context};
+use edgewarden_svid::X509Context;
+use edgewarden_transport::Current;
 use tokio::sync::watch;
 
 use crate::data_dir::Settings;

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use edgewarden_ca::chain;
 use edgewarden_names::{Digest, GatewayName, IdKind, Reason, Refusal, SpiffeId, TrustDomain, UnixTime};
-use edgewarden_transport::{peer_expiry, peer_id};
+use edgewarden_svid::{peer_expiry, peer_id};
 use rustls::pki_types::CertificateDer;
 
 use crate::enrol::decide::sha256;

@@ -19,10 +19,10 @@ use edgewarden_protocol::enrol::{Begin, Challenge, DeviceKeys, Enrolled, Finish,
 use edgewarden_protocol::uplink::{
     DeploymentReport, Message, Messages, MessagesReply, Report, Sync, SyncReply,
 };
+use edgewarden_svid::X509Context;
 use edgewarden_transport::Identity;
 use edgewarden_transport::http::{Client, HttpError};
 use edgewarden_transport::tls::{client_config, fleet_id, only, pinned_client_config};
-use edgewarden_workload_api::source::X509Context;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;

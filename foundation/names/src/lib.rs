@@ -1,6 +1,7 @@
 //! The names that every part of Edgewarden speaks.
 //!
-//! * [`TrustDomain`], [`SpiffeId`], [`GatewayName`], [`ModuleName`], [`LeafName`]: who · [`SecretName`]: a secret of a module
+//! * [`TrustDomain`], [`SpiffeId`], [`GatewayName`], [`ModuleName`], [`LeafName`]: who · [`Principal`]: whom policy is about ·
+//!   [`SecretName`]: a secret of a module
 //! * [`Digest`], [`Generation`], [`Epoch`], [`UnixTime`]: which, and when · [`Architecture`]: for which processor
 //! * [`Reason`], [`Refusal`]: why not
 //!
@@ -11,6 +12,7 @@ mod architecture;
 mod digest;
 mod label;
 mod numbers;
+mod principal;
 mod refusal;
 mod spiffe_id;
 
@@ -18,5 +20,6 @@ pub use architecture::Architecture;
 pub use digest::{Digest, DigestError};
 pub use label::{GatewayName, KeyName, LabelError, LeafName, ModuleName, SecretName};
 pub use numbers::{Epoch, Generation, UnixTime};
+pub use principal::Principal;
 pub use refusal::{Reason, Refusal};
 pub use spiffe_id::{IdKind, SpiffeId, SpiffeIdError, TrustDomain};

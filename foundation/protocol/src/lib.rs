@@ -1,8 +1,8 @@
 //! What crosses a wall: every document and message that one Edgewarden process gives another.
 //!
 //! * [`layout`]: where things lie on a gateway · [`config`]: `config.toml`
-//! * [`client`]: asks a daemon over its control socket
 //! * [`control`]: what `runtimed`, `gatewayd` and the command line ask of `identityd`
+//! * [`runtime_console`], [`gateway_console`]: what the command line and `doctor` ask of `runtimed` and of `gatewayd`
 //! * [`enrol`]: gateway and fleet, enrolment and renewal · [`uplink`]: gateway and fleet, everything later
 //! * [`est`]: a site's own CA in the fleet's place
 //! * [`deployment`]: the signed document that says what runs · [`dsse`]: the signature around it
@@ -10,12 +10,10 @@
 //! * [`leaf`]: a leaf device that enrols · [`server_names`]: host names that a deployment grants
 //! * [`jwt_keys`]: a gateway vouches for the keys of its JWT-SVIDs
 //! * [`secret`]: a secret, sealed by an operator to one gateway
-//! * [`frame`]: JSON messages on a stream, with a size limit
 //!
 //! Unknown fields are refused everywhere: a field that one side relies on is never silently dropped by the other.
 
 pub mod bytes;
-pub mod client;
 pub mod config;
 pub mod control;
 pub mod deployment;
@@ -23,12 +21,13 @@ pub mod dsse;
 pub mod enrol;
 pub mod est;
 pub mod federation;
-pub mod frame;
+pub mod gateway_console;
 pub mod image_key;
 pub mod jwt_keys;
 pub mod layout;
 pub mod leaf;
 pub mod messages;
+pub mod runtime_console;
 pub mod secret;
 pub mod server_names;
 pub mod token;

@@ -2,13 +2,14 @@
 //! certificate of ours: an endpoint must not ask for one (sections 5.2.1.3, 5.2.2.3).
 //!
 //! `https_web`: the host name, under CAs that are named; never under the system's. `https_spiffe`: an X.509-SVID with
-//! exactly the ID that is expected, under the authorities that are held of its trust domain; the host name does not count.
-//! A trust domain of others has its own order of CAs, so that our rules about gateways ([`crate::peer`]) do not hold here.
+//! exactly the ID that is expected, under the authorities that are held of its trust domain ([`edgewarden_svid::foreign`]);
+//! the host name does not count.
 
 use std::fmt;
 use std::sync::Arc;
 
-use edgewarden_names::{Reason, Refusal, SpiffeId};
+use edgewarden_names::SpiffeId;
+use edgewarden_svid::{anchors, foreign};
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature};
@@ -20,11 +21,8 @@ use rustls::{
 };
 
 use crate::identity::Identity;
-use crate::peer::{check_leaf, no_path, parse, refuse, spiffe_id};
-use crate::tls::{CurrentCertificate, TlsError, provider};
-
-/// Most issuers between an SVID and an authority.
-const INTERMEDIATES_MAX: usize = 8;
+use crate::provider::provider;
+use crate::tls::{CurrentCertificate, TlsError};
 
 /// A client of an `https_web` endpoint under these CAs (DER).
 pub fn web_client_config<C: AsRef<[u8]>>(authorities: &[C]) -> Result<ClientConfig, TlsError> {
@@ -75,14 +73,6 @@ fn fresh(mut config: ClientConfig) -> ClientConfig {
     config
 }
 
-fn anchors<C: AsRef<[u8]>>(authorities: &[C]) -> Result<Vec<TrustAnchor<'static>>, TlsError> {
-    let anchor = |der: &C| {
-        let der = CertificateDer::from(der.as_ref());
-        Ok(webpki::anchor_from_trusted_cert(&der)?.to_owned())
-    };
-    authorities.iter().map(anchor).collect()
-}
-
 struct ForeignVerifier {
     id: SpiffeId,
     anchors: Vec<TrustAnchor<'static>>,
@@ -95,36 +85,6 @@ impl fmt::Debug for ForeignVerifier {
     }
 }
 
-impl ForeignVerifier {
-    /// SPIFFE X.509-SVID, section 5: a path, one URI SAN, a leaf that signs no certificates. And this very ID.
-    fn verify(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: pki_types::UnixTime,
-    ) -> Result<(), Refusal> {
-        if intermediates.len() > INTERMEDIATES_MAX {
-            return Err(refuse("peer", format_args!("a chain has at most {INTERMEDIATES_MAX} issuers")));
-        }
-        let parsed = parse(leaf)?;
-        // Only for the words of a refusal until the path has been verified.
-        let id = spiffe_id(&parsed)?;
-        let usage = webpki::KeyUsage::server_auth();
-        webpki::EndEntityCert::try_from(leaf)
-            .and_then(|leaf| {
-                let algorithms = self.algorithms.all;
-                leaf.verify_for_usage(algorithms, &self.anchors, intermediates, now, usage, None, None)
-                    .map(drop)
-            })
-            .map_err(|error| no_path(&id, &error))?;
-        check_leaf(&parsed, &id, &self.id.trust_domain())?;
-        if id != self.id {
-            return Err(refuse(&id, format_args!("the endpoint must be `{}`", self.id)));
-        }
-        Ok(())
-    }
-}
-
 impl ServerCertVerifier for ForeignVerifier {
     fn verify_server_cert(
         &self,
@@ -134,10 +94,8 @@ impl ServerCertVerifier for ForeignVerifier {
         _: &[u8],
         now: pki_types::UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        self.verify(leaf, intermediates, now).map_err(|refusal| {
-            let refusal = Refusal { reason: Reason::FederationUntrusted, ..refusal };
-            Error::from(CertificateError::Other(OtherError(Arc::new(refusal))))
-        })?;
+        foreign::verify(leaf, intermediates, &self.anchors, &self.id, now)
+            .map_err(|refusal| Error::from(CertificateError::Other(OtherError(Arc::new(refusal)))))?;
         Ok(ServerCertVerified::assertion())
     }
 

@@ -1,52 +1,25 @@
 //! Who we are and whom we trust, as of now.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use edgewarden_names::{Refusal, SpiffeId, TrustDomain, UnixTime};
-use edgewarden_workload_api::source::{Current, X509Context};
+use edgewarden_names::{Refusal, SpiffeId, UnixTime};
+use edgewarden_svid::{RootError, Roots, X509Context, peer_expiry, peer_id};
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, TrustAnchor};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
 use tokio::sync::watch;
 
 use crate::Clock;
-use crate::peer::{self, peer_expiry, peer_id};
+
+/// An identity as it is, and as it becomes. `None`: there is none, or it has ended.
+pub type Current = watch::Receiver<Option<Arc<X509Context>>>;
 
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     /// The source has ended: no certificate will come.
     #[error("the identity has ended")]
     Ended,
-}
-
-/// Whom a trust domain's members prove themselves to.
-pub(crate) struct Roots {
-    pub(crate) domain: TrustDomain,
-    pub(crate) anchors: Vec<TrustAnchor<'static>>,
-    /// Of each anchor, whether it is a site's own CA: one without a URI SAN, which knows nothing of SPIFFE.
-    of_site: Vec<bool>,
-}
-
-impl Roots {
-    pub(crate) fn new<C: AsRef<[u8]>>(
-        domain: TrustDomain,
-        certificates: &[C],
-    ) -> Result<Self, webpki::Error> {
-        let anchor = |der: &C| {
-            let der = CertificateDer::from(der.as_ref());
-            webpki::anchor_from_trusted_cert(&der).map(|anchor| anchor.to_owned())
-        };
-        let of_site = certificates.iter().map(|der| peer::is_of_site(&CertificateDer::from(der.as_ref())));
-        let of_site = of_site.collect();
-        Ok(Self { domain, anchors: certificates.iter().map(anchor).collect::<Result<_, _>>()?, of_site })
-    }
-
-    /// Whether a path that ends at this anchor is a site's.
-    pub(crate) fn is_of_site(&self, anchor: &TrustAnchor<'_>) -> bool {
-        self.anchors.iter().zip(&self.of_site).any(|(known, of_site)| *of_site && known == anchor)
-    }
 }
 
 /// One certificate, read and ready to be used.
@@ -72,7 +45,7 @@ enum HoldError {
     #[error("the key does not fit the certificate")]
     Key(#[from] rustls::Error),
     #[error("a root certificate cannot be used")]
-    Root(#[from] webpki::Error),
+    Root(#[from] RootError),
 }
 
 impl Held {
@@ -100,12 +73,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Follows a Workload API socket. Keeps the last identity while the socket is away. Needs a tokio runtime.
-    pub fn follow(socket: PathBuf) -> Self {
-        Self::new(edgewarden_workload_api::client::follow(socket))
-    }
-
-    /// Follows what somebody else provides. Needs a tokio runtime.
+    /// Follows what somebody else provides: a client of the Workload API, or who issues. Needs a tokio runtime.
     ///
     /// An identity that cannot be used is logged, and the one before it stays. When the provider is dropped, its last
     /// word stays; when it says `None`, handshakes fail from then on.

@@ -3,24 +3,21 @@
 //! * [`Identity`]: who we are and whom we trust, followed as it rotates
 //! * [`tls`]: rustls configurations that use the certificate of the moment at each handshake
 //! * [`Clock`]: the time that peers are judged by · [`witness`]: the time that a peer says, whatever time it is here
-//! * [`peer`]: what a certificate chain says about who showed it
-//! * [`foreign`]: TLS to bundle endpoints of other trust domains · [`federation`]: what a deployment says of them
+//! * [`foreign`]: TLS to bundle endpoints of other trust domains
 //! * [`http`]: JSON requests over such connections · [`log_limit`]: lines of the log that a peer can cause
 //!
 //! TLS 1.3 only, no resumption (a resumed session would skip the check of the peer's certificate). A host name never
 //! stands for an identity: the peer is who its X.509-SVID says (SPIFFE X.509-SVID section 5).
 
 mod clock;
-pub mod federation;
 pub mod foreign;
 pub mod http;
 mod identity;
 pub mod log_limit;
-pub mod peer;
+mod provider;
 pub mod tls;
 mod verifier;
 pub mod witness;
 
 pub use clock::Clock;
-pub use identity::{Identity, IdentityError};
-pub use peer::{judge_chain, peer_expiry, peer_id};
+pub use identity::{Current, Identity, IdentityError};

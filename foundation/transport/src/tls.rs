@@ -9,35 +9,30 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use edgewarden_names::{Reason, Refusal, SpiffeId, TrustDomain};
+use edgewarden_svid::{RootError, Roots};
 use rustls::client::Resumption;
-use rustls::crypto::CryptoProvider;
 use rustls::pki_types::CertificateDer;
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::version::TLS13;
 use rustls::{CertificateError, ClientConfig, OtherError, ServerConfig, SignatureScheme};
 
-use crate::identity::{Identity, Roots};
+use crate::identity::Identity;
 use crate::log_limit::{Line, LogLimit};
+use crate::provider::provider;
 use crate::verifier::{PeerVerifier, Trust};
+
+pub use crate::verifier::Authorizer;
 
 /// Lines a minute about a certificate of ours that has expired: one says it.
 const EXPIRED_LINES_MAX: u32 = 1;
-
-/// Judges a peer whose chain is already verified.
-pub type Authorizer = Arc<dyn Fn(&SpiffeId) -> Result<(), Refusal> + Send + Sync>;
 
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     #[error("cannot configure TLS")]
     Configure(#[from] rustls::Error),
     #[error("the pinned root certificate cannot be used")]
-    Root(#[from] webpki::Error),
-}
-
-/// The one provider of cryptography, whatever the process has installed as its default.
-pub(crate) fn provider() -> CryptoProvider {
-    rustls::crypto::aws_lc_rs::default_provider()
+    Root(#[from] RootError),
 }
 
 /// A server that demands a client certificate.
@@ -109,7 +104,7 @@ pub fn only(id: SpiffeId) -> Authorizer {
     })
 }
 
-/// Lets in everybody of the trust domain; for callers that judge each request by [`crate::peer_id`].
+/// Lets in everybody of the trust domain; for callers that judge each request by [`edgewarden_svid::peer_id`].
 pub fn anyone() -> Authorizer {
     Arc::new(|_| Ok(()))
 }

@@ -1,9 +1,11 @@
-//! [`crate::peer::verify`] as rustls wants to call it.
+//! [`edgewarden_svid::peer::verify`] as rustls wants to call it.
 
 use std::fmt;
 use std::sync::Arc;
 
-use edgewarden_names::{Reason, Refusal};
+use edgewarden_names::{Reason, Refusal, SpiffeId};
+use edgewarden_svid::Roots;
+use edgewarden_svid::peer::{self, Usage};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -12,9 +14,11 @@ use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
 };
 
-use crate::identity::{Identity, Roots};
-use crate::peer;
-use crate::tls::{Authorizer, provider};
+use crate::identity::Identity;
+use crate::provider::provider;
+
+/// Judges a peer whose chain is already verified.
+pub type Authorizer = Arc<dyn Fn(&SpiffeId) -> Result<(), Refusal> + Send + Sync>;
 
 /// Whose roots are believed.
 pub(crate) enum Trust {
@@ -39,11 +43,11 @@ impl PeerVerifier {
         &self,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        usage: webpki::KeyUsage,
+        usage: Usage,
         now: UnixTime,
     ) -> Result<(), Error> {
         let judge = |roots: &Roots| {
-            let id = peer::verify(leaf, intermediates, roots, self.algorithms.all, usage, now)?;
+            let id = peer::verify(leaf, intermediates, roots, usage, now)?;
             (self.authorize)(&id)
         };
         let judged = match &self.trust {
@@ -83,7 +87,7 @@ impl ServerCertVerifier for PeerVerifier {
         _: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        self.verify(leaf, intermediates, webpki::KeyUsage::server_auth(), now)?;
+        self.verify(leaf, intermediates, Usage::Server, now)?;
         Ok(ServerCertVerified::assertion())
     }
 
@@ -126,7 +130,7 @@ impl ClientCertVerifier for PeerVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        self.verify(leaf, intermediates, webpki::KeyUsage::client_auth(), now)?;
+        self.verify(leaf, intermediates, Usage::Client, now)?;
         Ok(ClientCertVerified::assertion())
     }
 

@@ -13,6 +13,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use edgewarden_names::{Reason, Refusal, TrustDomain, UnixTime};
 use edgewarden_platform::clock::boot_millis;
+use edgewarden_svid::{Roots, peer};
 use hyper::header::DATE;
 use hyper::{HeaderMap, Method};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -21,9 +22,8 @@ use rustls::version::TLS13;
 use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 
 use crate::http::{Client, HttpError};
-use crate::identity::Roots;
-use crate::peer;
-use crate::tls::{TlsError, fleet_id, harden, only, provider};
+use crate::provider::provider;
+use crate::tls::{TlsError, fleet_id, harden, only};
 use crate::verifier::{PeerVerifier, Trust};
 
 const REPLY_BYTES_MAX: usize = 64 * 1024;

@@ -11,8 +11,8 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair
 use common::{Met, domain, meet};
 use edgewarden_ca::{CaSigner, IssuingCa, RootCa, SignError, Svid};
 use edgewarden_names::{GatewayName, SpiffeId, UnixTime};
+use edgewarden_svid::X509Context;
 use edgewarden_transport::{Identity, tls};
-use edgewarden_workload_api::X509Context;
 use tokio::sync::watch;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -92,4 +92,19 @@ async fn members_with_certificates_of_our_cas_meet() {
         assert!(both(member, &stranger).await.by_server.is_err());
         assert!(both(&stranger, member).await.by_client.is_err());
     }
+}
+
+/// A chain that is judged by hand is judged by the same signatures as in a handshake.
+#[test]
+fn certificates_are_believed_by_the_algorithms_of_a_handshake() {
+    let handshake = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
+    let ids = |all: &[&dyn rustls::pki_types::SignatureVerificationAlgorithm]| -> Vec<(Vec<u8>, Vec<u8>)> {
+        let id = |one: &&dyn rustls::pki_types::SignatureVerificationAlgorithm| {
+            (one.public_key_alg_id().as_ref().to_vec(), one.signature_alg_id().as_ref().to_vec())
+        };
+        let mut ids: Vec<_> = all.iter().map(id).collect();
+        ids.sort();
+        ids
+    };
+    assert_eq!(ids(edgewarden_svid::ALGORITHMS), ids(handshake.all));
 }

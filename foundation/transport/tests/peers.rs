@@ -6,7 +6,8 @@ mod common;
 
 use common::{Authority, DOMAIN_ID, FLEET, MODULE, Member, Template, domain, meet};
 use edgewarden_names::{Reason, Refusal, SpiffeId};
-use edgewarden_transport::{Identity, peer_expiry, peer_id, tls};
+use edgewarden_svid::{peer_expiry, peer_id};
+use edgewarden_transport::{Identity, tls};
 use rcgen::{BasicConstraints, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose};
 use rustls::pki_types::CertificateDer;
 

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use common::{Authority, MODULE, Template, meet};
 use edgewarden_names::Reason;
+use edgewarden_svid::X509Context;
 use edgewarden_transport::{Identity, tls};
-use edgewarden_workload_api::X509Context;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;

@@ -6,7 +6,7 @@ mod common;
 
 use common::{Authority, DOMAIN_ID, FLEET, MODULE, Member, Template, domain};
 use edgewarden_names::{Reason, UnixTime};
-use edgewarden_transport::judge_chain;
+use edgewarden_svid::judge_chain;
 use rcgen::{ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose};
 
 /// A CA of the site: no SPIFFE ID.

@@ -5,8 +5,7 @@
 //! What is retained is all that is remembered: after a restart it is compared with what is wrong then.
 
 use edgewarden_mqtt::TopicName;
-use edgewarden_names::{GatewayName, ModuleName, Reason, Refusal, UnixTime};
-use edgewarden_policy::Principal;
+use edgewarden_names::{GatewayName, ModuleName, Principal, Reason, Refusal, UnixTime};
 use edgewarden_protocol::control::Standing;
 use serde::{Deserialize, Serialize};
 

@@ -9,8 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use edgewarden_metrics::{Counter, Counts};
-use edgewarden_names::{Reason, Refusal};
-use edgewarden_policy::Principal;
+use edgewarden_names::{Principal, Reason, Refusal};
 use edgewarden_protocol::control::{Origin, Request};
 use tokio::sync::mpsc;
 use tokio::time::Instant;

@@ -6,19 +6,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use edgewarden_exchange::frame;
 use edgewarden_mqtt::broker::durable::SetAside;
-use edgewarden_names::{Reason, Refusal};
+use edgewarden_names::{Principal, Reason, Refusal};
 use edgewarden_platform::peer;
 use edgewarden_platform::socket_file::SocketFile;
-use edgewarden_policy::Principal;
-use edgewarden_protocol::{Bytes, frame};
+use edgewarden_protocol::Bytes;
+use edgewarden_protocol::gateway_console::{
+    QueueStatus, Reply, Request, SetAsideStatus, Status, UpstreamStatus,
+};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 
 use crate::audit::Audit;
 use crate::hub::Event;
-use crate::status::{QueueStatus, Reply, Request, SetAsideStatus, Status, UpstreamStatus};
 use crate::store::Opening;
 use crate::view::View;
 

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use edgewarden_exchange::client::{Client, ClientError, unexpected};
 use edgewarden_names::{GatewayName, Refusal};
-use edgewarden_protocol::client::{Client, ClientError, unexpected};
 use edgewarden_protocol::control::{Enforcer, MessageCounts, Reply, Request, Snapshot, Standing};
 use edgewarden_transport::Clock;
 use tokio::sync::{Semaphore, watch};

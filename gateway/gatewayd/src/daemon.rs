@@ -8,16 +8,18 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use edgewarden_metrics::door;
-use edgewarden_names::{GatewayName, Reason, Refusal};
+use edgewarden_names::{GatewayName, Principal, Reason, Refusal};
 use edgewarden_platform::socket_file::SocketFile;
-use edgewarden_policy::Principal;
 use edgewarden_protocol::config::Config;
 use edgewarden_protocol::control::MessageCounts;
+use edgewarden_protocol::gateway_console::UpstreamStatus;
 use edgewarden_protocol::layout::Layout;
 use edgewarden_transport::http::{Client, HttpError};
-use edgewarden_transport::tls::{Authorizer, TlsError, anyone, client_config, fleet_id, only};
-use edgewarden_transport::tls::{server_config, server_config_optional_client};
+use edgewarden_transport::tls::{
+    Authorizer, TlsError, anyone, client_config, fleet_id, only, server_config, server_config_optional_client,
+};
 use edgewarden_transport::{Clock, Identity};
+use edgewarden_workload_client::follow;
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -35,7 +37,6 @@ use crate::listen::{self, Network, Slot};
 use crate::metrics;
 use crate::sessions::journal::ToJournal;
 use crate::sessions::{self, Requests};
-use crate::status::UpstreamStatus;
 use crate::store;
 use crate::upload;
 use crate::view::{Door, View};
@@ -154,7 +155,7 @@ fn serve(layout: &Layout, config: &Config, doors: Doors) -> Result<Daemon, Gatew
     let domain = config.gateway.trust_domain.clone();
     let control = Control::new(layout.control_socket());
     let clock = Clock::new();
-    let identity = Identity::follow(layout.workload_socket("gatewayd")).with_clock(clock.clone());
+    let identity = Identity::new(follow(layout.workload_socket("gatewayd"))).with_clock(clock.clone());
     let acceptor = TlsAcceptor::from(Arc::new(server_config(&identity, modules_and_leaves(&gateway))?));
     let open_acceptor = TlsAcceptor::from(Arc::new(server_config_optional_client(&identity, anyone())?));
 

@@ -10,9 +10,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use edgewarden_exchange::client::unexpected;
 use edgewarden_names::{Reason, Refusal};
 use edgewarden_protocol::Bytes as Der;
-use edgewarden_protocol::client::unexpected;
 use edgewarden_protocol::control::{Certificate, Origin, Reply, Request as ControlRequest};
 use edgewarden_protocol::leaf::{ENROL_BYTES_MAX, ENROL_PATH, Enrol, RENEW_PATH, Renew};
 use http_body_util::{BodyExt, Full, Limited};

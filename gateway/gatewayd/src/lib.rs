@@ -1,7 +1,7 @@
 //! `gatewayd`: messages between modules, leaf devices and the fleet, as far as the policy in force allows.
 //!
-//! * [`run`]: the process · [`status`]: what the command line may ask · [`view`]: what is in force · [`alerts`]: what is
-//!   said to clients of problems that stand
+//! * [`run`]: the process · [`view`]: what is in force · [`alerts`]: what is said to clients of problems that stand
+//! * what the command line may ask is `edgewarden_protocol::gateway_console`
 //!
 //! | task | owns |
 //! |---|---|
@@ -33,7 +33,6 @@ mod listen;
 mod metrics;
 mod record;
 mod sessions;
-pub mod status;
 mod store;
 mod upload;
 pub mod view;

@@ -10,11 +10,11 @@ use edgewarden_metrics::door::Source;
 use edgewarden_metrics::page::{Format, Page, render};
 use edgewarden_metrics::{Counter, Counts};
 use edgewarden_names::{Reason, UnixTime};
+use edgewarden_protocol::gateway_console::UpstreamStatus;
 use edgewarden_transport::Clock;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::hub::{Event, HubCounts};
-use crate::status::UpstreamStatus;
 use crate::store::Opening;
 use crate::view::View;
 

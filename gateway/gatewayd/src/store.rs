@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use edgewarden_exchange::client::unexpected;
 use edgewarden_mqtt::broker::Ticket;
 use edgewarden_names::{Reason, Refusal};
 use edgewarden_platform::reserve::is_behind;
-use edgewarden_protocol::client::unexpected;
 use edgewarden_protocol::control::{Reply, Request};
 use edgewarden_queue::{Appending, Queue, QueueError};
 use tokio::sync::{mpsc, watch};

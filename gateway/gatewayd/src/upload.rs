@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use edgewarden_names::{Reason, Refusal};
+use edgewarden_protocol::gateway_console::UpstreamStatus;
 use edgewarden_protocol::uplink::{MESSAGES_BYTES_MAX, MESSAGES_MAX, Messages, MessagesReply};
 use edgewarden_queue::Queue;
 use edgewarden_transport::Clock;
@@ -14,7 +15,6 @@ use crate::backoff::Backoff;
 use crate::control::Chain;
 use crate::hub::Event;
 use crate::record;
-use crate::status::UpstreamStatus;
 use crate::store::Opening;
 
 const PATH: &str = "/v1/gateway/messages";

@@ -12,8 +12,8 @@ use std::time::Duration;
 use edgewarden_mqtt::broker::{Authority, Keep, Lagging, Terms};
 use edgewarden_mqtt::trie::Trie;
 use edgewarden_mqtt::{TopicError, TopicFilter, TopicName, topic_matches};
-use edgewarden_names::{Epoch, GatewayName, ModuleName, Reason, Refusal};
-use edgewarden_policy::{CompiledEpoch, Decision, Principal};
+use edgewarden_names::{Epoch, GatewayName, ModuleName, Principal, Reason, Refusal};
+use edgewarden_policy::{CompiledEpoch, Decision};
 use edgewarden_protocol::control::{PolicyInForce, Snapshot, TopicSize};
 use edgewarden_protocol::messages::{self, Messages, Receiver};
 

@@ -17,13 +17,13 @@ use std::time::Duration;
 
 use common::client::{ACCEPTED, Client, puback, publish};
 use common::{POLICY, Site, identity, leaf, module};
-use edgewarden_gatewayd::status::{Reply as StatusReply, Request as StatusRequest};
 use edgewarden_mqtt::packet::{
     ConnectCode, Delivery, Packet, PacketId, Publish, Qos, SubscribeCode, Unsubscribe,
 };
 use edgewarden_mqtt::topic::{TopicFilter, TopicName};
 use edgewarden_names::{Epoch, Reason};
 use edgewarden_protocol::Bytes;
+use edgewarden_protocol::gateway_console::{Reply as StatusReply, Request as StatusRequest};
 use serde_json::json;
 
 #[test]

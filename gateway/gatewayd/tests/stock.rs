@@ -24,9 +24,9 @@ use edgewarden_names::{Reason, SpiffeId};
 use edgewarden_protocol::Bytes;
 use edgewarden_protocol::control::Certificate;
 use edgewarden_protocol::leaf::{ENROL_BYTES_MAX, ENROL_PATH, Enrol, RENEW_PATH, Renew, renewal_statement};
+use edgewarden_svid::X509Context;
 use edgewarden_transport::http::{Client, HttpError};
 use edgewarden_transport::tls::{client_config, only, pinned_client_config};
-use edgewarden_workload_api::source::X509Context;
 use rustls::pki_types::CertificateDer;
 
 #[test]

@@ -17,9 +17,9 @@ use std::process::Command;
 use common::client::puback;
 use common::fleet::Fleet;
 use common::{POLICY, Site, free_port, module};
-use edgewarden_gatewayd::status::UpstreamStatus;
 use edgewarden_mqtt::packet::{ConnectCode, Packet};
 use edgewarden_names::Reason;
+use edgewarden_protocol::gateway_console::UpstreamStatus;
 use edgewarden_protocol::uplink::Message;
 
 #[test]

@@ -5,8 +5,7 @@ use std::path::Path;
 
 use edgewarden_ca::{CERTIFICATE_BYTES_MAX, pem};
 use edgewarden_names::{Reason, Refusal};
-use rustls::RootCertStore;
-use rustls::pki_types::{CertificateDer, TrustAnchor};
+use rustls_pki_types::{CertificateDer, TrustAnchor};
 use webpki::anchor_from_trusted_cert;
 
 use crate::certificate::{Certificate, Malformed};
@@ -63,7 +62,8 @@ impl TrustAnchors {
         self.certificates.iter().map(|certificate| certificate.der.as_slice())
     }
 
-    pub(crate) fn store(&self) -> RootCertStore {
-        RootCertStore { roots: self.anchors.clone() }
+    /// As a path builder takes them.
+    pub fn anchors(&self) -> &[TrustAnchor<'static>] {
+        &self.anchors
     }
 }

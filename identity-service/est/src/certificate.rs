@@ -2,7 +2,7 @@
 
 use edgewarden_ca::CERTIFICATE_BYTES_MAX;
 use edgewarden_names::UnixTime;
-use rustls::pki_types::SignatureVerificationAlgorithm;
+use rustls_pki_types::SignatureVerificationAlgorithm;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::FromDer as _;

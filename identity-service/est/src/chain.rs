@@ -9,7 +9,7 @@
 
 use edgewarden_ca::spki;
 use edgewarden_names::{Reason, Refusal, UnixTime};
-use rustls::pki_types::{CertificateDer, UnixTime as PkiTime};
+use rustls_pki_types::{CertificateDer, UnixTime as PkiTime};
 use webpki::{EndEntityCert, KeyUsage};
 
 use crate::certificate::{Certificate, Malformed};

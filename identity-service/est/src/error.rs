@@ -27,15 +27,15 @@ impl EstError {
         Self { refusal, severity, source: None }
     }
 
-    pub(crate) fn fatal(refusal: Refusal) -> Self {
+    pub fn fatal(refusal: Refusal) -> Self {
         Self { refusal, severity: Severity::Fatal, source: None }
     }
 
-    pub(crate) fn transient(refusal: Refusal, retry_after: Option<Duration>) -> Self {
+    pub fn transient(refusal: Refusal, retry_after: Option<Duration>) -> Self {
         Self { refusal, severity: Severity::Transient { retry_after }, source: None }
     }
 
-    pub(crate) fn because(self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+    pub fn because(self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self { source: Some(source.into()), ..self }
     }
 

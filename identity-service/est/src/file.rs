@@ -13,13 +13,13 @@ const OPEN_TO_OTHERS: u32 = 0o027;
 const WRITABLE_BY_ALL: u32 = 0o002;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Secrecy {
+pub enum Secrecy {
     Public,
     Secret,
 }
 
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum FileError {
+pub enum FileError {
     #[error("cannot read `{}`: {source}", path.display())]
     Read { path: PathBuf, source: std::io::Error },
     #[error("`{}` {problem}", path.display())]
@@ -27,7 +27,7 @@ pub(crate) enum FileError {
 }
 
 /// The permissions are of the file that is read, not of one that had the name before.
-pub(crate) fn read(path: &Path, bytes_max: usize, secrecy: Secrecy) -> Result<Zeroizing<Vec<u8>>, FileError> {
+pub fn read(path: &Path, bytes_max: usize, secrecy: Secrecy) -> Result<Zeroizing<Vec<u8>>, FileError> {
     let failed = |source| FileError::Read { path: path.to_owned(), source };
     let wrong = |problem| FileError::Wrong { path: path.to_owned(), problem };
     let file = OpenOptions::new()

@@ -9,8 +9,9 @@
 mod common;
 
 use common::site::Site;
-use edgewarden_est::{Client, EstAuth, EstConfig};
+use edgewarden_est_client::Client;
 use edgewarden_names::Reason;
+use edgewarden_protocol::est::{EstAuth, EstConfig};
 
 #[test]
 fn a_configuration_is_what_the_operator_writes() {

@@ -16,10 +16,10 @@ use std::time::Duration;
 use common::Elsewhere;
 use common::server::{Asked, Server, Told, standard};
 use common::site::Site;
-use edgewarden_est::{
-    Client, ClientIdentity, EnrolledChain, EstAuth, EstError, Key, Names, Profile, Severity, Subject,
-};
+use edgewarden_est::{EnrolledChain, EstError, Names, Profile, Severity, Subject};
+use edgewarden_est_client::{Client, ClientIdentity, Key};
 use edgewarden_names::Reason;
+use edgewarden_protocol::est::EstAuth;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const GATEWAY_CA: Profile = Profile::CertificateAuthority { path_length: 1 };

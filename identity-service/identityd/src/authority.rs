@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use edgewarden_audit::{Event, KeyUse};
 use edgewarden_image_trust::ImageProof;
 use edgewarden_names::{Epoch, LeafName, ModuleName, Reason, Refusal, UnixTime};
 use edgewarden_protocol::Bytes;
@@ -19,7 +20,6 @@ use edgewarden_protocol::enrol::Enrolled;
 use edgewarden_protocol::layout::Layout;
 use edgewarden_protocol::token::LeafToken;
 
-use crate::audit::{Event, KeyUse};
 use crate::boot::Measured;
 use crate::clock::{Belief, Known};
 use crate::deployments::{InForce, Target};

@@ -9,11 +9,12 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use edgewarden_exchange::frame;
+use edgewarden_exchange::frame::{FRAME_BYTES_MAX, FrameError};
 use edgewarden_names::{Reason, Refusal};
 use edgewarden_platform::kept_socket::{Accepted, Kept};
 use edgewarden_platform::peer::{self, PeerEvidence};
 use edgewarden_protocol::control::{Enforcer, Reply, Request};
-use edgewarden_protocol::frame::{self, FRAME_BYTES_MAX, FrameError};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::UnixStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};

@@ -12,12 +12,12 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use edgewarden_audit::Audit;
 use edgewarden_names::{LeafName, Reason, Refusal, UnixTime};
 use edgewarden_platform::crash_points::{Step, with_hook};
 use edgewarden_platform::durable;
 use edgewarden_protocol::control::Reply;
 
-use crate::audit::Audit;
 use crate::authority::{Authority, Input, Moment};
 use crate::properties::world;
 use crate::records::ProcessSeen;
@@ -361,7 +361,7 @@ fn a_power_cut_at_any_step_of_the_first_start_leaves_a_gateway_that_starts() {
 
 #[test]
 fn the_audit_log_survives_a_cut_at_any_step_of_a_rotation() {
-    let event = |n: u32| crate::audit::Event::new("test.event", n, "x".repeat(100));
+    let event = |n: u32| edgewarden_audit::Event::new("test.event", n, "x".repeat(100));
     for loss in [Loss::Nothing, Loss::Unsynced, Loss::Half] {
         for cut_at in 0.. {
             let folder = tempfile::tempdir().unwrap();

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use aws_lc_rs::digest::{SHA256, digest};
 use edgewarden_image_trust::{check_key, fingerprint};
 use edgewarden_names::{Digest, Epoch, GatewayName, ModuleName, Reason, Refusal, TrustDomain};
-use edgewarden_policy::compile;
+use edgewarden_policy::{compile, federation};
 use edgewarden_protocol::Bytes;
 use edgewarden_protocol::control::DeploymentInForce;
 use edgewarden_protocol::deployment::{Deployment, Module, PAYLOAD_TYPE};
@@ -18,7 +18,6 @@ use edgewarden_protocol::dsse::{self, DsseError, VerifyingKey};
 use serde::{Deserialize, Serialize};
 
 use crate::state::Document;
-use edgewarden_transport::federation;
 
 /// What is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

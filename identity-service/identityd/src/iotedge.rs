@@ -6,12 +6,12 @@
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use edgewarden_audit::{Event, KeyUse};
 use edgewarden_ca::pem;
 use edgewarden_iotedge_api::{Instance, Issued, KeyId, ModuleApi};
 use edgewarden_names::{ModuleName, Reason, Refusal, SpiffeId, UnixTime};
 use zeroize::Zeroizing;
 
-use crate::audit::{Event, KeyUse};
 use crate::module_keys::ModuleKeys;
 use crate::service::Service;
 

@@ -12,17 +12,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
+use edgewarden_audit::{Event, KeyUse};
 use edgewarden_ca::{CaError, Issued, IssuingCa, Svid};
 use edgewarden_keystore::{CaKey, Keystore};
 use edgewarden_names::{GatewayName, ModuleName, Reason, Refusal, SpiffeId, TrustDomain, UnixTime};
 use edgewarden_protocol::config::{Identity, seconds};
 use edgewarden_protocol::control::IdentityStatus;
-use edgewarden_workload_api::X509Context;
-use edgewarden_workload_api::source::Current;
+use edgewarden_svid::X509Context;
+use edgewarden_workload_server::Current;
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
-use crate::audit::{Event, KeyUse};
 use crate::enrolment::Accepted;
 use crate::metrics::{Certificate, Metrics, Operation};
 use crate::renewal::{Failure, Held, Parent, Plan, Renewal, Tick};

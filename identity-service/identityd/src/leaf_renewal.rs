@@ -66,7 +66,7 @@ fn judge_and_issue(
     let refuse = |rule: &str| Refusal::new(Reason::LeafRenewal, "leaf device", rule);
     let own = chain.first().ok_or_else(|| refuse("no certificate was shown"))?;
     let ders: Vec<Vec<u8>> = chain.iter().map(|der| der.0.clone()).collect();
-    let id = edgewarden_transport::judge_chain(&ders, &roots, &target.trust_domain, now)
+    let id = edgewarden_svid::judge_chain(&ders, &roots, &target.trust_domain, now)
         .map_err(|refusal| Refusal { reason: Reason::LeafRenewal, ..refusal })?;
     let leaf = own_leaf(service, &id)?;
     let refuse = |rule: &str| Refusal::new(Reason::LeafRenewal, &leaf, rule);

@@ -22,7 +22,6 @@
 //! Trusts the kernel's word on its peers, the pinned root and the pinned operator keys. Distrusts every byte of every
 //! request, also root's: `runtimed` speaks with registries and the fleet.
 
-pub mod audit;
 mod authority;
 mod boot;
 pub mod clock;

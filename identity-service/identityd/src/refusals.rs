@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use edgewarden_names::{Refusal, UnixTime};
 use edgewarden_protocol::control::{Enforcer, Origin};
 
-use crate::audit::clip;
+use edgewarden_audit::clip;
 
 /// The same refusal is written once in this time.
 const REPEAT_SECONDS: u64 = 60;
@@ -289,7 +289,7 @@ fn in_order(mut shown: Vec<&Shown>) -> Vec<(UnixTime, Refusal)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::audit::folder::{FILE_BYTES_MAX, FILES_MAX};
+    use edgewarden_audit::folder::{FILE_BYTES_MAX, FILES_MAX};
     use edgewarden_names::{LeafName, ModuleName, Reason};
     use edgewarden_protocol::control::REFUSALS_MAX;
 

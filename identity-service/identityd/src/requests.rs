@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use edgewarden_audit::{ENTRIES_MAX, Event, KeyUse, Query, clip};
 use edgewarden_keystore::KeystoreError;
 use edgewarden_names::{KeyName, LeafName, ModuleName, Reason, Refusal, SpiffeId, UnixTime};
 use edgewarden_protocol::Bytes;
@@ -21,7 +22,6 @@ use edgewarden_protocol::leaf::{CERTIFICATE_BYTES_MAX, CHAIN_MAX};
 use edgewarden_protocol::secret::ENVELOPE_BYTES_MAX as SECRET_BYTES_MAX;
 use edgewarden_protocol::token::LeafToken;
 
-use crate::audit::{ENTRIES_MAX, Event, KeyUse, Query, clip};
 use crate::authority::{Effect, Input};
 use crate::deployments::InForce;
 use crate::metrics::Operation;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use edgewarden_audit::{Audit, AuditError, Event};
 use edgewarden_ca::{CaError, pem, spki};
 use edgewarden_keystore::{Keystore, KeystoreError};
 use edgewarden_metrics::door;
@@ -21,7 +22,6 @@ use edgewarden_protocol::layout::Layout;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::audit::{Audit, AuditError, Event};
 use crate::authority::{Authority, Context, Input};
 use crate::clock::{Clock, Kernel, Known, TimeSource};
 use crate::deployments::Target;

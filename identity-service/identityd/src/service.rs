@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
+use edgewarden_audit::{Audit, AuditError, Event, Head, Query, fingerprint, folder, statement};
 use edgewarden_keystore::{Keystore, KeystoreError};
 use edgewarden_names::{ModuleName, Reason, Refusal, UnixTime};
 use edgewarden_platform::reserve::is_behind;
@@ -13,7 +14,6 @@ use edgewarden_protocol::config::Config;
 use edgewarden_protocol::control::{AuditEntry, DiskReserve, Enforcer, Origin, Reply, StorageKey};
 use tokio::sync::{Notify, watch};
 
-use crate::audit::{Audit, AuditError, Event, Head, Query, fingerprint, folder, statement};
 use crate::authority::{Authority, Context, Effect, Input, Moment};
 use crate::clock::{Change, Clock, Ration};
 use crate::federation;

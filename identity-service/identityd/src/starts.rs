@@ -6,12 +6,12 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use edgewarden_audit::clip;
 use edgewarden_image_trust::{ImageProof, judge};
 use edgewarden_names::{Digest, Epoch, Generation, ModuleName, Reason, Refusal, UnixTime};
 use edgewarden_protocol::control::{ImageEvidence, Prepared, Reply};
 use edgewarden_protocol::deployment::{ImageReference, Module};
 
-use crate::audit::clip;
 use crate::authority::{Authority, Effect, Moment, Step};
 use crate::deployments::InForce;
 use crate::records::ProcessSeen;

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use edgewarden_audit::Event;
 use edgewarden_iotedge_api::server::Door;
 use edgewarden_names::{ModuleName, Reason, Refusal, SpiffeId, UnixTime};
 use edgewarden_platform::kept_socket::bind_anew;
@@ -19,15 +20,13 @@ use edgewarden_platform::process::Process;
 use edgewarden_platform::socket_file::SocketFile;
 use edgewarden_protocol::control::StartRecord;
 use edgewarden_protocol::layout::Layout;
-use edgewarden_workload_api::jwt::Audience;
-use edgewarden_workload_api::keys::KeySource;
-use edgewarden_workload_api::secrets::SecretSource;
-use edgewarden_workload_api::server;
-use edgewarden_workload_api::source::{Bundles, Current, IdentitySource, JwtSvid};
+use edgewarden_svid::jwt::Audience;
+use edgewarden_svid::{Bundles, JwtSvid};
+use edgewarden_workload_server as server;
+use edgewarden_workload_server::{Current, IdentitySource, KeySource, SecretSource};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::audit::Event;
 use crate::federation;
 use crate::iotedge;
 use crate::jwt::{self, Tokens};

@@ -8,19 +8,6 @@ mod common;
 #[path = "common/guest.rs"]
 mod guest;
 
-#[path = "../../../workload-api/src/workloadapi.rs"]
-#[allow(clippy::all, clippy::pedantic, unused_qualifications, missing_debug_implementations, reason = "generated")]
-#[rustfmt::skip]
-mod workloadapi;
-
-#[path = "../../../workload-api/src/silent.rs"]
-mod silent;
-
-#[path = "../../../workload-api/src/envoy.rs"]
-#[allow(dead_code, clippy::all, clippy::pedantic, unused_qualifications, missing_debug_implementations, reason = "generated")]
-#[rustfmt::skip]
-mod envoy;
-
 use std::net::Ipv4Addr;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixListener;
@@ -354,9 +341,11 @@ mod secret_discovery {
     use tonic::transport::{Channel, Endpoint};
     use tonic::{Code, Streaming};
 
-    use super::envoy::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
-    use super::envoy::envoy::service::secret::v3::secret_discovery_service_client::SecretDiscoveryServiceClient;
     use super::*;
+    use edgewarden_workload_wire::envoy::envoy::service::discovery::v3::{
+        DiscoveryRequest, DiscoveryResponse,
+    };
+    use edgewarden_workload_wire::envoy::envoy::service::secret::v3::secret_discovery_service_client::SecretDiscoveryServiceClient;
 
     async fn client(socket: &Path) -> SecretDiscoveryServiceClient<Channel> {
         let stream = tokio::net::UnixStream::connect(socket).await.unwrap();

@@ -67,7 +67,7 @@ impl Site {
         let Ok(Reply::Certificate(certificate)) = issued else { panic!("{when}: {issued:?}") };
         let chain: Vec<Vec<u8>> = certificate.chain.iter().map(|der| der.0.clone()).collect();
         let roots = [certificate.root.0.clone()];
-        let judged = edgewarden_transport::judge_chain(&chain, &roots, &common::domain(), self.now().await);
+        let judged = edgewarden_svid::judge_chain(&chain, &roots, &common::domain(), self.now().await);
         judged.unwrap_or_else(|refusal| panic!("{when}: {refusal}"));
     }
 

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use common::container::Job;
 use common::{GATEWAY_UID, Gateway, STRANGER_UID};
+use edgewarden_exchange::client::{Client, ClientError};
+use edgewarden_exchange::frame;
 use edgewarden_names::{Reason, Refusal};
-use edgewarden_protocol::client::{Client, ClientError};
 use edgewarden_protocol::control::{Origin, REFUSALS_MAX, Reply, Request};
-use edgewarden_protocol::frame;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 

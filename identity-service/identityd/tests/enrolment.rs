@@ -151,7 +151,7 @@ async fn a_refused_renewal_closes_issuance_until_the_next_good_one() {
         assert_eq!(gateway.status().await.verdict.unwrap().state, VerdictState::Fresh, "{reason}");
     }
     let mut following =
-        edgewarden_workload_api::client::fetch_once(&socket).await.map(|context| context.id.clone());
+        edgewarden_workload_client::fetch_once(&socket).await.map(|context| context.id.clone());
     assert!(following.is_ok());
 
     gateway.ask(refuse(Reason::AttestReference)).await.unwrap();
@@ -162,8 +162,7 @@ async fn a_refused_renewal_closes_issuance_until_the_next_good_one() {
         assert!(failed.checks.iter().any(|check| !check.passed && check.detail.contains("PCR 4")));
         assert!(status.identities.iter().all(|identity| identity.expires.is_none()), "{round}");
         assert_eq!(status.issuing_ca_expires, None, "{round}");
-        following =
-            edgewarden_workload_api::client::fetch_once(&socket).await.map(|context| context.id.clone());
+        following = edgewarden_workload_client::fetch_once(&socket).await.map(|context| context.id.clone());
         let error = following.unwrap_err().to_string();
         assert!(error.contains("attest.failed"), "{error}");
         assert_eq!(gateway.refused(Request::StorageKey).await, Reason::AttestFailed, "{round}");
@@ -180,7 +179,7 @@ async fn a_refused_renewal_closes_issuance_until_the_next_good_one() {
     let newer = gateway.enrolled_for(30 * DAY, UnixTime::now().plus(std::time::Duration::from_secs(5))).await;
     gateway.ask(accept(newer)).await.unwrap();
     assert_eq!(gateway.status().await.verdict.unwrap().state, VerdictState::Fresh);
-    assert!(edgewarden_workload_api::client::fetch_once(&socket).await.is_ok());
+    assert!(edgewarden_workload_client::fetch_once(&socket).await.is_ok());
 }
 
 #[tokio::test]

@@ -12,11 +12,11 @@ use edgewarden_ca::{RootCa, pem};
 use edgewarden_names::{Reason, Refusal, SpiffeId, TrustDomain, UnixTime};
 use edgewarden_protocol::control::{Reply, Request};
 use edgewarden_protocol::federation::{Federated, FederationRequest};
+use edgewarden_svid::bundle::TrustBundle;
+use edgewarden_svid::jwt::{Audience, JwtKeys, SigningKey};
 use edgewarden_transport::foreign::spiffe_client_config;
-use edgewarden_workload_api::bundle::TrustBundle;
-use edgewarden_workload_api::client::bundles::fetch_roots;
-use edgewarden_workload_api::client::{fetch_jwt_bundles, validate_jwt_svid};
-use edgewarden_workload_api::jwt::{Audience, JwtKeys, SigningKey};
+use edgewarden_workload_client::bundles::fetch_roots;
+use edgewarden_workload_client::{fetch_jwt_bundles, validate_jwt_svid};
 use serde_json::{Value, json};
 
 #[tokio::test]

@@ -14,10 +14,10 @@ use edgewarden_names::{Reason, Refusal, UnixTime};
 use edgewarden_protocol::control::{Reply, Request};
 use edgewarden_protocol::enrol::Proof;
 use edgewarden_protocol::jwt_keys;
-use edgewarden_workload_api::client::{FetchError, fetch_jwt_bundles, fetch_jwt_svid, validate_jwt_svid};
-use edgewarden_workload_api::jwt::JwtKeys;
-use edgewarden_workload_api::jwt::json::Json;
-use edgewarden_workload_api::jwt::jws::Token;
+use edgewarden_svid::jwt::JwtKeys;
+use edgewarden_svid::jwt::json::Json;
+use edgewarden_svid::jwt::jws::Token;
+use edgewarden_workload_client::{FetchError, fetch_jwt_bundles, fetch_jwt_svid, validate_jwt_svid};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 #[tokio::test]

@@ -14,7 +14,8 @@ use edgewarden_identityd::RunError;
 use edgewarden_protocol::config::Keystore;
 use edgewarden_protocol::control::{Reply, Request};
 use edgewarden_simulator_tpm::{Scenario, SimulatedTpm};
-use edgewarden_workload_api::keys::{Client, Purpose, Wanted};
+use edgewarden_workload_client::keys::Client;
+use edgewarden_workload_wire::keys::{Purpose, Wanted};
 
 #[tokio::test]
 async fn job() {

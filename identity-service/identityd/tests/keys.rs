@@ -12,8 +12,9 @@ use edgewarden_ca::spki;
 use edgewarden_names::{ModuleName, UnixTime};
 use edgewarden_protocol::control::Request;
 use edgewarden_protocol::enrol::VerdictState;
-use edgewarden_workload_api::keys::{
-    CONTEXT_BYTES_MAX, CallError, Capability, Client, DATA_BYTES_MAX, Operation, Purpose, Wanted,
+use edgewarden_workload_client::keys::{CallError, Client};
+use edgewarden_workload_wire::keys::{
+    CONTEXT_BYTES_MAX, Capability, DATA_BYTES_MAX, Operation, Purpose, Wanted,
 };
 use serde_json::json;
 
@@ -203,7 +204,7 @@ async fn callers_are_judged_as_for_the_workload_api() {
     // Our own processes have no resident keys.
     let own = Client::connect(&site.gateway.layout().workload_socket("runtimed")).await.unwrap();
     let CallError::Refused(status) = own.list_keys().await.unwrap_err() else { panic!("not refused") };
-    assert_eq!(status.code(), edgewarden_workload_api::Code::Unimplemented);
+    assert_eq!(status.code(), edgewarden_workload_client::Code::Unimplemented);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -310,10 +311,10 @@ async fn a_key_that_has_encrypted_enough_is_exhausted() {
     assert_eq!(client.decrypt(&name("data"), &right, &sealed, b"").await.unwrap().as_slice(), b"x");
 }
 
-async fn fetch(alerts: &mut Instance) -> Result<edgewarden_workload_api::X509Context, String> {
+async fn fetch(alerts: &mut Instance) -> Result<edgewarden_svid::X509Context, String> {
     alerts.client().await;
     let relay = alerts.relay.as_ref().unwrap();
-    let fetched = edgewarden_workload_api::client::fetch_once(&relay.socket).await;
+    let fetched = edgewarden_workload_client::fetch_once(&relay.socket).await;
     fetched.map(|context| std::sync::Arc::into_inner(context).unwrap()).map_err(|error| error.to_string())
 }
 

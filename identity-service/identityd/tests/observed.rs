@@ -8,8 +8,8 @@ mod samples;
 use std::os::unix::fs::PermissionsExt as _;
 
 use common::{Gateway, until};
+use edgewarden_audit::{Head, Keys, Query, Verifier, folder};
 use edgewarden_ca::chain;
-use edgewarden_identityd::audit::{Head, Keys, Query, Verifier, folder};
 use edgewarden_metrics::door::SOCKET;
 use edgewarden_names::{ModuleName, Reason, Refusal, UnixTime};
 use edgewarden_protocol::control::{AuditEntry, Origin, Reply, Request};

@@ -64,7 +64,7 @@ fn serve() {
 fn probe(control: &Path) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(until("the service", async || {
-        let mut client = edgewarden_protocol::client::Client::connect(control).await.ok()?;
+        let mut client = edgewarden_exchange::client::Client::connect(control).await.ok()?;
         client.ask(&Request::Status).await.ok()
     }));
     let tried = [
@@ -118,7 +118,7 @@ impl Drop for Process {
 
 async fn ready(gateway: &Gateway) {
     until("the service", async || {
-        let mut client = edgewarden_protocol::client::Client::connect(&gateway.control()).await.ok()?;
+        let mut client = edgewarden_exchange::client::Client::connect(&gateway.control()).await.ok()?;
         client.ask(&Request::Status).await.ok()
     })
     .await;
@@ -152,9 +152,9 @@ async fn identityd_opens_no_network_socket() {
     ready(&gateway).await;
     gateway.join().await;
     gateway.deploy(&common::document(1)).await;
-    let _connection = edgewarden_protocol::client::Client::connect(&gateway.control()).await.unwrap();
+    let _connection = edgewarden_exchange::client::Client::connect(&gateway.control()).await.unwrap();
     let socket = gateway.layout().workload_socket("runtimed");
-    edgewarden_workload_api::client::fetch_once(&socket).await.unwrap();
+    edgewarden_workload_client::fetch_once(&socket).await.unwrap();
     let sockets = open_sockets(process.0.id());
     assert!(sockets.len() >= 3, "control and two workload sockets: {sockets:?}");
     assert!(sockets.iter().all(|kind| kind == "unix"), "{sockets:?}");
@@ -172,7 +172,7 @@ async fn it_has_no_network_starts_nothing_and_ends_on_sigterm() {
     gateway.deploy(&common::document(1)).await;
     assert!(matches!(gateway.ask(Request::StorageKey).await.unwrap(), Reply::StorageKey(_)));
     let socket = gateway.layout().workload_socket("runtimed");
-    edgewarden_workload_api::client::fetch_once(&socket).await.unwrap();
+    edgewarden_workload_client::fetch_once(&socket).await.unwrap();
 
     let output = process.0.stdout.take().unwrap();
     let (lines, said) = tokio::sync::mpsc::unbounded_channel();
@@ -308,12 +308,12 @@ async fn a_tpm_is_used_under_confinement_and_after_a_kill() {
     join_by_tpm(&gateway, &tpm).await;
     let key = gateway.ask(Request::StorageKey).await.unwrap();
     let socket = gateway.layout().workload_socket("runtimed");
-    edgewarden_workload_api::client::fetch_once(&socket).await.unwrap();
+    edgewarden_workload_client::fetch_once(&socket).await.unwrap();
 
     process.kill();
     let _process = Process::start(&gateway, false);
     ready(&gateway).await;
-    edgewarden_workload_api::client::fetch_once(&socket).await.unwrap();
+    edgewarden_workload_client::fetch_once(&socket).await.unwrap();
     assert_eq!(gateway.ask(Request::StorageKey).await.unwrap(), key);
     let nonce = vec![9; 32];
     let Reply::Quote(quote) = gateway.ask(Request::AttestQuote { nonce: nonce.into() }).await.unwrap() else {
@@ -478,7 +478,7 @@ async fn write_until_killed(
 ) -> Option<()> {
     let socket = gateway.control();
     loop {
-        let mut client = edgewarden_protocol::client::Client::connect(&socket).await.ok()?;
+        let mut client = edgewarden_exchange::client::Client::connect(&socket).await.ok()?;
         let envelope = gateway.operator.sign(&document_with(known.version + 1, key, &[("alerts", image)]));
         let Reply::Deployment(deployment) = client.ask(&Request::DeploymentAccept(envelope)).await.ok()?
         else {

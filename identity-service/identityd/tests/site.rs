@@ -142,7 +142,7 @@ async fn a_gateway_is_certified_without_a_verdict_and_its_key_signs_no_more_than
     assert!(status.est.unwrap().certified);
     gateway.ask(Request::StorageKey).await.unwrap();
     let socket = gateway.layout().workload_socket("runtimed");
-    edgewarden_workload_api::client::fetch_once(&socket).await.unwrap();
+    edgewarden_workload_client::fetch_once(&socket).await.unwrap();
 
     // The same answer again: nothing was asked.
     let again = EstRequest::Answer { cacerts: reply(200), answer: good };

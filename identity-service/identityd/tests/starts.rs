@@ -134,7 +134,7 @@ async fn only_the_modules_own_processes_may_call() {
         assert!(!failure.contains("cgroup"), "the caller does not learn what is checked: {failure}");
     }
     // We ourselves, and over one connection that is kept.
-    assert!(edgewarden_workload_api::client::fetch_once(&socket).await.is_err());
+    assert!(edgewarden_workload_client::fetch_once(&socket).await.is_err());
     let listed = common::until("the refused callers", async || {
         let refusals = site.gateway.status().await.refusals;
         let ours = refusals.iter().filter(|(_, refusal)| refusal.reason == Reason::CallerNotModule).count();
@@ -476,7 +476,7 @@ async fn certificates_rotate_by_themselves_and_on_demand_without_a_break() {
 async fn openssl_accepts_a_modules_chain() {
     let site = site().await;
     let socket = site.gateway.layout().workload_socket("runtimed");
-    let context = edgewarden_workload_api::client::fetch_once(&socket).await.unwrap();
+    let context = edgewarden_workload_client::fetch_once(&socket).await.unwrap();
     let folder = site.gateway.folder.path();
     let write = |name: &str, certificates: &[Vec<u8>]| {
         std::fs::write(folder.join(name), edgewarden_ca::pem::chain(certificates)).unwrap();

@@ -1,8 +1,8 @@
 //! Deployments for tests.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
-use edgewarden_names::{Epoch, GatewayName, LeafName, ModuleName, Refusal};
-use edgewarden_policy::{CompiledEpoch, Principal, compile};
+use edgewarden_names::{Epoch, GatewayName, LeafName, ModuleName, Principal, Refusal};
+use edgewarden_policy::{CompiledEpoch, compile};
 use edgewarden_protocol::deployment::Deployment;
 use serde_json::{Value, json};
 

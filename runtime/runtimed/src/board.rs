@@ -7,7 +7,9 @@ use edgewarden_names::{Epoch, ModuleName, Reason, Refusal, UnixTime};
 use edgewarden_protocol::uplink::ModuleState;
 use tokio::sync::watch;
 
-use crate::control::{EnforcementStatus, EstStatus, FleetStatus, ModuleStatus, Repair, Status};
+use edgewarden_protocol::runtime_console::{
+    EnforcementStatus, EstStatus, FleetStatus, ModuleStatus, Repair, Status,
+};
 
 /// Cloning shares it.
 #[derive(Debug, Clone)]

@@ -4,15 +4,15 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use edgewarden_exchange::frame;
 use edgewarden_names::{Reason, Refusal};
 use edgewarden_platform::peer::{self, PeerEvidence};
 use edgewarden_platform::socket_file::SocketFile;
-use edgewarden_protocol::frame;
+use edgewarden_protocol::runtime_console::{Reply, Request};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::context::Context;
-use crate::control::{Reply, Request};
 use crate::est_link::EstNow;
 use crate::fleet_link::RenewNow;
 use crate::{RunError, logs};

@@ -8,16 +8,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use edgewarden_est::wire::Question;
-use edgewarden_est::{
-    Action, Client, ClientIdentity, EstError, Key, Life, Operation, Renewal, RenewalPolicy, Severity,
-};
+use edgewarden_est::{Action, EstError, Life, Operation, Renewal, RenewalPolicy, Severity};
+use edgewarden_est_client::{Client, ClientIdentity, Key};
 use edgewarden_names::{Reason, Refusal, UnixTime};
 use edgewarden_protocol::control::{Reply, Request};
 use edgewarden_protocol::est::{EstConfig, EstLife, EstOperation, EstReply, EstRequest, EstState, HttpReply};
+use edgewarden_protocol::runtime_console::{EstOutcome, EstStatus, EstTrouble};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::context::Context;
-use crate::control::{EstOutcome, EstStatus, EstTrouble};
 use crate::est_handshake::HandshakeKey;
 use crate::identity::CallError;
 

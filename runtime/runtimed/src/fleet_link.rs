@@ -10,17 +10,18 @@ use edgewarden_names::{Architecture, Digest, Refusal, UnixTime};
 use edgewarden_protocol::control::{Lease, REFUSALS_MAX, Reply, Request, Status};
 use edgewarden_protocol::dsse::ENVELOPE_BYTES_MAX;
 use edgewarden_protocol::enrol::Verdict;
+use edgewarden_protocol::runtime_console::ModuleStatus;
 use edgewarden_protocol::secret::ENVELOPE_BYTES_MAX as SECRET_BYTES_MAX;
 use edgewarden_protocol::uplink::{
     DeploymentReport, RefusalReport, Report, SECRETS_SENT_MAX, Sync, SyncReply,
 };
 use edgewarden_transport::http::{Client as Http, HttpError};
 use edgewarden_transport::{Identity, tls};
+use edgewarden_workload_client::follow;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
 use crate::context::Context;
-use crate::control::ModuleStatus;
 use crate::enrol::{self, EnrolError};
 use crate::fleet_jwt_keys::JwtKeys;
 use crate::fleet_secrets::Secrets;
@@ -53,7 +54,7 @@ pub(crate) fn jittered(wait: Duration) -> Duration {
 pub async fn sync(context: Arc<Context>, mut now: mpsc::Receiver<()>) {
     let Some(fleet) = &context.config.fleet else { return std::future::pending().await };
     let identity =
-        Identity::follow(context.layout.workload_socket("runtimed")).with_clock(context.clock.clone());
+        Identity::new(follow(context.layout.workload_socket("runtimed"))).with_clock(context.clock.clone());
     let http = tls::client_config(&identity, tls::only(tls::fleet_id(&context.config.gateway.trust_domain)))
         .map_err(|error| crate::chain(&error))
         .and_then(|tls| Http::new(&fleet.url, tls).map_err(|error| crate::chain(&error)));

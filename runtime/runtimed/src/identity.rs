@@ -5,9 +5,10 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use edgewarden_exchange::frame;
+use edgewarden_exchange::frame::FrameError;
 use edgewarden_names::{Reason, Refusal};
 use edgewarden_protocol::control::{Reply, Request};
-use edgewarden_protocol::frame::{self, FrameError};
 use edgewarden_protocol::layout::Layout;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::net::UnixStream;

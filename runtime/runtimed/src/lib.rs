@@ -1,6 +1,6 @@
 //! `runtimed`: carries out what `identityd` decides about modules.
 //!
-//! * [`run`]: the daemon · [`control`]: what the command line asks of it
+//! * [`run`]: the daemon; what the command line asks of it is `edgewarden_protocol::runtime_console`
 //! * `est_link`: the same with a site's own CA (RFC 7030)
 //! * [`log_pump`]: the process that keeps what one module prints
 //! * [`identity`]: a client of `identityd`'s control socket · [`enrol`]: enrolment and renewal, shared with `edgewarden join`
@@ -18,7 +18,6 @@ mod backoff;
 mod board;
 mod bundle;
 mod context;
-pub mod control;
 mod control_server;
 pub mod enrol;
 mod est_handshake;

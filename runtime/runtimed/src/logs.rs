@@ -12,7 +12,7 @@ use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
 use tokio::process::Command;
 
-use crate::control::LOG_REPLY_BYTES_MAX;
+use edgewarden_protocol::runtime_console::LOG_REPLY_BYTES_MAX;
 
 pub fn path(folder: &Path, module: &ModuleName) -> PathBuf {
     folder.join(format!("{module}.log"))

@@ -12,6 +12,7 @@ use edgewarden_names::{Digest, Reason, Refusal};
 use edgewarden_platform::durable;
 use edgewarden_protocol::control::Request;
 use edgewarden_protocol::deployment::{Module, Restart};
+use edgewarden_protocol::runtime_console::ModuleStatus;
 use edgewarden_protocol::uplink::{ModuleState, ModuleUpdate};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -19,7 +20,6 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::backoff::Backoff;
 use crate::context::Context;
-use crate::control::ModuleStatus;
 use crate::images::{self, Ready};
 use crate::instance::{self, Exit, Instance, Place, Prepared};
 use crate::metrics::Update;

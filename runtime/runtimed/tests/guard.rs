@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use common::{Gateway, in_namespaces, shell, until};
 use edgewarden_names::Reason;
+use edgewarden_protocol::runtime_console::ModuleStatus;
 use edgewarden_protocol::uplink::ModuleState;
-use edgewarden_runtimed::control::ModuleStatus;
 
 /// The process that the tests start as `runtimed`.
 #[test]

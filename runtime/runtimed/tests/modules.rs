@@ -9,10 +9,11 @@
 
 mod common;
 
-use common::{Gateway, entries, in_namespaces, shell, until};
+use common::{Gateway, call, entries, in_namespaces, shell, until};
 use edgewarden_names::Reason;
+use edgewarden_protocol::runtime_console as control;
+use edgewarden_protocol::runtime_console::ModuleStatus;
 use edgewarden_protocol::uplink::ModuleState;
-use edgewarden_runtimed::control::{self, ModuleStatus};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -251,7 +252,7 @@ fn an_image_that_nobody_signed_does_not_start_and_the_reason_is_shown() {
 
         // `edgewarden down`: everything ends, in its own time, and nothing stays.
         let shutdown = control::Request::Shutdown { stop_modules: true };
-        assert_eq!(control::call(&gateway.layout(), &shutdown).await.unwrap(), control::Reply::Done);
+        assert_eq!(call(&gateway.layout(), &shutdown).await.unwrap(), control::Reply::Done);
         assert!(gateway.runc(&["list", "--quiet"]).trim().is_empty());
         assert!(gateway.status().await.modules.is_empty(), "the daemon stays and starts nothing more");
         let log = std::fs::read_to_string(gateway.layout().logs().join("good.log")).unwrap();

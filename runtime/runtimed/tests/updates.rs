@@ -13,8 +13,8 @@ use std::path::PathBuf;
 
 use common::{Gateway, in_namespaces, shell, until};
 use edgewarden_names::Reason;
+use edgewarden_protocol::runtime_console::ModuleStatus;
 use edgewarden_protocol::uplink::ModuleState;
-use edgewarden_runtimed::control::ModuleStatus;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 

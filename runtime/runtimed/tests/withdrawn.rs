@@ -6,8 +6,8 @@ mod common;
 use common::{Gateway, in_namespaces, shell, until};
 use edgewarden_image_trust::sign::SigningKey;
 use edgewarden_names::Reason;
+use edgewarden_protocol::runtime_console::ModuleStatus;
 use edgewarden_protocol::uplink::ModuleState;
-use edgewarden_runtimed::control::ModuleStatus;
 use serde_json::{Value, json};
 
 const OPEN: &str = r#"@id("alarm") permit (principal == Module::"analytics", action == Action::"open_flow", resource == Port::"alerts/alarm");"#;

@@ -1,7 +1,7 @@
 //! The judge of audit logs: whatever the files hold, it ends with a verdict, and without a key it vouches for nothing.
 #![no_main]
 
-use edgewarden_identityd::audit::{Keys, Verifier};
+use edgewarden_audit::{Keys, Verifier};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {

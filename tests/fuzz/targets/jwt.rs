@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 
 use edgewarden_names::UnixTime;
-use edgewarden_workload_api::jwt::jws::Token;
-use edgewarden_workload_api::jwt::{SigningKey, validate};
+use edgewarden_svid::jwt::jws::Token;
+use edgewarden_svid::jwt::{SigningKey, validate};
 
 libfuzzer_sys::fuzz_target!(|text: &str| {
     if let Ok(token) = Token::parse(text) {

@@ -3,7 +3,7 @@
 #![no_main]
 
 use edgewarden_names::TrustDomain;
-use edgewarden_workload_api::bundle::TrustBundle;
+use edgewarden_svid::bundle::TrustBundle;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let domain = TrustDomain::parse("other.example").unwrap();

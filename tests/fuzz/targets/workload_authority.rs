@@ -3,7 +3,7 @@
 #![no_main]
 
 #[allow(dead_code)]
-#[path = "../../../workload-api/src/server/authority.rs"]
+#[path = "../../../workload-api/server/src/authority.rs"]
 mod authority;
 
 use authority::Mending;

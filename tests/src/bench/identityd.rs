@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use edgewarden_evidence::event_log::EventLog;
 use edgewarden_tests::Failure;
 use edgewarden_tests::process::{run, wait_for};
-use edgewarden_workload_api::client::fetch_once;
+use edgewarden_workload_client::fetch_once;
 
 use crate::common::{WAIT, failed, runtime};
 use crate::gateway::Gateway;

@@ -14,7 +14,7 @@ use edgewarden_protocol::control::{ImageEvidence, Reply, Request, SignatureEvide
 use edgewarden_protocol::deployment::ImageReference;
 use edgewarden_tests::process::{Server, wait_for};
 use edgewarden_tests::{Failure, ensure};
-use edgewarden_workload_api::client::fetch_once;
+use edgewarden_workload_client::fetch_once;
 use serde_json::{Value, json};
 
 use crate::common::{WAIT, failed, runtime};

@@ -16,11 +16,11 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair
 use edgewarden_ca::{CaSigner, SignError, certificate_request, pem};
 use edgewarden_names::{GatewayName, LeafName, ModuleName, SpiffeId, TrustDomain, UnixTime};
 use edgewarden_protocol::control::{Certificate, Reply, Request};
+use edgewarden_svid::X509Context;
 use edgewarden_tests::process::{Server, wait_for};
 use edgewarden_tests::{Failure, ensure};
 use edgewarden_transport::Identity;
 use edgewarden_transport::tls::{client_config, fleet_id, only};
-use edgewarden_workload_api::source::X509Context;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use serde_json::{Value, json};

@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair};
 use edgewarden_ca::{CaSigner as _, IssuingCa, RootCa};
-use edgewarden_names::{Epoch, LeafName, ModuleName, SpiffeId, UnixTime};
-use edgewarden_policy::{Principal, compile};
+use edgewarden_names::{Epoch, LeafName, ModuleName, Principal, SpiffeId, UnixTime};
+use edgewarden_policy::compile;
 use edgewarden_protocol::deployment::Deployment;
+use edgewarden_svid::jwt::{Audience, SigningKey};
 use edgewarden_tests::Failure;
-use edgewarden_workload_api::jwt::{Audience, SigningKey};
 use serde_json::{Value, json};
 
 use crate::common::{DAY, Key, domain, failed, gateway, public_pem};

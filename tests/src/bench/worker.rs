@@ -9,8 +9,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use edgewarden_tests::Failure;
 use edgewarden_transport::{Identity, tls};
-use edgewarden_workload_api::client::fetch_once;
-use edgewarden_workload_api::server::CALLS_MAX;
+use edgewarden_workload_client::fetch_once;
+use edgewarden_workload_server::CALLS_MAX;
 use futures_util::StreamExt as _;
 use rustls::pki_types::ServerName;
 use serde::{Deserialize, Serialize};
@@ -163,7 +163,7 @@ async fn crowd(socket: PathBuf, streams: usize) -> Result<(), Failure> {
 }
 
 async fn serve(socket: PathBuf, address: SocketAddr) -> Result<(), Failure> {
-    let identity = Identity::follow(socket);
+    let identity = Identity::new(edgewarden_workload_client::follow(socket));
     identity.ready().await.map_err(failed)?;
     let acceptor = TlsAcceptor::from(Arc::new(tls::server_config(&identity, tls::anyone()).map_err(failed)?));
     let listener = TcpListener::bind(address).await?;
@@ -186,7 +186,7 @@ async fn serve(socket: PathBuf, address: SocketAddr) -> Result<(), Failure> {
 }
 
 async fn connect(socket: PathBuf, address: SocketAddr, rate: u32, seconds: u64) -> Result<(), Failure> {
-    let identity = Identity::follow(socket);
+    let identity = Identity::new(edgewarden_workload_client::follow(socket));
     identity.ready().await.map_err(failed)?;
     let connector =
         TlsConnector::from(Arc::new(tls::client_config(&identity, tls::anyone()).map_err(failed)?));

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use edgewarden_names::{SpiffeId, TrustDomain};
+use edgewarden_svid::X509Context;
 use edgewarden_transport::Identity;
 use edgewarden_transport::tls::{client_config, only};
-use edgewarden_workload_api::source::X509Context;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, StreamOwned};

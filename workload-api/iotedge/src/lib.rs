@@ -9,7 +9,7 @@
 //! * [`server`]: serves one socket for one instance
 //! * [`request`], [`body`]: the strict parsers, without I/O
 //!
-//! Trusts the kernel's word on the caller and the [`IdentitySource`](edgewarden_workload_api::IdentitySource) that
+//! Trusts the kernel's word on the caller and the [`IdentitySource`](edgewarden_workload_server::IdentitySource) that
 //! judges it. Distrusts every byte of a request: which module is asked for is the socket's, and what the path says
 //! must be the same.
 
@@ -64,7 +64,7 @@ impl std::fmt::Debug for Issued {
 /// The owner of one socket: one instance of one module. Methods may block: they are called off the async tasks, at
 /// most [`server::CALLS_MAX`] at a time.
 ///
-/// That the caller is the instance is [`IdentitySource`](edgewarden_workload_api::IdentitySource)'s to say, before and
+/// That the caller is the instance is [`IdentitySource`](edgewarden_workload_server::IdentitySource)'s to say, before and
 /// after.
 pub trait ModuleApi: Send + Sync + 'static {
     fn instance(&self) -> Result<Instance, Refusal>;

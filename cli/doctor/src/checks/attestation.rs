@@ -3,7 +3,7 @@
 use edgewarden_evidence::HashAlg;
 use edgewarden_protocol::enrol::VerdictState;
 
-use super::{not_running, span};
+use super::words::{not_running, span};
 use crate::check::{Check, Finding};
 use crate::facts::Facts;
 

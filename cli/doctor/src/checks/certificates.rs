@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use edgewarden_names::UnixTime;
 
-use super::{judge, no_config, not_running, span};
+use super::words::{judge, no_config, not_running, span};
 use crate::check::{Check, Finding};
 use crate::facts::Facts;
 

@@ -3,7 +3,7 @@
 use edgewarden_names::UnixTime;
 use edgewarden_protocol::control::TimeBy;
 
-use super::{not_running, span};
+use super::words::{not_running, span};
 use crate::check::{Check, Finding};
 use crate::facts::Facts;
 

@@ -2,7 +2,7 @@
 
 use edgewarden_names::GatewayName;
 
-use super::{judge, no_config, no_fleet};
+use super::words::{judge, no_config, no_fleet};
 use crate::check::{Check, Finding};
 use crate::facts::{ConfigState, Facts, Kind};
 
@@ -178,5 +178,5 @@ fn plain_http(facts: &Facts) -> Finding {
             format!("`{registry}` is asked in plain HTTP over a network: others see what runs here")
         })
         .collect();
-    super::advise(&wrong, "none over a network")
+    super::words::advise(&wrong, "none over a network")
 }

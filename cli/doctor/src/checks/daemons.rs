@@ -1,6 +1,6 @@
 //! The three processes.
 
-use super::{judge, no_config};
+use super::words::{judge, no_config};
 use crate::check::{Check, Finding};
 use crate::facts::{Daemon, Facts};
 
@@ -107,7 +107,7 @@ fn version(facts: &Facts) -> Finding {
 
 fn configuration(facts: &Facts) -> Finding {
     let Some(config) = facts.settings() else { return no_config() };
-    let Some(status) = &facts.daemons.identity else { return super::not_running("identityd") };
+    let Some(status) = &facts.daemons.identity else { return super::words::not_running("identityd") };
     let mut wrong = Vec::new();
     if (&status.gateway, &status.trust_domain) != (&config.gateway.name, &config.gateway.trust_domain) {
         wrong.push(format!(

@@ -1,6 +1,6 @@
 //! Where the state is kept.
 
-use super::{judge, no_config, not_running, size};
+use super::words::{judge, no_config, not_running, size};
 use crate::check::{Check, Finding, Outcome};
 use crate::facts::{Facts, Volume};
 
@@ -116,7 +116,7 @@ fn space(facts: &Facts) -> Finding {
         return Finding::fail(unknown.join("; "));
     }
     let least = facts.disk.volumes.iter().flatten().map(|volume| volume.bytes_free).min().unwrap_or_default();
-    super::advise(&below(SPACE_LOW), format!("{} are free", size(least)))
+    super::words::advise(&below(SPACE_LOW), format!("{} are free", size(least)))
 }
 
 fn inodes(facts: &Facts) -> Finding {
@@ -152,7 +152,7 @@ fn durable(facts: &Facts) -> Finding {
         let found = DOUBTFUL.iter().find(|(kind, _)| *kind == volume.kind);
         found.map(|(_, name)| format!("{name} may lose what was written before a power cut"))
     };
-    known(facts, super::advise(&each(facts, doubtful), "local file systems"))
+    known(facts, super::words::advise(&each(facts, doubtful), "local file systems"))
 }
 
 fn writable(facts: &Facts) -> Finding {

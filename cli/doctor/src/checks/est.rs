@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use edgewarden_protocol::est::EstAuth;
 
-use super::{no_config, not_running, span};
+use super::words::{no_config, not_running, span};
 use crate::check::{Check, Finding};
 use crate::facts::Facts;
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use edgewarden_names::Reason;
 
-use super::{not_running, span};
+use super::words::{not_running, span};
 use crate::check::{Check, Finding};
 use crate::facts::Facts;
 
@@ -36,7 +36,7 @@ fn bundles(facts: &Facts) -> Finding {
         .filter(|one| one.held.is_none())
         .map(|one| format!("`{}` has none", one.trust_domain))
         .collect();
-    super::judge(&without, format!("{} are held", all.len()))
+    super::words::judge(&without, format!("{} are held", all.len()))
 }
 
 fn endpoints(facts: &Facts) -> Finding {
@@ -51,5 +51,5 @@ fn endpoints(facts: &Facts) -> Finding {
         let passes = trouble.refusal.reason == Reason::FederationUnavailable && lasts < PATIENCE;
         (!passes).then(|| format!("{} (for {})", trouble.refusal, span(lasts)))
     });
-    super::advise(&said.collect::<Vec<_>>(), "they do")
+    super::words::advise(&said.collect::<Vec<_>>(), "they do")
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{no_config, no_fleet, not_running, span};
+use super::words::{no_config, no_fleet, not_running, span};
 use crate::check::{Check, Finding};
 use crate::facts::Facts;
 

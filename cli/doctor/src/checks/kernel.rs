@@ -1,6 +1,6 @@
 //! What the kernel has to offer.
 
-use super::{not_running, size};
+use super::words::{not_running, size};
 use crate::check::{Check, Finding};
 use crate::facts::{Facts, NAMESPACES};
 

@@ -5,7 +5,7 @@ use edgewarden_protocol::enrol::DeviceKeys;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer as _;
 
-use super::{no_config, not_running, span};
+use super::words::{no_config, not_running, span};
 use crate::check::{Check, Finding};
 use crate::facts::{Facts, IDENTITY_USER, Kind, has_tpm};
 

@@ -1,8 +1,8 @@
 //! Messages and the way upstream.
 
-use edgewarden_gatewayd::status::{QueueStatus, ReceiverStatus, UpstreamStatus};
+use edgewarden_protocol::gateway_console::{QueueStatus, ReceiverStatus, UpstreamStatus};
 
-use super::{no_fleet, not_running, size, span};
+use super::words::{no_fleet, not_running, size, span};
 use crate::check::{Check, Finding};
 use crate::facts::Facts;
 

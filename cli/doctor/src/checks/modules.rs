@@ -2,7 +2,7 @@
 
 use edgewarden_protocol::uplink::ModuleState;
 
-use super::{advise, judge, not_running};
+use super::words::{advise, judge, not_running};
 use crate::check::{Check, Finding};
 use crate::facts::Facts;
 

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use super::{judge, no_config, not_running};
+use super::words::{judge, no_config, not_running};
 use crate::check::{Check, Finding};
 use crate::facts::Facts;
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use edgewarden_protocol::config::Keystore;
 
-use super::{judge, no_config};
+use super::words::{judge, no_config};
 use crate::check::{Check, Finding};
 use crate::facts::{Facts, GATEWAY_USER, IDENTITY_USER, Kind};
 

@@ -2,7 +2,7 @@
 
 use edgewarden_names::Epoch;
 
-use super::not_running;
+use super::words::not_running;
 use crate::check::{Check, Finding};
 use crate::facts::Facts;
 

@@ -1,6 +1,6 @@
 //! The programs that the gateway runs.
 
-use super::{judge, no_config};
+use super::words::{judge, no_config};
 use crate::check::{Check, Finding};
 use crate::facts::{Facts, Kind};
 

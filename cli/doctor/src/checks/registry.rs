@@ -1,6 +1,6 @@
 //! The registries of the deployment.
 
-use super::advise;
+use super::words::advise;
 use crate::check::{Check, Finding};
 use crate::facts::Facts;
 

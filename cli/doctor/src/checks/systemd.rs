@@ -1,6 +1,6 @@
 //! The units.
 
-use super::judge;
+use super::words::judge;
 use crate::check::{Check, Finding};
 use crate::facts::Facts;
 

@@ -2,13 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use edgewarden_gatewayd::status as gateway;
+use edgewarden_exchange::frame;
 use edgewarden_protocol::config::Config;
 use edgewarden_protocol::control::{DeploymentInForce, KeystoreHealth, Reply, Request, Status};
 use edgewarden_protocol::enrol::DeviceKeys;
 use edgewarden_protocol::federation::{Federated, FederationRequest};
-use edgewarden_protocol::frame;
-use edgewarden_runtimed::control as runtime;
+use edgewarden_protocol::gateway_console as gateway;
+use edgewarden_protocol::runtime_console as runtime;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use edgewarden_gatewayd::status as gateway;
 use edgewarden_names::{Digest, Epoch, Generation, SpiffeId, TrustDomain, UnixTime};
 use edgewarden_protocol::control::{
     DeploymentInForce, DiskReserve, Enforcer, IdentityStatus, KeystoreHealth, Lockout, Status, TimeBy,
@@ -11,8 +10,9 @@ use edgewarden_protocol::control::{
 use edgewarden_protocol::deployment::Deployment;
 use edgewarden_protocol::enrol::{DeviceKeys, Verdict, VerdictState};
 use edgewarden_protocol::federation::{Federated, Held, ToldBy};
+use edgewarden_protocol::gateway_console as gateway;
+use edgewarden_protocol::runtime_console as runtime;
 use edgewarden_protocol::uplink::ModuleState;
-use edgewarden_runtimed::control as runtime;
 
 use super::DAY;
 use super::servers::MANIFEST;

@@ -17,7 +17,7 @@ use edgewarden_names::{TrustDomain, UnixTime};
 use edgewarden_platform::users::{self, User};
 use edgewarden_protocol::est::EstStatus;
 use edgewarden_protocol::layout::Layout;
-use edgewarden_runtimed::control as runtime;
+use edgewarden_protocol::runtime_console as runtime;
 
 pub use documents::{Answers, event_log};
 

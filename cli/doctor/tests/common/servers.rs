@@ -4,13 +4,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use edgewarden_ca::RootCa;
-use edgewarden_gatewayd::status as gateway;
+use edgewarden_exchange::frame;
 use edgewarden_names::{Reason, Refusal, UnixTime};
 use edgewarden_protocol::control::{Reply, Request};
 use edgewarden_protocol::federation::FederationRequest;
-use edgewarden_protocol::frame;
+use edgewarden_protocol::gateway_console as gateway;
 use edgewarden_protocol::layout::Layout;
-use edgewarden_runtimed::control as runtime;
+use edgewarden_protocol::runtime_console as runtime;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde::Serialize;
 use serde::de::DeserializeOwned;

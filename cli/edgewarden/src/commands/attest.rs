@@ -3,8 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use edgewarden_exchange::client::unexpected;
 use edgewarden_protocol::Bytes;
-use edgewarden_protocol::client::unexpected;
 use edgewarden_protocol::control::{ExportedQuote, Reply, Request};
 use edgewarden_protocol::layout::Layout;
 

@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use edgewarden_audit::{ENTRIES_MAX, Head, Keys, Query, Report, Verifier, folder};
 use edgewarden_ca::{chain, pem, spki};
-use edgewarden_identityd::audit::{ENTRIES_MAX, Head, Keys, Query, Report, Verifier, folder};
+use edgewarden_exchange::client::unexpected;
 use edgewarden_names::{ModuleName, UnixTime};
 use edgewarden_platform::durable;
-use edgewarden_protocol::client::unexpected;
 use edgewarden_protocol::control::{AuditEntry, Reply, Request};
 use edgewarden_protocol::layout::Layout;
 

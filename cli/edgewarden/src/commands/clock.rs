@@ -1,8 +1,8 @@
 //! `edgewarden clock`: what time the gateway goes by, and the operator's word on it.
 
 use clap::{Args, Subcommand};
+use edgewarden_exchange::client::unexpected;
 use edgewarden_names::UnixTime;
-use edgewarden_protocol::client::unexpected;
 use edgewarden_protocol::control::{Reply, Request, TimeStatus};
 use edgewarden_protocol::layout::Layout;
 

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
+use edgewarden_exchange::client::unexpected;
 use edgewarden_protocol::Bytes;
-use edgewarden_protocol::client::unexpected;
 use edgewarden_protocol::control::{Reply, Request};
 use edgewarden_protocol::dsse::ENVELOPE_BYTES_MAX;
 use edgewarden_protocol::layout::Layout;

@@ -1,10 +1,10 @@
 //! The certificate from a site's own CA, by EST.
 
+use edgewarden_exchange::client::unexpected;
 use edgewarden_names::{Reason, Refusal, UnixTime};
-use edgewarden_protocol::client::unexpected;
 use edgewarden_protocol::control::{Reply, Request, Status};
 use edgewarden_protocol::layout::Layout;
-use edgewarden_runtimed::control as runtime;
+use edgewarden_protocol::runtime_console as runtime;
 
 use super::ask;
 use crate::exit::Problem;

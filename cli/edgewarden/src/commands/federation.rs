@@ -1,11 +1,11 @@
 //! Other trust domains: what is held of them, and how it goes with their endpoints.
 
+use edgewarden_exchange::client::unexpected;
 use edgewarden_names::UnixTime;
-use edgewarden_protocol::client::unexpected;
 use edgewarden_protocol::control::{Reply, Request};
 use edgewarden_protocol::federation::{Federated, FederationRequest};
 use edgewarden_protocol::layout::Layout;
-use edgewarden_runtimed::control as runtime;
+use edgewarden_protocol::runtime_console as runtime;
 
 use super::ask;
 use crate::exit::Problem;

@@ -1,7 +1,7 @@
 //! What `identityd` answers: leaf devices.
 
+use edgewarden_exchange::client::unexpected;
 use edgewarden_names::LeafName;
-use edgewarden_protocol::client::unexpected;
 use edgewarden_protocol::control::{Reply, Request};
 use edgewarden_protocol::layout::Layout;
 

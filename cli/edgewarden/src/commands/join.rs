@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use edgewarden_exchange::client::Client;
 use edgewarden_names::{GatewayName, TrustDomain};
-use edgewarden_protocol::client::Client;
 use edgewarden_protocol::config::{Attestation, Config, Fleet, Gateway, Identity, Keystore, Mqtt, Runtime};
 use edgewarden_protocol::layout::Layout;
 use edgewarden_protocol::token::JoinToken;

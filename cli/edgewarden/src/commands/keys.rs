@@ -1,7 +1,7 @@
 //! Keys and secrets that modules keep in the gateway's keystore: what there is, never the keys.
 
+use edgewarden_exchange::client::unexpected;
 use edgewarden_names::{KeyName, ModuleName};
-use edgewarden_protocol::client::unexpected;
 use edgewarden_protocol::control::{Reply, Request, ResidentKey};
 use edgewarden_protocol::layout::Layout;
 

@@ -2,10 +2,9 @@
 
 use std::io::{IsTerminal as _, Write as _};
 
-use edgewarden_gatewayd::status::{Reply, Request, SetAsideStatus};
-use edgewarden_names::{LeafName, ModuleName};
-use edgewarden_policy::Principal;
-use edgewarden_protocol::client::Client;
+use edgewarden_exchange::client::Client;
+use edgewarden_names::{LeafName, ModuleName, Principal};
+use edgewarden_protocol::gateway_console::{Reply, Request, SetAsideStatus};
 use edgewarden_protocol::layout::Layout;
 
 use crate::exit::Problem;

@@ -20,7 +20,7 @@ pub mod runtime;
 pub mod secret;
 pub mod status;
 
-use edgewarden_protocol::client::{Client, unexpected};
+use edgewarden_exchange::client::{Client, unexpected};
 use edgewarden_protocol::config::Config;
 use edgewarden_protocol::control::{Reply, Request};
 use edgewarden_protocol::layout::Layout;

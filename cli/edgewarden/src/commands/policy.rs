@@ -1,8 +1,8 @@
 //! Asks the policy that is in force. The answer is computed here from the same tables that the enforcers use.
 
-use edgewarden_names::{GatewayName, LeafName, ModuleName, Reason, Refusal};
-use edgewarden_policy::{Action, CompiledEpoch, Principal};
-use edgewarden_protocol::client::unexpected;
+use edgewarden_exchange::client::unexpected;
+use edgewarden_names::{GatewayName, LeafName, ModuleName, Principal, Reason, Refusal};
+use edgewarden_policy::{Action, CompiledEpoch};
 use edgewarden_protocol::control::{Reply, Request, Snapshot};
 use edgewarden_protocol::layout::Layout;
 

@@ -2,10 +2,10 @@
 
 use std::io::IsTerminal;
 
+use edgewarden_exchange::client::Client;
 use edgewarden_names::ModuleName;
-use edgewarden_protocol::client::Client;
 use edgewarden_protocol::layout::Layout;
-use edgewarden_runtimed::control::{Reply, Request};
+use edgewarden_protocol::runtime_console::{Reply, Request};
 
 use crate::exit::Problem;
 use crate::output::{self, Format};

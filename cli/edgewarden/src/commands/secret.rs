@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
+use edgewarden_exchange::client::unexpected;
 use edgewarden_platform::durable;
 use edgewarden_protocol::Bytes;
-use edgewarden_protocol::client::unexpected;
 use edgewarden_protocol::control::{Reply, Request};
 use edgewarden_protocol::layout::Layout;
 use edgewarden_protocol::secret::ENVELOPE_BYTES_MAX;

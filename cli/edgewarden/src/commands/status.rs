@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use edgewarden_gatewayd::status as gateway;
+use edgewarden_exchange::client::{Client, unexpected};
 use edgewarden_names::{Refusal, UnixTime};
-use edgewarden_protocol::client::{Client, unexpected};
 use edgewarden_protocol::control::{DiskReserve, IdentityStatus, Reply, Request, Status};
+use edgewarden_protocol::gateway_console as gateway;
 use edgewarden_protocol::layout::Layout;
-use edgewarden_runtimed::control as runtime;
+use edgewarden_protocol::runtime_console as runtime;
 
 use super::ask;
 use crate::exit::Problem;

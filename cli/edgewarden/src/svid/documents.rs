@@ -1,9 +1,9 @@
 //! Which files there are, and what is in them.
 
 use edgewarden_names::TrustDomain;
-use edgewarden_workload_api::client::bundles::JwkSets;
+use edgewarden_workload_client::bundles::JwkSets;
 
-use edgewarden_workload_api::{JwtSvid, X509Context, pem};
+use edgewarden_svid::{JwtSvid, X509Context, pem};
 use zeroize::Zeroizing;
 
 use super::folder::Document;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use edgewarden_ca::chain::facts;
 use edgewarden_names::{SpiffeId, TrustDomain, UnixTime};
 use edgewarden_platform::durable;
-use edgewarden_workload_api::client::{self, bundles, fetch_jwt_svid_of};
-use edgewarden_workload_api::{X509Context, pem};
+use edgewarden_svid::{X509Context, pem};
+use edgewarden_workload_client::{self as client, bundles, fetch_jwt_svid_of};
 use serde_json::{Value, json};
 
 use super::{Socket, claims, problem};

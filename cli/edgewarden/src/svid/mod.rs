@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use edgewarden_names::{ModuleName, Reason, Refusal};
 use edgewarden_protocol::control::Request;
 use edgewarden_protocol::layout::Layout;
-use edgewarden_workload_api::client::FetchError;
+use edgewarden_workload_client::FetchError;
 
 use crate::commands::tell;
 use crate::exit::Problem;

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use edgewarden_names::UnixTime;
-use edgewarden_workload_api::client::bundles::{JwkSets, follow_jwk_sets};
-use edgewarden_workload_api::client::{fetch_jwt_svid, follow};
-use edgewarden_workload_api::{Current, JwtSvid};
+use edgewarden_svid::JwtSvid;
+use edgewarden_workload_client::bundles::{JwkSets, follow_jwk_sets};
+use edgewarden_workload_client::{Current, fetch_jwt_svid, follow};
 use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};

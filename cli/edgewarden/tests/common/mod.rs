@@ -10,10 +10,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use edgewarden_names::{Reason, Refusal, SpiffeId, UnixTime};
 use edgewarden_platform::peer::PeerEvidence;
-use edgewarden_workload_api::JwtSvid;
-use edgewarden_workload_api::jwt::Audience;
-use edgewarden_workload_api::server;
-use edgewarden_workload_api::source::{Current, IdentitySource, X509Context};
+use edgewarden_svid::jwt::Audience;
+use edgewarden_svid::{JwtSvid, X509Context};
+use edgewarden_workload_server as server;
+use edgewarden_workload_server::{Current, IdentitySource};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType,

@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use edgewarden_names::{Refusal, SpiffeId, TrustDomain};
 use edgewarden_platform::peer::PeerEvidence;
-use edgewarden_workload_api::server::serve;
-use edgewarden_workload_api::source::{Current, IdentitySource, X509Context};
+use edgewarden_svid::X509Context;
+use edgewarden_workload_server::{Current, IdentitySource, serve};
 use glucose_monitor::mtls::{Fixed, certified_key, server_config};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use edgewarden_names::{SpiffeId, TrustDomain};
-use edgewarden_transport::{Identity, peer_id};
-use edgewarden_workload_api::X509Context;
+use edgewarden_svid::{X509Context, peer_id};
+use edgewarden_transport::Identity;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose, SanType,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use edgewarden_mqtt::TopicName;
 use edgewarden_mqtt::broker::durable::{Document, Saved, SavedRetained};
-use edgewarden_policy::Principal;
+use edgewarden_names::Principal;
 
 use super::record::Record;
 

@@ -10,9 +10,8 @@
 use std::time::Duration;
 
 use edgewarden_mqtt::broker::durable::{Saved, SavedRetained};
-use edgewarden_names::{Reason, Refusal};
+use edgewarden_names::{Principal, Reason, Refusal};
 use edgewarden_platform::reserve::is_behind;
-use edgewarden_policy::Principal;
 use edgewarden_queue::{Appending, Queue, QueueError};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;

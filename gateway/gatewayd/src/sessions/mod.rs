@@ -20,8 +20,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use edgewarden_mqtt::broker::durable::Restored;
-use edgewarden_names::{Reason, Refusal};
-use edgewarden_policy::Principal;
+use edgewarden_names::{Principal, Reason, Refusal};
 use edgewarden_queue::sealed::Sealer;
 use edgewarden_queue::{Queue, QueueError};
 use tokio::sync::{mpsc, watch};

@@ -14,8 +14,7 @@ use std::sync::Arc;
 use edgewarden_mqtt::TopicName;
 use edgewarden_mqtt::broker::durable::{Saved, SavedRetained};
 use edgewarden_mqtt::packet::Qos;
-use edgewarden_names::{LeafName, ModuleName};
-use edgewarden_policy::Principal;
+use edgewarden_names::{LeafName, ModuleName, Principal};
 
 const MESSAGE: u8 = 1;
 const SETTLED: u8 = 2;

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use edgewarden_ca::chain::facts;
 use edgewarden_ca::{IssuingCa, RootCa};
+use edgewarden_exchange::frame;
 use edgewarden_names::{Digest, Epoch, Generation, ModuleName, Reason, Refusal, UnixTime};
 use edgewarden_platform::peer::PeerEvidence;
 use edgewarden_policy::compile;
@@ -15,10 +16,10 @@ use edgewarden_protocol::control::{
     StorageKey, ToldTime, TopicSize,
 };
 use edgewarden_protocol::deployment::Deployment;
-use edgewarden_protocol::frame;
 use edgewarden_protocol::layout::Layout;
 use edgewarden_protocol::leaf::renewal_statement;
-use edgewarden_workload_api::source::{Current, IdentitySource, X509Context};
+use edgewarden_svid::X509Context;
+use edgewarden_workload_server::{Current, IdentitySource};
 use serde_json::json;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
@@ -86,7 +87,7 @@ impl Identityd {
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             let source = Arc::new(Gatewayd(current));
-            edgewarden_workload_api::server::serve(workload, source, std::future::pending()).await.unwrap();
+            edgewarden_workload_server::serve(workload, source, std::future::pending()).await.unwrap();
         });
         let serving = Arc::clone(&shared);
         tasks.spawn(async move {

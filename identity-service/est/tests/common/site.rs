@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use edgewarden_ca::pem;
-use edgewarden_est::{EstAuth, EstConfig};
+use edgewarden_protocol::est::{EstAuth, EstConfig};
 use tempfile::TempDir;
 
 /// Runs `openssl` in `folder`; its standard output.

@@ -11,7 +11,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use edgewarden_names::{Digest, Reason, Refusal, TrustDomain, UnixTime};
 use edgewarden_protocol::deployment::Deployment;
 use edgewarden_protocol::federation::{Endpoint, FEDERATION_MAX, Profile};
-use edgewarden_workload_api::bundle::{BUNDLE_BYTES_MAX, TrustBundle};
+use edgewarden_svid::bundle::{BUNDLE_BYTES_MAX, TrustBundle};
 use serde::{Deserialize, Serialize};
 
 use crate::state::Document;

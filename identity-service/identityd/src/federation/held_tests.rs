@@ -1,5 +1,5 @@
 use super::*;
-use edgewarden_workload_api::jwt::{JwtKeys, SigningKey};
+use edgewarden_svid::jwt::{JwtKeys, SigningKey};
 use serde_json::json;
 
 fn domain() -> TrustDomain {

@@ -12,18 +12,18 @@ mod shown;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use edgewarden_audit::clip;
 use edgewarden_names::{Digest, Reason, Refusal, TrustDomain, UnixTime};
+use edgewarden_policy::federation::authorities;
 use edgewarden_protocol::control::Reply;
 use edgewarden_protocol::federation::{
     Endpoint, Federated, FederationRequest, Held, Profile, REFRESH_DEFAULT_SECONDS, REFRESH_SECONDS, ToldBy,
     Trouble,
 };
-use edgewarden_transport::federation::authorities;
 
 use self::held::Taken;
 pub(crate) use self::held::{FederatedBundles, Fetched};
 pub(crate) use self::shown::{Shown, bundles};
-use crate::audit::clip;
 use crate::authority::{Authority, Input, Step};
 use crate::service::Service;
 

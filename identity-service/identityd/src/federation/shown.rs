@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use edgewarden_names::{ModuleName, TrustDomain};
-use edgewarden_workload_api::bundle::TrustBundle;
-use edgewarden_workload_api::source::Bundles;
+use edgewarden_svid::Bundles;
+use edgewarden_svid::bundle::TrustBundle;
 use tokio::sync::watch;
 
 use super::FederatedBundles;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use edgewarden_names::UnixTime;
-use edgewarden_workload_api::jwt::SigningKey;
+use edgewarden_svid::jwt::SigningKey;
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Lifetimes {

@@ -19,17 +19,17 @@ mod tokens;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use edgewarden_audit::Event;
 use edgewarden_names::{GatewayName, Reason, Refusal, SpiffeId, TrustDomain, UnixTime};
 use edgewarden_protocol::Bytes;
 use edgewarden_protocol::config::{Identity, seconds};
-use edgewarden_workload_api::jwt::{Audience, JwtKey, JwtKeys, PublicKey, SigningKey};
-use edgewarden_workload_api::source::{Bundles, JwtSvid};
+use edgewarden_svid::jwt::{Audience, JwtKey, JwtKeys, PublicKey, SigningKey};
+use edgewarden_svid::{Bundles, JwtSvid};
 use tokio::sync::{mpsc, watch};
 
 use self::keys::{Keys, Lifetimes};
 pub(crate) use self::published::{PublishedKey, PublishedKeys};
 pub(crate) use self::tokens::Tokens;
-use crate::audit::Event;
 use crate::authority::Input;
 use crate::service::{Service, internal};
 

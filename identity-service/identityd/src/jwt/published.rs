@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use edgewarden_names::UnixTime;
 use edgewarden_protocol::jwt_keys::KEYS_MAX;
-use edgewarden_workload_api::jwt::{PublicKey, SigningKey, thumbprint};
+use edgewarden_svid::jwt::{PublicKey, SigningKey, thumbprint};
 use serde::{Deserialize, Serialize};
 
 use crate::state::Document;

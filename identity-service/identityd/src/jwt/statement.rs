@@ -2,12 +2,12 @@
 
 use std::sync::PoisonError;
 
+use edgewarden_audit::{Event, KeyUse};
 use edgewarden_names::Refusal;
 use edgewarden_protocol::Bytes;
 use edgewarden_protocol::dsse::{Envelope, Signature, pre_authentication_encoding};
 use edgewarden_protocol::jwt_keys::{PAYLOAD_TYPE, PublishedKey, Statement};
 
-use crate::audit::{Event, KeyUse};
 use crate::metrics::Operation;
 use crate::service::{Service, internal};
 

@@ -8,12 +8,12 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError};
 
 use aws_lc_rs::digest::{SHA256, digest};
+use edgewarden_audit::{Event, KeyUse, clip};
 use edgewarden_names::{SpiffeId, UnixTime};
 use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
 use super::JwtAuthority;
-use crate::audit::{Event, KeyUse, clip};
 
 /// Most sets of audiences whose tokens are kept, and whose first token is written to the audit log.
 pub const AUDIENCES_MAX: usize = 64;

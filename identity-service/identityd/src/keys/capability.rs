@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! u8   version, 1
-//! u16  operations (bits of `edgewarden_workload_api::keys::Operations`)
+//! u16  operations (bits of `edgewarden_workload_wire::keys::Operations`)
 //! u64  not after, seconds since 1970
 //! u64  deadline, milliseconds since this identityd started
 //! [32] HMAC-SHA256 over the fields: purpose, instance, key, generation, and the above
@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use aws_lc_rs::hmac;
 use edgewarden_names::{KeyName, Reason, Refusal, UnixTime};
-use edgewarden_workload_api::keys::{Capability, Operation, Operations};
+use edgewarden_workload_wire::keys::{Capability, Operation, Operations};
 
 use super::fields::encode;
 use crate::renewal::Tick;

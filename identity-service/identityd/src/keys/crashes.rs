@@ -15,7 +15,7 @@ use edgewarden_names::{GatewayName, KeyName, ModuleName, Reason, TrustDomain, Un
 use edgewarden_platform::crash_points::with_hook;
 use edgewarden_protocol::config::Config;
 use edgewarden_protocol::enrol::{Challenge, DeviceKeys, Proof};
-use edgewarden_workload_api::keys::{Purpose, Use, Wanted};
+use edgewarden_workload_wire::keys::{Purpose, Use, Wanted};
 use zeroize::Zeroizing;
 
 use super::{Keys, Who};

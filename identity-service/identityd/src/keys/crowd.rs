@@ -4,7 +4,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use edgewarden_names::{ModuleName, Reason};
-use edgewarden_workload_api::keys::Purpose;
+use edgewarden_workload_wire::keys::Purpose;
 
 use super::Who;
 use super::crashes::{World, create};

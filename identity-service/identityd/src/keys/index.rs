@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use edgewarden_names::{KeyName, ModuleName, Reason, Refusal, UnixTime};
-use edgewarden_workload_api::keys::{Key, Purpose};
+use edgewarden_workload_wire::keys::{Key, Purpose};
 use serde::{Deserialize, Serialize};
 
 use super::ciphertext::MESSAGES_MAX;

@@ -33,7 +33,7 @@ use edgewarden_keystore::{KeyAttestation, Keystore};
 use edgewarden_names::{GatewayName, KeyName, ModuleName, Reason, Refusal, TrustDomain, UnixTime};
 use edgewarden_protocol::config::Config;
 use edgewarden_protocol::control::ResidentKey;
-use edgewarden_workload_api::keys::{Capability, Key, Operation, Purpose, Use, Wanted};
+use edgewarden_workload_wire::keys::{Capability, Key, Operation, Purpose, Use, Wanted};
 use zeroize::Zeroizing;
 
 use self::budget::{Budget, Rate};

@@ -2,14 +2,15 @@
 
 use std::sync::Weak;
 
+use edgewarden_audit::{Event, KeyUse};
 use edgewarden_names::{KeyName, ModuleName, Refusal};
-use edgewarden_workload_api::keys::{
-    Attestation, Capability, Certified, Key, KeySource, Operation, Place, Purpose, Use, Wanted,
+use edgewarden_workload_server::{KeySource, Place};
+use edgewarden_workload_wire::keys::{
+    Attestation, Capability, Certified, Key, Operation, Purpose, Use, Wanted,
 };
 use zeroize::Zeroizing;
 
 use super::Who;
-use crate::audit::{Event, KeyUse};
 use crate::metrics::KeyCall;
 use crate::service::Service;
 use crate::workload::upgrade;

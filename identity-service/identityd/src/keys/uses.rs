@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use edgewarden_names::{KeyName, ModuleName};
-use edgewarden_workload_api::keys::Operation;
+use edgewarden_workload_wire::keys::Operation;
 
 #[derive(Debug, Default, Clone)]
 struct Count {

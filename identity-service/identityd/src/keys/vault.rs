@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use edgewarden_keystore::{KeyAttestation, Keystore, KeystoreError};
 use edgewarden_platform::durable;
-use edgewarden_workload_api::keys::DATA_BYTES_MAX;
+use edgewarden_workload_wire::keys::DATA_BYTES_MAX;
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 

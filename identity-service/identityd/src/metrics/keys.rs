@@ -1,7 +1,7 @@
 //! How often resident keys were asked for, by class of call.
 
 use edgewarden_metrics::{Counter, Counts};
-use edgewarden_workload_api::keys::Operation;
+use edgewarden_workload_wire::keys::Operation;
 
 use super::Metrics;
 

@@ -20,6 +20,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use edgewarden_audit::HEAD_EVENT;
 use edgewarden_evidence::runtime_log::Event;
 use edgewarden_keystore::Keystore;
 use edgewarden_names::{Reason, Refusal};
@@ -30,7 +31,6 @@ use tokio::sync::Notify;
 
 use self::files::Files;
 use self::writer::{Door, LogError, Writer};
-use crate::audit::HEAD_EVENT;
 use crate::service::Chain;
 
 /// What gets a line. The audit log has everything, and its signed heads cover it.

@@ -4,6 +4,7 @@
 //! A value is opened anew each time, by the keystore's key; the envelope's signature is checked again then, so that a
 //! key that is no longer pinned releases nothing. Names and versions go to the audit log, once for each instance.
 
+use edgewarden_audit::{Event, KeyUse};
 use edgewarden_names::{Digest, ModuleName, Reason, Refusal, SecretName, UnixTime};
 use edgewarden_protocol::Bytes;
 use edgewarden_protocol::control::Reply;
@@ -16,7 +17,6 @@ use edgewarden_sealing::{OpenError, Sealed};
 use zeroize::Zeroizing;
 
 use super::open;
-use crate::audit::{Event, KeyUse};
 use crate::authority::{Authority, Input};
 use crate::deployments::envelope_digest;
 use crate::metrics::Operation;
@@ -126,7 +126,7 @@ fn module_of(state: &Authority, instance: &str) -> Result<ModuleName, Refusal> {
     state.standing(instance)?;
     let record = state.documents.records.get(instance);
     record.map(|record| record.module.clone()).ok_or_else(|| {
-        Refusal::new(Reason::StartPermit, crate::audit::clip(instance), "no such instance is live")
+        Refusal::new(Reason::StartPermit, edgewarden_audit::clip(instance), "no such instance is live")
     })
 }
 

@@ -3,7 +3,8 @@
 use std::sync::{Arc, Weak};
 
 use edgewarden_names::{Reason, Refusal, SecretName};
-use edgewarden_workload_api::secrets::{Secret, SecretSource, Secrets};
+use edgewarden_workload_server::SecretSource;
+use edgewarden_workload_wire::secrets::{Secret, Secrets};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use edgewarden_audit::{Event, KeyUse};
 use edgewarden_ca::{CaError, IssuingCa};
 use edgewarden_est::wire::{self, Answer, BODY_BYTES_MAX, Question};
 use edgewarden_est::{
@@ -18,7 +19,6 @@ use super::decisions::Input;
 use super::handshake;
 use super::pending::Pending;
 use super::rules::Site;
-use crate::audit::{Event, KeyUse};
 use crate::authority;
 use crate::enrolment::Accepted;
 use crate::metrics::Operation;
@@ -284,7 +284,7 @@ fn try_out(
     let detail = format!("a certificate beneath serial {}", chain.serial());
     service.record(&Event::new("est.tried", &site.gateway, detail).with_key(KeyUse::GatewayCa));
     let svid = issuing.beneath(accepted.above()).issue_svid(&id, &[], TRIAL, now).map_err(unusable)?;
-    edgewarden_transport::judge_chain(&svid.chain_der, &accepted.bundle(), &site.trust_domain, now)
+    edgewarden_svid::judge_chain(&svid.chain_der, &accepted.bundle(), &site.trust_domain, now)
         .map(drop)
         .map_err(|refusal| refuse(format!("peers would refuse certificates beneath it: {}", refusal.rule)))
 }

@@ -5,7 +5,7 @@ use edgewarden_est::{EnrolledChain, Names, Profile, Subject, TrustAnchors};
 use edgewarden_names::{GatewayName, Reason, Refusal, TrustDomain, UnixTime};
 use edgewarden_protocol::Bytes;
 use edgewarden_protocol::est::EstConfig;
-use edgewarden_transport::peer::SITE_CAS_MAX;
+use edgewarden_svid::peer::SITE_CAS_MAX;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::enrolment::{Accepted, SiteChain};

@@ -23,8 +23,8 @@ use rustix::net::{
 use serde::{Deserialize, Serialize};
 use tonic::transport::{Channel, Endpoint};
 
-use super::workloadapi::X509svidRequest;
-use super::workloadapi::spiffe_workload_api_client::SpiffeWorkloadApiClient;
+use edgewarden_workload_wire::workloadapi::X509svidRequest;
+use edgewarden_workload_wire::workloadapi::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 
 /// How a socket is spoken to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

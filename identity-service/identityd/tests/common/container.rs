@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use edgewarden_protocol::control::{Reply, Request};
-use edgewarden_workload_api::client::FetchError;
+use edgewarden_workload_client::FetchError;
 use serde::{Deserialize, Serialize};
 
 static COUNT: AtomicU64 = AtomicU64::new(0);
@@ -233,16 +233,16 @@ async fn exchange(socket: &Path, request: &str) -> std::io::Result<String> {
     Ok(text)
 }
 
-fn shown(secret: &edgewarden_workload_api::secrets::Secret) -> String {
+fn shown(secret: &edgewarden_workload_wire::secrets::Secret) -> String {
     format!("{} {} {}", secret.name, secret.version, String::from_utf8_lossy(&secret.value))
 }
 
 async fn secret(socket: &Path, name: &str) -> Result<String, FetchError> {
-    edgewarden_workload_api::secrets::client::get(socket, name).await.map(|secret| shown(&secret))
+    edgewarden_workload_client::secrets::get(socket, name).await.map(|secret| shown(&secret))
 }
 
 async fn watch_secrets(socket: &Path, messages: usize) -> Result<String, FetchError> {
-    let mut watch = edgewarden_workload_api::secrets::client::watch(socket).await?;
+    let mut watch = edgewarden_workload_client::secrets::watch(socket).await?;
     let mut said = Vec::new();
     for _ in 0..messages {
         let secrets = watch.next().await?;
@@ -255,7 +255,7 @@ async fn watch_secrets(socket: &Path, messages: usize) -> Result<String, FetchEr
 pub async fn do_job() {
     let Ok(job) = std::env::var(JOB) else { return };
     let answer = match serde_json::from_str(&job).unwrap() {
-        Job::Fetch { socket } => match edgewarden_workload_api::client::fetch_once(&socket).await {
+        Job::Fetch { socket } => match edgewarden_workload_client::fetch_once(&socket).await {
             Ok(context) => {
                 Answer::Identity { id: context.id.to_string(), leaf: context.chain_der[0].clone() }
             }
@@ -278,7 +278,7 @@ pub async fn do_job() {
             return;
         }
         Job::Ask { socket, request } => {
-            let mut client = edgewarden_protocol::client::Client::connect(&socket).await.unwrap();
+            let mut client = edgewarden_exchange::client::Client::connect(&socket).await.unwrap();
             match client.exchange::<Request, Reply>(&request).await {
                 Ok(reply) => Answer::Reply(Box::new(reply)),
                 Err(error) => Answer::Failed(error.to_string()),

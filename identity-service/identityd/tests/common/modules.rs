@@ -9,7 +9,8 @@ use edgewarden_ca::spki;
 use edgewarden_image_trust::sign::SigningKey;
 use edgewarden_names::{KeyName, Reason, Refusal};
 use edgewarden_protocol::control::{Reply, Request, ResidentKey};
-use edgewarden_workload_api::keys::{CallError, Certified, Client, Operation, Operations, Purpose, Wanted};
+use edgewarden_workload_client::keys::{CallError, Client};
+use edgewarden_workload_wire::keys::{Certified, Operation, Operations, Purpose, Wanted};
 use serde_json::Value;
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 

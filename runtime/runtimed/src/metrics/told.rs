@@ -8,11 +8,11 @@ use edgewarden_metrics::door::Source;
 use edgewarden_metrics::page::{Format, Page, render};
 use edgewarden_metrics::{Counter, Counts};
 use edgewarden_names::{Reason, UnixTime};
+use edgewarden_protocol::runtime_console::Status;
 use edgewarden_protocol::uplink::ModuleState;
 
 use super::Metrics;
 use crate::context::Context;
-use crate::control::Status;
 
 /// Before each name.
 const PREFIX: &str = "edgewarden_runtimed";

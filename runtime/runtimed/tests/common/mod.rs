@@ -18,6 +18,7 @@ use std::time::Duration;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
 use edgewarden_ca::{RootCa, pem, public_point, spki};
+use edgewarden_exchange::frame::{self, FrameError};
 use edgewarden_identityd::Daemon;
 use edgewarden_image_trust::sign::{SigningKey, sign};
 use edgewarden_names::{GatewayName, ModuleName, Refusal, TrustDomain, UnixTime};
@@ -30,11 +31,13 @@ use edgewarden_protocol::deployment::{ImageReference, PAYLOAD_TYPE};
 use edgewarden_protocol::dsse::{Envelope, Signature, pre_authentication_encoding};
 use edgewarden_protocol::enrol::{Challenge, Enrolled, Proof, Verdict, VerdictState};
 use edgewarden_protocol::layout::Layout;
+use edgewarden_protocol::runtime_console as control;
+use edgewarden_protocol::runtime_console::{ModuleStatus, Status};
 use edgewarden_runtimed::LogPump;
-use edgewarden_runtimed::control::{self, ModuleStatus, Status};
 use edgewarden_runtimed::identity::{CallError, Client};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 
 pub const DAY: Duration = Duration::from_secs(86400);
@@ -84,6 +87,13 @@ fn log_pump() {
     edgewarden_runtimed::log_pump::run(Path::new(&folder), &module).unwrap();
     // The test's own thread is confined and can say nothing more.
     std::process::exit(0);
+}
+
+/// One request to a running daemon.
+pub async fn call(layout: &Layout, request: &control::Request) -> Result<control::Reply, FrameError> {
+    let mut stream = UnixStream::connect(layout.runtime_socket()).await?;
+    frame::write(&mut stream, request).await?;
+    frame::read(&mut stream).await
 }
 
 pub struct Gateway {
@@ -333,10 +343,7 @@ impl Gateway {
             .spawn()
             .unwrap();
         self.runtimed = Some(child);
-        until("runtimed answers", async || {
-            control::call(&self.layout(), &control::Request::Status).await.ok()
-        })
-        .await;
+        until("runtimed answers", async || call(&self.layout(), &control::Request::Status).await.ok()).await;
     }
 
     pub fn runtimed_pid(&self) -> u32 {
@@ -349,7 +356,7 @@ impl Gateway {
     }
 
     pub async fn status(&self) -> Status {
-        match control::call(&self.layout(), &control::Request::Status).await.unwrap() {
+        match call(&self.layout(), &control::Request::Status).await.unwrap() {
             control::Reply::Status(status) => *status,
             other => panic!("{other:?}"),
         }
@@ -374,7 +381,7 @@ impl Gateway {
 
     pub async fn logs(&self, name: &str) -> Vec<String> {
         let request = control::Request::Logs { module: ModuleName::parse(name).unwrap(), last: 1000 };
-        match control::call(&self.layout(), &request).await.unwrap() {
+        match call(&self.layout(), &request).await.unwrap() {
             control::Reply::Logs(lines) => lines,
             // It is not there yet.
             control::Reply::Refused(_) => Vec::new(),

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use edgewarden_platform::harden::is_reserved;
-use edgewarden_workload_api::IdentitySource;
+use edgewarden_workload_server::IdentitySource;
 use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
