@@ -91,8 +91,8 @@ enum Command {
     /// Messages that nobody has taken.
     #[command(subcommand)]
     Messages(commands::messages::Messages),
-    /// Print the numbers of the identity daemon for a monitoring system.
-    Metrics,
+    /// Print the daemons' numbers for a monitoring system.
+    Metrics(commands::metrics::Metrics),
     /// Runs the identity daemon (for supervisors).
     #[command(hide = true)]
     Identityd,
@@ -180,7 +180,7 @@ fn run(arguments: Arguments) -> Result<(), Problem> {
             Command::Audit(audit) => audit.run(&layout, format).await,
             Command::Keystore(keystore) => keystore.run(&layout),
             Command::Messages(messages) => messages.run(&layout, format).await,
-            Command::Metrics => commands::metrics::run(&layout).await,
+            Command::Metrics(metrics) => metrics.run(&layout).await,
             // Before: they confine themselves first, and only then have threads.
             Command::Identityd | Command::Gatewayd | Command::LogPump { .. } => Ok(()),
             Command::Runtimed => {

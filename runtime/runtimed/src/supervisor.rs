@@ -472,7 +472,6 @@ async fn watch(context: Arc<Context>, snapshots: mpsc::Sender<Seen>) {
     loop {
         match identityd.call(&Request::Watch { seen }).await {
             Ok(Reply::Snapshot(snapshot)) => {
-                context.metrics.identityd_answered(true);
                 context.hear_time(snapshot.time);
                 let news = first || snapshot.revision != seen;
                 seen = snapshot.revision;
@@ -486,7 +485,6 @@ async fn watch(context: Arc<Context>, snapshots: mpsc::Sender<Seen>) {
                 if let Err(error) = other {
                     tracing::debug!(%error, "identityd is away");
                 }
-                context.metrics.identityd_answered(false);
                 // A daemon that starts again counts from the beginning.
                 seen = 0;
                 first = true;

@@ -1,42 +1,151 @@
-//! `edgewarden metrics`: what `identityd` tells a monitoring system, as it tells it.
+//! `edgewarden metrics`: what the daemons tell a monitoring system, one after the other, and which of them did.
 
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::{Args, ValueEnum};
 use edgewarden_metrics::door::SOCKET;
+use edgewarden_metrics::page::{Format, render};
 use edgewarden_protocol::layout::Layout;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper::header::HOST;
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use crate::exit::Problem;
 
-const ANSWER_BYTES_MAX: u64 = 4 * 1024 * 1024;
-const PATIENCE: Duration = Duration::from_secs(30);
+const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// A keystore that is a slow chip is asked too.
+const PATIENCE: Duration = Duration::from_secs(10);
 
-pub async fn run(layout: &Layout) -> Result<(), Problem> {
-    let path = layout.identity_run().join(SOCKET);
-    let mut stream = UnixStream::connect(&path).await.map_err(|error| {
-        Problem::text(format!(
-            "cannot reach `{}`: {error}\nhint: does the gateway run? start it with `edgewarden up`",
-            path.display()
-        ))
-    })?;
-    let mut answer = String::new();
-    let exchange = async {
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await?;
-        stream.take(ANSWER_BYTES_MAX).read_to_string(&mut answer).await
-    };
-    match timeout(PATIENCE, exchange).await {
-        Ok(read) => read.map_err(Problem::failed)?,
-        Err(elapsed) => return Err(Problem::failed(elapsed)),
-    };
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-    if !head.starts_with("HTTP/1.1 200 ") {
-        return Err(Problem::text(format!(
-            "identityd answered `{}`",
-            head.lines().next().unwrap_or_default()
-        )));
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Daemon {
+    Identityd,
+    Runtimed,
+    Gatewayd,
+}
+
+impl Daemon {
+    const ALL: [Self; 3] = [Self::Identityd, Self::Runtimed, Self::Gatewayd];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Identityd => "identityd",
+            Self::Runtimed => "runtimed",
+            Self::Gatewayd => "gatewayd",
+        }
     }
-    print!("{body}");
-    Ok(())
+
+    fn socket(self, layout: &Layout) -> PathBuf {
+        let folder = match self {
+            Self::Identityd => layout.identity_run(),
+            Self::Runtimed => layout.runtime_run(),
+            Self::Gatewayd => layout.gateway_run(),
+        };
+        folder.join(SOCKET)
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct Metrics {
+    /// Of one daemon only, exactly as it tells them.
+    #[arg(long, value_enum)]
+    daemon: Option<Daemon>,
+}
+
+/// What one daemon answered.
+struct Answer {
+    daemon: Daemon,
+    numbers: Result<String, Problem>,
+    healthy: bool,
+}
+
+impl Metrics {
+    pub async fn run(self, layout: &Layout) -> Result<(), Problem> {
+        if let Some(daemon) = self.daemon {
+            print!("{}", numbers(&daemon.socket(layout)).await?);
+            return Ok(());
+        }
+        // One that hangs does not keep the others' answers back: they are asked side by side.
+        let [one, two, three] = Daemon::ALL.map(|daemon| ask(daemon, layout));
+        let answers: [Answer; 3] = tokio::join!(one, two, three).into();
+        let seen = answers.each_ref().map(|one| (one.daemon.name(), one.numbers.is_ok(), one.healthy));
+        let mut missing = None;
+        for Answer { daemon, numbers, .. } in answers {
+            match numbers {
+                Ok(text) => print!("{text}"),
+                Err(problem) => {
+                    eprintln!("{}: {problem}", daemon.name());
+                    missing = Some("not every daemon has answered");
+                }
+            }
+        }
+        print!("{}", of_all(seen)?);
+        // A script must not take it for a whole answer.
+        missing.map_or(Ok(()), |missing| Err(Problem::text(missing)))
+    }
+}
+
+/// What a daemon that is away cannot tell.
+fn of_all(seen: [(&'static str, bool, bool); 3]) -> Result<String, Problem> {
+    let page = render(Format::Prometheus, "edgewarden", move |page| {
+        page.gauges(
+            "daemon_up",
+            "1 when the daemon answered.",
+            seen.map(|(name, up, _)| ([("daemon", name)], u32::from(up))),
+        )?;
+        page.gauges(
+            "daemon_healthy",
+            "1 when the daemon says that it does its work.",
+            seen.map(|(name, _, healthy)| ([("daemon", name)], u32::from(healthy))),
+        )
+    });
+    page.map_err(Problem::failed)
+}
+
+async fn ask(daemon: Daemon, layout: &Layout) -> Answer {
+    let socket = daemon.socket(layout);
+    let (numbers, health) = tokio::join!(numbers(&socket), get(&socket, "/healthz"));
+    Answer { daemon, numbers, healthy: matches!(health, Ok((StatusCode::OK, _))) }
+}
+
+async fn numbers(socket: &Path) -> Result<String, Problem> {
+    match get(socket, "/metrics").await? {
+        (StatusCode::OK, text) => Ok(text),
+        (status, _) => Err(Problem::text(format!("`{}` answered `{status}`", socket.display()))),
+    }
+}
+
+async fn get(socket: &Path, target: &str) -> Result<(StatusCode, String), Problem> {
+    let answer = timeout(PATIENCE, exchange(socket, target)).await;
+    let late = || Problem::text(format!("`{}` does not answer within {PATIENCE:?}", socket.display()));
+    answer.unwrap_or_else(|_| Err(late()))
+}
+
+async fn exchange(socket: &Path, target: &str) -> Result<(StatusCode, String), Problem> {
+    let stream = UnixStream::connect(socket).await.map_err(|error| unreachable(socket, &error))?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(Problem::failed)?;
+    let request = Request::get(target).header(HOST, "localhost").body(Empty::<Bytes>::new());
+    let request = request.map_err(Problem::failed)?;
+    // It ends with the answer; what goes wrong on it is said by the other half.
+    tokio::spawn(connection);
+    let answer = sender.send_request(request).await.map_err(Problem::failed)?;
+    let status = answer.status();
+    let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
+    let body = body.map_err(|error| Problem::text(format!("the answer cannot be read: {error}")))?;
+    let text = String::from_utf8(body.to_bytes().into()).map_err(Problem::failed)?;
+    Ok((status, text))
+}
+
+fn unreachable(socket: &Path, error: &io::Error) -> Problem {
+    let hint = match error.kind() {
+        io::ErrorKind::PermissionDenied => "run it as root, or as a member of the socket's group",
+        _ => "does the gateway run? start it with `edgewarden up`",
+    };
+    Problem::text(format!("cannot reach `{}`: {error}\nhint: {hint}", socket.display()))
 }

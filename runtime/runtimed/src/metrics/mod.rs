@@ -6,7 +6,6 @@
 
 mod told;
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use edgewarden_metrics::{Counter, Counts, Seconds};
@@ -49,8 +48,6 @@ pub struct Metrics {
     pulled_bytes: Counter,
     flows_refused: Counts<Reason, Counter>,
     fleet_failures: Counter,
-    /// The newest call that waits for news was answered.
-    identityd_answers: AtomicBool,
 }
 
 impl Default for Metrics {
@@ -65,7 +62,6 @@ impl Default for Metrics {
             pulled_bytes: Counter::default(),
             flows_refused: Counts::of(Reason::ALL),
             fleet_failures: Counter::default(),
-            identityd_answers: AtomicBool::new(false),
         }
     }
 }
@@ -105,9 +101,5 @@ impl Metrics {
 
     pub fn fleet_failed(&self) {
         self.fleet_failures.inc();
-    }
-
-    pub fn identityd_answered(&self, answered: bool) {
-        self.identityd_answers.store(answered, Ordering::Relaxed);
     }
 }

@@ -2,17 +2,20 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use edgewarden_metrics::door::Source;
 use edgewarden_metrics::page::{Format, Page, render};
 use edgewarden_metrics::{Counter, Counts};
 use edgewarden_names::{Reason, UnixTime};
+use edgewarden_protocol::control::Request;
 use edgewarden_protocol::runtime_console::Status;
 use edgewarden_protocol::uplink::ModuleState;
+use tokio::time::timeout;
 
 use super::Metrics;
 use crate::context::Context;
+use crate::identity::{CallError, Client};
 
 /// Before each name.
 const PREFIX: &str = "edgewarden_runtimed";
@@ -27,16 +30,30 @@ const STATES: [ModuleState; 7] = [
     ModuleState::Stopped,
 ];
 
+/// How long `identityd` has to answer. One that hangs is as good as away.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// The whole of `runtimed`, to look at.
 #[derive(Debug)]
 pub struct Told(pub Arc<Context>);
 
+impl Told {
+    /// On a connection of its own: not behind what else it is asked.
+    async fn identityd_answers(&self) -> bool {
+        let client = Client::new(&self.0.layout);
+        let answer = timeout(PATIENCE, client.call(&Request::Status)).await;
+        matches!(answer, Ok(Ok(_) | Err(CallError::Refused(_))))
+    }
+}
+
 impl Source for Told {
     async fn metrics(&self, format: Format) -> Result<String, fmt::Error> {
+        let answers = self.identityd_answers().await;
         let (context, status, now) = (Arc::clone(&self.0), self.0.board.status(), self.0.clock.now());
         render(format, PREFIX, move |page| {
             let metrics = &context.metrics;
             build(page, metrics, &status)?;
+            page.gauge("identityd_up", "1 when identityd answers.", u32::from(answers))?;
             modules(page, metrics, &status)?;
             images(page, metrics)?;
             enforcement(page, metrics, &status)?;
@@ -49,8 +66,7 @@ impl Source for Told {
         if let Some(lost) = self.0.board.status().enforcement.lost {
             return Err(lost.reason);
         }
-        let answers = self.0.metrics.identityd_answers.load(Ordering::Relaxed);
-        if answers { Ok(()) } else { Err(Reason::IdentityUnavailable) }
+        if self.identityd_answers().await { Ok(()) } else { Err(Reason::IdentityUnavailable) }
     }
 }
 
@@ -62,9 +78,7 @@ fn build(page: &mut Page<'_>, metrics: &Metrics, status: &Status) -> fmt::Result
     page.info("build", "Version of runtimed.", &[("version", env!("CARGO_PKG_VERSION"))])?;
     page.gauge("uptime_seconds", "Time since runtimed started.", metrics.started.elapsed().as_secs())?;
     let epoch = status.epoch.map_or(0, |epoch| epoch.0);
-    page.gauge("policy_epoch", "The policy epoch that the kernel enforces, 0 when there is none.", epoch)?;
-    let answers = metrics.identityd_answers.load(Ordering::Relaxed);
-    page.gauge("identityd_up", "1 when identityd answered last.", u32::from(answers))
+    page.gauge("policy_epoch", "The policy epoch that the kernel enforces, 0 when there is none.", epoch)
 }
 
 fn modules(page: &mut Page<'_>, metrics: &Metrics, status: &Status) -> fmt::Result {
