@@ -15,6 +15,7 @@ pub mod data_dir;
 pub mod enrol;
 pub mod judge;
 pub mod lease;
+mod metrics;
 mod problem;
 pub mod selection;
 pub mod server;

@@ -177,6 +177,7 @@ async fn messages(
         {
             tracing::warn!(left_out, %gateway, epoch = first.queue, sequence, "other messages under known numbers");
         }
+        shared.metrics.received(messages.iter().filter(|message| message.sequence <= added.stored).count());
         Ok(MessagesReply { stored: added.stored, conflict: added.conflict })
     };
     reply(answer.await)

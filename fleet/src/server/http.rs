@@ -76,7 +76,10 @@ pub fn reply<T: Serialize>(result: Result<T, Problem>) -> Response {
 }
 
 pub fn refuse(refusal: &Refusal) -> Response {
-    json(status(refusal.reason), refusal)
+    let mut reply = json(status(refusal.reason), refusal);
+    // For who counts.
+    reply.extensions_mut().insert(refusal.reason);
+    reply
 }
 
 /// A path or method that is not there.

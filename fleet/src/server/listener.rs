@@ -37,7 +37,16 @@ pub struct Service {
     pub router: Router,
     /// Absent for plain HTTP, which only a loopback address gets.
     pub tls: Option<TlsAcceptor>,
-    pub limits: Limits,
+    /// The places of its connections.
+    pub seats: Seats,
+}
+
+/// Who holds a connection.
+pub type Seats = Arc<Mutex<Places<Arc<Notify>>>>;
+
+/// Nobody's yet.
+pub fn seats(limits: Limits) -> Seats {
+    Arc::new(Mutex::new(Places::new(limits)))
 }
 
 impl std::fmt::Debug for Service {
@@ -92,7 +101,7 @@ impl Stream for UnixStream {
 #[derive(Debug)]
 pub struct Place {
     number: u64,
-    places: Arc<Mutex<Places<Arc<Notify>>>>,
+    places: Seats,
 }
 
 impl Place {
@@ -153,7 +162,7 @@ fn log(logged: &LogLimit, source: IpAddr, what: &str, why: &dyn std::fmt::Displa
 
 /// Serves until `stopping` is true, then lets running requests end for a while.
 pub async fn run(listener: impl Listener, service: Service, mut stopping: watch::Receiver<bool>) {
-    let places = Arc::new(Mutex::new(Places::new(service.limits)));
+    let places = Arc::clone(&service.seats);
     let shared = Arc::new(Shared {
         service,
         stopping: stopping.clone(),

@@ -27,6 +27,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::middleware::from_fn_with_state;
 use edgewarden_appraisal::BUNDLE_BYTES_MAX;
 use edgewarden_ca::CaError;
 use edgewarden_transport::{Identity, foreign, tls};
@@ -38,6 +39,7 @@ use crate::Problem;
 use crate::data_dir::{DataDir, DataError};
 use crate::enrol::Enrolment;
 use crate::lease;
+use crate::metrics;
 use crate::selection::Carry;
 use crate::store::{Store, StoreError};
 use listener::Service;
@@ -125,20 +127,27 @@ pub async fn serve(options: Options, stop: impl Future<Output = ()>) -> Result<(
         .merge(admin::routes(&shared))
         .fallback(http::not_there)
         .method_not_allowed_fallback(http::not_there)
+        .layer(from_fn_with_state(shared.clone(), metrics::count))
         .with_state(shared.clone());
 
     let mut tasks = tokio::task::JoinSet::new();
     let bundle_stopping = stopping.clone();
     let limits = ceiling::main(options.connections);
-    let service = Service { router, tls: Some(TlsAcceptor::from(Arc::new(tls))), limits };
+    let seats = |name, limits| {
+        let seats = listener::seats(limits);
+        shared.metrics.show(name, &seats);
+        seats
+    };
+    let service =
+        Service { router, tls: Some(TlsAcceptor::from(Arc::new(tls))), seats: seats("main", limits) };
     if let Some(listener) = operators_socket(data) {
-        let service = Service { limits: ceiling::small(usize::MAX), ..service.clone() };
+        let service = Service { seats: seats("socket", ceiling::small(usize::MAX)), ..service.clone() };
         tasks.spawn(listener::run(listener, service, stopping.clone()));
     }
     tasks.spawn(listener::run(listener, service, stopping.clone()));
     if let Some((listener, address)) = web {
-        let router = crate::web::routes().with_state(shared);
-        let service = Service { router, tls: None, limits: ceiling::small(usize::MAX) };
+        let router = crate::web::routes().with_state(shared.clone());
+        let service = Service { router, tls: None, seats: seats("web", ceiling::small(usize::MAX)) };
         tasks.spawn(listener::run(listener, service, stopping));
         tracing::info!(%address, "dashboard ready; see `edgewarden-fleet web url`");
     }
@@ -152,8 +161,8 @@ pub async fn serve(options: Options, stop: impl Future<Output = ()>) -> Result<(
         };
         let (listener, address) = listen(endpoint.listen).await?;
         let tls = Some(TlsAcceptor::from(Arc::new(tls)));
-        let limits = ceiling::small(BUNDLE_PER_SOURCE);
-        let service = Service { router: bundle::routes(keeper.current()), tls, limits };
+        let seats = seats("bundle", ceiling::small(BUNDLE_PER_SOURCE));
+        let service = Service { router: bundle::routes(keeper.current()), tls, seats };
         tasks.spawn(listener::run(listener, service, bundle_stopping));
         tracing::info!(%address, "our trust domain's bundle is served");
     }

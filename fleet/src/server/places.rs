@@ -60,6 +60,14 @@ pub struct Places<T> {
     gateways_count: usize,
 }
 
+/// How many connections of each kind there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    pub strangers: usize,
+    pub operators: usize,
+    pub gateways: usize,
+}
+
 /// There is no place. The number is the most there are.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Full(pub usize);
@@ -75,6 +83,14 @@ impl<T> Places<T> {
             operators: BTreeSet::new(),
             gateways: HashMap::new(),
             gateways_count: 0,
+        }
+    }
+
+    pub fn count(&self) -> Held {
+        Held {
+            strangers: self.strangers_count,
+            operators: self.operators.len(),
+            gateways: self.gateways_count,
         }
     }
 

@@ -16,6 +16,7 @@ use super::room::Room;
 use super::waiting::Waiting;
 use crate::data_dir::Secret;
 use crate::enrol::{Enrolment, token_hash};
+use crate::metrics::Metrics;
 use crate::selection::Carry;
 use crate::store::messages::Retention;
 use crate::store::{Store, StoreError};
@@ -50,6 +51,7 @@ pub struct Shared {
     /// One deployment is judged and stored at a time, so that of two with one version the second is refused.
     pub deploying: tokio::sync::Mutex<()>,
     pub reports: Reports,
+    pub metrics: Metrics,
     /// Held syncs.
     pub waiting: Waiting,
     /// Set once, when the server is about to stop.
@@ -96,6 +98,7 @@ impl Shared {
             deployments: Catalogue::new(carry),
             deploying: tokio::sync::Mutex::default(),
             reports,
+            metrics: Metrics::default(),
             waiting: Waiting::default(),
             stopping,
             sent: Mutex::default(),

@@ -161,6 +161,22 @@ impl Store {
         check.await.map_err(StoreError::or_damage)
     }
 
+    /// Whether it can be read, and written: after a write that failed another one is tried.
+    pub async fn probe(&self) -> Result<(), StoreError> {
+        sqlx::query_scalar::<_, i64>("SELECT count(*) FROM fleet").fetch_one(&self.readers).await?;
+        if let (_, false) = self.writer.failures() {
+            return Ok(());
+        }
+        let mut writing = self.begin().await?;
+        sqlx::query("UPDATE fleet SET root = root").execute(writing.sql()).await?;
+        writing.commit().await
+    }
+
+    /// Writes that came to no end, since the start.
+    pub fn failures(&self) -> u64 {
+        self.writer.failures().0
+    }
+
     /// Looks again and again while the server runs. What it finds is for operators: what is served stays served, because a
     /// fleet that stops helps nobody who reads the log a day later.
     pub async fn look_often(self) {

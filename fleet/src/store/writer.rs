@@ -6,7 +6,9 @@
 //! dropped half done, it is closed, which rolls back, and the next write opens another.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use edgewarden_metrics::Counter;
 use sqlx::ConnectOptions as _;
 use sqlx::Connection as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
@@ -23,6 +25,23 @@ struct Shared {
     options: SqliteConnectOptions,
     /// Outside of every transaction. Absent after an error.
     idle: Mutex<Option<SqliteConnection>>,
+    /// Writes that came to no end.
+    failures: Counter,
+    /// So did the newest of them that was to be kept.
+    failed: AtomicBool,
+}
+
+/// Counts a write that is given up.
+#[derive(Debug)]
+struct Unfinished<'a>(Option<&'a Shared>);
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        if let Some(shared) = self.0 {
+            shared.failures.inc();
+            shared.failed.store(true, Ordering::Relaxed);
+        }
+    }
 }
 
 /// A transaction. Dropping it closes its connection, which rolls it back.
@@ -31,24 +50,32 @@ pub(super) struct Writing<'a> {
     // Before the lock, so that it is gone before the next writer comes.
     connection: SqliteConnection,
     idle: MutexGuard<'a, Option<SqliteConnection>>,
+    unfinished: Unfinished<'a>,
 }
 
 impl Writer {
     /// For a database that is there: what was removed meanwhile is not made anew.
     pub(super) fn new(options: SqliteConnectOptions) -> Self {
         let options = options.create_if_missing(false);
-        Self(Arc::new(Shared { options, idle: Mutex::new(None) }))
+        let (idle, failures, failed) = (Mutex::new(None), Counter::default(), AtomicBool::new(false));
+        Self(Arc::new(Shared { options, idle, failures, failed }))
+    }
+
+    /// Writes that came to no end, and whether the newest is one of them.
+    pub(super) fn failures(&self) -> (u64, bool) {
+        (self.0.failures.get(), self.0.failed.load(Ordering::Relaxed))
     }
 
     /// Waits for the write before it. Holds SQLite's write lock from the start, so that what is read in it stays true.
     pub(super) async fn begin(&self) -> Result<Writing<'_>, StoreError> {
         let mut idle = self.0.idle.lock().await;
+        let unfinished = Unfinished(Some(&self.0));
         let mut connection = match idle.take() {
             Some(connection) => connection,
             None => self.0.options.connect().await?,
         };
         sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut connection).await?;
-        Ok(Writing { connection, idle })
+        Ok(Writing { connection, idle, unfinished })
     }
 
     /// Waits for the write under way, then closes the file.
@@ -69,12 +96,17 @@ impl Writing<'_> {
     /// On disk when it returns. After an error it may be or not: nobody may be told that it is.
     pub(super) async fn commit(mut self) -> Result<(), StoreError> {
         self.seal_changed().await?;
-        self.end("COMMIT").await
+        self.commit_unsealed().await
     }
 
     /// The same for a schema before the newest.
     pub(super) async fn commit_unsealed(self) -> Result<(), StoreError> {
-        self.end("COMMIT").await
+        let shared = self.unfinished.0;
+        self.end("COMMIT").await?;
+        if let Some(shared) = shared {
+            shared.failed.store(false, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Leaves everything as it was.
@@ -83,8 +115,9 @@ impl Writing<'_> {
     }
 
     async fn end(self, statement: &'static str) -> Result<(), StoreError> {
-        let Self { mut connection, mut idle } = self;
+        let Self { mut connection, mut idle, mut unfinished } = self;
         sqlx::raw_sql(statement).execute(&mut connection).await?;
+        unfinished.0 = None;
         *idle = Some(connection);
         Ok(())
     }

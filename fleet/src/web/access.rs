@@ -18,6 +18,7 @@ const COOKIE: &str = "edgewarden";
 pub struct Access {
     query: Option<Secret>,
     cookie: Option<Secret>,
+    bearer: Option<Secret>,
     path: String,
     place: Option<Arc<Place>>,
 }
@@ -31,6 +32,7 @@ impl<S: Sync> FromRequestParts<S> for Access {
         Ok(Self {
             query: query.map(|token| Secret::new(token.to_owned())),
             cookie: cookie(&parts.headers),
+            bearer: bearer(&parts.headers),
             path: parts.uri.path().to_owned(),
             place: parts.extensions.get().cloned(),
         })
@@ -47,6 +49,12 @@ fn cookie(headers: &HeaderMap) -> Option<Secret> {
         .map(|(_, value)| Secret::new(value.to_owned()))
 }
 
+/// RFC 6750 section 2.1.
+fn bearer(headers: &HeaderMap) -> Option<Secret> {
+    let header = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    header.strip_prefix("Bearer ").map(|token| Secret::new(token.to_owned()))
+}
+
 impl Access {
     /// `None` for who may look. The token is taken out of the address at once, so that it stays in no history.
     pub fn refused_or_redirected(&self, expected: &Secret) -> Option<Response> {
@@ -59,7 +67,7 @@ impl Access {
             let Ok(value) = HeaderValue::from_str(&text) else { return Some(refused()) };
             return Some(([(header::SET_COOKIE, value)], Redirect::to(&self.path)).into_response());
         }
-        match &self.cookie {
+        match self.bearer.as_ref().or(self.cookie.as_ref()) {
             Some(offered) if token.matches(offered) => {
                 if let Some(place) = &self.place {
                     place.is_operator();

@@ -12,14 +12,16 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Path, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use edgewarden_metrics::page::Format;
 use edgewarden_names::{GatewayName, UnixTime};
 use maud::Markup;
 
 use crate::Problem;
+use crate::metrics;
 use crate::server::state::Shared;
 use crate::server::views;
 
@@ -34,6 +36,8 @@ pub fn routes() -> Router<Arc<Shared>> {
         .route("/", get(overview))
         .route("/gateway/{name}", get(device))
         .route("/style.css", get(style))
+        .route("/metrics", get(numbers))
+        .route("/healthz", get(health))
         .fallback(not_found)
         .layer(from_fn(secure_headers))
 }
@@ -50,6 +54,29 @@ async fn secure_headers(request: axum::extract::Request, next: Next) -> Response
 
 async fn style() -> Response {
     ([(header::CONTENT_TYPE, "text/css; charset=utf-8")], include_str!("style.css")).into_response()
+}
+
+/// For a monitoring system, which shows the token as a bearer's (RFC 6750).
+async fn numbers(State(shared): State<Arc<Shared>>, access: access::Access, headers: HeaderMap) -> Response {
+    if let Some(response) = access.refused_or_redirected(&shared.web_token) {
+        return response;
+    }
+    let format = Format::accepted(headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()));
+    match metrics::page(&shared, format).await {
+        Ok(text) => ([(header::CONTENT_TYPE, format.content_type())], text).into_response(),
+        Err(problem) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, format!("{}\n", problem.into_refusal().reason.code()))
+                .into_response()
+        }
+    }
+}
+
+/// For whoever starts the fleet anew when it is not well. It says that, and nothing else.
+async fn health(State(shared): State<Arc<Shared>>) -> Response {
+    match metrics::health(&shared).await {
+        Ok(()) => "ok\n".into_response(),
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", reason.code())).into_response(),
+    }
 }
 
 async fn not_found() -> Response {
