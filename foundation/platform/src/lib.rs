@@ -10,6 +10,7 @@
 //! * [`mounts`]: writing to what a container has mounted read-only · [`users`]: user names
 //! * [`netlink`], [`readiness`]: hearing from the kernel what changes · [`programs`]: where the system's programs are
 //! * [`socket_file`], [`kept_socket`]: whether a socket can still be found where it was bound, and one that always is
+//! * [`operator_file`]: a file that an operator gave
 //!
 //! Trusts the kernel and `/proc`. Distrusts every peer, also one that dies and is replaced while it is looked at.
 
@@ -27,6 +28,7 @@ pub mod libraries;
 pub mod memory;
 pub mod mounts;
 pub mod netlink;
+pub mod operator_file;
 pub mod peer;
 pub mod pipe;
 pub mod process;

@@ -10,13 +10,17 @@
 //! * [`leaf`]: a leaf device that enrols · [`server_names`]: host names that a deployment grants
 //! * [`jwt_keys`]: a gateway vouches for the keys of its JWT-SVIDs
 //! * [`secret`]: a secret, sealed by an operator to one gateway
+//! * [`audit`]: what is to be written to the audit log
+//! * [`document`]: what a daemon keeps for itself and reads again after a restart
 //!
 //! Unknown fields are refused everywhere: a field that one side relies on is never silently dropped by the other.
 
+pub mod audit;
 pub mod bytes;
 pub mod config;
 pub mod control;
 pub mod deployment;
+pub mod document;
 pub mod dsse;
 pub mod enrol;
 pub mod est;

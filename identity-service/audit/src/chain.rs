@@ -6,21 +6,14 @@ use serde::{Deserialize, Serialize};
 
 /// What the first entry of a new log follows.
 pub const GENESIS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
-/// Longest line: two texts of [`TEXT_CHARS_MAX`] in the longest escape, and the rest.
+/// Longest line: two texts of [`edgewarden_protocol::audit::TEXT_CHARS_MAX`] in the longest escape, and the rest.
 pub const LINE_BYTES_MAX: usize = 16 * 1024;
-const TEXT_CHARS_MAX: usize = 512;
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Line {
     previous: String,
     entry: AuditEntry,
-}
-
-/// Text that may come from a peer: bounded, and without what could fool a terminal.
-pub fn clip(text: &str) -> String {
-    let printable = |c: char| if c.is_control() { '\u{fffd}' } else { c };
-    text.chars().take(TEXT_CHARS_MAX).map(printable).collect()
 }
 
 /// SHA-256 over the previous hash and the entry as a JSON array without its hash.

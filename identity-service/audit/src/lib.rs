@@ -5,7 +5,7 @@
 //! what follows the last signature; what a signature covers can be changed by nobody without the key, and a log that was
 //! cut off shows by any later head that is known elsewhere.
 //!
-//! * [`Audit`]: the writer, with rotation; it takes [`Event`]s · [`Verifier`]: judges files without a clock, a disk or a daemon
+//! * [`Audit`]: the writer, with rotation; it takes [`edgewarden_protocol::audit::Event`]s · [`Verifier`]: judges files without a clock, a disk or a daemon
 //! * [`folder`]: reads the files of a log · [`Query`]: picks entries
 //!
 //! JWT-SVIDs are many and short: written is each audience that an instance asks for, the first time and up to a bound,
@@ -13,20 +13,18 @@
 //!
 //! What is written: each certificate (`svid.issued`, `leaf.enrolled`, `issuing_ca.born`), each refusal within
 //! a rate (`identityd`'s `refusals`), each deployment with its policy epoch, each verdict, each start and stop, and each use of a
-//! key of the keystore by its class ([`KeyUse`]), at the end of the detail.
+//! key of the keystore by its class ([`edgewarden_protocol::audit::KeyUse`]), at the end of the detail.
 
 mod chain;
-mod event;
 pub mod folder;
 mod head;
 mod log;
-#[cfg(test)]
-mod properties;
 mod query;
+#[cfg(test)]
+mod tests;
 mod verify;
 
-pub use chain::{GENESIS, LINE_BYTES_MAX, clip};
-pub use event::{Event, KeyUse};
+pub use chain::{GENESIS, LINE_BYTES_MAX};
 pub use head::{HEAD_EVENT, Head, HeadProblem, Keys, fingerprint, statement};
 pub use log::{Audit, AuditError};
 pub use query::{ENTRIES_MAX, Query};

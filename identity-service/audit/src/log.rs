@@ -12,10 +12,10 @@ use std::sync::Arc;
 use edgewarden_names::UnixTime;
 use edgewarden_platform::durable::{self, AppendFile};
 use edgewarden_platform::reserve::{Reserve, is_full};
+use edgewarden_protocol::audit::{Event, clip};
 use edgewarden_protocol::control::AuditEntry;
 
-use crate::chain::{Chain, clip};
-use crate::event::Event;
+use crate::chain::Chain;
 use crate::folder::{FILE_BYTES_MAX, FILES_MAX, file_name, files, read};
 use crate::head::{HEAD_EVENT, Head};
 use crate::query::ENTRIES_MAX;

@@ -58,7 +58,7 @@ impl Client {
 
     /// The same, judging by this clock.
     pub fn new_by(config: &EstConfig, clock: Clock) -> Result<Self, EstError> {
-        let anchors = TrustAnchors::read(&config.trust_anchors)?;
+        let anchors = config::anchors(config)?;
         let label = config.label.as_deref().map(EstLabel::parse).transpose()?;
         let (authorization, identity) = match Credentials::read(&config.auth)? {
             Credentials::Basic(header) => (Some(header), None),

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use edgewarden_ca::pem;
-use edgewarden_est::file::{self, Secrecy};
+use edgewarden_est::{ANCHORS_BYTES_MAX, TrustAnchors};
 use edgewarden_names::{Reason, Refusal};
+use edgewarden_platform::operator_file::{self, Secrecy};
 use edgewarden_protocol::est::{EstAuth, EstConfig};
 use zeroize::Zeroizing;
 
@@ -43,6 +44,13 @@ pub(crate) fn origin(config: &EstConfig) -> Result<&str, Refusal> {
     }
 }
 
+/// The site's roots.
+pub(crate) fn anchors(config: &EstConfig) -> Result<TrustAnchors, Refusal> {
+    let file = operator_file::read(&config.trust_anchors, ANCHORS_BYTES_MAX, Secrecy::Public)
+        .map_err(|error| refuse("trust anchors", error))?;
+    TrustAnchors::parse(&file)
+}
+
 impl Credentials {
     pub(crate) fn read(auth: &EstAuth) -> Result<Self, Refusal> {
         match auth {
@@ -58,7 +66,7 @@ impl Credentials {
                         "it has 1 to 256 characters, no colon and no control character",
                     ));
                 }
-                let bytes = file::read(password_file, PASSWORD_BYTES_MAX, Secrecy::Secret)
+                let bytes = operator_file::read(password_file, PASSWORD_BYTES_MAX, Secrecy::Secret)
                     .map_err(|error| refuse("password_file", error))?;
                 let password =
                     std::str::from_utf8(&bytes).map_err(|_| refuse("password_file", "it is not UTF-8"))?;
@@ -69,7 +77,7 @@ impl Credentials {
                 Ok(Self::Basic(basic(user, password)))
             }
             EstAuth::Certificate { certificate_file, key_file } => {
-                let read = |path, secrecy| file::read(path, PEM_BYTES_MAX, secrecy);
+                let read = |path, secrecy| operator_file::read(path, PEM_BYTES_MAX, secrecy);
                 let certificates = read(certificate_file, Secrecy::Public)
                     .map_err(|error| refuse("certificate_file", error))?;
                 let chain = std::str::from_utf8(&certificates)

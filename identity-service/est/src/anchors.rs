@@ -1,18 +1,16 @@
 //! The Explicit Trust Anchor database (RFC 7030 section 1.1): the site's root certificates, from a file that the
 //! operator gave. It never grows by what a server says.
 
-use std::path::Path;
-
 use edgewarden_ca::{CERTIFICATE_BYTES_MAX, pem};
 use edgewarden_names::{Reason, Refusal};
 use rustls_pki_types::{CertificateDer, TrustAnchor};
 use webpki::anchor_from_trusted_cert;
 
 use crate::certificate::{Certificate, Malformed};
-use crate::file;
 
 pub const ANCHORS_MAX: usize = 16;
-const FILE_BYTES_MAX: usize = 256 * 1024;
+/// Largest file of them.
+pub const ANCHORS_BYTES_MAX: usize = 256 * 1024;
 
 /// Certificates that chains end at. There is at least one.
 #[derive(Debug, Clone)]
@@ -47,12 +45,10 @@ impl TrustAnchors {
         Ok(read)
     }
 
-    /// Of a PEM file.
-    pub fn read(path: &Path) -> Result<Self, Refusal> {
+    /// Of the text of a PEM file.
+    pub fn parse(file: &[u8]) -> Result<Self, Refusal> {
         let refuse = |rule: String| Refusal::new(Reason::EstConfig, "trust anchors", rule);
-        let bytes = file::read(path, FILE_BYTES_MAX, file::Secrecy::Public)
-            .map_err(|error| refuse(error.to_string()))?;
-        let text = std::str::from_utf8(&bytes).map_err(|_| refuse("the file is not PEM".into()))?;
+        let text = std::str::from_utf8(file).map_err(|_| refuse("the file is not PEM".into()))?;
         let certificates = pem::all(text, pem::CERTIFICATE).map_err(|error| refuse(error.to_string()))?;
         Self::new(&certificates)
     }

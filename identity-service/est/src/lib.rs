@@ -4,7 +4,7 @@
 //! * [`EnrolledChain`]: the proof that a certificate is ours, chains to the site's root and is valid
 //! * [`Renewal`]: when to ask for the next one
 //! * [`SignedRequest`] → [`Enrolment`] → [`wire`], [`certs_only`], [`CsrAttributes`], [`CertificateBag`]
-//! * [`TrustAnchors`] and [`file`]: what an operator's files hold, the only I/O here
+//! * [`TrustAnchors`]: what chains end at
 //!
 //! On a gateway `identityd` has this (it signs requests and judges answers), and `runtimed` has `edgewarden-est-client`,
 //! which carries them.
@@ -25,13 +25,12 @@ mod chain;
 mod der;
 mod enrolment;
 mod error;
-pub mod file;
 mod renewal;
 mod request;
 mod subject;
 pub mod wire;
 
-pub use anchors::{ANCHORS_MAX, TrustAnchors};
+pub use anchors::{ANCHORS_BYTES_MAX, ANCHORS_MAX, TrustAnchors};
 pub use attributes::{ATTRIBUTES_BYTES_MAX, ATTRIBUTES_MAX, CsrAttributes};
 pub use chain::{CertificateBag, EnrolledChain, INTERMEDIATES_MAX};
 pub use enrolment::{Enrolment, PENDING_ANSWERS_MAX, PENDING_SECONDS_MAX, Progress};

@@ -195,7 +195,7 @@ pub async fn serve(service: Arc<Service>, mut listener: Kept, gateway_uid: Optio
 fn rights_of(service: &Service, stream: &UnixStream, gateway_uid: Option<u32>) -> io::Result<(Rights, i32)> {
     let peer = PeerEvidence::of(stream)?;
     let cgroup = peer.cgroup()?;
-    if service.current().documents.records.instance_of(&cgroup).is_some() {
+    if service.current().documents().records.instance_of(&cgroup).is_some() {
         return Ok((Rights::Nothing, peer.pid()));
     }
     Ok((Rights::of(peer.uid(), gateway_uid), peer.pid()))

@@ -6,10 +6,10 @@
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use edgewarden_audit::{Event, KeyUse};
 use edgewarden_ca::pem;
 use edgewarden_iotedge_api::{Instance, Issued, KeyId, ModuleApi};
 use edgewarden_names::{ModuleName, Reason, Refusal, SpiffeId, UnixTime};
+use edgewarden_protocol::audit::{Event, KeyUse};
 use zeroize::Zeroizing;
 
 use crate::module_keys::ModuleKeys;
@@ -62,8 +62,8 @@ impl InstanceApi {
             .upgrade()
             .ok_or_else(|| Refusal::new(Reason::IdentityUnavailable, "identityd", "it is stopping"))?;
         let state = service.current();
-        state.documents.enrolment.trusted()?;
-        let record = state.documents.records.get(&self.instance).ok_or_else(|| {
+        state.documents().enrolment.trusted()?;
+        let record = state.documents().records.get(&self.instance).ok_or_else(|| {
             Refusal::new(Reason::CallerNotModule, &self.instance, "the instance does not run")
         })?;
         if !is_granted(&service, &record.module) {
@@ -101,7 +101,7 @@ impl InstanceApi {
     fn issue(&self, dns: &[String], until: Option<UnixTime>) -> Result<Issued, Refusal> {
         let (service, instance) = self.open()?;
         let now = service.now();
-        service.current().documents.enrolment.may_issue(now)?;
+        service.current().documents().enrolment.may_issue(now)?;
         let wanted = until.map(|until| until.after(now));
         if wanted == Some(Duration::ZERO) {
             return Err(Refusal::new(Reason::RequestInvalid, "expiration", "it is in the past"));
@@ -188,7 +188,7 @@ impl ModuleApi for InstanceApi {
     fn trust_bundle(&self) -> Result<String, Refusal> {
         let (service, _) = self.open()?;
         let state = service.current();
-        let accepted = state.documents.enrolment.trusted()?;
+        let accepted = state.documents().enrolment.trusted()?;
         Ok(pem::chain(&accepted.bundle()))
     }
 

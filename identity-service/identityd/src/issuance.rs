@@ -2,7 +2,7 @@
 //!
 //! The issuing CA is born in memory when the gateway is enrolled, at each start, and again before it is too old to sign
 //! what is asked of it. An instance's certificate is held in a `watch`: every stream of the instance sees the same one.
-//! When it is replaced is [`crate::renewal`]'s to say; here it is done. When renewal fails, the held certificate stays in
+//! When it is replaced is [`edgewarden_decisions::renewal`]'s to say; here it is done. When renewal fails, the held certificate stays in
 //! use until it expires. Key and certificate are swapped together, by one pointer.
 //!
 //! Keys of certificates exist here and in the module that they were made for, and are never written down.
@@ -12,10 +12,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
-use edgewarden_audit::{Event, KeyUse};
 use edgewarden_ca::{CaError, Issued, IssuingCa, Svid};
 use edgewarden_keystore::{CaKey, Keystore};
 use edgewarden_names::{GatewayName, ModuleName, Reason, Refusal, SpiffeId, TrustDomain, UnixTime};
+use edgewarden_protocol::audit::{Event, KeyUse};
 use edgewarden_protocol::config::{Identity, seconds};
 use edgewarden_protocol::control::IdentityStatus;
 use edgewarden_svid::X509Context;
@@ -23,9 +23,9 @@ use edgewarden_workload_server::Current;
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
-use crate::enrolment::Accepted;
 use crate::metrics::{Certificate, Metrics, Operation};
-use crate::renewal::{Failure, Held, Parent, Plan, Renewal, Tick};
+use edgewarden_decisions::enrolment::Accepted;
+use edgewarden_decisions::renewal::{Failure, Held, Parent, Plan, Renewal, Tick};
 
 /// As far as `edgewarden_ca` reaches back.
 const BACKDATE: Duration = Duration::from_secs(60);

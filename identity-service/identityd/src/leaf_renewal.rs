@@ -16,8 +16,8 @@ use edgewarden_protocol::control::{Certificate, Reply};
 use edgewarden_protocol::deployment::LEAVES_MAX;
 use edgewarden_protocol::leaf::renewal_statement;
 
-use crate::authority::Input;
 use crate::service::Service;
+use edgewarden_decisions::authority::Input;
 
 /// A device that asks again within it has lost the answer at worst, and gets no more than the audit log can bear.
 const REST: Duration = Duration::from_secs(60);
@@ -62,7 +62,7 @@ fn judge_and_issue(
     let now = service.now();
     let state = service.current();
     let target = &service.context.target;
-    let roots = state.documents.enrolment.may_issue(now)?.bundle();
+    let roots = state.documents().enrolment.may_issue(now)?.bundle();
     let refuse = |rule: &str| Refusal::new(Reason::LeafRenewal, "leaf device", rule);
     let own = chain.first().ok_or_else(|| refuse("no certificate was shown"))?;
     let ders: Vec<Vec<u8>> = chain.iter().map(|der| der.0.clone()).collect();

@@ -22,16 +22,10 @@
 //! Trusts the kernel's word on its peers, the pinned root and the pinned operator keys. Distrusts every byte of every
 //! request, also root's: `runtimed` speaks with registries and the fleet.
 
-mod authority;
 mod boot;
 pub mod clock;
 mod confine;
 mod control;
-#[cfg(test)]
-#[cfg(debug_assertions)]
-mod crashes;
-mod deployments;
-mod enrolment;
 mod envelope;
 mod federation;
 mod iotedge;
@@ -41,26 +35,15 @@ mod kept;
 pub mod keys;
 mod leaf_mark;
 mod leaf_renewal;
-mod leaves;
-#[cfg(test)]
-mod lifetimes;
 mod metrics;
 mod module_keys;
-mod permits;
-#[cfg(test)]
-mod properties;
-mod records;
 mod refusals;
-mod renewal;
 mod requests;
 mod run;
 mod runtime_log;
 mod secrets;
 mod service;
 mod site;
-mod standing;
-mod starts;
-mod state;
 mod workload;
 
 pub use run::{Daemon, RunError, run};

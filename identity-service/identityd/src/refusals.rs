@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use edgewarden_names::{Refusal, UnixTime};
 use edgewarden_protocol::control::{Enforcer, Origin};
 
-use edgewarden_audit::clip;
+use edgewarden_protocol::audit::clip;
 
 /// The same refusal is written once in this time.
 const REPEAT_SECONDS: u64 = 60;

@@ -6,10 +6,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use edgewarden_audit::{ENTRIES_MAX, Event, KeyUse, Query, clip};
+use edgewarden_audit::{ENTRIES_MAX, Query};
 use edgewarden_keystore::KeystoreError;
 use edgewarden_names::{KeyName, LeafName, ModuleName, Reason, Refusal, SpiffeId, UnixTime};
 use edgewarden_protocol::Bytes;
+use edgewarden_protocol::audit::{Event, KeyUse, clip};
 use edgewarden_protocol::control::{
     AuditKey, Certificate, DiskReserve, Enforcer, ExportedQuote, KeystoreHealth, Lease, Lockout,
     MANIFEST_BYTES_MAX, Reply, Request, SIGNATURE_PAYLOAD_BYTES_MAX, SIGNATURES_MAX, Standing, Status,
@@ -22,14 +23,14 @@ use edgewarden_protocol::leaf::{CERTIFICATE_BYTES_MAX, CHAIN_MAX};
 use edgewarden_protocol::secret::ENVELOPE_BYTES_MAX as SECRET_BYTES_MAX;
 use edgewarden_protocol::token::LeafToken;
 
-use crate::authority::{Effect, Input};
-use crate::deployments::InForce;
 use crate::metrics::Operation;
-use crate::records::ProcessSeen;
 use crate::runtime_log::Keeper;
 use crate::secrets;
 use crate::service::{Service, internal};
-use crate::{federation, leaf_renewal, site, workload};
+use crate::{boot, federation, leaf_renewal, site, workload};
+use edgewarden_decisions::authority::{Effect, Input};
+use edgewarden_decisions::deployments::InForce;
+use edgewarden_decisions::records::ProcessSeen;
 
 /// A `Watch` without news is answered after this time, so that both sides know the other is there.
 const WATCH_HOLD: Duration = Duration::from_secs(30);
@@ -66,7 +67,7 @@ fn standing(service: &Service) -> Vec<Standing> {
     let wrong =
         |reason, subject, rule| Standing { refusal: Refusal::new(reason, subject, rule), expires: None };
     let mut standing = Vec::new();
-    let accepted = state.documents.enrolment.accepted.as_ref();
+    let accepted = state.documents().enrolment.accepted.as_ref();
     if let Some(lease) = accepted.map(|accepted| accepted.lease(now)).filter(|lease| lease.overdue) {
         standing.push(Standing { refusal: expiring(lease, now), expires: Some(lease.ends) });
     }
@@ -122,7 +123,7 @@ pub async fn answer(service: &Arc<Service>, peer: Enforcer, request: Request) ->
         }
         Request::EnrolAccept(enrolled) => {
             blocking(service, |service| {
-                service.context.measured_boot.ask(&*service.keystore);
+                boot::ask(&service.context.measured_boot, &*service.keystore);
                 Ok(())
             })
             .await?;
@@ -364,7 +365,7 @@ async fn undo_start(service: &Arc<Service>, instance: String) {
 
 fn deployment(service: &Service) -> Reply {
     let state = service.current();
-    let reply = |in_force: &Arc<InForce>| in_force.to_reply(&state.documents.deployments);
+    let reply = |in_force: &Arc<InForce>| in_force.to_reply(&state.documents().deployments);
     state.in_force().map_or(Reply::Done, |in_force| Reply::Deployment(Box::new(reply(in_force))))
 }
 
@@ -380,7 +381,7 @@ fn status(service: &Service) -> Reply {
         let rule = format!("it shows {}, and {} is believed", doubted.shows, time.now);
         refusals.push((time.now, Refusal::new(Reason::ClockDoubted, "system clock", rule)));
     }
-    let accepted = state.documents.enrolment.accepted.as_ref();
+    let accepted = state.documents().enrolment.accepted.as_ref();
     let lease = accepted.map(|accepted| accepted.lease(time.now));
     if let Some(lease) = lease.filter(|lease| lease.overdue) {
         refusals.push((time.now, expiring(lease, time.now)));
@@ -390,7 +391,7 @@ fn status(service: &Service) -> Reply {
         trust_domain: target.trust_domain.clone(),
         keystore: description.text,
         dangerous: description.dangerous,
-        verdict: state.documents.enrolment.verdict(time.now),
+        verdict: state.documents().enrolment.verdict(time.now),
         est: site::status(service),
         gateway_ca_expires: accepted.map(|accepted| accepted.not_after),
         issuing_ca_expires: service.issuance.issuing_ca_expires(),
@@ -561,7 +562,7 @@ async fn time_says(
 }
 
 fn storage_key(service: &Service) -> Result<Reply, Refusal> {
-    let released = service.current().documents.enrolment.trusted().map(drop);
+    let released = service.current().documents().enrolment.trusted().map(drop);
     let released = released.and_then(|()| crate::kept::secret(service, STORAGE_KEY_NAME));
     let key = released.inspect_err(|refusal| service.note(refusal))?;
     service.record(&Event::new("storage_key.released", "gatewayd", "").with_key(KeyUse::Storage));
@@ -586,7 +587,7 @@ fn key_delete(service: &Service, module: &ModuleName, key: &KeyName) -> Result<R
 fn audit_key(service: &Service) -> Result<Reply, Refusal> {
     let point = service.keystore.ca_public().map_err(|error| keystore_refusal("audit key", &error))?;
     let state = service.current();
-    let accepted = state.documents.enrolment.accepted.as_ref();
+    let accepted = state.documents().enrolment.accepted.as_ref();
     Ok(Reply::AuditKey(AuditKey {
         point: point.into(),
         certificate: accepted.map(|accepted| accepted.gateway_ca.clone()),

@@ -7,35 +7,41 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use edgewarden_audit::{Audit, AuditError, Event};
+use edgewarden_audit::{Audit, AuditError};
 use edgewarden_ca::{CaError, pem, spki};
+use edgewarden_est::{ANCHORS_BYTES_MAX, TrustAnchors};
 use edgewarden_keystore::{Keystore, KeystoreError};
 use edgewarden_metrics::door;
 use edgewarden_names::{Reason, Refusal};
 use edgewarden_platform::kept_socket::Kept;
+use edgewarden_platform::operator_file::{self, Secrecy};
 use edgewarden_platform::reserve::Reserve;
 use edgewarden_platform::{durable, landlock, memory, process, seccomp, users};
+use edgewarden_protocol::audit::Event;
 use edgewarden_protocol::config::{Config, Fleet};
+use edgewarden_protocol::document::{DocumentSet as _, Texts};
 use edgewarden_protocol::dsse::VerifyingKey;
 use edgewarden_protocol::est::EstConfig;
 use edgewarden_protocol::layout::Layout;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::authority::{Authority, Context, Input};
-use crate::clock::{Clock, Kernel, Known, TimeSource};
-use crate::deployments::Target;
-use crate::enrolment::Expected;
+use crate::clock::{Clock, Kernel, TimeSource};
 use crate::keys::{self, Keys};
 use crate::leaf_mark::LeafMark;
-use crate::records::still_lives;
 use crate::runtime_log::{INTERVAL, RETRY};
 use crate::secrets::Vault;
 use crate::service::{Chain, Parts, Service, internal};
-use crate::site::Site;
-use crate::state::{Documents, StateError, Store};
 use crate::workload::{self, GATEWAYD, ROOT_UID, RUNTIMED, Sockets};
 use crate::{boot, confine, control, jwt, metrics, requests};
+use edgewarden_decisions::authority::{Authority, Context, Input};
+use edgewarden_decisions::clock::Known;
+use edgewarden_decisions::deployments::Target;
+use edgewarden_decisions::documents::Documents;
+use edgewarden_decisions::enrolment::Expected;
+use edgewarden_decisions::records::still_lives;
+use edgewarden_decisions::site::Site;
+use edgewarden_state::{StateError, Store};
 
 /// The user that `gatewayd` runs as.
 const GATEWAY_USER: &str = "ew-gateway";
@@ -265,6 +271,13 @@ fn make_folders(layout: &Layout) -> Result<(), RunError> {
     Ok(())
 }
 
+/// All documents, as a new state begins with. The keys' index is one of them, and is written by itself.
+pub(crate) fn first_documents() -> serde_json::Result<Texts> {
+    let mut first = Documents::default().texts(None)?;
+    first.put(&keys::Index::default())?;
+    Ok(first)
+}
+
 type Opened = (Parts, Vec<Refusal>, mpsc::Receiver<Event>);
 
 fn open_parts(layout: Layout, config: Config, time: Arc<dyn TimeSource>) -> Result<Opened, RunError> {
@@ -277,8 +290,9 @@ fn open_parts(layout: Layout, config: Config, time: Arc<dyn TimeSource>) -> Resu
     let reserve = Arc::new(reserve);
     // Before the documents: it has the key that proves them. Without it nothing could be signed either.
     let keystore = edgewarden_keystore::open(&config.keystore, &folder)?;
-    let store = Arc::new(Store::open_reserved(&folder, &&*keystore, Some(Arc::clone(&reserve)))?);
-    let mut documents = Documents::load(&store)?;
+    let first = first_documents().map_err(|error| RunError::System(error.into()))?;
+    let store = Arc::new(Store::open(&folder, &first, &&*keystore, Some(Arc::clone(&reserve)))?);
+    let mut documents = Documents::load(&*store)?;
     let known = Known {
         enrolled: documents.enrolment.accepted.is_some(),
         floor: documents.clock.floor,
@@ -313,7 +327,7 @@ fn open_parts(layout: Layout, config: Config, time: Arc<dyn TimeSource>) -> Resu
     let leaf_mark = LeafMark::new(&layout.identity_run(), &boot);
     let (leaves, lost_tokens) = documents.leaves.of_run(&boot, leaf_mark.read(), clock.now());
     documents.leaves = Arc::new(leaves);
-    let measured_boot = boot::Measured::new(&*keystore);
+    let measured_boot = boot::measured(&*keystore);
     let context =
         Arc::new(Context { layout: layout.clone(), target, expected, site, own_cgroup, boot, measured_boot });
     let vault = Vault::open(&folder, &documents.secrets)
@@ -356,7 +370,10 @@ fn expected(config: &Config, fleet: &Fleet, keystore: &dyn Keystore) -> Result<E
 fn site(config: &Config, est: &EstConfig, keystore: &dyn Keystore) -> Result<Site, RunError> {
     let gateway = &config.gateway;
     let ca_public = keystore.ca_public()?;
-    Ok(Site::new(est, gateway.name.clone(), gateway.trust_domain.clone(), ca_public)?)
+    let refuse = |error| Refusal::new(Reason::EstConfig, "trust anchors", error);
+    let file = operator_file::read(&est.trust_anchors, ANCHORS_BYTES_MAX, Secrecy::Public).map_err(refuse)?;
+    let anchors = TrustAnchors::parse(&file)?;
+    Ok(Site::new(est.url.clone(), anchors, gateway.name.clone(), gateway.trust_domain.clone(), ca_public)?)
 }
 
 fn operator_keys(paths: &[PathBuf]) -> Result<Vec<VerifyingKey>, RunError> {
@@ -383,7 +400,7 @@ fn read_pem(path: &PathBuf, label: &str) -> Result<Vec<u8>, RunError> {
 /// forgets the others.
 fn take_up(service: &Arc<Service>, gateway_uid: Option<u32>) -> Result<(), RunError> {
     let state = service.current();
-    let records = &state.documents.records;
+    let records = &state.documents().records;
     let mut gone = Vec::new();
     let folder = |source| RunError::Folder { path: service.context.layout.identity_run(), source };
     service.sockets.sweep(|name| records.get(name).is_some()).map_err(folder)?;
@@ -409,7 +426,7 @@ fn take_up(service: &Arc<Service>, gateway_uid: Option<u32>) -> Result<(), RunEr
     }
     forget(service, gone);
     let state = service.current();
-    for untrusted in state.documents.records.iter().filter_map(|record| state.distrusts(record)) {
+    for untrusted in state.documents().records.iter().filter_map(|record| state.distrusts(record)) {
         tracing::error!(refusal = %untrusted.refusal, instance = untrusted.record.instance, then = %untrusted.then, "an instance runs that nobody vouches for");
         service.note(&untrusted.refusal);
     }

@@ -1,4 +1,4 @@
-//! The shell around [`crate::authority`]: one transaction after the other, on disk before in force.
+//! The shell around [`edgewarden_decisions::authority`]: one transaction after the other, on disk before in force.
 //!
 //! Readers (callers of the Workload API, status) take the state as it is and never wait for a disk or a TPM.
 
@@ -6,16 +6,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
-use edgewarden_audit::{Audit, AuditError, Event, Head, Query, fingerprint, folder, statement};
+use edgewarden_audit::{Audit, AuditError, Head, Query, fingerprint, folder, statement};
 use edgewarden_keystore::{Keystore, KeystoreError};
 use edgewarden_names::{ModuleName, Reason, Refusal, UnixTime};
 use edgewarden_platform::reserve::is_behind;
+use edgewarden_protocol::audit::Event;
 use edgewarden_protocol::config::Config;
 use edgewarden_protocol::control::{AuditEntry, DiskReserve, Enforcer, Origin, Reply, StorageKey};
 use tokio::sync::{Notify, watch};
 
-use crate::authority::{Authority, Context, Effect, Input, Moment};
-use crate::clock::{Change, Clock, Ration};
+use crate::clock::{Clock, Ration};
 use crate::federation;
 use crate::issuance::Issuance;
 use crate::jwt::JwtAuthority;
@@ -24,11 +24,14 @@ use crate::leaf_mark::LeafMark;
 use crate::leaf_renewal::Renewals;
 use crate::metrics::{Metrics, Operation};
 use crate::refusals::{self, From, Noted, RefusalLog};
-use crate::renewal::Tick;
 use crate::runtime_log::{Keeper, Source};
 use crate::secrets::Vault;
-use crate::state::{Documents, Store};
 use crate::workload::Sockets;
+use edgewarden_decisions::authority::{Authority, Context, Effect, Input, Moment};
+use edgewarden_decisions::clock::Change;
+use edgewarden_decisions::documents::Documents;
+use edgewarden_decisions::renewal::Tick;
+use edgewarden_state::Store;
 
 pub struct Service {
     pub(crate) context: Arc<Context>,
@@ -127,7 +130,7 @@ impl Service {
         );
         let now = clock.now();
         let jwt = JwtAuthority::new(&gateway.trust_domain, &gateway.name, &config.identity);
-        jwt.show(&authority.documents.jwt_keys);
+        jwt.show(&authority.documents().jwt_keys);
         Self {
             context,
             keystore,
@@ -268,7 +271,7 @@ impl Service {
         let now = moment.now;
         let binds_at_once = input.only_takes_away();
         let step = next.decide(&moment, input)?;
-        let written = self.write_down(&mut audit, now, &step.events, (&before.documents, &next.documents));
+        let written = self.write_down(&mut audit, now, &step.events, (before.documents(), next.documents()));
         if written.is_err() && binds_at_once {
             step.events.iter().for_each(|_| audit.lose(now));
         }
@@ -282,8 +285,8 @@ impl Service {
         if matches!(step.reply, Reply::Permit(_)) {
             self.metrics.permitted();
         }
-        self.jwt.show(&next.documents.jwt_keys);
-        let (leaves, changes) = (Arc::clone(&before.documents.leaves), next.documents.leaves.changes());
+        self.jwt.show(&next.documents().jwt_keys);
+        let (leaves, changes) = (Arc::clone(&before.documents().leaves), next.documents().leaves.changes());
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
         self.federation.update(&self.jwt.bundles().borrow(), &self.current());
         self.wake_runtime_log();
@@ -308,11 +311,8 @@ impl Service {
         for event in events {
             audit.append(now, event).map_err(|error| internal("audit log", &error))?;
         }
-        let saved = if self.is_unsaved() {
-            next.save_all(&self.store)
-        } else {
-            next.save_changed(before, &self.store)
-        };
+        let saved =
+            if self.is_unsaved() { self.store.save_all(next) } else { self.store.save_changed(next, before) };
         saved.map_err(|error| {
             let event = Event::new("state.not_stored", "identityd", &error);
             if let Err(error) = audit.append(now, &event) {
@@ -506,7 +506,7 @@ impl Service {
     /// Sees to it that no certificate in memory is in use where the deployment wants the key in the keystore. Quick.
     pub fn keep_keys_resident(&self) {
         let authority = self.current();
-        let Ok(accepted) = authority.documents.enrolment.trusted() else { return };
+        let Ok(accepted) = authority.documents().enrolment.trusted() else { return };
         self.issuance.set_resident(|module| authority.wants_resident_key(module), &accepted.bundle());
     }
 
@@ -515,11 +515,11 @@ impl Service {
         let tick = self.tick();
         let now = tick.wall;
         self.issuance.expire(now);
-        if authority.documents.enrolment.trusted().is_err() {
+        if authority.documents().enrolment.trusted().is_err() {
             self.issuance.withdraw();
         }
         self.keep_keys_resident();
-        let accepted = authority.documents.enrolment.may_issue(now)?;
+        let accepted = authority.documents().enrolment.may_issue(now)?;
         if self.issuance.wants_birth(accepted, tick) {
             match self.issuance.give_birth(&*self.keystore, accepted, tick) {
                 Ok(event) => self.record(&event),

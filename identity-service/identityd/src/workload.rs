@@ -11,13 +11,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use edgewarden_audit::Event;
 use edgewarden_iotedge_api::server::Door;
 use edgewarden_names::{ModuleName, Reason, Refusal, SpiffeId, UnixTime};
 use edgewarden_platform::kept_socket::bind_anew;
 use edgewarden_platform::peer::PeerEvidence;
 use edgewarden_platform::process::Process;
 use edgewarden_platform::socket_file::SocketFile;
+use edgewarden_protocol::audit::Event;
 use edgewarden_protocol::control::StartRecord;
 use edgewarden_protocol::layout::Layout;
 use edgewarden_svid::jwt::Audience;
@@ -31,9 +31,9 @@ use crate::federation;
 use crate::iotedge;
 use crate::jwt::{self, Tokens};
 use crate::keys::InstanceKeys;
-use crate::records::{ProcessSeen, is_caller_of, still_lives};
 use crate::secrets;
 use crate::service::Service;
+use edgewarden_decisions::records::{ProcessSeen, is_caller_of, still_lives};
 
 const FOLDER_MODE: u32 = 0o755;
 /// Who may pass to its own folder need not see whose there are.
@@ -228,7 +228,7 @@ impl Sockets {
 pub fn restore(service: &Arc<Service>, gateway_uid: Option<u32>) {
     for name in service.sockets.lost() {
         let state = service.current();
-        let record = state.documents.records.get(&name);
+        let record = state.documents().records.get(&name);
         let bound = match (name.as_str(), record) {
             (RUNTIMED, _) => bind_own(service, RUNTIMED, Some(ROOT_UID)),
             (GATEWAYD, _) => bind_own(service, GATEWAYD, gateway_uid),
@@ -319,7 +319,7 @@ impl InstanceSource {
     fn judge(&self, service: &Service, caller: &PeerEvidence) -> Result<(), Refusal> {
         let refuse = |reason, rule: String| Err(Refusal::new(reason, &self.instance, rule));
         let state = service.current();
-        let Some(record) = state.documents.records.get(&self.instance) else {
+        let Some(record) = state.documents().records.get(&self.instance) else {
             return refuse(Reason::CallerNotModule, "the instance does not run".into());
         };
         // The cgroup of the recorded process is read before and the life of the caller after: all of it holds at once.
@@ -398,7 +398,7 @@ impl IdentitySource for InstanceSource {
     fn keys(&self) -> Option<Arc<dyn KeySource>> {
         let service = self.service.upgrade()?;
         let state = service.current();
-        let module = state.documents.records.get(&self.instance)?.module.clone();
+        let module = state.documents().records.get(&self.instance)?.module.clone();
         Some(Arc::new(InstanceKeys::new(Weak::clone(&self.service), self.instance.clone(), module)))
     }
 }
@@ -422,7 +422,7 @@ impl OwnSource {
             return refuse(Reason::CallerUnknown, format!("process {} is gone or hidden", caller.pid()));
         };
         // A module may run as root; that does not make it one of us.
-        match service.current().documents.records.instance_of(&cgroup) {
+        match service.current().documents().records.instance_of(&cgroup) {
             Some(record) => {
                 let rule = format!("process {} belongs to {}", caller.pid(), record.instance);
                 refuse(Reason::CallerNotModule, rule)
@@ -486,13 +486,13 @@ pub(crate) fn upgrade(service: &Weak<Service>) -> Result<Arc<Service>, Refusal> 
 
 /// No certificate goes out, on an old stream neither, once the verdict is failed.
 fn trusted(service: &Service) -> Result<(), Refusal> {
-    service.current().documents.enrolment.trusted().map(drop)
+    service.current().documents().enrolment.trusted().map(drop)
 }
 
 fn subscribe(service: &Weak<Service>, name: &str) -> Result<Current, Refusal> {
     let service = upgrade(service)?;
     let now = service.now();
-    service.current().documents.enrolment.may_issue(now)?;
+    service.current().documents().enrolment.may_issue(now)?;
     // A deployment that came since the last renewal holds at once.
     service.keep_keys_resident();
     service.issuance.subscribe(name, now)

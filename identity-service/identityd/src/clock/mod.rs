@@ -1,15 +1,10 @@
 //! What time it is, for all daemons of a machine whose wall clock may show anything.
 //!
-//! `identityd` decides ([`TimeKeeper`]), counts on by the time since boot, which nobody can set, and tells the other
+//! `identityd` decides ([`edgewarden_decisions::clock`]), counts on by the time since boot, which nobody can set, and tells the other
 //! daemons the difference between the two: a wall clock that leaps moves no certificate and no connection by itself.
 //!
-//! * `keeper`: what is believed when, without I/O · `floor`: what is on disk of it · `sources`: where readings come from
-//! * `told`: how often it is written down
+//! * `sources`: where readings come from · `told`: how often a change is written down
 
-mod floor;
-mod keeper;
-#[cfg(test)]
-mod simulation;
 mod sources;
 mod told;
 
@@ -17,12 +12,11 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use edgewarden_decisions::clock::{Belief, Change, Known, Readings, TimeKeeper, at};
 use edgewarden_names::{Refusal, UnixTime};
 use edgewarden_protocol::control::{TimeStatus, ToldTime};
 
-pub use self::floor::{Belief, TimeFloor};
-pub use self::keeper::{Change, Known, TimeKeeper, at};
-pub use self::sources::{Kernel, Readings, TimeSource};
+pub use self::sources::{Kernel, TimeSource};
 pub(crate) use self::told::Ration;
 
 /// The time of this process: a keeper with what it looks at. Asked often, and looked after once in a second.

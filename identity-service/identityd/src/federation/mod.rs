@@ -4,27 +4,26 @@
 //! it says is judged here. Nothing of it touches our own trust domain: a foreign endpoint that is away, slow or lying
 //! leaves the last good bundle where it is.
 //!
-//! * `held`: what is on disk, and when a bundle takes the place of another · `shown`: what modules are given
+//! * [`edgewarden_decisions::federation`]: what is on disk, and when a bundle takes the place of another
+//! * `shown`: what modules are given
 
-mod held;
 mod shown;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use edgewarden_audit::clip;
+use edgewarden_decisions::authority::Input;
+use edgewarden_decisions::federation::{Fetched, name};
 use edgewarden_names::{Digest, Reason, Refusal, TrustDomain, UnixTime};
 use edgewarden_policy::federation::authorities;
+use edgewarden_protocol::audit::clip;
 use edgewarden_protocol::control::Reply;
 use edgewarden_protocol::federation::{
     Endpoint, Federated, FederationRequest, Held, Profile, REFRESH_DEFAULT_SECONDS, REFRESH_SECONDS, ToldBy,
     Trouble,
 };
 
-use self::held::Taken;
-pub(crate) use self::held::{FederatedBundles, Fetched};
 pub(crate) use self::shown::{Shown, bundles};
-use crate::authority::{Authority, Input, Step};
 use crate::service::Service;
 
 /// Why endpoints do not answer as they should, since the last time that they did. In memory: it shows again.
@@ -57,44 +56,6 @@ impl Troubles {
 
     fn keep_only(&self, known: impl Fn(&TrustDomain) -> bool) {
         self.lock().retain(|domain, _| known(domain));
-    }
-}
-
-impl Authority {
-    fn endpoint(&self, domain: &TrustDomain, name: &Digest) -> Result<&Endpoint, Refusal> {
-        let all = self.in_force().into_iter().flat_map(|in_force| &in_force.deployment().federation);
-        let found = all.into_iter().find(|endpoint| endpoint.trust_domain == *domain);
-        found.filter(|endpoint| held::name(endpoint) == *name).ok_or_else(|| {
-            Refusal::new(Reason::FederationUnknown, domain, "the deployment in force says otherwise")
-        })
-    }
-
-    /// Called with a deployment that takes force.
-    pub(crate) fn federate(&mut self, now: UnixTime) {
-        let Some(in_force) = &self.in_force else { return };
-        let next = self.documents.federation.under(in_force.deployment(), now);
-        if *self.documents.federation != next {
-            self.documents.federation = Arc::new(next);
-        }
-    }
-
-    pub(crate) fn federation_fetched(&mut self, fetched: &Fetched, now: UnixTime) -> Result<Step, Refusal> {
-        self.endpoint(&fetched.domain, &fetched.endpoint)?;
-        let (next, taken) = self.documents.federation.take(fetched, now)?;
-        if *self.documents.federation != next {
-            self.documents.federation = Arc::new(next);
-        }
-        let (bundle, step) = (&fetched.bundle, Step::done());
-        let detail = format!(
-            "sequence {}, {} X.509 authorities, {} JWT keys",
-            bundle.jwt.sequence,
-            bundle.x509.len(),
-            bundle.jwt.keys.len()
-        );
-        Ok(match taken {
-            Taken::Same => step,
-            Taken::Changed => step.event("federation.changed", &fetched.domain, detail),
-        })
     }
 }
 
@@ -141,7 +102,7 @@ fn list(service: &Service) -> Vec<Federated> {
         .keep_only(|known| endpoints.iter().any(|endpoint| endpoint.trust_domain == *known));
     let one = |endpoint: &Endpoint| {
         let domain = &endpoint.trust_domain;
-        let held = authority.documents.federation.get(domain);
+        let held = authority.documents().federation.get(domain);
         let bundle = held.and_then(|held| held.parse(domain));
         let told_by = match &endpoint.profile {
             Profile::HttpsWeb { ca } => ToldBy::Web { authorities: authorities(ca).unwrap_or_default() },
@@ -156,7 +117,7 @@ fn list(service: &Service) -> Vec<Federated> {
             trust_domain: domain.clone(),
             url: endpoint.url.clone(),
             told_by,
-            endpoint: held::name(endpoint),
+            endpoint: name(endpoint),
             refresh_seconds: hint
                 .unwrap_or(REFRESH_DEFAULT_SECONDS)
                 .clamp(*REFRESH_SECONDS.start(), *REFRESH_SECONDS.end()),

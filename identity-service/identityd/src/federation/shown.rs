@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use edgewarden_decisions::authority::Authority;
+use edgewarden_decisions::federation::FederatedBundles;
 use edgewarden_names::{ModuleName, TrustDomain};
 use edgewarden_svid::Bundles;
 use edgewarden_svid::bundle::TrustBundle;
 use tokio::sync::watch;
 
-use super::FederatedBundles;
-use crate::authority::Authority;
 use crate::service::Service;
 
 #[derive(Debug, Default)]
@@ -26,7 +26,7 @@ struct State {
 
 impl State {
     fn read(&mut self, authority: &Authority) {
-        let held = &authority.documents.federation;
+        let held = &authority.documents().federation;
         if Arc::ptr_eq(&self.of, held) {
             return;
         }
@@ -50,7 +50,7 @@ impl State {
         let (mut jwt, mut x509) = ((*bundles.jwt).clone(), (*bundles.foreign_x509).clone());
         for (domain, bundle) in allowed {
             // Never in the place of our own.
-            if *domain != authority.context.target.trust_domain {
+            if *domain != authority.context().target.trust_domain {
                 jwt.insert(domain.clone(), Arc::new(bundle.jwt.clone()));
                 x509.insert(domain.clone(), bundle.x509.clone());
             }
@@ -99,7 +99,7 @@ impl Shown {
 pub(crate) fn bundles(service: &Weak<Service>, instance: &str) -> watch::Receiver<Arc<Bundles>> {
     let Some(service) = service.upgrade() else { return watch::channel(Arc::default()).1 };
     let own = service.jwt.bundles();
-    let module = service.current().documents.records.get(instance).map(|record| record.module.clone());
+    let module = service.current().documents().records.get(instance).map(|record| record.module.clone());
     let Some(module) = module else { return own };
     let own = Arc::clone(&own.borrow());
     service.federation.subscribe(&module, &own, || service.current())

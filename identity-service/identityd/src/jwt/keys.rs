@@ -94,7 +94,7 @@ impl Keys {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::jwt::{PublishedKey, PublishedKeys};
+    use edgewarden_decisions::jwt_keys::{PublishedKey, PublishedKeys};
 
     const START: UnixTime = UnixTime(1_800_000_000);
 

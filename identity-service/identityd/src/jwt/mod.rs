@@ -6,31 +6,30 @@
 //! [`LEAD`] before its turn, so that who learns of it late has it in time; only the first key of a run signs at once,
 //! because there is no other.
 //!
-//! * `keys`: which key signs, and when the next is due · `published`: the public halves · `tokens`: what one socket's
+//! * `keys`: which key signs, and when the next is due · [`edgewarden_decisions::jwt_keys`]: the public halves · `tokens`: what one socket's
 //!   caller was given lately · `statement`: the public halves, vouched for by the gateway CA's key
 //!
 //! A token ends with the gateway CA's certificate at the latest, like every certificate below it.
 
 mod keys;
-mod published;
 mod statement;
 mod tokens;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use edgewarden_audit::Event;
+use edgewarden_decisions::authority::Input;
+use edgewarden_decisions::jwt_keys::{PublishedKey, PublishedKeys};
 use edgewarden_names::{GatewayName, Reason, Refusal, SpiffeId, TrustDomain, UnixTime};
 use edgewarden_protocol::Bytes;
+use edgewarden_protocol::audit::Event;
 use edgewarden_protocol::config::{Identity, seconds};
 use edgewarden_svid::jwt::{Audience, JwtKey, JwtKeys, PublicKey, SigningKey};
 use edgewarden_svid::{Bundles, JwtSvid};
 use tokio::sync::{mpsc, watch};
 
 use self::keys::{Keys, Lifetimes};
-pub(crate) use self::published::{PublishedKey, PublishedKeys};
 pub(crate) use self::tokens::Tokens;
-use crate::authority::Input;
 use crate::service::{Service, internal};
 
 /// How long a key is in the bundle before it signs: five refreshes. At most a quarter of its life.
@@ -137,7 +136,7 @@ pub(crate) fn issue(
     id: Option<&SpiffeId>,
 ) -> Result<JwtSvid, Refusal> {
     let now = service.now();
-    let ceiling = service.current().documents.enrolment.may_issue(now)?.not_after;
+    let ceiling = service.current().documents().enrolment.may_issue(now)?.not_after;
     // Who has a certificate in use has an identity, and nobody else.
     let current = service.issuance.subscribe(instance, now)?;
     let own = current.borrow().as_ref().map(|context| context.id.clone());

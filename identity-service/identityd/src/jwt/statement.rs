@@ -2,9 +2,9 @@
 
 use std::sync::PoisonError;
 
-use edgewarden_audit::{Event, KeyUse};
 use edgewarden_names::Refusal;
 use edgewarden_protocol::Bytes;
+use edgewarden_protocol::audit::{Event, KeyUse};
 use edgewarden_protocol::dsse::{Envelope, Signature, pre_authentication_encoding};
 use edgewarden_protocol::jwt_keys::{PAYLOAD_TYPE, PublishedKey, Statement};
 
@@ -15,7 +15,7 @@ impl Service {
     /// The envelope about the keys that are published now; `None` when there are none. Blocks on the keystore, once for
     /// each change.
     pub(crate) fn jwt_statement(&self) -> Result<Option<Bytes>, Refusal> {
-        let published = self.current().documents.jwt_keys.clone();
+        let published = self.current().documents().jwt_keys.clone();
         if published.keys().is_empty() {
             return Ok(None);
         }

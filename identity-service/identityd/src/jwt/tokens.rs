@@ -8,8 +8,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError};
 
 use aws_lc_rs::digest::{SHA256, digest};
-use edgewarden_audit::{Event, KeyUse, clip};
 use edgewarden_names::{SpiffeId, UnixTime};
+use edgewarden_protocol::audit::{Event, KeyUse, clip};
 use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 

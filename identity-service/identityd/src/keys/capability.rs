@@ -20,8 +20,8 @@ use edgewarden_names::{KeyName, Reason, Refusal, UnixTime};
 use edgewarden_workload_wire::keys::{Capability, Operation, Operations};
 
 use super::fields::encode;
-use crate::renewal::Tick;
 use crate::service::random;
+use edgewarden_decisions::renewal::Tick;
 
 const VERSION: u8 = 1;
 const PURPOSE: &[u8] = b"edgewarden-key-capability-v1";

@@ -15,7 +15,8 @@ use serde::{Deserialize, Serialize};
 use super::ciphertext::MESSAGES_MAX;
 use super::fields::encode;
 use crate::service::internal;
-use crate::state::{Document, Store};
+use edgewarden_protocol::document::Document;
+use edgewarden_state::Store;
 
 /// Keys and secrets of one module.
 pub const MODULE_KEYS_MAX: usize = 16;
@@ -271,7 +272,7 @@ mod tests {
     }
 
     fn open(folder: &std::path::Path) -> IndexFile {
-        let store = Arc::new(Store::open(folder).unwrap());
+        let store = Arc::new(super::super::tests::store(folder).unwrap());
         IndexFile::new(store.load().unwrap(), store)
     }
 

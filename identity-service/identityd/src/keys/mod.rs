@@ -11,15 +11,11 @@
 mod budget;
 pub mod capability;
 pub mod ciphertext;
-#[cfg(test)]
-#[cfg(debug_assertions)]
-mod crashes;
-#[cfg(test)]
-#[cfg(debug_assertions)]
-mod crowd;
 mod fields;
 mod index;
 mod source;
+#[cfg(test)]
+mod tests;
 mod uses;
 mod vault;
 
@@ -43,9 +39,10 @@ use self::index::{Entry, IndexFile, Kind, label};
 use self::uses::Uses;
 use self::vault::{Vault, VaultError};
 use crate::metrics::Metrics;
-use crate::renewal::Tick;
 use crate::service::{Chain, internal};
-use crate::state::{StateError, Store};
+use edgewarden_decisions::renewal::Tick;
+use edgewarden_protocol::document::Shelf as _;
+use edgewarden_state::{StateError, Store};
 
 pub(crate) use self::index::Index;
 pub use self::index::{KEYS_MAX, MODULE_KEYS_MAX};

@@ -2,8 +2,8 @@
 
 use std::sync::Weak;
 
-use edgewarden_audit::{Event, KeyUse};
 use edgewarden_names::{KeyName, ModuleName, Refusal};
+use edgewarden_protocol::audit::{Event, KeyUse};
 use edgewarden_workload_server::{KeySource, Place};
 use edgewarden_workload_wire::keys::{
     Attestation, Capability, Certified, Key, Operation, Purpose, Use, Wanted,
@@ -105,7 +105,7 @@ impl KeySource for InstanceKeys {
         self.call(KeyCall::Use(Operation::Certify), |service| {
             let (point, attestation) = service.keys.certify(self.who(), by, nonce, service.tick())?;
             let now = service.now();
-            service.current().documents.enrolment.may_issue(now)?;
+            service.current().documents().enrolment.may_issue(now)?;
             let (id, issued, bundle_der) = service.issuance.certify(&self.instance, &point, now)?;
             let detail = format!(
                 "{}, serial {}, until {}, for resident key `{}`",
@@ -168,7 +168,7 @@ impl KeySource for InstanceKeys {
 
 /// Writes down how often each key was used since the last time, and forgets what nobody uses. Blocks on the disk.
 pub(crate) fn write_uses(service: &Service) {
-    let trusted = service.current().documents.enrolment.trusted().is_ok();
+    let trusted = service.current().documents().enrolment.trusted().is_ok();
     for (module, words) in service.keys.take_uses() {
         service.record(&Event::new("key.used", module, words).with_key(KeyUse::Resident));
     }

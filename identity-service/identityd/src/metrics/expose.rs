@@ -47,7 +47,7 @@ fn left(end: UnixTime, now: UnixTime) -> i64 {
 fn expiries(page: &mut Page<'_>, service: &Service) -> fmt::Result {
     let now = service.now();
     let state = service.current();
-    let gateway = state.documents.enrolment.accepted.as_ref().map(|accepted| accepted.not_after);
+    let gateway = state.documents().enrolment.accepted.as_ref().map(|accepted| accepted.not_after);
     let ends = [("gateway", gateway), ("issuing", service.issuance.issuing_ca_expires())];
     page.gauges(
         "ca_expires_in_seconds",
@@ -120,7 +120,7 @@ fn decisions(page: &mut Page<'_>, service: &Service) -> fmt::Result {
     )?;
     page.counter("start_permits", "Start permits given.", metrics.permits.get())?;
     let state = service.current();
-    page.gauge("instances", "Live start records.", state.documents.records.iter().count())?;
+    page.gauge("instances", "Live start records.", state.documents().records.iter().count())?;
     let epoch = state.in_force().map_or(0, |in_force| in_force.epoch().0);
     page.gauge("policy_epoch", "The policy epoch in force, 0 when there is none.", epoch)?;
     let enforced = state.enforced();
@@ -136,8 +136,8 @@ fn decisions(page: &mut Page<'_>, service: &Service) -> fmt::Result {
         }),
     )?;
     let time = service.clock.status(&state.known_of_time());
-    let verdict = state.documents.enrolment.verdict(time.now).map(|verdict| verdict.state);
-    let site = state.context.site.is_some();
+    let verdict = state.documents().enrolment.verdict(time.now).map(|verdict| verdict.state);
+    let site = state.context().site.is_some();
     let verdicts = [
         ("fresh", verdict == Some(VerdictState::Fresh)),
         ("stale", verdict == Some(VerdictState::Stale)),

@@ -13,7 +13,7 @@ pub(super) fn judge(service: &Service) -> Result<(), Reason> {
     }
     let now = service.now();
     let state = service.current();
-    let lease = state.documents.enrolment.accepted.as_ref().map(|accepted| accepted.lease(now));
+    let lease = state.documents().enrolment.accepted.as_ref().map(|accepted| accepted.lease(now));
     if lease.is_some_and(|lease| lease.ends <= now) {
         return Err(Reason::IdentityUnavailable);
     }

@@ -4,9 +4,9 @@
 //! A value is opened anew each time, by the keystore's key; the envelope's signature is checked again then, so that a
 //! key that is no longer pinned releases nothing. Names and versions go to the audit log, once for each instance.
 
-use edgewarden_audit::{Event, KeyUse};
 use edgewarden_names::{Digest, ModuleName, Reason, Refusal, SecretName, UnixTime};
 use edgewarden_protocol::Bytes;
+use edgewarden_protocol::audit::{Event, KeyUse, clip};
 use edgewarden_protocol::control::Reply;
 use edgewarden_protocol::dsse::{Envelope, Signature, pre_authentication_encoding};
 use edgewarden_protocol::secret::{
@@ -16,12 +16,12 @@ use edgewarden_protocol::secret::{
 use edgewarden_sealing::{OpenError, Sealed};
 use zeroize::Zeroizing;
 
-use super::open;
-use crate::authority::{Authority, Input};
-use crate::deployments::envelope_digest;
 use crate::metrics::Operation;
 use crate::requests::keystore_refusal_in_brief as keystore_refusal;
 use crate::service::{Service, internal};
+use edgewarden_decisions::authority::{Authority, Input};
+use edgewarden_decisions::deployments::envelope_digest;
+use edgewarden_decisions::secrets::open;
 
 /// Checks an envelope, opens its value once to see that it opens, and keeps the envelope.
 pub fn accept(service: &Service, envelope: &Bytes) -> Result<Reply, Refusal> {
@@ -31,8 +31,8 @@ pub fn accept(service: &Service, envelope: &Bytes) -> Result<Reply, Refusal> {
     let Some(judged) = state.judge_secret(envelope.as_slice()).inspect_err(noted)? else {
         return keep(service, envelope.as_slice());
     };
-    let (document, digest) = (&judged.document, judged.envelope.clone());
-    let before = state.documents.secrets.held(&document.module, &document.name);
+    let (document, digest) = (judged.document(), judged.envelope().clone());
+    let before = state.documents().secrets.held(&document.module, &document.name);
     let before = before.map(|(_, held)| held.envelope.clone());
     if let Content::Sealed(sealed) = &document.content {
         unseal(service, document, sealed).map(drop).inspect_err(noted)?;
@@ -69,7 +69,7 @@ fn remove(service: &Service, envelope: &Digest) {
 }
 
 pub fn list(service: &Service) -> Reply {
-    Reply::Secrets(service.current().documents.secrets.status())
+    Reply::Secrets(service.current().documents().secrets.status())
 }
 
 fn point(service: &Service) -> Result<&[u8], Refusal> {
@@ -108,11 +108,11 @@ fn value(
     module: &ModuleName,
     name: &SecretName,
 ) -> Result<(u64, SecretValue), Refusal> {
-    let secrets = &state.documents.secrets;
+    let secrets = &state.documents().secrets;
     let (kept, held) = secrets.held(module, name).ok_or_else(|| secrets.missing(module, name))?;
     let envelope = service.vault.get(&held.envelope).map_err(|error| internal("secret", &error))?;
-    let judged = open(&envelope, &state.context.target)?;
-    let document = &judged.document;
+    let judged = open(&envelope, &state.context().target)?;
+    let document = judged.document();
     let Content::Sealed(sealed) = &document.content else { return Err(secrets.missing(module, name)) };
     if document.module != *module || document.name != *name || document.version != kept.version {
         return Err(Refusal::new(Reason::SecretNotForUs, module, "the envelope is another secret's"));
@@ -122,12 +122,12 @@ fn value(
 
 /// Whose secrets an instance may have now. The verdict counts first.
 fn module_of(state: &Authority, instance: &str) -> Result<ModuleName, Refusal> {
-    state.documents.enrolment.trusted()?;
+    state.documents().enrolment.trusted()?;
     state.standing(instance)?;
-    let record = state.documents.records.get(instance);
-    record.map(|record| record.module.clone()).ok_or_else(|| {
-        Refusal::new(Reason::StartPermit, edgewarden_audit::clip(instance), "no such instance is live")
-    })
+    let record = state.documents().records.get(instance);
+    record
+        .map(|record| record.module.clone())
+        .ok_or_else(|| Refusal::new(Reason::StartPermit, clip(instance), "no such instance is live"))
 }
 
 /// Writes to the audit log which versions an instance got, unless it has had them.
@@ -153,7 +153,7 @@ fn values<'a>(
 ) -> Result<Vec<(&'a SecretUse, u64, SecretValue)>, Refusal> {
     let mut found = Vec::new();
     for secret in uses {
-        if lenient && state.documents.secrets.held(module, &secret.name).is_none() {
+        if lenient && state.documents().secrets.held(module, &secret.name).is_none() {
             continue;
         }
         let (version, value) = value(service, state, module, &secret.name)?;
@@ -168,7 +168,7 @@ pub fn release_files(service: &Service, instance: &str, have: Option<&str>) -> R
     let state = service.current();
     let module = module_of(&state, instance).inspect_err(noted)?;
     let uses = state.uses(&module);
-    let revision = state.documents.secrets.revision(&module, uses);
+    let revision = state.documents().secrets.revision(&module, uses);
     if have == Some(revision.as_str()) {
         return Ok(Reply::Done);
     }
@@ -216,7 +216,7 @@ pub fn release_all(service: &Service, instance: &str) -> Result<(String, Vec<Rel
     let values = values(service, &state, &module, uses, true)?;
     let got: Vec<_> = values.iter().map(|(secret, version, _)| (&secret.name, *version)).collect();
     tell(service, instance, "api", &got);
-    let revision = state.documents.secrets.revision(&module, uses);
+    let revision = state.documents().secrets.revision(&module, uses);
     let named = |(secret, version, value): (&SecretUse, _, _)| (secret.name.clone(), version, value);
     Ok((revision, values.into_iter().map(named).collect()))
 }
@@ -225,13 +225,13 @@ pub fn release_all(service: &Service, instance: &str) -> Result<(String, Vec<Rel
 pub fn revision(service: &Service, instance: &str) -> Result<String, Refusal> {
     let state = service.current();
     let module = module_of(&state, instance)?;
-    Ok(state.documents.secrets.revision(&module, state.uses(&module)))
+    Ok(state.documents().secrets.revision(&module, state.uses(&module)))
 }
 
 /// What secrets for this gateway are sealed to, vouched for by the gateway CA's key: made once for each certificate.
 pub fn agreement_key(service: &Service) -> Result<Reply, Refusal> {
     let state = service.current();
-    let accepted = state.documents.enrolment.trusted()?;
+    let accepted = state.documents().enrolment.trusted()?;
     let mut made = service.vault.statement();
     if let Some(made) = made.as_ref().filter(|made| made.gateway_ca == accepted.gateway_ca) {
         return Ok(Reply::AgreementKey(Box::new(made.clone())));

@@ -12,8 +12,8 @@ use edgewarden_names::{Digest, SecretName};
 use edgewarden_platform::durable;
 use edgewarden_protocol::secret::{AgreementKey, ENVELOPE_BYTES_MAX};
 
-use super::Secrets;
-use crate::deployments::envelope_digest;
+use edgewarden_decisions::deployments::envelope_digest;
+use edgewarden_decisions::secrets::Secrets;
 
 const FOLDER: &str = "secrets";
 const FOLDER_MODE: u32 = 0o700;

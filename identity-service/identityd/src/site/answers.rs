@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use edgewarden_audit::{Event, KeyUse};
 use edgewarden_ca::{CaError, IssuingCa};
+use edgewarden_decisions::authority;
+use edgewarden_decisions::enrolment::Accepted;
+use edgewarden_decisions::site::{Input, Pending, Site};
 use edgewarden_est::wire::{self, Answer, BODY_BYTES_MAX, Question};
 use edgewarden_est::{
     CertificateBag, CsrAttributes, EnrolledChain, EstError, Progress, Severity, SignedRequest, Subject,
@@ -12,15 +14,11 @@ use edgewarden_est::{
 };
 use edgewarden_keystore::CaKey;
 use edgewarden_names::{ModuleName, Reason, Refusal, SpiffeId, UnixTime};
+use edgewarden_protocol::audit::{Event, KeyUse};
 use edgewarden_protocol::control::Reply;
 use edgewarden_protocol::est::{EstLife, EstOperation, EstReply, EstRequest, EstState, EstStatus, HttpReply};
 
-use super::decisions::Input;
 use super::handshake;
-use super::pending::Pending;
-use super::rules::Site;
-use crate::authority;
-use crate::enrolment::Accepted;
 use crate::metrics::Operation;
 use crate::requests::{blocking, decide, keystore_refusal};
 use crate::service::Service;
@@ -61,7 +59,8 @@ pub async fn answer(service: &Arc<Service>, request: EstRequest) -> Result<Reply
 /// What `edgewarden status` shows.
 pub fn status(service: &Service) -> Option<EstStatus> {
     let site = service.context.site.as_ref()?;
-    let documents = &service.current().documents;
+    let authority = service.current();
+    let documents = authority.documents();
     Some(EstStatus {
         url: site.url.clone(),
         certified: documents.enrolment.accepted.is_some(),
@@ -87,7 +86,8 @@ fn check(reply: &HttpReply) -> Result<(), Refusal> {
 
 fn state(service: &Service) -> Result<EstReply, Refusal> {
     let site = site(service)?;
-    let documents = &service.current().documents;
+    let authority = service.current();
+    let documents = authority.documents();
     let mut state = EstState { point: site.point.clone().into(), ..EstState::default() };
     if let Some(accepted) = &documents.enrolment.accepted {
         state.chain.push(accepted.gateway_ca.clone());
@@ -100,7 +100,7 @@ fn state(service: &Service) -> Result<EstReply, Refusal> {
 
 fn handshake(service: &Service, transcript_hash: &[u8]) -> Result<EstReply, Refusal> {
     let content = handshake::certificate_verify(transcript_hash)?;
-    if service.current().documents.enrolment.accepted.is_none() {
+    if service.current().documents().enrolment.accepted.is_none() {
         let rule = "there is no certificate to show";
         return Err(Refusal::new(Reason::IdentityUnavailable, "handshake", rule));
     }
@@ -157,7 +157,8 @@ fn make_request(
     csrattrs: HttpReply,
 ) -> Result<(Pending, bool), EstError> {
     let site = site(service)?;
-    let documents = &service.current().documents;
+    let authority = service.current();
+    let documents = authority.documents();
     let waiting = documents.site_request.pending.as_ref();
     let subject = subject(site, documents.enrolment.accepted.as_ref(), operation)?;
     if let Some(pending) = waiting.filter(|pending| pending.operation == operation)
@@ -195,7 +196,7 @@ async fn refused(service: &Arc<Service>, error: &EstError) -> EstReply {
     });
     drop(noted.await);
     let given_up =
-        error.severity == Severity::Fatal && service.current().documents.site_request.pending.is_some();
+        error.severity == Severity::Fatal && service.current().documents().site_request.pending.is_some();
     if given_up && let Err(refusal) = decide(service, authority::Input::Site(Input::Request(None))).await {
         tracing::error!(%refusal, "the request to the site's CA is not forgotten");
     }
@@ -232,7 +233,7 @@ async fn judge(service: &Arc<Service>, cacerts: HttpReply, answer: HttpReply) ->
 fn judge_answer(service: &Service, cacerts: HttpReply, answer: HttpReply) -> Result<Judged, EstError> {
     let site = site(service)?;
     let state = service.current();
-    let documents = &state.documents;
+    let documents = state.documents();
     let nothing = || Refusal::new(Reason::RequestInvalid, "answer", "nothing was asked");
     let pending = documents.site_request.pending.as_ref().ok_or_else(nothing)?;
     let subject = subject(site, documents.enrolment.accepted.as_ref(), pending.operation)?;

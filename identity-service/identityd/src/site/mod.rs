@@ -7,12 +7,6 @@
 //! A site's CA judges no boot: there is no verdict, and whoever looks is told so.
 
 mod answers;
-mod decisions;
 mod handshake;
-mod pending;
-mod rules;
 
 pub use answers::{answer, status};
-pub use decisions::Input;
-pub use pending::SiteRequest;
-pub use rules::Site;

@@ -1,0 +1,76 @@
+//! Documents that a daemon keeps for itself, as text.
+//!
+//! Where they lie, and how they are proven when they are read again, is the matter of whoever writes them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// A document with a file of its own.
+pub trait Document: Serialize + DeserializeOwned + Default + PartialEq {
+    const FILE: &'static str;
+    const VERSION: u32 = 1;
+
+    /// What must hold beyond the shape.
+    fn check(&self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// Documents that change together.
+pub trait DocumentSet: Sized {
+    /// Those that differ from `before`; without one, all.
+    fn texts(&self, before: Option<&Self>) -> serde_json::Result<Texts>;
+}
+
+/// A place that documents are read from.
+pub trait Shelf {
+    type Error;
+
+    fn load<D: Document>(&self) -> Result<D, Self::Error>;
+}
+
+/// A document as text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Text {
+    pub version: u32,
+    pub content: String,
+}
+
+/// Documents as text, by the names of their files.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Texts(BTreeMap<&'static str, Text>);
+
+impl Texts {
+    pub fn put<D: Document>(&mut self, document: &D) -> serde_json::Result<()> {
+        let text = Text { version: D::VERSION, content: serde_json::to_string(document)? };
+        self.0.insert(D::FILE, text);
+        Ok(())
+    }
+
+    /// The same, if it differs from `before`. One and the same document is not looked into.
+    pub fn put_changed<D: Document>(
+        &mut self,
+        document: &Arc<D>,
+        before: Option<&Arc<D>>,
+    ) -> serde_json::Result<()> {
+        match before {
+            Some(before) if Arc::ptr_eq(document, before) || document == before => Ok(()),
+            _ => self.put(&**document),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.0.keys().copied()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &Text)> {
+        self.0.iter().map(|(name, text)| (*name, text))
+    }
+}

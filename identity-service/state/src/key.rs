@@ -1,0 +1,29 @@
+//! Where the key is that proves the documents: sealed in the keystore, made together with the first documents.
+
+use edgewarden_keystore::{Keystore, KeystoreError};
+use zeroize::Zeroizing;
+
+/// What the keystore calls it.
+const NAME: &str = "identityd-state";
+
+/// Who keeps the key.
+pub trait KeyKeeper {
+    /// `None` only when there surely is none.
+    fn find(&self) -> Result<Option<Zeroizing<Vec<u8>>>, KeystoreError>;
+    /// In the place of any other.
+    fn keep(&self, key: &[u8]) -> Result<(), KeystoreError>;
+}
+
+impl KeyKeeper for &dyn Keystore {
+    fn find(&self) -> Result<Option<Zeroizing<Vec<u8>>>, KeystoreError> {
+        match self.unseal(NAME) {
+            Ok(key) => Ok(Some(key)),
+            Err(KeystoreError::NotSealed(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn keep(&self, key: &[u8]) -> Result<(), KeystoreError> {
+        self.seal(NAME, key)
+    }
+}
