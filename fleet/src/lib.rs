@@ -24,4 +24,4 @@ mod text;
 pub mod web;
 mod when;
 
-pub use problem::{Problem, chain};
+pub use problem::Problem;

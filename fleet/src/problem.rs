@@ -1,6 +1,6 @@
 //! What stops a request: a refusal that the peer is told, or trouble here that only the log is told.
 
-use edgewarden_names::{Reason, Refusal};
+use edgewarden_names::{ErrorChain, Reason, Refusal};
 
 use crate::store::StoreError;
 
@@ -24,25 +24,13 @@ impl Problem {
         match self {
             Self::Refused(refusal) => refusal,
             Self::Store(error) if error.is_the_disk() => {
-                tracing::error!(error = %chain(&error), "the disk refused; nothing was kept");
+                tracing::error!(error = %ErrorChain(&error), "the disk refused; nothing was kept");
                 Refusal::new(Reason::Storage, "fleet", "the fleet's disk is full, failing or read-only")
             }
             trouble => {
-                tracing::error!(error = %chain(&trouble), "a request failed");
+                tracing::error!(error = %ErrorChain(&trouble), "a request failed");
                 Refusal::new(Reason::Internal, "fleet", "the fleet failed; see its log")
             }
         }
     }
-}
-
-/// An error and its causes on one line.
-pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

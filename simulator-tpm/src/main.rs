@@ -1,5 +1,6 @@
 //! `simulator-tpm`: a TPM for the demonstration and for tests, on swtpm.
 
+use edgewarden_names::ErrorChain;
 use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -104,13 +105,7 @@ fn main() -> ExitCode {
     match run(Arguments::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprint!("error: {error}");
-            let mut source = error.source();
-            while let Some(cause) = source {
-                eprint!(": {cause}");
-                source = cause.source();
-            }
-            eprintln!();
+            eprintln!("error: {}", ErrorChain(&error));
             ExitCode::FAILURE
         }
     }

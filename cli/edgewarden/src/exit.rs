@@ -4,7 +4,7 @@ use std::error::Error;
 use std::process::ExitCode;
 
 use edgewarden_exchange::client::ClientError;
-use edgewarden_names::Refusal;
+use edgewarden_names::{ErrorChain, Refusal};
 
 /// Why a command did not do what it was asked.
 #[derive(Debug)]
@@ -23,14 +23,7 @@ pub enum Problem {
 
 impl Problem {
     pub fn failed(error: impl Error) -> Self {
-        let mut text = error.to_string();
-        let mut source = error.source();
-        while let Some(cause) = source {
-            text.push_str(": ");
-            text.push_str(&cause.to_string());
-            source = cause.source();
-        }
-        Self::Failed(text)
+        Self::Failed(ErrorChain(&error).to_string())
     }
 
     pub fn text(text: impl Into<String>) -> Self {

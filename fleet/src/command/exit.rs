@@ -3,10 +3,8 @@
 use std::io::ErrorKind;
 use std::process::ExitCode;
 
-use edgewarden_names::{Reason, Refusal};
+use edgewarden_names::{ErrorChain, Reason, Refusal};
 use edgewarden_transport::http::HttpError;
-
-use crate::chain;
 
 /// Why a command did not do what it was asked.
 #[derive(Debug)]
@@ -21,7 +19,7 @@ pub enum Stop {
 
 impl Stop {
     pub fn failed(error: impl std::error::Error + 'static) -> Self {
-        Self::Failed(chain(&error))
+        Self::Failed(ErrorChain(&error).to_string())
     }
 
     pub fn usage(text: impl Into<String>) -> Self {
@@ -73,7 +71,7 @@ fn is_closed(kind: ErrorKind) -> bool {
 }
 
 fn hint(error: &HttpError, hint: &str) -> Stop {
-    Stop::Failed(format!("{}\nhint: {hint}", chain(error)))
+    Stop::Failed(format!("{}\nhint: {hint}", ErrorChain(error)))
 }
 
 impl From<HttpError> for Stop {

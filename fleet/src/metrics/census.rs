@@ -8,6 +8,7 @@ use crate::Problem;
 use crate::admin_api::DeviceState;
 use crate::server::state::Shared;
 use crate::server::views;
+use edgewarden_names::ErrorChain;
 
 /// A count is as good as new for so long.
 const FRESH: Duration = Duration::from_secs(30);
@@ -44,7 +45,7 @@ impl Census {
                     tokio::spawn(async move {
                         let _turn = turn;
                         if let Err(error) = count(&shared).await {
-                            tracing::warn!(error = crate::chain(&error), "the gateways were not counted");
+                            tracing::warn!(error = %ErrorChain(&error), "the gateways were not counted");
                         }
                     });
                 }

@@ -15,7 +15,7 @@ use edgewarden_appraisal::{
     BUNDLE_BYTES_MAX, BUNDLE_CERTIFICATES_MAX, ReferenceValues, VendorBundle, VendorRoots,
 };
 use edgewarden_ca::{pem, spki};
-use edgewarden_names::{Digest, GatewayName, Reason, Refusal, UnixTime};
+use edgewarden_names::{Digest, ErrorChain, GatewayName, Reason, Refusal, UnixTime};
 use edgewarden_protocol::deployment::{Deployment, PAYLOAD_TYPE};
 use edgewarden_protocol::dsse::{self, ENVELOPE_BYTES_MAX, Envelope, VerifyingKey};
 use edgewarden_protocol::enrol::EVENT_LOG_BYTES_MAX;
@@ -219,7 +219,7 @@ async fn learn(
         .await
         .map_err(Problem::internal)?;
     let values = learned
-        .map_err(|error| Problem::from(Refusal::new(Reason::AttestEventLog, &name, crate::chain(&error))))?;
+        .map_err(|error| Problem::from(Refusal::new(Reason::AttestEventLog, &name, ErrorChain(&error))))?;
     let now = UnixTime::now();
     if !shared.store.add_reference(&values, origin, now).await? {
         return Err(invalid(&name, "there is a reference of this name"));

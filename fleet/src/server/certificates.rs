@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use edgewarden_names::UnixTime;
+use edgewarden_names::{ErrorChain, UnixTime};
 
 use crate::store::Store;
 
@@ -19,7 +19,7 @@ pub async fn tell(store: Store) {
             ),
             Err(error) => {
                 tracing::error!(
-                    error = crate::chain(&error),
+                    error = %ErrorChain(&error),
                     "certificates that run out are not told; trying again"
                 );
             }

@@ -21,7 +21,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use edgewarden_names::{Digest, UnixTime};
+use edgewarden_names::{Digest, ErrorChain, UnixTime};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sqlx::sqlite::{
@@ -89,7 +89,7 @@ impl StoreError {
             Self::Sql(sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_)) | Self::Content(_)
         );
         if unreadable || self.primary_code().is_some_and(|code| DAMAGE_CODES.contains(&code)) {
-            return Self::Damaged(crate::chain(&self));
+            return Self::Damaged(ErrorChain(&self).to_string());
         }
         self
     }
@@ -187,7 +187,7 @@ impl Store {
                 damaged => damaged,
             };
             let Err(error) = looked else { continue };
-            let text = crate::chain(&error);
+            let text = ErrorChain(&error).to_string();
             if !matches!(error, StoreError::Damaged(_)) {
                 tracing::warn!(
                     error = text,
@@ -197,7 +197,7 @@ impl Store {
             }
             tracing::error!(error = text, "the database is not what was written");
             if let Err(error) = self.add_event(events::By::Operator, None, &text, UnixTime::now()).await {
-                tracing::error!(error = crate::chain(&error), "the event is not kept");
+                tracing::error!(error = %ErrorChain(&error), "the event is not kept");
             }
         }
     }

@@ -3,13 +3,14 @@
 //! * [`TrustDomain`], [`SpiffeId`], [`GatewayName`], [`ModuleName`], [`LeafName`]: who · [`Principal`]: whom policy is about ·
 //!   [`SecretName`]: a secret of a module
 //! * [`Digest`], [`Generation`], [`Epoch`], [`UnixTime`]: which, and when · [`Architecture`]: for which processor
-//! * [`Reason`], [`Refusal`]: why not
+//! * [`Reason`], [`Refusal`]: why not · [`ErrorChain`]: an error for a line of a log
 //!
 //! Parse-only types: the parser is the only constructor, so a value that exists is valid.
 //! No I/O and no clock but [`UnixTime::now`].
 
 mod architecture;
 mod digest;
+mod error_chain;
 mod label;
 mod numbers;
 mod principal;
@@ -18,6 +19,7 @@ mod spiffe_id;
 
 pub use architecture::Architecture;
 pub use digest::{Digest, DigestError};
+pub use error_chain::ErrorChain;
 pub use label::{GatewayName, KeyName, LabelError, LeafName, ModuleName, SecretName};
 pub use numbers::{Epoch, Generation, UnixTime};
 pub use principal::Principal;

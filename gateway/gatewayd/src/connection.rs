@@ -8,7 +8,7 @@ use std::time::Duration;
 use edgewarden_mqtt::broker::ConnectionId;
 use edgewarden_mqtt::decode::decode;
 use edgewarden_mqtt::packet::{PACKET_BYTES_MAX, Packet};
-use edgewarden_names::{GatewayName, Principal, Reason, Refusal, SpiffeId, UnixTime};
+use edgewarden_names::{ErrorChain, GatewayName, Principal, Reason, Refusal, SpiffeId, UnixTime};
 use edgewarden_svid::{peer_expiry, peer_id};
 use edgewarden_transport::Clock;
 use nix::sys::socket::{setsockopt, sockopt};
@@ -19,7 +19,6 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::audit::{self, Audit};
-use crate::control::Chain;
 use crate::hub::{Accepted, Event, WRITES_MAX, Write};
 use crate::listen::Slot;
 use crate::view::{Door, View};
@@ -57,7 +56,7 @@ pub(crate) async fn serve(stream: TcpStream, from: SocketAddr, door: Door, slot:
             if let Some(refusal) = edgewarden_transport::tls::refusal(&error) {
                 shared.audit.refused(audit::stranger(from), refusal.clone());
             } else {
-                tracing::debug!(%from, error = %Chain(&error), "no TLS connection");
+                tracing::debug!(%from, error = %ErrorChain(&error), "no TLS connection");
             }
             return;
         }

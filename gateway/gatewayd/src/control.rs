@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use edgewarden_exchange::client::{Client, ClientError, unexpected};
-use edgewarden_names::{GatewayName, Refusal};
+use edgewarden_names::{ErrorChain, GatewayName, Refusal};
 use edgewarden_protocol::control::{Enforcer, MessageCounts, Reply, Request, Snapshot, Standing};
 use edgewarden_transport::Clock;
 use tokio::sync::{Semaphore, watch};
@@ -118,12 +118,12 @@ pub(crate) async fn follow(
                     Ok(view) => drop(views.send_replace(view)),
                     // The last good epoch stays in force, and this one is never reported as enforced.
                     Err(error) => {
-                        tracing::error!(error = %Chain(&error), "a policy epoch was not put in force");
+                        tracing::error!(error = %ErrorChain(&error), "a policy epoch was not put in force");
                     }
                 }
             }
             Err(error) => {
-                tracing::warn!(error = %Chain(&error), "identityd does not say what is in force");
+                tracing::warn!(error = %ErrorChain(&error), "identityd does not say what is in force");
                 // A new run of identityd counts its revisions anew.
                 seen = 0;
                 tokio::time::sleep(backoff.next()).await;
@@ -145,7 +145,7 @@ pub(crate) async fn report(control: Control, mut applied: watch::Receiver<View>)
                 // It says so when the epoch is no longer the newest; the newest comes by the watch.
                 Err(error) if error.refusal().is_some() => {}
                 Err(error) => {
-                    tracing::warn!(error = %Chain(&error), "identityd was not told of the epoch");
+                    tracing::warn!(error = %ErrorChain(&error), "identityd was not told of the epoch");
                     tokio::time::sleep(backoff.next()).await;
                     continue;
                 }
@@ -169,7 +169,7 @@ pub(crate) async fn report_counts(
         let counts = *counted.borrow_and_update();
         applied.mark_unchanged();
         if let Err(error) = control.done(&Request::MessagesCounted(counts)).await {
-            tracing::debug!(error = %Chain(&error), "identityd was not told what was counted");
+            tracing::debug!(error = %ErrorChain(&error), "identityd was not told what was counted");
         }
         tokio::time::sleep(COUNTS_EVERY).await;
         let changed = tokio::select! {
@@ -179,20 +179,5 @@ pub(crate) async fn report_counts(
         if changed.is_err() {
             return;
         }
-    }
-}
-
-/// An error with its sources, for one line of a log.
-pub(crate) struct Chain<'a>(pub(crate) &'a dyn std::error::Error);
-
-impl std::fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut source = self.0.source();
-        while let Some(error) = source {
-            write!(f, ": {error}")?;
-            source = error.source();
-        }
-        Ok(())
     }
 }

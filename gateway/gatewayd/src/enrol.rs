@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use edgewarden_exchange::client::unexpected;
-use edgewarden_names::{Reason, Refusal};
+use edgewarden_names::{ErrorChain, Reason, Refusal};
 use edgewarden_protocol::Bytes as Der;
 use edgewarden_protocol::control::{Certificate, Origin, Reply, Request as ControlRequest};
 use edgewarden_protocol::leaf::{ENROL_BYTES_MAX, ENROL_PATH, Enrol, RENEW_PATH, Renew};
@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
 use crate::audit::{self, Audit};
-use crate::control::{Chain, Control};
+use crate::control::Control;
 use crate::listen::{Slot, source};
 
 /// From the first byte of the handshake to the last of the answer.
@@ -74,7 +74,7 @@ pub(crate) async fn serve(stream: TcpStream, from: SocketAddr, slot: Slot, enrol
         let stream = match enrolment.acceptor.accept(stream).await {
             Ok(stream) => stream,
             Err(error) => {
-                tracing::debug!(%from, error = %Chain(&error), "no TLS connection");
+                tracing::debug!(%from, error = %ErrorChain(&error), "no TLS connection");
                 return;
             }
         };
@@ -92,7 +92,7 @@ pub(crate) async fn serve(stream: TcpStream, from: SocketAddr, slot: Slot, enrol
             .serve_connection(TokioIo::new(stream), service)
             .await;
         if let Err(error) = served {
-            tracing::debug!(%from, error = %Chain(&error), "an enrolment broke off");
+            tracing::debug!(%from, error = %ErrorChain(&error), "an enrolment broke off");
         }
     };
     drop(tokio::time::timeout(DEADLINE, exchange).await);
@@ -157,7 +157,7 @@ async fn issue(
             Err(internal(&subject))
         }
         Err(error) => Err(error.refusal().cloned().unwrap_or_else(|| {
-            tracing::error!(error = %Chain(&error), "no certificate for a leaf device");
+            tracing::error!(error = %ErrorChain(&error), "no certificate for a leaf device");
             internal(&subject)
         })),
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use edgewarden_exchange::client::unexpected;
 use edgewarden_mqtt::broker::Ticket;
-use edgewarden_names::{Reason, Refusal};
+use edgewarden_names::{ErrorChain, Reason, Refusal};
 use edgewarden_platform::reserve::is_behind;
 use edgewarden_protocol::control::{Reply, Request};
 use edgewarden_queue::{Appending, Queue, QueueError};
@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use zeroize::Zeroizing;
 
 use crate::audit::Audit;
-use crate::control::{Chain, Control, ControlError};
+use crate::control::{Control, ControlError};
 use crate::hub::{Event, ToStore};
 use crate::record;
 
@@ -52,12 +52,12 @@ pub(crate) async fn open(
             }
             // identityd is not there yet, or has no key yet: publications for upstream wait.
             Err(OpenError::Key(error)) => {
-                tracing::warn!(error = %Chain(&error), "no storage key yet");
+                tracing::warn!(error = %ErrorChain(&error), "no storage key yet");
                 tokio::time::sleep(RETRY / 20).await;
             }
             Err(error) => {
-                tracing::error!(error = %Chain(&error), "publications for upstream are refused");
-                let refusal = Refusal::new(Reason::Internal, "upstream queue", Chain(&error));
+                tracing::error!(error = %ErrorChain(&error), "publications for upstream are refused");
+                let refusal = Refusal::new(Reason::Internal, "upstream queue", ErrorChain(&error));
                 audit.failed(refusal.clone());
                 drop(opening.send_replace(Some(Err(refusal))));
                 tokio::time::sleep(RETRY).await;
@@ -123,5 +123,5 @@ fn refusal(error: &QueueError) -> Refusal {
         error if is_behind(error) => Reason::Storage,
         _ => Reason::Internal,
     };
-    Refusal::new(reason, "upstream queue", Chain(error))
+    Refusal::new(reason, "upstream queue", ErrorChain(error))
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use edgewarden_names::{Reason, Refusal};
+use edgewarden_names::{ErrorChain, Reason, Refusal};
 use edgewarden_protocol::gateway_console::UpstreamStatus;
 use edgewarden_protocol::uplink::{MESSAGES_BYTES_MAX, MESSAGES_MAX, Messages, MessagesReply};
 use edgewarden_queue::Queue;
@@ -12,7 +12,6 @@ use tokio::sync::{mpsc, watch};
 
 use crate::audit::Audit;
 use crate::backoff::Backoff;
-use crate::control::Chain;
 use crate::hub::Event;
 use crate::record;
 use crate::store::Opening;
@@ -68,9 +67,9 @@ pub(crate) async fn serve(
                 });
             }
             Err(error) => {
-                tracing::warn!(error = %Chain(&error), "messages wait for the fleet");
+                tracing::warn!(error = %ErrorChain(&error), "messages wait for the fleet");
                 if let UploadError::Conflict { .. } = &error {
-                    audit.failed(Refusal::new(Reason::QueueConflict, "upstream queue", Chain(&error)));
+                    audit.failed(Refusal::new(Reason::QueueConflict, "upstream queue", ErrorChain(&error)));
                     // The sessions are of the same disk.
                     if events.send(Event::OlderCopy).await.is_err() {
                         return;
@@ -82,7 +81,7 @@ pub(crate) async fn serve(
                     messages_max = (messages_max / 2).max(1);
                 }
                 let new =
-                    UpstreamStatus::Unreachable { since: clock.now(), error: Chain(&error).to_string() };
+                    UpstreamStatus::Unreachable { since: clock.now(), error: ErrorChain(&error).to_string() };
                 status.send_if_modified(|old| {
                     replace_if(old, new, |old| matches!(old, UpstreamStatus::Unreachable { .. }))
                 });

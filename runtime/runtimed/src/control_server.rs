@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use edgewarden_exchange::frame;
-use edgewarden_names::{Reason, Refusal};
+use edgewarden_names::{ErrorChain, Reason, Refusal};
 use edgewarden_platform::peer::{self, PeerEvidence};
 use edgewarden_platform::socket_file::SocketFile;
 use edgewarden_protocol::runtime_console::{Reply, Request};
@@ -135,7 +135,7 @@ async fn answer(
             match renewed.await.map_err(|_| ends())? {
                 Ok(verdict) => Ok(Reply::Renewed(Box::new(verdict))),
                 Err(crate::enrol::EnrolError::Refused(refusal)) => Err(refusal),
-                Err(error) => Err(Refusal::new(Reason::IdentityUnavailable, "renewal", crate::chain(&error))),
+                Err(error) => Err(Refusal::new(Reason::IdentityUnavailable, "renewal", ErrorChain(&error))),
             }
         }
         Request::Est { anew } => {

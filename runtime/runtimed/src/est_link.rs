@@ -10,7 +10,7 @@ use std::time::Duration;
 use edgewarden_est::wire::Question;
 use edgewarden_est::{Action, EstError, Life, Operation, Renewal, RenewalPolicy, Severity};
 use edgewarden_est_client::{Client, ClientIdentity, Key};
-use edgewarden_names::{Reason, Refusal, UnixTime};
+use edgewarden_names::{ErrorChain, Reason, Refusal, UnixTime};
 use edgewarden_protocol::control::{Reply, Request};
 use edgewarden_protocol::est::{EstConfig, EstLife, EstOperation, EstReply, EstRequest, EstState, HttpReply};
 use edgewarden_protocol::runtime_console::{EstOutcome, EstStatus, EstTrouble};
@@ -138,7 +138,7 @@ impl Link {
             }
             Err(error) => {
                 let held = if is_held { "the certificate that is held stays" } else { "there is none" };
-                let error_chain = crate::chain(error);
+                let error_chain = ErrorChain(error).to_string();
                 tracing::warn!(error = %error_chain, held, "no certificate from the site's CA");
                 self.renewal.failed(error, time);
             }

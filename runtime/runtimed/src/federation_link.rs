@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use edgewarden_names::{Digest, Reason, Refusal, TrustDomain};
+use edgewarden_names::{Digest, ErrorChain, Reason, Refusal, TrustDomain};
 use edgewarden_protocol::Bytes;
 use edgewarden_protocol::control::{Reply, Request};
 use edgewarden_protocol::federation::{
@@ -165,7 +165,7 @@ async fn hand_over(identityd: &Client, domain: &Federated, answer: Result<Bytes,
     match identityd.call(&Request::Federation(request)).await {
         Ok(_) => true,
         Err(error) => {
-            tracing::warn!(domain = %domain.trust_domain, error = %crate::chain(&error), "a bundle was not taken");
+            tracing::warn!(domain = %domain.trust_domain, error = %ErrorChain(&error), "a bundle was not taken");
             false
         }
     }
@@ -174,7 +174,8 @@ async fn hand_over(identityd: &Client, domain: &Federated, answer: Result<Bytes,
 /// The endpoint's answer as it is. Dropping it closes the connection.
 async fn fetch(domain: &Federated, clock: &Clock) -> Result<Bytes, Refusal> {
     let refuse = |reason, rule: String| Refusal::new(reason, &domain.trust_domain, rule);
-    let untrusted = |error: tls::TlsError| refuse(Reason::FederationUntrusted, crate::chain(&error));
+    let untrusted =
+        |error: tls::TlsError| refuse(Reason::FederationUntrusted, ErrorChain(&error).to_string());
     let config = match &domain.told_by {
         ToldBy::Web { authorities } => {
             web_client_config(&authorities.iter().map(Bytes::as_slice).collect::<Vec<_>>())
@@ -189,12 +190,12 @@ async fn fetch(domain: &Federated, clock: &Clock) -> Result<Bytes, Refusal> {
     let failed = |error: HttpError| match tls::refusal(&error) {
         Some(refusal) => refuse(Reason::FederationUntrusted, refusal.rule.clone()),
         None if matches!(error, HttpError::Untrusted { .. }) => {
-            refuse(Reason::FederationUntrusted, crate::chain(&error))
+            refuse(Reason::FederationUntrusted, ErrorChain(&error).to_string())
         }
         None if matches!(error, HttpError::TooLarge(_)) => {
             refuse(Reason::FederationBundle, error.to_string())
         }
-        None => refuse(Reason::FederationUnavailable, crate::chain(&error)),
+        None => refuse(Reason::FederationUnavailable, ErrorChain(&error).to_string()),
     };
     // A connection for each: it is judged by the bundle of the moment.
     let http = Http::new(&origin, config).map_err(failed)?;

@@ -1,6 +1,7 @@
 //! The gateway's JWT keys on their way to the fleet, for the trust domain's bundle. `identityd` states them under the
 //! gateway CA's key; what is carried here cannot be changed on the way.
 
+use edgewarden_names::ErrorChain;
 use edgewarden_protocol::Bytes;
 use edgewarden_protocol::control::{Reply, Request};
 use edgewarden_protocol::uplink::JwtKeysUpload;
@@ -25,7 +26,7 @@ impl JwtKeys {
             Ok(Reply::JwtKeys(Some(envelope))) => envelope,
             Ok(_) => return,
             Err(error) => {
-                tracing::debug!(error = %crate::chain(&error), "there is no statement of JWT keys now");
+                tracing::debug!(error = %ErrorChain(&error), "there is no statement of JWT keys now");
                 return;
             }
         };
@@ -38,7 +39,7 @@ impl JwtKeys {
         match told {
             Ok(()) => self.told = Some(stated),
             Err(error) => {
-                tracing::warn!(error = %crate::chain(&error), "the fleet did not take the JWT keys");
+                tracing::warn!(error = %ErrorChain(&error), "the fleet did not take the JWT keys");
             }
         }
     }

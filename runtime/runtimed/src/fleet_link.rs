@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use edgewarden_names::{Architecture, Digest, Refusal, UnixTime};
+use edgewarden_names::{Architecture, Digest, ErrorChain, Refusal, UnixTime};
 use edgewarden_protocol::control::{Lease, REFUSALS_MAX, Reply, Request, Status};
 use edgewarden_protocol::dsse::ENVELOPE_BYTES_MAX;
 use edgewarden_protocol::enrol::Verdict;
@@ -56,8 +56,8 @@ pub async fn sync(context: Arc<Context>, mut now: mpsc::Receiver<()>) {
     let identity =
         Identity::new(follow(context.layout.workload_socket("runtimed"))).with_clock(context.clock.clone());
     let http = tls::client_config(&identity, tls::only(tls::fleet_id(&context.config.gateway.trust_domain)))
-        .map_err(|error| crate::chain(&error))
-        .and_then(|tls| Http::new(&fleet.url, tls).map_err(|error| crate::chain(&error)));
+        .map_err(|error| ErrorChain(&error).to_string())
+        .and_then(|tls| Http::new(&fleet.url, tls).map_err(|error| ErrorChain(&error).to_string()));
     let http = match http {
         Ok(http) => http,
         Err(error) => {
@@ -124,7 +124,7 @@ impl Link {
         let status = match self.context.identityd.call(&Request::Status).await {
             Ok(Reply::Status(status)) => *status,
             Ok(_) => return Err(CallError::Unexpected.to_string()),
-            Err(error) => return Err(crate::chain(&error)),
+            Err(error) => return Err(ErrorChain(&error).to_string()),
         };
         // The first answer is wanted at once: it says that the fleet is there, and brings what was missed.
         let wait_seconds = if self.reached { HELD_SECONDS } else { 0 };
@@ -135,7 +135,7 @@ impl Link {
         let request = Sync { have: self.have().await?, wait_seconds, report: self.report(status), secrets };
         let reply: Result<SyncReply, HttpError> =
             self.http.post_json("/v1/gateway/sync", &request, REPLY_BYTES_MAX, SYNC_DEADLINE).await;
-        let reply = reply.map_err(|error| crate::chain(&error))?;
+        let reply = reply.map_err(|error| ErrorChain(&error).to_string())?;
         self.reached = true;
         let now = self.context.clock.now();
         self.context.board.set_fleet(|status| {
@@ -160,7 +160,7 @@ impl Link {
                 tracing::warn!(reason = refusal.reason.code(), %refusal, "the fleet's deployment was refused");
                 self.refused.note(envelope.0, &refusal)
             }
-            Err(error) => Err(crate::chain(&error)),
+            Err(error) => Err(ErrorChain(&error).to_string()),
         }
     }
 
@@ -169,7 +169,7 @@ impl Link {
             Ok(Reply::Deployment(deployment)) => Ok(Some(deployment.envelope)),
             Ok(Reply::Done) => Ok(None),
             Ok(_) => Err(CallError::Unexpected.to_string()),
-            Err(error) => Err(crate::chain(&error)),
+            Err(error) => Err(ErrorChain(&error).to_string()),
         }
     }
 
@@ -239,7 +239,7 @@ pub async fn renewals(context: Arc<Context>, mut now: mpsc::Receiver<RenewNow>) 
             }
             Err(error) => {
                 // The certificate that is held stays in use for as long as it lasts.
-                tracing::warn!(error = %crate::chain(error), "the gateway's certificate was not renewed");
+                tracing::warn!(error = %ErrorChain(error), "the gateway's certificate was not renewed");
                 wait = jittered(backoff);
                 backoff = (backoff * 2).min(RENEWAL_BACKOFF_LONGEST);
             }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use aws_lc_rs::digest::{SHA256, digest};
-use edgewarden_names::{Digest, Reason};
+use edgewarden_names::{Digest, ErrorChain, Reason};
 use edgewarden_protocol::Bytes;
 use edgewarden_protocol::control::{Reply, Request};
 use edgewarden_protocol::uplink::{REFUSED_MAX, SECRETS_SENT_MAX, SecretsSync};
@@ -32,7 +32,7 @@ impl Secrets {
                 tracing::debug!(%refusal, "no secrets can be sealed for this gateway");
                 return Ok(None);
             }
-            Err(error) => return Err(crate::chain(&error)),
+            Err(error) => return Err(ErrorChain(&error).to_string()),
         };
         match identityd.call(&Request::Secrets).await {
             Ok(Reply::Secrets(have)) => {
@@ -40,7 +40,7 @@ impl Secrets {
                 Ok(Some(SecretsSync { key, have, refused }))
             }
             Ok(_) => Err(CallError::Unexpected.to_string()),
-            Err(error) => Err(crate::chain(&error)),
+            Err(error) => Err(ErrorChain(&error).to_string()),
         }
     }
 
@@ -65,7 +65,7 @@ impl Secrets {
                     }
                     self.refused.push_back(name);
                 }
-                Err(error) => return Err(crate::chain(&error)),
+                Err(error) => return Err(ErrorChain(&error).to_string()),
             }
         }
         Ok(())

@@ -2,6 +2,7 @@
 //!
 //! Carries only. What is believed, and when, `identityd` decides.
 
+use edgewarden_names::ErrorChain;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,9 +11,9 @@ use edgewarden_transport::witness;
 use tokio::time::{sleep, timeout};
 
 use crate::context::Context;
+use crate::enrol;
 use crate::fleet_link::jittered;
 use crate::identity::CallError;
-use crate::{chain, enrol};
 
 /// A fleet of 10,000 is asked 17 times in a second.
 const ORDINARY: Duration = Duration::from_secs(600);
@@ -26,7 +27,7 @@ pub async fn follow(context: Arc<Context>) {
     let root = match enrol::root(&fleet) {
         Ok(root) => root,
         Err(error) => {
-            tracing::error!(error = %chain(&error), "the fleet is not asked for the time");
+            tracing::error!(error = %ErrorChain(&error), "the fleet is not asked for the time");
             return std::future::pending().await;
         }
     };
@@ -47,7 +48,7 @@ pub async fn follow(context: Arc<Context>) {
                 true
             }
             Err(error) => {
-                tracing::debug!(error = %chain(&error), "the fleet does not say what time it is");
+                tracing::debug!(error = %ErrorChain(&error), "the fleet does not say what time it is");
                 false
             }
         };

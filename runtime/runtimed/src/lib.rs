@@ -50,7 +50,7 @@ use std::fmt::Display;
 use std::sync::Arc;
 
 use edgewarden_metrics::door;
-use edgewarden_names::{Reason, Refusal};
+use edgewarden_names::{ErrorChain, Reason, Refusal};
 use edgewarden_platform::capabilities::{Capability, keep_only};
 use edgewarden_platform::harden;
 use edgewarden_platform::seccomp::start_containers;
@@ -137,20 +137,8 @@ impl RunError {
     }
 
     pub(crate) fn chain(&self) -> String {
-        chain(self)
+        ErrorChain(self).to_string()
     }
-}
-
-/// An error with its sources, in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }
 
 pub use crate::logs::LogPump;

@@ -19,7 +19,7 @@ use edgewarden_fleet::selection::Labels;
 use edgewarden_fleet::store::deployments::NewDeployment;
 use edgewarden_fleet::store::devices::{Admission, Attempt, Binding};
 use edgewarden_fleet::store::tokens::Grant;
-use edgewarden_names::{Architecture, Digest, GatewayName, ModuleName, SpiffeId, UnixTime};
+use edgewarden_names::{Architecture, Digest, ErrorChain, GatewayName, ModuleName, SpiffeId, UnixTime};
 use edgewarden_protocol::enrol::{Check, Verdict, VerdictState};
 use edgewarden_protocol::uplink::{DeploymentReport, ModuleReport, ModuleState, Report, Sync, SyncReply};
 use edgewarden_svid::X509Context;
@@ -243,7 +243,7 @@ async fn ask(client: Client, answered: Arc<AtomicU64>) -> Result<(), Failure> {
         let reply: SyncReply = client
             .post_json("/v1/gateway/sync", &sync, REPLY_BYTES_MAX, WAIT)
             .await
-            .map_err(|error| failed(edgewarden_fleet::chain(&error)))?;
+            .map_err(|error| failed(ErrorChain(&error).to_string()))?;
         if let Some(envelope) = reply.deployment {
             ensure(sync.have.is_none(), || "it was sent what it has".into())?;
             sync.have = Some(sha256(envelope.as_slice()));

@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use edgewarden_names::{SpiffeId, TrustDomain};
+use edgewarden_names::{ErrorChain, SpiffeId, TrustDomain};
 use edgewarden_svid::der;
 use edgewarden_workload_wire::workloadapi::{JwtBundlesRequest, JwtBundlesResponse, X509BundlesRequest};
 use prost::bytes::Bytes;
 use tokio::sync::watch;
 use tonic::codec::Streaming;
 
-use crate::socket::{FetchError, PAUSE_MAX, PAUSE_MIN, chain, client, jittered, secured};
+use crate::socket::{FetchError, PAUSE_MAX, PAUSE_MIN, client, jittered, secured};
 
 /// Most trust domains in one answer.
 const DOMAINS_MAX: usize = 256;
@@ -58,7 +58,7 @@ async fn keep_following(socket: &Path, latest: &watch::Sender<Option<Arc<JwkSets
             Err(error) => error,
             Ok(never) => match never {},
         };
-        tracing::warn!(socket = %socket.display(), error = %chain(&error), "no stream of JWT bundles; trying again");
+        tracing::warn!(socket = %socket.display(), error = %ErrorChain(&error), "no stream of JWT bundles; trying again");
         tokio::time::sleep(jittered(pause)).await;
         pause = (pause * 2).min(PAUSE_MAX);
     }

@@ -90,16 +90,6 @@ pub(crate) fn jittered(pause: Duration) -> Duration {
     pause.saturating_sub(less)
 }
 
-pub(crate) fn chain(error: &FetchError) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

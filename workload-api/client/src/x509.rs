@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use edgewarden_names::SpiffeId;
+use edgewarden_names::{ErrorChain, SpiffeId};
 use edgewarden_svid::{X509Context, der};
 use edgewarden_workload_wire::workloadapi::{X509svidRequest, X509svidResponse};
 use tokio::sync::watch;
 use tonic::codec::Streaming;
 use zeroize::Zeroizing;
 
-use crate::socket::{FetchError, PAUSE_MAX, PAUSE_MIN, chain, client, jittered, secured};
+use crate::socket::{FetchError, PAUSE_MAX, PAUSE_MIN, client, jittered, secured};
 
 /// The latest identity of a socket. `None` until the first.
 pub type Current = watch::Receiver<Option<Arc<X509Context>>>;
@@ -44,7 +44,7 @@ async fn keep_following(socket: &Path, latest: &watch::Sender<Option<Arc<X509Con
             Err(error) => error,
             Ok(never) => match never {},
         };
-        tracing::warn!(socket = %socket.display(), error = %chain(&error), "no identity stream; trying again");
+        tracing::warn!(socket = %socket.display(), error = %ErrorChain(&error), "no identity stream; trying again");
         tokio::time::sleep(jittered(pause)).await;
         pause = (pause * 2).min(PAUSE_MAX);
     }

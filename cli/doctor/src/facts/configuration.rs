@@ -1,5 +1,6 @@
 //! `config.toml` and the files that it pins.
 
+use edgewarden_names::ErrorChain;
 use std::path::{Path, PathBuf};
 
 use edgewarden_ca::{chain, pem, spki};
@@ -36,7 +37,7 @@ pub fn gather(layout: &Layout) -> Configuration {
         Err(why) => ConfigState::Missing(why),
         Ok(_) => match Config::load(&path) {
             Ok(config) => ConfigState::Good(Box::new(config)),
-            Err(error @ ConfigError::Read { .. }) => ConfigState::Missing(super::chain(&error)),
+            Err(error @ ConfigError::Read { .. }) => ConfigState::Missing(ErrorChain(&error).to_string()),
             Err(
                 error @ (ConfigError::Range { .. }
                 | ConfigError::Outlives { .. }
@@ -61,10 +62,10 @@ pub fn gather(layout: &Layout) -> Configuration {
 fn certificate(path: &Path) -> Read<(Vec<u8>, chain::Facts)> {
     let text = text(path)?;
     let read = pem::one(&text, pem::CERTIFICATE).and_then(|der| chain::facts(&der).map(|facts| (der, facts)));
-    read.map_err(|error| format!("`{}`: {}", path.display(), super::chain(&error)))
+    read.map_err(|error| format!("`{}`: {}", path.display(), ErrorChain(&error)))
 }
 
 fn key(path: &Path) -> Read<()> {
     let text = text(path)?;
-    spki::point_of_pem(&text).map(drop).map_err(|error| super::chain(&error))
+    spki::point_of_pem(&text).map(drop).map_err(|error| ErrorChain(&error).to_string())
 }

@@ -1,5 +1,6 @@
 //! What the three daemons say about themselves.
 
+use edgewarden_names::ErrorChain;
 use std::path::{Path, PathBuf};
 
 use edgewarden_exchange::frame;
@@ -13,7 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::{Daemon, Peer, Read, Sources, chain, has_tpm, patient};
+use super::{Daemon, Peer, Read, Sources, has_tpm, patient};
 
 #[derive(Debug, Clone, Default)]
 pub struct Daemons {
@@ -127,8 +128,11 @@ async fn ask<Q: Serialize + Sync, A: DeserializeOwned>(
             connected.map_err(|error| format!("cannot connect to `{}`: {error}", socket.display()))?;
         let peer = stream.peer_cred().ok();
         let peer = peer.and_then(|peer| peer.pid().map(|pid| Peer { pid, uid: peer.uid() }));
-        frame::write(&mut stream, request).await.map_err(|error| chain(&error))?;
-        frame::read(&mut stream).await.map(|reply| (peer, reply)).map_err(|error| chain(&error))
+        frame::write(&mut stream, request).await.map_err(|error| ErrorChain(&error).to_string())?;
+        frame::read(&mut stream)
+            .await
+            .map(|reply| (peer, reply))
+            .map_err(|error| ErrorChain(&error).to_string())
     };
     let answer = patient(sources.patience, exchange).await;
     answer

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use edgewarden_ca::chain::Facts as Certificate;
-use edgewarden_names::UnixTime;
+use edgewarden_names::{ErrorChain, UnixTime};
 use edgewarden_oci::registry::Registry;
 use edgewarden_protocol::config::{Config, Fleet as Settings};
 use edgewarden_protocol::deployment::Deployment;
@@ -14,7 +14,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::{Read, Sources, chain, patient};
+use super::{Read, Sources, patient};
 
 #[derive(Debug, Clone, Default)]
 pub struct Fleet {
@@ -73,12 +73,12 @@ async fn handshake(config: &Config, host: &str, root: &[u8], stream: TcpStream) 
     let domain = &config.gateway.trust_domain;
     let client =
         tls::pinned_client_config(&CertificateDer::from(root), domain, tls::only(tls::fleet_id(domain)))
-            .map_err(|error| chain(&error))?;
+            .map_err(|error| ErrorChain(&error).to_string())?;
     let name = ServerName::try_from(host.to_owned()).map_err(|error| error.to_string())?;
     let connected = TlsConnector::from(Arc::new(client)).connect(name, stream).await;
     let connected = connected.map_err(|error| match tls::refusal(&error) {
         Some(refusal) => refusal.to_string(),
-        None => chain(&error),
+        None => ErrorChain(&error).to_string(),
     })?;
     let shown = connected.get_ref().1.peer_certificates().unwrap_or_default();
     peer_expiry(shown).map_err(|refusal| refusal.to_string())
@@ -112,8 +112,13 @@ async fn registries(
         let (runtime, patience) = (config.runtime.clone(), sources.patience);
         asked.spawn(async move {
             let ask = async {
-                let registry = Registry::of(&image, &runtime).map_err(|error| chain(&error))?;
-                registry.manifest(image.digest()).await.map(drop).map_err(|error| chain(&error))
+                let registry =
+                    Registry::of(&image, &runtime).map_err(|error| ErrorChain(&error).to_string())?;
+                registry
+                    .manifest(image.digest())
+                    .await
+                    .map(drop)
+                    .map_err(|error| ErrorChain(&error).to_string())
             };
             let answer = patient(patience, ask).await;
             (host, answer.unwrap_or_else(|| Err(format!("no answer within {patience:?}"))))

@@ -185,15 +185,3 @@ fn number(path: &Path) -> Option<u64> {
 pub fn has_tpm(keystore: &Keystore) -> bool {
     matches!(keystore, Keystore::Tpm { .. } | Keystore::DangerousSimulatedTpm { .. })
 }
-
-/// An error with its sources, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
-}

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use edgewarden_mqtt::broker::durable::{Document, SavedRetained, SetAside};
 use edgewarden_mqtt::packet::Qos;
 use edgewarden_mqtt::{TopicFilter, TopicName};
-use edgewarden_names::{LeafName, ModuleName, Principal, Reason, Refusal, UnixTime};
+use edgewarden_names::{ErrorChain, LeafName, ModuleName, Principal, Reason, Refusal, UnixTime};
 use edgewarden_platform::durable;
 use edgewarden_protocol::Bytes;
 use edgewarden_queue::QueueError;
@@ -16,7 +16,6 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::record;
-use crate::control::Chain;
 use crate::hub::Event;
 
 /// Above what the broker's limits let a session grow to.
@@ -157,7 +156,7 @@ impl Documents {
         kept.map_err(|source| DocumentError::Io { what: "put aside", path: path.clone(), source })?;
         let why = why.map_or_else(
             || "it was written by another version of this program".to_owned(),
-            |error| Chain(&error).to_string(),
+            |error| ErrorChain(&error).to_string(),
         );
         let rule = format!("{why}; it was put aside as `{}`: {next}", aside.display());
         Ok(Refusal::new(Reason::Internal, format_args!("session document `{}`", path.display()), rule))
@@ -203,8 +202,8 @@ pub(crate) async fn serve(
         let written = tokio::task::spawn_blocking(move || {
             let write = |ToWrite { client, version, document }| {
                 let outcome = documents.write(&client, document.as_ref()).map_err(|error| {
-                    tracing::error!(error = %Chain(&error), "a session is not on disk");
-                    Refusal::new(Reason::Internal, "session document", Chain(&error))
+                    tracing::error!(error = %ErrorChain(&error), "a session is not on disk");
+                    Refusal::new(Reason::Internal, "session document", ErrorChain(&error))
                 });
                 Event::Documented { client, version, outcome }
             };

@@ -10,7 +10,7 @@
 use std::time::Duration;
 
 use edgewarden_mqtt::broker::durable::{Saved, SavedRetained};
-use edgewarden_names::{Principal, Reason, Refusal};
+use edgewarden_names::{ErrorChain, Principal, Reason, Refusal};
 use edgewarden_platform::reserve::is_behind;
 use edgewarden_queue::{Appending, Queue, QueueError};
 use tokio::sync::{mpsc, oneshot};
@@ -18,7 +18,6 @@ use tokio::time::Instant;
 
 use super::index::Index;
 use super::record::{self, Record};
-use crate::control::Chain;
 use crate::hub::Event;
 
 /// Acknowledgements are written down together, this long after the first.
@@ -177,7 +176,7 @@ impl Journal {
         };
         if let Err(error) = outcome.await {
             // What is not written down is delivered again after a crash, no worse.
-            tracing::warn!(error = %Chain(&error), "acknowledgements of messages are not on disk");
+            tracing::warn!(error = %ErrorChain(&error), "acknowledgements of messages are not on disk");
         }
     }
 
@@ -197,7 +196,7 @@ impl Journal {
             return;
         }
         if let Err(error) = self.clean_step().await {
-            tracing::warn!(error = %Chain(&error), "the journal of messages cannot be cleaned");
+            tracing::warn!(error = %ErrorChain(&error), "the journal of messages cannot be cleaned");
         }
     }
 
@@ -242,7 +241,7 @@ fn refusal(error: &QueueError) -> Refusal {
         error if is_behind(error) => Reason::Storage,
         _ => Reason::Internal,
     };
-    Refusal::new(reason, "session journal", Chain(error))
+    Refusal::new(reason, "session journal", ErrorChain(error))
 }
 
 #[cfg(test)]

@@ -20,13 +20,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use edgewarden_mqtt::broker::durable::Restored;
-use edgewarden_names::{Principal, Reason, Refusal};
+use edgewarden_names::{ErrorChain, Principal, Reason, Refusal};
 use edgewarden_queue::sealed::Sealer;
 use edgewarden_queue::{Queue, QueueError};
 use tokio::sync::{mpsc, watch};
 
 use crate::audit::Audit;
-use crate::control::{Chain, Control, ControlError};
+use crate::control::{Control, ControlError};
 use crate::hub::Event;
 use crate::store::{Opening, storage_key};
 use documents::{DocumentError, Documents, Found, ToWrite};
@@ -80,12 +80,12 @@ pub(crate) async fn serve(
         match load(&folder, &control).await {
             Ok(loaded) => break loaded,
             Err(LoadError::Key(error)) => {
-                tracing::warn!(error = %Chain(&error), "no storage key yet");
+                tracing::warn!(error = %ErrorChain(&error), "no storage key yet");
                 tokio::time::sleep(RETRY / 20).await;
             }
             Err(error) => {
-                tracing::error!(error = %Chain(&error), "no client is let in");
-                let refusal = Refusal::new(Reason::Internal, "sessions", Chain(&error));
+                tracing::error!(error = %ErrorChain(&error), "no client is let in");
+                let refusal = Refusal::new(Reason::Internal, "sessions", ErrorChain(&error));
                 audit.failed(refusal.clone());
                 if events.send(Event::Restored(Err(refusal.clone()))).await.is_err() {
                     return;

@@ -262,6 +262,7 @@ impl IndexFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use edgewarden_protocol::document::Shelf as _;
 
     fn module(text: &str) -> ModuleName {
         ModuleName::parse(text).unwrap()
