@@ -4,6 +4,9 @@
 //! copy in the place of the state: a decision that is not on disk has not been made. An input that is refused leaves
 //! nothing behind. Trusts its inputs as the shell parsed or read them from the kernel; judges all they say.
 
+mod federation;
+mod secrets;
+
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -29,7 +32,7 @@ use crate::federation::Fetched;
 use crate::jwt_keys::PublishedKey;
 use crate::permits::Permits;
 use crate::records::ProcessSeen;
-use crate::secrets;
+use crate::secrets::Judged;
 use crate::site::{self, Site};
 
 /// What does not change while the process runs.
@@ -68,7 +71,7 @@ pub enum Input {
     /// An image was judged under the deployment of this epoch.
     ImageJudged(Box<ImageProof>, Epoch),
     /// A secret was judged and opens; it counts from now on.
-    SecretJudged(Box<secrets::Judged>),
+    SecretJudged(Box<Judged>),
     StartPrepare {
         permit: String,
     },

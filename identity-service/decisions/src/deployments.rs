@@ -14,10 +14,9 @@ use edgewarden_policy::{compile, federation};
 use edgewarden_protocol::Bytes;
 use edgewarden_protocol::control::DeploymentInForce;
 use edgewarden_protocol::deployment::{Deployment, Module, PAYLOAD_TYPE};
+use edgewarden_protocol::document::Document;
 use edgewarden_protocol::dsse::{self, DsseError, VerifyingKey};
 use serde::{Deserialize, Serialize};
-
-use edgewarden_protocol::document::Document;
 
 /// What is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

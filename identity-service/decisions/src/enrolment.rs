@@ -9,12 +9,12 @@ use std::time::Duration;
 use edgewarden_names::{GatewayName, Reason, Refusal, TrustDomain, UnixTime};
 use edgewarden_protocol::Bytes;
 use edgewarden_protocol::control::Lease;
+use edgewarden_protocol::document::Document;
 use edgewarden_protocol::enrol::{Enrolled, Verdict, VerdictState};
 use serde::{Deserialize, Serialize};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::boot::Measured;
-use edgewarden_protocol::document::Document;
 
 const CERTIFICATE_BYTES_MAX: usize = 16 * 1024;
 const CHECKS_MAX: usize = 256;

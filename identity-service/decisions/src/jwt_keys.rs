@@ -4,11 +4,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use edgewarden_names::UnixTime;
+use edgewarden_protocol::document::Document;
 use edgewarden_protocol::jwt_keys::KEYS_MAX;
 use edgewarden_svid::jwt::{PublicKey, SigningKey, thumbprint};
 use serde::{Deserialize, Serialize};
-
-use edgewarden_protocol::document::Document;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -13,10 +13,9 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, digest};
 use edgewarden_names::{LeafName, Reason, Refusal, UnixTime};
 use edgewarden_protocol::deployment::LEAVES_MAX;
+use edgewarden_protocol::document::Document;
 use edgewarden_protocol::token::LeafToken;
 use serde::{Deserialize, Serialize};
-
-use edgewarden_protocol::document::Document;
 
 /// Longest life of a token: a week, for a technician who travels.
 pub const TOKEN_LIFETIME_SECONDS_MAX: u32 = 7 * 86400;

@@ -9,9 +9,8 @@ use std::time::Duration;
 use edgewarden_image_trust::ImageProof;
 use edgewarden_names::{Epoch, Generation, Reason, Refusal, UnixTime};
 use edgewarden_protocol::control::StartPermit;
-use serde::{Deserialize, Serialize};
-
 use edgewarden_protocol::document::Document;
+use serde::{Deserialize, Serialize};
 
 pub const PERMIT_LIFETIME: Duration = Duration::from_secs(300);
 /// Permits given and not used, and starts prepared and not done.

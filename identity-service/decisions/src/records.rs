@@ -12,9 +12,8 @@ use std::net::Ipv4Addr;
 
 use edgewarden_names::{Reason, Refusal, UnixTime};
 use edgewarden_protocol::control::{StartPermit, StartRecord};
-use serde::{Deserialize, Serialize};
-
 use edgewarden_protocol::document::Document;
+use serde::{Deserialize, Serialize};
 
 /// Live instances: twice the modules of a deployment, because an update runs old and new side by side.
 pub const RECORDS_MAX: usize = 2 * edgewarden_protocol::deployment::MODULES_MAX;

@@ -8,10 +8,10 @@
 mod tests;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use edgewarden_names::{Digest, ModuleName, Reason, Refusal, SecretName};
+use edgewarden_protocol::document::Document;
 use edgewarden_protocol::dsse::{self, DsseError};
 use edgewarden_protocol::secret::{
     Content, ENTRIES_MAX, ENVELOPE_BYTES_MAX, GATEWAY_BYTES_MAX, MODULE_BYTES_MAX, PAYLOAD_TYPE, SECRETS_MAX,
@@ -19,16 +19,14 @@ use edgewarden_protocol::secret::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::authority::{Authority, Step};
 use crate::deployments::{Target, envelope_digest};
-use edgewarden_protocol::document::Document;
 
 /// What is known of every secret that there has been.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Secrets {
     /// Counts what was accepted.
-    changes: u64,
+    pub(crate) changes: u64,
     kept: BTreeMap<ModuleName, BTreeMap<SecretName, Kept>>,
 }
 
@@ -69,7 +67,7 @@ impl Document for Secrets {
 #[derive(Debug, Clone)]
 pub struct Judged {
     document: SecretDocument,
-    signed_by: String,
+    pub(crate) signed_by: String,
     envelope: Digest,
 }
 
@@ -144,7 +142,7 @@ impl Secrets {
         self.kept.iter().flat_map(of).collect()
     }
 
-    fn above(&self, document: &SecretDocument) -> Result<(), Refusal> {
+    pub(crate) fn above(&self, document: &SecretDocument) -> Result<(), Refusal> {
         match self.kept(&document.module, &document.name) {
             Some(kept) if document.version <= kept.version => {
                 let rule = format!("the version is not above {}, the highest so far", kept.version);
@@ -155,7 +153,7 @@ impl Secrets {
     }
 
     /// With what was judged in the place of its earlier version.
-    fn with(&self, judged: &Judged) -> Result<Self, Refusal> {
+    pub(crate) fn with(&self, judged: &Judged) -> Result<Self, Refusal> {
         let Judged { document, signed_by, envelope } = judged;
         self.above(document)?;
         let held = match &document.content {
@@ -222,50 +220,5 @@ impl Secrets {
             }
         }
         hex::encode(digest(&SHA256, text.as_bytes()))
-    }
-}
-
-impl Authority {
-    /// Counts changes of secrets.
-    pub(crate) fn secrets_changes(&self) -> u64 {
-        self.documents.secrets.changes
-    }
-
-    /// Judges an envelope; `None` when it is held already. Pure.
-    pub fn judge_secret(&self, envelope: &[u8]) -> Result<Option<Judged>, Refusal> {
-        let judged = open(envelope, &self.context.target)?;
-        let document = &judged.document;
-        let held = self.documents.secrets.held(&document.module, &document.name);
-        if held.is_some_and(|(_, held)| held.envelope == judged.envelope) {
-            return Ok(None);
-        }
-        self.documents.secrets.above(document)?;
-        Ok(Some(judged))
-    }
-
-    pub(crate) fn secret_judged(&mut self, judged: &Judged) -> Result<Step, Refusal> {
-        self.documents.secrets = Arc::new(self.documents.secrets.with(judged)?);
-        let kind = match judged.document.content {
-            Content::Sealed(_) => "secret.accepted",
-            Content::Removed => "secret.removed",
-        };
-        let detail = format!("signed by {}, {}", judged.signed_by, judged.envelope);
-        Ok(Step::done().event(kind, judged.document.subject(), detail).look())
-    }
-
-    /// What the deployment in force lets a module have.
-    pub fn uses(&self, module: &ModuleName) -> &[SecretUse] {
-        let modules = self.in_force.as_ref().map(|in_force| in_force.deployment().modules.as_slice());
-        let found = modules.unwrap_or_default().iter().find(|found| found.name == *module);
-        found.map_or(&[], |found| &found.secrets)
-    }
-
-    /// A module does not start without its secrets.
-    pub(crate) fn secrets_are_there(&self, module: &ModuleName) -> Result<(), Refusal> {
-        let secrets = &self.documents.secrets;
-        match self.uses(module).iter().find(|secret| secrets.held(module, &secret.name).is_none()) {
-            Some(secret) => Err(secrets.missing(module, &secret.name)),
-            None => Ok(()),
-        }
     }
 }

@@ -9,9 +9,8 @@ use std::time::Duration;
 
 use edgewarden_names::UnixTime;
 use edgewarden_protocol::control::TimeBy;
-use serde::{Deserialize, Serialize};
-
 use edgewarden_protocol::document::Document;
+use serde::{Deserialize, Serialize};
 
 /// The floor is written anew when it is this far behind, so that a quiet gateway does not wear its flash.
 const RAISE_STEP: Duration = Duration::from_secs(600);

@@ -1,6 +1,7 @@
-use super::*;
 use edgewarden_svid::jwt::{JwtKeys, SigningKey};
 use serde_json::json;
+
+use super::*;
 
 fn domain() -> TrustDomain {
     TrustDomain::parse("other.example").unwrap()

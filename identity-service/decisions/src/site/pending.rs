@@ -4,10 +4,9 @@
 use edgewarden_est::{Enrolment, Operation, SignedRequest, Subject};
 use edgewarden_names::{Refusal, UnixTime};
 use edgewarden_protocol::Bytes;
+use edgewarden_protocol::document::Document;
 use edgewarden_protocol::est::EstOperation;
 use serde::{Deserialize, Serialize};
-
-use edgewarden_protocol::document::Document;
 
 const REQUEST_BYTES_MAX: usize = 16 * 1024;
 
