@@ -7,9 +7,10 @@
 use aws_lc_rs::digest::{Context, SHA256};
 use edgewarden_decisions::boot::Measured;
 use edgewarden_keystore::Keystore;
+use edgewarden_names::ErrorChain;
 use edgewarden_protocol::Bytes;
 
-use crate::service::{Chain, random};
+use crate::refuse::random;
 
 /// As the fleet judges (`edgewarden_appraisal::BOOT_PCRS`).
 const BOOT_PCRS: [u8; 12] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 14];
@@ -44,7 +45,7 @@ fn quote(keystore: &dyn Keystore) -> Option<Bytes> {
             Some(all.finish().as_ref().to_vec().into())
         }
         Err(error) => {
-            tracing::warn!(error = %Chain(&error), "the TPM does not say what it has measured of this boot");
+            tracing::warn!(error = %ErrorChain(&error), "the TPM does not say what it has measured of this boot");
             None
         }
     }

@@ -195,7 +195,7 @@ pub async fn serve(service: Arc<Service>, mut listener: Kept, gateway_uid: Optio
 fn rights_of(service: &Service, stream: &UnixStream, gateway_uid: Option<u32>) -> io::Result<(Rights, i32)> {
     let peer = PeerEvidence::of(stream)?;
     let cgroup = peer.cgroup()?;
-    if service.current().documents().records.instance_of(&cgroup).is_some() {
+    if service.ledger.current().documents().records.instance_of(&cgroup).is_some() {
         return Ok((Rights::Nothing, peer.pid()));
     }
     Ok((Rights::of(peer.uid(), gateway_uid), peer.pid()))
@@ -225,7 +225,7 @@ async fn turn_away(service: &Arc<Service>, mut stream: UnixStream) -> Result<(),
 
 async fn note(service: &Arc<Service>, refusal: Refusal) {
     let service = Arc::clone(service);
-    let noted = tokio::task::spawn_blocking(move || service.note_caller(CONTROL, &refusal));
+    let noted = tokio::task::spawn_blocking(move || service.ledger.note_caller(CONTROL, &refusal));
     if let Err(error) = noted.await {
         tracing::error!(%error, "a refusal was not written down");
     }

@@ -12,8 +12,11 @@ use edgewarden_names::{ModuleName, Reason, Refusal, SpiffeId, UnixTime};
 use edgewarden_protocol::audit::{Event, KeyUse};
 use zeroize::Zeroizing;
 
+use crate::issuance::Issuance;
+use crate::kept::KeptSecrets;
+use crate::ledger::Ledger;
 use crate::module_keys::ModuleKeys;
-use crate::service::Service;
+use crate::refuse::alive;
 
 /// Certificates that one instance gets at once, and how long it takes until there is one more.
 const CERTIFICATES_MAX: u32 = 16;
@@ -35,9 +38,17 @@ enum Keys {
     Failed(Refusal, Instant),
 }
 
+/// What the API needs of the service.
+#[derive(Debug)]
+pub struct Desk {
+    pub ledger: Arc<Ledger>,
+    pub issuance: Arc<Issuance>,
+    pub kept: Arc<KeptSecrets>,
+}
+
 pub struct InstanceApi {
     /// The socket's task must not keep the service alive.
-    service: Weak<Service>,
+    desk: Weak<Desk>,
     instance: String,
     keys: Mutex<Keys>,
     certificates: Mutex<Allowance>,
@@ -45,9 +56,9 @@ pub struct InstanceApi {
 }
 
 impl InstanceApi {
-    pub fn new(service: &Arc<Service>, instance: &str) -> Self {
+    pub fn new(desk: &Arc<Desk>, instance: &str) -> Self {
         Self {
-            service: Arc::downgrade(service),
+            desk: Arc::downgrade(desk),
             instance: instance.into(),
             keys: Mutex::default(),
             certificates: Mutex::new(Allowance::new(CERTIFICATES_MAX, CERTIFICATE_INTERVAL)),
@@ -55,18 +66,15 @@ impl InstanceApi {
         }
     }
 
-    /// The service, once it is certain that it may answer.
-    fn open(&self) -> Result<(Arc<Service>, Instance), Refusal> {
-        let service = self
-            .service
-            .upgrade()
-            .ok_or_else(|| Refusal::new(Reason::IdentityUnavailable, "identityd", "it is stopping"))?;
-        let state = service.current();
+    /// The desk, once it is certain that it may answer.
+    fn open(&self) -> Result<(Arc<Desk>, Instance), Refusal> {
+        let desk = alive(&self.desk)?;
+        let state = desk.ledger.current();
         state.documents().enrolment.trusted()?;
         let record = state.documents().records.get(&self.instance).ok_or_else(|| {
             Refusal::new(Reason::CallerNotModule, &self.instance, "the instance does not run")
         })?;
-        if !is_granted(&service, &record.module) {
+        if !is_granted(&desk.ledger, &record.module) {
             let rule = "the deployment in force does not give this module the API (`iotedge`)";
             return Err(Refusal::new(Reason::PolicyDenied, &record.module, rule));
         }
@@ -76,11 +84,11 @@ impl InstanceApi {
             generation: record.generation,
             started: record.at,
         };
-        Ok((service, instance))
+        Ok((desk, instance))
     }
 
     fn keys(&self) -> Result<Arc<ModuleKeys>, Refusal> {
-        let (service, instance) = self.open()?;
+        let (desk, instance) = self.open()?;
         // Held while the chip is asked: the callers of one socket are few.
         let mut kept = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
         match &*kept {
@@ -88,20 +96,20 @@ impl InstanceApi {
             Keys::Failed(refusal, at) if at.elapsed() < KEYSTORE_REST => return Err(refusal.clone()),
             Keys::Failed(..) | Keys::Closed => {}
         }
-        let opened = ModuleKeys::of(&service, &instance.module);
+        let opened = ModuleKeys::of(&desk.kept, &desk.ledger.context.target, &instance.module);
         let keys = Arc::new(opened.inspect_err(|refusal| {
             *kept = Keys::Failed(refusal.clone(), Instant::now());
         })?);
         let event = Event::new("iotedge.keys_opened", &instance.module, &self.instance);
-        service.record(&event.with_key(KeyUse::Storage));
+        desk.ledger.record(&event.with_key(KeyUse::Storage));
         *kept = Keys::Open(Arc::clone(&keys));
         Ok(keys)
     }
 
     fn issue(&self, dns: &[String], until: Option<UnixTime>) -> Result<Issued, Refusal> {
-        let (service, instance) = self.open()?;
-        let now = service.now();
-        service.current().documents().enrolment.may_issue(now)?;
+        let (desk, instance) = self.open()?;
+        let now = desk.ledger.now();
+        desk.ledger.current().documents().enrolment.may_issue(now)?;
         let wanted = until.map(|until| until.after(now));
         if wanted == Some(Duration::ZERO) {
             return Err(Refusal::new(Reason::RequestInvalid, "expiration", "it is in the past"));
@@ -113,12 +121,12 @@ impl InstanceApi {
             );
             return Err(Refusal::new(Reason::CallerBudget, &self.instance, rule));
         }
-        let target = &service.context.target;
+        let target = &desk.ledger.context.target;
         let id = SpiffeId::module(&target.trust_domain, &target.gateway, &instance.module);
-        let svid = service.issuance.issue_extra(&id, dns, wanted, now)?;
+        let svid = desk.issuance.issue_extra(&id, dns, wanted, now)?;
         let names = if dns.is_empty() { String::new() } else { format!(" for {}", dns.join(", ")) };
         let detail = format!("{}, serial {}, until {}{names}", self.instance, svid.serial, svid.not_after);
-        service.record(&Event::new("iotedge.certificate", &id, detail).with_key(KeyUse::IssuingCa));
+        desk.ledger.record(&Event::new("iotedge.certificate", &id, detail).with_key(KeyUse::IssuingCa));
         Ok(Issued {
             key_pem: pem::encode_secret(pem::PRIVATE_KEY, &svid.key_pkcs8),
             chain_pem: pem::chain(&svid.chain_der),
@@ -128,21 +136,21 @@ impl InstanceApi {
 }
 
 /// Does the deployment in force give the module this API?
-pub fn is_granted(service: &Service, module: &ModuleName) -> bool {
-    let state = service.current();
+pub fn is_granted(ledger: &Ledger, module: &ModuleName) -> bool {
+    let state = ledger.current();
     state.in_force().is_some_and(|in_force| {
         in_force.deployment().modules.iter().any(|entry| entry.name == *module && entry.iotedge)
     })
 }
 
 /// The granted name that was asked for, as the deployment writes it.
-fn granted_name(service: &Service, module: &ModuleName, asked: &str) -> Result<String, Refusal> {
-    let state = service.current();
+fn granted_name(ledger: &Ledger, module: &ModuleName, asked: &str) -> Result<String, Refusal> {
+    let state = ledger.current();
     let entries = state.in_force().map(|in_force| in_force.deployment().modules.as_slice());
     let entry = entries.unwrap_or_default().iter().find(|entry| entry.name == *module && entry.iotedge);
     // Who makes deployments for many gateways does not know their names. A module that has this one's would be taken for
     // the gateway itself.
-    let gateway = service.context.target.gateway.as_str();
+    let gateway = ledger.context.target.gateway.as_str();
     let is_gateways = |name: &&str| name.split('.').next() == Some(gateway);
     let mut names = entry.into_iter().flat_map(|entry| {
         let more = entry.server_names.iter().map(String::as_str);
@@ -176,8 +184,8 @@ impl ModuleApi for InstanceApi {
     }
 
     fn server_certificate(&self, common_name: &str, until: Option<UnixTime>) -> Result<Issued, Refusal> {
-        let (service, instance) = self.open()?;
-        let name = granted_name(&service, &instance.module, common_name)?;
+        let (desk, instance) = self.open()?;
+        let name = granted_name(&desk.ledger, &instance.module, common_name)?;
         self.issue(&[name], until)
     }
 
@@ -186,17 +194,17 @@ impl ModuleApi for InstanceApi {
     }
 
     fn trust_bundle(&self) -> Result<String, Refusal> {
-        let (service, _) = self.open()?;
-        let state = service.current();
+        let (desk, _) = self.open()?;
+        let state = desk.ledger.current();
         let accepted = state.documents().enrolment.trusted()?;
         Ok(pem::chain(&accepted.bundle()))
     }
 
     fn refused(&self, refusal: &Refusal) {
-        if let Some(service) = self.service.upgrade()
+        if let Some(desk) = self.desk.upgrade()
             && take(&self.refusals)
         {
-            service.note_soon(&self.instance, refusal);
+            desk.ledger.note_soon(&self.instance, refusal);
         }
     }
 }

@@ -13,6 +13,8 @@ use std::time::Duration;
 
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use edgewarden_ca::{CaError, Issued, IssuingCa, Svid};
+use edgewarden_decisions::enrolment::Accepted;
+use edgewarden_decisions::renewal::{Failure, Held, Parent, Plan, Renewal, Tick};
 use edgewarden_keystore::{CaKey, Keystore};
 use edgewarden_names::{GatewayName, ModuleName, Reason, Refusal, SpiffeId, TrustDomain, UnixTime};
 use edgewarden_protocol::audit::{Event, KeyUse};
@@ -24,8 +26,6 @@ use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use crate::metrics::{Certificate, Metrics, Operation};
-use edgewarden_decisions::enrolment::Accepted;
-use edgewarden_decisions::renewal::{Failure, Held, Parent, Plan, Renewal, Tick};
 
 /// As far as `edgewarden_ca` reaches back.
 const BACKDATE: Duration = Duration::from_secs(60);

@@ -1,33 +1,51 @@
 //! Secrets that the keystore seals for us: made at their first use, then the same for the life of the gateway.
 
-use std::sync::PoisonError;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use edgewarden_keystore::KeystoreError;
+use edgewarden_keystore::{Keystore, KeystoreError};
 use edgewarden_names::Refusal;
 use zeroize::Zeroizing;
 
-use crate::metrics::Operation;
-use crate::requests::keystore_refusal;
-use crate::service::{Service, internal, random};
+use crate::metrics::{Metrics, Operation};
+use crate::refuse::{internal, keystore_refusal, random};
 
-/// The secret of that name, 32 bytes. Blocks on the keystore.
-///
-/// Made only when the keystore says that there is none: a store that does not answer, or not rightly, is an error and
-/// never a new secret.
-pub fn secret(service: &Service, name: &str) -> Result<Zeroizing<[u8; 32]>, Refusal> {
-    // Two first askers must not each make one.
-    let _one_at_a_time = service.storage_key.lock().unwrap_or_else(PoisonError::into_inner);
-    let unseal = || service.metrics.keystore(Operation::Seal, || service.keystore.unseal(name));
-    let unsealed = match unseal() {
-        Err(KeystoreError::NotSealed(_)) => {
-            let fresh = Zeroizing::new(random()?);
-            let seal = || service.keystore.seal(name, fresh.as_slice());
-            let sealed = service.metrics.keystore(Operation::Seal, seal);
-            sealed.and_then(|()| unseal())
-        }
-        unsealed => unsealed,
-    };
-    let bytes = unsealed.map_err(|error| keystore_refusal(name, &error))?;
-    let secret: &[u8; 32] = bytes.as_slice().try_into().map_err(|error| internal(name, &error))?;
-    Ok(Zeroizing::new(*secret))
+pub struct KeptSecrets {
+    keystore: Arc<dyn Keystore>,
+    metrics: Arc<Metrics>,
+    /// Held while a secret is made or released.
+    one_at_a_time: Mutex<()>,
+}
+
+impl std::fmt::Debug for KeptSecrets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("KeptSecrets(..)")
+    }
+}
+
+impl KeptSecrets {
+    pub fn new(keystore: Arc<dyn Keystore>, metrics: Arc<Metrics>) -> Self {
+        Self { keystore, metrics, one_at_a_time: Mutex::new(()) }
+    }
+
+    /// The secret of that name, 32 bytes. Blocks on the keystore.
+    ///
+    /// Made only when the keystore says that there is none: a store that does not answer, or not rightly, is an error and
+    /// never a new secret.
+    pub fn secret(&self, name: &str) -> Result<Zeroizing<[u8; 32]>, Refusal> {
+        // Two first askers must not each make one.
+        let _one_at_a_time = self.one_at_a_time.lock().unwrap_or_else(PoisonError::into_inner);
+        let unseal = || self.metrics.keystore(Operation::Seal, || self.keystore.unseal(name));
+        let unsealed = match unseal() {
+            Err(KeystoreError::NotSealed(_)) => {
+                let fresh = Zeroizing::new(random()?);
+                let seal = || self.keystore.seal(name, fresh.as_slice());
+                let sealed = self.metrics.keystore(Operation::Seal, seal);
+                sealed.and_then(|()| unseal())
+            }
+            unsealed => unsealed,
+        };
+        let bytes = unsealed.map_err(|error| keystore_refusal(name, &error))?;
+        let secret: &[u8; 32] = bytes.as_slice().try_into().map_err(|error| internal(name, &error))?;
+        Ok(Zeroizing::new(*secret))
+    }
 }

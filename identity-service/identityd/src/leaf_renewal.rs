@@ -10,14 +10,15 @@ use std::time::Duration;
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use edgewarden_ca::chain::{Facts, facts};
+use edgewarden_decisions::authority::Input;
 use edgewarden_names::{IdKind, LeafName, Reason, Refusal, SpiffeId, UnixTime};
 use edgewarden_protocol::Bytes;
 use edgewarden_protocol::control::{Certificate, Reply};
 use edgewarden_protocol::deployment::LEAVES_MAX;
 use edgewarden_protocol::leaf::renewal_statement;
 
-use crate::service::Service;
-use edgewarden_decisions::authority::Input;
+use crate::issuance::Issuance;
+use crate::ledger::Ledger;
 
 /// A device that asks again within it has lost the answer at worst, and gets no more than the audit log can bear.
 const REST: Duration = Duration::from_secs(60);
@@ -46,29 +47,37 @@ fn is_in_window(facts: &Facts, now: UnixTime) -> bool {
     facts.not_before.plus(life / 3) <= now && now < facts.not_after
 }
 
-pub fn renew(service: &Service, chain: &[Bytes], csr: &Bytes, proof: &Bytes) -> Result<Reply, Refusal> {
+/// What a renewal takes.
+#[derive(Clone, Copy)]
+pub struct Parts<'a> {
+    pub ledger: &'a Ledger,
+    pub issuance: &'a Issuance,
+    pub renewals: &'a Renewals,
+}
+
+pub fn renew(parts: Parts<'_>, chain: &[Bytes], csr: &Bytes, proof: &Bytes) -> Result<Reply, Refusal> {
     // `gatewayd` reports a refusal with the peer that it met: here it would use up what is written for operators.
-    let (leaf, serial, certificate) = judge_and_issue(service, chain, csr, proof)?;
-    service.transact(Input::LeafRenewed { leaf, serial })?;
+    let (leaf, serial, certificate) = judge_and_issue(parts, chain, csr, proof)?;
+    parts.ledger.transact(Input::LeafRenewed { leaf, serial })?;
     Ok(Reply::Certificate(certificate))
 }
 
 fn judge_and_issue(
-    service: &Service,
+    parts: Parts<'_>,
     chain: &[Bytes],
     csr: &Bytes,
     proof: &Bytes,
 ) -> Result<(LeafName, String, Certificate), Refusal> {
-    let now = service.now();
-    let state = service.current();
-    let target = &service.context.target;
+    let now = parts.ledger.now();
+    let state = parts.ledger.current();
+    let target = &parts.ledger.context.target;
     let roots = state.documents().enrolment.may_issue(now)?.bundle();
     let refuse = |rule: &str| Refusal::new(Reason::LeafRenewal, "leaf device", rule);
     let own = chain.first().ok_or_else(|| refuse("no certificate was shown"))?;
     let ders: Vec<Vec<u8>> = chain.iter().map(|der| der.0.clone()).collect();
     let id = edgewarden_svid::judge_chain(&ders, &roots, &target.trust_domain, now)
         .map_err(|refusal| Refusal { reason: Reason::LeafRenewal, ..refusal })?;
-    let leaf = own_leaf(service, &id)?;
+    let leaf = own_leaf(parts.ledger, &id)?;
     let refuse = |rule: &str| Refusal::new(Reason::LeafRenewal, &leaf, rule);
     state.check_leaf(&leaf, now)?;
     let facts = facts(own.as_slice()).map_err(|_| refuse("its certificate is not one of this gateway"))?;
@@ -79,21 +88,21 @@ fn judge_and_issue(
     UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, &facts.point)
         .verify(&statement, proof.as_slice())
         .map_err(|_| refuse("the key of its certificate has not signed this request"))?;
-    if !service.leaf_renewals.take(&leaf, service.clock.since_boot()) {
+    if !parts.renewals.take(&leaf, parts.ledger.clock.since_boot()) {
         return Err(Refusal::new(
             Reason::Busy,
             &leaf,
             "it has had another certificate within the last minute",
         ));
     }
-    let (issued, root) = service.issuance.issue_leaf(&id, csr.as_slice(), now)?;
+    let (issued, root) = parts.issuance.issue_leaf(&id, csr.as_slice(), now)?;
     let chain = issued.chain_der.into_iter().map(Bytes).collect();
     Ok((leaf, issued.serial, Certificate { chain, root: root.into() }))
 }
 
-fn own_leaf(service: &Service, id: &SpiffeId) -> Result<LeafName, Refusal> {
+fn own_leaf(ledger: &Ledger, id: &SpiffeId) -> Result<LeafName, Refusal> {
     match id.kind() {
-        IdKind::Leaf(gateway, leaf) if gateway == service.context.target.gateway => Ok(leaf),
+        IdKind::Leaf(gateway, leaf) if gateway == ledger.context.target.gateway => Ok(leaf),
         _ => Err(Refusal::new(Reason::LeafRenewal, id, "it is no leaf device of this gateway")),
     }
 }

@@ -5,12 +5,14 @@
 //! stay the same over restarts, new generations and new images.
 
 use aws_lc_rs::hmac;
+use edgewarden_decisions::deployments::Target;
 use edgewarden_iotedge_api::KeyId;
 use edgewarden_names::{ModuleName, Reason, Refusal};
 use zeroize::Zeroizing;
 
 use crate::envelope::{self, Key};
-use crate::service::{Service, internal};
+use crate::kept::KeptSecrets;
+use crate::refuse::internal;
 
 /// The name under which the keystore seals the secret.
 const SECRET_NAME: &str = "iotedge-modules";
@@ -33,9 +35,8 @@ impl std::fmt::Debug for ModuleKeys {
 
 impl ModuleKeys {
     /// Blocks on the keystore.
-    pub fn of(service: &Service, module: &ModuleName) -> Result<Self, Refusal> {
-        let secret = crate::kept::secret(service, SECRET_NAME)?;
-        let target = &service.context.target;
+    pub fn of(kept: &KeptSecrets, target: &Target, module: &ModuleName) -> Result<Self, Refusal> {
+        let secret = kept.secret(SECRET_NAME)?;
         let owner = [target.trust_domain.to_string(), target.gateway.to_string(), module.to_string()];
         Self::derive(&secret, owner).map_err(|error| internal("module keys", &error))
     }

@@ -7,9 +7,8 @@ use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};
 
 use edgewarden_names::{Refusal, UnixTime};
-use edgewarden_protocol::control::{Enforcer, Origin};
-
 use edgewarden_protocol::audit::clip;
+use edgewarden_protocol::control::{Enforcer, Origin};
 
 /// The same refusal is written once in this time.
 const REPEAT_SECONDS: u64 = 60;

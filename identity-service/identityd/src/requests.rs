@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use edgewarden_audit::{ENTRIES_MAX, Query};
-use edgewarden_keystore::KeystoreError;
+use edgewarden_decisions::authority::{Effect, Input};
+use edgewarden_decisions::deployments::InForce;
+use edgewarden_decisions::records::ProcessSeen;
 use edgewarden_names::{KeyName, LeafName, ModuleName, Reason, Refusal, SpiffeId, UnixTime};
 use edgewarden_protocol::Bytes;
 use edgewarden_protocol::audit::{Event, KeyUse, clip};
@@ -23,14 +25,12 @@ use edgewarden_protocol::leaf::{CERTIFICATE_BYTES_MAX, CHAIN_MAX};
 use edgewarden_protocol::secret::ENVELOPE_BYTES_MAX as SECRET_BYTES_MAX;
 use edgewarden_protocol::token::LeafToken;
 
+use crate::blocking::blocking;
 use crate::metrics::Operation;
-use crate::runtime_log::Keeper;
+use crate::refuse::{internal, keystore_refusal};
 use crate::secrets;
-use crate::service::{Service, internal};
-use crate::{boot, federation, leaf_renewal, site, workload};
-use edgewarden_decisions::authority::{Effect, Input};
-use edgewarden_decisions::deployments::InForce;
-use edgewarden_decisions::records::ProcessSeen;
+use crate::service::Service;
+use crate::{boot, federation, leaf_renewal, site, sockets, workload};
 
 /// A `Watch` without news is answered after this time, so that both sides know the other is there.
 const WATCH_HOLD: Duration = Duration::from_secs(30);
@@ -49,12 +49,12 @@ const QUOTED_PCRS: [u8; 10] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9];
 
 /// Answers when the state is not what the enforcer has seen. Dropping the future forgets the question.
 pub async fn watch(service: &Arc<Service>, seen: u64) -> Reply {
-    let mut revisions = service.revisions();
+    let mut revisions = service.ledger.revisions();
     // Not "above": after a restart with a clock that was set back our revisions may be lower than those of before.
     let news = revisions.wait_for(|revision| *revision != seen);
     drop(tokio::time::timeout(WATCH_HOLD, news).await);
-    let revision = *service.revisions().borrow();
-    let mut snapshot = service.current().snapshot(revision, service.clock.told());
+    let revision = *service.ledger.revisions().borrow();
+    let mut snapshot = service.ledger.current().snapshot(revision, service.ledger.clock.told());
     snapshot.standing = standing(service);
     Reply::Snapshot(Box::new(snapshot))
 }
@@ -62,8 +62,8 @@ pub async fn watch(service: &Arc<Service>, seen: u64) -> Reply {
 /// What is wrong and stays so, in words that stay the same while it does. The newest of what was changed from outside counts
 /// for an hour.
 fn standing(service: &Service) -> Vec<Standing> {
-    let state = service.current();
-    let now = service.now();
+    let state = service.ledger.current();
+    let now = service.ledger.now();
     let wrong =
         |reason, subject, rule| Standing { refusal: Refusal::new(reason, subject, rule), expires: None };
     let mut standing = Vec::new();
@@ -71,15 +71,15 @@ fn standing(service: &Service) -> Vec<Standing> {
     if let Some(lease) = accepted.map(|accepted| accepted.lease(now)).filter(|lease| lease.overdue) {
         standing.push(Standing { refusal: expiring(lease, now), expires: Some(lease.ends) });
     }
-    if service.clock.status(&state.known_of_time()).doubted.is_some() {
+    if service.ledger.clock.status(&state.known_of_time()).doubted.is_some() {
         standing.push(wrong(Reason::ClockDoubted, "system clock", "it shows a time that is not believed"));
     }
-    if service.disk().is_some_and(DiskReserve::is_short) {
+    if service.ledger.disk().is_some_and(DiskReserve::is_short) {
         let rule =
             "the disk of the gateway's state is or was full: some of what is set aside on it is used up";
         standing.push(wrong(Reason::Storage, "disk", rule));
     }
-    let altered = service.refused_lately().into_iter().rev().find(|(at, refusal)| {
+    let altered = service.ledger.refused_lately().into_iter().rev().find(|(at, refusal)| {
         matches!(refusal.reason, Reason::EnforcementAltered | Reason::EnforcementLost)
             && now.after(*at) < ENFORCEMENT_STANDS
     });
@@ -98,23 +98,31 @@ pub async fn answer(service: &Arc<Service>, peer: Enforcer, request: Request) ->
         Request::Watch { seen } => Ok(watch(service, seen).await),
         Request::Audit { last } => {
             let count = usize::try_from(last).unwrap_or(ENTRIES_MAX).min(ENTRIES_MAX);
-            Ok(Reply::Audit(service.audit_newest(count)))
+            Ok(Reply::Audit(service.ledger.audit_newest(count)))
         }
 
         Request::AuditQuery { since, module, last } => {
             let last = usize::try_from(last).unwrap_or(ENTRIES_MAX).min(ENTRIES_MAX);
             let query = Query { since, module, last };
             blocking(service, move |service| {
-                let picked = service.audit_query(&query);
+                let picked = service.ledger.audit_query(&query);
                 picked.map(Reply::Audit).map_err(|error| internal("audit log", &error))
             })
             .await
         }
         Request::AuditKey => blocking(service, audit_key).await,
-        Request::JwtKeys => blocking(service, |service| service.jwt_statement().map(Reply::JwtKeys)).await,
+        Request::JwtKeys => {
+            blocking(service, |service| {
+                service.jwt.statement(&service.ledger, &*service.keystore).map(Reply::JwtKeys)
+            })
+            .await
+        }
 
         Request::Federation(request) => {
-            blocking(service, move |service| federation::answer(service, request)).await
+            blocking(service, move |service| {
+                federation::answer(&service.ledger, &service.federation_troubles, request)
+            })
+            .await
         }
 
         Request::EnrolKeys => blocking(service, enrol_keys).await,
@@ -123,7 +131,7 @@ pub async fn answer(service: &Arc<Service>, peer: Enforcer, request: Request) ->
         }
         Request::EnrolAccept(enrolled) => {
             blocking(service, |service| {
-                boot::ask(&service.context.measured_boot, &*service.keystore);
+                boot::ask(&service.ledger.context.measured_boot, &*service.keystore);
                 Ok(())
             })
             .await?;
@@ -131,11 +139,15 @@ pub async fn answer(service: &Arc<Service>, peer: Enforcer, request: Request) ->
         }
         Request::EnrolRefused(refusal) => decide(service, Input::EnrolRefused(bounded(&refusal))).await,
 
-        Request::Est(request) => site::answer(service, *request).await,
+        Request::Est(request) => site::answer(&service.site, service, *request).await,
 
         Request::DeploymentAccept(envelope) => {
             let judged = blocking(service, move |service| {
-                service.current().judge_deployment(&envelope).inspect_err(|refusal| service.note(refusal))
+                service
+                    .ledger
+                    .current()
+                    .judge_deployment(&envelope)
+                    .inspect_err(|refusal| service.ledger.note(refusal))
             });
             match judged.await? {
                 Some(judged) => {
@@ -148,17 +160,23 @@ pub async fn answer(service: &Arc<Service>, peer: Enforcer, request: Request) ->
             }
         }
         Request::SecretAccept(envelope) => {
-            blocking(service, move |service| secrets::accept(service, &envelope)).await
+            blocking(service, move |service| secrets::accept(&service.secrets, &envelope)).await
         }
-        Request::Secrets => Ok(secrets::list(service)),
+        Request::Secrets => Ok(secrets::list(&service.secrets)),
         Request::SecretsRelease { instance, have } => {
-            blocking(service, move |service| secrets::release_files(service, &instance, have.as_deref()))
-                .await
+            blocking(service, move |service| {
+                secrets::release_files(&service.secrets, &instance, have.as_deref())
+            })
+            .await
         }
-        Request::AgreementKey => blocking(service, secrets::agreement_key).await,
+        Request::AgreementKey => blocking(service, |service| secrets::agreement_key(&service.secrets)).await,
         Request::ImageJudge(evidence) => {
             let judged = blocking(service, move |service| {
-                service.current().judge_image(&evidence).inspect_err(|refusal| service.note(refusal))
+                service
+                    .ledger
+                    .current()
+                    .judge_image(&evidence)
+                    .inspect_err(|refusal| service.ledger.note(refusal))
             });
             let (proof, epoch) = judged.await?;
             decide(service, Input::ImageJudged(Box::new(proof), epoch)).await
@@ -175,12 +193,12 @@ pub async fn answer(service: &Arc<Service>, peer: Enforcer, request: Request) ->
             decide(service, Input::EpochEnforced { enforcer, epoch }).await
         }
         Request::MessagesCounted(counts) => {
-            service.metrics.messages_counted(counts);
+            service.ledger.metrics.messages_counted(counts);
             Ok(Reply::Done)
         }
         Request::Refused { origin, refusal } => {
             blocking(service, move |service| {
-                service.note_reported(peer, &origin, refusal);
+                service.ledger.note_reported(peer, &origin, refusal);
                 Ok(Reply::Done)
             })
             .await
@@ -193,7 +211,11 @@ pub async fn answer(service: &Arc<Service>, peer: Enforcer, request: Request) ->
             blocking(service, move |service| leaf_issue(service, leaf, token, &csr)).await
         }
         Request::LeafRenew { chain, csr, proof } => {
-            blocking(service, move |service| leaf_renewal::renew(service, &chain, &csr, &proof)).await
+            blocking(service, move |service| {
+                let Service { ledger, issuance, leaf_renewals: renewals, .. } = service;
+                leaf_renewal::renew(leaf_renewal::Parts { ledger, issuance, renewals }, &chain, &csr, &proof)
+            })
+            .await
         }
         Request::TimeHeard { offset_millis } => {
             time_says(service, move |service| service.hear_time(offset_millis)).await
@@ -257,23 +279,19 @@ fn check_sizes(request: &Request) -> Result<(), Refusal> {
     }
 }
 
-/// Runs what blocks on a disk, a chip or the processor away from the tasks that must stay quick.
-pub async fn blocking<T: Send + 'static>(
-    service: &Arc<Service>,
-    work: impl FnOnce(&Service) -> Result<T, Refusal> + Send + 'static,
-) -> Result<T, Refusal> {
-    let service = Arc::clone(service);
-    let done = tokio::task::spawn_blocking(move || work(&service)).await;
-    done.unwrap_or_else(|error| Err(internal("identityd", &error)))
-}
-
 /// Has the authority decide, then does what follows.
 pub async fn decide(service: &Arc<Service>, input: Input) -> Result<Reply, Refusal> {
-    let (reply, effects) = blocking(service, move |service| service.transact(input)).await?;
+    let (reply, effects) = blocking(service, move |service| service.ledger.transact(input)).await?;
     for effect in effects {
         carry_out(service, effect).await?;
     }
     Ok(reply)
+}
+
+impl site::Decider for Arc<Service> {
+    async fn decide(&self, input: Input) -> Result<Reply, Refusal> {
+        decide(self, input).await
+    }
 }
 
 async fn carry_out(service: &Arc<Service>, effect: Effect) -> Result<(), Refusal> {
@@ -307,19 +325,19 @@ async fn carry_out(service: &Arc<Service>, effect: Effect) -> Result<(), Refusal
         }
         Effect::Suspend { instance } => {
             service.issuance.end(&instance);
-            service.vault.forget(&instance);
+            service.secrets.vault.forget(&instance);
             Ok(())
         }
         Effect::Complain(refusal) => {
             blocking(service, move |service| {
-                service.note(&refusal);
+                service.ledger.note(&refusal);
                 Ok(())
             })
             .await
         }
         Effect::Unbind { instance } => {
             service.issuance.end(&instance);
-            service.vault.forget(&instance);
+            service.secrets.vault.forget(&instance);
             if let Err(error) = service.sockets.remove(&instance) {
                 tracing::error!(%error, instance, "cannot remove the workload socket");
             }
@@ -327,7 +345,7 @@ async fn carry_out(service: &Arc<Service>, effect: Effect) -> Result<(), Refusal
         }
         Effect::Withdraw => {
             service.issuance.withdraw();
-            service.keys.tidy(service.tick().monotonic, true);
+            service.keys.tidy(service.ledger.tick().monotonic, true);
             // A renewal that began before may still put certificates in place: the next one sees that it must not. Until
             // then no caller gets them, because each is checked against the verdict.
             service.renewal_due.notify_one();
@@ -353,7 +371,7 @@ async fn carry_out(service: &Arc<Service>, effect: Effect) -> Result<(), Refusal
 /// Takes back a start whose socket or process turned out not to be there.
 async fn undo_start(service: &Arc<Service>, instance: String) {
     let input = Input::Stopped { instance: instance.clone() };
-    let undone = blocking(service, move |service| service.transact(input)).await;
+    let undone = blocking(service, move |service| service.ledger.transact(input)).await;
     if let Err(refusal) = undone {
         tracing::error!(%refusal, instance, "a failed start could not be taken back");
     }
@@ -364,17 +382,17 @@ async fn undo_start(service: &Arc<Service>, instance: String) {
 }
 
 fn deployment(service: &Service) -> Reply {
-    let state = service.current();
+    let state = service.ledger.current();
     let reply = |in_force: &Arc<InForce>| in_force.to_reply(&state.documents().deployments);
     state.in_force().map_or(Reply::Done, |in_force| Reply::Deployment(Box::new(reply(in_force))))
 }
 
 fn status(service: &Service) -> Reply {
-    let state = service.current();
-    let time = service.clock.status(&state.known_of_time());
+    let state = service.ledger.current();
+    let time = service.ledger.clock.status(&state.known_of_time());
     let description = service.keystore.describe();
-    let target = &service.context.target;
-    let mut refusals = service.refused_lately();
+    let target = &service.ledger.context.target;
+    let mut refusals = service.ledger.refused_lately();
     let problems = service.issuance.problems().into_iter().take(PROBLEMS_MAX);
     refusals.extend(problems.map(|problem| (time.now, problem)));
     if let Some(doubted) = &time.doubted {
@@ -392,7 +410,7 @@ fn status(service: &Service) -> Reply {
         keystore: description.text,
         dangerous: description.dangerous,
         verdict: state.documents().enrolment.verdict(time.now),
-        est: site::status(service),
+        est: site::status(&service.ledger),
         gateway_ca_expires: accepted.map(|accepted| accepted.not_after),
         issuing_ca_expires: service.issuance.issuing_ca_expires(),
         deployment: state.in_force().map(|in_force| {
@@ -403,12 +421,12 @@ fn status(service: &Service) -> Reply {
         enforced: state.enforced(),
         identities: service.issuance.status(),
         refusals,
-        strangers: service.refused_strangers(),
-        disk: service.disk(),
+        strangers: service.ledger.refused_strangers(),
+        disk: service.ledger.disk(),
         runtime_log: service
             .runtime_log
             .as_ref()
-            .map_or_else(|| "none: the keystore has no PCRs".into(), Keeper::state),
+            .map_or_else(|| "none: the keystore has no PCRs".into(), |keeper| keeper.state()),
         time,
         lease,
     }))
@@ -431,18 +449,6 @@ fn expiring(lease: Lease, now: UnixTime) -> Refusal {
     Refusal::new(Reason::IdentityExpiring, "gateway CA", rule)
 }
 
-/// The keystore's error, for an operator.
-pub fn keystore_refusal(subject: &str, error: &KeystoreError) -> Refusal {
-    tracing::error!(subject, error = %crate::service::Chain(error), "the keystore refused");
-    error.explained(subject)
-}
-
-/// The keystore's error goes to the log whole, to a module in brief.
-pub fn keystore_refusal_in_brief(subject: &str, error: &KeystoreError) -> Refusal {
-    tracing::error!(subject, error = %crate::service::Chain(error), "the keystore refused");
-    error.refusal(subject)
-}
-
 fn keystore_health(service: &Service) -> Result<Reply, Refusal> {
     let health = service.keystore.health().map_err(|error| keystore_refusal("keystore", &error))?;
     let lockout = health.lockout.map(|lockout| Lockout {
@@ -456,6 +462,7 @@ fn keystore_health(service: &Service) -> Result<Reply, Refusal> {
 
 fn enrol_keys(service: &Service) -> Result<Reply, Refusal> {
     let keys = service
+        .ledger
         .metrics
         .keystore(Operation::DeviceKeys, || service.keystore.device_keys())
         .map_err(|error| keystore_refusal("device keys", &error))?;
@@ -464,14 +471,15 @@ fn enrol_keys(service: &Service) -> Result<Reply, Refusal> {
 
 fn enrol_prove(service: &Service, challenge: &Challenge) -> Result<Reply, Refusal> {
     let event_log = event_log(service)?;
-    let target = &service.context.target;
+    let target = &service.ledger.context.target;
     let prove = || service.keystore.prove(challenge, &target.gateway, &target.trust_domain, event_log);
     let proof = service
+        .ledger
         .metrics
         .keystore(Operation::Prove, prove)
         .map_err(|error| keystore_refusal("enrolment", &error))?;
     let event = Event::new("enrol.proved", &target.gateway, clip(&challenge.session));
-    service.record(&event.with_key(KeyUse::Enrolment));
+    service.ledger.record(&event.with_key(KeyUse::Enrolment));
     Ok(Reply::Proof(proof))
 }
 
@@ -484,7 +492,7 @@ fn event_log(service: &Service) -> Result<Vec<u8>, Refusal> {
     let bytes = match read_event_log(path) {
         // The kernel's own file is root's. Who starts us has made a copy; the TPM's quote says whether it is true.
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-            read_event_log(&service.context.layout.event_log_copy())
+            read_event_log(&service.ledger.context.layout.event_log_copy())
         }
         other => other,
     };
@@ -520,7 +528,7 @@ fn bounded(refusal: &Refusal) -> Refusal {
 }
 
 fn see(instance: &str, pid: i32) -> Result<ProcessSeen, Refusal> {
-    let seen = workload::look_at(pid).map(|(seen, _)| seen);
+    let seen = sockets::look_at(pid).map(|(seen, _)| seen);
     seen.map_err(|error| {
         tracing::warn!(%error, pid, "a started process cannot be looked at");
         Refusal::new(Reason::CallerUnknown, clip(instance), format!("process {pid} is gone or hidden"))
@@ -531,7 +539,7 @@ fn leaf_issue(service: &Service, leaf: LeafName, token: LeafToken, csr: &Bytes) 
     // Who asks has proven nothing: `gatewayd` reports it with its address.
     let (chain, root, serial) = issue_checked(service, &leaf, &token, csr)?;
     // The token is spent on disk before the certificate leaves. Of two who use it at once, one gets here in vain.
-    service.transact(Input::LeafEnrolled { leaf, token, serial })?;
+    service.ledger.transact(Input::LeafEnrolled { leaf, token, serial })?;
     Ok(Reply::Certificate(Certificate { chain: chain.into_iter().map(Bytes).collect(), root: root.into() }))
 }
 
@@ -543,11 +551,11 @@ fn issue_checked(
     token: &LeafToken,
     csr: &Bytes,
 ) -> Result<IssuedParts, Refusal> {
-    let state = service.current();
-    let now = service.now();
+    let state = service.ledger.current();
+    let now = service.ledger.now();
     state.check_leaf(leaf, now)?;
     state.check_leaf_token(leaf, token, now)?;
-    let target = &service.context.target;
+    let target = &service.ledger.context.target;
     let id = SpiffeId::leaf(&target.trust_domain, &target.gateway, leaf);
     let (issued, root) = service.issuance.issue_leaf(&id, csr.as_slice(), now)?;
     Ok((issued.chain_der, root, issued.serial))
@@ -557,36 +565,37 @@ async fn time_says(
     service: &Arc<Service>,
     says: impl FnOnce(&Service) -> Result<(), Refusal> + Send + 'static,
 ) -> Result<Reply, Refusal> {
-    blocking(service, move |service| says(service).inspect_err(|refusal| service.note(refusal))).await?;
+    blocking(service, move |service| says(service).inspect_err(|refusal| service.ledger.note(refusal)))
+        .await?;
     Ok(Reply::Done)
 }
 
 fn storage_key(service: &Service) -> Result<Reply, Refusal> {
-    let released = service.current().documents().enrolment.trusted().map(drop);
-    let released = released.and_then(|()| crate::kept::secret(service, STORAGE_KEY_NAME));
-    let key = released.inspect_err(|refusal| service.note(refusal))?;
-    service.record(&Event::new("storage_key.released", "gatewayd", "").with_key(KeyUse::Storage));
+    let released = service.ledger.current().documents().enrolment.trusted().map(drop);
+    let released = released.and_then(|()| service.kept.secret(STORAGE_KEY_NAME));
+    let key = released.inspect_err(|refusal| service.ledger.note(refusal))?;
+    service.ledger.record(&Event::new("storage_key.released", "gatewayd", "").with_key(KeyUse::Storage));
     Ok(Reply::StorageKey(StorageKey::new(&key)))
 }
 
 /// Whatever the verdict is, and wherever the keystore: what runs goes on, and is looked after.
 fn record_key(service: &Service) -> Reply {
-    let key = service.record_key();
-    service.record(&Event::new("record_key.released", "runtimed", "").with_key(KeyUse::Storage));
+    let key = service.ledger.record_key();
+    service.ledger.record(&Event::new("record_key.released", "runtimed", "").with_key(KeyUse::Storage));
     Reply::StorageKey(key)
 }
 
 fn key_delete(service: &Service, module: &ModuleName, key: &KeyName) -> Result<Reply, Refusal> {
     let deleted = service.keys.delete_by_operator(module, key);
-    let deleted = deleted.inspect_err(|refusal| service.note(refusal))?;
+    let deleted = deleted.inspect_err(|refusal| service.ledger.note(refusal))?;
     let detail = format!("by the operator, key `{key}`, generation {}", deleted.generation);
-    service.record(&Event::new("key.deleted", module, detail).with_key(KeyUse::Resident));
+    service.ledger.record(&Event::new("key.deleted", module, detail).with_key(KeyUse::Resident));
     Ok(Reply::Done)
 }
 
 fn audit_key(service: &Service) -> Result<Reply, Refusal> {
     let point = service.keystore.ca_public().map_err(|error| keystore_refusal("audit key", &error))?;
-    let state = service.current();
+    let state = service.ledger.current();
     let accepted = state.documents().enrolment.accepted.as_ref();
     Ok(Reply::AuditKey(AuditKey {
         point: point.into(),
@@ -603,23 +612,24 @@ fn rotate(service: &Service, module: Option<&ModuleName>) -> Result<Reply, Refus
 fn attest_quote(service: &Service, nonce: &Bytes) -> Result<Reply, Refusal> {
     let event_log = event_log(service)?;
     let mut pcrs = QUOTED_PCRS.to_vec();
-    pcrs.extend(service.runtime_log.as_ref().map(Keeper::pcr));
-    let quote =
-        || service.metrics.keystore(Operation::Quote, || service.keystore.quote(nonce.as_slice(), &pcrs));
+    pcrs.extend(service.runtime_log.as_ref().map(|keeper| keeper.pcr()));
+    let quote = || {
+        service.ledger.metrics.keystore(Operation::Quote, || service.keystore.quote(nonce.as_slice(), &pcrs))
+    };
     let quoted = match &service.runtime_log {
-        Some(keeper) => keeper.with_log(service, &*service.keystore, quote),
+        Some(keeper) => keeper.with_log(&*service.ledger, &*service.keystore, quote),
         None => quote().map(|quote| (quote, Vec::new())),
     };
     let (quote, runtime_log) = quoted.map_err(|error| keystore_refusal("quote", &error))?;
     let event = Event::new("attest.quoted", "outside verifier", hex::encode(nonce.as_slice()));
-    service.record(&event.with_key(KeyUse::Attestation));
+    service.ledger.record(&event.with_key(KeyUse::Attestation));
     Ok(Reply::Quote(Box::new(ExportedQuote {
         message: quote.message.into(),
         signature: quote.signature.into(),
         ak_public: quote.ak_pem,
         pcrs: quote.pcrs.into_iter().map(|(index, value)| (index, Bytes(value.to_vec()))).collect(),
         event_log: event_log.into(),
-        runtime_pcr: service.runtime_log.as_ref().map(Keeper::pcr),
+        runtime_pcr: service.runtime_log.as_ref().map(|keeper| keeper.pcr()),
         runtime_log: runtime_log.into(),
     })))
 }

@@ -9,10 +9,17 @@ use std::time::{Duration, Instant};
 
 use edgewarden_audit::{Audit, AuditError};
 use edgewarden_ca::{CaError, pem, spki};
+use edgewarden_decisions::authority::{Authority, Context, Input};
+use edgewarden_decisions::clock::Known;
+use edgewarden_decisions::deployments::Target;
+use edgewarden_decisions::documents::Documents;
+use edgewarden_decisions::enrolment::Expected;
+use edgewarden_decisions::records::still_lives;
+use edgewarden_decisions::site::Site;
 use edgewarden_est::{ANCHORS_BYTES_MAX, TrustAnchors};
 use edgewarden_keystore::{Keystore, KeystoreError};
 use edgewarden_metrics::door;
-use edgewarden_names::{Reason, Refusal};
+use edgewarden_names::{ErrorChain, Reason, Refusal};
 use edgewarden_platform::kept_socket::Kept;
 use edgewarden_platform::operator_file::{self, Secrecy};
 use edgewarden_platform::reserve::Reserve;
@@ -23,25 +30,20 @@ use edgewarden_protocol::document::{DocumentSet as _, Texts};
 use edgewarden_protocol::dsse::VerifyingKey;
 use edgewarden_protocol::est::EstConfig;
 use edgewarden_protocol::layout::Layout;
+use edgewarden_state::{StateError, Store};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::clock::{Clock, Kernel, TimeSource};
 use crate::keys::{self, Keys};
 use crate::leaf_mark::LeafMark;
+use crate::ledger;
+use crate::refuse::internal;
 use crate::runtime_log::{INTERVAL, RETRY};
 use crate::secrets::Vault;
-use crate::service::{Chain, Parts, Service, internal};
-use crate::workload::{self, GATEWAYD, ROOT_UID, RUNTIMED, Sockets};
-use crate::{boot, confine, control, jwt, metrics, requests};
-use edgewarden_decisions::authority::{Authority, Context, Input};
-use edgewarden_decisions::clock::Known;
-use edgewarden_decisions::deployments::Target;
-use edgewarden_decisions::documents::Documents;
-use edgewarden_decisions::enrolment::Expected;
-use edgewarden_decisions::records::still_lives;
-use edgewarden_decisions::site::Site;
-use edgewarden_state::{StateError, Store};
+use crate::service::{Parts, Service};
+use crate::sockets::{self, GATEWAYD, ROOT_UID, RUNTIMED, Sockets};
+use crate::{boot, confine, control, jwt, metrics, requests, workload};
 
 /// The user that `gatewayd` runs as.
 const GATEWAY_USER: &str = "ew-gateway";
@@ -123,7 +125,7 @@ pub fn run(layout: &Layout, config: Config) -> Result<(), RunError> {
         let gateway = users::lookup(GATEWAY_USER).map_err(RunError::System)?;
         let daemon = Daemon::open(layout.clone(), config, gateway.map(|user| user.uid)).await?;
         confine::system_calls(&daemon.service.config)?;
-        tracing::info!(gateway = %daemon.service.context.target.gateway, "identityd serves");
+        tracing::info!(gateway = %daemon.service.ledger.context.target.gateway, "identityd serves");
         let stopped = async {
             stop.recv().await;
         };
@@ -160,11 +162,12 @@ impl Daemon {
         make_folders(&layout)?;
         let lock = lock(&layout)?;
         let opened = tokio::task::spawn_blocking(move || open_parts(layout, config, time)).await;
-        let (parts, set_aside, refused) = opened.map_err(|_| RunError::Thread)??;
-        let service = Arc::new(Service::new(parts));
+        let (parts, set_aside) = opened.map_err(|_| RunError::Thread)??;
+        let (service, refused) = Service::new(parts);
+        let service = Arc::new(service);
         for refusal in &set_aside {
             tracing::error!(%refusal, "what was in force before no longer holds under this configuration");
-            service.note(refusal);
+            service.ledger.note(refusal);
         }
         let keeping = Arc::clone(&service);
         let kept = tokio::task::spawn_blocking(move || {
@@ -177,14 +180,14 @@ impl Daemon {
         let renewed = tokio::task::spawn_blocking(move || renewing.renew()).await;
         // Without a certificate everything else still works; the renewal goes on trying.
         log_renewal(&renewed.map_err(|_| RunError::Thread)?, &mut None);
-        let path = service.context.layout.control_socket();
+        let path = service.ledger.context.layout.control_socket();
         let control =
             Kept::bind(path.clone(), SOCKET_MODE).map_err(|source| RunError::Socket { path, source })?;
-        let path = service.context.layout.identity_run();
+        let path = service.ledger.context.layout.identity_run();
         let metrics = door::open(&path).map_err(|source| RunError::Socket { path, source })?;
-        service.record(&Event::new(
+        service.ledger.record(&Event::new(
             "identityd.started",
-            &service.context.target.gateway,
+            &service.ledger.context.target.gateway,
             service.keystore.describe().text,
         ));
         Ok(Self { service, control, metrics, refused, gateway_uid, lock })
@@ -202,9 +205,15 @@ impl Daemon {
         let _lock = lock;
         let _closing = Closing(Arc::clone(&service));
         let put_back = |path: &Path| workload::put_back(&service, &path.display().to_string());
+        let watched = Arc::new(metrics::Watched {
+            ledger: Arc::clone(&service.ledger),
+            issuance: Arc::clone(&service.issuance),
+            keys: Arc::clone(&service.keys),
+            keystore: Arc::clone(&service.keystore),
+        });
         tokio::select! {
             () = control::serve(Arc::clone(&service), control, gateway_uid) => {}
-            () = door::serve(metrics, Arc::new(metrics::Told(Arc::clone(&service))), put_back) => {}
+            () = door::serve(metrics, Arc::new(metrics::Told(watched)), put_back) => {}
             () = renew_in_time(&service) => {}
             () = sign_heads(&service) => {}
             () = follow_runtime_log(&service) => {}
@@ -213,7 +222,7 @@ impl Daemon {
             () = count_key_uses(&service) => {}
             () = refill_reserve(&service) => {}
             () = write_refused(&service, &mut refused) => {}
-            () = jwt::write_down(&service) => {}
+            () = jwt::write_down(&service.ledger, &service.jwt) => {}
             () = stop => {}
         }
         tokio::join!(last_words(&service, refused), service.sockets.close());
@@ -265,7 +274,7 @@ fn make_folders(layout: &Layout) -> Result<(), RunError> {
             continue;
         }
         std::fs::create_dir_all(&path)
-            .and_then(|()| workload::set_mode(&path, mode))
+            .and_then(|()| sockets::set_mode(&path, mode))
             .map_err(|source| RunError::Folder { path: path.clone(), source })?;
     }
     Ok(())
@@ -278,7 +287,7 @@ pub(crate) fn first_documents() -> serde_json::Result<Texts> {
     Ok(first)
 }
 
-type Opened = (Parts, Vec<Refusal>, mpsc::Receiver<Event>);
+type Opened = (Parts, Vec<Refusal>);
 
 fn open_parts(layout: Layout, config: Config, time: Arc<dyn TimeSource>) -> Result<Opened, RunError> {
     let folder = layout.identity_state();
@@ -340,22 +349,10 @@ fn open_parts(layout: Layout, config: Config, time: Arc<dyn TimeSource>) -> Resu
             "its unused token is older than the machine's last start, or came back with a backup",
         )
     }));
-    let (sockets, refused) = Sockets::new(layout);
-    let parts = Parts {
-        leaf_mark,
-        context,
-        config,
-        keystore,
-        store,
-        authority,
-        audit,
-        sockets,
-        vault,
-        keys,
-        metrics,
-        clock,
-    };
-    Ok((parts, set_aside, refused))
+    let sockets = Sockets::new(layout);
+    let ledger = ledger::Parts { context, clock, metrics, store, leaf_mark, authority, audit };
+    let parts = Parts { ledger, config, keystore, sockets, vault, keys };
+    Ok((parts, set_aside))
 }
 
 fn expected(config: &Config, fleet: &Fleet, keystore: &dyn Keystore) -> Result<Expected, RunError> {
@@ -399,13 +396,13 @@ fn read_pem(path: &PathBuf, label: &str) -> Result<Vec<u8>, RunError> {
 /// Binds the sockets again of the instances that still live, at the paths that their containers have mounted, and
 /// forgets the others.
 fn take_up(service: &Arc<Service>, gateway_uid: Option<u32>) -> Result<(), RunError> {
-    let state = service.current();
+    let state = service.ledger.current();
     let records = &state.documents().records;
     let mut gone = Vec::new();
-    let folder = |source| RunError::Folder { path: service.context.layout.identity_run(), source };
+    let folder = |source| RunError::Folder { path: service.ledger.context.layout.identity_run(), source };
     service.sockets.sweep(|name| records.get(name).is_some()).map_err(folder)?;
     for record in records.iter() {
-        let seen = workload::look_at(record.pid).ok().map(|(seen, _)| seen);
+        let seen = sockets::look_at(record.pid).ok().map(|(seen, _)| seen);
         let begun = still_lives(record, seen.as_ref()).then(|| {
             workload::bind_instance(service, &record.instance, &record.module)?;
             workload::begin(service, record)
@@ -420,15 +417,15 @@ fn take_up(service: &Arc<Service>, gateway_uid: Option<u32>) -> Result<(), RunEr
         }
     }
     for (name, uid, dns) in [(RUNTIMED, Some(ROOT_UID), &[][..]), (GATEWAYD, gateway_uid, &["gateway"][..])] {
-        let path = service.context.layout.workload_socket(name);
+        let path = service.ledger.context.layout.workload_socket(name);
         workload::bind_own(service, name, uid).map_err(|source| RunError::Socket { path, source })?;
         workload::begin_own(service, name, dns);
     }
     forget(service, gone);
-    let state = service.current();
+    let state = service.ledger.current();
     for untrusted in state.documents().records.iter().filter_map(|record| state.distrusts(record)) {
         tracing::error!(refusal = %untrusted.refusal, instance = untrusted.record.instance, then = %untrusted.then, "an instance runs that nobody vouches for");
-        service.note(&untrusted.refusal);
+        service.ledger.note(&untrusted.refusal);
     }
     Ok(())
 }
@@ -442,7 +439,7 @@ fn forget(service: &Arc<Service>, gone: Vec<String>) {
         }
     }
     if !gone.is_empty()
-        && let Err(refusal) = service.transact(Input::Tick { gone })
+        && let Err(refusal) = service.ledger.transact(Input::Tick { gone })
     {
         tracing::error!(%refusal, "instances that are gone could not be forgotten");
     }
@@ -464,7 +461,7 @@ async fn renew_in_time(service: &Arc<Service>) {
                 RENEWAL_INTERVAL_MAX
             }
             _ => {
-                let wake = service.issuance.wake(service.tick());
+                let wake = service.issuance.wake(service.ledger.tick());
                 wake.unwrap_or(RENEWAL_INTERVAL_MAX).clamp(RENEWAL_INTERVAL_MIN, RENEWAL_INTERVAL_MAX)
             }
         };
@@ -489,11 +486,11 @@ fn log_renewal(renewed: &Result<(), Refusal>, logged: &mut Option<Refusal>) {
 async fn look_after_processes(service: &Arc<Service>, gateway_uid: Option<u32>) {
     let mut ticks = tokio::time::interval(PROCESS_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut awake = service.clock.since_boot();
+    let mut awake = service.ledger.clock.since_boot();
     loop {
         ticks.tick().await;
         // Timers stand still while the machine sleeps; certificates do not.
-        let before = std::mem::replace(&mut awake, service.clock.since_boot());
+        let before = std::mem::replace(&mut awake, service.ledger.clock.since_boot());
         if awake.saturating_sub(before) >= SLEPT_MIN {
             service.renewal_due.notify_one();
         }
@@ -503,7 +500,10 @@ async fn look_after_processes(service: &Arc<Service>, gateway_uid: Option<u32>) 
             tracing::error!(%error, "the clocks were not looked at");
         }
         let gone = service.sockets.exited();
-        if gone.is_empty() && !service.is_unsaved() && !service.current().tick_is_due(service.now()) {
+        if gone.is_empty()
+            && !service.ledger.is_unsaved()
+            && !service.ledger.current().tick_is_due(service.ledger.now())
+        {
             continue;
         }
         if let Err(refusal) = requests::decide(service, Input::Tick { gone }).await {
@@ -516,7 +516,7 @@ async fn look_after_processes(service: &Arc<Service>, gateway_uid: Option<u32>) 
 async fn sign_heads(service: &Arc<Service>) {
     let mut covered = Instant::now().checked_sub(HEAD_INTERVAL);
     loop {
-        let (_, unsigned, _) = service.audit_state();
+        let (_, unsigned, _) = service.ledger.audit_state();
         let long_ago = covered.is_none_or(|covered| covered.elapsed() >= HEAD_INTERVAL);
         let mut pause = HEAD_LOOK;
         if unsigned >= HEAD_ENTRIES || (unsigned > 0 && long_ago) {
@@ -535,8 +535,8 @@ async fn sign_head(service: &Arc<Service>) -> bool {
     match tokio::task::spawn_blocking(move || signing.sign_head()).await {
         Ok(Ok(())) => true,
         Ok(Err(error)) => {
-            service.metrics.head_failed();
-            tracing::error!(error = %Chain(&error), "the head of the audit log is not signed");
+            service.ledger.metrics.head_failed();
+            tracing::error!(error = %ErrorChain(&error), "the head of the audit log is not signed");
             false
         }
         Err(error) => {
@@ -573,10 +573,14 @@ async fn last_words(service: &Arc<Service>, mut refused: mpsc::Receiver<Event>) 
     let words = async {
         let told = tokio::task::spawn_blocking(move || {
             while let Ok(event) = refused.try_recv() {
-                stopping.record(&event);
+                stopping.ledger.record(&event);
             }
-            keys::write_uses(&stopping);
-            stopping.record(&Event::new("identityd.stopped", &stopping.context.target.gateway, ""));
+            keys::write_uses(&stopping.ledger, &stopping.keys);
+            stopping.ledger.record(&Event::new(
+                "identityd.stopped",
+                &stopping.ledger.context.target.gateway,
+                "",
+            ));
         });
         // Nobody is left to hear of it.
         drop(told.await);
@@ -595,7 +599,7 @@ async fn refill_reserve(service: &Arc<Service>) {
     loop {
         ticks.tick().await;
         let service = Arc::clone(service);
-        if let Err(error) = tokio::task::spawn_blocking(move || service.refill_reserve()).await {
+        if let Err(error) = tokio::task::spawn_blocking(move || service.ledger.refill_reserve()).await {
             tracing::error!(%error, "no disk space is set aside");
         }
     }
@@ -608,18 +612,19 @@ async fn count_key_uses(service: &Arc<Service>) {
     loop {
         ticks.tick().await;
         let service = Arc::clone(service);
-        let written = tokio::task::spawn_blocking(move || keys::write_uses(&service)).await;
+        let written =
+            tokio::task::spawn_blocking(move || keys::write_uses(&service.ledger, &service.keys)).await;
         if let Err(error) = written {
             tracing::error!(%error, "uses of resident keys were not written down");
         }
     }
 }
 
-/// Writes down which callers were refused, as far as [`Service::note_soon`] wants it.
+/// Writes down which callers were refused, as far as [`ledger::Ledger::note_soon`] wants it.
 async fn write_refused(service: &Arc<Service>, refused: &mut mpsc::Receiver<Event>) {
     while let Some(event) = refused.recv().await {
         let service = Arc::clone(service);
-        let written = tokio::task::spawn_blocking(move || service.record(&event)).await;
+        let written = tokio::task::spawn_blocking(move || service.ledger.record(&event)).await;
         if let Err(error) = written {
             tracing::error!(%error, "a refused caller was not written down");
         }

@@ -23,8 +23,8 @@ use edgewarden_protocol::federation::{
     Trouble,
 };
 
-pub(crate) use self::shown::{Shown, bundles};
-use crate::service::Service;
+pub(crate) use self::shown::Shown;
+use crate::ledger::Ledger;
 
 /// Why endpoints do not answer as they should, since the last time that they did. In memory: it shows again.
 #[derive(Debug, Default)]
@@ -60,14 +60,18 @@ impl Troubles {
 }
 
 /// Blocks on the disk.
-pub(crate) fn answer(service: &Service, request: FederationRequest) -> Result<Reply, Refusal> {
+pub(crate) fn answer(
+    ledger: &Ledger,
+    troubles: &Troubles,
+    request: FederationRequest,
+) -> Result<Reply, Refusal> {
     match request {
-        FederationRequest::List => return Ok(Reply::Federation(list(service))),
+        FederationRequest::List => return Ok(Reply::Federation(list(ledger, troubles))),
         FederationRequest::Fetched { trust_domain, endpoint, bundle } => {
             let taken = Fetched::judge(trust_domain.clone(), endpoint.clone(), bundle.as_slice())
-                .and_then(|fetched| service.transact_quietly(Input::FederationFetched(Box::new(fetched))));
-            taken.inspect_err(|refusal| trouble(service, &trust_domain, &endpoint, refusal))?;
-            service.federation_troubles.forget(&trust_domain);
+                .and_then(|fetched| ledger.transact_unnoted(Input::FederationFetched(Box::new(fetched))));
+            taken.inspect_err(|refusal| trouble(ledger, troubles, &trust_domain, &endpoint, refusal))?;
+            troubles.forget(&trust_domain);
         }
         FederationRequest::Failed { trust_domain, endpoint, refusal } => {
             let reason = match refusal.reason {
@@ -75,31 +79,29 @@ pub(crate) fn answer(service: &Service, request: FederationRequest) -> Result<Re
                 _ => Reason::FederationUnavailable,
             };
             let refusal = Refusal::new(reason, &trust_domain, clip(&refusal.rule));
-            trouble(service, &trust_domain, &endpoint, &refusal);
+            trouble(ledger, troubles, &trust_domain, &endpoint, &refusal);
         }
     }
     Ok(Reply::Done)
 }
 
 /// Shown as long as it lasts, written down once.
-fn trouble(service: &Service, domain: &TrustDomain, endpoint: &Digest, refusal: &Refusal) {
-    if service.current().endpoint(domain, endpoint).is_err() {
+fn trouble(ledger: &Ledger, troubles: &Troubles, domain: &TrustDomain, endpoint: &Digest, refusal: &Refusal) {
+    if ledger.current().endpoint(domain, endpoint).is_err() {
         return;
     }
-    if service.federation_troubles.note(domain, refusal, service.now()) {
+    if troubles.note(domain, refusal, ledger.now()) {
         tracing::warn!(%refusal, "another trust domain's bundle; the last good one stays");
-        service.note(refusal);
+        ledger.note(refusal);
     }
 }
 
 /// The other trust domains of the deployment in force.
-fn list(service: &Service) -> Vec<Federated> {
-    let authority = service.current();
+fn list(ledger: &Ledger, troubles: &Troubles) -> Vec<Federated> {
+    let authority = ledger.current();
     let Some(in_force) = authority.in_force() else { return Vec::new() };
     let endpoints = &in_force.deployment().federation;
-    service
-        .federation_troubles
-        .keep_only(|known| endpoints.iter().any(|endpoint| endpoint.trust_domain == *known));
+    troubles.keep_only(|known| endpoints.iter().any(|endpoint| endpoint.trust_domain == *known));
     let one = |endpoint: &Endpoint| {
         let domain = &endpoint.trust_domain;
         let held = authority.documents().federation.get(domain);
@@ -128,7 +130,7 @@ fn list(service: &Service) -> Vec<Federated> {
                 changed: held.changed,
                 confirmed: held.confirmed,
             }),
-            trouble: service.federation_troubles.get(domain),
+            trouble: troubles.get(domain),
         }
     };
     endpoints.iter().map(one).collect()

@@ -1,7 +1,7 @@
 //! What each module is given of other trust domains: what its deployment entry names, pushed when it changes.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use edgewarden_decisions::authority::Authority;
 use edgewarden_decisions::federation::FederatedBundles;
@@ -10,7 +10,7 @@ use edgewarden_svid::Bundles;
 use edgewarden_svid::bundle::TrustBundle;
 use tokio::sync::watch;
 
-use crate::service::Service;
+use crate::ledger::Ledger;
 
 #[derive(Debug, Default)]
 pub(crate) struct Shown(Mutex<State>);
@@ -93,14 +93,17 @@ impl Shown {
         let sender = state.modules.entry(module.clone()).or_insert_with(|| watch::Sender::new(bundles));
         sender.subscribe()
     }
-}
 
-/// What the callers of an instance's socket are given.
-pub(crate) fn bundles(service: &Weak<Service>, instance: &str) -> watch::Receiver<Arc<Bundles>> {
-    let Some(service) = service.upgrade() else { return watch::channel(Arc::default()).1 };
-    let own = service.jwt.bundles();
-    let module = service.current().documents().records.get(instance).map(|record| record.module.clone());
-    let Some(module) = module else { return own };
-    let own = Arc::clone(&own.borrow());
-    service.federation.subscribe(&module, &own, || service.current())
+    /// What the callers of an instance's socket are given; `own` is what everybody is.
+    pub fn of_instance(
+        &self,
+        own: watch::Receiver<Arc<Bundles>>,
+        ledger: &Ledger,
+        instance: &str,
+    ) -> watch::Receiver<Arc<Bundles>> {
+        let authority = ledger.current();
+        let Some(record) = authority.documents().records.get(instance) else { return own };
+        let own = Arc::clone(&own.borrow());
+        self.subscribe(&record.module, &own, || ledger.current())
+    }
 }

@@ -30,7 +30,9 @@ use tokio::sync::{mpsc, watch};
 
 use self::keys::{Keys, Lifetimes};
 pub(crate) use self::tokens::Tokens;
-use crate::service::{Service, internal};
+use crate::issuance::Issuance;
+use crate::ledger::Ledger;
+use crate::refuse::internal;
 
 /// How long a key is in the bundle before it signs: five refreshes. At most a quarter of its life.
 pub const LEAD: Duration = Duration::from_secs(5 * 300);
@@ -113,63 +115,68 @@ impl JwtAuthority {
     }
 }
 
-impl Service {
+impl JwtAuthority {
     /// Makes a new key for JWT-SVIDs when it is due. Blocks on the disk.
-    pub(crate) fn renew_jwt_key(&self, now: UnixTime) -> Result<(), Refusal> {
-        let due = self.jwt.keys().due(now);
+    pub fn renew(&self, ledger: &Ledger, now: UnixTime) -> Result<(), Refusal> {
+        let due = self.keys().due(now);
         let Some(due) = due else { return Ok(()) };
         let key = SigningKey::generate().map_err(|error| internal("JWT key", &error))?;
         let published = PublishedKey::new(&key, due.not_after, due.token_seconds);
         // On disk and in the bundles first.
-        self.transact(Input::JwtKeyPublished { key: published, alone: due.alone })?;
-        self.jwt.keys().put(key, &due);
+        ledger.transact(Input::JwtKeyPublished { key: published, alone: due.alone })?;
+        self.keys().put(key, &due);
         Ok(())
     }
-}
 
-/// A JWT-SVID for the instance behind a socket; its caller was judged before. Signs without a lock and without a disk.
-pub(crate) fn issue(
-    service: &Service,
-    tokens: &Tokens,
-    instance: &str,
-    audience: &Audience,
-    id: Option<&SpiffeId>,
-) -> Result<JwtSvid, Refusal> {
-    let now = service.now();
-    let ceiling = service.current().documents().enrolment.may_issue(now)?.not_after;
-    // Who has a certificate in use has an identity, and nobody else.
-    let current = service.issuance.subscribe(instance, now)?;
-    let own = current.borrow().as_ref().map(|context| context.id.clone());
-    let unavailable = |rule| Refusal::new(Reason::IdentityUnavailable, instance, rule);
-    let own = own.ok_or_else(|| unavailable("the instance has ended"))?;
-    if id.is_some_and(|id| *id != own) {
-        return Err(Refusal::new(Reason::IdentityForeign, "spiffe_id", "this module has another identity"));
+    /// A JWT-SVID for the instance behind a socket; its caller was judged before. Signs without a lock and without a disk.
+    pub fn issue(
+        &self,
+        (ledger, issuance): (&Ledger, &Issuance),
+        tokens: &Tokens,
+        instance: &str,
+        audience: &Audience,
+        id: Option<&SpiffeId>,
+    ) -> Result<JwtSvid, Refusal> {
+        let now = ledger.now();
+        let ceiling = ledger.current().documents().enrolment.may_issue(now)?.not_after;
+        // Who has a certificate in use has an identity, and nobody else.
+        let current = issuance.subscribe(instance, now)?;
+        let own = current.borrow().as_ref().map(|context| context.id.clone());
+        let unavailable = |rule| Refusal::new(Reason::IdentityUnavailable, instance, rule);
+        let own = own.ok_or_else(|| unavailable("the instance has ended"))?;
+        if id.is_some_and(|id| *id != own) {
+            return Err(Refusal::new(
+                Reason::IdentityForeign,
+                "spiffe_id",
+                "this module has another identity",
+            ));
+        }
+        let asked = audience.sorted();
+        if let Some(token) = tokens.fresh(&asked, now) {
+            ledger.metrics.jwt_svid(false);
+            return Ok(JwtSvid { id: own, token });
+        }
+        let (key, expires) = {
+            let mut keys = self.keys();
+            keys.signer(now).ok_or_else(|| unavailable("there is no key for JWT-SVIDs yet"))?
+        };
+        let expires = expires.min(ceiling);
+        let token = key.issue(&own, audience, now, expires).map_err(|error| internal("JWT-SVID", &error))?;
+        ledger.metrics.jwt_svid(true);
+        if let Some(event) = tokens.keep(asked, &token, now, expires, &own) {
+            self.tell(event);
+        }
+        Ok(JwtSvid { id: own, token })
     }
-    let asked = audience.sorted();
-    if let Some(token) = tokens.fresh(&asked, now) {
-        service.metrics.jwt_svid(false);
-        return Ok(JwtSvid { id: own, token });
-    }
-    let (key, expires) = {
-        let mut keys = service.jwt.keys();
-        keys.signer(now).ok_or_else(|| unavailable("there is no key for JWT-SVIDs yet"))?
-    };
-    let expires = expires.min(ceiling);
-    let token = key.issue(&own, audience, now, expires).map_err(|error| internal("JWT-SVID", &error))?;
-    service.metrics.jwt_svid(true);
-    if let Some(event) = tokens.keep(asked, &token, now, expires, &own) {
-        service.jwt.tell(event);
-    }
-    Ok(JwtSvid { id: own, token })
 }
 
 /// Writes to the audit log what was told while tokens went out.
-pub(crate) async fn write_down(service: &Arc<Service>) {
-    let written = service.jwt.written.lock().unwrap_or_else(PoisonError::into_inner).take();
+pub(crate) async fn write_down(ledger: &Arc<Ledger>, jwt: &JwtAuthority) {
+    let written = jwt.written.lock().unwrap_or_else(PoisonError::into_inner).take();
     let Some(mut events) = written else { return std::future::pending().await };
     while let Some(event) = events.recv().await {
-        let service = Arc::clone(service);
-        if let Err(error) = tokio::task::spawn_blocking(move || service.record(&event)).await {
+        let ledger = Arc::clone(ledger);
+        if let Err(error) = tokio::task::spawn_blocking(move || ledger.record(&event)).await {
             tracing::error!(%error, "an event of JWT-SVIDs was not written down");
         }
     }

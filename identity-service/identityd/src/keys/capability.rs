@@ -16,12 +16,12 @@ use std::fmt;
 use std::time::Duration;
 
 use aws_lc_rs::hmac;
+use edgewarden_decisions::renewal::Tick;
 use edgewarden_names::{KeyName, Reason, Refusal, UnixTime};
 use edgewarden_workload_wire::keys::{Capability, Operation, Operations};
 
 use super::fields::encode;
-use crate::service::random;
-use edgewarden_decisions::renewal::Tick;
+use crate::refuse::random;
 
 const VERSION: u8 = 1;
 const PURPOSE: &[u8] = b"edgewarden-key-capability-v1";

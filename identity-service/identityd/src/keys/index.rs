@@ -9,14 +9,14 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use edgewarden_names::{KeyName, ModuleName, Reason, Refusal, UnixTime};
+use edgewarden_protocol::document::Document;
+use edgewarden_state::Store;
 use edgewarden_workload_wire::keys::{Key, Purpose};
 use serde::{Deserialize, Serialize};
 
 use super::ciphertext::MESSAGES_MAX;
 use super::fields::encode;
-use crate::service::internal;
-use edgewarden_protocol::document::Document;
-use edgewarden_state::Store;
+use crate::refuse::internal;
 
 /// Keys and secrets of one module.
 pub const MODULE_KEYS_MAX: usize = 16;

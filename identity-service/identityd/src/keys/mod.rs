@@ -25,10 +25,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use edgewarden_ca::spki;
+use edgewarden_decisions::renewal::Tick;
 use edgewarden_keystore::{KeyAttestation, Keystore};
-use edgewarden_names::{GatewayName, KeyName, ModuleName, Reason, Refusal, TrustDomain, UnixTime};
+use edgewarden_names::{
+    ErrorChain, GatewayName, KeyName, ModuleName, Reason, Refusal, TrustDomain, UnixTime,
+};
 use edgewarden_protocol::config::Config;
 use edgewarden_protocol::control::ResidentKey;
+use edgewarden_protocol::document::Shelf as _;
+use edgewarden_state::{StateError, Store};
 use edgewarden_workload_wire::keys::{Capability, Key, Operation, Purpose, Use, Wanted};
 use zeroize::Zeroizing;
 
@@ -39,14 +44,11 @@ use self::index::{Entry, IndexFile, Kind, label};
 use self::uses::Uses;
 use self::vault::{Vault, VaultError};
 use crate::metrics::Metrics;
-use crate::service::{Chain, internal};
-use edgewarden_decisions::renewal::Tick;
-use edgewarden_protocol::document::Shelf as _;
-use edgewarden_state::{StateError, Store};
+use crate::refuse::internal;
 
 pub(crate) use self::index::Index;
 pub use self::index::{KEYS_MAX, MODULE_KEYS_MAX};
-pub(crate) use self::source::{InstanceKeys, write_uses};
+pub(crate) use self::source::{Door, InstanceKeys, write_uses};
 
 /// Budgets kept at a time. Those that nobody uses make room.
 const BUDGETS_MAX: usize = 256;
@@ -144,7 +146,7 @@ impl Keys {
         for (generation, one) in unsettled {
             let label = label(&one.module, &one.key, generation);
             if let Err(error) = self.vault.destroy(&label, generation, one.kind) {
-                tracing::error!(module = %one.module, key = %one.key, error = %Chain(&error), "a former key is not destroyed yet");
+                tracing::error!(module = %one.module, key = %one.key, error = %ErrorChain(&error), "a former key is not destroyed yet");
                 continue;
             }
             if let Err(refusal) = self.index().settled(generation) {
@@ -478,7 +480,7 @@ fn public_der(key: &KeyName, point: &[u8]) -> Result<Vec<u8>, Refusal> {
 /// The log learns why; the caller that it is lost, or may come again.
 fn told(key: &KeyName, error: &VaultError) -> Refusal {
     if error.is_lost() {
-        tracing::error!(%key, error = %Chain(error), "the keystore has lost a resident key");
+        tracing::error!(%key, error = %ErrorChain(error), "the keystore has lost a resident key");
         return Refusal::new(Reason::KeyUnknown, key, "the keystore does not have it any more");
     }
     match error {
@@ -487,7 +489,7 @@ fn told(key: &KeyName, error: &VaultError) -> Refusal {
             Refusal::new(Reason::RequestInvalid, key, rule)
         }
         VaultError::Keystore(error) => {
-            tracing::error!(%key, error = %Chain(error), "the keystore refused");
+            tracing::error!(%key, error = %ErrorChain(error), "the keystore refused");
             error.refusal(key.as_str())
         }
         error => internal(key.as_str(), error),

@@ -11,23 +11,23 @@ use edgewarden_protocol::control::Enforcer;
 use edgewarden_protocol::enrol::VerdictState;
 
 use super::Metrics;
-use crate::service::Service;
+use super::Watched;
 
 /// Everything. Blocks on the keystore, at most once a minute.
-pub(super) fn write(page: &mut Page<'_>, service: &Service) -> fmt::Result {
-    let metrics = &service.metrics;
-    build(page, service)?;
-    expiries(page, service)?;
+pub(super) fn write(page: &mut Page<'_>, of: &Watched) -> fmt::Result {
+    let metrics = &of.ledger.metrics;
+    build(page, of)?;
+    expiries(page, of)?;
     issuance(page, metrics)?;
-    decisions(page, service)?;
-    keystore(page, service)?;
-    resident_keys(page, service)?;
-    audit(page, service)?;
+    decisions(page, of)?;
+    keystore(page, of)?;
+    resident_keys(page, of)?;
+    audit(page, of)?;
     messages(page, metrics)
 }
 
-fn build(page: &mut Page<'_>, service: &Service) -> fmt::Result {
-    let description = service.keystore.describe();
+fn build(page: &mut Page<'_>, of: &Watched) -> fmt::Result {
+    let description = of.keystore.describe();
     let flag = |flag| if flag { "true" } else { "false" };
     let labels = [
         ("version", env!("CARGO_PKG_VERSION")),
@@ -35,7 +35,7 @@ fn build(page: &mut Page<'_>, service: &Service) -> fmt::Result {
         ("dangerous", flag(description.dangerous)),
     ];
     page.info("build", "Version of identityd and the kind of its keystore.", &labels)?;
-    page.gauge("uptime_seconds", "Time since identityd started.", service.tick().monotonic.as_secs())
+    page.gauge("uptime_seconds", "Time since identityd started.", of.ledger.tick().monotonic.as_secs())
 }
 
 /// Negative when it has passed.
@@ -44,11 +44,11 @@ fn left(end: UnixTime, now: UnixTime) -> i64 {
     i64::try_from(left).unwrap_or(i64::MAX)
 }
 
-fn expiries(page: &mut Page<'_>, service: &Service) -> fmt::Result {
-    let now = service.now();
-    let state = service.current();
+fn expiries(page: &mut Page<'_>, of: &Watched) -> fmt::Result {
+    let now = of.ledger.now();
+    let state = of.ledger.current();
     let gateway = state.documents().enrolment.accepted.as_ref().map(|accepted| accepted.not_after);
-    let ends = [("gateway", gateway), ("issuing", service.issuance.issuing_ca_expires())];
+    let ends = [("gateway", gateway), ("issuing", of.issuance.issuing_ca_expires())];
     page.gauges(
         "ca_expires_in_seconds",
         "Seconds until a CA certificate of this gateway ends.",
@@ -56,7 +56,7 @@ fn expiries(page: &mut Page<'_>, service: &Service) -> fmt::Result {
     )?;
     // By module and not by instance: instances come and go, and each would leave a series behind.
     let mut modules: BTreeMap<ModuleName, (Option<UnixTime>, u64, u64)> = BTreeMap::new();
-    for (module, status) in service.issuance.status_by_module() {
+    for (module, status) in of.issuance.status_by_module() {
         let (first, instances, streams) = modules.entry(module).or_default();
         *first = match (*first, status.expires) {
             (Some(first), Some(end)) => Some(first.min(end)),
@@ -82,7 +82,7 @@ fn expiries(page: &mut Page<'_>, service: &Service) -> fmt::Result {
         "Open streams of the Workload API.",
         modules.iter().map(|(module, (.., streams))| ([("module", module.as_str())], *streams)),
     )?;
-    let problems = service.issuance.problems().len();
+    let problems = of.issuance.problems().len();
     page.gauge("renewal_problems", "Certificates that could not be made and are tried again.", problems)
 }
 
@@ -111,15 +111,15 @@ fn issuance(page: &mut Page<'_>, metrics: &Metrics) -> fmt::Result {
     )
 }
 
-fn decisions(page: &mut Page<'_>, service: &Service) -> fmt::Result {
-    let metrics = &service.metrics;
+fn decisions(page: &mut Page<'_>, of: &Watched) -> fmt::Result {
+    let metrics = &of.ledger.metrics;
     page.counters(
         "refusals",
         "What was refused, by reason code.",
         metrics.refused.iter().map(|(reason, count)| ([("reason", reason.code())], count.get())),
     )?;
     page.counter("start_permits", "Start permits given.", metrics.permits.get())?;
-    let state = service.current();
+    let state = of.ledger.current();
     page.gauge("instances", "Live start records.", state.documents().records.iter().count())?;
     let epoch = state.in_force().map_or(0, |in_force| in_force.epoch().0);
     page.gauge("policy_epoch", "The policy epoch in force, 0 when there is none.", epoch)?;
@@ -135,7 +135,7 @@ fn decisions(page: &mut Page<'_>, service: &Service) -> fmt::Result {
             ([("enforcer", name)], epoch.0)
         }),
     )?;
-    let time = service.clock.status(&state.known_of_time());
+    let time = of.ledger.clock.status(&state.known_of_time());
     let verdict = state.documents().enrolment.verdict(time.now).map(|verdict| verdict.state);
     let site = state.context().site.is_some();
     let verdicts = [
@@ -159,9 +159,9 @@ fn decisions(page: &mut Page<'_>, service: &Service) -> fmt::Result {
     page.counter("clock_steps", "Times that the wall clock jumped.", metrics.clock_steps.get())
 }
 
-fn resident_keys(page: &mut Page<'_>, service: &Service) -> fmt::Result {
-    let all = || service.metrics.keys.iter().map(|(call, calls)| ([("operation", call.label())], calls));
-    page.gauge("resident_keys", "Keys and secrets of modules in the keystore.", service.keys.all().len())?;
+fn resident_keys(page: &mut Page<'_>, of: &Watched) -> fmt::Result {
+    let all = || of.ledger.metrics.keys.iter().map(|(call, calls)| ([("operation", call.label())], calls));
+    page.gauge("resident_keys", "Keys and secrets of modules in the keystore.", of.keys.all().len())?;
     page.counters(
         "key_operations",
         "Calls of resident keys that were carried out.",
@@ -174,8 +174,8 @@ fn resident_keys(page: &mut Page<'_>, service: &Service) -> fmt::Result {
     )
 }
 
-fn keystore(page: &mut Page<'_>, service: &Service) -> fmt::Result {
-    let metrics = &service.metrics;
+fn keystore(page: &mut Page<'_>, of: &Watched) -> fmt::Result {
+    let metrics = &of.ledger.metrics;
     let all = || metrics.asked.iter().map(|(operation, asked)| ([("operation", operation.label())], asked));
     page.histograms(
         "keystore_seconds",
@@ -192,7 +192,7 @@ fn keystore(page: &mut Page<'_>, service: &Service) -> fmt::Result {
         "Requests that the keystore works on or has in its queue.",
         metrics.waiting.load(Ordering::Relaxed),
     )?;
-    let health = metrics.health(&*service.keystore);
+    let health = metrics.health(&*of.keystore);
     page.gauge("keystore_up", "1 when the keystore answered lately.", u32::from(health.is_some()))?;
     let Some(lockout) = health.and_then(|health| health.lockout) else { return Ok(()) };
     let locked = "1 when the TPM's dictionary-attack protection has locked it.";
@@ -202,12 +202,12 @@ fn keystore(page: &mut Page<'_>, service: &Service) -> fmt::Result {
     page.gauge("tpm_lockout_failures_max", "Failures that lock the TPM.", lockout.failures_max)
 }
 
-fn audit(page: &mut Page<'_>, service: &Service) -> fmt::Result {
-    let (sequence, unsigned, signed) = service.audit_state();
+fn audit(page: &mut Page<'_>, of: &Watched) -> fmt::Result {
+    let (sequence, unsigned, signed) = of.ledger.audit_state();
     page.gauge("audit_sequence", "Number of the newest entry of the audit log.", sequence)?;
     page.gauge("audit_signed_sequence", "Number of the newest entry that a signed head covers.", signed)?;
     page.gauge("audit_unsigned", "Entries that no signed head covers.", unsigned)?;
-    let failed = service.metrics.heads_failed.get();
+    let failed = of.ledger.metrics.heads_failed.get();
     page.counter("audit_heads_failed", "Heads that could not be signed.", failed)
 }
 

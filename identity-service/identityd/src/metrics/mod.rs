@@ -22,7 +22,7 @@ use edgewarden_protocol::control::MessageCounts;
 
 use self::keys::Calls;
 pub(crate) use self::keys::KeyCall;
-pub(crate) use self::source::Told;
+pub(crate) use self::source::{Told, Watched};
 
 /// The keystore is asked about its health at most once in this time: it may be a slow chip.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(60);

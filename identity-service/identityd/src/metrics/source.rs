@@ -3,30 +3,39 @@
 use std::fmt;
 use std::sync::Arc;
 
+use edgewarden_keystore::Keystore;
 use edgewarden_metrics::door::Source;
 use edgewarden_metrics::page::{Format, render};
 use edgewarden_names::Reason;
 
 use super::{expose, health};
-use crate::service::Service;
+use crate::issuance::Issuance;
+use crate::keys::Keys;
+use crate::ledger::Ledger;
 
 /// Before each name.
 const PREFIX: &str = "edgewarden";
 
-/// The whole of `identityd`, to look at.
-#[derive(Debug)]
-pub(crate) struct Told(pub(crate) Arc<Service>);
+/// What is looked at.
+pub(crate) struct Watched {
+    pub ledger: Arc<Ledger>,
+    pub issuance: Arc<Issuance>,
+    pub keys: Arc<Keys>,
+    pub keystore: Arc<dyn Keystore>,
+}
+
+pub(crate) struct Told(pub(crate) Arc<Watched>);
 
 impl Source for Told {
     async fn metrics(&self, format: Format) -> Result<String, fmt::Error> {
-        let service = Arc::clone(&self.0);
-        let write = move || render(format, PREFIX, move |page| expose::write(page, &service));
+        let of = Arc::clone(&self.0);
+        let write = move || render(format, PREFIX, move |page| expose::write(page, &of));
         tokio::task::spawn_blocking(write).await.unwrap_or(Err(fmt::Error))
     }
 
     async fn health(&self) -> Result<(), Reason> {
-        let service = Arc::clone(&self.0);
-        let judge = move || health::judge(&service);
+        let of = Arc::clone(&self.0);
+        let judge = move || health::judge(&of);
         tokio::task::spawn_blocking(judge).await.unwrap_or(Err(Reason::Internal))
     }
 }

@@ -21,9 +21,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use edgewarden_audit::HEAD_EVENT;
+use edgewarden_decisions::authority::Authority;
 use edgewarden_evidence::runtime_log::Event;
 use edgewarden_keystore::Keystore;
-use edgewarden_names::{Reason, Refusal};
+use edgewarden_names::{ErrorChain, Reason, Refusal};
 use edgewarden_protocol::config::{self, Config};
 use edgewarden_protocol::control::AuditEntry;
 use edgewarden_protocol::layout::Layout;
@@ -31,7 +32,7 @@ use tokio::sync::Notify;
 
 use self::files::Files;
 use self::writer::{Door, LogError, Writer};
-use crate::service::Chain;
+use crate::ledger::{Follower, Ledger};
 
 /// What gets a line. The audit log has everything, and its signed heads cover it.
 const KINDS: [&str; 7] = [
@@ -125,7 +126,7 @@ impl Keeper {
             Err(error) => {
                 // What it says may no longer be so; the next try compares disk and PCR.
                 *slot = None;
-                let rule = format!("PCR {}: {}", self.pcr, Chain(&error));
+                let rule = format!("PCR {}: {}", self.pcr, ErrorChain(&error));
                 if rule != before {
                     source.complain(&Refusal::new(Reason::AttestRuntimeLog, "runtime log", &rule));
                 }
@@ -181,6 +182,23 @@ impl Keeper {
             Vec::new()
         });
         Ok((quoted, log))
+    }
+}
+
+impl Source for Ledger {
+    fn after(&self, sequence: u64) -> Vec<AuditEntry> {
+        self.entries_after(sequence)
+    }
+
+    fn complain(&self, refusal: &Refusal) {
+        tracing::error!(%refusal, "the runtime log");
+        self.note(refusal);
+    }
+}
+
+impl Follower for Keeper {
+    fn in_force(&self, _: &Authority) {
+        self.due.notify_one();
     }
 }
 

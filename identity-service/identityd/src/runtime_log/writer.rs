@@ -12,7 +12,7 @@ use edgewarden_evidence::tpm::Attest;
 use edgewarden_keystore::{Keystore, KeystoreError};
 
 use super::files::Files;
-use crate::service::random;
+use crate::refuse::random;
 
 /// Lines that wait for the TPM. While it is away no more are taken from the audit log, which keeps them.
 const PENDING_MAX: usize = 4096;

@@ -8,6 +8,21 @@ mod release;
 mod source;
 mod vault;
 
+use std::sync::Arc;
+
+use edgewarden_keystore::Keystore;
+
+use crate::keys::Keys;
+use crate::ledger::Ledger;
+
 pub use release::{accept, agreement_key, list, release_files};
 pub use source::of_instance;
 pub use vault::Vault;
+
+/// What secrets are taken in and handed out with.
+pub struct Desk {
+    pub ledger: Arc<Ledger>,
+    pub keystore: Arc<dyn Keystore>,
+    pub keys: Arc<Keys>,
+    pub vault: Vault,
+}

@@ -5,15 +5,15 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
+use edgewarden_decisions::deployments::envelope_digest;
+use edgewarden_decisions::secrets::Secrets;
 use edgewarden_names::{Digest, SecretName};
 use edgewarden_platform::durable;
 use edgewarden_protocol::secret::{AgreementKey, ENVELOPE_BYTES_MAX};
-
-use edgewarden_decisions::deployments::envelope_digest;
-use edgewarden_decisions::secrets::Secrets;
 
 const FOLDER: &str = "secrets";
 const FOLDER_MODE: u32 = 0o700;
@@ -48,7 +48,7 @@ impl Vault {
         let folder = state.join(FOLDER);
         if !folder.is_dir() {
             std::fs::create_dir(&folder)?;
-            crate::workload::set_mode(&folder, FOLDER_MODE)?;
+            std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(FOLDER_MODE))?;
         }
         durable::sweep(&folder)?;
         let counted: BTreeSet<&str> = secrets.envelopes().map(Digest::hex).collect();

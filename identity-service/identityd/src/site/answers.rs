@@ -12,17 +12,18 @@ use edgewarden_est::{
     CertificateBag, CsrAttributes, EnrolledChain, EstError, Progress, Severity, SignedRequest, Subject,
     certs_only,
 };
-use edgewarden_keystore::CaKey;
+use edgewarden_keystore::{CaKey, Keystore};
 use edgewarden_names::{ModuleName, Reason, Refusal, SpiffeId, UnixTime};
 use edgewarden_protocol::audit::{Event, KeyUse};
 use edgewarden_protocol::control::Reply;
 use edgewarden_protocol::est::{EstLife, EstOperation, EstReply, EstRequest, EstState, EstStatus, HttpReply};
 
 use super::handshake;
+use crate::blocking::blocking;
+use crate::ledger::Ledger;
 use crate::metrics::Operation;
-use crate::requests::{blocking, decide, keystore_refusal};
-use crate::service::Service;
-use crate::workload::RUNTIMED;
+use crate::refuse::keystore_refusal;
+use crate::sockets::RUNTIMED;
 
 /// Most values of one header, and most bytes of each.
 const VALUES_MAX: usize = 8;
@@ -30,36 +31,47 @@ const VALUE_BYTES_MAX: usize = 1024;
 /// How long the certificate lives that a new gateway CA is tried with.
 const TRIAL: Duration = Duration::from_secs(600);
 
-fn site(service: &Service) -> Result<&Site, Refusal> {
-    let none =
-        || Refusal::new(Reason::EstConfig, "gateway", "the configuration names no site's CA (`[est]`)");
-    service.context.site.as_ref().ok_or_else(none)
+/// What is needed to sign requests and judge answers.
+pub struct Desk {
+    pub ledger: Arc<Ledger>,
+    pub keystore: Arc<dyn Keystore>,
 }
 
-pub async fn answer(service: &Arc<Service>, request: EstRequest) -> Result<Reply, Refusal> {
-    site(service)?;
+/// Whoever has a decision made and does what follows from it.
+pub trait Decider: Sync {
+    fn decide(&self, input: authority::Input) -> impl Future<Output = Result<Reply, Refusal>> + Send;
+}
+
+fn site(desk: &Desk) -> Result<&Site, Refusal> {
+    let none =
+        || Refusal::new(Reason::EstConfig, "gateway", "the configuration names no site's CA (`[est]`)");
+    desk.ledger.context.site.as_ref().ok_or_else(none)
+}
+
+pub async fn answer(desk: &Arc<Desk>, decider: &impl Decider, request: EstRequest) -> Result<Reply, Refusal> {
+    site(desk)?;
     let reply = match request {
-        EstRequest::State => blocking(service, state).await?,
+        EstRequest::State => blocking(desk, state).await?,
         EstRequest::Handshake { transcript_hash } => {
-            blocking(service, move |service| handshake(service, transcript_hash.as_slice())).await?
+            blocking(desk, move |desk| handshake(desk, transcript_hash.as_slice())).await?
         }
         EstRequest::Ask { operation, csrattrs } => {
             check(&csrattrs)?;
-            ask(service, operation, csrattrs).await?
+            ask(desk, decider, operation, csrattrs).await?
         }
         EstRequest::Answer { cacerts, answer } => {
             check(&cacerts)?;
             check(&answer)?;
-            judge(service, cacerts, answer).await?
+            judge(desk, decider, cacerts, answer).await?
         }
     };
     Ok(Reply::Est(Box::new(reply)))
 }
 
 /// What `edgewarden status` shows.
-pub fn status(service: &Service) -> Option<EstStatus> {
-    let site = service.context.site.as_ref()?;
-    let authority = service.current();
+pub fn status(ledger: &Ledger) -> Option<EstStatus> {
+    let site = ledger.context.site.as_ref()?;
+    let authority = ledger.current();
     let documents = authority.documents();
     Some(EstStatus {
         url: site.url.clone(),
@@ -84,9 +96,9 @@ fn check(reply: &HttpReply) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn state(service: &Service) -> Result<EstReply, Refusal> {
-    let site = site(service)?;
-    let authority = service.current();
+fn state(desk: &Desk) -> Result<EstReply, Refusal> {
+    let site = site(desk)?;
+    let authority = desk.ledger.current();
     let documents = authority.documents();
     let mut state = EstState { point: site.point.clone().into(), ..EstState::default() };
     if let Some(accepted) = &documents.enrolment.accepted {
@@ -98,19 +110,20 @@ fn state(service: &Service) -> Result<EstReply, Refusal> {
     Ok(EstReply::State(state))
 }
 
-fn handshake(service: &Service, transcript_hash: &[u8]) -> Result<EstReply, Refusal> {
+fn handshake(desk: &Desk, transcript_hash: &[u8]) -> Result<EstReply, Refusal> {
     let content = handshake::certificate_verify(transcript_hash)?;
-    if service.current().documents().enrolment.accepted.is_none() {
+    if desk.ledger.current().documents().enrolment.accepted.is_none() {
         let rule = "there is no certificate to show";
         return Err(Refusal::new(Reason::IdentityUnavailable, "handshake", rule));
     }
-    let sign = || service.keystore.ca_sign(&content);
-    let signature = service
+    let sign = || desk.keystore.ca_sign(&content);
+    let signature = desk
+        .ledger
         .metrics
         .keystore(Operation::CaSign, sign)
         .map_err(|error| keystore_refusal("handshake", &error))?;
-    let event = Event::new("est.handshake", &service.context.target.gateway, "");
-    service.record(&event.with_key(KeyUse::GatewayCa));
+    let event = Event::new("est.handshake", &desk.ledger.context.target.gateway, "");
+    desk.ledger.record(&event.with_key(KeyUse::GatewayCa));
     Ok(EstReply::Signature(signature.into()))
 }
 
@@ -134,30 +147,31 @@ fn subject(site: &Site, accepted: Option<&Accepted>, operation: EstOperation) ->
 }
 
 async fn ask(
-    service: &Arc<Service>,
+    desk: &Arc<Desk>,
+    decider: &impl Decider,
     operation: EstOperation,
     csrattrs: HttpReply,
 ) -> Result<EstReply, Refusal> {
-    let asked = blocking(service, move |service| Ok(make_request(service, operation, csrattrs)));
+    let asked = blocking(desk, move |desk| Ok(make_request(desk, operation, csrattrs)));
     let (pending, is_new) = match asked.await? {
         Ok(asked) => asked,
-        Err(error) => return Ok(refused(service, &error).await),
+        Err(error) => return Ok(refused(desk, decider, &error).await),
     };
     let request = pending.request.clone();
     if is_new {
-        decide(service, authority::Input::Site(Input::Request(Some(pending)))).await?;
+        decider.decide(authority::Input::Site(Input::Request(Some(pending)))).await?;
     }
     Ok(EstReply::Ask { request })
 }
 
 /// The request that waits, or a new one.
 fn make_request(
-    service: &Service,
+    desk: &Desk,
     operation: EstOperation,
     csrattrs: HttpReply,
 ) -> Result<(Pending, bool), EstError> {
-    let site = site(service)?;
-    let authority = service.current();
+    let site = site(desk)?;
+    let authority = desk.ledger.current();
     let documents = authority.documents();
     let waiting = documents.site_request.pending.as_ref();
     let subject = subject(site, documents.enrolment.accepted.as_ref(), operation)?;
@@ -166,38 +180,38 @@ fn make_request(
     {
         return Ok((pending.clone(), false));
     }
-    let wishes = match wire::read(Question::CsrAttrs, &csrattrs.into(), service.now())? {
+    let wishes = match wire::read(Question::CsrAttrs, &csrattrs.into(), desk.ledger.now())? {
         Answer::Content(der) => CsrAttributes::parse(&der)?,
         _ => CsrAttributes::default(),
     };
     if !wishes.ignored().is_empty() {
         tracing::info!(ignored = ?wishes.ignored(), "the site's CA asks for attributes that we do not know");
     }
-    let key = CaKey(&*service.keystore);
+    let key = CaKey(&*desk.keystore);
     let sign = || match operation {
         EstOperation::Enroll => SignedRequest::enroll(&subject, &wishes, &key),
         // The names of the certificate that is renewed, byte by byte (RFC 7030 section 4.2.2).
         EstOperation::Reenroll => SignedRequest::renew(&subject, &wishes, &key),
     };
-    let request = service.metrics.keystore(Operation::CaSign, sign)?;
+    let request = desk.ledger.metrics.keystore(Operation::CaSign, sign)?;
     let event = Event::new("est.requested", &site.gateway, Question::Certificate(request.operation()));
-    service.record(&event.with_key(KeyUse::GatewayCa));
+    desk.ledger.record(&event.with_key(KeyUse::GatewayCa));
     Ok((Pending::new(operation, &request), true))
 }
 
 /// Says and writes down why there is no certificate; the request is given up when the CA will not decide otherwise.
-async fn refused(service: &Arc<Service>, error: &EstError) -> EstReply {
+async fn refused(desk: &Arc<Desk>, decider: &impl Decider, error: &EstError) -> EstReply {
     let reply = failed(error);
     tracing::warn!(refusal = %error.refusal, "no certificate from the site's CA");
     let refusal = error.refusal.clone();
-    let noted = blocking(service, move |service| {
-        service.note(&refusal);
+    let noted = blocking(desk, move |desk| {
+        desk.ledger.note(&refusal);
         Ok(())
     });
     drop(noted.await);
     let given_up =
-        error.severity == Severity::Fatal && service.current().documents().site_request.pending.is_some();
-    if given_up && let Err(refusal) = decide(service, authority::Input::Site(Input::Request(None))).await {
+        error.severity == Severity::Fatal && desk.ledger.current().documents().site_request.pending.is_some();
+    if given_up && let Err(refusal) = decider.decide(authority::Input::Site(Input::Request(None))).await {
         tracing::error!(%refusal, "the request to the site's CA is not forgotten");
     }
     reply
@@ -209,20 +223,25 @@ enum Judged {
     Later { after: Duration, pending: Pending },
 }
 
-async fn judge(service: &Arc<Service>, cacerts: HttpReply, answer: HttpReply) -> Result<EstReply, Refusal> {
-    let judged = blocking(service, move |service| Ok(judge_answer(service, cacerts, answer))).await?;
+async fn judge(
+    desk: &Arc<Desk>,
+    decider: &impl Decider,
+    cacerts: HttpReply,
+    answer: HttpReply,
+) -> Result<EstReply, Refusal> {
+    let judged = blocking(desk, move |desk| Ok(judge_answer(desk, cacerts, answer))).await?;
     match judged {
-        Err(error) => Ok(refused(service, &error).await),
+        Err(error) => Ok(refused(desk, decider, &error).await),
         Ok(Judged::Later { after, pending }) => {
-            decide(service, authority::Input::Site(Input::Request(Some(pending)))).await?;
+            decider.decide(authority::Input::Site(Input::Request(Some(pending)))).await?;
             Ok(EstReply::Pending { after_seconds: after.as_secs() })
         }
         Ok(Judged::Good { accepted, serial }) => {
             let life = EstLife { not_before: accepted.not_before, not_after: accepted.not_after };
-            match decide(service, authority::Input::Site(Input::Accept { accepted, serial })).await {
+            match decider.decide(authority::Input::Site(Input::Accept { accepted, serial })).await {
                 Ok(_) => Ok(EstReply::Enrolled(life)),
                 Err(refusal) if refusal.reason == Reason::EstCertificate => {
-                    Ok(refused(service, &EstError::from(refusal)).await)
+                    Ok(refused(desk, decider, &EstError::from(refusal)).await)
                 }
                 Err(refusal) => Err(refusal),
             }
@@ -230,14 +249,14 @@ async fn judge(service: &Arc<Service>, cacerts: HttpReply, answer: HttpReply) ->
     }
 }
 
-fn judge_answer(service: &Service, cacerts: HttpReply, answer: HttpReply) -> Result<Judged, EstError> {
-    let site = site(service)?;
-    let state = service.current();
+fn judge_answer(desk: &Desk, cacerts: HttpReply, answer: HttpReply) -> Result<Judged, EstError> {
+    let site = site(desk)?;
+    let state = desk.ledger.current();
     let documents = state.documents();
     let nothing = || Refusal::new(Reason::RequestInvalid, "answer", "nothing was asked");
     let pending = documents.site_request.pending.as_ref().ok_or_else(nothing)?;
     let subject = subject(site, documents.enrolment.accepted.as_ref(), pending.operation)?;
-    let now = service.now();
+    let now = desk.ledger.now();
     let helpers = match wire::read(Question::CaCerts, &cacerts.into(), now)? {
         Answer::Content(der) => {
             let unread = |error| Refusal::new(Reason::EstAnswer, Question::CaCerts, error);
@@ -251,7 +270,7 @@ fn judge_answer(service: &Service, cacerts: HttpReply, answer: HttpReply) -> Res
         Progress::Pending { after } => Ok(Judged::Later { after, pending: pending.after(&enrolment) }),
         Progress::Enrolled(chain) => {
             let accepted = site.accept(&chain)?;
-            try_out(service, site, &accepted, &chain, now)?;
+            try_out(desk, site, &accepted, &chain, now)?;
             Ok(Judged::Good { accepted: Box::new(accepted), serial: chain.serial().to_owned() })
         }
     }
@@ -259,7 +278,7 @@ fn judge_answer(service: &Service, cacerts: HttpReply, answer: HttpReply) -> Res
 
 /// Issues a certificate beneath a new gateway CA and judges it as a peer would. It goes nowhere.
 fn try_out(
-    service: &Service,
+    desk: &Desk,
     site: &Site,
     accepted: &Accepted,
     chain: &EnrolledChain,
@@ -277,13 +296,13 @@ fn try_out(
     let module = ModuleName::parse(RUNTIMED).map_err(|error| refuse(error.to_string()))?;
     let id = SpiffeId::module(&site.trust_domain, &site.gateway, &module);
     let create = || {
-        let key = CaKey(&*service.keystore);
+        let key = CaKey(&*desk.keystore);
         let gateway_ca = accepted.gateway_ca.as_slice();
         IssuingCa::create(&key, gateway_ca, &site.trust_domain, &site.gateway, TRIAL, now)
     };
-    let issuing = service.metrics.keystore(Operation::CaSign, create).map_err(unusable)?;
+    let issuing = desk.ledger.metrics.keystore(Operation::CaSign, create).map_err(unusable)?;
     let detail = format!("a certificate beneath serial {}", chain.serial());
-    service.record(&Event::new("est.tried", &site.gateway, detail).with_key(KeyUse::GatewayCa));
+    desk.ledger.record(&Event::new("est.tried", &site.gateway, detail).with_key(KeyUse::GatewayCa));
     let svid = issuing.beneath(accepted.above()).issue_svid(&id, &[], TRIAL, now).map_err(unusable)?;
     edgewarden_svid::judge_chain(&svid.chain_der, &accepted.bundle(), &site.trust_domain, now)
         .map(drop)

@@ -9,4 +9,4 @@
 mod answers;
 mod handshake;
 
-pub use answers::{answer, status};
+pub use answers::{Decider, Desk, answer, status};

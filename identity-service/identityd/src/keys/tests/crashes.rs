@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _};
+use edgewarden_decisions::renewal::Tick;
 use edgewarden_keystore::{Description, Health, KeyAttestation, Keystore, KeystoreError, Quote};
 use edgewarden_names::{GatewayName, KeyName, ModuleName, Reason, TrustDomain, UnixTime};
 use edgewarden_platform::crash_points::with_hook;
@@ -21,7 +22,6 @@ use zeroize::Zeroizing;
 use super::super::{Keys, OpenError, Who, index};
 use super::store;
 use crate::metrics::Metrics;
-use edgewarden_decisions::renewal::Tick;
 
 /// Counts steps, and fails from one on.
 #[derive(Debug, Default)]
