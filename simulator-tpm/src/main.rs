@@ -1,7 +1,6 @@
 //! `simulator-tpm`: a TPM for the demonstration and for tests, on swtpm.
 
 use edgewarden_names::ErrorChain;
-use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
