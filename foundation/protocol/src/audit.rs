@@ -66,6 +66,7 @@ impl Event {
     }
 
     /// The same event, with the class of the key that it took.
+    #[must_use]
     pub fn with_key(mut self, key: KeyUse) -> Self {
         if !self.detail.is_empty() {
             self.detail.push_str("; ");

@@ -24,6 +24,7 @@ pub struct X509Context {
 
 impl X509Context {
     /// The same without certificate and key.
+    #[must_use]
     pub fn without_key(&self) -> Self {
         Self {
             id: self.id.clone(),
