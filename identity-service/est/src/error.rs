@@ -35,6 +35,7 @@ impl EstError {
         Self { refusal, severity: Severity::Transient { retry_after }, source: None }
     }
 
+    #[must_use]
     pub fn because(self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self { source: Some(source.into()), ..self }
     }
