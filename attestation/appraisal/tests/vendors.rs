@@ -679,6 +679,30 @@ fn an_authority_without_its_root_is_told() {
     assert!(why.contains("CN=middle") && why.contains("CN=root"), "{why}");
 }
 
+/// What no signature covers has one spelling too.
+#[test]
+fn no_byte_of_an_authority_can_be_another() {
+    let upper = Vendor::new("root");
+    let root = roots(&[&upper]);
+    let leaf = by(upper.intermediate("middle"));
+    let own = leaf.make(&Forge::new().ek_point());
+    let public = endorsement(&own).to_bytes();
+    let keys = |authority: Vec<u8>| DeviceKeys::Tpm {
+        ek_certificates: vec![Bytes(own.clone()), Bytes(authority)],
+        ek_public: public.clone().into(),
+        ak_public: Forge::new().ak_public.to_bytes().into(),
+    };
+    challenge(&keys(leaf.issuer.der.clone()), &root, NOW).unwrap();
+    for at in 0..leaf.issuer.der.len() {
+        for change in [0x01, 0x07, 0x20, 0x53, 0x80] {
+            let mut altered = leaf.issuer.der.clone();
+            altered[at] ^= change;
+            let enrolled = challenge(&keys(altered), &root, NOW);
+            assert!(enrolled.is_err(), "byte {at}, changed by {change:#x}");
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 

@@ -22,6 +22,18 @@ pub(crate) const EKU_EK_CERTIFICATE: &str = "2.23.133.8.1";
 const INFORMATIVE: [&str; 6] =
     ["2.5.29.9", "2.5.29.18", "2.5.29.31", "2.5.29.46", "1.3.6.1.5.5.7.1.1", "1.3.6.1.5.5.7.1.11"];
 
+/// A length in its shortest form (X.690 section 10.1). `None` from 16 MiB on.
+fn der_length(length: usize) -> Option<Vec<u8>> {
+    let [_, high, middle, low] = u32::try_from(length).ok()?.to_be_bytes();
+    match length {
+        0..0x80 => Some(vec![low]),
+        0x80..0x100 => Some(vec![0x81, low]),
+        0x100..0x1_0000 => Some(vec![0x82, middle, low]),
+        0x1_0000..0x100_0000 => Some(vec![0x83, high, middle, low]),
+        _ => None,
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Certificate<'a> {
     pub(crate) der: &'a [u8],
@@ -58,7 +70,30 @@ impl<'a> Certificate<'a> {
                 self.called()
             )));
         }
+        if !self.has_plain_envelope() {
+            return Err(Fault::invalid(format!("{} is not in DER around what is signed", self.called())));
+        }
         self.check_extensions()
+    }
+
+    /// The bytes around the signed part, which no signature covers, are as DER writes them (RFC 5280 section 4.1): the
+    /// parser reads other tags and unused bits too, and one certificate must not have several spellings.
+    fn has_plain_envelope(&self) -> bool {
+        let signed = self.parsed.tbs_certificate.as_ref();
+        let signature: &[u8] = &self.parsed.signature_value.data;
+        let Some(body) = der_length(1 + signature.len()) else { return false };
+        let last = [&[0x03], body.as_slice(), &[0x00], signature].concat();
+        let Some(before) = self.der.strip_suffix(last.as_slice()) else { return false };
+        let Some(at) = before.windows(signed.len().max(1)).position(|window| window == signed) else {
+            return false;
+        };
+        let (header, rest) = before.split_at(at);
+        // The algorithm stands once more inside, byte for byte.
+        let algorithm = rest.get(signed.len()..).unwrap_or_default();
+        let Some(length) = der_length(self.der.len().saturating_sub(header.len())) else { return false };
+        header == [&[0x30], length.as_slice()].concat()
+            && !algorithm.is_empty()
+            && signed.windows(algorithm.len()).any(|window| window == algorithm)
     }
 
     fn check_extensions(&self) -> Result<(), Fault> {
