@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use edgewarden_names::{Reason, Refusal};
-use edgewarden_protocol::control::{Reply, Request};
+use edgewarden_protocol::ask::{self, Ask, NoAnswer, Reply};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
@@ -54,18 +54,57 @@ impl Client {
         }
     }
 
-    /// Asks `identityd`. A refusal is an error, so that no caller mistakes it for an answer.
-    pub async fn ask(&mut self, request: &Request) -> Result<Reply, ClientError> {
-        match self.exchange(request).await? {
-            Reply::Refused(refusal) => Err(ClientError::Refused(refusal)),
-            reply => Ok(reply),
-        }
+    /// Asks, and has the answer of that question. A refusal is an error, so that no caller mistakes it for an answer.
+    pub async fn ask<Q>(&mut self, question: Q) -> Result<Q::Answer, ClientError>
+    where
+        Q: Ask<Reply: Reply<Refused = Refusal>>,
+    {
+        self.answer_to::<Q>(&question.into_request()).await
+    }
+
+    /// The same, for a question that is a request already.
+    pub async fn answer_to<Q>(&mut self, request: &Q::Request) -> Result<Q::Answer, ClientError>
+    where
+        Q: Ask<Reply: Reply<Refused = Refusal>>,
+    {
+        ask::answer::<Q>(self.exchange(request).await?).map_err(|none| match none {
+            NoAnswer::Refused(refusal) => ClientError::Refused(refusal),
+            NoAnswer::Other(kind) => ClientError::Refused(unexpected(<Q::Reply as Reply>::DAEMON, kind)),
+        })
     }
 }
 
-/// What to say when a daemon answers a request with the reply to another.
-pub fn unexpected(reply: &Reply) -> ClientError {
-    let kind = format!("{reply:?}");
-    let kind = kind.split([' ', '(', '{']).next().unwrap_or_default();
-    ClientError::Refused(Refusal::new(Reason::Internal, "identityd", format!("it answered with `{kind}`")))
+/// What to say of a daemon that answers a request with the reply to another.
+fn unexpected(daemon: &str, kind: &str) -> Refusal {
+    let rule = format!("it answered with `{kind}`, which was not asked; are all programs of one version?");
+    Refusal::new(Reason::Internal, daemon, rule)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use edgewarden_protocol::control::{Reply as Said, Request, questions};
+
+    #[tokio::test]
+    async fn an_answer_to_something_else_is_refused_by_name() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut client = Client { stream: ours };
+        let busy = Refusal::new(Reason::Busy, "identityd", "it is stopping");
+        let serve = async {
+            for reply in [Said::Secrets(Vec::new()), Said::Refused(busy.clone()), Said::Done] {
+                assert_eq!(frame::read::<Request>(&mut theirs).await.unwrap(), Request::Deployment);
+                frame::write(&mut theirs, &reply).await.unwrap();
+            }
+        };
+        let ask = async {
+            let other = client.ask(questions::Deployment).await.unwrap_err();
+            let ClientError::Refused(refusal) = other else { panic!("{other:?}") };
+            assert_eq!((refusal.reason, refusal.subject.as_str()), (Reason::Internal, "identityd"));
+            assert!(refusal.rule.contains("`Secrets`"), "{refusal}");
+            let refused = client.ask(questions::Deployment).await;
+            assert!(matches!(refused, Err(ClientError::Refused(why)) if why == busy));
+            assert_eq!(client.ask(questions::Deployment).await.unwrap(), None);
+        };
+        tokio::join!(serve, ask);
+    }
 }

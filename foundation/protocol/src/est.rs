@@ -10,6 +10,7 @@ use edgewarden_names::{Refusal, UnixTime};
 use serde::{Deserialize, Serialize};
 
 use crate::Bytes;
+use crate::ask::{Answer, requests};
 
 /// A site's CA, reached by EST. In the place of a fleet: it certifies the gateway CA.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,40 +71,114 @@ pub struct HttpReply {
     pub body: Bytes,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub enum EstRequest {
-    /// → [`EstReply::State`]
-    State,
-    /// What the CA answered to `csrattrs`. The request that is undecided, or a new one. → [`EstReply::Ask`]
-    Ask { operation: EstOperation, csrattrs: HttpReply },
-    /// What the CA answered to `cacerts` and to the request. → [`EstReply::Enrolled`], [`EstReply::Pending`]
-    Answer { cacerts: HttpReply, answer: HttpReply },
+requests! {
+    /// Inside [`crate::control::Request::Est`].
+    EstRequest -> EstReply;
+
+    State -> EstState;
+    /// What the CA answered to `csrattrs`. The request that is undecided, or a new one.
+    Ask { operation: EstOperation, csrattrs: HttpReply } -> EstAsked;
+    /// What the CA answered to `cacerts` and to the request.
+    Answer { cacerts: HttpReply, answer: HttpReply } -> EstDecision;
     /// Signs the CertificateVerify of a TLS 1.3 client (RFC 8446 section 4.4.3) whose transcript hashes to this, and
-    /// nothing else. → [`EstReply::Signature`]
-    Handshake { transcript_hash: Bytes },
+    /// nothing else.
+    Handshake { transcript_hash: Bytes } -> Bytes;
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum EstReply {
     State(EstState),
-    Ask {
-        /// PKCS#10, DER.
-        request: Bytes,
-    },
+    Ask(EstAsked),
     Enrolled(EstLife),
-    Pending {
-        after_seconds: u64,
-    },
-    /// No certificate, and what was held stays.
-    Failed {
-        refusal: Refusal,
-        /// Whether it can pass by itself.
-        transient: bool,
-        retry_after_seconds: Option<u64>,
-    },
+    Pending { after_seconds: u64 },
+    Failed(EstFailure),
     Signature(Bytes),
+}
+
+impl crate::ask::Reply for EstReply {
+    const DAEMON: &'static str = "identityd";
+
+    type Refused = EstFailure;
+
+    fn accepted(self) -> Result<Self, EstFailure> {
+        match self {
+            Self::Failed(failure) => Err(failure),
+            reply => Ok(reply),
+        }
+    }
+
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::State(_) => "State",
+            Self::Ask(_) => "Ask",
+            Self::Enrolled(_) => "Enrolled",
+            Self::Pending { .. } => "Pending",
+            Self::Failed(_) => "Failed",
+            Self::Signature(_) => "Signature",
+        }
+    }
+}
+
+impl Answer<EstReply> for EstState {
+    fn of(reply: EstReply) -> Result<Self, EstReply> {
+        match reply {
+            EstReply::State(state) => Ok(state),
+            reply => Err(reply),
+        }
+    }
+}
+
+impl Answer<EstReply> for EstAsked {
+    fn of(reply: EstReply) -> Result<Self, EstReply> {
+        match reply {
+            EstReply::Ask(asked) => Ok(asked),
+            reply => Err(reply),
+        }
+    }
+}
+
+impl Answer<EstReply> for EstDecision {
+    fn of(reply: EstReply) -> Result<Self, EstReply> {
+        match reply {
+            EstReply::Enrolled(life) => Ok(Self::Enrolled(life)),
+            EstReply::Pending { after_seconds } => Ok(Self::Pending { after_seconds }),
+            reply => Err(reply),
+        }
+    }
+}
+
+impl Answer<EstReply> for Bytes {
+    fn of(reply: EstReply) -> Result<Self, EstReply> {
+        match reply {
+            EstReply::Signature(signature) => Ok(signature),
+            reply => Err(reply),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EstAsked {
+    /// PKCS#10, DER.
+    pub request: Bytes,
+}
+
+/// What came of the CA's answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EstDecision {
+    Enrolled(EstLife),
+    Pending { after_seconds: u64 },
+}
+
+/// No certificate, and what was held stays.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EstFailure {
+    pub refusal: Refusal,
+    /// Whether it can pass by itself.
+    pub transient: bool,
+    pub retry_after_seconds: Option<u64>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,4 +209,35 @@ pub struct EstStatus {
     pub certified: bool,
     /// Since when a request waits for the CA's decision.
     pub pending_since: Option<UnixTime>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ask::{NoAnswer, answer};
+    use edgewarden_names::Reason;
+    use serde_json::json;
+
+    #[test]
+    fn an_answer_is_that_of_its_question_or_a_failure() {
+        let asked = EstReply::Ask(EstAsked { request: vec![1, 2, 3].into() });
+        assert_eq!(serde_json::to_value(&asked).unwrap(), json!({"ask": {"request": "AQID"}}));
+        assert_eq!(answer::<questions::Ask>(asked.clone()).unwrap().request, vec![1, 2, 3].into());
+        assert!(matches!(answer::<questions::State>(asked.clone()), Err(NoAnswer::Other("Ask"))));
+        assert!(matches!(answer::<questions::Answer>(asked), Err(NoAnswer::Other("Ask"))));
+        let pending: EstReply = serde_json::from_value(json!({"pending": {"after_seconds": 60}})).unwrap();
+        let decided = answer::<questions::Answer>(pending).unwrap();
+        assert_eq!(decided, EstDecision::Pending { after_seconds: 60 });
+        let failure = EstFailure {
+            refusal: Refusal::new(Reason::EstUnavailable, "site", "status 503"),
+            transient: true,
+            retry_after_seconds: Some(9),
+        };
+        let wire =
+            json!({"failed": {"refusal": failure.refusal, "transient": true, "retry_after_seconds": 9}});
+        let failed = EstReply::Failed(failure.clone());
+        assert_eq!(serde_json::to_value(&failed).unwrap(), wire);
+        let refused = answer::<questions::Answer>(failed);
+        assert!(matches!(refused, Err(NoAnswer::Refused(why)) if why == failure));
+    }
 }

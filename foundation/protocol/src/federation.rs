@@ -70,18 +70,6 @@ impl Endpoint {
     }
 }
 
-/// What is asked of `identityd` about other trust domains.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub enum FederationRequest {
-    /// Those of the deployment. → [`crate::control::Reply::Federation`]
-    List,
-    /// A bundle that the endpoint of this configuration gave. Judged, stored and given to modules. → `Done`
-    Fetched { trust_domain: TrustDomain, endpoint: Digest, bundle: Bytes },
-    /// That endpoint gave none. What is held stays. → `Done`
-    Failed { trust_domain: TrustDomain, endpoint: Digest, refusal: Refusal },
-}
-
 /// What `runtimed` needs to ask an endpoint, and what people are shown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -1,32 +1,28 @@
 //! What the command line asks of `gatewayd` on its own control socket (root only), one frame each way.
 
-use edgewarden_names::{Epoch, Principal, Refusal, UnixTime};
+use edgewarden_names::{Epoch, Principal, UnixTime};
 use serde::{Deserialize, Serialize};
 
 use crate::Bytes;
+use crate::ask::{replies, requests};
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub enum Request {
-    /// → [`Reply::Status`]
-    Status,
-    /// → [`Reply::SetAside`]
-    SetAside,
-    /// → [`Reply::Message`]
-    SetAsideShow { client: Principal, number: u64 },
-    /// → [`Reply::Done`]
-    SetAsideDrop { client: Principal, number: u64 },
+requests! {
+    Request -> Reply;
+
+    Status -> Box<Status>;
+    SetAside -> Vec<SetAsideStatus>;
+    /// Its payload.
+    SetAsideShow { client: Principal, number: u64 } -> Bytes;
+    SetAsideDrop { client: Principal, number: u64 } -> ();
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub enum Reply {
+replies! {
+    Reply of "gatewayd";
+
     Status(Box<Status>),
     SetAside(Vec<SetAsideStatus>),
     /// A message's payload.
     Message(Bytes),
-    Done,
-    Refused(Refusal),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,6 +1,7 @@
 //! What crosses a wall: every document and message that one Edgewarden process gives another.
 //!
 //! * [`layout`]: where things lie on a gateway · [`config`]: `config.toml`
+//! * [`ask`]: a question has the type of its answer
 //! * [`control`]: what `runtimed`, `gatewayd` and the command line ask of `identityd`
 //! * [`runtime_console`], [`gateway_console`]: what the command line and `doctor` ask of `runtimed` and of `gatewayd`
 //! * [`enrol`]: gateway and fleet, enrolment and renewal · [`uplink`]: gateway and fleet, everything later
@@ -15,6 +16,7 @@
 //!
 //! Unknown fields are refused everywhere: a field that one side relies on is never silently dropped by the other.
 
+pub mod ask;
 pub mod audit;
 pub mod bytes;
 pub mod config;

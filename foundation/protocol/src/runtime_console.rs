@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use edgewarden_names::{Epoch, Generation, ModuleName, Reason, Refusal, UnixTime};
 use serde::{Deserialize, Serialize};
 
+use crate::ask::{replies, requests};
 use crate::control::IdentityStatus;
 use crate::enrol::Verdict;
 use crate::uplink::{ModuleReport, ModuleState, ModuleUpdate};
@@ -12,33 +13,30 @@ use crate::uplink::{ModuleReport, ModuleState, ModuleUpdate};
 /// Most bytes of a log that one answer carries.
 pub const LOG_REPLY_BYTES_MAX: u64 = 1024 * 1024;
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub enum Request {
-    /// → [`Reply::Status`]
-    Status,
-    /// The newest `last` lines that a module printed. → [`Reply::Logs`]
-    Logs { module: ModuleName, last: u32 },
-    /// Renews the gateway's attestation and certificate with the fleet now. → [`Reply::Renewed`]
-    Renew,
+requests! {
+    Request -> Reply;
+
+    Status -> Box<Status>;
+    /// The newest `last` lines that a module printed.
+    Logs { module: ModuleName, last: u32 } -> Vec<String>;
+    /// Renews the gateway's attestation and certificate with the fleet now.
+    Renew -> Box<Verdict>;
     /// Asks the site's CA for a certificate now: renews the one that is held, or with `anew`, or without one, asks for a
-    /// first one. → [`Reply::Est`]
-    Est { anew: bool },
-    /// Asks the fleet for a deployment now. → [`Reply::Done`]
-    SyncNow,
-    /// Asks the bundle endpoints of all other trust domains now. → [`Reply::Done`]
-    FederationNow,
+    /// first one.
+    Est { anew: bool } -> EstOutcome;
+    /// Asks the fleet for a deployment now.
+    SyncNow -> ();
+    /// Asks the bundle endpoints of all other trust domains now.
+    FederationNow -> ();
     /// Ends the daemon and leaves the modules running. With `stop_modules`: stops the modules, removes rules, networks
     /// and mounts, and then starts nothing more until the daemon itself is started anew; it stays, because whoever
-    /// supervises it would only start it again. → [`Reply::Done`]
-    Shutdown { stop_modules: bool },
+    /// supervises it would only start it again.
+    Shutdown { stop_modules: bool } -> ();
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub enum Reply {
-    Done,
-    Refused(Refusal),
+replies! {
+    Reply of "runtimed";
+
     Status(Box<Status>),
     Logs(Vec<String>),
     Renewed(Box<Verdict>),

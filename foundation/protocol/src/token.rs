@@ -62,7 +62,7 @@ tokens! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::{Reply, Request};
+    use crate::control::{LeafAllowed, Reply, Request};
     use crate::leaf::Enrol;
 
     #[test]
@@ -79,7 +79,7 @@ mod tests {
         let token = || LeafToken::from("5ec2e7");
         let leaf = || edgewarden_names::LeafName::parse("sensor-1").unwrap();
         let issue = Request::LeafIssue { leaf: leaf(), token: token(), csr: Vec::new().into() };
-        let reply = Reply::LeafToken { token: token(), expires: edgewarden_names::UnixTime(7) };
+        let reply = Reply::LeafToken(LeafAllowed { token: token(), expires: edgewarden_names::UnixTime(7) });
         let enrol = Enrol { leaf: leaf(), token: token(), csr: Vec::new().into() };
         for shown in [format!("{issue:?}"), format!("{reply:?}"), format!("{enrol:?}")] {
             assert!(!shown.contains("5ec2"), "{shown}");

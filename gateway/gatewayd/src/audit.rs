@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use edgewarden_metrics::{Counter, Counts};
 use edgewarden_names::{Principal, Reason, Refusal};
-use edgewarden_protocol::control::{Origin, Request};
+use edgewarden_protocol::control::{Origin, questions};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -261,7 +261,7 @@ pub(crate) async fn serve(mut refusals: Refusals, control: Control) {
         };
         let Told { origin, refusal, untold } = told;
         tracing::warn!(%refusal, untold, "refused");
-        if let Err(error) = control.done(&Request::Refused { origin, refusal }).await {
+        if let Err(error) = control.ask(questions::Refused { origin, refusal }).await {
             tracing::warn!(%error, "the audit log has not taken a refusal");
         }
     }

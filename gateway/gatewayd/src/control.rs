@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use edgewarden_exchange::client::{Client, ClientError, unexpected};
+use edgewarden_exchange::client::{Client, ClientError};
 use edgewarden_names::{ErrorChain, GatewayName, Refusal};
-use edgewarden_protocol::control::{Enforcer, MessageCounts, Reply, Request, Snapshot, Standing};
+use edgewarden_protocol::ask::Ask;
+use edgewarden_protocol::control::{Enforcer, MessageCounts, Reply, Request, Standing, questions};
 use edgewarden_transport::Clock;
 use tokio::sync::{Semaphore, watch};
 
@@ -54,11 +55,18 @@ impl Control {
         Self { socket, for_strangers: Arc::new(Semaphore::new(FOR_STRANGERS_MAX)) }
     }
 
-    pub(crate) async fn ask(&self, request: &Request) -> Result<Reply, ControlError> {
-        self.ask_within(request, DEADLINE).await
+    pub(crate) async fn ask<Q>(&self, question: Q) -> Result<Q::Answer, ControlError>
+    where
+        Q: Ask<Request = Request, Reply = Reply>,
+    {
+        self.ask_within(question, DEADLINE).await
     }
 
-    async fn ask_within(&self, request: &Request, deadline: Duration) -> Result<Reply, ControlError> {
+    async fn ask_within<Q>(&self, question: Q, deadline: Duration) -> Result<Q::Answer, ControlError>
+    where
+        Q: Ask<Request = Request, Reply = Reply>,
+    {
+        let request = question.into_request();
         let exchange = async {
             let _place = match request {
                 Request::LeafIssue { .. } | Request::LeafRenew { .. } => {
@@ -66,23 +74,9 @@ impl Control {
                 }
                 _ => None,
             };
-            Client::connect(&self.socket).await?.ask(request).await
+            Client::connect(&self.socket).await?.answer_to::<Q>(&request).await
         };
         Ok(tokio::time::timeout(deadline, exchange).await.map_err(|_| ControlError::Deadline)??)
-    }
-
-    pub(crate) async fn done(&self, request: &Request) -> Result<(), ControlError> {
-        match self.ask(request).await? {
-            Reply::Done => Ok(()),
-            other => Err(unexpected(&other).into()),
-        }
-    }
-
-    async fn watch(&self, seen: u64) -> Result<Snapshot, ControlError> {
-        match self.ask_within(&Request::Watch { seen }, WATCH_DEADLINE).await? {
-            Reply::Snapshot(snapshot) => Ok(*snapshot),
-            other => Err(unexpected(&other).into()),
-        }
     }
 }
 
@@ -97,7 +91,7 @@ pub(crate) async fn follow(
     let mut seen = 0;
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
     loop {
-        match control.watch(seen).await {
+        match control.ask_within(questions::Watch { seen }, WATCH_DEADLINE).await {
             Ok(snapshot) => {
                 backoff.reset();
                 clock.tell(snapshot.time.offset_millis);
@@ -139,8 +133,8 @@ pub(crate) async fn report(control: Control, mut applied: watch::Receiver<View>)
     loop {
         let epoch = applied.borrow_and_update().epoch();
         if let Some(epoch) = epoch {
-            let request = Request::EpochEnforced { enforcer: Enforcer::Gatewayd, epoch };
-            match control.done(&request).await {
+            let enforced = questions::EpochEnforced { enforcer: Enforcer::Gatewayd, epoch };
+            match control.ask(enforced).await {
                 Ok(()) => {}
                 // It says so when the epoch is no longer the newest; the newest comes by the watch.
                 Err(error) if error.refusal().is_some() => {}
@@ -168,7 +162,7 @@ pub(crate) async fn report_counts(
     loop {
         let counts = *counted.borrow_and_update();
         applied.mark_unchanged();
-        if let Err(error) = control.done(&Request::MessagesCounted(counts)).await {
+        if let Err(error) = control.ask(questions::MessagesCounted(counts)).await {
             tracing::debug!(error = %ErrorChain(&error), "identityd was not told what was counted");
         }
         tokio::time::sleep(COUNTS_EVERY).await;

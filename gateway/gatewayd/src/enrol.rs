@@ -10,10 +10,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use edgewarden_exchange::client::unexpected;
 use edgewarden_names::{ErrorChain, Reason, Refusal};
 use edgewarden_protocol::Bytes as Der;
-use edgewarden_protocol::control::{Certificate, Origin, Reply, Request as ControlRequest};
+use edgewarden_protocol::control::{Certificate, Origin, questions};
 use edgewarden_protocol::leaf::{ENROL_BYTES_MAX, ENROL_PATH, Enrol, RENEW_PATH, Renew};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
@@ -139,28 +138,23 @@ async fn issue(
     let body =
         Limited::new(request.into_body(), ENROL_BYTES_MAX).collect().await.map_err(too_large)?.to_bytes();
     let invalid = |_| Refusal::new(Reason::RequestInvalid, from, "the body is not such a request");
-    let (subject, asked) = if renews {
+    let (subject, answered) = if renews {
         if shown.is_empty() {
             return Err(Refusal::new(Reason::LeafRenewal, from, "no certificate was shown"));
         }
         let Renew { csr, proof } = serde_json::from_slice(&body).map_err(invalid)?;
-        (from.to_string(), ControlRequest::LeafRenew { chain: shown.to_vec(), csr, proof })
+        let question = questions::LeafRenew { chain: shown.to_vec(), csr, proof };
+        (from.to_string(), enrolment.control.ask(question).await)
     } else {
         let Enrol { leaf, token, csr } = serde_json::from_slice(&body).map_err(invalid)?;
-        (leaf.to_string(), ControlRequest::LeafIssue { leaf, token, csr })
+        (leaf.to_string(), enrolment.control.ask(questions::LeafIssue { leaf, token, csr }).await)
     };
-    let internal = |subject: &str| Refusal::new(Reason::Internal, subject, "identityd has not answered");
-    match enrolment.control.ask(&asked).await {
-        Ok(Reply::Certificate(certificate)) => Ok(certificate),
-        Ok(other) => {
-            tracing::error!(error = %unexpected(&other), "no certificate for a leaf device");
-            Err(internal(&subject))
-        }
-        Err(error) => Err(error.refusal().cloned().unwrap_or_else(|| {
+    answered.map_err(|error| {
+        error.refusal().cloned().unwrap_or_else(|| {
             tracing::error!(error = %ErrorChain(&error), "no certificate for a leaf device");
-            internal(&subject)
-        })),
-    }
+            Refusal::new(Reason::Internal, subject, "identityd has not answered")
+        })
+    })
 }
 
 fn status_of(reason: Reason) -> StatusCode {

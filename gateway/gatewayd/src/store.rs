@@ -3,11 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use edgewarden_exchange::client::unexpected;
 use edgewarden_mqtt::broker::Ticket;
 use edgewarden_names::{ErrorChain, Reason, Refusal};
 use edgewarden_platform::reserve::is_behind;
-use edgewarden_protocol::control::{Reply, Request};
+use edgewarden_protocol::control::questions;
 use edgewarden_queue::{Appending, Queue, QueueError};
 use tokio::sync::{mpsc, watch};
 use zeroize::Zeroizing;
@@ -73,12 +72,8 @@ async fn try_open(folder: &std::path::Path, bytes_max: u64, control: &Control) -
 
 /// The key for all that this process keeps on disk.
 pub(crate) async fn storage_key(control: &Control) -> Result<Zeroizing<[u8; 32]>, ControlError> {
-    match control.ask(&Request::StorageKey).await? {
-        Reply::StorageKey(key) => {
-            <[u8; 32]>::try_from(key.expose()).map(Zeroizing::new).map_err(|_| ControlError::KeyLength)
-        }
-        other => Err(unexpected(&other).into()),
-    }
+    let key = control.ask(questions::StorageKey).await?;
+    <[u8; 32]>::try_from(key.expose()).map(Zeroizing::new).map_err(|_| ControlError::KeyLength)
 }
 
 /// Puts what the hub hands over on disk, in order, and tells the hub in that order. Ends with the hub.

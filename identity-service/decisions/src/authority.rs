@@ -16,7 +16,7 @@ use edgewarden_names::{Epoch, LeafName, ModuleName, Reason, Refusal, UnixTime};
 use edgewarden_protocol::Bytes;
 use edgewarden_protocol::audit::{Event, KeyUse};
 use edgewarden_protocol::control::{
-    Enforcer, PolicyInForce, Reply, Snapshot, StartRecord, ToldTime, TopicSize,
+    Enforcer, LeafAllowed, PolicyInForce, Reply, Snapshot, StartRecord, ToldTime, TopicSize,
 };
 use edgewarden_protocol::deployment::SvidKey;
 use edgewarden_protocol::enrol::Enrolled;
@@ -426,7 +426,7 @@ impl Authority {
             self.documents.leaves.allow(leaf, lifetime_seconds, &moment.random, now)?;
         self.documents.leaves = Arc::new(leaves);
         let step = Step::done().event("leaf.allowed", leaf, format!("until {expires}"));
-        Ok(step.reply(Reply::LeafToken { token, expires }))
+        Ok(step.reply(Reply::LeafToken(LeafAllowed { token, expires })))
     }
 
     fn leaf_enrolled(

@@ -14,13 +14,13 @@ use edgewarden_names::{KeyName, LeafName, ModuleName, Reason, Refusal, SpiffeId,
 use edgewarden_protocol::Bytes;
 use edgewarden_protocol::audit::{Event, KeyUse, clip};
 use edgewarden_protocol::control::{
-    AuditKey, Certificate, DiskReserve, Enforcer, ExportedQuote, KeystoreHealth, Lease, Lockout,
-    MANIFEST_BYTES_MAX, Reply, Request, SIGNATURE_PAYLOAD_BYTES_MAX, SIGNATURES_MAX, Standing, Status,
-    StorageKey,
+    AuditKey, Certificate, DiskReserve, Enforcer, ExportedQuote, JwtStatement, KeystoreHealth, Lease,
+    Lockout, MANIFEST_BYTES_MAX, Reply, Request, SIGNATURE_PAYLOAD_BYTES_MAX, SIGNATURES_MAX, Standing,
+    Status, StorageKey,
 };
 use edgewarden_protocol::dsse::ENVELOPE_BYTES_MAX;
 use edgewarden_protocol::enrol::{Challenge, EVENT_LOG_BYTES_MAX};
-use edgewarden_protocol::federation::{BUNDLE_BYTES_MAX, FederationRequest};
+use edgewarden_protocol::federation::BUNDLE_BYTES_MAX;
 use edgewarden_protocol::leaf::{CERTIFICATE_BYTES_MAX, CHAIN_MAX};
 use edgewarden_protocol::secret::ENVELOPE_BYTES_MAX as SECRET_BYTES_MAX;
 use edgewarden_protocol::token::LeafToken;
@@ -113,14 +113,31 @@ pub async fn answer(service: &Arc<Service>, peer: Enforcer, request: Request) ->
         Request::AuditKey => blocking(service, audit_key).await,
         Request::JwtKeys => {
             blocking(service, |service| {
-                service.jwt.statement(&service.ledger, &*service.keystore).map(Reply::JwtKeys)
+                let stated = service.jwt.statement(&service.ledger, &*service.keystore)?;
+                Ok(Reply::JwtKeys(JwtStatement(stated)))
             })
             .await
         }
 
-        Request::Federation(request) => {
+        Request::FederationList => {
+            blocking(service, |service| {
+                Ok(Reply::Federation(federation::list(&service.ledger, &service.federation_troubles)))
+            })
+            .await
+        }
+        Request::FederationFetched { trust_domain, endpoint, bundle } => {
             blocking(service, move |service| {
-                federation::answer(&service.ledger, &service.federation_troubles, request)
+                let (ledger, troubles) = (&service.ledger, &service.federation_troubles);
+                federation::fetched(ledger, troubles, &trust_domain, &endpoint, &bundle)?;
+                Ok(Reply::Done)
+            })
+            .await
+        }
+        Request::FederationFailed { trust_domain, endpoint, refusal } => {
+            blocking(service, move |service| {
+                let (ledger, troubles) = (&service.ledger, &service.federation_troubles);
+                federation::failed(ledger, troubles, &trust_domain, &endpoint, &refusal);
+                Ok(Reply::Done)
             })
             .await
         }
@@ -248,10 +265,8 @@ fn check_sizes(request: &Request) -> Result<(), Refusal> {
         Request::DeploymentAccept(envelope) => check("deployment", envelope.0.len(), ENVELOPE_BYTES_MAX),
         Request::SecretAccept(envelope) => check("secret", envelope.0.len(), SECRET_BYTES_MAX)
             .map_err(|refusal| Refusal { reason: Reason::SecretLimit, ..refusal }),
-        Request::Federation(FederationRequest::Fetched { bundle, .. }) => {
-            check("bundle", bundle.0.len(), BUNDLE_BYTES_MAX)
-                .map_err(|refusal| Refusal { reason: Reason::FederationBundle, ..refusal })
-        }
+        Request::FederationFetched { bundle, .. } => check("bundle", bundle.0.len(), BUNDLE_BYTES_MAX)
+            .map_err(|refusal| Refusal { reason: Reason::FederationBundle, ..refusal }),
         Request::LeafIssue { csr, .. } => check("certificate request", csr.0.len(), CSR_BYTES_MAX),
         Request::LeafRenew { chain, csr, proof } => {
             check("certificate request", csr.0.len(), CSR_BYTES_MAX)?;

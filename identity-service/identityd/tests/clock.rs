@@ -9,7 +9,7 @@ use std::time::Duration;
 use common::clocks::Clocks;
 use common::{DAY, Gateway, document, until};
 use edgewarden_names::{LeafName, Reason, UnixTime};
-use edgewarden_protocol::control::{Reply, Request, Status, TimeBy, ToldTime};
+use edgewarden_protocol::control::{LeafAllowed, Reply, Request, Status, TimeBy, ToldTime};
 
 const HOUR: i64 = 3600;
 
@@ -60,7 +60,9 @@ impl Site {
         assert!(!status.identities.is_empty());
         let name = LeafName::parse("sensor-1").unwrap();
         let request = Request::LeafAllow { leaf: name.clone(), lifetime_seconds: 600 };
-        let Reply::LeafToken { token, .. } = self.gateway.ask(request).await.unwrap() else { panic!() };
+        let Reply::LeafToken(LeafAllowed { token, .. }) = self.gateway.ask(request).await.unwrap() else {
+            panic!()
+        };
         let key = common::LeafKey::new();
         let csr = key.csr();
         let issued = self.gateway.ask(Request::LeafIssue { leaf: name, token, csr }).await;

@@ -11,7 +11,7 @@ use common::{GATEWAY_UID, Gateway, STRANGER_UID};
 use edgewarden_exchange::client::{Client, ClientError};
 use edgewarden_exchange::frame;
 use edgewarden_names::{Reason, Refusal};
-use edgewarden_protocol::control::{Origin, REFUSALS_MAX, Reply, Request};
+use edgewarden_protocol::control::{Origin, REFUSALS_MAX, Reply, Request, questions};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
@@ -96,7 +96,7 @@ async fn connections_have_a_limit_and_come_free_again() {
     let mut held = Vec::new();
     for _ in 0..200 {
         let mut client = Client::connect(&gateway.control()).await.unwrap();
-        if client.ask(&Request::Deployment).await.is_err() {
+        if client.ask(questions::Deployment).await.is_err() {
             break;
         }
         held.push(client);
@@ -105,7 +105,7 @@ async fn connections_have_a_limit_and_come_free_again() {
     drop(held);
     common::until("a free connection", async || {
         let mut client = Client::connect(&gateway.control()).await.unwrap();
-        client.ask(&Request::Status).await.ok()
+        client.ask(questions::Status).await.ok()
     })
     .await;
 }
@@ -139,7 +139,7 @@ async fn one_process_cannot_take_all_places() {
     let mut held = Vec::new();
     let refused = loop {
         let mut client = Client::connect(&gateway.control()).await.unwrap();
-        match client.ask(&Request::Deployment).await {
+        match client.ask(questions::Deployment).await {
             Ok(_) => held.push(client),
             Err(ClientError::Refused(refusal)) => break refusal,
             Err(other) => panic!("{other}"),
@@ -157,8 +157,8 @@ async fn one_connection_carries_many_requests() {
     let gateway = Gateway::started().await;
     let mut client = Client::connect(&gateway.control()).await.unwrap();
     for _ in 0..50 {
-        assert!(matches!(client.ask(&Request::Status).await.unwrap(), Reply::Status(_)));
-        assert!(client.ask(&Request::StorageKey).await.is_err());
+        client.ask(questions::Status).await.unwrap();
+        assert!(client.ask(questions::StorageKey).await.is_err());
     }
 }
 

@@ -11,7 +11,7 @@ use common::{DAY, domain, until};
 use edgewarden_ca::{RootCa, pem};
 use edgewarden_names::{Reason, Refusal, SpiffeId, TrustDomain, UnixTime};
 use edgewarden_protocol::control::{Reply, Request};
-use edgewarden_protocol::federation::{Federated, FederationRequest};
+use edgewarden_protocol::federation::Federated;
 use edgewarden_svid::bundle::TrustBundle;
 use edgewarden_svid::jwt::{Audience, JwtKeys, SigningKey};
 use edgewarden_transport::foreign::spiffe_client_config;
@@ -75,7 +75,7 @@ async fn deploy(site: &mut Site, federation: &[Value], alerts: &[&str]) {
 }
 
 async fn list(site: &Site) -> Vec<Federated> {
-    match site.gateway.ask(Request::Federation(FederationRequest::List)).await.unwrap() {
+    match site.gateway.ask(Request::FederationList).await.unwrap() {
         Reply::Federation(all) => all,
         other => panic!("{other:?}"),
     }
@@ -86,11 +86,7 @@ async fn hand_over(site: &Site, other: &Other, bundle: &[u8]) -> Result<Reply, R
         list(site).await.into_iter().find(|one| one.trust_domain == other.domain).unwrap().endpoint;
     let trust_domain = other.domain.clone();
     site.gateway
-        .ask(Request::Federation(FederationRequest::Fetched {
-            trust_domain,
-            endpoint,
-            bundle: bundle.to_vec().into(),
-        }))
+        .ask(Request::FederationFetched { trust_domain, endpoint, bundle: bundle.to_vec().into() })
         .await
 }
 
@@ -174,11 +170,7 @@ async fn the_last_good_bundle_outlives_bad_ones_and_a_restart() {
     }
     let endpoint = list(&site).await[0].endpoint.clone();
     let refusal = Refusal::new(Reason::FederationUntrusted, "x", "another certificate");
-    let failed = Request::Federation(FederationRequest::Failed {
-        trust_domain: other.domain.clone(),
-        endpoint,
-        refusal,
-    });
+    let failed = Request::FederationFailed { trust_domain: other.domain.clone(), endpoint, refusal };
     site.gateway.ask(failed).await.unwrap();
     let shown = list(&site).await.remove(0);
     let trouble = shown.trouble.unwrap();
@@ -219,11 +211,7 @@ async fn an_answer_counts_for_the_endpoint_that_was_asked() {
     ] {
         // A bundle that reads well under each of the names.
         let bundle = b"{\"keys\":[],\"spiffe_sequence\":9}".to_vec().into();
-        let asked = Request::Federation(FederationRequest::Fetched {
-            trust_domain: domain.clone(),
-            endpoint,
-            bundle,
-        });
+        let asked = Request::FederationFetched { trust_domain: domain.clone(), endpoint, bundle };
         assert_eq!(site.gateway.refused(asked).await, Reason::FederationUnknown, "{domain}");
     }
     assert_eq!(list(&site).await[0].held.as_ref().unwrap().sequence, 5);

@@ -11,7 +11,7 @@ use common::{DAY, Gateway, domain, gateway_name, until};
 use edgewarden_ca::public_point;
 use edgewarden_metrics::door::SOCKET;
 use edgewarden_names::{Reason, Refusal, UnixTime};
-use edgewarden_protocol::control::{Reply, Request};
+use edgewarden_protocol::control::{JwtStatement, Reply, Request};
 use edgewarden_protocol::enrol::Proof;
 use edgewarden_protocol::jwt_keys;
 use edgewarden_svid::jwt::JwtKeys;
@@ -144,12 +144,12 @@ async fn damaged_keys_stop_the_start_and_are_named() {
 #[tokio::test]
 async fn the_gateway_vouches_for_its_keys() {
     let gateway = Gateway::started().await;
-    assert!(matches!(gateway.ask(Request::JwtKeys).await, Ok(Reply::JwtKeys(None))));
+    assert!(matches!(gateway.ask(Request::JwtKeys).await, Ok(Reply::JwtKeys(JwtStatement(None)))));
     gateway.join().await;
     let Proof::None { csr, .. } = gateway.prove().await else { panic!("software") };
     let ca = public_point(csr.as_slice()).unwrap();
     let ask = async || match gateway.ask(Request::JwtKeys).await.unwrap() {
-        Reply::JwtKeys(Some(envelope)) => envelope,
+        Reply::JwtKeys(JwtStatement(Some(envelope))) => envelope,
         other => panic!("{other:?}"),
     };
     let envelope = ask().await;

@@ -14,7 +14,7 @@ use edgewarden_metrics::door::SOCKET;
 use edgewarden_names::{LeafName, Reason};
 use edgewarden_protocol::Bytes;
 use edgewarden_protocol::config::Keystore;
-use edgewarden_protocol::control::{Reply, Request, Status};
+use edgewarden_protocol::control::{LeafAllowed, Reply, Request, Status};
 use edgewarden_protocol::enrol::{Enrolled, VerdictState};
 use edgewarden_protocol::leaf::renewal_statement;
 use edgewarden_simulator_tpm::{Scenario, SimulatedTpm};
@@ -37,7 +37,7 @@ impl Site {
         gateway.deploy(&document(1)).await;
         let name = LeafName::parse("sensor-1").unwrap();
         let allow = Request::LeafAllow { leaf: name.clone(), lifetime_seconds: 600 };
-        let Reply::LeafToken { token, .. } = gateway.ask(allow).await.unwrap() else { panic!() };
+        let Reply::LeafToken(LeafAllowed { token, .. }) = gateway.ask(allow).await.unwrap() else { panic!() };
         let key = LeafKey::new();
         let issue = Request::LeafIssue { leaf: name, token, csr: key.csr() };
         let Reply::Certificate(issued) = gateway.ask(issue).await.unwrap() else { panic!() };
@@ -191,7 +191,9 @@ async fn under_a_long_lease_another_boot_issues_nothing_until_it_is_judged() {
             assert!(status.lease.unwrap().renewal_due <= status.time.now, "the fleet is asked at once");
             let name = LeafName::parse("sensor-1").unwrap();
             let allow = Request::LeafAllow { leaf: name.clone(), lifetime_seconds: 600 };
-            let Reply::LeafToken { token, .. } = gateway.ask(allow).await.unwrap() else { panic!() };
+            let Reply::LeafToken(LeafAllowed { token, .. }) = gateway.ask(allow).await.unwrap() else {
+                panic!()
+            };
             let issue = Request::LeafIssue { leaf: name, token, csr: LeafKey::new().csr() };
             assert_eq!(gateway.refused(issue).await, Reason::AttestFailed);
             assert_eq!(gateway.refused(Request::StorageKey).await, Reason::AttestFailed);

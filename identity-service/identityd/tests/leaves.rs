@@ -11,7 +11,7 @@ use common::{DAY, Gateway, LeafKey, document};
 use edgewarden_ca::{CaSigner as _, chain};
 use edgewarden_names::{LeafName, Reason, Refusal, UnixTime};
 use edgewarden_protocol::Bytes;
-use edgewarden_protocol::control::{Certificate, Reply, Request};
+use edgewarden_protocol::control::{Certificate, LeafAllowed, Reply, Request};
 use edgewarden_protocol::leaf::renewal_statement;
 
 fn leaf(name: &str) -> LeafName {
@@ -20,7 +20,7 @@ fn leaf(name: &str) -> LeafName {
 
 async fn allow(gateway: &Gateway, name: &str) -> Result<String, Refusal> {
     match gateway.ask(Request::LeafAllow { leaf: leaf(name), lifetime_seconds: 600 }).await? {
-        Reply::LeafToken { token, expires } => {
+        Reply::LeafToken(LeafAllowed { token, expires }) => {
             assert!(expires > UnixTime::now());
             Ok(token.reveal().to_owned())
         }

@@ -21,7 +21,7 @@ use edgewarden_identityd::{Daemon, RunError};
 use edgewarden_image_trust::sign::SigningKey;
 use edgewarden_names::{LeafName, UnixTime};
 use edgewarden_protocol::config::Config;
-use edgewarden_protocol::control::{ExportedQuote, Reply, Request};
+use edgewarden_protocol::control::{ExportedQuote, Reply, Request, questions};
 use edgewarden_protocol::enrol::{Challenge, Enrolled};
 use edgewarden_protocol::layout::Layout;
 use edgewarden_simulator_tpm::{Scenario, SimulatedTpm};
@@ -65,7 +65,7 @@ fn probe(control: &Path) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(until("the service", async || {
         let mut client = edgewarden_exchange::client::Client::connect(control).await.ok()?;
-        client.ask(&Request::Status).await.ok()
+        client.ask(questions::Status).await.ok()
     }));
     let tried = [
         ("tcp", TcpListener::bind("127.0.0.1:0").map(drop)),
@@ -119,7 +119,7 @@ impl Drop for Process {
 async fn ready(gateway: &Gateway) {
     until("the service", async || {
         let mut client = edgewarden_exchange::client::Client::connect(&gateway.control()).await.ok()?;
-        client.ask(&Request::Status).await.ok()
+        client.ask(questions::Status).await.ok()
     })
     .await;
 }
@@ -480,22 +480,17 @@ async fn write_until_killed(
     loop {
         let mut client = edgewarden_exchange::client::Client::connect(&socket).await.ok()?;
         let envelope = gateway.operator.sign(&document_with(known.version + 1, key, &[("alerts", image)]));
-        let Reply::Deployment(deployment) = client.ask(&Request::DeploymentAccept(envelope)).await.ok()?
-        else {
-            panic!()
-        };
+        let deployment = client.ask(questions::DeploymentAccept(envelope)).await.ok()?;
         known.version = deployment.deployment.version;
-        let judge = Request::ImageJudge(Box::new(image.evidence("alerts")));
-        let Reply::Permit(permit) = client.ask(&judge).await.ok()? else { panic!() };
+        let judge = questions::ImageJudge(Box::new(image.evidence("alerts")));
+        let permit = client.ask(judge).await.ok()?;
         assert!(permit.generation.0 > known.generation, "generation {} was used before", permit.generation);
         known.generation = permit.generation.0;
         known.token = None;
         let leaf = LeafName::parse("sensor-1").unwrap();
-        let allow = Request::LeafAllow { leaf, lifetime_seconds: 600 };
-        let Reply::LeafToken { token, .. } = client.ask(&allow).await.ok()? else { panic!() };
-        known.token = Some(token.reveal().to_owned());
-        let Reply::Audit(entries) = client.ask(&Request::Audit { last: 1 }).await.ok()? else { panic!() };
-        known.audited = entries[0].sequence;
+        let allow = questions::LeafAllow { leaf, lifetime_seconds: 600 };
+        known.token = Some(client.ask(allow).await.ok()?.token.reveal().to_owned());
+        known.audited = client.ask(questions::Audit { last: 1 }).await.ok()?[0].sequence;
     }
 }
 

@@ -11,7 +11,9 @@ use edgewarden_ca::{pem, public_point};
 use edgewarden_names::{Reason, UnixTime};
 use edgewarden_protocol::control::{Reply, Request};
 use edgewarden_protocol::enrol::{Enrolled, VerdictState};
-use edgewarden_protocol::est::{EstAuth, EstConfig, EstOperation, EstReply, EstRequest, EstState, HttpReply};
+use edgewarden_protocol::est::{
+    EstAuth, EstConfig, EstFailure, EstOperation, EstReply, EstRequest, EstState, HttpReply,
+};
 
 /// A gateway whose configuration names a site's CA: the root that others have as a fleet's.
 fn at_a_site() -> Gateway {
@@ -80,7 +82,7 @@ async fn state(gateway: &Gateway) -> EstState {
 
 async fn ask(gateway: &Gateway, operation: EstOperation) -> Vec<u8> {
     match est(gateway, EstRequest::Ask { operation, csrattrs: reply(404) }).await {
-        EstReply::Ask { request } => request.0,
+        EstReply::Ask(asked) => asked.request.0,
         other => panic!("{other:?}"),
     }
 }
@@ -102,7 +104,7 @@ async fn answer(gateway: &Gateway, answer: HttpReply) -> EstReply {
 
 async fn failed(gateway: &Gateway, reply: HttpReply) -> (Reason, bool) {
     match answer(gateway, reply).await {
-        EstReply::Failed { refusal, transient, .. } => (refusal.reason, transient),
+        EstReply::Failed(failure) => (failure.refusal.reason, failure.transient),
         other => panic!("{other:?}"),
     }
 }
@@ -148,7 +150,7 @@ async fn a_gateway_is_certified_without_a_verdict_and_its_key_signs_no_more_than
     let again = EstRequest::Answer { cacerts: reply(200), answer: good };
     assert!(matches!(
         est(&gateway, again).await,
-        EstReply::Failed { refusal, transient: false, .. } if refusal.reason == Reason::RequestInvalid
+        EstReply::Failed(EstFailure { refusal, transient: false, .. }) if refusal.reason == Reason::RequestInvalid
     ));
     let signed = est(&gateway, handshake(32)).await;
     let EstReply::Signature(signature) = signed else { panic!("{signed:?}") };
@@ -204,7 +206,7 @@ async fn answers_over_the_limits_are_not_looked_at() {
 async fn a_renewal_needs_a_certificate_and_an_answer_a_request() {
     let gateway = started().await;
     let renewal = EstRequest::Ask { operation: EstOperation::Reenroll, csrattrs: reply(204) };
-    assert!(matches!(est(&gateway, renewal).await, EstReply::Failed { transient: false, .. }));
+    assert!(matches!(est(&gateway, renewal).await, EstReply::Failed(EstFailure { transient: false, .. })));
     assert_eq!(failed(&gateway, reply(200)).await, (Reason::RequestInvalid, false));
     // What passes by itself keeps the request; what does not gives it up.
     let csr = ask(&gateway, EstOperation::Enroll).await;

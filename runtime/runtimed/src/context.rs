@@ -10,7 +10,7 @@ use edgewarden_oci::records::RecordKey;
 use edgewarden_oci::store::ContentStore;
 use edgewarden_platform::users;
 use edgewarden_protocol::config::Config;
-use edgewarden_protocol::control::{Reply, Request, ToldTime};
+use edgewarden_protocol::control::{ToldTime, questions};
 use edgewarden_protocol::layout::Layout;
 use edgewarden_transport::Clock;
 use tokio::sync::{Notify, OnceCell, watch};
@@ -86,9 +86,9 @@ impl Context {
 
     /// The key under which what is kept on disk and believed later is authenticated.
     pub async fn record_key(&self) -> Result<Arc<RecordKey>, CallError> {
-        let ask = async || match self.identityd.call(&Request::RecordKey).await? {
-            Reply::StorageKey(key) => Ok(Arc::new(RecordKey::new(key.expose()))),
-            _ => Err(CallError::Unexpected),
+        let ask = async || {
+            let released = self.identityd.call(questions::RecordKey).await;
+            released.map(|key| Arc::new(RecordKey::new(key.expose())))
         };
         self.record_key.get_or_try_init(ask).await.cloned()
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use edgewarden_names::Refusal;
 use edgewarden_protocol::config::{Config, Fleet};
-use edgewarden_protocol::control::{Reply, Request};
+use edgewarden_protocol::control::questions;
 use edgewarden_protocol::enrol::{Begin, Challenge, DeviceKeys, Enrolled, Finish, Verdict};
 use edgewarden_protocol::token::JoinToken;
 use edgewarden_transport::http::{Client as Http, HttpError};
@@ -66,13 +66,11 @@ async fn run(
     clock: &Clock,
 ) -> Result<Verdict, EnrolError> {
     let http = fleet(config, clock)?;
-    let Reply::DeviceKeys(keys) = identityd.call(&Request::EnrolKeys).await.map_err(identity)? else {
-        return Err(EnrolError::Identity(CallError::Unexpected));
-    };
+    let keys = identityd.call(questions::EnrolKeys).await.map_err(identity)?;
     match exchange(config, token, identityd, &http, keys).await {
         Err(EnrolError::Refused(refusal)) => {
             if refusal.reason.code().starts_with("attest.") {
-                let told = identityd.call(&Request::EnrolRefused(refusal.clone())).await;
+                let told = identityd.call(questions::EnrolRefused(refusal.clone())).await;
                 if let Err(error) = told {
                     tracing::warn!(%error, "identityd was not told that the fleet refused");
                 }
@@ -89,9 +87,9 @@ async fn settle_the_time(config: &Config, identityd: &Client, clock: &Clock) {
     let Ok(root) = root(fleet) else { return };
     if let Ok(offset_millis) = witness::ask(&fleet.url, &root, &config.gateway.trust_domain).await {
         // What it thinks of it comes with its next word.
-        drop(identityd.call(&Request::TimeHeard { offset_millis }).await);
+        drop(identityd.call(questions::TimeHeard { offset_millis }).await);
     }
-    if let Ok(Reply::Snapshot(snapshot)) = identityd.call(&Request::Watch { seen: 0 }).await {
+    if let Ok(snapshot) = identityd.call(questions::Watch { seen: 0 }).await {
         clock.tell(snapshot.time.offset_millis);
     }
 }
@@ -129,17 +127,13 @@ async fn exchange(
         http.post_json("/v1/enrol/begin", &begin, REPLY_BYTES_MAX, DEADLINE).await.map_err(answered)?;
     let session = challenge.session.clone();
     // A refusal from here to the next request is `identityd`'s own: the gateway cannot prove itself.
-    let Reply::Proof(proof) = identityd.call(&Request::EnrolProve(challenge)).await.map_err(identity)? else {
-        return Err(EnrolError::Identity(CallError::Unexpected));
-    };
+    let proof = identityd.call(questions::EnrolProve(challenge)).await.map_err(identity)?;
     let finish = Finish { session, proof };
     let enrolled: Enrolled =
         http.post_json("/v1/enrol/finish", &finish, REPLY_BYTES_MAX, DEADLINE).await.map_err(answered)?;
     let verdict = enrolled.verdict.clone();
-    match identityd.call(&Request::EnrolAccept(Box::new(enrolled))).await.map_err(identity)? {
-        Reply::Done => Ok(verdict),
-        _ => Err(EnrolError::Identity(CallError::Unexpected)),
-    }
+    identityd.call(questions::EnrolAccept(Box::new(enrolled))).await.map_err(identity)?;
+    Ok(verdict)
 }
 
 fn answered(error: HttpError) -> EnrolError {

@@ -6,8 +6,9 @@
 use std::sync::Arc;
 
 use edgewarden_ca::{CaSigner, SignError};
-use edgewarden_protocol::control::{Reply, Request};
-use edgewarden_protocol::est::{EstReply, EstRequest};
+use edgewarden_protocol::ask::{self, Ask as _, NoAnswer};
+use edgewarden_protocol::control::questions::Est;
+use edgewarden_protocol::est::questions::Handshake;
 
 use crate::context::Context;
 use crate::identity::CallError;
@@ -32,25 +33,25 @@ impl CaSigner for HandshakeKey {
         let hash = transcript_hash(message).ok_or_else(|| {
             SignError::new(std::io::Error::other("not a CertificateVerify of a TLS 1.3 client"))
         })?;
-        let request = Request::Est(Box::new(EstRequest::Handshake { transcript_hash: hash.into() }));
+        let question = Est(Box::new(Handshake { transcript_hash: hash.into() }.into_request()));
         let asked = std::thread::scope(|scope| {
             scope
                 .spawn(|| {
                     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
                     // A connection of its own: the daemon's belongs to the daemon's runtime.
                     let client = crate::identity::Client::new(&self.context.layout);
-                    runtime.block_on(client.call(&request)).map_err(std::io::Error::other)
+                    runtime.block_on(client.call(question)).map_err(std::io::Error::other)
                 })
                 .join()
                 .unwrap_or_else(|_| Err(std::io::Error::other("the thread that asks identityd ended")))
         });
-        match asked.map_err(SignError::new)? {
-            Reply::Est(reply) => match *reply {
-                EstReply::Signature(signature) => Ok(signature.0),
-                _ => Err(SignError::new(CallError::Unexpected)),
-            },
-            _ => Err(SignError::new(CallError::Unexpected)),
-        }
+        let signature = ask::answer::<Handshake>(*asked.map_err(SignError::new)?);
+        signature.map(|signature| signature.0).map_err(|none| {
+            SignError::new(match none {
+                NoAnswer::Refused(failure) => CallError::Refused(failure.refusal),
+                NoAnswer::Other(_) => CallError::Unexpected,
+            })
+        })
     }
 }
 

@@ -11,8 +11,12 @@ use edgewarden_est::wire::Question;
 use edgewarden_est::{Action, EstError, Life, Operation, Renewal, RenewalPolicy, Severity};
 use edgewarden_est_client::{Client, ClientIdentity, Key};
 use edgewarden_names::{ErrorChain, Reason, Refusal, UnixTime};
-use edgewarden_protocol::control::{Reply, Request};
-use edgewarden_protocol::est::{EstConfig, EstLife, EstOperation, EstReply, EstRequest, EstState, HttpReply};
+use edgewarden_protocol::ask::{self, Ask, NoAnswer};
+use edgewarden_protocol::control::questions;
+use edgewarden_protocol::est::questions::{Answer, Ask as AskFor, State};
+use edgewarden_protocol::est::{
+    EstConfig, EstDecision, EstLife, EstOperation, EstReply, EstRequest, EstState, HttpReply,
+};
 use edgewarden_protocol::runtime_console::{EstOutcome, EstStatus, EstTrouble};
 use tokio::sync::{mpsc, oneshot};
 
@@ -95,7 +99,7 @@ struct Link {
 impl Link {
     /// Does what is due, and says how long nothing is.
     async fn step(&mut self, asked: Option<EstNow>) -> Result<Duration, EstError> {
-        let state = match self.state().await {
+        let state = match self.call(State).await {
             Ok(state) => state,
             Err(error) => {
                 if let Some(asked) = asked {
@@ -168,10 +172,7 @@ impl Link {
     ) -> Result<Result<Life, Duration>, EstError> {
         let client = self.client(operation, state).await?;
         let csrattrs = client.exchange(Question::CsrAttrs, None).await?.into();
-        let request = match self.call(EstRequest::Ask { operation, csrattrs }).await? {
-            EstReply::Ask { request } => request,
-            reply => return Err(unexpected(&reply)),
-        };
+        let request = self.call(AskFor { operation, csrattrs }).await?.request;
         let question = Question::Certificate(match operation {
             EstOperation::Enroll => Operation::Enroll,
             EstOperation::Reenroll => Operation::Reenroll,
@@ -180,11 +181,10 @@ impl Link {
         let cacerts: HttpReply = client.exchange(Question::CaCerts, None).await?.into();
         let body = edgewarden_est::wire::request_body(request.as_slice());
         let answer: HttpReply = client.exchange(question, Some(body)).await?.into();
-        match self.call(EstRequest::Answer { cacerts, answer }).await? {
-            EstReply::Enrolled(held) => Ok(Ok(life(held))),
-            EstReply::Pending { after_seconds } => Ok(Err(Duration::from_secs(after_seconds))),
-            reply => Err(unexpected(&reply)),
-        }
+        Ok(match self.call(Answer { cacerts, answer }).await? {
+            EstDecision::Enrolled(held) => Ok(life(held)),
+            EstDecision::Pending { after_seconds } => Err(Duration::from_secs(after_seconds)),
+        })
     }
 
     /// A connection to the server: by the bootstrap credentials, and for a renewal by what is renewed.
@@ -210,25 +210,23 @@ impl Link {
         })
     }
 
-    async fn state(&self) -> Result<EstState, EstError> {
-        match self.call(EstRequest::State).await? {
-            EstReply::State(state) => Ok(state),
-            reply => Err(unexpected(&reply)),
-        }
-    }
-
-    async fn call(&self, request: EstRequest) -> Result<EstReply, EstError> {
-        match self.context.identityd.call(&Request::Est(Box::new(request))).await.map_err(away)? {
-            Reply::Est(reply) => match *reply {
-                EstReply::Failed { refusal, transient: true, retry_after_seconds } => {
-                    let retry_after = retry_after_seconds.map(Duration::from_secs);
-                    Err(EstError::new(refusal, Severity::Transient { retry_after }))
-                }
-                EstReply::Failed { refusal, .. } => Err(EstError::new(refusal, Severity::Fatal)),
-                reply => Ok(reply),
-            },
-            _ => Err(away(CallError::Unexpected)),
-        }
+    async fn call<Q>(&self, question: Q) -> Result<Q::Answer, EstError>
+    where
+        Q: Ask<Request = EstRequest, Reply = EstReply>,
+    {
+        let question = questions::Est(Box::new(question.into_request()));
+        let reply = self.context.identityd.call(question).await.map_err(away)?;
+        ask::answer::<Q>(*reply).map_err(|none| match none {
+            NoAnswer::Refused(failure) => {
+                let retry_after = failure.retry_after_seconds.map(Duration::from_secs);
+                let transient = Severity::Transient { retry_after };
+                EstError::new(failure.refusal, if failure.transient { transient } else { Severity::Fatal })
+            }
+            NoAnswer::Other(kind) => {
+                tracing::error!(kind, "identityd answered something else than was asked");
+                away(CallError::Unexpected)
+            }
+        })
     }
 
     fn show(&self, wait: Duration) {
@@ -249,9 +247,4 @@ impl Link {
 
 fn life(held: EstLife) -> Life {
     Life { not_before: held.not_before, not_after: held.not_after }
-}
-
-fn unexpected(reply: &EstReply) -> EstError {
-    tracing::error!(?reply, "identityd answered something else than was asked");
-    away(CallError::Unexpected)
 }

@@ -10,10 +10,8 @@ use std::time::Duration;
 
 use edgewarden_names::{Digest, ErrorChain, Reason, Refusal, TrustDomain};
 use edgewarden_protocol::Bytes;
-use edgewarden_protocol::control::{Reply, Request};
-use edgewarden_protocol::federation::{
-    BUNDLE_BYTES_MAX, FEDERATION_MAX, Federated, FederationRequest, ToldBy,
-};
+use edgewarden_protocol::control::questions;
+use edgewarden_protocol::federation::{BUNDLE_BYTES_MAX, FEDERATION_MAX, Federated, ToldBy};
 use edgewarden_transport::foreign::{spiffe_client_config, web_client_config};
 use edgewarden_transport::http::{Client as Http, HttpError};
 use edgewarden_transport::{Clock, tls};
@@ -80,21 +78,14 @@ pub async fn run(context: Arc<Context>, mut now: mpsc::Receiver<()>) {
 }
 
 async fn list(identityd: &Client) -> Result<Vec<Federated>, CallError> {
-    match identityd.call(&Request::Federation(FederationRequest::List)).await? {
-        Reply::Federation(mut domains) => {
-            domains.truncate(FEDERATION_MAX);
-            Ok(domains)
-        }
-        _ => Err(CallError::Unexpected),
-    }
+    let mut domains = identityd.call(questions::FederationList).await?;
+    domains.truncate(FEDERATION_MAX);
+    Ok(domains)
 }
 
 /// The next revision; `None` when `identityd` is away.
 async fn changes(identityd: &Client, seen: u64) -> Option<u64> {
-    match identityd.call(&Request::Watch { seen }).await {
-        Ok(Reply::Snapshot(snapshot)) => Some(snapshot.revision),
-        _ => None,
-    }
+    identityd.call(questions::Watch { seen }).await.ok().map(|snapshot| snapshot.revision)
 }
 
 /// New endpoints are asked at once, those that are gone never again.
@@ -153,17 +144,16 @@ async fn ask_due(
 /// True when `identityd` took the bundle.
 async fn hand_over(identityd: &Client, domain: &Federated, answer: Result<Bytes, Refusal>) -> bool {
     let (trust_domain, endpoint) = (domain.trust_domain.clone(), domain.endpoint.clone());
-    let request = match answer {
-        Ok(bundle) => FederationRequest::Fetched { trust_domain, endpoint, bundle },
+    let bundle = match answer {
+        Ok(bundle) => bundle,
         Err(refusal) => {
             tracing::info!(%refusal, "another trust domain's bundle did not come");
-            let failed = FederationRequest::Failed { trust_domain, endpoint, refusal };
-            drop(identityd.call(&Request::Federation(failed)).await);
+            drop(identityd.call(questions::FederationFailed { trust_domain, endpoint, refusal }).await);
             return false;
         }
     };
-    match identityd.call(&Request::Federation(request)).await {
-        Ok(_) => true,
+    match identityd.call(questions::FederationFetched { trust_domain, endpoint, bundle }).await {
+        Ok(()) => true,
         Err(error) => {
             tracing::warn!(domain = %domain.trust_domain, error = %ErrorChain(&error), "a bundle was not taken");
             false

@@ -3,7 +3,7 @@
 
 use edgewarden_names::ErrorChain;
 use edgewarden_protocol::Bytes;
-use edgewarden_protocol::control::{Reply, Request};
+use edgewarden_protocol::control::{JwtStatement, questions};
 use edgewarden_protocol::uplink::JwtKeysUpload;
 use edgewarden_transport::http::Client as Http;
 
@@ -22,9 +22,9 @@ impl JwtKeys {
     /// Tells the fleet what it has not heard. That this fails is no reason to do nothing else: it is tried again with the
     /// next request.
     pub async fn tell(&mut self, identityd: &Client, http: &Http) {
-        let stated = match identityd.call(&Request::JwtKeys).await {
-            Ok(Reply::JwtKeys(Some(envelope))) => envelope,
-            Ok(_) => return,
+        let stated = match identityd.call(questions::JwtKeys).await {
+            Ok(JwtStatement(Some(envelope))) => envelope,
+            Ok(JwtStatement(None)) => return,
             Err(error) => {
                 tracing::debug!(error = %ErrorChain(&error), "there is no statement of JWT keys now");
                 return;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use edgewarden_names::{Architecture, Digest, ErrorChain, Refusal, UnixTime};
-use edgewarden_protocol::control::{Lease, REFUSALS_MAX, Reply, Request, Status};
+use edgewarden_protocol::control::{Lease, REFUSALS_MAX, Status, questions};
 use edgewarden_protocol::dsse::ENVELOPE_BYTES_MAX;
 use edgewarden_protocol::enrol::Verdict;
 use edgewarden_protocol::runtime_console::ModuleStatus;
@@ -121,11 +121,8 @@ struct Link {
 
 impl Link {
     async fn once(&mut self) -> Result<(), String> {
-        let status = match self.context.identityd.call(&Request::Status).await {
-            Ok(Reply::Status(status)) => *status,
-            Ok(_) => return Err(CallError::Unexpected.to_string()),
-            Err(error) => return Err(ErrorChain(&error).to_string()),
-        };
+        let status = self.context.identityd.call(questions::Status).await;
+        let status = *status.map_err(|error| ErrorChain(&error).to_string())?;
         // The first answer is wanted at once: it says that the fleet is there, and brings what was missed.
         let wait_seconds = if self.reached { HELD_SECONDS } else { 0 };
         if self.reached {
@@ -148,14 +145,13 @@ impl Link {
         if self.refused.is(&envelope.0) {
             return Err("the fleet still offers a deployment that this gateway refused".into());
         }
-        match self.context.identityd.call(&Request::DeploymentAccept(envelope.clone())).await {
-            Ok(Reply::Deployment(deployment)) => {
+        match self.context.identityd.call(questions::DeploymentAccept(envelope.clone())).await {
+            Ok(deployment) => {
                 let deployment = &deployment.deployment;
                 tracing::info!(name = %deployment.name, version = deployment.version, "a deployment is in force");
                 self.refused = Refused::default();
                 Ok(())
             }
-            Ok(_) => Err(CallError::Unexpected.to_string()),
             Err(CallError::Refused(refusal)) => {
                 tracing::warn!(reason = refusal.reason.code(), %refusal, "the fleet's deployment was refused");
                 self.refused.note(envelope.0, &refusal)
@@ -165,12 +161,9 @@ impl Link {
     }
 
     async fn have(&self) -> Result<Option<Digest>, String> {
-        match self.context.identityd.call(&Request::Deployment).await {
-            Ok(Reply::Deployment(deployment)) => Ok(Some(deployment.envelope)),
-            Ok(Reply::Done) => Ok(None),
-            Ok(_) => Err(CallError::Unexpected.to_string()),
-            Err(error) => Err(ErrorChain(&error).to_string()),
-        }
+        let deployment = self.context.identityd.call(questions::Deployment).await;
+        let deployment = deployment.map_err(|error| ErrorChain(&error).to_string())?;
+        Ok(deployment.map(|deployment| deployment.envelope))
     }
 
     fn report(&self, status: Status) -> Report {
@@ -255,10 +248,8 @@ async fn is_due(context: &Context) -> bool {
     if context.config.fleet.is_none() {
         return false;
     }
-    match context.identityd.call(&Request::Status).await {
-        Ok(Reply::Status(status)) => due(status.verdict.as_ref(), status.lease, status.time.now),
-        _ => false,
-    }
+    let status = context.identityd.call(questions::Status).await;
+    status.is_ok_and(|status| due(status.verdict.as_ref(), status.lease, status.time.now))
 }
 
 /// A gateway that never joined has nothing to renew.

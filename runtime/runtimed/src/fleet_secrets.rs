@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use aws_lc_rs::digest::{SHA256, digest};
 use edgewarden_names::{Digest, ErrorChain, Reason};
 use edgewarden_protocol::Bytes;
-use edgewarden_protocol::control::{Reply, Request};
+use edgewarden_protocol::control::questions;
 use edgewarden_protocol::uplink::{REFUSED_MAX, SECRETS_SENT_MAX, SecretsSync};
 
 use crate::identity::{CallError, Client};
@@ -25,23 +25,17 @@ fn sha256(bytes: &[u8]) -> Digest {
 impl Secrets {
     /// What to tell the fleet; `None` when the gateway can be sent no secrets now.
     pub async fn sync(&self, identityd: &Client) -> Result<Option<SecretsSync>, String> {
-        let key = match identityd.call(&Request::AgreementKey).await {
-            Ok(Reply::AgreementKey(key)) => *key,
-            Ok(_) => return Err(CallError::Unexpected.to_string()),
+        let key = match identityd.call(questions::AgreementKey).await {
+            Ok(key) => *key,
             Err(CallError::Refused(refusal)) => {
                 tracing::debug!(%refusal, "no secrets can be sealed for this gateway");
                 return Ok(None);
             }
             Err(error) => return Err(ErrorChain(&error).to_string()),
         };
-        match identityd.call(&Request::Secrets).await {
-            Ok(Reply::Secrets(have)) => {
-                let refused = self.refused.iter().cloned().collect();
-                Ok(Some(SecretsSync { key, have, refused }))
-            }
-            Ok(_) => Err(CallError::Unexpected.to_string()),
-            Err(error) => Err(ErrorChain(&error).to_string()),
-        }
+        let have =
+            identityd.call(questions::Secrets).await.map_err(|error| ErrorChain(&error).to_string())?;
+        Ok(Some(SecretsSync { key, have, refused: self.refused.iter().cloned().collect() }))
     }
 
     /// Hands on what the fleet sent.
@@ -51,9 +45,8 @@ impl Secrets {
         }
         for envelope in envelopes {
             let name = sha256(envelope.as_slice());
-            match identityd.call(&Request::SecretAccept(envelope)).await {
-                Ok(Reply::Done) => tracing::info!(envelope = %name, "a secret is held"),
-                Ok(_) => return Err(CallError::Unexpected.to_string()),
+            match identityd.call(questions::SecretAccept(envelope)).await {
+                Ok(()) => tracing::info!(envelope = %name, "a secret is held"),
                 // Trouble that passes: it is offered again.
                 Err(CallError::Refused(refusal)) if passing(refusal.reason) => {
                     return Err(refusal.to_string());

@@ -6,7 +6,7 @@ use edgewarden_names::ErrorChain;
 use std::sync::Arc;
 use std::time::Duration;
 
-use edgewarden_protocol::control::Request;
+use edgewarden_protocol::control::questions;
 use edgewarden_transport::witness;
 use tokio::time::{sleep, timeout};
 
@@ -37,8 +37,8 @@ pub async fn follow(context: Arc<Context>) {
         let said = witness::ask(&fleet.url, &root, &context.config.gateway.trust_domain).await;
         let answered = match said {
             Ok(offset_millis) => {
-                match context.identityd.call(&Request::TimeHeard { offset_millis }).await {
-                    Ok(_) => {}
+                match context.identityd.call(questions::TimeHeard { offset_millis }).await {
+                    Ok(()) => {}
                     Err(CallError::Refused(refusal)) => {
                         tracing::warn!(%refusal, "the fleet's time is not believed");
                     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use edgewarden_exchange::frame;
 use edgewarden_exchange::frame::FrameError;
 use edgewarden_names::{Reason, Refusal};
+use edgewarden_protocol::ask::{self, Ask, NoAnswer};
 use edgewarden_protocol::control::{Reply, Request};
 use edgewarden_protocol::layout::Layout;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -22,6 +23,7 @@ pub enum CallError {
     /// `identityd` is away: try again later.
     #[error("identityd does not answer")]
     Away(#[from] FrameError),
+    /// The kind of another answer, or an answer about something else.
     #[error("identityd answered something else than was asked")]
     Unexpected,
 }
@@ -63,14 +65,25 @@ impl Client {
         Self { socket: layout.control_socket(), stream: Mutex::new(None) }
     }
 
-    /// One request. A refusal comes as [`CallError::Refused`]; a daemon that does not answer in time is away.
+    /// One question. A refusal comes as [`CallError::Refused`]; a daemon that does not answer in time is away.
     ///
     /// Dropping the future drops the connection: the next call makes a new one.
-    pub async fn call(&self, request: &Request) -> Result<Reply, CallError> {
-        self.call_within(request, deadline(request)).await
+    pub async fn call<Q>(&self, question: Q) -> Result<Q::Answer, CallError>
+    where
+        Q: Ask<Request = Request, Reply = Reply>,
+    {
+        let request = question.into_request();
+        let reply = self.exchange_within(&request, deadline(&request)).await?;
+        ask::answer::<Q>(reply).map_err(|none| match none {
+            NoAnswer::Refused(refusal) => CallError::Refused(refusal),
+            NoAnswer::Other(kind) => {
+                tracing::error!(kind, "identityd answered something else than was asked");
+                CallError::Unexpected
+            }
+        })
     }
 
-    async fn call_within(&self, request: &Request, time: Duration) -> Result<Reply, CallError> {
+    async fn exchange_within(&self, request: &Request, time: Duration) -> Result<Reply, CallError> {
         let mut held = self.stream.lock().await;
         // On a timeout the connection is gone with the exchange: a late answer is nobody's.
         tokio::time::timeout(time, self.exchange(&mut held, request)).await.unwrap_or_else(|_| {
@@ -89,10 +102,7 @@ impl Client {
         frame::write(&mut stream, request).await?;
         let reply = frame::read(&mut stream).await?;
         *held = Some(stream);
-        match reply {
-            Reply::Refused(refusal) => Err(CallError::Refused(refusal)),
-            reply => Ok(reply),
-        }
+        Ok(reply)
     }
 }
 
@@ -105,6 +115,7 @@ fn is_silent(stream: &UnixStream) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use edgewarden_protocol::control::questions;
     use tokio::net::UnixListener;
 
     #[tokio::test]
@@ -125,14 +136,38 @@ mod tests {
             let listener = UnixListener::bind(layout.control_socket()).unwrap();
             let asked = async {
                 for _ in 0..2 {
-                    assert_eq!(client.call(&Request::Status).await.unwrap(), Reply::Done);
+                    client.call(questions::TimeAccept).await.unwrap();
                 }
             };
             // Two requests on one connection, which the daemon's end then closes.
             tokio::join!(serve(&listener, 2), asked);
         }
         std::fs::remove_file(layout.control_socket()).unwrap();
-        assert!(matches!(client.call(&Request::Status).await, Err(CallError::Away(_))));
+        assert!(matches!(client.call(questions::TimeAccept).await, Err(CallError::Away(_))));
+    }
+
+    #[tokio::test]
+    async fn the_answer_to_something_else_is_none_and_the_connection_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::new(folder.path());
+        std::fs::create_dir_all(layout.identity_run()).unwrap();
+        let listener = UnixListener::bind(layout.control_socket()).unwrap();
+        let client = Client::new(&layout);
+        let refusal = Refusal::new(Reason::Busy, "identityd", "it is stopping");
+        let serve = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            for reply in [Reply::Secrets(Vec::new()), Reply::Refused(refusal.clone()), Reply::Done] {
+                let _: Request = frame::read(&mut stream).await.unwrap();
+                frame::write(&mut stream, &reply).await.unwrap();
+            }
+        };
+        let asked = async {
+            assert!(matches!(client.call(questions::Deployment).await, Err(CallError::Unexpected)));
+            let refused = client.call(questions::Deployment).await;
+            assert!(matches!(refused, Err(CallError::Refused(why)) if why == refusal));
+            assert_eq!(client.call(questions::Deployment).await.unwrap(), None);
+        };
+        tokio::join!(serve, asked);
     }
 
     /// One that takes requests and never answers, one that stops in the middle of an answer, one that takes nothing.
@@ -148,11 +183,11 @@ mod tests {
         let away = |outcome: Result<Reply, CallError>| {
             assert!(matches!(outcome, Err(CallError::Away(_))), "{outcome:?}");
         };
-        away(client.call_within(&Request::Status, brief).await);
+        away(client.exchange_within(&Request::Status, brief).await);
         // Whoever waits for a turn gets it.
         let (first, second) = tokio::join!(
-            client.call_within(&Request::Status, brief),
-            client.call_within(&Request::Status, brief)
+            client.exchange_within(&Request::Status, brief),
+            client.exchange_within(&Request::Status, brief)
         );
         away(first);
         away(second);
@@ -171,7 +206,7 @@ mod tests {
             stream
         };
         let (outcome, _stream) =
-            tokio::join!(client.call_within(&Request::EnrolKeys, Duration::from_secs(2)), half);
+            tokio::join!(client.exchange_within(&Request::EnrolKeys, Duration::from_secs(2)), half);
         away(outcome);
         // The late answer to that is not taken for the next one's.
         let serve = async {
@@ -179,8 +214,8 @@ mod tests {
             let _: Request = frame::read(&mut stream).await.unwrap();
             frame::write(&mut stream, &Reply::Done).await.unwrap();
         };
-        let (reply, ()) = tokio::join!(client.call(&Request::Status), serve);
-        assert_eq!(reply.unwrap(), Reply::Done);
+        let (done, ()) = tokio::join!(client.call(questions::TimeAccept), serve);
+        done.unwrap();
         for request in [Request::Status, Request::EnrolKeys, Request::Watch { seen: 0 }] {
             assert!(
                 deadline(&request) > Duration::from_secs(30) && deadline(&request) < Duration::from_secs(300)

@@ -13,7 +13,7 @@ use edgewarden_oci::manifest::ImageConfig;
 use edgewarden_oci::registry::Registry;
 use edgewarden_oci::store::{ContentStore, Documents};
 use edgewarden_protocol::Bytes;
-use edgewarden_protocol::control::{ImageEvidence, Reply, Request, SignatureEvidence, StartPermit};
+use edgewarden_protocol::control::{ImageEvidence, SignatureEvidence, StartPermit, questions};
 use edgewarden_protocol::deployment::Module;
 
 use crate::context::Context;
@@ -107,12 +107,10 @@ async fn judge(
         config: Bytes(documents.config.clone()),
         signatures: signatures.to_vec(),
     };
-    match identityd.call(&Request::ImageJudge(Box::new(evidence))).await? {
-        Reply::Permit(permit)
-            if permit.manifest == *module.image.digest() && permit.module == module.name =>
-        {
-            Ok(*permit)
-        }
-        _ => Err(CallError::Unexpected),
+    let permit = *identityd.call(questions::ImageJudge(Box::new(evidence))).await?;
+    if permit.manifest == *module.image.digest() && permit.module == module.name {
+        Ok(permit)
+    } else {
+        Err(CallError::Unexpected)
     }
 }

@@ -14,7 +14,7 @@ use edgewarden_names::{Generation, Reason, Refusal};
 use edgewarden_platform::durable;
 use edgewarden_platform::process::Process;
 use edgewarden_platform::reserve::is_behind;
-use edgewarden_protocol::control::{Reply, Request, StartRecord};
+use edgewarden_protocol::control::{StartRecord, questions};
 use edgewarden_protocol::deployment::Module;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -175,12 +175,12 @@ pub async fn prepare(
 
 /// Spends the permit, which binds the module's socket. The folder of it.
 async fn bind(context: &Context, record: &Record, ready: &Ready) -> Result<OwnedFd, Refusal> {
-    let prepare = Request::StartPrepare { permit: ready.permit.permit.clone() };
-    match context.identityd.call(&prepare).await.map_err(CallError::refusal)? {
-        Reply::Prepared(prepared)
-            if prepared.instance == record.instance
-                && prepared.workload_folder == context.layout.workload_folder(&record.instance) => {}
-        _ => return Err(CallError::Unexpected.refusal()),
+    let prepare = questions::StartPrepare { permit: ready.permit.permit.clone() };
+    let prepared = context.identityd.call(prepare).await.map_err(CallError::refusal)?;
+    if prepared.instance != record.instance
+        || prepared.workload_folder != context.layout.workload_folder(&record.instance)
+    {
+        return Err(CallError::Unexpected.refusal());
     }
     Places::open_workload_folder(&context.layout, &record.instance)
         .map_err(RunError::io("open the folder of the module's socket"))
@@ -224,11 +224,9 @@ async fn carry_out(context: &Context, prepared: Prepared) -> Result<Instance, Re
         guard.watch(&record.instance, process.clone(), limits, None).await.map_err(failed)?;
     record.mounts = Some(mounts);
     save(context, &record).map_err(failed)?;
-    let started = Request::Started { instance: record.instance.clone(), pid, address: record.place.address };
-    match context.identityd.call(&started).await.map_err(CallError::refusal)? {
-        Reply::Done => {}
-        _ => return Err(CallError::Unexpected.refusal()),
-    }
+    let (instance, address) = (record.instance.clone(), record.place.address);
+    let started = questions::Started { instance, pid, address };
+    context.identityd.call(started).await.map_err(CallError::refusal)?;
     // Before its first instruction: what it is to find there is there.
     secrets::deliver(context, &module, &record.instance, &process, Some(owner)).await?;
     context.runc.start(&record.instance).await.map_err(failed)?;
@@ -415,7 +413,7 @@ pub async fn forget(context: &Context, instance: &str) {
         tracing::warn!(%instance, %error, "the instance's record was not removed");
     }
     // When `identityd` is away it learns of it later, by itself or from the next comparison of records.
-    if let Err(error) = context.identityd.call(&Request::Stopped { instance: instance.to_owned() }).await {
+    if let Err(error) = context.identityd.call(questions::Stopped { instance: instance.to_owned() }).await {
         tracing::debug!(%instance, %error, "identityd was not told of the end");
     }
     context.gone(instance);

@@ -25,7 +25,7 @@ use std::sync::OnceLock;
 use edgewarden_names::Refusal;
 use edgewarden_platform::mounts::writable_view;
 use edgewarden_platform::process::Process;
-use edgewarden_protocol::control::{Reply, Request};
+use edgewarden_protocol::control::questions;
 use edgewarden_protocol::deployment::Module;
 use edgewarden_protocol::secret::SecretFiles;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -94,16 +94,12 @@ pub async fn deliver(
         |error: RunError| Refusal::new(edgewarden_names::Reason::Internal, &module.name, error.chain());
     let opened = process.clone();
     let folder = context.blocking(move || SecretFolder::open(&opened, owner)).await.map_err(failed)?;
-    let request = Request::SecretsRelease { instance: instance.to_owned(), have: folder.current() };
-    let files = match context.identityd.call(&request).await.map_err(CallError::refusal)? {
-        Reply::SecretFiles(files) => Some(*files),
-        Reply::Done => None,
-        _ => return Err(CallError::Unexpected.refusal()),
-    };
+    let release = questions::SecretsRelease { instance: instance.to_owned(), have: folder.current() };
+    let files = context.identityd.call(release).await.map_err(CallError::refusal)?;
     let versions: Option<Vec<String>> = files.as_ref().map(|files| {
         files.files.iter().map(|file| format!("{} version {}", file.name, file.version)).collect()
     });
-    context.blocking(move || folder.put(files.as_ref())).await.map_err(failed)?;
+    context.blocking(move || folder.put(files.as_deref())).await.map_err(failed)?;
     if let Some(versions) = versions {
         tracing::info!(%instance, secrets = versions.join(", "), "secrets are in place");
     }

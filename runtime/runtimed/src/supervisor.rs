@@ -12,14 +12,14 @@ use std::time::{Duration, Instant};
 use edgewarden_names::{Epoch, ModuleName, Refusal};
 use edgewarden_policy::CompiledEpoch;
 use edgewarden_protocol::control::{
-    DeploymentInForce, Enforcer, Reply, Request, Snapshot, StartRecord, Untrusted,
+    DeploymentInForce, Enforcer, Snapshot, StartRecord, Untrusted, questions,
 };
 use edgewarden_protocol::deployment::{Module, WhenUntrusted};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::addresses::Addresses;
 use crate::context::Context;
-use crate::identity::{CallError, Client};
+use crate::identity::Client;
 use crate::instance::{self, Place};
 use crate::kernel::Kernel;
 use crate::worker::{Plan, Worker};
@@ -111,12 +111,8 @@ impl Supervisor {
             self.adopt(snapshot).await?;
             self.adopted = true;
         }
-        let deployment = match self.context.identityd.call(&Request::Deployment).await {
-            Ok(Reply::Deployment(deployment)) => Some(*deployment),
-            Ok(Reply::Done) => None,
-            Ok(_) => return Err(RunError::Identity(CallError::Unexpected)),
-            Err(error) => return Err(RunError::Identity(error)),
-        };
+        let deployment =
+            self.context.identityd.call(questions::Deployment).await.map_err(RunError::Identity)?;
         let epoch = match &snapshot.policy {
             None => None,
             Some(policy) => Some(
@@ -127,7 +123,7 @@ impl Supervisor {
         };
         match (deployment, epoch) {
             (Some(deployment), Some(epoch)) if deployment.epoch == epoch.epoch() => {
-                self.carry_out(deployment, epoch, snapshot).await?;
+                self.carry_out(*deployment, epoch, snapshot).await?;
             }
             // Read at two moments: the next snapshot is on its way.
             (Some(_), _) => return Ok(()),
@@ -212,7 +208,7 @@ impl Supervisor {
 
     /// After an update has proven itself.
     async fn tidy(&mut self) {
-        let Ok(Reply::Deployment(force)) = self.context.identityd.call(&Request::Deployment).await else {
+        let Ok(Some(force)) = self.context.identityd.call(questions::Deployment).await else {
             // The next deployment tidies too.
             return;
         };
@@ -276,8 +272,8 @@ impl Supervisor {
         self.kernel.enforced(epoch, rules.map(|rules| rules.gateway));
         self.context.board.set_epoch(number);
         if self.reported != Some(number) {
-            let enforced = Request::EpochEnforced { enforcer: Enforcer::Runtimed, epoch: number };
-            self.context.identityd.call(&enforced).await.map_err(RunError::Identity)?;
+            let enforced = questions::EpochEnforced { enforcer: Enforcer::Runtimed, epoch: number };
+            self.context.identityd.call(enforced).await.map_err(RunError::Identity)?;
             self.reported = Some(number);
         }
         Ok(())
@@ -379,8 +375,8 @@ impl Supervisor {
     async fn settle_records(&self, snapshot: &Snapshot) {
         for record in started(snapshot) {
             if !self.context.is_live(&record.instance) {
-                let stopped = Request::Stopped { instance: record.instance.clone() };
-                if let Err(error) = self.context.identityd.call(&stopped).await {
+                let stopped = questions::Stopped { instance: record.instance.clone() };
+                if let Err(error) = self.context.identityd.call(stopped).await {
                     tracing::debug!(instance = %record.instance, %error, "identityd was not told of the end");
                 }
             }
@@ -406,7 +402,7 @@ impl Supervisor {
         for (origin, refusal) in self.kernel.refusals(&listed, &self.addresses, Instant::now()) {
             tracing::warn!(reason = refusal.reason.code(), %refusal, "refused in the kernel");
             self.context.metrics.flow_refused(refusal.reason);
-            if let Err(error) = self.context.identityd.call(&Request::Refused { origin, refusal }).await {
+            if let Err(error) = self.context.identityd.call(questions::Refused { origin, refusal }).await {
                 tracing::debug!(%error, "identityd was not told of a refusal");
             }
         }
@@ -470,8 +466,8 @@ async fn watch(context: Arc<Context>, snapshots: mpsc::Sender<Seen>) {
     // The first answer is news whatever its number is.
     let mut first = true;
     loop {
-        match identityd.call(&Request::Watch { seen }).await {
-            Ok(Reply::Snapshot(snapshot)) => {
+        match identityd.call(questions::Watch { seen }).await {
+            Ok(snapshot) => {
                 context.hear_time(snapshot.time);
                 let news = first || snapshot.revision != seen;
                 seen = snapshot.revision;
@@ -481,10 +477,8 @@ async fn watch(context: Arc<Context>, snapshots: mpsc::Sender<Seen>) {
                     return;
                 }
             }
-            other => {
-                if let Err(error) = other {
-                    tracing::debug!(%error, "identityd is away");
-                }
+            Err(error) => {
+                tracing::debug!(%error, "identityd is away");
                 // A daemon that starts again counts from the beginning.
                 seen = 0;
                 first = true;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use edgewarden_names::{Digest, Reason, Refusal};
 use edgewarden_platform::durable;
-use edgewarden_protocol::control::Request;
+use edgewarden_protocol::control::questions;
 use edgewarden_protocol::deployment::{Module, Restart};
 use edgewarden_protocol::runtime_console::ModuleStatus;
 use edgewarden_protocol::uplink::{ModuleState, ModuleUpdate};
@@ -509,9 +509,9 @@ impl Life {
 
     /// The way back is not needed any more: `identityd` is told, then the disk is tidied.
     async fn prove(&mut self, instance: &Instance) {
-        let proven = Request::Proven { instance: instance.record.instance.clone() };
-        match self.context.identityd.call(&proven).await {
-            Ok(_) => {
+        let proven = questions::Proven { instance: instance.record.instance.clone() };
+        match self.context.identityd.call(proven).await {
+            Ok(()) => {
                 tracing::info!(instance = %instance.record.instance, "the new revision has proven itself");
                 self.context.metrics.updated(Update::Proven);
                 self.plan = Arc::new(Plan { target: self.plan.target.clone(), fallback: None });

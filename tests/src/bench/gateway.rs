@@ -10,7 +10,8 @@ use edgewarden_appraisal::{ReferenceValues, VendorRoots, appraise, challenge};
 use edgewarden_ca::{RootCa, pem, spki};
 use edgewarden_exchange::client::Client;
 use edgewarden_names::UnixTime;
-use edgewarden_protocol::control::{Reply, Request};
+use edgewarden_protocol::ask::Ask;
+use edgewarden_protocol::control::{Reply, Request, questions};
 use edgewarden_protocol::deployment::PAYLOAD_TYPE;
 use edgewarden_protocol::dsse::{Envelope, Signature, pre_authentication_encoding};
 use edgewarden_protocol::enrol::{Challenge, Enrolled};
@@ -90,9 +91,12 @@ impl Gateway {
         Server::start("identityd", &mut self.command(), &self.folder.path().join("identityd.log"))
     }
 
-    pub async fn ask(&self, request: Request) -> Result<Reply, Failure> {
+    pub async fn ask<Q>(&self, question: Q) -> Result<Q::Answer, Failure>
+    where
+        Q: Ask<Request = Request, Reply = Reply>,
+    {
         let mut client = Client::connect(&self.layout().control_socket()).await.map_err(failed)?;
-        client.ask(&request).await.map_err(failed)
+        client.ask(question).await.map_err(failed)
     }
 
     pub async fn join(&self) -> Result<(), Failure> {
@@ -100,9 +104,7 @@ impl Gateway {
         let vendors = VendorRoots::from_pem(&fs::read(self.tpm.vendor_ca())?).map_err(failed)?;
         let log = fs::read(self.tpm.event_log())?;
         let references = [ReferenceValues::learn("normal", &log).map_err(failed)?];
-        let Reply::DeviceKeys(keys) = self.ask(Request::EnrolKeys).await? else {
-            return Err(Failure::new("no device keys"));
-        };
+        let keys = self.ask(questions::EnrolKeys).await?;
         let (parts, pending) = challenge(&keys, &vendors, now).map_err(failed)?;
         let asked = Challenge {
             session: "1".into(),
@@ -110,9 +112,7 @@ impl Gateway {
             pcrs: parts.pcrs,
             credential: parts.credential,
         };
-        let Reply::Proof(proof) = self.ask(Request::EnrolProve(asked)).await? else {
-            return Err(Failure::new("no proof"));
-        };
+        let proof = self.ask(questions::EnrolProve(asked)).await?;
         let appraised =
             appraise(&pending, &proof, &references, now).map_err(|failure| failed(failure.refusal))?;
         let issued = self.root.certify_gateway_ca(appraised.ca_public_point(), &gateway()?, 30 * DAY, now);
@@ -122,7 +122,7 @@ impl Gateway {
             root: self.root.certificate_der().into(),
             verdict: appraised.verdict().clone(),
         };
-        self.ask(Request::EnrolAccept(Box::new(enrolled))).await.map(drop)
+        self.ask(questions::EnrolAccept(Box::new(enrolled))).await
     }
 
     /// Puts a deployment in force.
@@ -134,6 +134,6 @@ impl Gateway {
         let envelope =
             Envelope { payload_type: PAYLOAD_TYPE.into(), payload: payload.as_slice().into(), signatures };
         let bytes = serde_json::to_vec(&envelope).map_err(failed)?;
-        self.ask(Request::DeploymentAccept(bytes.into())).await.map(drop)
+        self.ask(questions::DeploymentAccept(bytes.into())).await.map(drop)
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use edgewarden_image_trust::sign::{SigningKey, sign};
 use edgewarden_names::{Digest, ModuleName};
-use edgewarden_protocol::control::{ImageEvidence, Reply, Request, SignatureEvidence};
+use edgewarden_protocol::control::{ImageEvidence, SignatureEvidence, questions};
 use edgewarden_protocol::deployment::ImageReference;
 use edgewarden_tests::process::{Server, wait_for};
 use edgewarden_tests::{Failure, ensure};
@@ -155,15 +155,8 @@ async fn prepare(gateway: &Gateway, image: &Image, number: u8) -> Result<String,
         config: image.config.clone().into(),
         signatures: vec![image.signature.clone()],
     };
-    let Reply::Permit(permit) = gateway.ask(Request::ImageJudge(Box::new(evidence))).await? else {
-        return Err(Failure::new("no permit"));
-    };
-    let Reply::Prepared(prepared) =
-        gateway.ask(Request::StartPrepare { permit: permit.permit.clone() }).await?
-    else {
-        return Err(Failure::new("not prepared"));
-    };
-    Ok(prepared.instance)
+    let permit = gateway.ask(questions::ImageJudge(Box::new(evidence))).await?;
+    Ok(gateway.ask(questions::StartPrepare { permit: permit.permit }).await?.instance)
 }
 
 pub fn modules() -> Result<Vec<Number>, Failure> {
@@ -191,7 +184,7 @@ pub fn modules() -> Result<Vec<Number>, Failure> {
         let mut worker =
             cgroups.spawn(&name(number), &Work::Hold { socket: socket.clone(), streams: STREAMS })?;
         let address = Ipv4Addr::new(10, 77, 0, number.saturating_add(2));
-        let started = Request::Started { instance, pid: worker.pid()?, address };
+        let started = questions::Started { instance, pid: worker.pid()?, address };
         runtime.block_on(gateway.ask(started))?;
         worker.go()?;
         worker.line()?;
@@ -251,7 +244,7 @@ pub fn idle() -> Result<Vec<Number>, Failure> {
         let socket = gateway.layout().workload_socket(&instance);
         let mut worker = cgroups.spawn(&name(number), &Work::Hold { socket, streams: 1 })?;
         let address = Ipv4Addr::new(10, 77, 0, number.saturating_add(2));
-        runtime.block_on(gateway.ask(Request::Started { instance, pid: worker.pid()?, address }))?;
+        runtime.block_on(gateway.ask(questions::Started { instance, pid: worker.pid()?, address }))?;
         worker.go()?;
         worker.line()?;
         workers.push(worker);
@@ -337,7 +330,7 @@ fn crowd(
     }
     let held = pss(server.pid(), "Pss:")?;
     let begun = Instant::now();
-    runtime.block_on(gateway.ask(Request::Rotate { module: None }))?;
+    runtime.block_on(gateway.ask(questions::Rotate { module: None }))?;
     for worker in &mut workers {
         ensure(worker.line()? == "rotated", || "a stream was left out".into())?;
     }
@@ -363,7 +356,7 @@ fn fresh(
     let mut samples = Vec::new();
     for _ in 0..300 {
         let begun = now_nanos();
-        runtime.block_on(gateway.ask(Request::Rotate { module: Some(module.clone()) }))?;
+        runtime.block_on(gateway.ask(questions::Rotate { module: Some(module.clone()) }))?;
         let arrived: u128 = worker.line()?.parse().map_err(failed)?;
         let took = u64::try_from(arrived.saturating_sub(begun)).map_err(failed)?;
         samples.push(Duration::from_nanos(took));
@@ -394,7 +387,7 @@ fn handshakes(
     let begun = Instant::now();
     let mut rotations = 0;
     while begun.elapsed() < Duration::from_secs(SECONDS) {
-        runtime.block_on(gateway.ask(Request::Rotate { module: None }))?;
+        runtime.block_on(gateway.ask(questions::Rotate { module: None }))?;
         rotations += 1;
         thread::sleep(Duration::from_secs(1));
     }

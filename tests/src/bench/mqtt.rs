@@ -15,7 +15,7 @@ use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _};
 use edgewarden_ca::{CaSigner, SignError, certificate_request, pem};
 use edgewarden_names::{GatewayName, LeafName, ModuleName, SpiffeId, TrustDomain, UnixTime};
-use edgewarden_protocol::control::{Certificate, Reply, Request};
+use edgewarden_protocol::control::{Certificate, questions};
 use edgewarden_svid::X509Context;
 use edgewarden_tests::process::{Server, wait_for};
 use edgewarden_tests::{Failure, ensure};
@@ -73,18 +73,14 @@ fn leaf(number: usize) -> String {
 async fn device(gateway: &Gateway, number: usize) -> Result<Device, Failure> {
     let (domain, gateway_name): (TrustDomain, GatewayName) = (domain()?, gateway_name()?);
     let leaf = LeafName::parse(&leaf(number)).map_err(failed)?;
-    let allow = Request::LeafAllow { leaf: leaf.clone(), lifetime_seconds: 600 };
-    let Reply::LeafToken { token, .. } = gateway.ask(allow).await? else {
-        return Err(Failure::new("no token"));
-    };
+    let allow = questions::LeafAllow { leaf: leaf.clone(), lifetime_seconds: 600 };
+    let token = gateway.ask(allow).await?.token;
     let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &SystemRandom::new());
     let pkcs8 = pkcs8.map_err(failed)?;
     let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, pkcs8.as_ref()).map_err(failed)?;
     let csr = certificate_request(&LeafKey(key), &gateway_name, &domain).map_err(failed)?.into();
-    let issue = Request::LeafIssue { leaf: leaf.clone(), token, csr };
-    let Reply::Certificate(Certificate { chain, root }) = gateway.ask(issue).await? else {
-        return Err(Failure::new("no certificate"));
-    };
+    let issue = questions::LeafIssue { leaf: leaf.clone(), token, csr };
+    let Certificate { chain, root } = gateway.ask(issue).await?;
     let context = X509Context {
         id: SpiffeId::leaf(&domain, &gateway_name, &leaf),
         chain_der: chain.into_iter().map(|certificate| certificate.0).collect(),

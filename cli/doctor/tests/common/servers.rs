@@ -7,7 +7,6 @@ use edgewarden_ca::RootCa;
 use edgewarden_exchange::frame;
 use edgewarden_names::{Reason, Refusal, UnixTime};
 use edgewarden_protocol::control::{Reply, Request};
-use edgewarden_protocol::federation::FederationRequest;
 use edgewarden_protocol::gateway_console as gateway;
 use edgewarden_protocol::layout::Layout;
 use edgewarden_protocol::runtime_console as runtime;
@@ -46,7 +45,7 @@ fn identityd(answers: &Answers, request: Request) -> Reply {
         Request::Deployment => {
             answers.deployment.clone().map_or(Reply::Done, |in_force| Reply::Deployment(Box::new(in_force)))
         }
-        Request::Federation(FederationRequest::List) => Reply::Federation(answers.federation.clone()),
+        Request::FederationList => Reply::Federation(answers.federation.clone()),
         // Everything else changes something, or leaves a trace.
         other => panic!("the doctor asks identityd for {other:?}"),
     }

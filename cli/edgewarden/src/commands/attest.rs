@@ -3,9 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use edgewarden_exchange::client::unexpected;
 use edgewarden_protocol::Bytes;
-use edgewarden_protocol::control::{ExportedQuote, Reply, Request};
+use edgewarden_protocol::control::{ExportedQuote, questions};
 use edgewarden_protocol::layout::Layout;
 
 use super::{ask, attest_verify};
@@ -45,10 +44,7 @@ impl Attest {
             Self::Verify { folder, nonce } => return verify(&folder, &parse_nonce(&nonce)?, format),
         };
         let nonce = nonce.map_or_else(random_nonce, |text| parse_nonce(&text))?;
-        let quote = match ask(layout, &Request::AttestQuote { nonce: Bytes(nonce.clone()) }).await? {
-            Reply::Quote(quote) => quote,
-            other => return Err(unexpected(&other).into()),
-        };
+        let quote = ask(layout, questions::AttestQuote { nonce: Bytes(nonce.clone()) }).await?;
         write(&folder, &quote)
             .map_err(|error| Problem::text(format!("cannot write to `{}`: {error}", folder.display())))?;
         let nonce = hex::encode(nonce);

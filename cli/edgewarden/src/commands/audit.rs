@@ -4,10 +4,9 @@ use std::path::{Path, PathBuf};
 
 use edgewarden_audit::{ENTRIES_MAX, Head, Keys, Query, Report, Verifier, folder};
 use edgewarden_ca::{chain, pem, spki};
-use edgewarden_exchange::client::unexpected;
 use edgewarden_names::{ModuleName, UnixTime};
 use edgewarden_platform::durable;
-use edgewarden_protocol::control::{AuditEntry, Reply, Request};
+use edgewarden_protocol::control::{AuditEntry, questions};
 use edgewarden_protocol::layout::Layout;
 
 use super::ask;
@@ -78,10 +77,7 @@ async fn entries(
         let last = usize::try_from(last).unwrap_or(ENTRIES_MAX);
         return folder::query(&folder, &Query { since, module, last }).map_err(Problem::failed);
     }
-    match ask(layout, &Request::AuditQuery { since, module, last }).await? {
-        Reply::Audit(entries) => Ok(entries),
-        other => Err(unexpected(&other).into()),
-    }
+    ask(layout, questions::AuditQuery { since, module, last }).await
 }
 
 fn show(entries: &[AuditEntry], format: Format) -> Result<(), Problem> {
@@ -136,9 +132,8 @@ fn tell(report: &Report) {
 }
 
 async fn keys_of_gateway(layout: &Layout) -> Result<Keys, Problem> {
-    match ask(layout, &Request::AuditKey).await {
-        Ok(Reply::AuditKey(key)) => Ok(Keys::new([key.point.0])),
-        Ok(other) => Err(unexpected(&other).into()),
+    match ask(layout, questions::AuditKey).await {
+        Ok(key) => Ok(Keys::new([key.point.0])),
         Err(Problem::Failed(text)) => {
             Err(Problem::Failed(format!("{text}\nhint: without the gateway, use --folder and --certificate")))
         }

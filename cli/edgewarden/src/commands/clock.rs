@@ -1,12 +1,11 @@
 //! `edgewarden clock`: what time the gateway goes by, and the operator's word on it.
 
 use clap::{Args, Subcommand};
-use edgewarden_exchange::client::unexpected;
 use edgewarden_names::UnixTime;
-use edgewarden_protocol::control::{Reply, Request, TimeStatus};
+use edgewarden_protocol::control::{TimeStatus, questions};
 use edgewarden_protocol::layout::Layout;
 
-use super::{ask, tell};
+use super::ask;
 use crate::exit::Problem;
 use crate::output::{self, Format, until};
 
@@ -25,12 +24,9 @@ enum Action {
 impl Clock {
     pub async fn run(self, layout: &Layout, format: Format) -> Result<(), Problem> {
         if let Some(Action::Accept) = self.action {
-            tell(layout, &Request::TimeAccept).await?;
+            ask(layout, questions::TimeAccept).await?;
         }
-        let time = match ask(layout, &Request::Status).await? {
-            Reply::Status(status) => status.time,
-            other => return Err(unexpected(&other).into()),
-        };
+        let time = ask(layout, questions::Status).await?.time;
         if format == Format::Json {
             return output::json(&time);
         }

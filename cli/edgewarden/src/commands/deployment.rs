@@ -2,9 +2,8 @@
 
 use std::path::PathBuf;
 
-use edgewarden_exchange::client::unexpected;
 use edgewarden_protocol::Bytes;
-use edgewarden_protocol::control::{Reply, Request};
+use edgewarden_protocol::control::questions;
 use edgewarden_protocol::dsse::ENVELOPE_BYTES_MAX;
 use edgewarden_protocol::layout::Layout;
 
@@ -22,35 +21,32 @@ pub enum Deployment {
 
 impl Deployment {
     pub async fn run(self, layout: &Layout, format: Format) -> Result<(), Problem> {
-        let request = match self {
+        let deployment = match self {
             Self::Apply { envelope } => {
                 let read = edgewarden_platform::durable::read(&envelope, ENVELOPE_BYTES_MAX);
                 let bytes =
                     read.and_then(|found| found.ok_or_else(|| std::io::ErrorKind::NotFound.into())).map_err(
                         |error| Problem::text(format!("cannot read `{}`: {error}", envelope.display())),
                     )?;
-                Request::DeploymentAccept(Bytes(bytes))
+                Some(ask(layout, questions::DeploymentAccept(Bytes(bytes))).await?)
             }
-            Self::Show => Request::Deployment,
+            Self::Show => ask(layout, questions::Deployment).await?,
         };
-        match ask(layout, &request).await? {
-            Reply::Deployment(deployment) if format == Format::Json => output::json(&deployment),
-            Reply::Deployment(deployment) => {
-                let document = &deployment.deployment;
-                println!(
-                    "{} version {}, policy epoch {}, signed by {}",
-                    document.name, document.version, deployment.epoch, deployment.signed_by
-                );
-                for module in &document.modules {
-                    println!("  {} {}", module.name, module.image);
-                }
-                Ok(())
-            }
-            Reply::Done => {
-                println!("no deployment");
-                Ok(())
-            }
-            other => Err(unexpected(&other).into()),
+        let Some(deployment) = deployment else {
+            println!("no deployment");
+            return Ok(());
+        };
+        if format == Format::Json {
+            return output::json(&deployment);
         }
+        let document = &deployment.deployment;
+        println!(
+            "{} version {}, policy epoch {}, signed by {}",
+            document.name, document.version, deployment.epoch, deployment.signed_by
+        );
+        for module in &document.modules {
+            println!("  {} {}", module.name, module.image);
+        }
+        Ok(())
     }
 }

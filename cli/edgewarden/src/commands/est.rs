@@ -1,8 +1,7 @@
 //! The certificate from a site's own CA, by EST.
 
-use edgewarden_exchange::client::unexpected;
 use edgewarden_names::{Reason, Refusal, UnixTime};
-use edgewarden_protocol::control::{Reply, Request, Status};
+use edgewarden_protocol::control::{Status, questions};
 use edgewarden_protocol::layout::Layout;
 use edgewarden_protocol::runtime_console as runtime;
 
@@ -32,10 +31,7 @@ impl Est {
 }
 
 async fn enroll(layout: &Layout, format: Format, anew: bool) -> Result<(), Problem> {
-    let reply = super::runtime::ask(layout, &runtime::Request::Est { anew }).await?;
-    let runtime::Reply::Est(outcome) = reply else {
-        return Err(Problem::text("runtimed answered another question than was asked"));
-    };
+    let outcome = super::runtime::ask(layout, runtime::questions::Est { anew }).await?;
     if format == Format::Json {
         return output::json(&outcome);
     }
@@ -53,18 +49,13 @@ async fn enroll(layout: &Layout, format: Format, anew: bool) -> Result<(), Probl
 }
 
 async fn status(layout: &Layout, format: Format) -> Result<(), Problem> {
-    let identity = match ask(layout, &Request::Status).await? {
-        Reply::Status(status) => status,
-        other => return Err(unexpected(&other).into()),
-    };
+    let identity = ask(layout, questions::Status).await?;
     if identity.est.is_none() {
         let rule = "the configuration names no site's CA (`[est]`)";
         return Err(Refusal::new(Reason::EstConfig, "gateway", rule).into());
     }
-    let link = match super::runtime::ask(layout, &runtime::Request::Status).await {
-        Ok(runtime::Reply::Status(status)) => status.est,
-        Ok(_) | Err(_) => None,
-    };
+    let link = super::runtime::ask(layout, runtime::questions::Status).await.ok();
+    let link = link.and_then(|status| status.est);
     if format == Format::Json {
         return output::json(&serde_json::json!({
             "identity": identity.est,

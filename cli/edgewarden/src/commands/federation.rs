@@ -1,9 +1,8 @@
 //! Other trust domains: what is held of them, and how it goes with their endpoints.
 
-use edgewarden_exchange::client::unexpected;
 use edgewarden_names::UnixTime;
-use edgewarden_protocol::control::{Reply, Request};
-use edgewarden_protocol::federation::{Federated, FederationRequest};
+use edgewarden_protocol::control::questions;
+use edgewarden_protocol::federation::Federated;
 use edgewarden_protocol::layout::Layout;
 use edgewarden_protocol::runtime_console as runtime;
 
@@ -22,14 +21,8 @@ pub enum Federation {
 impl Federation {
     pub async fn run(self, layout: &Layout, format: Format) -> Result<(), Problem> {
         match self {
-            Self::Refresh => match super::runtime::ask(layout, &runtime::Request::FederationNow).await? {
-                runtime::Reply::Done => Ok(()),
-                _ => Err(Problem::text("runtimed answered another question than was asked")),
-            },
-            Self::Status => match ask(layout, &Request::Federation(FederationRequest::List)).await? {
-                Reply::Federation(all) => show(&all, format),
-                other => Err(unexpected(&other).into()),
-            },
+            Self::Refresh => super::runtime::ask(layout, runtime::questions::FederationNow).await,
+            Self::Status => show(&ask(layout, questions::FederationList).await?, format),
         }
     }
 }

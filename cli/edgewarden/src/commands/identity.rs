@@ -1,8 +1,7 @@
 //! What `identityd` answers: leaf devices.
 
-use edgewarden_exchange::client::unexpected;
 use edgewarden_names::LeafName;
-use edgewarden_protocol::control::{Reply, Request};
+use edgewarden_protocol::control::questions;
 use edgewarden_protocol::layout::Layout;
 
 use super::ask;
@@ -23,15 +22,11 @@ pub enum Leaf {
 impl Leaf {
     pub async fn run(self, layout: &Layout, format: Format) -> Result<(), Problem> {
         let Self::Allow { leaf, lifetime } = self;
-        match ask(layout, &Request::LeafAllow { leaf, lifetime_seconds: lifetime }).await? {
-            Reply::LeafToken { token, expires } if format == Format::Json => {
-                output::json(&serde_json::json!({"token": token, "expires": expires}))
-            }
-            Reply::LeafToken { token, .. } => {
-                println!("{}", token.reveal());
-                Ok(())
-            }
-            other => Err(unexpected(&other).into()),
+        let allowed = ask(layout, questions::LeafAllow { leaf, lifetime_seconds: lifetime }).await?;
+        if format == Format::Json {
+            return output::json(&allowed);
         }
+        println!("{}", allowed.token.reveal());
+        Ok(())
     }
 }

@@ -1,11 +1,10 @@
 //! Keys and secrets that modules keep in the gateway's keystore: what there is, never the keys.
 
-use edgewarden_exchange::client::unexpected;
 use edgewarden_names::{KeyName, ModuleName};
-use edgewarden_protocol::control::{Reply, Request, ResidentKey};
+use edgewarden_protocol::control::{ResidentKey, questions};
 use edgewarden_protocol::layout::Layout;
 
-use super::{ask, tell};
+use super::ask;
 use crate::exit::Problem;
 use crate::output::{self, Format};
 
@@ -23,12 +22,9 @@ pub enum Keys {
 impl Keys {
     pub async fn run(self, layout: &Layout, format: Format) -> Result<(), Problem> {
         match self {
-            Self::Delete { module, key } => tell(layout, &Request::KeyDelete { module, key }).await,
+            Self::Delete { module, key } => ask(layout, questions::KeyDelete { module, key }).await,
             Self::List { module } => {
-                let mut keys = match ask(layout, &Request::KeysList).await? {
-                    Reply::Keys(keys) => keys,
-                    other => return Err(unexpected(&other).into()),
-                };
+                let mut keys = ask(layout, questions::KeysList).await?;
                 keys.retain(|key| module.as_ref().is_none_or(|module| key.module == *module));
                 show(&keys, format)
             }

@@ -4,7 +4,7 @@ use std::io::{IsTerminal as _, Write as _};
 
 use edgewarden_exchange::client::Client;
 use edgewarden_names::{LeafName, ModuleName, Principal};
-use edgewarden_protocol::gateway_console::{Reply, Request, SetAsideStatus};
+use edgewarden_protocol::gateway_console::{SetAsideStatus, questions};
 use edgewarden_protocol::layout::Layout;
 
 use crate::exit::Problem;
@@ -57,23 +57,23 @@ fn named(client: &Principal) -> String {
 impl Messages {
     pub async fn run(self, layout: &Layout, format: Format) -> Result<(), Problem> {
         let Self::SetAside(command) = self;
-        let request = match command {
-            SetAside::List => Request::SetAside,
-            SetAside::Show { client, number } => Request::SetAsideShow { client, number },
-            SetAside::Drop { client, number } => Request::SetAsideDrop { client, number },
-        };
         let mut gatewayd = Client::connect(&layout.gateway_socket()).await?;
-        match gatewayd.exchange(&request).await? {
-            Reply::SetAside(all) if format == Format::Json => output::json(&all),
-            Reply::SetAside(all) => {
+        match command {
+            SetAside::List => {
+                let all = gatewayd.ask(questions::SetAside).await?;
+                if format == Format::Json {
+                    return output::json(&all);
+                }
                 list(&all);
                 Ok(())
             }
-            Reply::Message(payload) if format == Format::Json => output::json(&payload),
-            Reply::Message(payload) => show(payload.as_slice()),
-            Reply::Done => Ok(()),
-            Reply::Refused(refusal) => Err(refusal.into()),
-            Reply::Status(_) => Err(Problem::text("gatewayd answered something else than was asked")),
+            SetAside::Show { client, number } => {
+                let payload = gatewayd.ask(questions::SetAsideShow { client, number }).await?;
+                if format == Format::Json { output::json(&payload) } else { show(payload.as_slice()) }
+            }
+            SetAside::Drop { client, number } => {
+                Ok(gatewayd.ask(questions::SetAsideDrop { client, number }).await?)
+            }
         }
     }
 }

@@ -20,7 +20,8 @@ pub mod runtime;
 pub mod secret;
 pub mod status;
 
-use edgewarden_exchange::client::{Client, unexpected};
+use edgewarden_exchange::client::Client;
+use edgewarden_protocol::ask::Ask;
 use edgewarden_protocol::config::Config;
 use edgewarden_protocol::control::{Reply, Request};
 use edgewarden_protocol::layout::Layout;
@@ -32,15 +33,10 @@ pub fn load(layout: &Layout) -> Result<Config, Problem> {
 }
 
 /// Asks `identityd` one question.
-pub async fn ask(layout: &Layout, request: &Request) -> Result<Reply, Problem> {
+pub async fn ask<Q>(layout: &Layout, question: Q) -> Result<Q::Answer, Problem>
+where
+    Q: Ask<Request = Request, Reply = Reply>,
+{
     let mut client = Client::connect(&layout.control_socket()).await?;
-    Ok(client.ask(request).await?)
-}
-
-/// Asks for something that has no answer but that it was done.
-pub async fn tell(layout: &Layout, request: &Request) -> Result<(), Problem> {
-    match ask(layout, request).await? {
-        Reply::Done => Ok(()),
-        other => Err(unexpected(&other).into()),
-    }
+    Ok(client.ask(question).await?)
 }

@@ -1,9 +1,8 @@
 //! Asks the policy that is in force. The answer is computed here from the same tables that the enforcers use.
 
-use edgewarden_exchange::client::unexpected;
 use edgewarden_names::{GatewayName, LeafName, ModuleName, Principal, Reason, Refusal};
 use edgewarden_policy::{Action, CompiledEpoch};
-use edgewarden_protocol::control::{Reply, Request, Snapshot};
+use edgewarden_protocol::control::{Snapshot, questions};
 use edgewarden_protocol::layout::Layout;
 
 use super::ask;
@@ -24,10 +23,7 @@ pub enum Policy {
 impl Policy {
     pub async fn run(self, layout: &Layout, format: Format) -> Result<(), Problem> {
         let Self::Explain { from, to } = self;
-        let snapshot = match ask(layout, &Request::Watch { seen: 0 }).await? {
-            Reply::Snapshot(snapshot) => snapshot,
-            other => return Err(unexpected(&other).into()),
-        };
+        let snapshot = ask(layout, questions::Watch { seen: 0 }).await?;
         let epoch = compiled(&snapshot)?;
         let principal = principal(&from)?;
         let (action, target) = question(&to, &snapshot.gateway)?;

@@ -4,23 +4,20 @@ use std::io::IsTerminal;
 
 use edgewarden_exchange::client::Client;
 use edgewarden_names::ModuleName;
+use edgewarden_protocol::ask::Ask;
 use edgewarden_protocol::layout::Layout;
-use edgewarden_protocol::runtime_console::{Reply, Request};
+use edgewarden_protocol::runtime_console::{Reply, Request, questions};
 
 use crate::exit::Problem;
 use crate::output::{self, Format};
 
-/// Asks `runtimed` one question. A refusal is a problem.
-pub async fn ask(layout: &Layout, request: &Request) -> Result<Reply, Problem> {
+/// Asks `runtimed` one question.
+pub async fn ask<Q>(layout: &Layout, question: Q) -> Result<Q::Answer, Problem>
+where
+    Q: Ask<Request = Request, Reply = Reply>,
+{
     let mut client = Client::connect(&layout.runtime_socket()).await?;
-    match client.exchange(request).await? {
-        Reply::Refused(refusal) => Err(refusal.into()),
-        reply => Ok(reply),
-    }
-}
-
-fn unexpected() -> Problem {
-    Problem::text("runtimed answered another question than was asked; are all programs of one version?")
+    Ok(client.ask(question).await?)
 }
 
 #[derive(Debug, clap::Args)]
@@ -34,37 +31,30 @@ pub struct Logs {
 impl Logs {
     pub async fn run(self, layout: &Layout, format: Format) -> Result<(), Problem> {
         let on_terminal = std::io::stdout().is_terminal();
-        match ask(layout, &Request::Logs { module: self.module, last: self.last }).await? {
-            Reply::Logs(lines) if format == Format::Json => output::json(&lines),
-            Reply::Logs(lines) => {
-                for line in lines {
-                    if on_terminal {
-                        println!("{}", output::for_terminal(&line));
-                    } else {
-                        println!("{line}");
-                    }
-                }
-                Ok(())
-            }
-            _ => Err(unexpected()),
+        let lines = ask(layout, questions::Logs { module: self.module, last: self.last }).await?;
+        if format == Format::Json {
+            return output::json(&lines);
         }
+        for line in lines {
+            if on_terminal {
+                println!("{}", output::for_terminal(&line));
+            } else {
+                println!("{line}");
+            }
+        }
+        Ok(())
     }
 }
 
 pub async fn renew(layout: &Layout, format: Format) -> Result<(), Problem> {
-    match ask(layout, &Request::Renew).await? {
-        Reply::Renewed(verdict) if format == Format::Json => output::json(&verdict),
-        Reply::Renewed(verdict) => {
-            println!("verdict: {} (hardware: {})", verdict.state.as_str(), verdict.hardware);
-            Ok(())
-        }
-        _ => Err(unexpected()),
+    let verdict = ask(layout, questions::Renew).await?;
+    if format == Format::Json {
+        return output::json(&verdict);
     }
+    println!("verdict: {} (hardware: {})", verdict.state.as_str(), verdict.hardware);
+    Ok(())
 }
 
 pub async fn down(layout: &Layout) -> Result<(), Problem> {
-    match ask(layout, &Request::Shutdown { stop_modules: true }).await? {
-        Reply::Done => Ok(()),
-        _ => Err(unexpected()),
-    }
+    ask(layout, questions::Shutdown { stop_modules: true }).await
 }

@@ -2,14 +2,13 @@
 
 use std::path::PathBuf;
 
-use edgewarden_exchange::client::unexpected;
 use edgewarden_platform::durable;
 use edgewarden_protocol::Bytes;
-use edgewarden_protocol::control::{Reply, Request};
+use edgewarden_protocol::control::questions;
 use edgewarden_protocol::layout::Layout;
 use edgewarden_protocol::secret::ENVELOPE_BYTES_MAX;
 
-use super::{ask, tell};
+use super::ask;
 use crate::exit::Problem;
 use crate::output::{self, Format};
 
@@ -36,26 +35,21 @@ impl Secret {
                     .map_err(|error| {
                         Problem::text(format!("cannot read `{}`: {error}", envelope.display()))
                     })?;
-                tell(layout, &Request::SecretAccept(Bytes(bytes))).await
+                ask(layout, questions::SecretAccept(Bytes(bytes))).await
             }
             Self::List => list(layout, format).await,
-            Self::Key { out } => match ask(layout, &Request::AgreementKey).await? {
-                Reply::AgreementKey(key) => {
-                    let text = serde_json::to_vec(&key).map_err(Problem::failed)?;
-                    durable::write(&out, &text, 0o644)
-                        .map_err(|error| Problem::text(format!("cannot write `{}`: {error}", out.display())))
-                }
-                other => Err(unexpected(&other).into()),
-            },
+            Self::Key { out } => {
+                let key = ask(layout, questions::AgreementKey).await?;
+                let text = serde_json::to_vec(&key).map_err(Problem::failed)?;
+                durable::write(&out, &text, 0o644)
+                    .map_err(|error| Problem::text(format!("cannot write `{}`: {error}", out.display())))
+            }
         }
     }
 }
 
 async fn list(layout: &Layout, format: Format) -> Result<(), Problem> {
-    let held = match ask(layout, &Request::Secrets).await? {
-        Reply::Secrets(held) => held,
-        other => return Err(unexpected(&other).into()),
-    };
+    let held = ask(layout, questions::Secrets).await?;
     if format == Format::Json {
         return output::json(&held);
     }

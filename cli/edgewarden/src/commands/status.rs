@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use edgewarden_exchange::client::{Client, unexpected};
+use edgewarden_exchange::client::Client;
 use edgewarden_names::{Refusal, UnixTime};
-use edgewarden_protocol::control::{DiskReserve, IdentityStatus, Reply, Request, Status};
+use edgewarden_protocol::control::{DiskReserve, IdentityStatus, Status, questions};
 use edgewarden_protocol::gateway_console as gateway;
 use edgewarden_protocol::layout::Layout;
 use edgewarden_protocol::runtime_console as runtime;
@@ -23,20 +23,11 @@ const PLAIN: &str = "\x1b[0m";
 const PATIENCE: Duration = Duration::from_millis(1500);
 
 pub async fn run(layout: &Layout, format: Format) -> Result<(), Problem> {
-    let identity = async {
-        match ask(layout, &Request::Status).await? {
-            Reply::Status(status) => Ok(status),
-            other => Err(Problem::from(unexpected(&other))),
-        }
-    };
-    let modules = async {
-        match super::runtime::ask(layout, &runtime::Request::Status).await? {
-            runtime::Reply::Status(status) => Ok(status),
-            _ => Err(Problem::text("it answers another question than was asked")),
-        }
-    };
-    let (identity, mut modules, messages) =
-        tokio::join!(patient(identity), patient(modules), patient(ask_gatewayd(layout)));
+    let (identity, mut modules, messages) = tokio::join!(
+        patient(ask(layout, questions::Status)),
+        patient(super::runtime::ask(layout, runtime::questions::Status)),
+        patient(ask_gatewayd(layout)),
+    );
     if let (Ok(identity), Ok(status)) = (&identity, &mut modules) {
         status.modules.iter_mut().for_each(|module| module.judge(&identity.identities, identity.time.now));
     }
@@ -97,11 +88,7 @@ fn first_line(problem: &Problem) -> String {
 
 async fn ask_gatewayd(layout: &Layout) -> Result<Box<gateway::Status>, Problem> {
     let mut client = Client::connect(&layout.gateway_socket()).await?;
-    match client.exchange(&gateway::Request::Status).await? {
-        gateway::Reply::Status(status) => Ok(status),
-        gateway::Reply::Refused(refusal) => Err(refusal.into()),
-        _ => Err(Problem::text("it answers another question than was asked")),
-    }
+    Ok(client.ask(gateway::questions::Status).await?)
 }
 
 /// One that is away and has messages waiting is as it should be.

@@ -10,11 +10,11 @@ mod watch;
 use std::path::{Path, PathBuf};
 
 use edgewarden_names::{ModuleName, Reason, Refusal};
-use edgewarden_protocol::control::Request;
+use edgewarden_protocol::control::questions;
 use edgewarden_protocol::layout::Layout;
 use edgewarden_workload_client::FetchError;
 
-use crate::commands::tell;
+use crate::commands::ask;
 use crate::exit::Problem;
 use crate::output::Format;
 
@@ -37,7 +37,7 @@ pub enum Svid {
 impl Svid {
     pub async fn run(self, layout: &Layout, format: Format) -> Result<(), Problem> {
         match self {
-            Self::Rotate { module } => tell(layout, &Request::Rotate { module }).await,
+            Self::Rotate { module } => ask(layout, questions::Rotate { module }).await,
             Self::Fetch(fetch) => fetch.run(format).await,
             Self::Watch(watch) => watch.run().await,
         }

@@ -18,7 +18,7 @@ use edgewarden_names::{LeafName, Reason, Refusal, UnixTime};
 use edgewarden_platform::crash_points::{Step, with_hook};
 use edgewarden_platform::durable;
 use edgewarden_protocol::audit::Event;
-use edgewarden_protocol::control::Reply;
+use edgewarden_protocol::control::{LeafAllowed, Reply};
 use edgewarden_protocol::document::DocumentSet as _;
 use edgewarden_state::{KeyKeeper, Store};
 use zeroize::Zeroizing;
@@ -331,7 +331,9 @@ fn a_power_cut_at_any_step_leaves_the_state_before_or_after() {
     let allow = || Input::LeafAllow { leaf: leaf.clone(), lifetime_seconds: 600 };
     let judged = life.authority.judge_deployment(&world.envelopes[5]).unwrap().unwrap();
     life.put(Input::DeploymentJudged(Box::new(judged))).unwrap();
-    let Reply::LeafToken { token, .. } = cut_everywhere("leaf allow", &mut life, allow) else { panic!() };
+    let Reply::LeafToken(LeafAllowed { token, .. }) = cut_everywhere("leaf allow", &mut life, allow) else {
+        panic!()
+    };
     let enrol = || Input::LeafEnrolled { leaf: leaf.clone(), token: token.clone(), serial: "ab".into() };
     cut_everywhere("leaf enrol", &mut life, enrol);
     assert!(life.put(enrol()).is_err(), "the token is spent");

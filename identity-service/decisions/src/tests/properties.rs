@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use edgewarden_names::{LeafName, Reason, Refusal, UnixTime};
-use edgewarden_protocol::control::{Reply, ToldTime};
+use edgewarden_protocol::control::{LeafAllowed, Reply, ToldTime};
 use proptest::prelude::*;
 
 use super::world::{START, world};
@@ -156,7 +156,7 @@ impl Life {
             Step::Allow => {
                 let leaf = LeafName::parse("sensor-1").unwrap();
                 if let Ok((reply, _)) = self.put(Input::LeafAllow { leaf, lifetime_seconds: 300 }) {
-                    let Reply::LeafToken { token, .. } = reply else { panic!("{reply:?}") };
+                    let Reply::LeafToken(LeafAllowed { token, .. }) = reply else { panic!("{reply:?}") };
                     self.tokens.push(token.reveal().to_owned());
                 }
             }

@@ -16,11 +16,10 @@ use edgewarden_decisions::authority::Input;
 use edgewarden_decisions::federation::{Fetched, name};
 use edgewarden_names::{Digest, Reason, Refusal, TrustDomain, UnixTime};
 use edgewarden_policy::federation::authorities;
+use edgewarden_protocol::Bytes;
 use edgewarden_protocol::audit::clip;
-use edgewarden_protocol::control::Reply;
 use edgewarden_protocol::federation::{
-    Endpoint, Federated, FederationRequest, Held, Profile, REFRESH_DEFAULT_SECONDS, REFRESH_SECONDS, ToldBy,
-    Trouble,
+    Endpoint, Federated, Held, Profile, REFRESH_DEFAULT_SECONDS, REFRESH_SECONDS, ToldBy, Trouble,
 };
 
 pub(crate) use self::shown::Shown;
@@ -59,30 +58,34 @@ impl Troubles {
     }
 }
 
-/// Blocks on the disk.
-pub(crate) fn answer(
+/// Takes a bundle that the endpoint of this name gave. Blocks on the disk.
+pub(crate) fn fetched(
     ledger: &Ledger,
     troubles: &Troubles,
-    request: FederationRequest,
-) -> Result<Reply, Refusal> {
-    match request {
-        FederationRequest::List => return Ok(Reply::Federation(list(ledger, troubles))),
-        FederationRequest::Fetched { trust_domain, endpoint, bundle } => {
-            let taken = Fetched::judge(trust_domain.clone(), endpoint.clone(), bundle.as_slice())
-                .and_then(|fetched| ledger.transact_unnoted(Input::FederationFetched(Box::new(fetched))));
-            taken.inspect_err(|refusal| trouble(ledger, troubles, &trust_domain, &endpoint, refusal))?;
-            troubles.forget(&trust_domain);
-        }
-        FederationRequest::Failed { trust_domain, endpoint, refusal } => {
-            let reason = match refusal.reason {
-                Reason::FederationUntrusted | Reason::FederationBundle => refusal.reason,
-                _ => Reason::FederationUnavailable,
-            };
-            let refusal = Refusal::new(reason, &trust_domain, clip(&refusal.rule));
-            trouble(ledger, troubles, &trust_domain, &endpoint, &refusal);
-        }
-    }
-    Ok(Reply::Done)
+    domain: &TrustDomain,
+    endpoint: &Digest,
+    bundle: &Bytes,
+) -> Result<(), Refusal> {
+    let taken = Fetched::judge(domain.clone(), endpoint.clone(), bundle.as_slice())
+        .and_then(|fetched| ledger.transact_unnoted(Input::FederationFetched(Box::new(fetched))));
+    taken.inspect_err(|refusal| trouble(ledger, troubles, domain, endpoint, refusal))?;
+    troubles.forget(domain);
+    Ok(())
+}
+
+/// Hears why that endpoint gave none. Blocks on the disk.
+pub(crate) fn failed(
+    ledger: &Ledger,
+    troubles: &Troubles,
+    domain: &TrustDomain,
+    endpoint: &Digest,
+    said: &Refusal,
+) {
+    let reason = match said.reason {
+        Reason::FederationUntrusted | Reason::FederationBundle => said.reason,
+        _ => Reason::FederationUnavailable,
+    };
+    trouble(ledger, troubles, domain, endpoint, &Refusal::new(reason, domain, clip(&said.rule)));
 }
 
 /// Shown as long as it lasts, written down once.
@@ -97,7 +100,7 @@ fn trouble(ledger: &Ledger, troubles: &Troubles, domain: &TrustDomain, endpoint:
 }
 
 /// The other trust domains of the deployment in force.
-fn list(ledger: &Ledger, troubles: &Troubles) -> Vec<Federated> {
+pub(crate) fn list(ledger: &Ledger, troubles: &Troubles) -> Vec<Federated> {
     let authority = ledger.current();
     let Some(in_force) = authority.in_force() else { return Vec::new() };
     let endpoints = &in_force.deployment().federation;

@@ -16,7 +16,9 @@ use edgewarden_keystore::{CaKey, Keystore};
 use edgewarden_names::{ModuleName, Reason, Refusal, SpiffeId, UnixTime};
 use edgewarden_protocol::audit::{Event, KeyUse};
 use edgewarden_protocol::control::Reply;
-use edgewarden_protocol::est::{EstLife, EstOperation, EstReply, EstRequest, EstState, EstStatus, HttpReply};
+use edgewarden_protocol::est::{
+    EstAsked, EstFailure, EstLife, EstOperation, EstReply, EstRequest, EstState, EstStatus, HttpReply,
+};
 
 use super::handshake;
 use crate::blocking::blocking;
@@ -132,7 +134,7 @@ fn failed(error: &EstError) -> EstReply {
         Severity::Transient { retry_after } => (true, retry_after.map(|pause| pause.as_secs())),
         Severity::Fatal => (false, None),
     };
-    EstReply::Failed { refusal: error.refusal.clone(), transient, retry_after_seconds }
+    EstReply::Failed(EstFailure { refusal: error.refusal.clone(), transient, retry_after_seconds })
 }
 
 /// The names that a request is for: those of the configuration, or of the certificate that it renews.
@@ -161,7 +163,7 @@ async fn ask(
     if is_new {
         decider.decide(authority::Input::Site(Input::Request(Some(pending)))).await?;
     }
-    Ok(EstReply::Ask { request })
+    Ok(EstReply::Ask(EstAsked { request }))
 }
 
 /// The request that waits, or a new one.

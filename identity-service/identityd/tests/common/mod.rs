@@ -26,7 +26,7 @@ use aws_lc_rs::hmac;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
 use edgewarden_ca::{CaSigner, RootCa, SignError, certificate_request, pem, public_point, spki};
-use edgewarden_exchange::client::{Client, ClientError};
+use edgewarden_exchange::client::Client;
 use edgewarden_identityd::{Daemon, RunError};
 use edgewarden_names::{GatewayName, Reason, Refusal, TrustDomain, UnixTime};
 use edgewarden_protocol::Bytes;
@@ -309,9 +309,9 @@ impl Drop for Gateway {
 
 pub async fn ask(socket: &Path, request: &Request) -> Result<Reply, Refusal> {
     let mut client = Client::connect(socket).await.unwrap();
-    match client.ask(request).await {
+    match client.exchange(request).await {
+        Ok(Reply::Refused(refusal)) => Err(refusal),
         Ok(reply) => Ok(reply),
-        Err(ClientError::Refused(refusal)) => Err(refusal),
         Err(error) => panic!("{request:?}: {error:?}"),
     }
 }

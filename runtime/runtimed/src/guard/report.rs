@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use edgewarden_names::{Reason, Refusal};
-use edgewarden_protocol::control::{Origin, Request};
+use edgewarden_protocol::control::{Origin, questions};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -121,8 +121,8 @@ impl Reports {
 /// Tells `identityd`, as soon as it is there.
 async fn tell(context: Arc<Context>, mut waiting: mpsc::Receiver<Refusal>) {
     while let Some(refusal) = waiting.recv().await {
-        let request = Request::Refused { origin: Origin::Enforcer, refusal };
-        while let Err(CallError::Away(error)) = context.identityd.call(&request).await {
+        let refused = questions::Refused { origin: Origin::Enforcer, refusal };
+        while let Err(CallError::Away(error)) = context.identityd.call(refused.clone()).await {
             tracing::debug!(%error, "identityd is away and hears of a change later");
             tokio::time::sleep(RETRY).await;
         }

@@ -8,7 +8,7 @@ use edgewarden_metrics::door::Source;
 use edgewarden_metrics::page::{Format, Page, render};
 use edgewarden_metrics::{Counter, Counts};
 use edgewarden_names::{Reason, UnixTime};
-use edgewarden_protocol::control::Request;
+use edgewarden_protocol::control::questions;
 use edgewarden_protocol::runtime_console::Status;
 use edgewarden_protocol::uplink::ModuleState;
 use tokio::time::timeout;
@@ -41,7 +41,7 @@ impl Told {
     /// On a connection of its own: not behind what else it is asked.
     async fn identityd_answers(&self) -> bool {
         let client = Client::new(&self.0.layout);
-        let answer = timeout(PATIENCE, client.call(&Request::Status)).await;
+        let answer = timeout(PATIENCE, client.call(questions::Status)).await;
         matches!(answer, Ok(Ok(_) | Err(CallError::Refused(_))))
     }
 }

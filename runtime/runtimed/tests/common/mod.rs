@@ -18,6 +18,7 @@ use std::time::Duration;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
 use edgewarden_ca::{RootCa, pem, public_point, spki};
+use edgewarden_exchange::client::Client;
 use edgewarden_exchange::frame::{self, FrameError};
 use edgewarden_identityd::Daemon;
 use edgewarden_image_trust::sign::{SigningKey, sign};
@@ -34,7 +35,6 @@ use edgewarden_protocol::layout::Layout;
 use edgewarden_protocol::runtime_console as control;
 use edgewarden_protocol::runtime_console::{ModuleStatus, Status};
 use edgewarden_runtimed::LogPump;
-use edgewarden_runtimed::identity::{CallError, Client};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::UnixStream;
@@ -99,7 +99,6 @@ pub async fn call(layout: &Layout, request: &control::Request) -> Result<control
 pub struct Gateway {
     pub folder: TempDir,
     pub config: Config,
-    pub identityd: Client,
     root: RootCa,
     operator: EcdsaKeyPair,
     pub image_key: SigningKey,
@@ -185,7 +184,6 @@ impl Gateway {
         let layout = Layout::new(folder.path());
         let daemon = Daemon::open(layout.clone(), config.clone(), None).await.unwrap();
         let mut gateway = Self {
-            identityd: Client::new(&layout),
             folder,
             config,
             root,
@@ -254,7 +252,11 @@ impl Gateway {
     }
 
     pub async fn ask(&self, request: Request) -> Result<Reply, Refusal> {
-        self.identityd.call(&request).await.map_err(CallError::refusal)
+        let mut identityd = Client::connect(&self.layout().control_socket()).await.unwrap();
+        match identityd.exchange(&request).await.unwrap() {
+            Reply::Refused(refusal) => Err(refusal),
+            reply => Ok(reply),
+        }
     }
 
     /// An image with a shell, pushed, and signed unless it is told not to. Gives the reference.
