@@ -25,6 +25,7 @@ use edgewarden_workload_server::Current;
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
+use crate::ledger::Follower;
 use crate::metrics::{Certificate, Metrics, Operation};
 
 /// As far as `edgewarden_ca` reaches back.
@@ -129,8 +130,16 @@ impl Issuance {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives an instance an identity from now on. Its certificate comes with the next [`Issuance::issue_due`].
-    pub fn begin(&self, instance: &str, module: &ModuleName, dns: Vec<String>) {
+    /// Gives an instance an identity from now on. Its certificate comes with the next [`Issuance::issue_due`]; the roots
+    /// of one whose key stays in the keystore with the next [`Issuance::set_resident`].
+    pub fn begin(
+        &self,
+        instance: &str,
+        module: &ModuleName,
+        dns: Vec<String>,
+        is_resident: impl FnOnce() -> bool,
+    ) {
+        let mut inner = self.lock();
         let holder = Holder {
             module: module.clone(),
             id: SpiffeId::module(&self.domain, &self.gateway, module),
@@ -139,10 +148,11 @@ impl Issuance {
             renewal: Renewal::new(Plan::HalfLife),
             problem: None,
             streams: 0,
-            resident: false,
+            // Asked for under the lock, as in `set_resident`.
+            resident: is_resident(),
             certified: (0, None),
         };
-        self.lock().holders.insert(instance.into(), holder);
+        inner.holders.insert(instance.into(), holder);
     }
 
     /// Ends the identity of an instance and with it its streams.
@@ -272,7 +282,8 @@ impl Issuance {
             if !authority.as_ref().is_some_and(|authority| Arc::ptr_eq(&authority.ca, &ca)) {
                 return failures;
             }
-            let Some(holder) = holders.get_mut(&instance) else { continue };
+            // Or a deployment have taken force that wants its key in the keystore.
+            let Some(holder) = holders.get_mut(&instance).filter(|holder| !holder.resident) else { continue };
             match issued {
                 Ok(svid) => holder.put(svid, &bundle, &self.domain, tick, parent.generation),
                 Err(error) => {
@@ -359,20 +370,27 @@ impl Issuance {
     }
 
     /// Takes certificates with their keys from modules whose keys stay in the keystore, and gives them the roots alone.
-    pub fn set_resident(&self, is_resident: impl Fn(&ModuleName) -> bool, bundle: &[Vec<u8>]) {
-        for holder in self.lock().holders.values_mut() {
+    /// `in_force` says which modules, and the roots; `None` while nothing may be given.
+    pub fn set_resident<F: Fn(&ModuleName) -> bool>(
+        &self,
+        in_force: impl FnOnce() -> Option<(F, Vec<Vec<u8>>)>,
+    ) {
+        let mut inner = self.lock();
+        // Asked for under the lock: of two that take force one after the other, the later one's word stays.
+        let Some((is_resident, bundle)) = in_force() else { return };
+        for holder in inner.holders.values_mut() {
             let resident = is_resident(&holder.module);
             if resident != holder.resident {
                 holder.withdraw();
                 holder.problem = None;
                 holder.resident = resident;
             }
-            if resident && !holder.gives(bundle) {
+            if resident && !holder.gives(&bundle) {
                 holder.current.send_replace(Some(Arc::new(X509Context {
                     id: holder.id.clone(),
                     chain_der: Vec::new(),
                     key_pkcs8: Zeroizing::new(Vec::new()),
-                    bundle_der: bundle.to_vec(),
+                    bundle_der: bundle.clone(),
                     trust_domain: self.domain.clone(),
                 })));
             }
@@ -432,6 +450,16 @@ impl Issuance {
             (holder.module.clone(), status)
         };
         inner.holders.iter().map(one).collect()
+    }
+}
+
+/// Where keys stay, by the deployment in force.
+impl Follower for Issuance {
+    fn in_force(&self, authority: &edgewarden_decisions::authority::Authority) {
+        self.set_resident(|| {
+            let bundle = authority.documents().enrolment.trusted().ok()?.bundle();
+            Some((|module: &ModuleName| authority.wants_resident_key(module), bundle))
+        });
     }
 }
 
@@ -504,3 +532,7 @@ fn die() -> u32 {
     let mut bytes = [0; 4];
     SystemRandom::new().fill(&mut bytes).map_or(0, |()| u32::from_be_bytes(bytes))
 }
+
+#[cfg(test)]
+#[path = "issuance_tests.rs"]
+mod tests;

@@ -31,7 +31,7 @@ pub struct Service {
     pub(crate) issuance: Arc<Issuance>,
     pub(crate) jwt: Arc<JwtAuthority>,
     pub(crate) federation: Arc<federation::Shown>,
-    pub(crate) federation_troubles: federation::Troubles,
+    pub(crate) federation_troubles: Arc<federation::Troubles>,
     pub(crate) sockets: Sockets,
     pub(crate) keys: Arc<Keys>,
     /// What the sockets of instances have of the service.
@@ -108,7 +108,12 @@ impl Service {
         let jwt = Arc::new(JwtAuthority::new(&gateway.trust_domain, &gateway.name, &config.identity));
         let federation = Arc::new(federation::Shown::default());
         let pushed = Pushed { jwt: Arc::clone(&jwt), federation: Arc::clone(&federation) };
-        let mut followers: Vec<Arc<dyn Follower>> = vec![Arc::new(pushed)];
+        let federation_troubles = Arc::new(federation::Troubles::default());
+        let mut followers: Vec<Arc<dyn Follower>> = vec![
+            Arc::new(pushed),
+            Arc::clone(&issuance) as Arc<dyn Follower>,
+            Arc::clone(&federation_troubles) as Arc<dyn Follower>,
+        ];
         followers.extend(runtime_log.iter().map(|keeper| Arc::clone(keeper) as Arc<dyn Follower>));
         let (ledger, refused) = Ledger::new(ledger, followers);
         let (ledger, keys) = (Arc::new(ledger), Arc::new(keys));
@@ -136,7 +141,7 @@ impl Service {
             issuance,
             jwt,
             federation,
-            federation_troubles: federation::Troubles::default(),
+            federation_troubles,
             sockets,
             keys,
             key_door: Arc::new(key_door),
@@ -262,11 +267,19 @@ impl Service {
         self.renew_alone()
     }
 
+    /// Gives an instance an identity from now on, and where its key is to stay in the keystore, the roots.
+    pub fn begin_identity(&self, instance: &str, module: &ModuleName, dns: Vec<String>) {
+        self.issuance.begin(instance, module, dns, || self.ledger.current().wants_resident_key(module));
+        self.keep_keys_resident();
+    }
+
     /// Sees to it that no certificate in memory is in use where the deployment wants the key in the keystore. Quick.
-    pub fn keep_keys_resident(&self) {
-        let authority = self.ledger.current();
-        let Ok(accepted) = authority.documents().enrolment.trusted() else { return };
-        self.issuance.set_resident(|module| authority.wants_resident_key(module), &accepted.bundle());
+    fn keep_keys_resident(&self) {
+        self.issuance.set_resident(|| {
+            let authority = self.ledger.current();
+            let bundle = authority.documents().enrolment.trusted().ok()?.bundle();
+            Some((move |module: &ModuleName| authority.wants_resident_key(module), bundle))
+        });
     }
 
     fn renew_alone(&self) -> Result<(), Refusal> {

@@ -89,7 +89,7 @@ pub fn begin(service: &Service, record: &StartRecord) -> io::Result<()> {
     }
     service.sockets.hold(&record.instance, process);
     if service.ledger.current().standing(&record.instance).is_ok() {
-        service.issuance.begin(&record.instance, &record.module, vec![record.module.as_str().into()]);
+        service.begin_identity(&record.instance, &record.module, vec![record.module.as_str().into()]);
     }
     Ok(())
 }
@@ -97,7 +97,7 @@ pub fn begin(service: &Service, record: &StartRecord) -> io::Result<()> {
 /// Gives one of Edgewarden's own processes an identity.
 pub fn begin_own(service: &Service, name: &'static str, dns: &[&str]) {
     if let Ok(module) = ModuleName::parse(name) {
-        service.issuance.begin(name, &module, dns.iter().map(ToString::to_string).collect());
+        service.begin_identity(name, &module, dns.iter().map(ToString::to_string).collect());
     }
 }
 
@@ -286,8 +286,6 @@ fn subscribe(service: &Weak<Service>, name: &str) -> Result<Current, Refusal> {
     let service = alive(service)?;
     let now = service.ledger.now();
     service.ledger.current().documents().enrolment.may_issue(now)?;
-    // A deployment that came since the last renewal holds at once.
-    service.keep_keys_resident();
     service.issuance.subscribe(name, now)
 }
 

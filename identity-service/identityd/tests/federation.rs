@@ -198,6 +198,22 @@ async fn the_last_good_bundle_outlives_bad_ones_and_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_trust_domain_that_comes_back_has_no_old_trouble() {
+    let mut site = Site::new().await;
+    let other = Other::new("other.example");
+    deploy(&mut site, &[other.web()], &[]).await;
+    let endpoint = list(&site).await[0].endpoint.clone();
+    let refusal = Refusal::new(Reason::FederationUnavailable, "x", "nobody answers");
+    let failed = Request::FederationFailed { trust_domain: other.domain.clone(), endpoint, refusal };
+    site.gateway.ask(failed).await.unwrap();
+    assert_eq!(list(&site).await[0].trouble.as_ref().unwrap().failures, 1);
+    // Nobody looks while it is not deployed.
+    deploy(&mut site, &[], &[]).await;
+    deploy(&mut site, &[other.web()], &[]).await;
+    assert_eq!(list(&site).await[0].trouble, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_answer_counts_for_the_endpoint_that_was_asked() {
     let mut site = Site::new().await;
     let other = Other::new("other.example");

@@ -12,7 +12,7 @@ mod shown;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use edgewarden_decisions::authority::Input;
+use edgewarden_decisions::authority::{Authority, Input};
 use edgewarden_decisions::federation::{Fetched, name};
 use edgewarden_names::{Digest, Reason, Refusal, TrustDomain, UnixTime};
 use edgewarden_policy::federation::authorities;
@@ -23,7 +23,7 @@ use edgewarden_protocol::federation::{
 };
 
 pub(crate) use self::shown::Shown;
-use crate::ledger::Ledger;
+use crate::ledger::{Follower, Ledger};
 
 /// Why endpoints do not answer as they should, since the last time that they did. In memory: it shows again.
 #[derive(Debug, Default)]
@@ -52,9 +52,14 @@ impl Troubles {
     fn get(&self, domain: &TrustDomain) -> Option<Trouble> {
         self.lock().get(domain).cloned()
     }
+}
 
-    fn keep_only(&self, known: impl Fn(&TrustDomain) -> bool) {
-        self.lock().retain(|domain, _| known(domain));
+/// Those of trust domains that the deployment in force does not name are forgotten.
+impl Follower for Troubles {
+    fn in_force(&self, authority: &Authority) {
+        let in_force = authority.in_force().map(|in_force| in_force.deployment());
+        let endpoints = in_force.map(|deployment| deployment.federation.as_slice()).unwrap_or_default();
+        self.lock().retain(|domain, _| endpoints.iter().any(|endpoint| endpoint.trust_domain == *domain));
     }
 }
 
@@ -104,7 +109,6 @@ pub(crate) fn list(ledger: &Ledger, troubles: &Troubles) -> Vec<Federated> {
     let authority = ledger.current();
     let Some(in_force) = authority.in_force() else { return Vec::new() };
     let endpoints = &in_force.deployment().federation;
-    troubles.keep_only(|known| endpoints.iter().any(|endpoint| endpoint.trust_domain == *known));
     let one = |endpoint: &Endpoint| {
         let domain = &endpoint.trust_domain;
         let held = authority.documents().federation.get(domain);
