@@ -9,10 +9,11 @@ use serde::Deserialize;
 
 use crate::Problem;
 
-/// What to build, as arguments of `cargo test`, and which tests to run of it.
+/// What to build, and which tests to run of it.
 #[derive(Debug)]
 pub struct Choice {
-    pub cargo: Vec<String>,
+    /// Arguments of `cargo test`, for each time that it is called.
+    pub builds: Vec<Vec<String>>,
     /// Part of a test's name.
     pub filter: Option<String>,
     /// The product's programs are run by one of the tests.
@@ -43,40 +44,44 @@ struct Target {
 
 impl Choice {
     pub fn all() -> Self {
-        Self { cargo: vec!["--workspace".into()], filter: None, runs_programs: true }
+        Self { builds: vec![vec!["--workspace".into()]], filter: None, runs_programs: true }
     }
 
-    /// The features are always those of the workspace: with others, cargo would build the dependencies once more.
+    /// Files of tests are built with the features of the workspace, as `./ew test` builds them. A package alone has its own
+    /// features, so that the first time its dependencies may be compiled once more.
     pub fn named(name: &str, root: &Path) -> Result<Self, Problem> {
         let packages = packages(root)?;
         if let Some(package) = packages
             .iter()
             .find(|package| package.name == name || package.name == format!("edgewarden-{name}"))
         {
-            let cargo = vec!["--package".into(), package.name.clone()];
-            return Ok(Self { cargo, filter: None, runs_programs: package.name == FROM_OUTSIDE });
+            let build = vec!["--package".into(), package.name.clone()];
+            return Ok(Self {
+                builds: vec![build],
+                filter: None,
+                runs_programs: package.name == FROM_OUTSIDE,
+            });
         }
-        let with_file: Vec<_> =
-            packages.iter().filter(|package| package.test_files().any(|file| file.name == name)).collect();
+        let has_file = |package: &&Package| package.test_files().any(|file| file.name == name);
+        let with_file: Vec<_> = packages.iter().filter(has_file).collect();
         if !with_file.is_empty() {
             let runs_programs = with_file.iter().any(|package| package.name == FROM_OUTSIDE);
-            return Ok(Self { cargo: test_target(name).into(), filter: None, runs_programs });
+            return Ok(Self { builds: vec![test_files([name])], filter: None, runs_programs });
         }
-        let mut cargo = BTreeSet::new();
-        let mut runs_programs = false;
+        let (mut files, mut builds, mut runs_programs) = (BTreeSet::new(), Vec::new(), false);
         for package in &packages {
-            let before = cargo.len();
-            package.targets_with(name, &mut cargo)?;
-            runs_programs |= cargo.len() > before && package.name == FROM_OUTSIDE;
+            let found = package.test_files_with(name)?;
+            runs_programs |= !found.is_empty() && package.name == FROM_OUTSIDE;
+            files.extend(found);
+            builds.extend(package.unit_tests_with(name)?);
         }
-        if cargo.is_empty() {
+        if !files.is_empty() {
+            builds.push(test_files(files));
+        }
+        if builds.is_empty() {
             return Err(Problem::Unknown(name.to_owned()));
         }
-        Ok(Self {
-            cargo: cargo.into_iter().flatten().collect(),
-            filter: Some(name.to_owned()),
-            runs_programs,
-        })
+        Ok(Self { builds, filter: Some(name.to_owned()), runs_programs })
     }
 }
 
@@ -94,8 +99,10 @@ fn packages(root: &Path) -> Result<Vec<Package>, Problem> {
     Ok(metadata.packages)
 }
 
-fn test_target(name: &str) -> [String; 3] {
-    ["--workspace".into(), "--test".into(), name.to_owned()]
+/// Cargo takes `--workspace` once only.
+fn test_files<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+    let each = names.into_iter().flat_map(|name| ["--test".to_owned(), name.to_owned()]);
+    std::iter::once("--workspace".to_owned()).chain(each).collect()
 }
 
 impl Package {
@@ -107,20 +114,33 @@ impl Package {
         self.targets.iter().filter(|target| target.kind.iter().any(|kind| kind == "test"))
     }
 
-    /// The targets one of whose files has a function with this in its name.
-    fn targets_with(&self, part: &str, cargo: &mut BTreeSet<Vec<String>>) -> Result<(), Problem> {
+    /// The files of tests in which a test has this in its name.
+    fn test_files_with(&self, part: &str) -> Result<Vec<&str>, Problem> {
+        let mut found = Vec::new();
         for target in self.test_files() {
             // A folder beside it holds its parts.
             let beside = target.src_path.with_extension("");
             if defines(&target.src_path, part)? || (beside.is_dir() && any_defines(&beside, part)?) {
-                cargo.insert(test_target(&target.name).into());
+                found.push(target.name.as_str());
             }
         }
+        Ok(found)
+    }
+
+    /// How its own tests are built, if one of them has this in its name.
+    fn unit_tests_with(&self, part: &str) -> Result<Option<Vec<String>>, Problem> {
         let sources = self.folder().join("src");
-        if sources.is_dir() && any_defines(&sources, part)? {
-            cargo.insert(vec!["--package".into(), self.name.clone(), "--lib".into(), "--bins".into()]);
+        if !sources.is_dir() || !any_defines(&sources, part)? {
+            return Ok(None);
         }
-        Ok(())
+        let mut build = vec!["--package".to_owned(), self.name.clone()];
+        // Cargo refuses `--lib` where there is none.
+        for (kind, flag) in [("lib", "--lib"), ("bin", "--bins")] {
+            if self.targets.iter().any(|target| target.kind.iter().any(|known| known == kind)) {
+                build.push(flag.to_owned());
+            }
+        }
+        Ok(Some(build))
     }
 }
 
@@ -155,4 +175,38 @@ fn defines(file: &Path, part: &str) -> Result<bool, Problem> {
         }
     }
     Ok(false)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by a panic")]
+mod tests {
+    use super::*;
+
+    fn named(name: &str) -> Choice {
+        Choice::named(name, &Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")).unwrap()
+    }
+
+    /// `hint` is in the names of tests in several files, of packages with a library and of one without.
+    #[test]
+    fn a_name_in_several_files_is_what_cargo_takes() {
+        let choice = named("hint");
+        let files = choice.builds.iter().flatten().filter(|argument| *argument == "--test").count();
+        assert!(files > 1 && choice.builds.len() > 1, "{choice:?}");
+        for build in &choice.builds {
+            let count = |flag: &str| build.iter().filter(|argument| *argument == flag).count();
+            assert_eq!(count("--workspace") + count("--package"), 1, "{build:?}");
+        }
+        let of_cli = choice.builds.iter().find(|build| build.iter().any(|argument| argument == "edgewarden"));
+        assert_eq!(of_cli.unwrap()[2..], ["--bins"]);
+    }
+
+    #[test]
+    fn packages_and_files_are_found_by_their_names() {
+        assert_eq!(named("mqtt").builds, [["--package", "edgewarden-mqtt"]]);
+        assert_eq!(named("broker").builds, [["--workspace", "--test", "broker"]]);
+        assert!(named("chaos").runs_programs && !named("broker").runs_programs);
+        let unknown =
+            Choice::named("no_test_has_this_name_", &Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."));
+        assert!(matches!(unknown, Err(Problem::Unknown(_))));
+    }
 }

@@ -15,16 +15,17 @@ use crate::report::Report;
 
 /// Longest that one program may take before it is ended: a test that hangs must not cost the whole run.
 const PROGRAM_DEADLINE: Duration = Duration::from_secs(20 * 60);
+/// How long the output of a program is waited for that has ended: a process that it left behind may hold it for ever.
+const OUTPUT_DEADLINE: Duration = Duration::from_secs(10);
 /// What is kept of a program's own standard error, from its end.
 const STDERR_BYTES_MAX: usize = 64 * 1024;
 
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "lowercase")]
 pub struct Event {
     #[serde(rename = "type")]
     pub kind: String,
-    #[serde(default)]
-    pub event: String,
+    #[serde(default, rename = "event")]
+    pub outcome: String,
     #[serde(default)]
     pub name: String,
     /// Seconds.
@@ -81,20 +82,35 @@ fn run(program: &Program, filter: Option<&str>) -> Result<Finished, Problem> {
     command.args(filter).env("RUSTC_BOOTSTRAP", "1").env("CARGO_MANIFEST_DIR", &program.folder);
     command.current_dir(&program.folder).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(failed)?;
-    let stderr = child.stderr.take();
-    let stdout = child.stdout.take();
-    let stderr = thread::spawn(move || last_of(stderr));
-    let tests = thread::spawn(move || tests_of(stdout));
+    let stderr = read(child.stderr.take(), last_of);
+    let tests = read(child.stdout.take(), tests_of);
     let status = wait(&mut child, start + PROGRAM_DEADLINE).map_err(failed)?;
-    let tests = tests.join().unwrap_or_default();
+    let until = Instant::now() + OUTPUT_DEADLINE;
+    let rest = || until.saturating_duration_since(Instant::now());
+    let (tests, stderr) = (tests.recv_timeout(rest()), stderr.recv_timeout(rest()));
+    let left_behind = tests.is_err() || stderr.is_err();
+    let tests = tests.unwrap_or_default();
     let died = match status {
         None => Some(format!("it did not end within {} minutes", PROGRAM_DEADLINE.as_secs() / 60)),
-        Some(status) if !status.success() && tests.iter().all(|test| test.event != "failed") => {
+        Some(_) if left_behind => {
+            Some("it ended, and a process that it left behind holds its output".to_owned())
+        }
+        Some(status) if !status.success() && tests.iter().all(|test| test.outcome != "failed") => {
             Some(format!("it ended with {status}, and no test says why"))
         }
         Some(_) => None,
     };
-    Ok(Finished { tests, took: start.elapsed(), died, stderr: stderr.join().unwrap_or_default() })
+    Ok(Finished { tests, took: start.elapsed(), died, stderr: stderr.unwrap_or_default() })
+}
+
+/// Reads to the end on a thread of its own.
+fn read<S: Read + Send + 'static, T: Send + 'static>(
+    stream: Option<S>,
+    to_end: fn(Option<S>) -> T,
+) -> mpsc::Receiver<T> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || sender.send(to_end(stream)));
+    receiver
 }
 
 /// `None`: it had to be killed.
@@ -119,7 +135,7 @@ fn tests_of(stdout: Option<impl Read>) -> Vec<Event> {
     lines
         .filter_map(|line| serde_json::from_slice::<Event>(&line).ok())
         // Others say that it started, or that it takes longer than a minute.
-        .filter(|event| event.kind == "test" && matches!(event.event.as_str(), "ok" | "failed" | "ignored"))
+        .filter(|event| event.kind == "test" && matches!(event.outcome.as_str(), "ok" | "failed" | "ignored"))
         .collect()
 }
 
@@ -134,4 +150,41 @@ fn last_of(stream: Option<impl Read>) -> String {
         }
     }
     String::from_utf8_lossy(&kept).into_owned()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by a panic")]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    fn outcome(script: &str) -> Finished {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("program");
+        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        run(&Program { name: "one/program".into(), path, folder: folder.path().to_owned() }, None).unwrap()
+    }
+
+    #[test]
+    fn a_test_that_takes_long_has_not_failed() {
+        let said = r#"echo '{"type":"test","event":"timeout","name":"slow"}'
+            echo '{"type":"test","event":"ok","name":"slow","exec_time":61.0}'"#;
+        let finished = outcome(said);
+        assert_eq!(finished.tests.len(), 1);
+        assert_eq!((finished.tests[0].outcome.as_str(), finished.died), ("ok", None));
+    }
+
+    #[test]
+    fn a_program_that_dies_without_a_word_has_failed() {
+        assert!(outcome("kill -SEGV $$").died.is_some());
+        assert!(outcome("exit 3").died.unwrap().contains("no test says why"));
+    }
+
+    #[test]
+    fn a_process_that_is_left_behind_holds_up_nobody() {
+        let finished = outcome("sleep 20 & exit 0");
+        assert!(finished.died.unwrap().contains("left behind"));
+    }
 }

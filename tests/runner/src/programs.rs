@@ -49,24 +49,29 @@ pub fn build(choice: &Choice) -> Result<Vec<Program>, Problem> {
             return Err(Problem::Build);
         }
     }
+    let mut programs = Vec::new();
+    for arguments in &choice.builds {
+        build_once(arguments, &mut programs)?;
+    }
+    programs.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(programs)
+}
+
+fn build_once(arguments: &[String], programs: &mut Vec<Program>) -> Result<(), Problem> {
+    let run = |source| Problem::Run { program: "cargo".into(), source };
     let mut cargo = Command::new("cargo")
         .args(["test", "--locked", "--no-run", "--message-format", "json-render-diagnostics"])
-        .args(&choice.cargo)
+        .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
         .map_err(run)?;
-    let mut programs = Vec::new();
     for line in cargo.stdout.take().into_iter().flat_map(|stdout| BufReader::new(stdout).lines()) {
         let message: Message =
             serde_json::from_str(&line.map_err(run)?).map_err(|error| Problem::Cargo(error.to_string()))?;
         programs.extend(message.program());
     }
-    if !cargo.wait().map_err(run)?.success() {
-        return Err(Problem::Build);
-    }
-    programs.sort_by(|one, other| one.name.cmp(&other.name));
-    Ok(programs)
+    if cargo.wait().map_err(run)?.success() { Ok(()) } else { Err(Problem::Build) }
 }
 
 impl Message {

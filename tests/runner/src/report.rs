@@ -64,7 +64,7 @@ impl Report {
         let (mut passed, mut failed) = (0, 0);
         for test in finished.tests {
             let name = format!("{}::{}", program.name, test.name);
-            match test.event.as_str() {
+            match test.outcome.as_str() {
                 "ok" => passed += 1,
                 "ignored" => self.ignored += 1,
                 _ => {
