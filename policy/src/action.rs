@@ -1,8 +1,8 @@
-//! What policy is asked about.
+//! The actions of the policy's Cedar schema.
 
 use std::fmt;
 
-/// What is asked. The text form is the action's name in the policy.
+/// An action that a principal asks for. Its text form is its name in the policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
@@ -24,6 +24,7 @@ impl Action {
     pub const ALL: [Self; 6] =
         [Self::Connect, Self::Publish, Self::Subscribe, Self::Receive, Self::OpenFlow, Self::Upload];
 
+    /// The name in the policy, such as `open_flow`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Connect => "connect",

@@ -224,7 +224,7 @@ impl<'a> Enumeration<'a> {
         Ok(())
     }
 
-    /// Who the rule may speak of: those that it names, and classes of the others.
+    /// The principals that the rule may speak of: those that it names, and classes of the others.
     fn principals(&self, sight: &Sight) -> Vec<Stand<'a>> {
         let mut stands = Vec::new();
         let admits = |at: u32| {
@@ -330,7 +330,7 @@ impl<'a> Enumeration<'a> {
         pairs.into_iter().find(|(who, what)| self.owner(*what) != Some(*who))
     }
 
-    /// Whether the schema lets this kind of principal do that with this kind of target.
+    /// `true` when the schema lets this kind of principal do that with this kind of target.
     fn is_possible(&self, principal: u32, action: Action, resource: u32) -> bool {
         let principal = self.world.principals.get(principal as usize).map(|declared| &declared.principal);
         let target = self.world.resources.get(resource as usize).map(|resource| &resource.target);

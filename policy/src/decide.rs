@@ -12,7 +12,7 @@ use crate::mqtt::{covers, is_filter, is_topic, overlaps};
 const NEAREST_MAX: usize = 3;
 /// Targets that are looked at for those, so that no denial costs more than this.
 const LOOKED_AT_MAX: usize = 1024;
-/// How much of a client's text a denial repeats.
+/// Characters of a client's text that a denial repeats.
 const SHOWN_CHARS_MAX: usize = 200;
 
 /// An answer of one epoch. Why it is so is worked out when it is asked for.
@@ -28,13 +28,13 @@ pub struct Decision<'e> {
     verdict: Option<Verdict>,
 }
 
-/// What the declared resources that a request touches say together. A forbid wins.
+/// The common answer of all declared resources that a request touches. A forbid wins.
 #[derive(Debug, Clone, Copy, Default)]
 struct Verdict {
     /// The first rule of each effect.
     forbidden: Option<u32>,
     permitted: Option<u32>,
-    /// Whether the request touches anything that is declared.
+    /// `true` when the request touches anything that is declared.
     declared: bool,
 }
 
@@ -235,7 +235,7 @@ impl CompiledEpoch {
         format!("{why}; permitted: {}", nearest.join(", "))
     }
 
-    /// What the principal is permitted, at most `max` targets, its own first, each with the rule that permits.
+    /// Targets that the principal is permitted, at most `max`, its own first, each with the rule that permits.
     pub(crate) fn permitted(
         &self,
         principal: &Principal,

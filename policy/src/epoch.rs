@@ -41,7 +41,7 @@ pub(crate) struct Tables {
     pub(crate) rules: Vec<Rule>,
     pub(crate) principals: Vec<PrincipalRow>,
     pub(crate) resources: Vec<ResourceRow>,
-    /// Where at least one rule applies. Elsewhere the answer is no.
+    /// The pairs with at least one rule that applies. Elsewhere the answer is no.
     pub(crate) answers: Vec<Answer>,
 }
 
@@ -107,13 +107,13 @@ pub(crate) struct Answer {
     pub(crate) principals: Side,
     pub(crate) action: Action,
     pub(crate) resources: Side,
-    /// Whether the principal is the resource's owner.
+    /// `true` for resources that the principal owns, `false` for all others.
     pub(crate) own: bool,
     /// Their indices, ascending.
     pub(crate) rules: Vec<u32>,
 }
 
-/// How answers are found. Made from the tables alone.
+/// Look-up structures for answers. Made from the tables alone.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Index {
     pub(crate) principals: QuickMap<Principal, u32>,
@@ -123,7 +123,7 @@ pub(crate) struct Index {
     pub(crate) endpoints: QuickMap<String, Vec<u32>>,
     pub(crate) gateway: Vec<u32>,
     answers: QuickMap<u64, u32>,
-    /// Which principals and resources have answers of their own.
+    /// By index: `true` for a principal, or a resource, that has answers of its own.
     single_principals: Vec<bool>,
     single_resources: Vec<bool>,
     pub(crate) owned: QuickMap<u32, Vec<u32>>,
@@ -133,12 +133,13 @@ pub(crate) struct Index {
     pub(crate) rule_names: Vec<Arc<str>>,
 }
 
-/// What is wrong with serialized tables.
+/// A fault in serialized tables.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the compiled policy is not valid: {0}")]
 pub(crate) struct TablesError(&'static str);
 
 impl CompiledEpoch {
+    /// The number of this policy, which every decision names.
     pub fn epoch(&self) -> Epoch {
         self.tables.epoch
     }

@@ -20,10 +20,11 @@ pub struct Explanation {
     pub rule: String,
     /// Rules that decided, in the order of the policy: their names, effects and texts.
     pub rules: Vec<ExplainedRule>,
-    /// What the principal is permitted with this action.
+    /// Targets that the principal is permitted with this action, at most `PERMITTED_MAX`.
     pub permitted: Vec<Permitted>,
 }
 
+/// A rule that decided, as the policy has it.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct ExplainedRule {
     pub name: String,
@@ -33,6 +34,7 @@ pub struct ExplainedRule {
     pub text: String,
 }
 
+/// A target that the principal is permitted, and the name of the rule that permits.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Permitted {
     pub target: String,

@@ -1,5 +1,5 @@
-//! What a deployment says of other trust domains: whether their endpoints can be told by it. Asked by the gateway that takes a
-//! deployment, and before by the fleet that carries it.
+//! Checks of what a deployment says of other trust domains: whether their endpoints can be told by it. Called by the
+//! gateway that takes a deployment, and before by the fleet that carries it.
 
 use edgewarden_ca::pem;
 use edgewarden_names::{Reason, Refusal};

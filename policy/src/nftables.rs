@@ -32,7 +32,7 @@ pub const TABLE: &str = "edgewarden";
 
 /// Flows that one module may have open, with those that the kernel has not forgotten yet.
 pub const MODULE_FLOWS_MAX: u32 = 2048;
-/// What a module is left on a gateway with the smallest connection table.
+/// Flows that one module may have open on a gateway with the smallest connection table.
 pub const MODULE_FLOWS_MIN: u32 = 64;
 /// Modules that the connection table is shared among at least.
 const SHARES_MIN: u32 = 8;
@@ -47,11 +47,13 @@ pub fn flows_max(entries: u32, modules: usize) -> u32 {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Interface(Box<str>);
 
+/// A name that is not `ew` and one to nine digits; its first 32 characters.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("a module interface is `ew` and a number of at most 9 digits, not `{}`", .0.escape_debug())]
 pub struct InterfaceError(Box<str>);
 
 impl Interface {
+    /// Accepts `ew` and one to nine digits.
     pub fn parse(name: &str) -> Result<Self, InterfaceError> {
         let digits = name.strip_prefix("ew").unwrap_or_default();
         if (1..=9).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit()) {
@@ -72,7 +74,7 @@ impl std::fmt::Display for Interface {
     }
 }
 
-/// Where a module's instance is.
+/// Interface and address of a module's instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Placement {
     pub module: ModuleName,
@@ -80,7 +82,7 @@ pub struct Placement {
     pub address: Ipv4Addr,
 }
 
-/// Where modules reach the gateway's broker.
+/// Address and port of the gateway's broker for modules, and what each module may have open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GatewaySide {
     pub address: Ipv4Addr,
@@ -168,9 +170,9 @@ pub fn closed_wall(address: Ipv4Addr) -> String {
 /// The other ends of a module's flows.
 #[derive(Debug, Default)]
 struct Ends {
-    /// What the module may open: address and port.
+    /// Destinations that the module may open: address and port.
     reach: BTreeSet<(Ipv4Addr, u16)>,
-    /// Who may open what at it: their address and its port.
+    /// Flows that others may open to the module: their address and its port.
     callers: BTreeSet<(Ipv4Addr, u16)>,
 }
 

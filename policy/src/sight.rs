@@ -1,6 +1,7 @@
-//! What one rule can tell apart. Cedar has no way to take an identifier apart, so a rule knows a principal or a resource
-//! by itself only if it names it (or, of a resource, if it looks at owners and names the owner); all others are to it
-//! what their kind, groups, families, owners and numbers are, as far as it looks at those.
+//! The principals and resources that one rule can tell apart. Cedar has no way to take an identifier apart, so a rule
+//! knows a principal or a resource by itself only if it names it (or, of a resource, if it looks at owners and names
+//! the owner); all others are to it what their kind, groups, families, owners and numbers are, as far as it looks at
+//! those.
 
 use std::collections::BTreeSet;
 
@@ -17,7 +18,7 @@ pub(crate) struct Sight {
     pub(crate) resources: BTreeSet<u32>,
     pub(crate) groups: BTreeSet<String>,
     pub(crate) families: BTreeSet<String>,
-    /// Whether it looks at owners, and at the numbers of ports.
+    /// `true` when the rule looks at owners; `numbers`: when it looks at the numbers of ports.
     pub(crate) owners: bool,
     pub(crate) numbers: bool,
     who: PrincipalConstraint,

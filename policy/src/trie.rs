@@ -9,9 +9,9 @@ pub(crate) struct Trie {
 
 #[derive(Debug, Clone, Default)]
 struct Node {
-    /// What ends here.
+    /// Values of filters that end at this level.
     here: Vec<u32>,
-    /// What ends with `#` below here, and so also matches here.
+    /// Values of filters with `#` below this level, which match this level too.
     hash: Vec<u32>,
     plus: Option<Box<Node>>,
     literal: QuickMap<Box<str>, Node>,

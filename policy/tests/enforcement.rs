@@ -126,7 +126,7 @@ impl Net {
         self.servers.push(child);
     }
 
-    /// What comes of a connection: `hello`, or the name of the error.
+    /// Outcome of a connection: `hello`, or the name of the error.
     fn connect(&self, part: &str, from: &str, to: &str, port: u16) -> String {
         self.connect_by(part, (from, 0), to, port)
     }

@@ -184,7 +184,7 @@ fn a_rule_for_each_of_a_thousand_leaves_compiles() {
     assert!(serde_json::to_vec(&epoch).unwrap().len() < 2_000_000);
 }
 
-/// What a rule asks for beyond measure is refused at once, by its name.
+/// A rule that asks for more than the bound is refused at once, by its name.
 #[test]
 fn a_rule_that_names_everyone_for_everything_is_refused() {
     let list = |kind: &str, each: fn(u32) -> String| {

@@ -26,7 +26,7 @@ const GLOBAL: [u8; 16] =
 const SECURITY_DATABASE: [u8; 16] =
     [0xcb, 0xb2, 0x19, 0xd7, 0x3a, 0x3d, 0x96, 0x45, 0xa3, 0xbc, 0xda, 0xd0, 0x0e, 0x67, 0x65, 0x6f];
 
-/// Which boot is played into the PCRs and the event log.
+/// Measurements of a boot, as played into the PCRs and the event log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Scenario {
     Normal,
@@ -34,7 +34,7 @@ pub enum Scenario {
     ChangedKernel,
 }
 
-/// What comes before the first TPM2_PCR_Extend, and so where PCR 0 begins (sections 3.3.4.1 and 10.4.5.3).
+/// Events before the first TPM2_PCR_Extend, which set where PCR 0 begins (sections 3.3.4.1 and 10.4.5.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Start {
     /// TPM2_Startup at locality 0: PCR 0 begins at 0.
@@ -58,7 +58,7 @@ impl Start {
         }
     }
 
-    /// What hardware measures.
+    /// The H-CRTM measurement by hardware; `None` when there is none.
     pub(crate) fn h_crtm(self) -> Option<&'static [u8]> {
         match self {
             Self::Plain | Self::Locality3 => None,
@@ -106,6 +106,7 @@ impl Boot {
         boot
     }
 
+    /// The boot of `scenario` after a plain start.
     pub fn of(scenario: Scenario) -> Self {
         Self::started(scenario, Start::Plain)
     }
@@ -132,7 +133,7 @@ impl Boot {
         &self.log
     }
 
-    /// What is extended into the SHA-256 bank, in order.
+    /// PCR and digest of each extension of the SHA-256 bank, in order.
     pub fn extends(&self) -> &[(u8, [u8; 32])] {
         &self.extends
     }

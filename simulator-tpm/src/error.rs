@@ -1,6 +1,7 @@
 use std::fmt::Display;
 use std::io;
 
+/// A fault of swtpm, of its TPM's answers, or of this machine.
 #[derive(Debug, thiserror::Error)]
 pub enum SimulatorError {
     #[error("cannot {what}")]

@@ -72,7 +72,7 @@ fn is_plain(boot: &Boot) -> bool {
     boot.start() == Start::Plain
 }
 
-/// What hardware does before TPM2_Startup: the H-CRTM sequence, and the choice of the startup's locality.
+/// Plays the hardware before TPM2_Startup: the H-CRTM sequence, and the choice of the startup's locality.
 fn measure_by_hardware(child: &mut Child, port: u16, start: Start) -> Result<(), SimulatorError> {
     let deadline = Instant::now() + START_TIMEOUT;
     while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {

@@ -14,7 +14,7 @@ use edgewarden_protocol::enrol::{Credential, DeviceKeys, TpmProof, binding};
 use edgewarden_simulator_tpm::{EkAlgorithm, Scenario, SimulatedTpm};
 use tempfile::TempDir;
 
-/// Where the test keeps its keys, so that raw commands find them.
+/// Persistent handles of the test's keys, so that raw commands find them.
 const AK: u32 = 0x8101_8000;
 const CA: u32 = 0x8101_8001;
 
