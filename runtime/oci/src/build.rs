@@ -23,7 +23,7 @@ use crate::manifest::{
 /// `nonroot`, as in other minimal images.
 const NOBODY: u32 = 65532;
 
-/// What goes into an image.
+/// The contents of an image to build.
 #[derive(Debug, Clone, Default)]
 pub struct Recipe {
     /// Each lands in `/usr/bin` under its own name. The first is the entry point.

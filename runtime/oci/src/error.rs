@@ -3,7 +3,7 @@ use std::fmt::Display;
 use edgewarden_names::{Reason, Refusal};
 use edgewarden_platform::reserve::is_behind;
 
-/// What stops work on an image: a refusal of what came from outside, or this machine.
+/// An error of work on an image: a refusal of what came from outside, or a fault of this machine.
 #[derive(Debug, thiserror::Error)]
 pub enum OciError {
     #[error(transparent)]

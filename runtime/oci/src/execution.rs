@@ -1,4 +1,4 @@
-//! How an image's first process runs: as whom, in which folder, and what. Asked by the gateway that starts it, and before
+//! User, working folder and command line of an image's first process. Asked by the gateway that starts it, and before
 //! that by whoever deploys it: one judge for both.
 //!
 //! Looks at the unpacked image only. What cannot run is refused with what to change in the image.
@@ -12,7 +12,7 @@ use edgewarden_protocol::deployment::Module;
 use crate::manifest::ImageConfig;
 use crate::{program, tree};
 
-/// Where a program without a path is looked for when neither image nor deployment says it.
+/// `PATH` of a container when neither image nor deployment says it.
 pub const SEARCH_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 /// The OCI runtime's own limit; above it lies the number that means "no user".
 const ID_MAX: u32 = i32::MAX as u32;
@@ -31,7 +31,7 @@ pub struct Execution<'a> {
 }
 
 impl Execution<'_> {
-    /// Whether the module can be started at all.
+    /// Refuses a module that cannot be started at all.
     pub fn check(&self) -> Result<(), Refusal> {
         if !tree::mount_folders_are_empty(self.root) {
             return Err(self.command("something lies in the unpacked image where a gateway mounts"));

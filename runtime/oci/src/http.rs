@@ -197,7 +197,7 @@ impl Host {
         Err(unavailable(&self.name, "too many redirections"))
     }
 
-    /// Where an answer's `Location` points to.
+    /// Host and path of an answer's `Location`.
     fn place(&self, answer: &Answer) -> Result<(Self, String), OciError> {
         let wrong = || unavailable(&self.name, "the registry points to no usable place");
         let place = answer

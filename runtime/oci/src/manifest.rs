@@ -52,12 +52,14 @@ impl Descriptor {
     }
 }
 
+/// Operating system and architecture of an image of an [`Index`], in Go's names (OCI image-spec, "Image Index").
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Platform {
     pub os: String,
     pub architecture: String,
 }
 
+/// One image: its configuration and its layers, lowest first (OCI image-spec, "Image Manifest").
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Manifest {
@@ -70,6 +72,7 @@ pub struct Manifest {
     pub annotations: BTreeMap<String, String>,
 }
 
+/// Images of one name for several platforms (OCI image-spec, "Image Index").
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Index {
@@ -89,6 +92,7 @@ pub struct ImageConfig {
     pub rootfs: RootFs,
 }
 
+/// The image's defaults for its first process (`config` of the image configuration).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct Execution {
@@ -106,6 +110,7 @@ pub struct Execution {
     pub labels: Option<BTreeMap<String, String>>,
 }
 
+/// SHA-256 of each uncompressed layer, lowest first; `kind` is `layers` (OCI image-spec, "Image Configuration").
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RootFs {
     #[serde(rename = "type")]
@@ -113,7 +118,7 @@ pub struct RootFs {
     pub diff_ids: Vec<Digest>,
 }
 
-/// What a digest that names an image leads to.
+/// The document under a digest that names an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Document {
     Image(Manifest),

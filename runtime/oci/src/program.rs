@@ -1,4 +1,5 @@
-//! What the kernel would execute when a container starts: the program, and the interpreters that it names.
+//! Programs that the kernel would execute when a container starts: the program itself, and the interpreters that it
+//! names.
 //!
 //! A path that is the image's in the unpacked tree must not be another's in the container, where `/proc/self/exe` is the
 //! OCI runtime's own program. So a program is looked for in the tree only, a name alone too, and a script's interpreter
@@ -20,7 +21,7 @@ const PATH_BYTES_MAX: u64 = 4096;
 const HEADERS_MAX: u64 = 65_536 / 32;
 const PT_INTERP: u32 = 3;
 
-/// What to tell the runtime to execute, for a program as an image or a deployment names it: itself when it is a path, the
+/// The path to hand to the runtime, for a program as an image or a deployment names it: itself when it is a path, the
 /// first place in `search` when it is a name alone. The error says what is missing.
 pub fn find(root: &Path, working_folder: &str, search: &str, program: &str) -> Result<String, String> {
     if program.contains('/') {
@@ -62,7 +63,7 @@ fn check(root: &Path, path: &str, interpreters: usize) -> Result<(), String> {
     }
 }
 
-/// What the kernel opens besides: the interpreter of a script, the loader of a dynamic program.
+/// The file that the kernel opens besides: the interpreter of a script, the loader of a dynamic program.
 fn interpreter(file: &File) -> io::Result<Option<String>> {
     let mut head = [0; LINE_BYTES_MAX];
     let count = read_at_most(file, &mut head, 0)?;
@@ -88,7 +89,7 @@ fn read_at_most(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
     Ok(filled)
 }
 
-/// Where an ELF file's program headers are (elf(5)).
+/// Place and layout of an ELF file's program headers (elf(5)).
 struct Elf {
     wide: bool,
     little: bool,

@@ -70,7 +70,7 @@ impl Registry {
         format!("/v2/{}/{rest}", self.repository)
     }
 
-    /// What a tag points to now: the hash of the manifest's bytes as they were received.
+    /// The digest that a tag points to now: the hash of the manifest's bytes as they were received.
     pub async fn resolve(&self, tag: &str) -> Result<Digest, OciError> {
         match self.tagged(tag).await? {
             Some(bytes) => Ok(sha256(&bytes)),
@@ -173,7 +173,7 @@ impl Registry {
         }
     }
 
-    /// What stands under the tag of an image's signatures in cosign's layout, if anything does.
+    /// The manifest under the tag of an image's signatures in cosign's layout, if there is one.
     pub async fn signature_manifest(&self, image: &Digest) -> Result<Option<Vec<u8>>, OciError> {
         self.tagged(&format!("sha256-{}.sig", image.hex())).await
     }

@@ -33,7 +33,7 @@ use crate::{tree, unpack::Unpacker};
 /// Evidence holds payloads of at most 4 MiB and one manifest, in base64.
 const EVIDENCE_BYTES_MAX: usize = 16 * 1024 * 1024;
 const RECORD_BYTES_MAX: usize = 1024 * 1024;
-/// Where the runtime mounts in each container: nothing of an image lies there.
+/// Folders, with their modes, where the runtime mounts in each container: nothing of an image lies there.
 pub const MOUNT_FOLDERS: &[(&str, u32)] =
     &[("dev", 0o755), ("proc", 0o555), ("run", 0o755), ("sys", 0o555), ("tmp", 0o1777)];
 const MOUNT_FILES: &[&str] = &["etc/hosts", "etc/resolv.conf"];
@@ -59,7 +59,7 @@ pub struct Documents {
     pub parsed: Manifest,
 }
 
-/// What a root file system was made from.
+/// The source of a root file system, and its tree's digest.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RootRecord {
@@ -368,7 +368,7 @@ impl ContentStore {
     }
 }
 
-/// Where a root's record counts.
+/// Place of a root's record, bound into its MAC.
 fn record_place(image: &Digest) -> String {
     format!("rootfs {image}")
 }

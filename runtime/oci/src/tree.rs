@@ -53,7 +53,7 @@ fn is_covered(place: &str) -> bool {
     first.is_some_and(|first| MOUNT_FOLDERS.iter().any(|(name, _)| *name == first))
 }
 
-/// What is at a path, and where that is below `root`.
+/// The file at a path, opened, and its place below `root`.
 fn resolve(root: &Path, path: &str, flags: OFlag) -> std::io::Result<(OwnedFd, String)> {
     let root = File::open(root)?;
     let how = OpenHow::new()

@@ -34,7 +34,7 @@ const PATH_BYTES_MAX: usize = 4096;
 const DEPTH_MAX: usize = 64;
 /// Folders that no entry describes.
 const IMPLIED_MAX: usize = 4096;
-/// What a file or folder takes from a disk at least.
+/// Bytes that a file or folder takes from a disk at least.
 const BLOCK_BYTES: u64 = 4096;
 const PAX_BYTES_MAX: u64 = 64 * 1024;
 /// Entries of one layer, those that only say something about the next one too.
@@ -98,7 +98,7 @@ impl Unpacker {
         Ok(())
     }
 
-    /// How many entries were left out, because a mount would cover them.
+    /// Entries that were left out, because a mount would cover them.
     pub(crate) fn left_out(&self) -> usize {
         self.left_out
     }
@@ -433,7 +433,7 @@ fn clear(folder: &OwnedFd, path: &str, made: &BTreeSet<String>) -> io::Result<()
     Ok(())
 }
 
-/// What is the image's fault, and what this machine's.
+/// A refusal for the image's fault, or an I/O error for this machine's.
 fn failed(layer: &Digest, error: &io::Error) -> OciError {
     const OURS: [Errno; 7] =
         [Errno::ENOSPC, Errno::EDQUOT, Errno::EIO, Errno::EROFS, Errno::ENOMEM, Errno::EMFILE, Errno::ENFILE];
@@ -490,7 +490,7 @@ fn join(folder: &str, name: &str) -> String {
     if folder.is_empty() { name.into() } else { format!("{folder}/{name}") }
 }
 
-/// Where a folder lies, as the kernel sees it.
+/// The path of an open folder, as the kernel sees it.
 fn place(folder: &OwnedFd) -> io::Result<PathBuf> {
     std::fs::read_link(format!("/proc/self/fd/{}", folder.as_raw_fd()))
 }

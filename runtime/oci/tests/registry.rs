@@ -43,7 +43,7 @@ fn recipe() -> Recipe {
     Recipe { binaries: vec![PathBuf::from("/bin/true"), PathBuf::from("/bin/cat")], ..Recipe::default() }
 }
 
-/// What the judge would put into a permit.
+/// The layers as the judge would put them into a permit.
 fn layers(manifest: &[u8], config: &[u8]) -> Vec<Layer> {
     let manifest = parse_image(&sha256(manifest), manifest).unwrap();
     let config = ImageConfig::parse(&sha256(config), config).unwrap();

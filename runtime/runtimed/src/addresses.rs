@@ -1,4 +1,4 @@
-//! Which number each module has: stable for as long as the module is in the deployment, over restarts and reboots.
+//! Module numbers: stable for as long as the module is in the deployment, over restarts and reboots.
 //!
 //! The first address of the module network is the gateway's own; the module with number n has the n-th after it, the
 //! interface `ew<n>`, and the user [`USERS_FIRST`] + n if its image names none. The table is on disk, because other modules
@@ -93,7 +93,7 @@ impl Table {
     }
 }
 
-/// Where the table counts as a record.
+/// Place of the table among records, bound into its MAC ([`RecordKey::seal`]).
 const PLACE: &str = "addresses";
 const NUMBER_MAX: u8 = 250;
 const _: () = assert!(MODULES_MAX < NUMBER_MAX as usize);
@@ -104,6 +104,7 @@ impl Addresses {
         Self { path, network, table: Table::default(), key: None }
     }
 
+    /// `true` once the table was read, or made anew, under its key.
     pub fn is_read(&self) -> bool {
         self.key.is_some()
     }
@@ -134,6 +135,7 @@ impl Addresses {
         self.network
     }
 
+    /// The module's number, from 1 to 250; `None` when it has none.
     pub fn number(&self, module: &ModuleName) -> Option<u8> {
         self.table.numbers.get(module).copied()
     }
@@ -159,6 +161,7 @@ impl Addresses {
         Ok(())
     }
 
+    /// Every module with its number and address, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&ModuleName, u8, Ipv4Addr)> {
         self.table.numbers.iter().map(|(module, number)| (module, *number, self.network.module(*number)))
     }

@@ -1,20 +1,21 @@
-//! How long to wait before a module is started again: 0.5 s, doubled each time up to 60 s, forgotten after 60 s of
+//! The wait before a module is started again: 0.5 s, doubled each time up to 60 s, forgotten after 60 s of
 //! running. Time is an argument.
 
 use std::time::Duration;
 
 const FIRST: Duration = Duration::from_millis(500);
 const LONGEST: Duration = Duration::from_secs(60);
-/// What ran this long counts as having started well.
+/// Shortest run of an instance that counts as a good start.
 const STABLE: Duration = Duration::from_secs(60);
 
+/// Failed starts of one module in a row.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Backoff {
     failures: u32,
 }
 
 impl Backoff {
-    /// What ran for `ran` has ended (zero: it did not start). How long to wait now.
+    /// The wait after an instance that ran for `ran` has ended (zero: it did not start).
     pub fn after(&mut self, ran: Duration) -> Duration {
         if ran >= STABLE {
             self.failures = 0;

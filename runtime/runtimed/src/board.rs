@@ -1,4 +1,4 @@
-//! What is shown of the modules and of the fleet link: written by those who know, read by whoever asks.
+//! State of the modules and of the fleet link for display: written by those who know, read by whoever asks.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -48,12 +48,13 @@ impl Board {
         self.changes.subscribe()
     }
 
+    /// Puts a module's line on the board, in place of the one before.
     pub fn set_module(&self, status: ModuleStatus) {
         self.shown().modules.insert(status.name.clone(), status);
         self.changed();
     }
 
-    /// What is wrong with a module that runs on all the same.
+    /// Shows, or clears, a fault of a module that runs on all the same.
     pub fn set_trouble(&self, module: &ModuleName, trouble: Option<Refusal>) {
         if let Some(status) = self.shown().modules.get_mut(module) {
             if status.state != ModuleState::Running || status.reason == trouble {
@@ -73,7 +74,7 @@ impl Board {
         self.shown().modules.contains_key(module)
     }
 
-    /// What a module ran into although it runs. It does not take the place of what is worse ([`Self::set_trouble`]).
+    /// Shows, or clears, a limit that a running module ran into. [`Self::set_trouble`] is worse and stays.
     pub fn set_note(&self, module: &ModuleName, note: Option<Refusal>) {
         let mut shown = self.shown();
         let running = shown.modules.get_mut(module).filter(|status| status.state == ModuleState::Running);

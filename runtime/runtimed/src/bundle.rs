@@ -1,4 +1,4 @@
-//! What the OCI runtime is told about one instance (OCI runtime-spec 1.0, `config.json`).
+//! The OCI runtime configuration of one instance (OCI runtime-spec 1.0, `config.json`).
 //!
 //! Fixed for every module: own pid, mount, ipc, uts and network namespaces; a read-only root file system; no capability
 //! in any set; no new privileges; a system call allow-list; no device but the usual harmless ones; limits on memory,
@@ -19,7 +19,7 @@ const NOFILE_MAX: u64 = 4096;
 /// Largest file that a module writes. Nothing that it can write to is on the gateway's disk; this is the wall behind that.
 const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
-/// What differs from instance to instance.
+/// Values from which an instance's OCI runtime configuration is made.
 #[derive(Debug)]
 pub struct Bundle<'a> {
     pub gateway: &'a GatewayName,

@@ -1,4 +1,4 @@
-//! What the parts of the daemon share.
+//! Values that the parts of the daemon share.
 
 use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt;
@@ -24,6 +24,7 @@ use crate::places::Places;
 use crate::runc::Runc;
 use crate::{RunError, addresses};
 
+/// Configuration, folders, clients and state of the daemon, made once at its start.
 #[derive(Debug)]
 pub struct Context {
     pub layout: Layout,
@@ -62,6 +63,7 @@ fn daemon_users() -> Result<Vec<u32>, RunError> {
 }
 
 impl Context {
+    /// Opens the store of images. Fails when that, or the look-up of the other daemons' users, fails.
     pub fn new(layout: Layout, config: Config, places: Places, log_pump: LogPump) -> Result<Self, RunError> {
         let store = ContentStore::open(&places.store()).map_err(|error| RunError::Store(error.refusal()))?;
         Ok(Self {
@@ -93,6 +95,7 @@ impl Context {
         self.record_key.get_or_try_init(ask).await.cloned()
     }
 
+    /// The guard; an error until it is started.
     pub fn guard(&self) -> Result<&Guard, RunError> {
         self.guard.get().ok_or_else(|| RunError::Runtime("there is no guard of rules and limits yet".into()))
     }

@@ -19,10 +19,10 @@ use crate::{RunError, logs};
 
 const CONNECTIONS_MAX: usize = 16;
 const LINES_MAX: usize = 100_000;
-/// How often the socket's file is looked for.
+/// Time between two looks for the socket's file.
 const LOOK_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// What the daemon is to do.
+/// A request of the console that the daemon carries out.
 #[derive(Debug)]
 pub enum Command {
     Renew(RenewNow),
@@ -32,6 +32,7 @@ pub enum Command {
     Shutdown { stop_modules: bool, done: oneshot::Sender<Result<(), Refusal>> },
 }
 
+/// Listens on a Unix socket at `path`, in place of a file that an earlier daemon left there.
 pub fn bind(path: &Path) -> Result<UnixListener, RunError> {
     let what = || RunError::io(format!("listen on `{}`", path.display()));
     // The lock is ours: whoever listened here is gone.

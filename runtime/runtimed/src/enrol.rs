@@ -21,6 +21,7 @@ const REPLY_BYTES_MAX: usize = 256 * 1024;
 /// The fleet replays an event log and asks a database; a slow link carries 2 MiB.
 const DEADLINE: Duration = Duration::from_secs(60);
 
+/// Error of an enrolment, by whether another try can help.
 #[derive(Debug, thiserror::Error)]
 pub enum EnrolError {
     /// The fleet or `identityd` said no.

@@ -24,7 +24,7 @@ use crate::context::Context;
 use crate::est_handshake::HandshakeKey;
 use crate::identity::CallError;
 
-/// How long `identityd` is left alone when it does not say what is held.
+/// Pause after a state request that `identityd` did not answer.
 const AWAY: Duration = Duration::from_secs(2);
 
 /// Somebody wants a certificate now.

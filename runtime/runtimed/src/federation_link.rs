@@ -31,7 +31,7 @@ const AWAY: Duration = Duration::from_secs(5);
 /// Changes that come together are looked at together.
 const SETTLE: Duration = Duration::from_millis(300);
 
-/// When one endpoint is asked next.
+/// The next request to one bundle endpoint.
 #[derive(Debug, PartialEq, Eq)]
 struct Plan {
     endpoint: Digest,
@@ -102,7 +102,7 @@ fn plan(plans: &mut BTreeMap<TrustDomain, Plan>, domains: &[Federated], now: Ins
     }
 }
 
-/// How long until the next asking. Spread, so that the gateways of a fleet do not come together.
+/// The wait before an endpoint is asked again. Spread, so that the gateways of a fleet do not come together.
 fn wait(refresh: Duration, has_bundle: bool, failures: u32) -> Duration {
     let ordinary = if has_bundle || failures == 0 {
         refresh

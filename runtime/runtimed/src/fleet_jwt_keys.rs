@@ -12,7 +12,7 @@ use crate::identity::Client;
 const DEADLINE: std::time::Duration = std::time::Duration::from_secs(20);
 const REPLY_BYTES_MAX: usize = 64 * 1024;
 
-/// What the fleet was told last.
+/// The JWT keys as the fleet was told them last.
 #[derive(Debug, Default)]
 pub struct JwtKeys {
     told: Option<Bytes>,

@@ -200,7 +200,8 @@ impl Refused {
         self.0.as_deref() == Some(envelope)
     }
 
-    /// What was refused for a passing cause is an error of the attempt, which is made again after a growing wait.
+    /// Keeps a refused envelope. A refusal for a passing cause is an error of the attempt, which is made again after a
+    /// growing wait.
     fn note(&mut self, envelope: Vec<u8>, refusal: &Refusal) -> Result<(), String> {
         if refusal.reason.passes() {
             return Err(format!("the fleet's deployment is not in force yet: {refusal}"));

@@ -10,7 +10,8 @@ use edgewarden_protocol::uplink::{REFUSED_MAX, SECRETS_SENT_MAX, SecretsSync};
 
 use crate::identity::{CallError, Client};
 
-/// What `identityd` refused of late: the fleet is told, so that it does not offer it again and again.
+/// Digests of secrets that `identityd` refused of late, told to the fleet so that it does not offer them again and
+/// again.
 #[derive(Debug, Default)]
 pub struct Secrets {
     refused: VecDeque<Digest>,
@@ -23,7 +24,7 @@ fn sha256(bytes: &[u8]) -> Digest {
 }
 
 impl Secrets {
-    /// What to tell the fleet; `None` when the gateway can be sent no secrets now.
+    /// Report to the fleet: the key, secrets held, secrets refused. `None` when none can be sealed for the gateway.
     pub async fn sync(&self, identityd: &Client) -> Result<Option<SecretsSync>, String> {
         let key = match identityd.call(questions::AgreementKey).await {
             Ok(key) => *key,

@@ -44,15 +44,15 @@ use crate::kernel::Listed;
 use crate::limits::{Held, Limits};
 use crate::{RunError, network, nft};
 
-/// How often everything is looked at of which no event may have told.
+/// Time between two looks at everything of which no event may have told.
 const AUDIT_EVERY: Duration = Duration::from_secs(10);
-/// How often something is tried again that could not be put back.
+/// Time between two tries to put something back.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
 const ORDERS_MAX: usize = 64;
 /// A rule set of the largest deployment is a few megabytes.
 const SCRIPT_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// What is to be in force.
+/// Scripts of the rule sets that are to be in force.
 #[derive(Debug, Clone)]
 pub struct Rules {
     /// In the gateway's namespace.
@@ -151,7 +151,7 @@ impl Guard {
         }
     }
 
-    /// What was refused, of the gateway's table and every wall.
+    /// Refused flows and packets of the gateway's table and every wall.
     pub async fn listed(&self) -> Listed {
         let (answer, listed) = oneshot::channel();
         drop(self.orders.send(Order::Listed(answer)).await);
@@ -189,7 +189,7 @@ struct Guarded {
     confined: Option<Confined>,
 }
 
-/// What holds an instance's processes.
+/// Limits, mounts and cgroup of an instance's processes.
 #[derive(Debug)]
 struct Confined {
     process: Process,
@@ -199,7 +199,7 @@ struct Confined {
     table: Arc<MountTable>,
     mounts: String,
     told: Option<oneshot::Sender<Refusal>>,
-    /// What is on the board.
+    /// The note that is on the board.
     said: Option<Refusal>,
     said_at: Instant,
     before: Held,

@@ -15,6 +15,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 
+/// Error of a call to `identityd`, by whether another try can help.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
     /// An answer. Asking again changes nothing.
@@ -29,6 +30,7 @@ pub enum CallError {
 }
 
 impl CallError {
+    /// The refusal as it came, or `identity.unavailable` for any other error.
     pub fn refusal(self) -> Refusal {
         match self {
             Self::Refused(refusal) => refusal,

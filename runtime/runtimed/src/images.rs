@@ -30,6 +30,7 @@ pub struct Ready {
     pub root: PathBuf,
 }
 
+/// Fetches the module's image, has it permitted by `identityd` and unpacks it.
 pub async fn ready(context: &Context, module: &Module) -> Result<Ready, Refusal> {
     let (store, identityd, runtime) = (&context.store, &context.identityd, &context.config.runtime);
     let registry = Registry::of(&module.image, runtime).map_err(OciError::refusal)?;

@@ -1,6 +1,6 @@
 //! One start of one module: made, watched, stopped, and cleaned away.
 //!
-//! What a daemon that starts again must know of an instance is on disk before the instance exists for anybody else, in
+//! All that a daemon that starts again must know of an instance is on disk before it exists for anybody else, in
 //! a folder that ends with the machine's run. It adopts an instance only when process number, start time and
 //! `identityd`'s start record all agree.
 
@@ -35,7 +35,7 @@ const STOP_GRACE: Duration = Duration::from_secs(10);
 /// After SIGKILL; a process that the kernel holds longer is left to the next cleaning.
 const KILL_WAIT: Duration = Duration::from_secs(10);
 
-/// Where a module lives on the network.
+/// Number and address of a module on the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Place {
@@ -43,6 +43,7 @@ pub struct Place {
     pub address: Ipv4Addr,
 }
 
+/// An instance as it is on disk until the machine stops.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Record {
@@ -53,7 +54,7 @@ pub struct Record {
     pub place: Place,
     /// Of the first process; absent until it exists.
     pub process: Option<(i32, u64)>,
-    /// What is mounted in the container. Absent until it exists.
+    /// Mounts of the container. Absent until it exists.
     #[serde(default)]
     pub mounts: Option<String>,
 }
@@ -81,7 +82,7 @@ pub struct Instance {
     altered: Option<Altered>,
 }
 
-/// How an instance ended.
+/// The end of an instance, by the exit of its first process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
     Code(i32),
@@ -233,7 +234,7 @@ async fn carry_out(context: &Context, prepared: Prepared) -> Result<Instance, Re
     Ok(Instance { record, process, altered: Some(altered) })
 }
 
-/// What the runtime mounted must be the folder that was opened, and not what its name had come to mean meanwhile. No
+/// Refuses a mount that is not the folder that was opened: its name may have come to mean another meanwhile. No
 /// instruction of the module has run yet.
 fn check_mounted(pid: i32, folder: &OwnedFd) -> Result<(), RunError> {
     let what = || RunError::io("look at the folder of the module's socket");

@@ -23,7 +23,7 @@ const REPORTED_MAX: usize = 4096;
 /// Reports of one look; the rest is counted in the kernel and comes with the next.
 const REPORTS_MAX: usize = 64;
 
-/// What is in force, and what was refused.
+/// The packet filter's script in force, and the reports of refused flows.
 #[derive(Debug)]
 pub struct Kernel {
     gateway: GatewaySide,
@@ -59,6 +59,7 @@ impl Kernel {
         Self { gateway, script: String::new(), epoch: None, counts_flows: true, reported: HashMap::new() }
     }
 
+    /// The policy epoch in force; `None` before the first.
     pub fn epoch(&self) -> Option<Epoch> {
         self.epoch.as_ref().map(CompiledEpoch::epoch)
     }
@@ -190,7 +191,7 @@ fn connections_max() -> u32 {
     text.trim().parse().unwrap_or(UNKNOWN)
 }
 
-/// What was refused: flows and packets.
+/// Refused flows, each with its packets.
 #[derive(Debug, Default)]
 pub struct Listed(Vec<(Flow, u64)>);
 

@@ -68,7 +68,7 @@ use crate::metrics::Told;
 use crate::places::Places;
 use crate::supervisor::Supervisor;
 
-/// What of root's powers this daemon and the OCI runtime use; systemd/edgewarden-runtimed.service has the same list.
+/// Root's powers that this daemon and the OCI runtime use; systemd/edgewarden-runtimed.service has the same list.
 /// Devices are mounted into containers, not made, and no limit is raised.
 const CAPABILITIES: [Capability; 11] = [
     // Namespaces and mounts, the OCI runtime's and ours
@@ -127,7 +127,7 @@ impl RunError {
         move |source| Self::Io { what: what.to_string(), source }
     }
 
-    /// What to call it before somebody who waits for a module.
+    /// The reason to give to somebody who waits for a module.
     pub(crate) fn reason(&self) -> Reason {
         match self {
             Self::Missing(_) => Reason::GatewayIncomplete,
@@ -242,8 +242,8 @@ fn lock(places: &Places) -> Result<Flock<std::fs::File>, RunError> {
 
 #[cfg(test)]
 mod tests {
-    /// What a module may do and what neither it nor this daemon may: two lists that must not meet, or a module would
-    /// find a call refused that its own list allows.
+    /// Calls that a module may make and calls that neither it nor this daemon may: two lists that must not meet, or a
+    /// module would find a call refused that its own list allows.
     #[test]
     fn what_is_given_up_is_nothing_that_a_module_may_do() {
         let modules = crate::seccomp::profile().to_string();

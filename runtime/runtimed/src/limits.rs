@@ -23,7 +23,7 @@ pub struct Limits {
     module: String,
 }
 
-/// How often the kernel held a module to a limit, since its instance began.
+/// Counts of the kernel holding a module to a limit, since its instance began.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Held {
     /// Processes that were ended because memory was short in the module.
@@ -103,7 +103,7 @@ impl Limits {
         }
     }
 
-    /// What there is to say of a module that runs, since `before`.
+    /// The refusal that a running module's counts since `before` amount to; `None` when they did not rise.
     pub fn said(&self, before: Held) -> Option<Refusal> {
         let now = self.held();
         if now.out_of_memory > before.out_of_memory {

@@ -1,4 +1,4 @@
-//! What modules print: read by a process for each instance (`log_pump`) that outlives this daemon, and kept in two files
+//! Output of modules: read by a process for each instance (`log_pump`) that outlives this daemon, and kept in two files
 //! of bounded size. The module has a pipe and no way to the files.
 
 use std::ffi::OsString;
@@ -14,11 +14,12 @@ use tokio::process::Command;
 
 use edgewarden_protocol::runtime_console::LOG_REPLY_BYTES_MAX;
 
+/// The file that a module's output is written to.
 pub fn path(folder: &Path, module: &ModuleName) -> PathBuf {
     folder.join(format!("{module}.log"))
 }
 
-/// Where the text goes when the file is full.
+/// The file that the text goes to when the first is full.
 pub fn older(folder: &Path, module: &ModuleName) -> PathBuf {
     folder.join(format!("{module}.log.1"))
 }

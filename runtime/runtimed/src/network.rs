@@ -25,7 +25,7 @@ use nix::sys::statfs::{FsType, statfs};
 
 use crate::RunError;
 
-/// What every module sends its packets to.
+/// Default gateway of every module, a link-local address.
 const NEXT_HOP: &str = "169.254.1.1";
 /// The gateway's end of every pair; each is a link of its own.
 const GATEWAY_MAC: &str = "02:ee:ee:ee:ee:ee";
@@ -126,7 +126,7 @@ fn sysctls(device: &str) -> [(String, &'static str); 2] {
     ]
 }
 
-/// What is not as [`prepare_gateway`] made it, in plain words. Blocks.
+/// Differences from what [`prepare_gateway`] made, in plain words. Blocks.
 pub fn gateway_faults(own: Ipv4Addr) -> Result<Vec<String>, RunError> {
     let mut faults = Vec::new();
     if !addresses()?.iter().any(|(_, address, _)| *address == Some(own)) {
@@ -138,7 +138,7 @@ pub fn gateway_faults(own: Ipv4Addr) -> Result<Vec<String>, RunError> {
     Ok(faults)
 }
 
-/// What is not as [`mend`] would make it, at the gateway's end. Blocks.
+/// Differences at the gateway's end from what [`mend`] would make, in plain words. Blocks.
 pub fn faults(number: u8, address: Ipv4Addr) -> Result<Vec<String>, RunError> {
     let device = interface(number);
     let mut faults = Vec::new();

@@ -56,7 +56,7 @@ pub fn apply(script: &str) -> Result<(), RunError> {
     Err(RunError::Network(format!("`nft` refused the rules: {said}")))
 }
 
-/// What happened to our table since the last look.
+/// Changes of our table since the last look.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct News {
     /// Transactions that touched it.

@@ -1,4 +1,4 @@
-//! Where `runtimed` keeps what, below [`Layout`].
+//! Files and folders of `runtimed`, below [`Layout`].
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -75,7 +75,7 @@ impl Places {
     fn ended_folder(&self) -> PathBuf {
         self.run.join("ended")
     }
-    /// What a module was that ended and is not to run again until the machine starts anew.
+    /// A module that ended and is not to run again until the machine starts anew, with its refusal; JSON.
     pub fn ended(&self, module: &ModuleName) -> PathBuf {
         self.ended_folder().join(format!("{module}.json"))
     }

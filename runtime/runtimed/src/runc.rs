@@ -16,6 +16,7 @@ use crate::RunError;
 const DEADLINE: Duration = Duration::from_secs(60);
 const SAID_CHARS_MAX: usize = 500;
 
+/// The OCI runtime's program and the folder of its state.
 #[derive(Debug, Clone)]
 pub struct Runc {
     program: PathBuf,
@@ -106,6 +107,7 @@ impl Runc {
         self.simple(&["delete", "--force", id]).await.map(drop)
     }
 
+    /// Containers under this state folder, those that have ended too.
     pub async fn list(&self) -> Result<Vec<Container>, RunError> {
         if !self.state.exists() {
             return Ok(Vec::new());

@@ -35,7 +35,7 @@ use crate::RunError;
 use crate::context::Context;
 use crate::identity::CallError;
 
-/// Where a container has them.
+/// Folder of a module's secrets in its container.
 pub const PLACE: &str = "/run/secrets";
 /// Two sets of the longest values of a module, each file in whole pages.
 const SIZE: &str = "size=4m";
@@ -47,7 +47,7 @@ const CURRENT: &str = "..data";
 const NEXT: &str = "..next";
 const REVISION_BYTES: usize = 64;
 
-/// What the OCI runtime mounts for a module that has secrets.
+/// The mount of the secrets' folder, as in `config.json` of the OCI runtime-spec. `owner`: user and group.
 pub fn mount_entry(owner: (u32, u32)) -> Value {
     let common = ["nosuid", "nodev", "noexec", "ro"].map(str::to_owned);
     let mode = format!("mode={FOLDER_MODE:o}");
@@ -110,7 +110,7 @@ pub async fn deliver(
 #[derive(Debug)]
 struct SecretFolder {
     root: PathBuf,
-    /// Who may read. Known at the start, found again later.
+    /// User and group that may read. Known at the start, found again later.
     owner: (u32, u32),
     _view: Option<std::os::fd::OwnedFd>,
 }

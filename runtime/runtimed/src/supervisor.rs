@@ -26,12 +26,13 @@ use crate::worker::{Plan, Worker};
 use crate::{RunError, network};
 
 const RETRY: Duration = Duration::from_secs(1);
-/// How often refused packets are looked at while modules run.
+/// Time between two looks at refused packets while modules run.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Ends the supervisor: stops every module and removes rules and networks.
 pub type StopAll = oneshot::Sender<()>;
 
+/// The owner of all modules' workers and of the rules: makes them what the deployment in force wants.
 #[derive(Debug)]
 pub struct Supervisor {
     context: Arc<Context>,
@@ -42,7 +43,7 @@ pub struct Supervisor {
     reported: Option<Epoch>,
     /// Modules whose instance is not vouched for: no flow of theirs is let through.
     closed: BTreeSet<ModuleName>,
-    /// What is wrong with modules that run on all the same.
+    /// Faults of modules that run on all the same.
     troubles: BTreeMap<ModuleName, Refusal>,
     /// Deployment, trust and secrets at the last comparison: when they change, refused starts are tried again.
     last: Option<(edgewarden_names::Digest, bool, u64)>,
@@ -186,7 +187,7 @@ impl Supervisor {
             .await
     }
 
-    /// Which modules run as an instance that the deployment does not vouch for.
+    /// Modules that run as an instance that the deployment does not vouch for, with what is then to be done.
     fn untrusted(&self, snapshot: &Snapshot) -> BTreeMap<ModuleName, WhenUntrusted> {
         let runs = |untrusted: &&Untrusted| self.context.is_live(&untrusted.record.instance);
         let untrusted = snapshot.untrusted.iter().filter(runs);
@@ -451,7 +452,7 @@ impl Drop for Watcher {
     }
 }
 
-/// What `identityd` has in force.
+/// An answer of `identityd` with all that it has in force.
 #[derive(Debug)]
 struct Seen {
     snapshot: Snapshot,

@@ -30,17 +30,17 @@ const ENDED_BYTES_MAX: usize = 1024 * 1024;
 const REFUSED_WAIT: Duration = Duration::from_secs(60);
 /// A new revision that ended this often before it had proven itself is given up.
 const EARLY_ENDS_MAX: u32 = 3;
-/// When `identityd` did not hear that a revision has proven itself, it is told again this late.
+/// Wait before `identityd`, which did not hear that a revision has proven itself, is told again.
 const PROVE_AGAIN: Duration = Duration::from_secs(5);
 
-/// What a module is to be, and what it was before, while that is the way back.
+/// The revision that a module is to be, and the one that it was before, while that is the way back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     pub target: Module,
     pub fallback: Option<Module>,
 }
 
-/// What a worker is told.
+/// The state that the supervisor wants of a worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Orders {
     stop: bool,
@@ -113,7 +113,7 @@ impl Worker {
         });
     }
 
-    /// What the module is to be from now on, which may be what it is.
+    /// Sets the revisions that the module is to be from now on, which may be those that it has.
     pub fn plan(&self, plan: Plan) {
         self.orders.send_if_modified(|orders| {
             let news = *orders.plan != plan;
@@ -156,11 +156,11 @@ struct Life {
     /// The target was tried in vain; it is not tried again while there is something else to run.
     given_up: bool,
     early_ends: u32,
-    /// What ended for good: the way back does not lead there.
+    /// The revision that ended for good: the way back does not lead there.
     ended: Option<Module>,
-    /// How it is with the target while something else runs.
+    /// The target's state while something else runs.
     update: (ModuleState, Option<Refusal>),
-    /// When the target is tried again, after what was prepared could not be started for a reason that passes.
+    /// The time of the next try at the target, after what was prepared could not be started for a reason that passes.
     put_off: Option<Instant>,
     /// The target, prepared while something else ran.
     prepared: Option<Prepared>,
@@ -170,7 +170,7 @@ struct Life {
 enum End {
     Exited(Exit),
     Stopped,
-    /// What is to run in its place is prepared.
+    /// Its successor is prepared.
     Replaced,
     /// It is no longer confined as it was started.
     Altered(Refusal),
@@ -234,7 +234,7 @@ impl Life {
         changed
     }
 
-    /// What was prepared, or else what is to run, or was. `None` when another order came first.
+    /// Starts what was prepared, or else what is to run, or was. `None` when another order came first.
     async fn start(&mut self) -> Result<Option<Instance>, Refusal> {
         if let Some(prepared) = self.prepared.take() {
             if *prepared.module() == self.plan.target {
@@ -328,7 +328,7 @@ impl Life {
         self.rest(wait).await;
     }
 
-    /// What ended for good in the time of an earlier daemon, and how.
+    /// The revision that ended for good in the time of an earlier daemon, and its refusal.
     fn ended_before(&self) -> Option<(Module, Refusal)> {
         let path = self.context.places.ended(&self.plan.target.name);
         let bytes = durable::read(&path, ENDED_BYTES_MAX).ok().flatten()?;
@@ -568,7 +568,7 @@ impl Life {
     }
 }
 
-/// Whether a start was refused for what has nothing to do with the revision that was to start.
+/// `true` when a start was refused for what has nothing to do with the revision that was to start.
 fn is_no_fault_of_the_target(refusal: &Refusal) -> bool {
     matches!(
         refusal.reason,
@@ -576,7 +576,7 @@ fn is_no_fault_of_the_target(refusal: &Refusal) -> bool {
     )
 }
 
-/// How a refused start shows, and when it is tried again.
+/// The state that a refused start shows as, and the wait before the next try.
 fn after_refusal(refusal: &Refusal, backoff: &mut Backoff) -> (ModuleState, Duration) {
     // Trouble that passes by itself is tried sooner than a refusal that somebody must remove.
     let passing = refusal.reason.passes();
@@ -588,7 +588,7 @@ fn after_refusal(refusal: &Refusal, backoff: &mut Backoff) -> (ModuleState, Dura
 
 type Attempt = Pin<Box<dyn Future<Output = Result<Ready, Refusal>> + Send>>;
 
-/// What an attempt came to; never returns when there is none.
+/// The result of an attempt; never returns when there is none.
 async fn outcome(attempt: &mut Option<Attempt>) -> Result<Ready, Refusal> {
     match attempt {
         Some(attempt) => attempt.await,

@@ -1,4 +1,5 @@
-//! What stands outside of the daemon's process is put back when somebody changes it, is told, and opens nothing meanwhile.
+//! Enforcement outside of the daemon's process is put back when somebody changes it, is told, and opens nothing
+//! meanwhile.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -67,7 +68,7 @@ fn rules() -> String {
     text
 }
 
-/// What listens on the gateway, and must hear nothing.
+/// Listeners on the gateway that must hear nothing.
 struct Forbidden {
     connections: std::net::TcpListener,
     datagrams: std::net::UdpSocket,

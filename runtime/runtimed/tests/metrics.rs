@@ -1,4 +1,4 @@
-//! What a monitoring system is told of modules and of what holds them, through the daemon's own door.
+//! The modules' and the guard's numbers as a monitoring system reads them, through the daemon's own door.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

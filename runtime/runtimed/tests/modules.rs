@@ -460,7 +460,7 @@ fn an_ended_module_starts_again_though_the_disk_is_full() {
     });
 }
 
-/// What a module printed stays, whatever it does with its own output, and whoever of us ends meanwhile.
+/// A module's output stays, whatever it does with its own output, and whoever of us ends meanwhile.
 #[test]
 fn a_module_cannot_rewind_what_it_printed() {
     in_namespaces("a_module_cannot_rewind_what_it_printed", async || {

@@ -1,4 +1,4 @@
-//! What becomes of a module that runs when the key that signed its image is taken out of the deployment.
+//! A running module when the key that signed its image is taken out of the deployment.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod common;

@@ -57,7 +57,7 @@ impl TestRegistry {
         registry
     }
 
-    /// Where the registry keeps a blob, for tests that damage it.
+    /// The registry's file of a blob, for tests that damage it.
     pub fn blob(&self, hex: &str) -> std::path::PathBuf {
         let data = self.folder.path().join("data/docker/registry/v2/blobs/sha256");
         data.join(&hex[..2]).join(hex).join("data")

@@ -1,4 +1,4 @@
-//! What holds an instance's processes: limits are put back, other mounts or another cgroup end it.
+//! Guards an instance's confinement: limits are put back, other mounts or another cgroup end it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -151,7 +151,7 @@ impl Keeper {
     }
 }
 
-/// What is in one list of mounts and not in the other, in plain words.
+/// Places in one list of mounts and not in the other, in plain words.
 fn difference(before: &str, now: &str) -> String {
     let missing = |these: &str, those: &str| -> Vec<String> {
         let those: Vec<&str> = those.lines().collect();

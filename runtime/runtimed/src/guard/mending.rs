@@ -16,7 +16,8 @@ use crate::{RunError, network, nft};
 
 /// Somebody else may change the same at the same moment: this often ours is put in place once more at once.
 const TRIES_MAX: usize = 8;
-/// What the machine's own services do to a new interface, such as systemd's settings of the kernel, is undone quietly.
+/// Age below which an interface is new: what the machine's own services do to it then, such as systemd's settings of
+/// the kernel, is undone quietly.
 const NEW_FOR: Duration = Duration::from_secs(10);
 
 impl Keeper {
@@ -212,7 +213,7 @@ impl Keeper {
     }
 }
 
-/// What a look at the gateway's ends of networks found and put back.
+/// Findings and repairs of one look at the gateway's ends of networks.
 struct Looked {
     mended: bool,
     /// By subject: what of it is worth telling.

@@ -19,6 +19,7 @@ const TELL_EVERY: Duration = Duration::from_secs(10);
 const WAITING_MAX: usize = 64;
 const RETRY: Duration = Duration::from_secs(1);
 
+/// Reports of repairs and losses to the board and to `identityd`, bounded for each subject.
 #[derive(Debug)]
 pub struct Reports {
     context: Arc<Context>,

@@ -1,4 +1,4 @@
-//! What a monitoring system wants to know of modules and of what holds them, counted while it happens.
+//! Counters of modules and of what holds them, for a monitoring system; counted while it happens.
 //!
 //! * [`Metrics`]: counters · `told`: they and the board for the socket ([`edgewarden_metrics::door`])
 //!
@@ -13,7 +13,7 @@ use edgewarden_names::Reason;
 
 pub use self::told::Told;
 
-/// What became of a new revision of a module.
+/// Outcome of a new revision of a module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Update {
     /// It has run for as long as it had to.

@@ -30,7 +30,7 @@ const STATES: [ModuleState; 7] = [
     ModuleState::Stopped,
 ];
 
-/// How long `identityd` has to answer. One that hangs is as good as away.
+/// Time that `identityd` has to answer. One that hangs is as good as away.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The whole of `runtimed`, to look at.

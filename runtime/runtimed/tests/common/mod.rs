@@ -62,8 +62,8 @@ pub fn in_namespaces(name: &str, test: impl AsyncFnOnce()) {
     runtime.block_on(test());
 }
 
-/// What the process is that a test starts as `runtimed`, and what that starts for a module's log; does nothing when it
-/// is a test.
+/// The role of a process that a test starts as `runtimed`, and of one that this starts for a module's log; does nothing
+/// when it is a test.
 pub fn role_runtimed() {
     log_pump();
     let Some(root) = std::env::var_os(ROLE_ROOT) else { return };
