@@ -74,7 +74,7 @@ impl Client {
     }
 }
 
-/// What to say of a daemon that answers a request with the reply to another.
+/// Refusal for a daemon that answers a request with the reply to another.
 fn unexpected(daemon: &str, kind: &str) -> Refusal {
     let rule = format!("it answered with `{kind}`, which was not asked; are all programs of one version?");
     Refusal::new(Reason::Internal, daemon, rule)

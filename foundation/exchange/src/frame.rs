@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 /// Largest message between Edgewarden's processes. An image manifest with its evidence, the largest there is, stays below.
 pub const FRAME_BYTES_MAX: u32 = 16 * 1024 * 1024;
 
-/// What is set aside for a message before any of it has come.
+/// Bytes set aside for a message before any of it has come.
 const FIRST_BYTES: u32 = 4 * 1024;
 
 #[derive(Debug, thiserror::Error)]

@@ -1,4 +1,4 @@
-//! What is counted by the members of a fixed list.
+//! Counts by the members of a fixed list.
 
 /// One `V` for each member of a list, in the list's order. All are there from the start: a series that appears with its
 /// first event hides that event from whoever looks for a rise.

@@ -40,12 +40,12 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const WORDS: &str = "text/plain; charset=utf-8";
 
-/// What a daemon has to tell.
+/// A daemon's numbers and its health.
 pub trait Source: Send + Sync + 'static {
     /// Everything that is counted. An error is a fault of the daemon.
     fn metrics(&self, format: Format) -> impl Future<Output = Result<String, fmt::Error>> + Send;
 
-    /// Whether the daemon does what it is for, and if not, why.
+    /// `Ok` while the daemon does what it is for, else the reason.
     fn health(&self) -> impl Future<Output = Result<(), Reason>> + Send;
 }
 

@@ -1,4 +1,4 @@
-//! What a daemon tells a monitoring system, and how it tells it.
+//! A daemon's metrics and health, for a monitoring system.
 //!
 //! * [`page`]: families of numbers as text, in the format that the asker reads · [`Counts`], [`Seconds`]: what is counted
 //! * [`door`]: `GET /metrics` and `GET /healthz` on a Unix socket

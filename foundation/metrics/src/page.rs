@@ -13,7 +13,7 @@ use crate::Seconds;
 /// The text format of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// What node_exporter's textfile collector reads as well.
+    /// Prometheus text format 0.0.4, which node_exporter's textfile collector reads as well.
     Prometheus,
     OpenMetrics,
 }
@@ -115,7 +115,8 @@ impl<F: Fn(&mut Page<'_>) -> fmt::Result + Send + Sync + 'static> Collector for 
     }
 }
 
-/// What `write` writes, each name with `prefix` and `_` before it. Fails when `write` does.
+/// The page that `write` writes, as text in `format`, each name with `prefix` and `_` before it. Fails when `write`
+/// does.
 pub fn render(
     format: Format,
     prefix: &str,

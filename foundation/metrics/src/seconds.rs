@@ -1,4 +1,4 @@
-//! How long something took.
+//! Histogram of durations, in seconds.
 
 use std::time::Duration;
 

@@ -14,7 +14,7 @@ pub enum Architecture {
 compile_error!("no gateway of this processor is known; add it to `Architecture`");
 
 impl Architecture {
-    /// That of this program.
+    /// The architecture of this program.
     pub const HERE: Self = if cfg!(target_arch = "aarch64") { Self::Arm64 } else { Self::Amd64 };
 
     pub const fn as_str(self) -> &'static str {

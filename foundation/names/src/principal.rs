@@ -1,10 +1,10 @@
-//! Whom policy is about.
+//! Principals: the modules and leaf devices that policy is about.
 
 use std::fmt;
 
 use crate::{GatewayName, IdKind, LeafName, ModuleName, SpiffeId};
 
-/// Who asks: a module or a leaf device of this gateway.
+/// A party that policy decides on: a module or a leaf device of this gateway.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Principal {

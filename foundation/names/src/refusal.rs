@@ -3,7 +3,7 @@ use std::fmt;
 /// Declares the reason codes once: the variant, its stable text, and what an operator does next.
 macro_rules! reasons {
     ($($variant:ident $code:literal $next:literal;)*) => {
-        /// Why something was refused. The text form is stable: scripts and alerts match on it.
+        /// Reason code of a refusal. The text form is stable: scripts and alerts match on it.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
         pub enum Reason {
             $(#[serde(rename = $code)] $variant,)*

@@ -50,7 +50,7 @@ pub struct SpiffeId {
     path_at: usize,
 }
 
-/// What an ID names, in Edgewarden's layout of a trust domain.
+/// The object that an ID names, in Edgewarden's layout of a trust domain.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum IdKind {
     TrustDomain,

@@ -1,4 +1,4 @@
-//! What the kernel says of the time.
+//! The kernel's clocks: wall time, time since boot, the hardware clock, and the state of a time service.
 //!
 //! Two clocks: the wall clock, which root, a time service and a broken battery can set to anything, and the time since
 //! boot, which nobody can set. Their difference stands still as long as nobody sets the wall clock: slewing moves both.
@@ -30,8 +30,8 @@ pub fn wall_millis() -> i64 {
     millis(ClockId::CLOCK_REALTIME)
 }
 
-/// Whether a time service has told the kernel that the wall clock is right. Setting the clock by hand ends it
-/// (`ntp_clear` in the kernel); a machine whose kernel does not say is not synchronised.
+/// `true` when a time service has told the kernel that the wall clock is right (adjtimex(2)). Setting the clock by hand
+/// ends it (`ntp_clear` in the kernel); a machine whose kernel does not say is not synchronised.
 #[expect(unsafe_code, reason = "adjtimex(2) has no safe wrapper")]
 pub fn is_synchronised() -> bool {
     // SAFETY: all zeros is a valid `timex`: numbers only.

@@ -1,4 +1,5 @@
-//! Where a power cut can strike: each step that [`crate::durable`] takes on a disk, told to a test before it is taken.
+//! Points where a power cut can strike: each step that [`crate::durable`] takes on a disk, told to a test before it is
+//! taken.
 //!
 //! A test installs a hook for its own thread; the hook counts the steps, and from the one it chooses on answers with an
 //! error, so that the disk stays as a dead process leaves it. The hook exists in debug builds only: in a release build
@@ -17,7 +18,7 @@ pub enum Step<'a> {
         path: &'a Path,
         bytes: &'a [u8],
     },
-    /// What was written to the file goes to the disk.
+    /// The file's contents go to the disk (fsync(2)).
     Sync(&'a Path),
     /// The names in the folder go to the disk.
     SyncFolder(&'a Path),

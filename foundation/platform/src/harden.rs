@@ -1,4 +1,4 @@
-//! What every daemon does first.
+//! Limits that every daemon puts on its own process at its start.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -31,8 +31,9 @@ pub fn raise_open_files(wanted: u64) -> io::Result<u64> {
     Ok(*OPEN_FILES.get_or_init(|| most))
 }
 
-/// Whether a new connection's descriptor is one of the last, which are for the process's own files: the kernel gives
-/// the lowest number that is free, so all others are in use. A process that is out of descriptors can write no state.
+/// `true` when a new connection's descriptor is one of the last `RESERVED_FILES`, which are for the process's own
+/// files: the kernel gives the lowest number that is free, so all others are in use. A process that is out of
+/// descriptors can write no state.
 pub fn is_reserved(connection: &impl AsRawFd) -> bool {
     // Looked up once: a daemon may ask for its limits only before it is confined.
     let most =
@@ -41,8 +42,8 @@ pub fn is_reserved(connection: &impl AsRawFd) -> bool {
     u64::try_from(connection.as_raw_fd()).is_ok_and(|number| number >= most.saturating_sub(reserved))
 }
 
-/// Whether the calling thread is the only one: what it takes from itself is then taken from the whole process. False
-/// when the kernel does not say.
+/// `true` when the calling thread is the only one: what it takes from itself is then taken from the whole process.
+/// `false` when the kernel does not say.
 pub fn is_single_threaded() -> bool {
     std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1)
 }

@@ -10,7 +10,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use crate::socket_file::SocketFile;
 
-/// How often a listener looks for its file.
+/// Interval at which a listener looks for its file.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Binds a socket in the place of one that a run before us left.
@@ -34,7 +34,7 @@ pub struct Kept {
     look: Interval,
 }
 
-/// What a listener that looks after its file has seen.
+/// Event of a listener that looks after its file: a connection, or the file put back.
 #[derive(Debug)]
 pub enum Accepted {
     Stream(UnixStream),

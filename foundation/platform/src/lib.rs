@@ -1,4 +1,4 @@
-//! What Edgewarden asks of Linux. The one crate that may hold `unsafe`, as little of it as will do.
+//! Edgewarden's calls of Linux. The one crate that may hold `unsafe`, as little of it as will do.
 //!
 //! * [`durable`]: files that are there whole or not at all, power cut or not · `crash_points`: its steps, for tests
 //! * [`reserve`]: disk space set aside for what must still be written when there is none

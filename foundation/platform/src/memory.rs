@@ -12,10 +12,10 @@ use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 
 /// CAP_IPC_LOCK in a capability set (capabilities(7)).
 const CAP_IPC_LOCK: u32 = 14;
-/// Whether [`lock`] has been done, and whether it is to be done again.
+/// Set by the first [`lock`]; `UNLOCKED` is set while its pages are to be locked again.
 static LOCKED: AtomicBool = AtomicBool::new(false);
 static UNLOCKED: AtomicBool = AtomicBool::new(false);
-/// What may lie free in the heap's pages, beyond what could not be given back the last time.
+/// Bytes that may lie free in the heap's pages, beyond what could not be given back the last time.
 #[cfg(target_env = "gnu")]
 const FREE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 #[cfg(target_env = "gnu")]
@@ -44,7 +44,7 @@ fn lock_all() -> io::Result<()> {
     Ok(())
 }
 
-/// Whether all memory may be locked now.
+/// `Ok` when RLIMIT_MEMLOCK or CAP_IPC_LOCK lets all memory be locked; else `PermissionDenied`.
 fn check_limit() -> io::Result<()> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_MEMLOCK)?;
     if hard == RLIM_INFINITY && soft != hard {
@@ -64,7 +64,7 @@ fn may_lock() -> bool {
     effective.is_some_and(|set| set & (1 << CAP_IPC_LOCK) != 0)
 }
 
-/// How many heaps the threads of this process share.
+/// Heaps that the threads of this process share.
 #[cfg(target_env = "gnu")]
 const ARENAS_MAX: c_int = 2;
 
@@ -124,7 +124,7 @@ pub fn release_heap() -> io::Result<bool> {
     Ok(true)
 }
 
-/// What of this process's own pages is in no use.
+/// Bytes of this process's own pages that are in no use.
 #[cfg(target_env = "gnu")]
 fn free_bytes() -> io::Result<u64> {
     // SAFETY: mallinfo2(3) only counts, under its own locks.
@@ -173,7 +173,7 @@ pub fn release_program() -> io::Result<u64> {
 }
 
 struct Release {
-    /// What may be let go of; looked up at the first object, when the loader's lock is held.
+    /// Mappings that may be let go of; looked up at the first object, when the loader's lock is held.
     clean: Option<Vec<Mapping>>,
     released: io::Result<u64>,
 }
@@ -285,7 +285,7 @@ fn program_mappings(smaps: &str) -> Vec<Mapping> {
     found
 }
 
-/// What a line of smaps is.
+/// Kind of a line of `/proc/self/smaps`.
 enum Line {
     /// The head of a mapping of a program file.
     Mapping(Mapping),

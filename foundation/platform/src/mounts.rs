@@ -1,4 +1,4 @@
-//! What a container has mounted: whether it is still what it was ([`MountTable`]), and writing to a file system that it has
+//! A container's mounts: whether each is still what it was ([`MountTable`]), and writing to a file system that it has
 //! mounted read-only ([`writable_view`]).
 //!
 //! The mount is the container's: it lives and dies with it, whatever becomes of the process that made it, and of that

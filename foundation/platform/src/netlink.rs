@@ -15,7 +15,7 @@ use nix::sys::socket::{
 
 /// More than the kernel puts into one datagram: 32 KiB for an answer, a page or two for what changed.
 pub const DATAGRAM_BYTES_MAX: usize = 128 * 1024;
-/// What waits unread before the kernel drops more. One change of ten thousand rules is a few megabytes of news.
+/// Bytes of news that wait unread before the kernel drops more. A change of ten thousand rules is a few megabytes.
 const QUEUE_BYTES_MAX: usize = 16 * 1024 * 1024;
 const HEADER_BYTES: usize = 16;
 const ATTRIBUTE_HEADER_BYTES: usize = 4;
@@ -29,7 +29,7 @@ pub enum Family {
     Netfilter,
 }
 
-/// What a look at a socket brought.
+/// Result of one read of a netlink socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Received {
     /// A datagram of so many bytes.

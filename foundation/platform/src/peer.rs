@@ -1,4 +1,4 @@
-//! Who is at the other end of a Unix stream socket.
+//! The process at the other end of a Unix stream socket, as the kernel names it.
 //!
 //! The kernel notes process, user and group at `connect(2)`. A pidfd keeps the process from being mistaken for a later
 //! one with its number. It says nothing about `exec` or about a socket handed to another process: what must hold
@@ -16,7 +16,7 @@ use tokio::net::UnixStream;
 
 use crate::process::Process;
 
-/// How often is looked whether a peer is gone that has sent more than was read.
+/// Interval at which a peer that has sent more than was read is looked for: it may be gone.
 const UNREAD: Duration = Duration::from_secs(1);
 
 /// The process that connected, as the kernel tells it. Cloning shares the pidfd.

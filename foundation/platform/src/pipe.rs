@@ -1,4 +1,4 @@
-//! What happens when nobody reads the output any more.
+//! End of a command whose output nobody reads any more (SIGPIPE).
 
 use nix::sys::signal::{SigHandler, Signal, signal};
 

@@ -24,7 +24,7 @@ pub struct Process {
     held: Arc<Held>,
 }
 
-/// What all clones share.
+/// The pidfd of a process, shared by all clones of its [`Process`].
 #[derive(Debug)]
 struct Held {
     pidfd: OwnedFd,
@@ -57,7 +57,7 @@ impl Process {
         self.pid
     }
 
-    /// When it started: field 22 of `/proc/<pid>/stat` (clock ticks after boot).
+    /// Start time: field 22 of `/proc/<pid>/stat` (clock ticks after boot).
     pub fn started(&self) -> u64 {
         self.started
     }
@@ -101,8 +101,8 @@ impl Process {
     }
 }
 
-/// When the process with the number `pid` started. For a number that cannot be reused meanwhile (a child not yet
-/// waited for); else [`Process::open`].
+/// Start time (clock ticks after boot) of the process with the number `pid`. For a number that cannot be reused
+/// meanwhile (a child not yet waited for); else [`Process::open`].
 pub fn started(pid: i32) -> io::Result<u64> {
     Process::open(pid).map(|process| process.started)
 }

@@ -1,8 +1,9 @@
-//! Where the system's programs are, also for a daemon whose PATH has no `sbin` (a shell's of an ordinary user, `su`, cron).
+//! Paths of the system's programs, also for a daemon whose PATH has no `sbin` (a shell's of an ordinary user, `su`,
+//! cron).
 
 use std::path::{Path, PathBuf};
 
-/// Where distributions put them.
+/// Folders where distributions put the system's programs, searched in this order.
 pub const KNOWN: [&str; 6] = ["/usr/sbin", "/sbin", "/usr/local/sbin", "/usr/bin", "/bin", "/usr/local/bin"];
 
 /// The file behind a program's name: by `PATH`, then by the known places. A name with a slash is the file itself.
@@ -20,7 +21,7 @@ pub fn find_in(name: &Path, path: &std::ffi::OsStr) -> Option<PathBuf> {
     folders.chain(KNOWN.map(PathBuf::from)).map(|folder| folder.join(name)).find(|file| is_program(file))
 }
 
-/// What to run for a name: the file that [`find`] names, or the name, whose absence the run then reports.
+/// The path to run for a name: the file that [`find`] names, or the name, whose absence the run then reports.
 pub fn resolve(name: &str) -> PathBuf {
     find(Path::new(name)).unwrap_or_else(|| name.into())
 }

@@ -14,7 +14,7 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::statvfs::fstatvfs;
 
 const NAME: &str = ".reserve";
-/// What is given up beyond the bytes to be written: blocks are whole, and names and trees take some too.
+/// Bytes given up beyond those to be written: blocks are whole, and names and trees take some too.
 const SLACK_BYTES: u64 = 32 * 1024;
 /// Space that must be left to others after a refill.
 const LEFT_TO_OTHERS_BYTES: u64 = 8 * 1024 * 1024;

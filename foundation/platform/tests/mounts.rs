@@ -36,7 +36,7 @@ impl Elsewhere {
         Process::open(i32::try_from(self.shell.id()).unwrap()).unwrap()
     }
 
-    /// What a command there prints, up to its end.
+    /// Output of a command there, up to its end.
     fn run(&mut self, command: &str) -> String {
         writeln!(self.shell.stdin.as_mut().unwrap(), "{command}").unwrap();
         let mut said = String::new();

@@ -12,18 +12,18 @@ pub trait Ask {
     fn into_request(self) -> Self::Request;
 }
 
-/// What a reply may hold.
+/// A type that one variant of `Reply` holds: the answer to some question.
 pub trait Answer<Reply>: Sized {
     /// The reply itself when it answers something else.
     fn of(reply: Reply) -> Result<Self, Reply>;
 }
 
-/// What a daemon says to a request.
+/// The enum of everything that a daemon answers, refusals included.
 pub trait Reply: Sized {
-    /// Whose reply it is.
+    /// Name of the daemon that replies, for people.
     const DAEMON: &'static str;
 
-    /// What it says instead of an answer, whatever it was asked.
+    /// The content of a refusal, which can take the place of any answer.
     type Refused;
 
     fn accepted(self) -> Result<Self, Self::Refused>;
@@ -32,7 +32,7 @@ pub trait Reply: Sized {
     fn kind(&self) -> &'static str;
 }
 
-/// Why a reply has no answer in it.
+/// Error of [`answer`]: a refusal, or the reply to another question.
 #[derive(Debug)]
 pub enum NoAnswer<Refused> {
     Refused(Refused),

@@ -11,7 +11,7 @@ pub fn clip(text: &str) -> String {
     text.chars().take(TEXT_CHARS_MAX).map(printable).collect()
 }
 
-/// What a key of the keystore was used for.
+/// The purpose of a use of a keystore's key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyUse {
     /// The gateway CA's key certified the issuing CA.
@@ -47,7 +47,7 @@ impl fmt::Display for KeyUse {
     }
 }
 
-/// What to write.
+/// One entry of the audit log before it is written: no number, time or hash yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
     /// Such as `svid.issued`: `area.what`, from the program's text, never from a peer.

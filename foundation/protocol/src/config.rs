@@ -69,7 +69,7 @@ pub struct Config {
 pub struct Gateway {
     pub name: GatewayName,
     pub trust_domain: TrustDomain,
-    /// What deployments select by.
+    /// Labels that deployments select gateways by.
     #[serde(default)]
     pub labels: std::collections::BTreeMap<String, String>,
 }
@@ -102,8 +102,8 @@ pub enum Keystore {
         token: String,
         /// File with the user PIN, which only `identityd`'s user may read.
         pin_file: PathBuf,
-        /// What the library itself opens, to write or outside /etc and /usr: a device node, the folder of SoftHSM2's
-        /// tokens. `identityd` has no other files.
+        /// Paths that the library itself opens, to write or outside /etc and /usr: a device node, the folder of
+        /// SoftHSM2's tokens. `identityd` has no other files.
         #[serde(default)]
         library_files: Vec<PathBuf>,
     },
@@ -133,8 +133,8 @@ pub struct Identity {
     pub svid_lifetime_seconds: u32,
     /// Life of a JWT-SVID, 10 to 3600 seconds; half of it is left at least when one is handed out.
     pub jwt_svid_lifetime_seconds: u32,
-    /// How long one key signs JWT-SVIDs, 10 minutes to 31 days. The next is in the bundle before it signs, and each stays
-    /// there until what it signed has expired.
+    /// Time for which one key signs JWT-SVIDs, 10 minutes to 31 days. The next is in the bundle before it signs, and
+    /// each stays there until what it signed has expired.
     pub jwt_key_lifetime_seconds: u32,
     /// Life of a leaf device's certificate, 60 seconds to 90 days.
     pub leaf_lifetime_seconds: u32,
@@ -165,7 +165,7 @@ pub struct Runtime {
     pub module_network: String,
     /// Registries (`host:port`) that are asked in plain HTTP. Content is checked by digest all the same.
     pub plain_http_registries: Vec<String>,
-    /// How long a module's new revision must run before the one that it replaces is given up.
+    /// Time that a module's new revision must run before the one that it replaces is given up.
     pub update_probation_seconds: u32,
 }
 
@@ -183,11 +183,11 @@ impl Default for Runtime {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Mqtt {
-    /// Where leaf devices connect (MQTT 3.1.1 over mutual TLS).
+    /// Address where leaf devices connect (MQTT 3.1.1 over mutual TLS).
     pub leaf_listen: SocketAddr,
-    /// Where leaf devices without a certificate enrol (TLS, HTTP).
+    /// Address where leaf devices without a certificate enrol (TLS, HTTP).
     pub leaf_enrol_listen: SocketAddr,
-    /// Where modules connect, on the gateway's own address (the first) in the module network.
+    /// Port where modules connect, on the gateway's own address (the first) in the module network.
     pub module_port: u16,
     /// Byte cap of the upstream queue on disk.
     pub queue_bytes_max: u64,
@@ -289,7 +289,7 @@ impl Config {
 }
 
 impl Config {
-    /// Who may sign deployments.
+    /// Public-key files of those who may sign deployments.
     pub fn operator_keys(&self) -> &[PathBuf] {
         match (&self.fleet, &self.est) {
             (Some(fleet), _) => &fleet.operator_keys,

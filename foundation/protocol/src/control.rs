@@ -1,4 +1,4 @@
-//! What the other processes ask of `identityd`, on its control socket, one frame each way ([`crate::frame`]).
+//! Requests of the other processes to `identityd`, on its control socket, one frame each way ([`crate::frame`]).
 //!
 //! A connection carries any number of requests, one after the other. The caller's user decides what it may ask:
 //! root (`runtimed`, the command line) anything, `ew-gateway` only what [`Request::for_gateway`] says.
@@ -33,7 +33,7 @@ requests! {
     Request -> Reply;
 
     Status -> Box<Status>;
-    /// What the store of keys says about itself now; asks the chip.
+    /// The store of keys' word on itself now; asks the chip.
     KeystoreHealth -> KeystoreHealth;
 
     EnrolKeys -> DeviceKeys;
@@ -43,7 +43,7 @@ requests! {
     EnrolAccept(Box<Enrolled>) -> ();
     /// The fleet refused to renew: an `attest.*` reason fails the verdict and closes issuance.
     EnrolRefused(Refusal) -> ();
-    /// What `runtimed` carries between us and a site's CA.
+    /// Steps of an exchange that `runtimed` carries between `identityd` and a site's CA.
     Est(Box<EstRequest>) -> Box<EstReply>;
 
     /// A signed envelope from the fleet. Checked, stored and put in force.
@@ -53,12 +53,12 @@ requests! {
 
     /// A sealed secret, or its removal, in an operator's envelope. Checked, opened once, stored sealed.
     SecretAccept(Bytes) -> ();
-    /// What is held, without values.
+    /// Names and versions of the secrets that are held, without values.
     Secrets -> Vec<SecretStatus>;
     /// The values for a live instance, by what its deployment names; None when `have` is their revision.
     /// Without `have` all must be there, else `secret.missing`.
     SecretsRelease { instance: String, have: Option<String> } -> Option<Box<SecretFiles>>;
-    /// What secrets for this gateway are sealed to.
+    /// The public key that secrets for this gateway are sealed to, with its proof.
     AgreementKey -> Box<AgreementKey>;
 
     ImageJudge(Box<ImageEvidence>) -> Box<StartPermit>;
@@ -70,11 +70,11 @@ requests! {
     /// The instance has run well for as long as an update must: what ran before it may not be started any more.
     Proven { instance: String } -> ();
 
-    /// What enforcers need; answered when its revision is above `seen`, at the latest after 30 seconds.
+    /// The state that enforcers need; answered when its revision is above `seen`, at the latest after 30 seconds.
     Watch { seen: u64 } -> Box<Snapshot>;
     /// An enforcer has this epoch in force.
     EpochEnforced { enforcer: Enforcer, epoch: Epoch } -> ();
-    /// What `gatewayd` has counted, for who monitors the gateway.
+    /// Counts of messages that `gatewayd` has made, for who monitors the gateway.
     MessagesCounted(MessageCounts) -> ();
     /// An enforcer refused something: for the audit log and the report.
     Refused { origin: Origin, refusal: Refusal } -> ();
@@ -101,13 +101,13 @@ requests! {
     Audit { last: u32 } -> Vec<AuditEntry>;
     /// The newest entries that are about a module and not before a time, oldest first.
     AuditQuery { since: Option<UnixTime>, module: Option<ModuleName>, last: u32 } -> Vec<AuditEntry>;
-    /// What the signed heads of the audit log are checked with.
+    /// The public key that the signed heads of the audit log are checked with.
     AuditKey -> AuditKey;
     /// The other trust domains of the deployment: at most [`crate::federation::FEDERATION_MAX`].
     FederationList -> Vec<Federated>;
     /// A bundle that the endpoint of this configuration gave. Judged, stored and given to modules.
     FederationFetched { trust_domain: TrustDomain, endpoint: Digest, bundle: Bytes } -> ();
-    /// That endpoint gave none. What is held stays.
+    /// No bundle came from that endpoint, and why. The bundle that is held stays.
     FederationFailed { trust_domain: TrustDomain, endpoint: Digest, refusal: Refusal } -> ();
     /// The fleet's time, as its server says it on a connection that its certificate vouches for: milliseconds before the
     /// time since boot.
@@ -194,8 +194,8 @@ pub struct LeafAllowed {
 #[serde(transparent)]
 pub struct JwtStatement(pub Option<Bytes>);
 
-/// Whose doing a refusal is, as far as it is proven. Each origin has an allowance of its own in the audit log, so that
-/// nobody's refusals keep another's out of it.
+/// The party whose doing a refusal is, as far as it is proven. Each origin has an allowance of its own in the audit
+/// log, so that nobody's refusals keep another's out of it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Origin {
@@ -250,10 +250,10 @@ pub struct Status {
     /// The newest of peers that proved nothing, each named by its address.
     #[serde(default)]
     pub strangers: Vec<(UnixTime, Refusal)>,
-    /// What the state folder's disk still lets `identityd` write.
+    /// Disk space set aside for `identityd`'s state folder, and what could not be written.
     #[serde(default)]
     pub disk: Option<DiskReserve>,
-    /// Which PCR carries the runtime log and how far it is, or what is wrong with it, in words for people.
+    /// The PCR that carries the runtime log and how far it is, or what is wrong with it, in words for people.
     #[serde(default)]
     pub runtime_log: String,
     pub time: TimeStatus,
@@ -261,7 +261,7 @@ pub struct Status {
     pub lease: Option<Lease>,
 }
 
-/// How long the gateway can go on without whoever certifies it.
+/// Time for which the gateway can issue without whoever certifies it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Lease {
@@ -283,7 +283,7 @@ pub struct TimeStatus {
     pub doubted: Option<DoubtedTime>,
 }
 
-/// Whose word on the time is believed.
+/// The source whose word on the time is believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TimeBy {
@@ -322,7 +322,7 @@ impl TimeBy {
 #[serde(deny_unknown_fields)]
 pub struct DoubtedTime {
     pub shows: UnixTime,
-    /// What it will show when it is believed for want of anything better; `None`: never.
+    /// The time that it will show when it is believed for want of anything better; `None`: never.
     pub believed_from: Option<UnixTime>,
 }
 
@@ -330,7 +330,7 @@ pub struct DoubtedTime {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ToldTime {
-    /// What the time is before the time since boot (CLOCK_BOOTTIME), in milliseconds since 1970.
+    /// Time of day less time since boot (CLOCK_BOOTTIME), in milliseconds since 1970.
     pub offset_millis: i64,
     /// The fleet's word would help.
     pub unsure: bool,
@@ -345,7 +345,7 @@ pub struct DiskReserve {
     pub bytes_wanted: u64,
     /// Entries of the audit log that could not be written.
     pub unwritten: u64,
-    /// What is in force is not on disk: a start would find something older.
+    /// `true` when the documents in force are not all on disk: a start would find something older.
     pub unsaved: bool,
 }
 
@@ -382,7 +382,7 @@ pub struct IdentityStatus {
     pub id: SpiffeId,
     pub instance: String,
     pub expires: Option<UnixTime>,
-    /// How many certificates this instance has had.
+    /// Certificates that this instance has had.
     pub issued: u64,
     pub streams: u32,
     /// The module's key stays in the keystore.
@@ -412,12 +412,14 @@ pub struct DeploymentInForce {
     pub envelope: Digest,
     pub signed_by: String,
     pub epoch: Epoch,
-    /// What modules were before an update that has not proven itself: what may run until it has, and again when it fails.
+    /// Modules as they were before an update that has not proven itself: what may run until it has, and again when it
+    /// fails.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fallbacks: Vec<Module>,
 }
 
-/// What there is to judge about one image. `runtimed` fetches it; nothing in it is trusted.
+/// An image's manifest, configuration and signatures, to be judged. `runtimed` fetches them; nothing in them is
+/// trusted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ImageEvidence {
@@ -493,7 +495,7 @@ pub struct StartRecord {
     pub cgroup: String,
     pub address: Ipv4Addr,
     pub at: UnixTime,
-    /// Whose signatures permitted the start: as in [`StartPermit::vouchers`]. Empty in a record of an earlier version.
+    /// Image keys that permitted the start, as in [`StartPermit::vouchers`]. Empty in a record of an earlier version.
     #[serde(default)]
     pub vouchers: Vec<Digest>,
 }
@@ -504,7 +506,7 @@ pub struct StartRecord {
 pub struct Untrusted {
     pub record: StartRecord,
     pub then: WhenUntrusted,
-    /// Why.
+    /// The reason that the deployment does not vouch for it.
     pub refusal: Refusal,
 }
 
@@ -523,7 +525,7 @@ pub struct Snapshot {
     pub policy: Option<PolicyInForce>,
     /// Live start records of those that may have an identity.
     pub records: Vec<StartRecord>,
-    /// What runs and is not vouched for. Of these, only what is to be reported is among `records` too.
+    /// Instances that run and are not vouched for. Of these, only those to be reported are among `records` too.
     #[serde(default)]
     pub untrusted: Vec<Untrusted>,
     /// Counts changes of secrets: when it is another number, some may be new.
@@ -531,7 +533,7 @@ pub struct Snapshot {
     /// False when the verdict forbids issuing: enforcers close what depends on it.
     pub trusted: bool,
     pub time: ToldTime,
-    /// What is wrong and stays so until somebody does something; at most [`STANDING_MAX`]. As it was when the answer was made:
+    /// Problems that stay until somebody does something; at most [`STANDING_MAX`]. As it was when the answer was made:
     /// a change makes no revision.
     #[serde(default)]
     pub standing: Vec<Standing>,
@@ -545,7 +547,7 @@ pub const STANDING_MAX: usize = 8;
 #[serde(deny_unknown_fields)]
 pub struct Standing {
     pub refusal: Refusal,
-    /// When it becomes an outage, where that is known.
+    /// Time at which it becomes an outage, where that is known.
     pub expires: Option<UnixTime>,
 }
 
@@ -565,7 +567,7 @@ pub struct PolicyInForce {
     pub sizes: Vec<TopicSize>,
 }
 
-/// How large a payload may be on the topics of one filter.
+/// Largest payload on the topics of one filter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TopicSize {
@@ -674,7 +676,7 @@ pub struct AuditKey {
 pub struct AuditEntry {
     pub sequence: u64,
     pub at: UnixTime,
-    /// What happened, such as `svid.issued`, `image.permitted`, `refused`.
+    /// Kind of the event, such as `svid.issued`, `image.permitted`, `refused`.
     pub event: String,
     pub subject: String,
     pub detail: String,

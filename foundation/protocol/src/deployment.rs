@@ -31,9 +31,9 @@ pub struct Deployment {
     /// The gateway runs this only when it has all these labels. Empty: every gateway of the trust domain.
     #[serde(default)]
     pub selector: BTreeMap<String, String>,
-    /// Whose signatures on images count. One of them suffices.
+    /// Public keys whose signatures on images count. One of them suffices.
     pub image_keys: Vec<ImageKey>,
-    /// What becomes of a module that runs when none of the keys that signed its image is in `image_keys` any more.
+    /// Fate of a module that runs when none of the keys that signed its image is in `image_keys` any more.
     #[serde(default, skip_serializing_if = "WhenUntrusted::is_stop")]
     pub untrusted: WhenUntrusted,
     pub modules: Vec<Module>,
@@ -42,10 +42,10 @@ pub struct Deployment {
     /// The MQTT topic filters that the policy speaks of.
     #[serde(default)]
     pub topics: Vec<Topic>,
-    /// What goes upstream.
+    /// Messages that go upstream.
     #[serde(default)]
     pub routes: Vec<Route>,
-    /// How messages are kept for who receives them.
+    /// Limits and lifetimes of messages for those who receive them.
     #[serde(default, skip_serializing_if = "Messages::is_default")]
     pub messages: Messages,
     /// The communication policy: Cedar, in the schema of docs/policy.md.
@@ -120,7 +120,7 @@ pub struct Module {
     /// The secrets that the module gets, and no others.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub secrets: Vec<SecretUse>,
-    /// Where the key of its certificate is.
+    /// Place of the key of its certificate: the module's memory or the keystore.
     #[serde(default, skip_serializing_if = "SvidKey::is_memory")]
     pub svid_key: SvidKey,
     /// The other trust domains whose bundles the module gets, and no others.
@@ -185,7 +185,7 @@ pub struct Leaf {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Topic {
-    /// How the policy calls it: `TopicFilter::"<name>"`. With `{leaf}` in `filter`, one for each leaf, `<name>/<leaf>`.
+    /// Name in the policy: `TopicFilter::"<name>"`. With `{leaf}` in `filter`, one for each leaf, `<name>/<leaf>`.
     pub name: String,
     /// An MQTT topic filter; `{leaf}` stands for each leaf's name in turn, who is then its `owner`.
     pub filter: String,

@@ -13,7 +13,7 @@ pub trait Document: Serialize + DeserializeOwned + Default + PartialEq {
     const FILE: &'static str;
     const VERSION: u32 = 1;
 
-    /// What must hold beyond the shape.
+    /// Checks beyond the shape. `Err` is a text for people.
     fn check(&self) -> Result<(), String> {
         Ok(())
     }

@@ -77,7 +77,7 @@ pub struct Challenge {
 pub struct Credential {
     /// TPMS_ID_OBJECT: what TPM2B_ID_OBJECT holds, without its size.
     pub id_object: Bytes,
-    /// What TPM2B_ENCRYPTED_SECRET holds, without its size.
+    /// Contents of TPM2B_ENCRYPTED_SECRET, without its size.
     pub encrypted_secret: Bytes,
 }
 
@@ -103,7 +103,7 @@ pub enum Proof {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TpmProof {
-    /// What TPM2_ActivateCredential gave back.
+    /// The secret that TPM2_ActivateCredential gave back.
     pub secret: Bytes,
     /// TPMS_ATTEST of TPM2_Quote.
     pub quote: Bytes,
@@ -131,7 +131,7 @@ pub struct Enrolled {
     pub verdict: Verdict,
 }
 
-/// What the appraisal found (RFC 9334: an attestation result).
+/// Result of an appraisal (RFC 9334: an attestation result).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Verdict {

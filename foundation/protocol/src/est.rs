@@ -18,13 +18,13 @@ use crate::ask::{Answer, requests};
 pub struct EstConfig {
     /// `https://host[:port]`; the path is RFC 7030's.
     pub url: String,
-    /// Which of several CAs of one server (RFC 7030 section 3.2.2).
+    /// Label of one of several CAs of a server (RFC 7030 section 3.2.2).
     #[serde(default)]
     pub label: Option<String>,
     /// PEM: the roots of the site, for the server's own certificate as well as for those that it gives. Modules get them
     /// as their trust bundle.
     pub trust_anchors: PathBuf,
-    /// How long one exchange may take, 1 to 120 seconds.
+    /// Time that one exchange may take, 1 to 120 seconds.
     #[serde(default = "timeout_default")]
     pub timeout_seconds: u16,
     /// Public keys (PEM, SubjectPublicKeyInfo) of the operators who may sign deployments, which come by hand.
@@ -37,8 +37,8 @@ fn timeout_default() -> u16 {
     30
 }
 
-/// What the first certificate is asked for with. A renewal shows the certificate that it renews, and the password too
-/// if there is one.
+/// Credentials of the request for the first certificate. A renewal shows the certificate that it renews, and the
+/// password too if there is one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub enum EstAuth {
@@ -76,9 +76,9 @@ requests! {
     EstRequest -> EstReply;
 
     State -> EstState;
-    /// What the CA answered to `csrattrs`. The request that is undecided, or a new one.
+    /// The CA's answer to `csrattrs`. Replied with the request that is undecided, or a new one.
     Ask { operation: EstOperation, csrattrs: HttpReply } -> EstAsked;
-    /// What the CA answered to `cacerts` and to the request.
+    /// The CA's answers to `cacerts` and to the request.
     Answer { cacerts: HttpReply, answer: HttpReply } -> EstDecision;
     /// Signs the CertificateVerify of a TLS 1.3 client (RFC 8446 section 4.4.3) whose transcript hashes to this, and
     /// nothing else.
@@ -164,7 +164,7 @@ pub struct EstAsked {
     pub request: Bytes,
 }
 
-/// What came of the CA's answer.
+/// Outcome of a CA's answer that was no refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EstDecision {
     Enrolled(EstLife),
@@ -176,7 +176,7 @@ pub enum EstDecision {
 #[serde(deny_unknown_fields)]
 pub struct EstFailure {
     pub refusal: Refusal,
-    /// Whether it can pass by itself.
+    /// `true` when it can pass by itself.
     pub transient: bool,
     pub retry_after_seconds: Option<u64>,
 }
@@ -189,7 +189,7 @@ pub struct EstState {
     pub life: Option<EstLife>,
     /// The gateway CA's key, uncompressed P-256 point.
     pub point: Bytes,
-    /// Which request waits for the CA.
+    /// Kind of the request that waits for the CA.
     pub pending: Option<EstOperation>,
 }
 

@@ -14,7 +14,8 @@ use crate::Bytes;
 pub const FEDERATION_MAX: usize = 16;
 /// Largest bundle, and largest PEM file of CAs.
 pub const BUNDLE_BYTES_MAX: usize = 128 * 1024;
-/// How often an endpoint is asked: as its bundle hints, within these bounds, and 300 s without a hint (section 4.2).
+/// Bounds of the interval at which an endpoint is asked. Its bundle hints at the interval; without a hint it is 300 s
+/// (section 4.2).
 pub const REFRESH_SECONDS: std::ops::RangeInclusive<u32> = 60..=86400;
 pub const REFRESH_DEFAULT_SECONDS: u32 = 300;
 const URL_BYTES_MAX: usize = 2048;
@@ -29,7 +30,7 @@ pub struct Endpoint {
     pub profile: Profile,
 }
 
-/// How the endpoint is known.
+/// Endpoint profile (SPIFFE Federation, section 5): the way in which the endpoint proves itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Profile {
@@ -70,7 +71,7 @@ impl Endpoint {
     }
 }
 
-/// What `runtimed` needs to ask an endpoint, and what people are shown.
+/// One trust domain that the deployment federates with: its endpoint and the state of its bundle.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Federated {
@@ -81,11 +82,11 @@ pub struct Federated {
     pub endpoint: Digest,
     pub refresh_seconds: u32,
     pub held: Option<Held>,
-    /// Why the last answer does not count, since the last that did.
+    /// The reason that the last answer does not count, since the last that did.
     pub trouble: Option<Trouble>,
 }
 
-/// What the endpoint must prove itself by.
+/// Proof that an endpoint must give of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum ToldBy {
@@ -101,9 +102,9 @@ pub struct Held {
     pub sequence: u64,
     pub x509_authorities: u32,
     pub jwt_keys: u32,
-    /// When it came to say what it says.
+    /// Time at which it came to say what it says.
     pub changed: UnixTime,
-    /// When the endpoint last said so, as of some minutes ago; `None`: it never did, this is the first bundle.
+    /// Time at which the endpoint last said so, as of some minutes ago; `None`: it never did, this is the first bundle.
     pub confirmed: Option<UnixTime>,
 }
 

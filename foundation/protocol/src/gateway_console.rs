@@ -1,4 +1,4 @@
-//! What the command line asks of `gatewayd` on its own control socket (root only), one frame each way.
+//! Requests of the command line to `gatewayd`, on its own control socket (root only), one frame each way.
 
 use edgewarden_names::{Epoch, Principal, UnixTime};
 use serde::{Deserialize, Serialize};
@@ -76,7 +76,7 @@ pub struct ReceiverStatus {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SetAsideStatus {
-    /// Whom it was for.
+    /// The client that it was for.
     pub client: Principal,
     pub number: u64,
     pub from: Principal,

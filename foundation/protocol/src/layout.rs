@@ -1,4 +1,4 @@
-//! Where things lie on a gateway. `--root DIR` moves all of it, so that many gateways run side by side.
+//! Paths of a gateway's files and sockets. `--root DIR` moves all of them, so that many gateways run side by side.
 
 use std::path::{Path, PathBuf};
 
@@ -49,22 +49,22 @@ impl Layout {
         self.state().join("gateway")
     }
 
-    /// What the modules printed, one file a module. Owner root.
+    /// Folder of the modules' output, one file a module. Owner root.
     pub fn logs(&self) -> PathBuf {
         self.state().join("logs")
     }
 
-    /// Where `identityd` answers [`crate::control`] requests. Peers are told apart by their user.
+    /// Socket where `identityd` answers [`crate::control`] requests. Peers are told apart by their user.
     pub fn control_socket(&self) -> PathBuf {
         self.run().join("identityd/control.sock")
     }
 
-    /// Where `runtimed` answers the command line (root only).
+    /// Socket where `runtimed` answers the command line (root only).
     pub fn runtime_socket(&self) -> PathBuf {
         self.run().join("runtimed/control.sock")
     }
 
-    /// Where `gatewayd` answers the command line (root only).
+    /// Socket where `gatewayd` answers the command line (root only).
     pub fn gateway_socket(&self) -> PathBuf {
         self.run().join("gatewayd/control.sock")
     }

@@ -53,8 +53,8 @@ impl std::fmt::Debug for Renew {
     }
 }
 
-/// What the key of a certificate signs to renew it: that this request is its owner's. `identityd` checks it, so that no
-/// process in between can have another key certified.
+/// Bytes that the key of a certificate signs to renew it: its owner's consent to this request. `identityd` checks it,
+/// so that no process in between can have another key certified.
 ///
 /// ```text
 /// "edgewarden leaf renewal v1" 0x00 certificate_length:u32 certificate request      (big-endian)

@@ -1,4 +1,4 @@
-//! What crosses a wall: every document and message that one Edgewarden process gives another.
+//! Every document and message that crosses a wall, from one Edgewarden process to another.
 //!
 //! * [`layout`]: where things lie on a gateway · [`config`]: `config.toml`
 //! * [`ask`]: a question has the type of its answer

@@ -1,4 +1,4 @@
-//! How messages are kept for who receives them: the table `messages` of a deployment.
+//! Limits and lifetimes of messages for those who receive them: the table `messages` of a deployment.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,9 +18,9 @@ const SESSION_EXPIRY_SECONDS: std::ops::RangeInclusive<u32> = 60..=366 * 24 * 36
 pub struct Messages {
     /// Largest payload on topics that say nothing else.
     pub bytes_max: u32,
-    /// How long a persistent session is kept while its client is away and the gateway runs.
+    /// Time for which a persistent session is kept while its client is away and the gateway runs.
     pub session_expiry_seconds: u32,
-    /// What a receiver loses that lags.
+    /// Loss of a receiver that lags.
     pub lagging: Lagging,
     /// Modules for which it is otherwise.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -30,7 +30,7 @@ pub struct Messages {
     pub leaves: BTreeMap<LeafName, Receiver>,
 }
 
-/// What is otherwise for one receiver.
+/// Exceptions for one receiver; an absent field is as in [`Messages`].
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Receiver {

@@ -1,4 +1,4 @@
-//! What the command line asks of `runtimed`, on `Layout::runtime_socket` (root only), one frame each way.
+//! Requests of the command line to `runtimed`, on `Layout::runtime_socket` (root only), one frame each way.
 
 use std::net::Ipv4Addr;
 
@@ -55,14 +55,14 @@ pub struct Status {
     pub enforcement: EnforcementStatus,
 }
 
-/// How it goes with what is enforced outside of the daemons: rules, interfaces, routes, limits, mounts.
+/// State of what is enforced outside of the daemons: rules, interfaces, routes, limits, mounts.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EnforcementStatus {
-    /// How often somebody else changed it and it was put back, since the daemon began.
+    /// Times that somebody else changed it and it was put back, since the daemon began.
     pub repairs: u64,
     pub last: Option<Repair>,
-    /// Why something is not in place, if it is not.
+    /// The reason that something is not in place, if it is not.
     pub lost: Option<Refusal>,
 }
 
@@ -71,11 +71,11 @@ pub struct EnforcementStatus {
 #[serde(deny_unknown_fields)]
 pub struct Repair {
     pub at: UnixTime,
-    /// What was changed, and by whom as far as the kernel tells.
+    /// The change, and who made it as far as the kernel tells.
     pub what: String,
 }
 
-/// What an asking of the site's CA came to.
+/// Outcome of one asking of the site's CA.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum EstOutcome {
@@ -88,19 +88,19 @@ pub enum EstOutcome {
     },
 }
 
-/// How it goes with the site's CA.
+/// State of the exchange with the site's CA.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EstStatus {
     pub url: String,
-    /// When it was last asked with success.
+    /// Time of the last exchange with success.
     pub last_success: Option<UnixTime>,
-    /// When it is looked at next whether it must be asked, while something is in the way.
+    /// Time of the next look whether it must be asked, while something is in the way.
     pub again_at: Option<UnixTime>,
     pub trouble: Option<EstTrouble>,
 }
 
-/// Why there is no new certificate. The one that is held stays.
+/// The reason that there is no new certificate. The one that is held stays.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EstTrouble {
@@ -123,9 +123,9 @@ pub struct ModuleStatus {
     pub pid: Option<i32>,
     pub address: Option<Ipv4Addr>,
     pub restarts: u32,
-    /// Why it is not running, or at which limit it was held lately while it runs.
+    /// The reason that it is not running, or the limit at which it was held lately while it runs.
     pub reason: Option<Refusal>,
-    /// What it is to become, while that is not what runs.
+    /// The revision that it is to become, while that is not what runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub update: Option<ModuleUpdate>,
 }
@@ -166,9 +166,9 @@ impl ModuleStatus {
 #[serde(deny_unknown_fields)]
 pub struct FleetStatus {
     pub url: Option<String>,
-    /// When the fleet last answered.
+    /// Time of the fleet's last answer.
     pub last_contact: Option<UnixTime>,
-    /// Why the last attempt failed, if it did.
+    /// Error of the last attempt, if it failed.
     pub error: Option<String>,
 }
 

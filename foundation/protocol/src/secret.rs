@@ -24,7 +24,7 @@ pub const VALUE_BYTES_MAX: usize = 64 * 1024;
 /// Most secrets of one module, and how long their values are together: they travel in one message.
 pub const SECRETS_MAX: usize = 64;
 pub const MODULE_BYTES_MAX: usize = 1024 * 1024;
-/// What a gateway keeps: names, removed ones too, and bytes of values.
+/// Most secrets that a gateway keeps, removed ones too, and most bytes of their values.
 pub const ENTRIES_MAX: usize = 512;
 pub const GATEWAY_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Largest envelope of a secret: a value in base64, in JSON, in base64 again, and room.
@@ -38,7 +38,7 @@ const CONTEXT_LABEL: &[u8] = b"edgewarden secret v1";
 const TAG_BYTES: usize = 16;
 const POINT_BYTES: usize = 65;
 
-/// Which version of which secret is for whom, with its value or with the word that it is no more.
+/// One version of a secret for one module of one gateway: its sealed value, or the word that it is no more.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SecretDocument {
@@ -68,7 +68,7 @@ pub struct SealedValue {
 }
 
 impl SealedValue {
-    /// How long the value is.
+    /// Bytes of the value.
     pub fn length(&self) -> usize {
         self.ciphertext.as_slice().len().saturating_sub(TAG_BYTES)
     }
@@ -109,8 +109,8 @@ impl SecretDocument {
         format!("{}/{} version {}", self.module, self.name, self.version)
     }
 
-    /// What the value is bound to when it is sealed: every part with its length before it, so that no two documents
-    /// have the same bytes.
+    /// Bytes that the value is bound to when it is sealed: every part with its length before it, so that no two
+    /// documents have the same bytes.
     pub fn context(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         let version = self.version.to_be_bytes();
@@ -131,8 +131,8 @@ impl SecretDocument {
     }
 }
 
-/// What secrets for a gateway are sealed to. Anybody with the fleet's root can check it: the root signed the gateway
-/// CA's certificate, and the gateway CA's key signed the statement.
+/// Public key that secrets for a gateway are sealed to, with its proof. Anybody with the fleet's root can check it: the
+/// root signed the gateway CA's certificate, and the gateway CA's key signed the statement.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AgreementKey {
@@ -152,7 +152,7 @@ pub struct KeyStatement {
     pub at: UnixTime,
 }
 
-/// What a gateway holds of one secret.
+/// State of one secret that a gateway holds, without its value.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SecretStatus {

@@ -8,7 +8,8 @@ use crate::deployment::Module;
 
 pub const SERVER_NAMES_MAX: usize = 16;
 
-/// What `gatewayd`'s own certificate says, and what means every machine itself.
+/// Names that no deployment can grant: that of `gatewayd`'s own certificate, and the one that means every machine
+/// itself.
 const TAKEN: [&str; 2] = ["gateway", "localhost"];
 
 /// Each is a host name, belongs to one module, and means nobody else: a module with another's name would be taken for it.

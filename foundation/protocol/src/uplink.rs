@@ -37,7 +37,7 @@ pub struct JwtKeysUpload {
     pub envelope: Bytes,
 }
 
-/// What a gateway has of secrets, and what it can be sent.
+/// Secrets that a gateway has, and the key that more can be sealed to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SecretsSync {
@@ -63,12 +63,12 @@ pub struct SyncReply {
     pub secrets: Vec<Bytes>,
 }
 
-/// What a gateway says of itself.
+/// A gateway's account of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Report {
     pub software_version: String,
-    /// What its images have to be for. Absent from gateways of before.
+    /// Architecture that its images have to be for. Absent from gateways of before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub architecture: Option<Architecture>,
     pub deployment: Option<DeploymentReport>,
@@ -102,9 +102,9 @@ pub struct ModuleReport {
     pub state: ModuleState,
     pub generation: u64,
     pub restarts: u32,
-    /// Why it is not running, or at which limit it was held lately while it runs.
+    /// The reason that it is not running, or the limit at which it was held lately while it runs.
     pub reason: Option<Refusal>,
-    /// What it is to become, while that is not what runs.
+    /// The revision that it is to become, while that is not what runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub update: Option<ModuleUpdate>,
 }
@@ -116,7 +116,7 @@ pub struct ModuleUpdate {
     pub image: String,
     /// `pulling`; `waiting` when it is tried again by itself; `refused` when something must change first.
     pub state: ModuleState,
-    /// Why it does not run, once that was tried.
+    /// The reason that it does not run, once that was tried.
     pub reason: Option<Refusal>,
 }
 

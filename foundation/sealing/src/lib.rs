@@ -26,7 +26,7 @@ pub const PLAINTEXT_BYTES_MAX: usize = 64 * 1024;
 /// Longest `info` and longest associated data.
 pub const CONTEXT_BYTES_MAX: usize = 4096;
 
-/// What only the holder of the recipient's key can open.
+/// A ciphertext that only the holder of the recipient's key can open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sealed {
     /// The ephemeral public point, `enc` in RFC 9180.

@@ -96,7 +96,7 @@ impl TrustBundle {
         self.jwt.to_jwks_after(authorities.collect())
     }
 
-    /// Whether both say the same, whatever their sequence and hint.
+    /// `true` when both hold the same keys, whatever their sequence and hint.
     pub fn same_keys(&self, other: &Self) -> bool {
         self.x509 == other.x509 && self.jwt.keys == other.jwt.keys
     }

@@ -1,4 +1,4 @@
-//! What an identity consists of, and what others are checked with.
+//! An identity (X.509-SVID with its key) and the bundles that others are checked with.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -51,7 +51,7 @@ impl fmt::Debug for X509Context {
     }
 }
 
-/// What others are checked with, beside the roots of [`X509Context`]. Never one trust domain's for another's.
+/// Bundles of trust domains, beside the roots of [`X509Context`]. Never one trust domain's for another's.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Bundles {
     /// JWT keys, our own trust domain's too.

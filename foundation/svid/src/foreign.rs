@@ -12,8 +12,8 @@ use crate::roots::ALGORITHMS;
 /// Most issuers between an SVID and an authority.
 const INTERMEDIATES_MAX: usize = 8;
 
-/// Whether a server's chain leads to these authorities and is that of exactly `expected` (SPIFFE X.509-SVID, section 5:
-/// a path, one URI SAN, a leaf that signs no certificates). Fails with `federation.untrusted`.
+/// Checks that a server's chain leads to these authorities and is that of exactly `expected` (SPIFFE X.509-SVID,
+/// section 5: a path, one URI SAN, a leaf that signs no certificates). Fails with `federation.untrusted`.
 pub fn verify(
     leaf: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],

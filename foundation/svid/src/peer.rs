@@ -1,4 +1,4 @@
-//! Who a certificate chain says its owner is, and whether that may be believed.
+//! The SPIFFE ID of a certificate chain, and the checks before it may be believed.
 //!
 //! What is checked, in this order: a path to the trust domain's root (RFC 5280 section 6, by webpki); the leaf is an
 //! X.509-SVID (SPIFFE X.509-SVID, section 5.2: one URI SAN, with a path, and a key for signing that signs no
@@ -40,13 +40,13 @@ impl Usage {
     }
 }
 
-/// Whose chain this is: the one URI SAN of the first certificate. For chains that a handshake has verified.
+/// SPIFFE ID of a chain: the one URI SAN of the first certificate. For chains that a handshake has verified.
 pub fn peer_id(chain: &[CertificateDer<'_>]) -> Result<SpiffeId, Refusal> {
     let leaf = chain.first().ok_or_else(|| refuse("peer", "the peer has shown no certificate"))?;
     spiffe_id(&parse(leaf)?)
 }
 
-/// When the chain stops being valid: the earliest end among its certificates.
+/// End of a chain's validity: the earliest among its certificates.
 pub fn peer_expiry(chain: &[CertificateDer<'_>]) -> Result<UnixTime, Refusal> {
     let mut earliest = None;
     for der in chain {
@@ -167,8 +167,8 @@ fn check_site_ca(issuer: &X509Certificate<'_>) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// What every peer of ours says of a chain (DER, leaf first, without the root) at `now`, to a client as well as to a
-/// server: for who puts a chain into use.
+/// Verdict of every peer of ours on a chain (DER, leaf first, without the root) at `now`, as a client's and as a
+/// server's: for who puts a chain into use.
 pub fn judge_chain(
     chain: &[Vec<u8>],
     roots: &[Vec<u8>],

@@ -38,7 +38,7 @@ pub const ALGORITHMS: &[&dyn SignatureVerificationAlgorithm] = &[
 #[error(transparent)]
 pub struct RootError(#[from] webpki::Error);
 
-/// Whom a trust domain's members prove themselves to.
+/// Roots of one trust domain, as trust anchors.
 #[derive(Debug, Clone)]
 pub struct Roots {
     pub(crate) domain: TrustDomain,
@@ -54,7 +54,7 @@ impl Roots {
         Ok(Self { domain, of_site: of_site.collect(), anchors: anchors(certificates)? })
     }
 
-    /// Whether a path that ends at this anchor is a site's.
+    /// `true` when a path that ends at this anchor is a site's.
     pub(crate) fn is_of_site(&self, anchor: &TrustAnchor<'_>) -> bool {
         self.anchors.iter().zip(&self.of_site).any(|(known, of_site)| *of_site && known == anchor)
     }

@@ -1,4 +1,4 @@
-//! Who we are and whom we trust, as of now.
+//! Our certificate and key and the roots that peers are checked with, as of now.
 
 use std::fmt;
 use std::sync::Arc;
@@ -111,12 +111,12 @@ impl Identity {
         self.held.clone().wait_for(Option::is_some).await.map(drop).map_err(|_| IdentityError::Ended)
     }
 
-    /// Who we are. `None` before [`Identity::ready`].
+    /// SPIFFE ID of the current certificate. `None` before [`Identity::ready`].
     pub fn id(&self) -> Option<SpiffeId> {
         self.current().map(|held| held.id.clone())
     }
 
-    /// When the current certificate, or one of its issuers, ends.
+    /// End of the current certificate, or of one of its issuers if that is earlier.
     pub fn expires(&self) -> Option<UnixTime> {
         self.current().map(|held| held.expires)
     }

@@ -26,7 +26,7 @@ struct Window {
     lines: u32,
 }
 
-/// What to do with one line.
+/// Decision about one line.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Line {
     /// Write it; so many before it were not written.

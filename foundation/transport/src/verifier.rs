@@ -20,7 +20,7 @@ use crate::provider::provider;
 /// Judges a peer whose chain is already verified.
 pub type Authorizer = Arc<dyn Fn(&SpiffeId) -> Result<(), Refusal> + Send + Sync>;
 
-/// Whose roots are believed.
+/// Roots that are believed: an identity's, as they change, or fixed ones.
 pub(crate) enum Trust {
     Followed(Identity),
     Pinned(Arc<Roots>),
@@ -29,7 +29,7 @@ pub(crate) enum Trust {
 pub(crate) struct PeerVerifier {
     trust: Trust,
     authorize: Authorizer,
-    /// Whether a client must show a certificate.
+    /// `true` when a client must show a certificate.
     mandatory: bool,
     algorithms: WebPkiSupportedAlgorithms,
 }

@@ -29,7 +29,7 @@ use crate::verifier::{PeerVerifier, Trust};
 const REPLY_BYTES_MAX: usize = 64 * 1024;
 /// An answer that took longer says little about now.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// What is asked for: nothing that is there. Every answer has a date.
+/// Path that is asked for. Nothing is there: every answer has a date.
 const PATH: &str = "/v1/time";
 
 #[derive(Debug, thiserror::Error)]

@@ -37,7 +37,7 @@ impl Drop for Server {
     }
 }
 
-/// What a server does after each answer.
+/// A server's conduct after each answer.
 #[derive(Clone, Copy, PartialEq)]
 enum Then {
     Stay,

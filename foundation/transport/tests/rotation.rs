@@ -126,7 +126,7 @@ async fn an_expired_certificate_of_our_own_is_not_shown() {
     assert!(met.by_server.is_err() && tls::refusal(&error).is_none(), "{error}");
 }
 
-/// Where the log goes.
+/// The log's output.
 #[derive(Clone, Default)]
 struct Lines(Arc<std::sync::Mutex<Vec<u8>>>);
 

@@ -18,7 +18,7 @@ use tokio_rustls::TlsAcceptor;
 
 const DAY: i64 = 86_400;
 
-/// What a server with this certificate is taken to say when it answers with this date.
+/// The time that a server with this certificate is taken to say when it answers with this date.
 async fn ask(root: &Authority, config: ServerConfig, date: Option<i64>) -> Result<i64, WitnessError> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

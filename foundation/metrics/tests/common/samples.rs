@@ -28,7 +28,7 @@ pub async fn get(socket: &Path, target: &str, accept: &str) -> (u16, String, Str
     (status, head, body.to_owned())
 }
 
-/// What a daemon counts.
+/// The samples that `GET /metrics` on `socket` gives.
 pub async fn scrape(socket: &Path) -> Samples {
     let (status, head, body) = get(socket, "/metrics", "*/*").await;
     assert_eq!(status, 200, "{head}");
@@ -36,7 +36,7 @@ pub async fn scrape(socket: &Path) -> Samples {
     Samples::parse(&body)
 }
 
-/// Whether a daemon does its work, and the line that says so.
+/// HTTP status and body of `GET /healthz` on `socket`.
 pub async fn health(socket: &Path) -> (u16, String) {
     let (status, _, body) = get(socket, "/healthz", "*/*").await;
     (status, body.trim_end().to_owned())

@@ -1,5 +1,4 @@
-//! What a daemon that serves may still ask of the kernel: a list of what is allowed, with the arguments where they
-//! matter.
+//! Filter for a daemon that serves: a list of the system calls that are allowed, with the arguments where they matter.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +7,7 @@ use seccompiler::{SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule}
 use super::calls::{Call, SERVING, SERVING_UNNAMED, call};
 use super::{Rules, SeccompError};
 
-/// Which sockets can still be made.
+/// Socket families that can still be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sockets {
     Unix,
@@ -18,7 +17,7 @@ pub enum Sockets {
     TcpAndUdp,
 }
 
-/// What differs from daemon to daemon.
+/// Rights of one daemon beyond those of every daemon that serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(
     clippy::struct_excessive_bools,

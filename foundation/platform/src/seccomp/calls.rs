@@ -22,7 +22,7 @@ macro_rules! call {
 }
 pub(super) use call;
 
-/// What a daemon that serves needs, whatever the arguments: found by tracing the daemons through the end-to-end tests
+/// Calls of every daemon that serves, whatever the arguments: found by tracing the daemons through the end-to-end tests
 /// with each keystore, and completed by the calls that the C library, the runtime and their next versions make for the
 /// same work. Calls for which arguments matter are in [`super::allow`].
 pub(super) const SERVING: &[Call] = calls![
@@ -245,9 +245,9 @@ pub(super) const FATAL: &[Call] = calls![
     SYS_request_key,
 ];
 
-/// What neither the daemon that starts containers nor any container may do. Not `bpf`: with cgroup v2 the OCI runtime
-/// puts the containers' device rules in force by it. Not `keyctl`: it gives each container a session keyring. Not
-/// mounts, namespaces and other programs: they are its work.
+/// Calls that neither the daemon that starts containers nor any container may make. Not `bpf`: with cgroup v2 the OCI
+/// runtime puts the containers' device rules in force by it. Not `keyctl`: it gives each container a session keyring.
+/// Not mounts, namespaces and other programs: they are its work.
 pub(super) const NEVER: &[Call] = calls![
     SYS_kexec_load,
     SYS_init_module,

@@ -39,7 +39,7 @@ impl Algorithm {
         })
     }
 
-    /// Whether `key` made the signature. A key of another kind than the algorithm's made none.
+    /// `true` when `key` made the signature. A key of another kind than the algorithm's made none.
     pub fn verifies(self, key: &PublicKey, signed: &[u8], signature: &[u8]) -> bool {
         match (self, key) {
             (Self::Es256, PublicKey::P256(point)) => {

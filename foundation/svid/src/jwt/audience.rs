@@ -1,4 +1,4 @@
-//! Whom a token is for.
+//! The audience of a token.
 
 /// Most audiences in one token.
 pub const AUDIENCES_MAX: usize = 16;

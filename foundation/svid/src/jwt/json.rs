@@ -59,7 +59,7 @@ pub fn parse_object_within(bytes: &[u8], values_max: usize) -> Result<Object, Js
 
 #[derive(Clone, Copy)]
 struct Seed<'a> {
-    /// How many more there may be.
+    /// Number of values that may still come.
     values: &'a Cell<usize>,
     depth: usize,
 }

@@ -38,7 +38,7 @@ pub struct Token<'a> {
     pub algorithm: Algorithm,
     pub kid: String,
     pub claims: Object,
-    /// What the signature is over.
+    /// The text that the signature is over: header and claims as they came (RFC 7515 section 5.2).
     pub signed: &'a str,
     pub signature: Vec<u8>,
 }

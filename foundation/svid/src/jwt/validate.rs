@@ -1,4 +1,4 @@
-//! Whether a JWT-SVID may be believed (JWT-SVID section 4, RFC 7519 section 7.2).
+//! Validation of a JWT-SVID (JWT-SVID section 4, RFC 7519 section 7.2).
 //!
 //! Never returns a subject without having checked the signature with a key of the subject's own trust domain.
 
@@ -12,12 +12,12 @@ use super::JwtKeys;
 use super::json::{Json, Object};
 use super::jws::{JwsError, Token};
 
-/// How far ahead of ours the clock of who issued a token may be. An end is an end: no such grace for `exp`.
+/// Lead that the clock of who issued a token may have over ours. An end is an end: no such grace for `exp`.
 pub const CLOCK_SKEW: Duration = Duration::from_secs(60);
 /// NumericDates above it are no times (and not exact in a double).
 const TIME_MAX: f64 = 9_007_199_254_740_992.0;
 
-/// Why a token is not believed. What it says may be told to whoever brought the token.
+/// The fault of a token that is not believed. Its text may be told to whoever brought the token.
 #[derive(Debug, thiserror::Error)]
 pub enum Invalid {
     #[error(transparent)]

@@ -27,7 +27,7 @@ const IDLE_MAX: Duration = Duration::from_secs(10);
 const AGE_MAX: Duration = Duration::from_secs(5 * 60);
 const HEADERS_MAX: usize = 64;
 const HEADER_BYTES_MAX: usize = 16 * 1024;
-/// What is read at a time.
+/// Bytes that are read at a time.
 const BUFFER_BYTES_MAX: usize = 64 * 1024;
 
 pub(super) struct Pool {

@@ -25,7 +25,7 @@ pub enum HttpError {
     Deadline(Duration),
     #[error("the answer has more than {0} bytes")]
     TooLarge(usize),
-    /// Whether the server carried the request out is unknown.
+    /// The connection ended before the answer: whether the server carried the request out is unknown.
     #[error("the exchange broke off")]
     Broken(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("the answer is not what it should be")]

@@ -37,7 +37,7 @@ pub struct Client {
 struct Shared {
     pool: Pool,
     host: HeaderValue,
-    /// What request paths are put after; empty or beginning with `/`, not ending with it.
+    /// Prefix of request paths; empty or beginning with `/`, not ending with it.
     base: String,
 }
 
@@ -107,7 +107,7 @@ impl Client {
         self.exchange(Method::GET, path, Bytes::new(), reply_bytes_max, deadline).await
     }
 
-    /// What is there, as it is, and the status it came with. `path` begins with `/`. Bounded like everything else here.
+    /// Status and body of a GET, unparsed. `path` begins with `/`. Bounded like everything else here.
     pub async fn get(
         &self,
         path: &str,

@@ -31,7 +31,7 @@ pub fn domain() -> TrustDomain {
     TrustDomain::parse(DOMAIN).unwrap()
 }
 
-/// What goes into a certificate. `leaf` and `ca` make good ones for a test to spoil.
+/// Contents of a certificate. `leaf` and `ca` make good ones for a test to spoil.
 #[derive(Clone)]
 pub struct Template {
     pub names: Vec<&'static str>,
@@ -186,7 +186,7 @@ impl Member {
     }
 }
 
-/// Who each side says the other is, or why it broke off.
+/// Each side's word on the other, or the error that broke the handshake off.
 pub struct Met {
     pub by_server: io::Result<Option<SpiffeId>>,
     pub by_client: io::Result<Option<SpiffeId>>,
