@@ -1,8 +1,8 @@
-//! What is wrong with the gateway and stays so until somebody does something, as retained messages of its own beneath
-//! `$edgewarden/alerts/`: one topic for each kind of problem, with a message while there is one. Who may read them is the
-//! policy's, as with any topic; nobody but this process publishes there.
+//! Faults of the gateway that stay until somebody does something, as retained messages of its own beneath
+//! `$edgewarden/alerts/`: one topic for each kind of problem, with a message while there is one. Who may read them is
+//! the policy's, as with any topic; nobody but this process publishes there.
 //!
-//! What is retained is all that is remembered: after a restart it is compared with what is wrong then.
+//! The retained messages are all that is remembered: after a restart they are compared with what is wrong then.
 
 use edgewarden_mqtt::TopicName;
 use edgewarden_names::{GatewayName, ModuleName, Principal, Reason, Refusal, UnixTime};
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 const OWN_LEVEL: &str = "$edgewarden";
 /// As whom they are published: a name that no module can have.
 pub(crate) const OWN_NAME: &str = "gatewayd";
-/// What the message says of its own form. Fields are added to it, and keep their meaning.
+/// Name of the message's form. Fields are added to it, and keep their meaning.
 const SCHEMA: &str = "edgewarden/alert/v1";
 /// Above what a message can have.
 pub(crate) const BYTES_MAX: usize = 32 * 1024;
@@ -45,7 +45,7 @@ pub struct Alert {
     pub hint: String,
     /// From when on it was told.
     pub since: UnixTime,
-    /// When it becomes an outage, where that is known.
+    /// Time at which it becomes an outage, where that is known.
     pub expires: Option<UnixTime>,
 }
 

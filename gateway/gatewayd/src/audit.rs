@@ -19,14 +19,14 @@ use crate::listen::source;
 
 /// The same refusal of the same thing is told once in this time.
 const REPEAT: Duration = Duration::from_secs(10);
-/// What one peer may cause at once, and how long it takes until it may cause one more.
+/// Refusals that one peer may cause at once, and the time until it may cause one more.
 const PEER: (u32, Duration) = (10, Duration::from_secs(10));
 /// Peers of one kind that are told apart, and refusals that are remembered as told. The oldest are forgotten.
 const REMEMBERED_MAX: usize = 512;
 /// Refusals of one kind that wait to be told.
 const WAITING_MAX: usize = 64;
 
-/// What shares an allowance and a queue.
+/// A group of origins that share an allowance and a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Own,
@@ -67,7 +67,7 @@ pub(crate) fn stranger(from: SocketAddr) -> Origin {
     Origin::Stranger { address: from.ip().to_canonical() }
 }
 
-/// Where any part drops a refusal.
+/// The sending end, by which any part reports a refusal.
 #[derive(Debug, Clone)]
 pub(crate) struct Audit {
     counted: Arc<Counts<Reason, Counter>>,
@@ -77,7 +77,7 @@ pub(crate) struct Audit {
     strangers: Sender,
 }
 
-/// What [`serve`] tells.
+/// The receiving end: refusals that wait for [`serve`].
 #[derive(Debug)]
 pub(crate) struct Refusals {
     own: mpsc::Receiver<Told>,
@@ -152,7 +152,7 @@ impl Audit {
         sender.send(origin, refusal);
     }
 
-    /// What this process could not do.
+    /// Reports a failure of this process itself.
     pub(crate) fn failed(&self, refusal: Refusal) {
         self.refused(Origin::Enforcer, refusal);
     }
@@ -203,7 +203,7 @@ impl Limiter {
         self.untold = self.untold.saturating_add(1);
     }
 
-    /// How many were left out before this one; `None` when it is left out too.
+    /// The number of refusals left out before this one; `None` when it is left out too.
     fn admit(&mut self, origin: &Origin, refusal: &Refusal, now: Instant) -> Option<u64> {
         let key = (refusal.reason, refusal.subject.clone());
         let lately = |at: &Instant| now.saturating_duration_since(*at) < REPEAT;

@@ -1,6 +1,6 @@
-//! What `gatewayd` takes away from itself, once its listeners are open and while it has one thread: other files, other
-//! TCP ports (Landlock), all system calls but those that it serves with (seccomp, an allow-list), and any way to more
-//! rights.
+//! Confinement of `gatewayd` by itself, once its listeners are open and while it has one thread: no other files, no
+//! other TCP ports (Landlock), no system calls but those that it serves with (seccomp, an allow-list), and no way to
+//! more rights.
 
 use std::path::{Path, PathBuf};
 
@@ -10,11 +10,12 @@ use edgewarden_platform::{harden, seccomp};
 use edgewarden_protocol::config::Config;
 use edgewarden_protocol::layout::Layout;
 
-/// What name resolution and the C library read.
+/// Files and folders that name resolution and the C library read.
 const SYSTEM_FOLDERS: [&str; 7] = ["/proc", "/etc", "/usr", "/lib", "/lib64", "/dev/urandom", "/dev/null"];
 /// Name resolution over TCP.
 const DNS: u16 = 53;
 
+/// The step of the confinement that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfinementError {
     #[error("cannot give up new privileges")]
@@ -76,7 +77,7 @@ pub fn allowed(config: &Config) -> Allowed {
     }
 }
 
-/// Whether the URL's host is a name, and not an address.
+/// `true` when the URL's host is a name, and not an address.
 fn has_name(url: &str) -> bool {
     let authority = url.strip_prefix("https://").and_then(|rest| rest.split('/').next()).unwrap_or(url);
     let host = match authority.strip_prefix('[') {

@@ -25,7 +25,8 @@ use crate::view::{Door, View};
 
 /// Bytes read from one connection and not yet done with: two packets of the largest size.
 const CREDIT_BYTES: usize = 2 * PACKET_BYTES_MAX;
-/// What the smallest packet, and each filter to be judged, counts for: they take memory and time beyond their bytes.
+/// Bytes that the smallest packet, and each filter to be judged, counts for: they take memory and time beyond their
+/// own.
 const PACKET_COST_MIN: usize = 256;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// A module may connect before the word of its start has come here.
@@ -33,7 +34,7 @@ const PLACE_PATIENCE: Duration = Duration::from_secs(2);
 /// For what is still to be written when a connection ends.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// What connections share.
+/// Values that connections share.
 #[derive(Clone)]
 pub(crate) struct Shared {
     pub(crate) acceptor: TlsAcceptor,
@@ -109,7 +110,7 @@ fn prepare(stream: &TcpStream) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Who is at the other end: a module or leaf of this gateway, and until when.
+/// The module or leaf of this gateway at the other end, and the time until which its certificate is valid.
 fn peer(
     stream: &TlsStream<TcpStream>,
     gateway: &GatewayName,
@@ -164,7 +165,7 @@ async fn read(
     }
 }
 
-/// How often the policy is asked for this packet.
+/// Questions to the policy that a packet causes.
 fn work(packet: &Packet) -> usize {
     match packet {
         Packet::Subscribe(subscribe) => subscribe.filters.len(),

@@ -26,10 +26,10 @@ use crate::view::View;
 
 const CALLERS_MAX: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How often it is looked whether the socket's file is there.
+/// Time between two looks whether the socket's file is there.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Where the status comes from.
+/// Sources of the status.
 #[derive(Clone)]
 pub(crate) struct Console {
     pub(crate) events: mpsc::Sender<Event>,

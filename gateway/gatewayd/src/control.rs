@@ -18,7 +18,7 @@ const DEADLINE: Duration = Duration::from_secs(15);
 /// `identityd` answers a [`Request::Watch`] after 30 seconds at the latest.
 const WATCH_DEADLINE: Duration = Duration::from_secs(45);
 
-/// How often it is told at most what was counted.
+/// Shortest time between two reports of the counts to `identityd`.
 const COUNTS_EVERY: Duration = Duration::from_secs(10);
 
 /// Requests for leaf devices' certificates at a time.

@@ -44,6 +44,7 @@ use crate::view::{Door, View};
 /// For what is to be written down at the end.
 const FLUSH: Duration = Duration::from_secs(5);
 
+/// An error that keeps the daemon from starting.
 #[derive(Debug, thiserror::Error)]
 pub enum GatewaydError {
     #[error("`runtime.module_network` is not an IPv4 network: `{0}`")]

@@ -1,5 +1,5 @@
-//! Where a leaf device gets a certificate (`edgewarden_protocol::leaf`): a first one by a token, another one by the one
-//! that it shows. HTTPS, HTTP/1.1, one request.
+//! Enrolment of leaf devices (`edgewarden_protocol::leaf`): a first certificate by a token, another one by the one that
+//! the device shows. HTTPS, HTTP/1.1, one request.
 //!
 //! Faces anybody on the leaf network. It judges nothing: `identityd` checks token or certificate, leaf and request. Here
 //! are only the limits: size, time, connections, and tries from one address.

@@ -80,7 +80,7 @@ pub(crate) enum Event {
     Count {
         answer: oneshot::Sender<HubCounts>,
     },
-    /// What is set aside.
+    /// Lists the messages set aside.
     SetAside {
         answer: oneshot::Sender<Vec<(Principal, SetAside<Principal>)>>,
     },
@@ -90,7 +90,7 @@ pub(crate) enum Event {
         number: u64,
         answer: oneshot::Sender<Result<bool, Refusal>>,
     },
-    /// What is on disk is an older copy of what went on.
+    /// The disk holds an older copy of sessions that went on.
     OlderCopy,
 }
 
@@ -126,7 +126,7 @@ pub(crate) enum Write {
 /// Room for what may be under way.
 pub(crate) const WRITES_MAX: usize = 2;
 
-/// What the hub wants on disk. Bounded by the connections' credit, which comes back only when it is.
+/// A message for the upstream queue. Bounded by the connections' credit, which comes back only when it is on disk.
 #[derive(Debug)]
 pub(crate) struct ToStore {
     pub(crate) ticket: Ticket,
@@ -168,7 +168,7 @@ pub(crate) struct Hub {
     clock: Clock,
     dropping: Vec<Dropping>,
     alerts: Vec<Topic>,
-    /// What the alerts that are retained were made from. `None`: they may be of an earlier process.
+    /// Faults that the retained alerts were made from. `None`: they may be of an earlier process.
     told: Option<Vec<Standing>>,
     /// The retained messages are here.
     restored: bool,
@@ -185,9 +185,9 @@ pub(crate) struct Disk {
 pub(crate) struct Wiring {
     pub(crate) events: mpsc::Receiver<Event>,
     pub(crate) views: watch::Receiver<View>,
-    /// What has been put in force.
+    /// The view in force.
     pub(crate) applied: watch::Sender<View>,
-    /// What `identityd` knows to be wrong.
+    /// Faults that `identityd` knows of.
     pub(crate) standing: watch::Receiver<Option<Vec<Standing>>>,
     pub(crate) counted: watch::Sender<MessageCounts>,
     /// The upstream queue.

@@ -47,7 +47,7 @@ fn share(descriptors: usize) -> usize {
     (descriptors.saturating_sub(kept) / LISTENERS).clamp(1, CONNECTIONS_MAX)
 }
 
-/// What one client can have only one of: an address, or the network that IPv6 gives to one line.
+/// The address by which clients are told apart: an IPv4 address, or the /64 network that IPv6 gives to one line.
 pub(crate) fn source(from: IpAddr) -> IpAddr {
     match from.to_canonical() {
         IpAddr::V6(address) => {

@@ -1,4 +1,4 @@
-//! What a monitoring system asks of `gatewayd`: its numbers, and whether it does its work.
+//! The numbers of `gatewayd` for a monitoring system, and whether it does its work.
 //!
 //! No label is a client's, a topic's or a peer's word.
 
@@ -21,7 +21,7 @@ use crate::view::View;
 /// Before each name.
 const PREFIX: &str = "edgewarden_gatewayd";
 
-/// Where the numbers come from.
+/// Sources of the numbers.
 pub(crate) struct Told {
     pub(crate) events: mpsc::Sender<Event>,
     pub(crate) refused: Arc<Counts<Reason, Counter>>,

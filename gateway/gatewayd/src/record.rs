@@ -22,7 +22,7 @@ pub(crate) fn encode(at: UnixTime, from: &SpiffeId, topic: &str, payload: &[u8])
     Some(bytes)
 }
 
-/// Who sent what a body holds: whose share of the queue it takes.
+/// The sender in a body, whose share of the queue it takes.
 pub(crate) fn sender_of(body: &[u8]) -> Option<&[u8]> {
     let (_, rest) = body.split_first_chunk::<9>()?;
     text(rest).map(|(from, _)| from.as_bytes())

@@ -16,7 +16,7 @@ use crate::control::{Control, ControlError};
 use crate::hub::{Event, ToStore};
 use crate::record;
 
-/// How long until a queue that could not be opened is tried again.
+/// Wait before a queue that could not be opened is tried again.
 const RETRY: Duration = Duration::from_secs(10);
 
 /// The queue: not known yet, open, or why not.

@@ -1,4 +1,4 @@
-//! What is in force, as one value: the policy epoch, the routes, and which module is where.
+//! The state in force, as one value: the policy epoch, the routes, and which module is where.
 //!
 //! Trusts `identityd`, whose [`Snapshot`] it is made from. Before the first snapshot, and while the verdict forbids
 //! issuing, nobody may connect.
@@ -22,7 +22,7 @@ use crate::alerts;
 /// The one cloud endpoint that this process sends to: the fleet.
 const UPSTREAM: &str = "upstream";
 
-/// Which door a connection came through.
+/// The listener that a connection came through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Door {
     /// The leaf network's listener.
@@ -65,6 +65,7 @@ struct Sizes {
     filters: Trie<usize, ()>,
 }
 
+/// A fault of a snapshot, which is then not put in force.
 #[derive(Debug, thiserror::Error)]
 pub enum ViewError {
     #[error("the compiled policy of epoch {epoch} cannot be read")]
@@ -76,7 +77,7 @@ pub enum ViewError {
 }
 
 impl View {
-    /// What the snapshot says, if it is for this gateway.
+    /// The view of a snapshot, if that is for this gateway.
     pub fn of(snapshot: &Snapshot, gateway: &GatewayName) -> Result<Self, ViewError> {
         if snapshot.gateway != *gateway {
             return Err(ViewError::OtherGateway(snapshot.gateway.clone()));
@@ -115,7 +116,7 @@ impl View {
         usize::try_from(bytes_max).unwrap_or(usize::MAX)
     }
 
-    /// What the deployment says of this receiver alone.
+    /// The deployment's declaration of this receiver.
     fn receiver(&self, who: &Principal) -> Option<&Receiver> {
         match who {
             Principal::Module(name) => self.0.messages.modules.get(name),
@@ -123,10 +124,12 @@ impl View {
         }
     }
 
+    /// The policy epoch in force; `None` without a policy.
     pub fn epoch(&self) -> Option<Epoch> {
         self.0.policy.as_ref().map(|policy| policy.epoch())
     }
 
+    /// `false` while the gateway's verdict forbids serving, and before the first snapshot.
     pub fn trusted(&self) -> bool {
         self.0.trusted
     }
@@ -151,7 +154,7 @@ impl View {
         }
     }
 
-    /// Whether a policy is in force here by which somebody could be served, and why not.
+    /// `Ok` when a policy is in force here by which somebody could be served; otherwise the reason.
     pub fn health(&self) -> Result<(), Reason> {
         if !self.0.known {
             return Err(Reason::Busy);
@@ -162,7 +165,7 @@ impl View {
         self.0.policy.as_ref().map(drop).ok_or(Reason::PolicyDenied)
     }
 
-    /// Whether anything may be done for anybody.
+    /// Refuses everybody before the first snapshot, and while the verdict forbids serving.
     fn serves(&self, who: &Principal) -> Result<(), Refusal> {
         if !self.0.known {
             return Err(Refusal::new(Reason::Busy, who, "identityd has not said yet what is in force"));

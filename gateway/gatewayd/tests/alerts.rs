@@ -135,7 +135,7 @@ async fn expiry_ahead_is_told_to_who_may_read_it_and_cleared_by_the_renewal() {
     assert!(again.is_open().await, "cleared for good");
 }
 
-/// What was mended while the process was away is cleared when it comes back.
+/// An alert about what was mended while the process was away is cleared when it comes back.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_mended_meanwhile_is_cleared_at_the_start() {
     let mut site = site().await;
@@ -221,7 +221,7 @@ async fn each_problem_has_its_topic() {
     }
 }
 
-/// What the gateway knows by itself: a message that nobody survives.
+/// An alert of the gateway's own: a message that nobody survives.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_set_aside_is_an_alert_and_a_number() {
     let site = site().await;

@@ -1,4 +1,4 @@
-//! What strangers and members of the wrong kind try, while an honest sensor and an honest module go on.
+//! Attempts of strangers and of members of the wrong kind, while an honest sensor and an honest module go on.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

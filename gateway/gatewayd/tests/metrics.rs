@@ -1,4 +1,4 @@
-//! What a monitoring system is told of the broker, through its own door.
+//! The broker's numbers as a monitoring system reads them, through its own door.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 mod common;

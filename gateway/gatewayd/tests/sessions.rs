@@ -115,7 +115,7 @@ async fn what_waits_for_a_receiver_that_is_away_survives_a_kill() {
     assert_eq!(site.status().await.journal.unwrap().messages, 0);
 }
 
-/// What a sensor does: at most so many in flight, and after a lost connection again from the oldest without a PUBACK.
+/// A sensor: at most so many in flight, and after a lost connection again from the oldest without a PUBACK.
 struct Sensor {
     next: u16,
     unacknowledged: VecDeque<u16>,

@@ -1,4 +1,5 @@
-//! What goes upstream: on disk before it is acknowledged, at the fleet in the end, whatever happens in between.
+//! Messages that go upstream: on disk before they are acknowledged, at the fleet in the end, whatever happens in
+//! between.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

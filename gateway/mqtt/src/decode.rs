@@ -8,6 +8,7 @@ use crate::packet::{
 };
 use crate::topic::{TopicError, TopicFilter, TopicName};
 
+/// A fault of received bytes: they are no MQTT 3.1.1 packet, or pass a bound of this broker.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     #[error("a packet of {bytes} bytes is over the limit of {bytes_max}")]

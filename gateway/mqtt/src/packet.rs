@@ -16,6 +16,7 @@ pub const CLIENT_ID_BYTES_MAX: usize = 256;
 /// Non-zero ([MQTT-2.3.1-1]).
 pub type PacketId = NonZeroU16;
 
+/// Quality of service (MQTT 3.1.1 section 4.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Qos {
     AtMostOnce,
@@ -42,6 +43,7 @@ impl Qos {
     }
 }
 
+/// A control packet (MQTT 3.1.1 section 3).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Packet {
     Connect(Box<Connect>),
@@ -60,6 +62,7 @@ pub enum Packet {
     Disconnect,
 }
 
+/// CONNECT (section 3.1). Its `Debug` form leaves out the password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Connect {
     pub client_id: String,
@@ -83,6 +86,7 @@ impl fmt::Debug for Connect {
     }
 }
 
+/// The will message of a CONNECT (section 3.1.2.5).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Will {
     pub topic: TopicName,
@@ -124,6 +128,7 @@ impl ConnectCode {
     }
 }
 
+/// PUBLISH (section 3.3).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Publish {
     pub dup: bool,
@@ -151,6 +156,7 @@ impl Delivery {
     }
 }
 
+/// SUBSCRIBE (section 3.8).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subscribe {
     pub id: PacketId,
@@ -165,6 +171,7 @@ pub enum SubscribeCode {
     Failure,
 }
 
+/// UNSUBSCRIBE (section 3.10).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unsubscribe {
     pub id: PacketId,

@@ -8,6 +8,7 @@ pub const TOPIC_BYTES_MAX: usize = 1024;
 /// Most levels of a topic or filter: bounds the depth of every walk below.
 pub const TOPIC_LEVELS_MAX: usize = 32;
 
+/// A fault of a topic name or filter (section 4.7), or a bound of this broker that it passes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TopicError {
     #[error("a topic has 1 to {TOPIC_BYTES_MAX} bytes, this one has {0}")]
@@ -64,11 +65,11 @@ macro_rules! topic_type {
 }
 
 topic_type!(
-    /// What a message is published to: no wildcards ([MQTT-3.3.2-2]).
+    /// Topic of a message, without wildcards ([MQTT-3.3.2-2]).
     TopicName
 );
 topic_type!(
-    /// What a subscription asks for.
+    /// Topic filter of a subscription, in which `+` and `#` are wildcards (section 4.7.1).
     TopicFilter
 );
 

@@ -42,6 +42,7 @@ impl<S: Clone + Eq + Hash, V: Copy> Trie<S, V> {
         }
     }
 
+    /// Removes a subscription; `false` when there was none.
     pub fn remove(&mut self, filter: &TopicFilter, subscriber: &S) -> bool {
         let levels: Vec<&str> = filter.levels().collect();
         let removed = self.root.remove(&levels, subscriber);

@@ -1,4 +1,4 @@
-//! What the broker does with each packet, and with each change of what is allowed.
+//! The broker's answer to each packet, and to each change of what is allowed.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

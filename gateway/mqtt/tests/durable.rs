@@ -1,4 +1,4 @@
-//! What the broker wants on disk, and what it holds back until it is there.
+//! The broker's documents and journal on disk, and the answers that it holds back until they are there.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -279,7 +279,7 @@ fn a_retained_message_is_on_disk_before_its_puback() {
     assert_eq!(bench.got("p"), [Packet::PubAck(id(2))]);
 }
 
-/// What is set aside leaves the journal only when it is in the session's document, and comes back once.
+/// A message set aside leaves the journal only when it is in the session's document, and comes back once.
 #[test]
 fn what_is_set_aside_is_on_disk_all_the_time() {
     let mut bench = by_hand();
@@ -422,7 +422,7 @@ fn a_subscription_makes_one_copy_of_what_is_retained() {
     assert_eq!(bench.broker.counts().sessions, 1);
 }
 
-/// What was restored is older than what the client knows: it subscribes again, and what waits for it is kept.
+/// A restored session that is older than its client's: the client subscribes again, and what waits for it is kept.
 #[test]
 fn a_session_from_an_older_copy_is_told_to_be_none_and_keeps_its_messages() {
     let old = || Document {

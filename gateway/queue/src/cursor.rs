@@ -1,4 +1,4 @@
-//! How far the fleet has what the queue holds.
+//! The highest sequence number that the fleet has acknowledged, on disk.
 //!
 //! Two slots that are overwritten in turn, in place: a write that a crash cuts short leaves the other slot, and a full
 //! disk keeps nobody from acknowledging, which is what makes room again.

@@ -1,9 +1,9 @@
-//! Which run of the queue numbered a record.
+//! Queue epochs: the run of the queue that numbered a record.
 //!
-//! Who opens a queue cannot know whether its folder is an older copy of one that went on: a restored backup, a snapshot.
-//! So every opening begins an epoch of its own, and numbers of before are never given to another record. A snapshot that
-//! resumes the running process goes on in an epoch that went on without it; the fleet finds that out, and what it has not
-//! stored is then named by a new epoch.
+//! A process that opens a queue cannot know whether its folder is an older copy of one that went on: a restored backup,
+//! a snapshot. So every opening begins an epoch of its own, and numbers of before are never given to another record. A
+//! snapshot that resumes the running process goes on in an epoch that went on without it; the fleet finds that out, and
+//! what it has not stored is then named by a new epoch.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! What is on disk. All numbers are big-endian.
+//! Layout of the queue's files. All numbers are big-endian.
 //!
 //! A folder holds `queue` (the id), `cursor` (how far the fleet has it), `renumbered` (once the fleet knew other records
 //! under our numbers), `lock`, and segments named after their first sequence number.

@@ -35,6 +35,7 @@ impl Appending {
     }
 }
 
+/// Fill of the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Status {
     /// Records that the fleet has not acknowledged.

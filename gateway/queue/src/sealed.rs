@@ -17,7 +17,7 @@ use crate::keys::{StorageKey, TAG_BYTES, random};
 
 const MAGIC: &[u8; 8] = b"EWSEALD1";
 const PURPOSE: &[u8] = b"edgewarden sealed document v1";
-/// What sealing adds.
+/// Bytes that sealing adds to a document.
 pub const OVERHEAD_BYTES: usize = 8 + SALT_BYTES + TAG_BYTES;
 
 /// Seals and opens documents.

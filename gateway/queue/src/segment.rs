@@ -306,7 +306,7 @@ fn open_file(path: &Path) -> Result<File, QueueError> {
     OpenOptions::new().read(true).write(true).open(path).map_err(QueueError::io("open", path))
 }
 
-/// What a record takes in its frame.
+/// Bytes of a record in its frame.
 pub(crate) fn record_bytes(body: &[u8]) -> u64 {
     (body.len() as u64).saturating_add(4)
 }

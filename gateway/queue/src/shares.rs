@@ -1,4 +1,4 @@
-//! What each sender has in the queue.
+//! Bytes of each sender in the queue, and their bound.
 //!
 //! Nobody holds more than [`SHARE`] times what is free: one sender alone fills four fifths, `n` of them `4/(4n + 1)`
 //! each, and however many they are, the next one finds room.
@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use crate::error::QueueError;
 
-/// How many times what is free a sender may hold.
+/// Most bytes of one sender, as a multiple of those that are free.
 pub const SHARE: u64 = 4;
 
 /// The sender of a record, by the record's bytes. Who has none shares with nobody and is bounded by the cap alone.
@@ -46,7 +46,7 @@ impl Charges {
     }
 }
 
-/// Whether a sender that will hold `held` bytes leaves enough of the `free` ones to others.
+/// Refuses a sender that will hold `held` bytes and leaves too few of the `free` ones to others.
 pub(crate) fn admit(held: u64, free: u64, bytes_max: u64) -> Result<(), QueueError> {
     if held > free.saturating_mul(SHARE) {
         return Err(QueueError::Share { held, bytes_max });

@@ -135,7 +135,7 @@ async fn a_queue_from_before_is_read_on_under_the_names_that_it_had() {
     assert_eq!(new[0].0.1, 6);
 }
 
-/// How many records of 1,000 bytes the queue takes of one sender.
+/// Records of 1,000 bytes that the queue takes of one sender.
 async fn fill(queue: &Queue, sender: u8) -> usize {
     for count in 0.. {
         match queue.append(vec![sender; 1000]).await {

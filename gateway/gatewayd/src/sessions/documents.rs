@@ -20,12 +20,12 @@ use crate::hub::Event;
 
 /// Above what the broker's limits let a session grow to.
 const BYTES_MAX: usize = 1024 * 1024;
-/// Where retained messages were before they went into the journal.
+/// Name of the document that held the retained messages before they went into the journal.
 const RETAINED: &str = "retained";
 /// Documents written between two looks at what else is to be written.
 const BATCH_MAX: usize = 64;
 
-/// What is to be put on disk; without a document the session is gone. Bounded: the broker has one of each under way.
+/// A session's document for the disk; without one the session is gone. Bounded: the broker has one of each under way.
 #[derive(Debug)]
 pub(crate) struct ToWrite {
     pub(crate) client: Principal,
@@ -43,7 +43,7 @@ pub(crate) enum DocumentError {
     Form,
 }
 
-/// What is in a session's file.
+/// Content of a session's file.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Stored {

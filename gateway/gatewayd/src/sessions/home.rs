@@ -1,5 +1,5 @@
-//! Whether the sessions are where they were written, or an older copy that somebody unpacked: then their clients may have
-//! subscribed to more since.
+//! Detection of sessions that are not where they were written, but an older copy that somebody unpacked: then their
+//! clients may have subscribed to more since.
 //!
 //! A file that names itself, by its inode and when that was made: a copy of it names the original. What resumes a whole
 //! disk, as a snapshot of a virtual machine does, keeps both; the fleet may find that out.

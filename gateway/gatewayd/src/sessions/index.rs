@@ -1,4 +1,4 @@
-//! Which messages of the journal are still for somebody, or retained, and where they are. No I/O.
+//! Messages of the journal that are still for somebody, or retained, and their places. No I/O.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -15,7 +15,7 @@ struct Live {
     placed: bool,
     bytes: u64,
     receivers: BTreeSet<Principal>,
-    /// What it is retained for, or is to end.
+    /// Topic that it is retained for, or whose retained message it ends.
     topic: Option<TopicName>,
     ends: bool,
 }
@@ -27,7 +27,7 @@ pub(crate) struct Index {
     bytes: u64,
     /// The retained message of each topic, once it is on disk.
     retained: HashMap<TopicName, u64>,
-    /// How many of each topic are on the way there.
+    /// Number of retained messages of each topic that are on the way there.
     retaining: HashMap<TopicName, usize>,
     /// The highest sequence number that is known.
     newest: u64,
@@ -70,12 +70,12 @@ impl Index {
         }
     }
 
-    /// Whether a newer one of this topic is on its way.
+    /// `true` while a newer one of this topic is on its way.
     pub(crate) fn is_retaining(&self, topic: &TopicName) -> bool {
         self.retaining.contains_key(topic)
     }
 
-    /// Whether the record is that of a retained message.
+    /// `true` when the record is that of a retained message.
     pub(crate) fn is_retained(&self, number: u64, sequence: u64) -> bool {
         self.live
             .get(&number)
@@ -158,7 +158,7 @@ impl Index {
         self.places.first().map_or(self.newest, |(place, _)| place.saturating_sub(1))
     }
 
-    /// Who still needs the message whose record is this one.
+    /// Receivers that still need the message whose record is this one.
     pub(crate) fn receivers(&self, number: u64, sequence: u64) -> Option<Vec<Principal>> {
         let live = self.live.get(&number)?;
         (live.placed && live.place == sequence).then(|| live.receivers.iter().cloned().collect())
@@ -172,8 +172,8 @@ impl Index {
         self.live.len()
     }
 
-    /// What the journal of an earlier process says is still for somebody: the index and the messages. Only sessions
-    /// that have a document count, and of them only messages of this life of theirs.
+    /// The index, messages and retained messages of an earlier process's journal that are still for somebody. Only
+    /// sessions that have a document count, and of them only messages of this life of theirs.
     pub(crate) fn rebuild(
         records: Vec<(u64, Record, usize)>,
         sessions: &HashMap<Principal, Document<Principal>>,

@@ -27,7 +27,8 @@ const SETTLED_MAX: usize = 4096;
 const CLEAN_RECORDS: usize = 1024;
 const CLEAN_BYTES: usize = 1024 * 1024;
 
-/// What the hub wants. Bounded by the connections' credit, which comes back only when a message is on disk.
+/// A task of the hub for the journal. Bounded by the connections' credit, which comes back only when a message is on
+/// disk.
 #[derive(Debug)]
 pub(crate) enum ToJournal {
     Append(Saved<Principal>),

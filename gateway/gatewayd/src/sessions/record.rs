@@ -1,4 +1,4 @@
-//! What the journal's records hold.
+//! Layout of the journal's records.
 //!
 //! ```text
 //! message  1:u8 number:u64 flags:u8 receivers:u16 name* from:name topic_length:u16 topic payload

@@ -1,4 +1,4 @@
-//! What of `identityd` this process talks to: its control protocol and one Workload API socket.
+//! The parts of `identityd` that this process talks to: its control protocol and one Workload API socket.
 
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
@@ -183,12 +183,12 @@ impl Identityd {
         self.change(|snapshot| snapshot.trusted = trusted);
     }
 
-    /// What is wrong from now on.
+    /// Sets the standing faults.
     pub fn stand(&self, standing: Vec<Standing>) {
         self.change(|snapshot| snapshot.standing = standing);
     }
 
-    /// What was counted last.
+    /// The counts that were reported last.
     pub fn counts(&self) -> MessageCounts {
         *self.shared.counts.lock().unwrap()
     }
@@ -287,7 +287,7 @@ impl Shared {
     }
 }
 
-/// What `identityd` tells when this is the time now.
+/// The time as `identityd` tells it when it is `now`.
 pub fn told(now: UnixTime) -> ToldTime {
     let now = i64::try_from(now.0).unwrap() * 1000;
     ToldTime { offset_millis: now - edgewarden_platform::clock::boot_millis(), unsure: false }

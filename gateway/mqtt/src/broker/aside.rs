@@ -2,9 +2,9 @@
 //! is taken out of the way of those behind it: set aside in its session, on disk with the session's document, until
 //! somebody has looked at it.
 //!
-//! Who ends connections whatever it is sent is not helped by this: after a few in a row without an acknowledgement
-//! nothing more is set aside. A clean session has nothing to set aside in; a retained message that ends its connections is
-//! kept from that client for a while.
+//! A client that ends connections whatever it is sent is not helped by this: after a few in a row without an
+//! acknowledgement nothing more is set aside. A clean session has nothing to set aside in; a retained message that ends
+//! its connections is kept from that client for a while.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
@@ -17,12 +17,12 @@ use super::durable::SetAside;
 use super::session::Outgoing;
 use super::{Authority, Broker, Limits, Message};
 
-/// How long a retained message is kept from a client that it has ended.
+/// Time for which a retained message is kept from a client whose connections it has ended.
 const KEPT_BACK: Duration = Duration::from_secs(600);
 /// Retained messages under suspicion, for one client.
 const SUSPECTS_MAX: usize = 16;
 
-/// What is set aside in one session.
+/// Messages set aside in one session.
 #[derive(Debug)]
 pub(super) struct Aside<C> {
     messages: VecDeque<SetAside<C>>,
@@ -226,7 +226,7 @@ impl<A: Authority> Broker<A> {
         }
     }
 
-    /// What is set aside, by client.
+    /// Messages set aside, by client.
     pub fn set_aside(&self) -> Vec<(A::Client, SetAside<A::Client>)> {
         let mut all: Vec<_> = self
             .sessions
@@ -254,6 +254,7 @@ impl<A: Authority> Broker<A> {
         Some(version)
     }
 
+    /// Sets the time of day that messages set aside from now on are marked with.
     pub fn set_wall_clock(&mut self, wall: UnixTime) {
         self.wall = wall;
     }

@@ -235,8 +235,9 @@ impl<A: Authority> Broker<A> {
         }
     }
 
-    /// What the topics that match have now. They are no reason to lose what waits already, in this session or in another:
-    /// where this one or all together are full, the rest of them is lost, unless the client wants to lose its session then.
+    /// Delivers the retained messages of topics that match. They are no reason to lose what waits already, in this
+    /// session or in another: where this one or all together are full, the rest of them is lost, unless the client
+    /// wants to lose its session then.
     pub(super) fn deliver_retained(&mut self, client: &A::Client, filter: &TopicFilter, granted: Qos) {
         let mut lost: u64 = 0;
         for (message, qos) in self.retained.matching(filter) {

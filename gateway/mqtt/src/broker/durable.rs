@@ -1,5 +1,5 @@
-//! What outlives the process: the sessions of clients that asked for it (CleanSession 0), their QoS 1 messages, and
-//! retained messages. The broker says what is to be put on disk and holds back what depends on it.
+//! State that outlives the process: the sessions of clients that asked for it (CleanSession 0), their QoS 1 messages,
+//! and retained messages. The broker says what is to be put on disk and holds back what depends on it.
 //!
 //! * A session's [`Document`] is on disk before the CONNACK, SUBACK or UNSUBACK that says so: all that is sent on the
 //!   connection after a change waits, in order, until the change is written. One write for each session is under way
@@ -28,7 +28,7 @@ pub struct Document<C> {
     /// The subscriptions were lost with a damaged document, or are from an older copy: the client is told to subscribe
     /// again.
     pub lost: bool,
-    /// How long its client has been away while a broker ran, as far as it is written down.
+    /// Seconds that its client has been away while a broker ran, as far as written down.
     pub away_seconds: u64,
     /// In order of the filters.
     pub subscriptions: Vec<(TopicFilter, Qos)>,
@@ -50,7 +50,7 @@ pub struct SetAside<C> {
     pub topic: TopicName,
     pub payload: Arc<[u8]>,
     pub retain: bool,
-    /// When it was set aside.
+    /// Time at which it was set aside.
     pub at: UnixTime,
     /// Connections that it had ended by then.
     pub connections: u8,
@@ -90,7 +90,7 @@ pub struct Restored<C> {
     pub next_number: u64,
 }
 
-/// How far one document is on disk.
+/// Versions of one session's document: wanted, and written to disk.
 #[derive(Debug, Default)]
 pub(super) struct Writing {
     pub(super) wanted: u64,
@@ -152,8 +152,8 @@ impl<A: Authority> Broker<A> {
         self.settle();
     }
 
-    /// What is on disk turned out to be an older copy: clients may have subscribed to more since. Each is told to subscribe
-    /// again when it comes, and what waits for it is kept.
+    /// Doubts every persistent session, because the disk turned out to hold an older copy: clients may have subscribed
+    /// to more since. Each is told to subscribe again when it comes, and what waits for it is kept.
     pub fn doubt_sessions(&mut self, now: Duration) {
         self.now = now;
         let durable = self.sessions.iter_mut().filter(|(_, session)| !session.clean);
@@ -206,7 +206,7 @@ impl<A: Authority> Broker<A> {
         });
     }
 
-    /// What is sent on the connection from now on waits until the client's document is written.
+    /// Holds back what is sent on the connection from now on, until the client's document is written.
     pub(super) fn hold(&mut self, id: ConnectionId, client: &A::Client) {
         let unwritten = self.documents.get(client).filter(|writing| writing.wanted > writing.written);
         if let (Some(writing), Some(connection)) = (unwritten, self.connections.get_mut(&id)) {

@@ -1,6 +1,5 @@
-//! What happens to a receiver that lags: it loses in its own session, by the rule that the deployment declares for it,
-//! and nobody waits for it. What it loses was acknowledged to its publisher; it is counted and told under the receiver's
-//! name.
+//! Receivers that lag: each loses in its own session, by the rule that the deployment declares for it, and nobody waits
+//! for it. What it loses was acknowledged to its publisher; it is counted and told under the receiver's name.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,7 +18,7 @@ const LAGGING: Duration = Duration::from_secs(60);
 /// Clients whose losses are remembered.
 const CLIENTS_MAX: usize = 4096;
 
-/// What a receiver loses when it has no room for one more message.
+/// Loss of a receiver that has no room for one more message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lagging {
     /// Its oldest messages that are not on the way to it.
@@ -38,7 +37,7 @@ struct Loss {
 }
 
 impl Loss {
-    /// What is to be told of, when there is something and it is time.
+    /// The text about new losses; `None` when there are none, or when the last was told lately.
     fn tell(&mut self, now: Duration) -> Option<String> {
         let new = self.messages.saturating_sub(self.told);
         if new == 0 || self.told_at.is_some_and(|at| now.saturating_sub(at) < TELL_AGAIN) {
@@ -49,7 +48,7 @@ impl Loss {
     }
 }
 
-/// Who lost what, since the process began.
+/// Messages lost by each receiver, since the process began.
 #[derive(Debug)]
 pub(super) struct Losses<C> {
     clients: HashMap<C, Loss>,
@@ -112,7 +111,7 @@ impl<A: Authority> Broker<A> {
         room
     }
 
-    /// Whether the pool of all sessions is full, and this one holds more than is kept for each.
+    /// `true` when the pool of all sessions is full, and this one holds more than is kept for each.
     pub(super) fn is_crowded(&self, client: &A::Client, cost: usize) -> bool {
         let Some(session) = self.sessions.get(client) else { return false };
         let held = session.bytes().saturating_add(cost);
@@ -151,7 +150,7 @@ impl<A: Authority> Broker<A> {
         }
     }
 
-    /// What an earlier process had not written down any more: the bounds hold for what was restored, too.
+    /// Brings restored sessions under the bounds: an earlier process may not have written down its last losses.
     pub(super) fn shrink_restored(&mut self) {
         let full = |session: &Session<_>, limits: &super::Limits| !session.has_room(0, 0, limits);
         let over = self.sessions.iter().filter(|(_, session)| full(session, &self.limits));

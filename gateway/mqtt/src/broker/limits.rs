@@ -1,4 +1,4 @@
-//! How much the broker keeps, and how much it has.
+//! Bounds of the broker's pools, and their fill.
 //!
 //! Each pool has a ceiling for one client and, where clients share it, a part that each has whatever the others hold.
 
@@ -23,14 +23,15 @@ pub struct Limits {
     pub session_bytes_max: usize,
     /// Over all sessions.
     pub waiting_bytes_max: usize,
-    /// What a session may hold whatever the others hold, so that those that are full starve none.
+    /// Bytes that a session may hold whatever the others hold, so that those that are full starve none.
     pub session_bytes_kept: usize,
     /// Connections that a message may end unacknowledged, before it is set aside.
     pub ends_max: u8,
     /// Messages set aside in one session.
     pub set_aside_messages_max: usize,
     pub set_aside_bytes_max: usize,
-    /// What each of them may have whatever the others have. As often as there are messages, and once the largest: that fits.
+    /// Bytes that each of them may have whatever the others have: as many as there may be of this size, and one of the
+    /// largest, fit in `set_aside_bytes_max`.
     pub set_aside_bytes_kept: usize,
     /// Messages set aside one after the other: from then on it is the client that takes nothing.
     pub set_aside_in_a_row_max: u8,
@@ -39,12 +40,12 @@ pub struct Limits {
     pub retained_bytes_max: usize,
     pub retained_messages_per_client_max: usize,
     pub retained_bytes_per_client_max: usize,
-    /// What a client may retain whatever the others do.
+    /// Messages, and bytes, that a client may retain whatever the others do.
     pub retained_messages_kept: usize,
     pub retained_bytes_kept: usize,
     /// Bytes that wait to be written to one connection.
     pub output_bytes_max: usize,
-    /// How long a client may take to send CONNECT.
+    /// Time in which a client has to send CONNECT.
     pub connect_max: Duration,
 }
 

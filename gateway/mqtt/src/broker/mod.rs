@@ -46,10 +46,10 @@ pub use limits::{Counts, Limits, Receiver};
 use retained::Retained;
 use session::Session;
 
-/// Who receives what is published on one topic, each with its granted QoS.
+/// Clients that receive what is published on one topic, each with its granted QoS.
 type Receivers<C> = Arc<[(C, Qos)]>;
 
-/// Who may do what, by the policy of the moment.
+/// Permissions and terms of each client, by the policy of the moment.
 pub trait Authority {
     type Client: Clone + Eq + Hash + Ord + fmt::Debug + fmt::Display;
 
@@ -63,9 +63,9 @@ pub trait Authority {
     fn decides(&self) -> bool;
     /// Why the client is gone for good, so that its session ends. Not being let in for now is no reason.
     fn has_left(&self, client: &Self::Client) -> Option<Refusal>;
-    /// What the client loses when it lags.
+    /// The client's loss when it lags.
     fn lagging(&self, client: &Self::Client) -> Lagging;
-    /// How long the client's persistent session is kept while it is away.
+    /// Time for which the client's persistent session is kept while it is away.
     fn session_expiry(&self, client: &Self::Client) -> Duration;
 }
 
@@ -77,7 +77,7 @@ pub struct Terms {
     pub bytes_max: usize,
 }
 
-/// What must have happened before a publication is acknowledged.
+/// Condition for the acknowledgement of a publication.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keep {
     /// Every receiver's session holds it.
@@ -86,6 +86,7 @@ pub enum Keep {
     Durable,
 }
 
+/// Number of a connection, given out by the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId(pub u64);
 
@@ -93,7 +94,7 @@ pub struct ConnectionId(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(u64);
 
-/// What the caller has to do.
+/// A task of the broker for its caller, who does all I/O.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action<C> {
     /// There are bytes for [`Broker::take_output`].
@@ -137,7 +138,7 @@ struct Connection<C> {
     keep_alive: Option<Duration>,
     heard: Duration,
     out: Vec<u8>,
-    /// What is written waits behind `out` until this version of the session's document is on disk.
+    /// Version of the session's document that must be on disk before `held` follows `out`.
     hold: Option<u64>,
     held: Vec<u8>,
     /// [`Action::Output`] was given and the output not taken yet.
@@ -146,7 +147,7 @@ struct Connection<C> {
     given: bool,
     /// Publications in the order in which they came: they are acknowledged in that order ([MQTT-4.6.0-2]).
     acks: VecDeque<Ack>,
-    /// What the authority in force has said last.
+    /// The last topic published on, and its terms by the authority in force.
     terms: Option<(TopicName, Terms)>,
 }
 
@@ -185,6 +186,7 @@ struct Storing {
     cost: usize,
 }
 
+/// The broker, without I/O: each input is a method, and [`Self::take_actions`] says what is to be done then.
 #[derive(Debug)]
 pub struct Broker<A: Authority> {
     authority: A,
@@ -192,7 +194,7 @@ pub struct Broker<A: Authority> {
     connections: HashMap<ConnectionId, Connection<A::Client>>,
     sessions: HashMap<A::Client, Session<A::Client>>,
     subscriptions: Trie<A::Client, Qos>,
-    /// Who receives what is published on a topic, while neither subscriptions nor the authority change.
+    /// Receivers by topic, while neither subscriptions nor the authority change.
     routes: HashMap<TopicName, Receivers<A::Client>>,
     routes_size: usize,
     retained: Retained<A::Client>,
@@ -213,7 +215,7 @@ pub struct Broker<A: Authority> {
     refused: u64,
     taken: u64,
     delivered: u64,
-    /// When the authority was last seen to decide.
+    /// Time at which the authority was last seen to decide.
     decided_at: Duration,
     /// Of the input that is being handled.
     now: Duration,
@@ -256,7 +258,7 @@ impl<A: Authority> Broker<A> {
         }
     }
 
-    /// What there is to do since the last call, in order.
+    /// Actions since the last call, in order.
     pub fn take_actions(&mut self) -> Vec<Action<A::Client>> {
         std::mem::take(&mut self.actions)
     }
@@ -333,7 +335,7 @@ impl<A: Authority> Broker<A> {
         }
     }
 
-    /// What the peer sent is not MQTT 3.1.1.
+    /// Ends a connection whose peer sent something other than MQTT 3.1.1.
     pub fn malformed(&mut self, id: ConnectionId, error: &DecodeError, now: Duration) {
         self.now = now;
         // [MQTT-3.1.2-2]

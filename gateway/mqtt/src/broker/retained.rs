@@ -53,7 +53,7 @@ impl<C: Clone + Eq + Hash> Retained<C> {
         self.messages.get(topic).map(|(message, _)| &*message.payload)
     }
 
-    /// Whether the message fits in the place of what its topic has, and if not, why.
+    /// Accepts a message that fits in the place of what its topic has; the error names the bound.
     pub(super) fn has_room(&self, message: &Message<C>, limits: &Limits) -> Result<(), &'static str> {
         if message.payload.is_empty() {
             return Ok(());

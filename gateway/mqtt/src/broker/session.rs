@@ -1,4 +1,4 @@
-//! What the broker keeps for one client (MQTT 3.1.1 section 3.1.2.4, "Session state").
+//! The session state of one client (MQTT 3.1.1 section 3.1.2.4).
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use super::{ConnectionId, Limits, Message};
 use crate::packet::{PacketId, Qos};
 use crate::topic::{TopicFilter, TopicName};
 
-/// What an entry and its places in the queue, the journal and its index cost beside topic and payload.
+/// Bytes that an entry and its places in the queue, the journal and its index cost beside topic and payload.
 const MESSAGE_COST: usize = 256;
 
 #[derive(Debug)]
@@ -24,15 +24,15 @@ pub(super) struct Session<C> {
     /// Sent and not acknowledged, in the order sent ([MQTT-4.6.0-1]).
     in_flight: VecDeque<(PacketId, Outgoing<C>)>,
     in_flight_bytes: usize,
-    /// How many of them, from the front, have been sent on this connection.
+    /// Messages of them, from the front, that have been sent on this connection.
     sent: usize,
     waiting: VecDeque<Outgoing<C>>,
     pub(super) aside: Aside<C>,
     bytes: usize,
     last_id: u16,
-    /// Whether the identifiers in flight are in the order in which they are given out.
+    /// `true` while the identifiers in flight are in the order in which they are given out.
     ordered: bool,
-    /// How long the client was away before this process, or before `away_from`.
+    /// Time that the client was away before this process, or before `away_from`.
     away_before: Duration,
     away_from: Option<Duration>,
     away_written: Duration,
@@ -63,7 +63,7 @@ impl<C> Clone for Outgoing<C> {
 }
 
 impl<C> Message<C> {
-    /// What it counts for.
+    /// Bytes that the message counts for in every pool.
     pub(super) fn cost(&self) -> usize {
         Self::cost_of(&self.topic, &self.payload)
     }
@@ -131,13 +131,13 @@ impl<C> Session<C> {
         }
     }
 
-    /// How long the client has been away while a broker ran.
+    /// Time that the client has been away while a broker ran.
     pub(super) fn away(&self, now: Duration) -> Duration {
         let since = self.away_from.map_or(Duration::ZERO, |from| now.saturating_sub(from));
         self.away_before.saturating_add(since)
     }
 
-    /// What the document says of it is so much behind.
+    /// Part of that time that the session's document does not have yet.
     pub(super) fn away_unwritten(&self, now: Duration) -> Duration {
         self.away(now).saturating_sub(self.away_written)
     }
@@ -184,12 +184,12 @@ impl<C> Session<C> {
         self.bytes
     }
 
-    /// What went out of its keeping counts no more.
+    /// Takes bytes off the session's count, for a message that went out of its keeping.
     pub(super) fn discharge(&mut self, bytes: usize) {
         self.bytes = self.bytes.saturating_sub(bytes);
     }
 
-    /// Whether `messages` more with `bytes` together fit. One message always fits an empty session.
+    /// `true` when `messages` more with `bytes` together fit. One message always fits an empty session.
     pub(super) fn has_room(&self, messages: usize, bytes: usize, limits: &Limits) -> bool {
         let alone = self.len() == 0 && messages <= 1;
         self.len().saturating_add(messages) <= limits.session_messages_max
@@ -201,7 +201,7 @@ impl<C> Session<C> {
         self.waiting.push_back(outgoing);
     }
 
-    /// Whether there is something to lose: what is in flight has been sent and keeps its identifier.
+    /// `true` when there is something to lose: what is in flight has been sent and keeps its identifier.
     pub(super) fn can_lose(&self) -> bool {
         !self.waiting.is_empty() || (self.connection.is_none() && !self.in_flight.is_empty())
     }

@@ -8,7 +8,7 @@ use crate::packet::{Packet, Qos, Subscribe, SubscribeCode, Unsubscribe};
 use crate::topic::TopicFilter;
 use edgewarden_names::{Reason, Refusal};
 
-/// How far behind the document may be on how long its client is away.
+/// Bounds of how far a document may be behind on the time that its client is away.
 const AWAY_STEP_MIN: Duration = Duration::from_secs(10);
 const AWAY_STEP_MAX: Duration = Duration::from_secs(3600);
 

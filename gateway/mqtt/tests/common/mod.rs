@@ -27,7 +27,7 @@ use edgewarden_names::{Reason, Refusal};
 pub struct Rules {
     pub denied: HashSet<String>,
     pub durable: HashSet<&'static str>,
-    /// Who loses the whole session when it lags.
+    /// Clients that lose the whole session when they lag.
     pub strict: HashSet<&'static str>,
     pub bytes_max: Option<usize>,
 }
@@ -94,7 +94,7 @@ pub struct Bench {
     pub disk: Disk,
 }
 
-/// What the broker wants on disk; written at once unless the test does it by hand.
+/// The broker's documents and journal; written at once unless the test does it by hand.
 #[derive(Debug, Default)]
 pub struct Disk {
     pub by_hand: bool,
@@ -234,7 +234,7 @@ impl Bench {
         self.broker.set_authority(rules, Vec::new(), self.now);
         self.act();
     }
-    /// What the client has been sent, acknowledged one by one.
+    /// Payloads that the client has been sent, acknowledged one by one.
     pub fn take_all(&mut self, client: &'static str) -> Vec<Vec<u8>> {
         let mut payloads = Vec::new();
         loop {
