@@ -35,7 +35,7 @@ pub async fn fetch_jwt_svid_of(
     Ok(JwtSvid { id: SpiffeId::parse(&svid.spiffe_id)?, token })
 }
 
-/// Whose token it is, if the socket's server says that it may be believed by this audience.
+/// Subject of a token, if the socket's server says that it may be believed by this audience.
 pub async fn validate_jwt_svid(socket: &Path, audience: &str, token: &str) -> Result<SpiffeId, FetchError> {
     let message = ValidateJwtsvidRequest { audience: audience.into(), svid: token.into() };
     let answer = client(socket).await?.validate_jwtsvid(secured(message)).await?.into_inner();

@@ -19,12 +19,12 @@ use tonic::{Request, Status};
 
 /// Largest message that is read.
 pub(crate) const REPLY_BYTES_MAX: usize = 1024 * 1024;
-/// How long a connection may take to come about.
+/// Time that a connection may take to come about.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 pub(crate) const PAUSE_MIN: Duration = Duration::from_millis(100);
 pub(crate) const PAUSE_MAX: Duration = Duration::from_secs(5);
 
-/// Why a socket gave nothing that can be used.
+/// Error of a socket that gave nothing that can be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
     /// Try again later.

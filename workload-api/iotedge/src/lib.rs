@@ -30,14 +30,14 @@ pub const CIPHERTEXT_BYTES_MAX: usize = DATA_BYTES_MAX + 256;
 /// Largest initialization vector of a caller.
 pub const INITIALIZATION_VECTOR_BYTES_MAX: usize = 256;
 
-/// Which of a module's two signing keys (IoT Hub gives each identity a primary and a secondary one).
+/// One of a module's two signing keys (IoT Hub gives each identity a primary and a secondary one).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum KeyId {
     Primary,
     Secondary,
 }
 
-/// Whose socket it is.
+/// The instance whose socket it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Instance {
     pub name: String,

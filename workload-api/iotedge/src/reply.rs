@@ -18,7 +18,7 @@ use crate::{Instance, Issued};
 
 pub(crate) type Answer = Response<Full<Bytes>>;
 
-/// What a call brought.
+/// Result of a call, before it is written as HTTP.
 pub(crate) enum Outcome {
     Modules(Instance),
     TrustBundle(String),

@@ -1,4 +1,4 @@
-//! What a request asks for: method, path and query.
+//! The object of a request: operation, module and generation, from method, path and query.
 //!
 //! Our module names and generations need no percent-encoding, so none is accepted: there is one way to write each path
 //! (RFC 3986 section 6), and nothing to decode.
@@ -48,12 +48,12 @@ impl Operation {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     pub operation: Operation,
-    /// Whom the path names, if it names anybody.
+    /// The module that the path names, if it names one.
     pub module: Option<ModuleName>,
     pub generation: Option<Generation>,
 }
 
-/// Why it cannot be answered, with the HTTP status that says so (RFC 9110 section 15).
+/// A refusal with its HTTP status (RFC 9110 section 15).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Denied {
     pub status: u16,
@@ -61,7 +61,8 @@ pub struct Denied {
 }
 
 impl From<Refusal> for Denied {
-    /// What waiting or the operator heals is a server's error: Azure's SDKs try again after those only.
+    /// The status by the refusal's reason. What waiting or the operator heals is a server's error: Azure's SDKs try
+    /// again after those only.
     fn from(refusal: Refusal) -> Self {
         let status = match refusal.reason {
             Reason::CallerUnknown

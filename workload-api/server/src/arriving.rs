@@ -23,7 +23,7 @@ use crate::status::status;
 
 /// Most requests of one socket whose messages are on their way.
 pub const ARRIVING_MAX: usize = 64;
-/// How long a message may take.
+/// Time that a message may take.
 pub const ARRIVAL_TIME: Duration = Duration::from_secs(10);
 /// Most requests of one socket that have no answer yet: their headers are held.
 pub const UNANSWERED_MAX: usize = 1024;

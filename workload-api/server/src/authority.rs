@@ -27,7 +27,7 @@ const NAME: &[u8] = b":authority";
 /// `:authority` in the static table (RFC 7541 appendix A).
 const NAME_INDEX: u8 = 1;
 
-/// Where in a header block the next byte is.
+/// Place of the next byte within a header block.
 #[derive(Debug, Clone, Copy)]
 enum Field {
     Start,
@@ -171,7 +171,7 @@ enum At {
     },
 }
 
-/// What a client has sent so far, as far as it matters.
+/// A client's bytes so far, as far as they matter: the place in the frames, and in the header block.
 #[derive(Debug)]
 pub(super) struct Mending {
     at: At,
@@ -241,7 +241,7 @@ impl Mending {
         self.rest(skip, left, padding, flags & END_HEADERS != 0)
     }
 
-    /// What follows when this much of a part of a header block is left.
+    /// The place after this much of a part of a header block.
     fn rest(&mut self, skip: u32, left: u32, padding: u32, ends: bool) -> At {
         if skip > 0 || left > 0 {
             return At::Block { skip, left, padding, ends };

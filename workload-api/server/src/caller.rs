@@ -3,7 +3,7 @@
 use edgewarden_platform::peer::PeerEvidence;
 use tokio::net::UnixStream;
 
-/// Who made the connection. `None` when the kernel could not tell: then every call is refused.
+/// The process that made the connection. `None` when the kernel could not tell: then every call is refused.
 #[derive(Debug, Clone)]
 pub(super) struct Caller(pub(super) Option<PeerEvidence>);
 

@@ -20,7 +20,7 @@ const HEADER_BYTES_MAX: u32 = 8 * 1024;
 /// Replies that a caller does not read wait here, for each stream.
 const SEND_BUFFER_BYTES_MAX: usize = 16 * 1024;
 const RESET_STREAMS_MAX: usize = 16;
-/// What a caller may send before it is read, for each stream and for all. Requests are tiny.
+/// Bytes that a caller may send before they are read, for each stream and for all. Requests are tiny.
 const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 256 * 1024;
 /// A connection whose other end does not answer pings is closed.

@@ -1,4 +1,4 @@
-//! Which service of the socket a call is for: the first part of its path names it (gRPC over HTTP/2, "Requests").
+//! Routing of a call to a service of the socket: the first part of its path names it (gRPC over HTTP/2, "Requests").
 
 use std::sync::Arc;
 

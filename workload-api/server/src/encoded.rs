@@ -16,7 +16,7 @@ use crate::message::{Known, Message};
 const HEAD_BYTES: usize = 5;
 
 pub(super) struct Encoded {
-    /// What the message was made of, as far as the next is compared with it.
+    /// The values that the message was made of, as far as the next is compared with them.
     pub(super) known: Known,
     bytes: Zeroizing<Vec<u8>>,
 }
@@ -63,7 +63,7 @@ impl Latest {
     }
 }
 
-/// What the streams of one socket send.
+/// Messages that the streams of one socket send, each encoded once.
 #[derive(Default)]
 pub(super) struct Sent {
     svids: Latest,

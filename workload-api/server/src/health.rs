@@ -21,7 +21,7 @@ use crate::reflection;
 use crate::service::{Service, own_caller};
 use crate::source::Current;
 
-/// How often a watcher looks whether an identity that was away is back, and whether one has expired.
+/// Interval at which a watcher looks whether an identity that was away is back, and whether one has expired.
 const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
 
 pub(super) struct Health(pub(super) Arc<Service>);

@@ -1,4 +1,4 @@
-//! What stands behind the resident keys of one socket.
+//! The trait behind the resident keys of one socket.
 
 use edgewarden_names::{KeyName, Refusal};
 use edgewarden_workload_wire::keys::{Capability, Certified, Key, Purpose, Use, Wanted};

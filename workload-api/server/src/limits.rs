@@ -1,4 +1,4 @@
-//! What one socket holds at most.
+//! Limits of one socket: connections, streams, bytes, times.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use std::time::Duration;
 pub const CONNECTIONS_MAX: usize = 32;
 /// The same for those who are none of the socket's callers.
 pub const STRANGERS_MAX: usize = 8;
-/// How long a stranger has to be told so.
+/// Time in which a stranger is told so.
 pub const STRANGER_LIFETIME: Duration = Duration::from_secs(5);
 /// Most calls at a time on one connection, streams among them.
 pub const CALLS_MAX: u32 = 256;

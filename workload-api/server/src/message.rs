@@ -11,7 +11,7 @@ use edgewarden_workload_wire::workloadapi::{
 };
 use prost::bytes::Bytes;
 
-/// What a message is made of.
+/// The values that a message is made of.
 #[derive(Clone)]
 pub(super) struct Known {
     pub(super) context: Arc<X509Context>,
@@ -20,15 +20,15 @@ pub(super) struct Known {
 
 /// A message of a stream. Each is complete: what it does not name is withdrawn (SPIFFE Workload API, section 4.1).
 pub(super) trait Message: prost::Message + Default + 'static {
-    /// Whether both make the same message, which then is not sent again.
+    /// `true` when both make the same message, which then is not sent again.
     fn same(before: &Known, now: &Known) -> bool;
-    /// Whether there is such a message for this identity.
+    /// Fails when there is no such message for this identity.
     fn check(_: &Known) -> Result<(), Refusal> {
         Ok(())
     }
     fn of(known: &Known) -> Self;
-    /// What is kept of it to compare with the next. Not a key that the message does not hold: while a bundle stays the same
-    /// the identity changes many times.
+    /// The part of `known` that is kept to compare with the next. Not a key that the message does not hold: while a
+    /// bundle stays the same the identity changes many times.
     fn kept(known: Known) -> Known {
         known.without_key()
     }

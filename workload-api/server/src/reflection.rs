@@ -17,7 +17,7 @@ use crate::limits::EXCHANGES_MAX;
 use crate::places::take;
 use crate::service::{Service, own_caller};
 
-/// What is offered: each set has its imports with it.
+/// The descriptor sets that are offered: each has its imports with it.
 const DESCRIPTORS: [&[u8]; 7] = [
     descriptors::WORKLOAD,
     descriptors::ENVOY,

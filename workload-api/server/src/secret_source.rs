@@ -1,4 +1,4 @@
-//! What stands behind the deployment secrets of one socket.
+//! The trait behind the deployment secrets of one socket.
 
 use edgewarden_names::{Refusal, SecretName};
 use edgewarden_workload_wire::secrets::{Secret, Secrets};
@@ -13,7 +13,7 @@ pub trait SecretSource: Send + Sync + 'static {
     /// Blocks on the keystore.
     fn all(&self) -> Result<Secrets, Refusal>;
 
-    /// What [`Secrets::revision`] would be now. Returns at once.
+    /// The [`Secrets::revision`] that `all` would give now. Returns at once.
     fn revision(&self) -> Result<String, Refusal>;
 
     /// Changes when a revision may be another one.

@@ -86,7 +86,7 @@ struct Watching {
     changes: watch::Receiver<u64>,
     caller: PeerEvidence,
     caller_exited: Pin<Box<dyn Future<Output = ()> + Send>>,
-    /// What the caller has.
+    /// The revision that the caller has.
     revision: Option<String>,
     _permit: OwnedSemaphorePermit,
 }

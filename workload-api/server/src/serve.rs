@@ -17,10 +17,10 @@ use crate::limits::{CONNECTIONS_MAX, EXCHANGES_MAX, STRANGER_LIFETIME, STRANGERS
 use crate::source::IdentitySource;
 use crate::{connection, dispatch, sds, secrets, service, turns};
 
-/// How long a connection has at the end to tell its streams that it is one. Nothing new is given meanwhile; what waited
-/// for a client to read goes out before.
+/// Time that a connection has at the end to tell its streams that it is one. Nothing new is given meanwhile; what
+/// waited for a client to read goes out before.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-/// How long to wait when the process is out of descriptors.
+/// Wait before the next accept when the process is out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until `shutdown` is ready, then ends every call with a status and closes every connection. The listener's file
@@ -87,7 +87,7 @@ pub async fn serve(
     Ok(())
 }
 
-/// What all connections share.
+/// The parts of a socket that all its connections share.
 struct Socket {
     source: Arc<dyn IdentitySource>,
     streams: Arc<Semaphore>,
@@ -98,7 +98,8 @@ struct Socket {
 }
 
 impl Socket {
-    /// What is offered, with turns and places for requests of its own: the module's callers do not wait for strangers.
+    /// The services that are offered, with turns and places for requests of their own: the module's callers do not wait
+    /// for strangers.
     fn services(&self) -> dispatch::Services {
         let (source, stopped, turns) = (&self.source, &self.stopped, turns::Turns::new());
         let (streams, exchanges) = (&self.streams, &self.exchanges);

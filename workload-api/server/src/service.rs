@@ -26,7 +26,7 @@ pub(super) struct Service {
 }
 
 impl Service {
-    /// Who calls, if that may be answered now.
+    /// The process that calls, if it may be answered now.
     fn caller<Q>(&self, request: &Request<Q>) -> Result<PeerEvidence, Status> {
         let caller = request.extensions().get::<Caller>().and_then(|caller| caller.0.clone());
         let caller = caller.ok_or_else(|| status(&unknown()))?;

@@ -1,4 +1,4 @@
-//! What stands behind one Workload API socket.
+//! The trait behind one Workload API socket.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use crate::{KeySource, SecretSource};
 
-/// What the latest identity of an instance is. `None` means that the instance has ended: streams end.
+/// The latest identity of an instance. `None` means that the instance has ended: streams end.
 pub type Current = watch::Receiver<Option<Arc<X509Context>>>;
 
 /// The owner of one socket: one instance of one module. All methods return at once (no blocking I/O beyond `/proc`).
@@ -20,7 +20,7 @@ pub trait IdentitySource: Send + Sync + 'static {
     /// `caller.*` refuses the caller (PermissionDenied); any other reason says "not now" (Unavailable).
     fn authorize(&self, caller: &PeerEvidence) -> Result<(), Refusal>;
 
-    /// Whether who connects is one of this socket's callers, so that others cannot take the connections that are meant
+    /// `true` when `caller` is one of this socket's callers, so that others cannot take the connections that are meant
     /// for them. Decides only which budget a connection counts against: each call is judged by
     /// [`IdentitySource::authorize`].
     fn is_expected(&self, caller: &PeerEvidence) -> bool {
@@ -35,7 +35,7 @@ pub trait IdentitySource: Send + Sync + 'static {
         Err(Refusal::new(Reason::IdentityUnavailable, "JWT-SVID", "nobody signs JWT-SVIDs here"))
     }
 
-    /// What others are checked with, now and later. When the sender is gone, the last value stays.
+    /// The bundles that others are checked with, now and later. When the sender is gone, the last value stays.
     fn bundles(&self) -> watch::Receiver<Arc<Bundles>> {
         watch::channel(Arc::default()).1
     }

@@ -1,4 +1,4 @@
-//! How a refusal looks in gRPC.
+//! Refusals as gRPC statuses.
 
 use edgewarden_names::{Reason, Refusal};
 use edgewarden_platform::peer::PeerEvidence;
@@ -32,7 +32,7 @@ pub(super) fn status(refusal: &Refusal) -> Status {
     }
 }
 
-/// Whether the caller may be answered now.
+/// Fails when the caller may not be answered now.
 pub(super) fn authorize(source: &dyn IdentitySource, caller: &PeerEvidence) -> Result<(), Status> {
     let judged = if caller.is_alive() { source.authorize(caller) } else { Err(unknown()) };
     judged.map_err(|refusal| {

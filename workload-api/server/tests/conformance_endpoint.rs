@@ -237,7 +237,7 @@ async fn should_not_send_what_has_not_changed() {
     assert_ne!(svids.message().await.unwrap().unwrap(), first);
 }
 
-/// What Edgewarden offers on the same socket.
+/// Edgewarden's own services on the same socket.
 const BESIDE: [&str; 2] = ["edgewarden.keys.v1.Keys", "edgewarden.secrets.v1.Secrets"];
 
 async fn health(served: &Served, service: &str) -> Result<ServingStatus, Status> {

@@ -57,7 +57,7 @@ fn ask(names: &[&str]) -> DiscoveryRequest {
     DiscoveryRequest { resource_names: strings(names), ..DiscoveryRequest::default() }
 }
 
-/// What a client sends that took the response, and now wants these names.
+/// The request of a client that took the response, and now wants these names.
 fn ack(response: &DiscoveryResponse, names: &[&str]) -> DiscoveryRequest {
     DiscoveryRequest {
         version_info: response.version_info.clone(),

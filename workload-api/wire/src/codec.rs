@@ -1,4 +1,4 @@
-//! How messages become bytes: as tonic's own codec does it, with little memory held between two messages.
+//! Codec of messages as tonic's own, with little memory held between two messages.
 //!
 //! That codec gives each open stream a buffer of 8 KiB for as long as it lives, which on the streams of a hundred modules
 //! is more than everything else that `identityd` holds. Messages here are rare and of any size, so a buffer grows to its
@@ -10,7 +10,7 @@ use prost::Message;
 use tonic::codec::{BufferSettings, Codec};
 use tonic_prost::{ProstDecoder, ProstEncoder};
 
-/// What a stream holds while nothing is sent.
+/// Bytes that a stream holds while nothing is sent.
 const BUFFER_BYTES: usize = 64;
 /// Messages that are ready together are sent together up to here.
 const YIELD_BYTES: usize = 32 * 1024;

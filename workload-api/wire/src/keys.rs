@@ -19,7 +19,7 @@ pub const CAPABILITY_BYTES_MAX: usize = 256;
 /// More than a ciphertext is longer than what is in it.
 pub const CIPHERTEXT_OVERHEAD_MAX: usize = 64;
 
-/// What a key is for. It cannot change.
+/// The one use of a key. It cannot change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Purpose {
     /// P-256, ECDSA with SHA-256.
@@ -49,7 +49,7 @@ impl Purpose {
     }
 }
 
-/// What a capability allows.
+/// A right that a capability gives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Operation {
     Sign,
@@ -122,7 +122,7 @@ impl Operations {
     }
 }
 
-/// What a capability is to be for. No operations: all that the purpose allows.
+/// Contents that a capability is to have. No operations: all that the purpose allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wanted {
     pub operations: Operations,
@@ -158,7 +158,7 @@ impl std::fmt::Debug for Capability {
     }
 }
 
-/// Which key, and by what right.
+/// A key and the capability to use it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Use {
     pub key: KeyName,

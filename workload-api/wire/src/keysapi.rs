@@ -13,7 +13,7 @@ pub struct Key {
     #[prost(uint64, tag = "4")]
     pub created: u64,
 }
-/// What a capability is to be for.
+/// Contents that a capability is to have.
 #[allow(clippy::all)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Wanted {
@@ -649,7 +649,7 @@ pub mod keys_client {
                 .insert(GrpcMethod::new("edgewarden.keys.v1.Keys", "DeleteKey"));
             self.inner.unary(req, path, codec).await
         }
-        /// What this module has: names, never keys.
+        /// The keys of this module: names, never keys.
         pub async fn list_keys(
             &mut self,
             request: impl tonic::IntoRequest<super::ListKeysRequest>,
@@ -746,7 +746,7 @@ pub mod keys_server {
             tonic::Response<super::DeleteKeyResponse>,
             tonic::Status,
         >;
-        /// What this module has: names, never keys.
+        /// The keys of this module: names, never keys.
         async fn list_keys(
             &self,
             request: tonic::Request<super::ListKeysRequest>,

@@ -1,4 +1,4 @@
-//! What crosses a Workload API socket: the generated messages, how they become bytes, and the values of our own services.
+//! Messages of a Workload API socket: generated code, its codec, and the values of our own services.
 //!
 //! * [`workloadapi`]: `SpiffeWorkloadAPI` (SPIFFE Workload API) · [`envoy`]: Envoy's secret discovery
 //! * [`keysapi`] and [`keys`]: `edgewarden.keys.v1`, keys that stay in the gateway's keystore

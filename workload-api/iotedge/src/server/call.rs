@@ -50,12 +50,13 @@ impl Service {
         Ok(reply::answer(outcome)?)
     }
 
-    /// Whether the caller may be answered now.
+    /// Fails when the caller may not be answered now.
     fn authorize(&self, caller: &PeerEvidence) -> Result<(), Refusal> {
         if caller.is_alive() { self.door.callers.authorize(caller) } else { Err(unknown()) }
     }
 
-    /// What tells of an attack, or of a mistake in a deployment, is written down; a mistake in HTTP is not.
+    /// Writes down a refusal that tells of an attack, or of a mistake in a deployment; a mistake in HTTP is not written
+    /// down.
     fn tell(&self, denied: &Denied) {
         if !matches!(
             denied.refusal.reason,

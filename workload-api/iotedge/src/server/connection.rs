@@ -15,7 +15,7 @@ const HEADERS_MAX: usize = 32;
 const HEAD_BYTES_MAX: usize = 8 * 1024;
 const BUFFER_BYTES_MAX: usize = 16 * 1024;
 
-/// Who made the connection. `None` when the kernel could not tell: then every call is refused.
+/// The process that made the connection. `None` when the kernel could not tell: then every call is refused.
 pub(super) fn peer(stream: &UnixStream) -> Option<PeerEvidence> {
     PeerEvidence::of(stream)
         .inspect_err(|error| tracing::debug!(%error, "the caller of the IoT Edge API cannot be identified"))

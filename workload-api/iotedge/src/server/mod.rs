@@ -23,23 +23,23 @@ use crate::ModuleApi;
 pub const CONNECTIONS_MAX: usize = 8;
 /// The same for those who are none of the socket's callers.
 pub const STRANGERS_MAX: usize = 4;
-/// How long a stranger has to be told so.
+/// Time in which a stranger is told so.
 pub const STRANGER_LIFETIME: Duration = Duration::from_secs(5);
 /// Most calls at a time that wait for keys, a chip or the disk.
 pub const CALLS_MAX: usize = 4;
-/// How long a request's line and headers may take, also the next one's of a connection that is kept.
+/// Time that a request's line and headers may take, also the next one's of a connection that is kept.
 pub const HEADERS_TIME: Duration = Duration::from_secs(10);
-/// How long its body may take.
+/// Time that its body may take.
 pub const BODY_TIME: Duration = Duration::from_secs(5);
-/// How long a call waits for a thread while others have them.
+/// Time that a call waits for a thread while others have them.
 pub const THREAD_TIME: Duration = Duration::from_secs(10);
 /// A connection is then closed, after the answer to what it asked before.
 pub const CONNECTION_LIFETIME: Duration = Duration::from_secs(300);
 
-/// How long to wait when the process is out of descriptors.
+/// Wait before the next accept when the process is out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// What stands behind the socket.
+/// The sources behind the socket: who its callers are, and what they may ask.
 #[derive(Clone)]
 pub struct Door {
     pub callers: Arc<dyn IdentitySource>,

@@ -178,7 +178,7 @@ pub fn post(path: &str, body: &str) -> String {
     )
 }
 
-/// What is left to read, until the other side closes or resets.
+/// The rest of the bytes, until the other side closes or resets.
 pub async fn rest(stream: &mut UnixStream) -> String {
     let mut bytes = Vec::new();
     drop(stream.read_to_end(&mut bytes).await);

@@ -19,7 +19,7 @@ pub(super) struct Admission {
 }
 
 impl Admission {
-    /// Whether the caller may be answered now.
+    /// Fails when the caller may not be answered now.
     pub(super) fn authorize(&self) -> Result<(), Status> {
         authorize(&*self.source, &self.caller)
     }

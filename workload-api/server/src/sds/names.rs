@@ -1,4 +1,4 @@
-//! What a client asks for: names, bounded.
+//! Names that a client asks for, bounded.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use super::resource::{NAME_BYTES_MAX, NAMES_MAX};
 /// Asks for all that there is (xDS protocol, "How the client specifies what resources to return").
 pub(super) const WILDCARD: &str = "*";
 
-/// What a stream of the state of the world is subscribed to.
+/// Subscription of a state-of-the-world stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Wanted {
     /// All that there is, under each secret's own name.
@@ -27,7 +27,7 @@ impl Wanted {
         Ok(Self { all, names })
     }
 
-    /// Whether this asks for something that `before` did not ask for.
+    /// `true` when this asks for something that `before` did not ask for.
     pub(super) fn is_more_than(&self, before: &Self) -> bool {
         self.all && !before.all || !self.names.is_subset(&before.names)
     }

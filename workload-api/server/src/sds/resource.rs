@@ -1,4 +1,4 @@
-//! What secrets are made of, and what a client may ask of them.
+//! The one resource type, the limits of requests for it, and the values that it is made of.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ pub const UNANSWERED_MAX: u32 = 64;
 /// The one type of resource here.
 pub(super) const SECRET_TYPE: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
 
-/// What secrets are made of: the module's identity, and the roots of other trust domains.
+/// The values that secrets are made of: the module's identity, and the roots of other trust domains.
 pub(super) struct Known {
     pub(super) context: Arc<X509Context>,
     pub(super) foreign: Arc<BTreeMap<TrustDomain, Vec<Vec<u8>>>>,

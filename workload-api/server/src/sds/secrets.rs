@@ -39,7 +39,7 @@ const SPIFFE_VALIDATOR_TYPE: &str =
 /// One trust domain and its roots, DER.
 type Bundle<'a> = (&'a TrustDomain, &'a [Vec<u8>]);
 
-/// What an identity has to give, without copies of it.
+/// The secrets that an identity has to give, without copies of it.
 #[derive(Clone)]
 pub(super) struct Holdings<'a> {
     context: &'a X509Context,

@@ -25,7 +25,7 @@ pub(super) struct StateOfTheWorld {
     validator: Option<Validator>,
     /// Responses on this stream so far. The last one's nonce.
     sent: u64,
-    /// What the last response held. `None` when a response is due, whatever it holds.
+    /// Version of the last response. `None` when a response is due, whatever it holds.
     version: Option<u64>,
 }
 

@@ -24,7 +24,7 @@ pub(super) trait Protocol: Send + 'static {
     /// Takes a request in; whether an answer is due now. A refusal ends the stream.
     fn take(&mut self, request: Self::Request) -> Result<bool, Refusal>;
 
-    /// What the client is to get of this identity. `None` when it has all of it.
+    /// The response that the client is to get of this identity. `None` when it has all of it.
     fn answer(&mut self, known: &Known) -> Result<Option<Self::Response>, Refusal>;
 }
 

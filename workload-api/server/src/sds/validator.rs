@@ -1,4 +1,4 @@
-//! How Envoy is told to check its peers: by the SPIFFE certificate validator, which takes the roots of the trust domain
+//! Validation contexts for Envoy: the SPIFFE certificate validator, which takes the roots of the trust domain
 //! that the peer's SPIFFE ID names and no others; or by a plain list of roots, for a client that cannot do the former.
 
 use edgewarden_workload_wire::envoy::envoy::config::core::v3::Node;

