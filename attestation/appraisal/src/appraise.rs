@@ -18,9 +18,9 @@ use crate::crypto::{p256_point, sha256, verify_p256};
 use crate::quote::list;
 use crate::{Pending, ReferenceValues, certify, csr, quote};
 
-/// How long a challenge may be answered.
+/// Time in which a challenge may be answered.
 pub const CHALLENGE_LIFETIME: Duration = Duration::from_secs(60);
-/// How long a verdict counts as fresh.
+/// Time for which a verdict counts as fresh.
 pub const VERDICT_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Proof that a device answered its challenge and is what it should be. Only [`appraise()`] makes one.
@@ -47,7 +47,7 @@ impl Appraised {
     }
 }
 
-/// Why the device was not accepted, and the verdict to keep about it.
+/// Refusal of a device, with the verdict to keep about it.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{refusal}")]
 pub struct Failure {

@@ -35,7 +35,7 @@ pub const AK_ATTRIBUTES: Attributes = Attributes(
         | Attributes::SIGN,
 );
 
-/// What the device is sent: all of [`edgewarden_protocol::enrol::Challenge`] but the session.
+/// Challenge as the device is sent it: all of [`edgewarden_protocol::enrol::Challenge`] but the session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChallengeParts {
     pub nonce: Bytes,
@@ -44,7 +44,7 @@ pub struct ChallengeParts {
     pub credential: Option<Credential>,
 }
 
-/// What the verifier remembers until the answer comes. Kept by the fleet, shown to nobody, used once.
+/// The verifier's memory of a challenge until the answer comes. Kept by the fleet, shown to nobody, used once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Pending {
@@ -73,7 +73,7 @@ pub(crate) enum PendingKeys {
 }
 
 impl Pending {
-    /// Which device this is: the SHA-256 of the certified EK's SubjectPublicKeyInfo, or of the software device key's
+    /// Identity of the device: the SHA-256 of the certified EK's SubjectPublicKeyInfo, or of the software device key's
     /// point. A gateway name is bound to it for good.
     pub fn device(&self) -> &Digest {
         &self.device

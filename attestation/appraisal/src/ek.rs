@@ -28,7 +28,7 @@ const TEMPLATE: u32 = Attributes::FIXED_TPM
     | Attributes::DECRYPT;
 const TEMPLATE_HIGH: u32 = TEMPLATE | Attributes::USER_WITH_AUTH;
 
-/// What is taken from an EK certificate. Whose signature it carries is checked apart, by `VendorRoots::verify`.
+/// The facts taken from an EK certificate. Its signature is checked apart, by `VendorRoots::verify`.
 #[derive(Debug)]
 pub(crate) struct Endorsement {
     key: CertifiedKey,

@@ -105,8 +105,8 @@ pub(crate) fn unmeasured(log: &EventLog) -> Option<u8> {
     [0, 4].into_iter().find(|&pcr| !events_of(log, pcr).any(measures))
 }
 
-/// What firmware extends to mark a step of the boot, whatever it boots (PFP sections 3.3.4 and 10.4.1): separators
-/// and the actions of the boot manager. Told by their digests, for the event types are anybody's word.
+/// Events that firmware extends to mark a step of the boot, whatever it boots (PFP sections 3.3.4 and 10.4.1):
+/// separators and the actions of the boot manager. Told by their digests, for the event types are anybody's word.
 const MARKERS: [&[u8]; 7] = [
     &[0; 4],
     &[0xff; 4],

@@ -1,4 +1,4 @@
-//! Whose TPMs enrol: certificates of makers and of makers' kinds, paths, and files of authorities.
+//! Enrolment by TPM: certificates of makers and of makers' kinds, paths, and files of authorities.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,4 +1,4 @@
-/// Why bytes are not the structure that they should be.
+/// Error of bytes that are not the structure that they should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError {
     #[error("the {0} ends too early")]

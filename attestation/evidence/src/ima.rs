@@ -15,7 +15,7 @@ pub const ENTRIES_MAX: usize = 128 * 1024;
 /// The PCR that IMA extends by default (CONFIG_IMA_MEASURE_PCR_IDX).
 pub const PCR: u8 = 10;
 
-/// How the kernel extends banks other than SHA-1.
+/// The kernel's way to extend banks other than SHA-1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Extension {
     /// Linux 5.8 and later: each bank gets its own digest of the template data.
@@ -36,7 +36,7 @@ pub struct Entry {
     pub path: String,
     /// The template hash is all zeros: the file changed while it was measured. Extends ones.
     pub violation: bool,
-    /// What the template hash covers.
+    /// The template data: the bytes that the template hash covers.
     data: Vec<u8>,
 }
 
@@ -85,7 +85,7 @@ impl MeasurementList {
         values.get(bank, PCR).unwrap_or_default().to_vec()
     }
 
-    /// How many entries lead to `value`; the shortest prefix when there are several.
+    /// Number of entries that lead to `value`; the shortest prefix when there are several.
     pub fn prefix_of(&self, bank: HashAlg, extension: Extension, value: &[u8]) -> Option<usize> {
         let mut values = PcrValues::at_startup(&[bank], 0);
         if values.get(bank, PCR)? == value {
@@ -129,7 +129,7 @@ impl Entry {
         Ok(Self { pcr, template, file_digest, path, violation, data })
     }
 
-    /// What this entry extends into `bank`.
+    /// The digest that this entry extends into `bank`.
     pub fn digest(&self, bank: HashAlg, extension: Extension) -> Vec<u8> {
         if self.violation {
             return vec![0xff; bank.size()];

@@ -48,8 +48,8 @@ impl PcrValues {
         }
     }
 
-    /// What TPM2_Quote signs: the digest of the chosen PCRs' values, in ascending order (Part 3, section 18.4).
-    /// None when a chosen PCR is not known.
+    /// The digest that TPM2_Quote signs: that of the chosen PCRs' values, in ascending order (Part 3, section 18.4).
+    /// `None` when a chosen PCR is not known.
     pub fn quote_digest(&self, hash: HashAlg, bank: HashAlg, pcrs: &[u8]) -> Option<Vec<u8>> {
         let values = pcrs.iter().map(|&pcr| self.get(bank, pcr)).collect::<Option<Vec<_>>>()?;
         Some(hash.digest(&values))

@@ -4,7 +4,7 @@ use crate::ParseError;
 #[derive(Debug)]
 pub(crate) struct Reader<'a> {
     rest: &'a [u8],
-    /// What is read, for error messages.
+    /// Name of the structure, for error messages.
     what: &'static str,
 }
 

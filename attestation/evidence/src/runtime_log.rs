@@ -23,7 +23,7 @@ pub const ENTRIES_MAX: usize = 128 * 1024;
 const KIND_BYTES_MAX: usize = 64;
 const SUBJECT_BYTES_MAX: usize = 2048;
 
-/// Why a section begins.
+/// Reason that a section begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Why {
     /// The first of a boot: the TPM was reset, or the log is new.
@@ -53,7 +53,7 @@ pub struct Start {
     pub pcr: u8,
     /// The PCR before this line was extended.
     pub value: [u8; 32],
-    /// Where the section before ended by its own lines; zeros when there is none.
+    /// The PCR's value after the section before, by its own lines; zeros when there is none.
     pub previous: [u8; 32],
     /// The TPM's counters (TPMS_CLOCK_INFO), which tell one boot from another.
     pub resets: u32,
@@ -81,7 +81,7 @@ pub enum Record {
 pub struct Entry {
     pub sequence: u64,
     pub record: Record,
-    /// What is extended: SHA-256 of the line without its line break.
+    /// The digest that is extended: SHA-256 of the line without its line break.
     pub digest: [u8; 32],
 }
 
@@ -120,16 +120,16 @@ pub struct RuntimeLog {
     values: Vec<[u8; 32]>,
 }
 
-/// What a quoted value proves.
+/// Counts of a log that leads to a quoted value, line by line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Replayed {
-    /// How many lines, all of them proven.
+    /// Lines, all of them proven.
     pub entries: usize,
     /// Number of the first line: above 1 when older ones were rotated away.
     pub first: u64,
-    /// How many sections begin with [`Why::Unexplained`].
+    /// Sections that begin with [`Why::Unexplained`].
     pub unexplained: usize,
-    /// How many boots the log knows.
+    /// Boots that the log knows.
     pub boots: usize,
 }
 
@@ -258,7 +258,7 @@ impl RuntimeLog {
     }
 }
 
-/// What a PCR becomes (TPM 2.0 Library Part 1, section 17.2).
+/// Value of a PCR after an extend (TPM 2.0 Library Part 1, section 17.2).
 pub fn extend(value: &[u8; 32], digest: &[u8; 32]) -> [u8; 32] {
     hash(&[value, digest])
 }

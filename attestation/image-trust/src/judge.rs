@@ -18,7 +18,7 @@ pub fn judge(evidence: &ImageEvidence, keys: &[ImageKey]) -> Result<ImageProof, 
     judge_for(evidence, keys, Architecture::HERE)
 }
 
-/// What a gateway with another processor says of it.
+/// Judges as [`judge`] does, for a gateway with a processor of `architecture`.
 pub fn judge_for(
     evidence: &ImageEvidence,
     keys: &[ImageKey],

@@ -32,7 +32,7 @@ impl<'a> PinnedKey<'a> {
     }
 }
 
-/// Whether a deployment's image key can be used at all. [`crate::judge`] refuses everything when one cannot.
+/// Fails when a deployment's image key cannot be used at all. [`crate::judge`] refuses everything when one cannot.
 pub fn check_key(key: &ImageKey) -> Result<(), Refusal> {
     PinnedKey::parse(key).map(drop)
 }

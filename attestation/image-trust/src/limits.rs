@@ -1,4 +1,4 @@
-//! What one image and its evidence may measure (docs/specification.md).
+//! Limits of one image and its evidence (docs/specification.md).
 
 pub use edgewarden_protocol::control::{MANIFEST_BYTES_MAX, SIGNATURE_PAYLOAD_BYTES_MAX, SIGNATURES_MAX};
 

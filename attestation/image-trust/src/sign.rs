@@ -55,7 +55,7 @@ impl std::fmt::Debug for SigningKey {
     }
 }
 
-/// What to push so that the image counts as signed: the blobs first, then the manifest under the tag.
+/// Blobs and manifest to push so that the image counts as signed: the blobs first, then the manifest under the tag.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SignedImage {
     /// `sha256-<hex>.sig`, in the image's own repository.

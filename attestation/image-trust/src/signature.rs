@@ -41,7 +41,7 @@ pub(crate) struct Descriptor {
     pub(crate) annotations: BTreeMap<String, String>,
 }
 
-/// What is signed ("simple signing"). Every field must be understood.
+/// The payload that is signed ("simple signing"). Every field must be understood.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Payload {
@@ -73,7 +73,7 @@ pub(crate) struct Image {
     pub(crate) docker_manifest_digest: String,
 }
 
-/// How near a candidate came to being a signature of this image. The nearest one gives the reason.
+/// Nearness of a candidate to being a signature of this image. The nearest one gives the reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Nearness {
     Nothing,

@@ -32,12 +32,12 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
-/// What a file of vendors' certificates holds.
+/// Contents of a file of vendors' certificates.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct VendorBundle {
     /// Each once.
     pub certificates: Vec<VendorCertificate>,
-    /// What was left out, and why.
+    /// The first parts that were left out, each with the reason.
     pub refused: Vec<RefusedPart>,
     /// Further parts that were left out.
     pub refused_more: usize,
@@ -55,12 +55,12 @@ pub struct VendorCertificate {
 /// A part of a file that is no certificate of an authority.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefusedPart {
-    /// Where it is, `block 3 (line 57)`.
+    /// Place in the file, `block 3 (line 57)`.
     pub place: String,
     pub why: String,
 }
 
-/// Why a file gives nothing.
+/// Error of a file that gives no certificate.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum VendorBundleError {
     #[error("it has over {BUNDLE_BYTES_MAX} bytes; split it")]
@@ -228,7 +228,7 @@ impl Reader {
     }
 }
 
-/// Whether this certificate is an authority's, and of which kind.
+/// The certificate with its kind, root or not; `Err` with the rule that makes it no authority's.
 pub(super) fn judge(der: &[u8]) -> Result<VendorCertificate, String> {
     let certificate = Certificate::parse(der).map_err(|fault| fault.text)?;
     let made = |is_root| VendorCertificate {

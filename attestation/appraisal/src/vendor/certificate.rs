@@ -124,7 +124,7 @@ impl<'a> Certificate<'a> {
         Ok(())
     }
 
-    /// How a refusal speaks of it.
+    /// Name of the certificate in a refusal.
     pub(crate) fn called(&self) -> String {
         if self.subject.is_empty() {
             format!(
@@ -137,7 +137,8 @@ impl<'a> Certificate<'a> {
         }
     }
 
-    /// Who issued it, with the key that the certificate names and where it says the issuer's certificate is to be had.
+    /// Its issuer's name, with the key that the certificate names and the URL where it says the issuer's certificate is
+    /// to be had.
     pub(crate) fn issuer_called(&self) -> String {
         let key =
             self.authority_key().map(|key| format!(" with the key {}", shown_key(key))).unwrap_or_default();
@@ -190,7 +191,7 @@ impl<'a> Certificate<'a> {
         self.parsed.version() == X509Version::V1
     }
 
-    /// Whether it is an authority's, and how many more may follow beneath it.
+    /// The extension's `cA`, and the number of CAs that may follow beneath it (RFC 5280 section 4.2.1.9).
     pub(crate) fn basic_constraints(&self) -> (bool, Option<u32>) {
         self.extensions()
             .find_map(|extension| match extension {

@@ -1,6 +1,6 @@
 use edgewarden_names::{Reason, Refusal};
 
-/// What is wrong with a certificate or with a path, in words of the certificate.
+/// Fault of a certificate or of a path, in words of the certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Fault {
     pub(crate) kind: Kind,

@@ -70,7 +70,8 @@ impl VendorRoots {
         self.roots.is_empty()
     }
 
-    /// Why this authority's certificate vouches for nothing now: mostly because its root is not among these.
+    /// The reason that this authority's certificate vouches for nothing now: mostly that its root is not among these.
+    /// `None` when it does.
     pub fn why_useless(&self, authority: &[u8], now: UnixTime) -> Option<String> {
         let judged =
             Certificate::parse(authority).and_then(|authority| Search::new(self, &[], now).run(&authority));

@@ -37,7 +37,7 @@ impl<'n> Node<'n> {
 
 pub(super) struct Search<'s> {
     pub(super) roots: &'s VendorRoots,
-    /// What the device sent, in DER.
+    /// The certificates that the device sent, in DER.
     pub(super) sent: &'s [&'s [u8]],
     pub(super) now: UnixTime,
     signatures: usize,

@@ -88,7 +88,7 @@ pub fn ecc_public(
     }
 }
 
-/// What goes into an EK certificate; tests change one thing.
+/// Contents of an EK certificate; tests change one thing.
 pub struct EkCertificate {
     pub ca: bool,
     pub eku: Option<Vec<u64>>,

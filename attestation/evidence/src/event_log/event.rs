@@ -15,7 +15,7 @@ impl EventType {
     pub const EFI_VARIABLE_DRIVER_CONFIG: Self = Self(0x8000_0001);
     pub const EFI_BOOT_SERVICES_APPLICATION: Self = Self(0x8000_0003);
     pub const EFI_PLATFORM_FIRMWARE_BLOB: Self = Self(0x8000_0008);
-    /// What hardware measured before TPM2_Startup.
+    /// Measurement that hardware made before TPM2_Startup.
     pub const EFI_HCRTM: Self = Self(0x8000_0010);
 
     /// The name in the profile.

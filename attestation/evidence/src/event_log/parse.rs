@@ -49,7 +49,7 @@ impl EventLog {
     }
 }
 
-/// What the log says of the time before PCR 0 moved.
+/// The log's account of the time before PCR 0 moved.
 #[derive(Debug, Default)]
 struct Start {
     locality: Option<u8>,
@@ -59,8 +59,9 @@ struct Start {
 }
 
 impl Start {
-    /// Where PCR 0 begins is said once and before it moves; a log that says it otherwise contradicts itself. The H-CRTM
-    /// sequence and TPM2_Startup may be logged in either order, for a TPM ignores the locality after the sequence.
+    /// Takes in one event. The start of PCR 0 is said once and before it moves; a log that says it otherwise
+    /// contradicts itself. The H-CRTM sequence and TPM2_Startup may be logged in either order, for a TPM ignores the
+    /// locality after the sequence.
     fn follow(&mut self, event: &Event) -> Result<(), ParseError> {
         if event.event_type == EventType::EFI_HCRTM && event.pcr == 0 {
             // A further sequence would begin PCR 0 anew, so that no quote covers the one before.

@@ -31,7 +31,7 @@ pub struct ClockInfo {
     pub safe: bool,
 }
 
-/// What was attested. Other kinds than these are refused.
+/// The attested structure. Other kinds than these are refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AttestKind {
     /// TPMS_QUOTE_INFO (section 10.12.4).
