@@ -36,7 +36,7 @@ fn wildcard_spares(wild: &str, other: &str) -> bool {
     matches!(wild.split('/').next(), Some("+" | "#")) && other.starts_with('$')
 }
 
-/// Does the filter match this topic?
+/// `true` when the filter matches this topic.
 pub fn matches(filter: &str, topic: &str) -> bool {
     if !is_filter(filter) || !is_topic(topic) || wildcard_spares(filter, topic) {
         return false;
@@ -52,7 +52,7 @@ pub fn matches(filter: &str, topic: &str) -> bool {
     }
 }
 
-/// Is every topic that `narrow` matches also matched by `wide`?
+/// `true` when every topic that `narrow` matches is also matched by `wide`.
 ///
 /// Never wrongly true. `+/#` is not seen to cover `#`, although both match the same topics: say `#`.
 pub fn covers(wide: &str, narrow: &str) -> bool {
@@ -70,7 +70,7 @@ pub fn covers(wide: &str, narrow: &str) -> bool {
     }
 }
 
-/// Is there a topic that both filters match?
+/// `true` when there is a topic that both filters match.
 ///
 /// Never wrongly false. `/#` and `+` are said to overlap, in the empty topic that nobody may use.
 pub fn overlaps(one: &str, other: &str) -> bool {

@@ -11,11 +11,11 @@ use serde::{Deserialize, Serialize};
 
 /// The first level of the gateway's own topics.
 const OWN_LEVEL: &str = "$edgewarden";
-/// As whom they are published: a name that no module can have.
+/// Name of the principal that publishes alerts: one that no module can have.
 pub(crate) const OWN_NAME: &str = "gatewayd";
 /// Name of the message's form. Fields are added to it, and keep their meaning.
 const SCHEMA: &str = "edgewarden/alert/v1";
-/// Above what a message can have.
+/// Upper bound of an alert's payload.
 pub(crate) const BYTES_MAX: usize = 32 * 1024;
 const TEXT_CHARS_MAX: usize = 512;
 /// Parts of a hundred of the upstream queue from which on it is nearly full, and down to which it stays so.
@@ -43,7 +43,7 @@ pub struct Alert {
     /// In words for people.
     pub rule: String,
     pub hint: String,
-    /// From when on it was told.
+    /// Time from which on it was told.
     pub since: UnixTime,
     /// Time at which it becomes an outage, where that is known.
     pub expires: Option<UnixTime>,
@@ -127,7 +127,7 @@ impl Topic {
     }
 }
 
-/// As whom alerts are published.
+/// The principal that publishes alerts.
 #[expect(clippy::expect_used, reason = "a constant, which the tests read")]
 pub(crate) fn own_principal() -> Principal {
     Principal::Module(ModuleName::parse(OWN_NAME).expect("a name"))

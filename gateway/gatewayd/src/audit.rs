@@ -90,7 +90,7 @@ pub(crate) struct Refusals {
 struct Told {
     origin: Origin,
     refusal: Refusal,
-    /// Of the same kind, not told since the last one that was.
+    /// Refusals of the same kind, not told since the last one that was.
     untold: u64,
 }
 

@@ -31,7 +31,7 @@ const PACKET_COST_MIN: usize = 256;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// A module may connect before the word of its start has come here.
 const PLACE_PATIENCE: Duration = Duration::from_secs(2);
-/// For what is still to be written when a connection ends.
+/// Time for what is still to be written when a connection ends.
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Values that connections share.

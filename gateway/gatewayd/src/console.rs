@@ -39,7 +39,7 @@ pub(crate) struct Console {
     pub(crate) upstream: watch::Receiver<UpstreamStatus>,
 }
 
-/// In the place of a socket that an earlier run left.
+/// Listens in the place of a socket that an earlier run left.
 pub(crate) fn open(path: &Path) -> io::Result<(std::os::unix::net::UnixListener, SocketFile)> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

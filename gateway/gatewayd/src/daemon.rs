@@ -41,7 +41,7 @@ use crate::store;
 use crate::upload;
 use crate::view::{Door, View};
 
-/// For what is to be written down at the end.
+/// Time for what is to be written down at the end.
 const FLUSH: Duration = Duration::from_secs(5);
 
 /// An error that keeps the daemon from starting.

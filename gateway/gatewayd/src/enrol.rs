@@ -27,7 +27,7 @@ use crate::audit::{self, Audit};
 use crate::control::Control;
 use crate::listen::{Slot, source};
 
-/// From the first byte of the handshake to the last of the answer.
+/// Time from the first byte of the handshake to the last of the answer.
 const DEADLINE: Duration = Duration::from_secs(20);
 const HEADERS: Duration = Duration::from_secs(5);
 /// A token has 256 bits: the limit guards `identityd`'s time, not the token.

@@ -76,7 +76,7 @@ pub(crate) enum Event {
     Status {
         answer: oneshot::Sender<HubStatus>,
     },
-    /// For those who count.
+    /// Asks for the numbers of a monitoring system.
     Count {
         answer: oneshot::Sender<HubCounts>,
     },
@@ -94,7 +94,7 @@ pub(crate) enum Event {
     OlderCopy,
 }
 
-/// Somebody who waits until a message that was set aside is gone from the disk. Bounded by the console's callers.
+/// A caller who waits until a message that was set aside is gone from the disk. Bounded by the console's callers.
 struct Dropping {
     client: Principal,
     version: u64,

@@ -22,7 +22,7 @@ use tokio::task::AbortHandle;
 
 /// Connections of all kinds of one listener.
 const CONNECTIONS_MAX: usize = 2048;
-/// Of them, connections of strangers.
+/// Connections of strangers among them.
 const STRANGERS_MAX: usize = 512;
 /// Connections from one address: a site behind one router still fits, one device cannot take all.
 const CONNECTIONS_PER_SOURCE_MAX: usize = 256;

@@ -18,7 +18,7 @@ use crate::hub::{Event, HubCounts};
 use crate::store::Opening;
 use crate::view::View;
 
-/// Before each name.
+/// First part of each metric's name.
 const PREFIX: &str = "edgewarden_gatewayd";
 
 /// Sources of the numbers.

@@ -134,8 +134,9 @@ impl View {
         self.0.trusted
     }
 
-    /// Does the place agree with the key? A module speaks from the address of its own live start record, through the
-    /// modules' door; a leaf device comes through the leaves' door. Returns the instance that is there.
+    /// Refuses a key that is used at another place than its own. A module speaks from the address of its own live start
+    /// record, through the modules' door; a leaf device comes through the leaves' door. Returns the instance that is
+    /// there.
     pub fn place(&self, who: &Principal, door: Door, from: IpAddr) -> Result<Option<Arc<str>>, Refusal> {
         let mismatch = |rule: String| Err(Refusal::new(Reason::PlaceMismatch, who, rule));
         match (who, door) {
@@ -196,7 +197,7 @@ impl Sizes {
         Ok(Self { all: policy.sizes.clone(), filters })
     }
 
-    /// Of those that a topic matches.
+    /// The smallest bound among the filters that a topic matches.
     fn smallest(&self, topic: &TopicName) -> Option<u32> {
         let mut smallest = None;
         self.filters.matches(topic, |number, ()| {

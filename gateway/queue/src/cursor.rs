@@ -62,7 +62,7 @@ impl Cursor {
         self.through
     }
 
-    /// On disk when it returns.
+    /// Sets the number up to which the fleet has everything. On disk when it returns.
     pub(crate) fn advance(
         &mut self,
         storage: &StorageKey,

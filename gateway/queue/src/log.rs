@@ -25,7 +25,7 @@ pub(crate) struct Log {
     folder: PathBuf,
     storage: StorageKey,
     pub(crate) id: [u8; ID_BYTES],
-    /// Of what is appended.
+    /// Epoch of what is appended.
     epoch: Epoch,
     renumbered: Option<Renumbered>,
     sender_of: SenderOf,

@@ -24,7 +24,7 @@ pub struct Execution<'a> {
     pub module: &'a Module,
     pub image: &'a ImageConfig,
     pub root: &'a Path,
-    /// As whom it runs when the image names nobody.
+    /// User that it runs as when the image names nobody.
     pub own_user: u32,
     /// Users of the gateway that no module runs as.
     pub forbidden_users: &'a [u32],

@@ -19,11 +19,11 @@ use crate::OciError;
 use crate::error::refused;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// From the request to the head of the answer; an upload of a large layer is in it.
+/// Time from the request to the head of the answer; an upload of a large layer is in it.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
-/// Without a byte.
+/// Longest time without a byte.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-/// For one whole answer.
+/// Time for one whole answer, from its head on.
 const DEADLINE: Duration = Duration::from_secs(30 * 60);
 const REDIRECTS_MAX: usize = 4;
 /// Debian's bundle of public roots.

@@ -38,8 +38,8 @@ pub fn file(root: &Path, path: &str) -> Option<File> {
     (!is_covered(&place) && file.metadata().is_ok_and(|metadata| metadata.is_file())).then_some(file)
 }
 
-/// Is this what unpacking leaves where the runtime mounts: empty folders? Anything in them would lead a path elsewhere
-/// than the same path leads in the container.
+/// `true` when the folders where the runtime mounts are as unpacking leaves them: empty. Anything in them would lead a
+/// path elsewhere than the same path leads in the container.
 pub fn mount_folders_are_empty(root: &Path) -> bool {
     MOUNT_FOLDERS.iter().all(|(name, _)| {
         let path = root.join(name);

@@ -53,9 +53,9 @@ pub(crate) struct Unpacker {
     entries: usize,
     implied: usize,
     names_bytes: usize,
-    /// Of the uncompressed layers.
+    /// Bytes of uncompressed layers that may still come.
     bytes_left: u64,
-    /// Of what is made, in whole blocks.
+    /// Bytes, in whole blocks, that may still be made.
     disk_left: u64,
     left_out: usize,
 }
@@ -333,7 +333,7 @@ impl Unpacker {
         Ok(openat2(&self.root, if path.is_empty() { "." } else { path }, how)?)
     }
 
-    /// Does the folder lie in one that is mounted over, or is it one?
+    /// `true` when the folder lies in one that is mounted over, or is one.
     fn lies_covered(&self, folder: &OwnedFd) -> io::Result<bool> {
         let place = place(folder)?;
         let inside = place.strip_prefix(&self.place).map_err(|_| invalid("a folder left the root"))?;

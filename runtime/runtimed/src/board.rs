@@ -89,14 +89,14 @@ impl Board {
         }
     }
 
-    /// Something that is enforced was changed from outside and put back.
+    /// Counts a change from outside that was put back, and shows the last one.
     pub fn repaired(&self, at: UnixTime, what: String) {
         let enforcement = &mut self.shown().enforcement;
         enforcement.repairs = enforcement.repairs.saturating_add(1);
         enforcement.last = Some(Repair { at, what });
     }
 
-    /// Something that is to be enforced is not; `None`: everything is.
+    /// Shows a rule, limit or interface that is not in force as it is to be; `None`: everything is.
     pub fn enforcement_lost(&self, refusal: Option<Refusal>) {
         self.shown().enforcement.lost = refusal;
     }

@@ -102,7 +102,7 @@ impl Bundle<'_> {
         env.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
     }
 
-    /// As whom it runs.
+    /// User and group that the module runs as.
     pub fn user(&self) -> Result<(u32, u32), Refusal> {
         self.execution().user()
     }

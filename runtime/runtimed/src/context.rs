@@ -44,7 +44,7 @@ pub struct Context {
     pub daemon_users: Vec<u32>,
     /// Once `identityd` has released it.
     record_key: OnceCell<Arc<RecordKey>>,
-    /// Something on disk is not needed any more.
+    /// Wakes the cleaning of what is on disk and not needed any more.
     pub tidy: Notify,
     /// Made with this, and set before anything else asks for it.
     pub guard: OnceLock<Guard>,
@@ -158,10 +158,12 @@ impl Context {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Marks an instance as existing, from before the first thing is made for it.
     pub fn live(&self, instance: &str) {
         self.lives().insert(instance.to_owned());
     }
 
+    /// Takes back [`Self::live`], after the last of an instance's things is removed.
     pub fn gone(&self, instance: &str) {
         self.lives().remove(instance);
     }

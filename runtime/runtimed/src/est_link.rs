@@ -27,7 +27,7 @@ use crate::identity::CallError;
 /// Pause after a state request that `identityd` did not answer.
 const AWAY: Duration = Duration::from_secs(2);
 
-/// Somebody wants a certificate now.
+/// A request for a certificate now.
 #[derive(Debug)]
 pub struct EstNow {
     /// A first one, even if one is held.
@@ -97,7 +97,7 @@ struct Link {
 }
 
 impl Link {
-    /// Does what is due, and says how long nothing is.
+    /// Does what is due; returns the wait until something is due again.
     async fn step(&mut self, asked: Option<EstNow>) -> Result<Duration, EstError> {
         let state = match self.call(State).await {
             Ok(state) => state,

@@ -36,7 +36,7 @@ const SETTLE: Duration = Duration::from_millis(300);
 struct Plan {
     endpoint: Digest,
     due: Instant,
-    /// In a row, without a bundle.
+    /// Failures in a row to get a bundle.
     failures: u32,
 }
 

@@ -18,7 +18,7 @@ use crate::identity::CallError;
 /// A fleet of 10,000 is asked 17 times in a second.
 const ORDINARY: Duration = Duration::from_secs(600);
 const UNSURE: Duration = Duration::from_secs(20);
-/// While it cannot be reached.
+/// Longest wait while it cannot be reached.
 const AWAY_LONGEST: Duration = Duration::from_secs(300);
 
 /// Asks for as long as it is polled.

@@ -55,9 +55,9 @@ const SCRIPT_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Scripts of the rule sets that are to be in force.
 #[derive(Debug, Clone)]
 pub struct Rules {
-    /// In the gateway's namespace.
+    /// Script for the gateway's namespace.
     pub gateway: String,
-    /// In each module's own.
+    /// Script for each module's own.
     pub walls: BTreeMap<ModuleName, String>,
 }
 
@@ -174,7 +174,7 @@ impl Drop for Task {
     }
 }
 
-/// One instance.
+/// An instance under guard.
 #[derive(Debug)]
 struct Guarded {
     admitted: Admitted,
@@ -221,7 +221,7 @@ struct Keeper {
     orders: mpsc::WeakSender<Order>,
     reports: Reports,
     tasks: Vec<Task>,
-    /// Something could not be put back.
+    /// `true` when something could not be put back.
     open: bool,
     /// Everything was removed, because it was told so.
     retired: bool,

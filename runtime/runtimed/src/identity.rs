@@ -39,7 +39,7 @@ impl CallError {
     }
 }
 
-/// Within what time a call is answered, once it is its turn.
+/// Time in which a call is answered, once it is its turn.
 fn deadline(request: &Request) -> Duration {
     match request {
         // Answered after half a minute without news.
@@ -55,7 +55,8 @@ fn deadline(request: &Request) -> Duration {
     }
 }
 
-/// One connection, made when it is needed and again after it broke. Calls wait for each other.
+/// A client of `identityd`'s control socket: one connection, made when it is needed and again after it broke. Calls
+/// wait for each other.
 #[derive(Debug)]
 pub struct Client {
     socket: PathBuf,

@@ -32,7 +32,7 @@ use crate::{RunError, network, secrets};
 const RECORD_BYTES_MAX: usize = 1024 * 1024;
 /// Between SIGTERM and SIGKILL.
 const STOP_GRACE: Duration = Duration::from_secs(10);
-/// After SIGKILL; a process that the kernel holds longer is left to the next cleaning.
+/// Wait after SIGKILL; a process that the kernel holds longer is left to the next cleaning.
 const KILL_WAIT: Duration = Duration::from_secs(10);
 
 /// Number and address of a module on the network.
@@ -49,10 +49,10 @@ pub struct Place {
 pub struct Record {
     pub instance: String,
     pub generation: Generation,
-    /// As the deployment had it at the start.
+    /// The module as the deployment had it at the start.
     pub module: Module,
     pub place: Place,
-    /// Of the first process; absent until it exists.
+    /// Number and start time of the first process; absent until it exists.
     pub process: Option<(i32, u64)>,
     /// Mounts of the container. Absent until it exists.
     #[serde(default)]

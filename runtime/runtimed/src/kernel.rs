@@ -36,7 +36,7 @@ pub struct Kernel {
     reported: HashMap<Flow, (u64, Instant)>,
 }
 
-/// Something that was refused.
+/// A refused flow: the interface that it came from, and its kind.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Flow {
     interface: String,

@@ -90,7 +90,7 @@ const CAPABILITIES: [Capability; 11] = [
     Capability::SYS_PTRACE,
 ];
 
-/// Why the daemon could not start or go on.
+/// An error that keeps the daemon from starting or from going on.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     #[error("cannot {what}")]
@@ -234,7 +234,7 @@ pub async fn run(layout: Layout, config: Config, log_pump: LogPump) -> Result<()
     Ok(())
 }
 
-/// One daemon for one root. The lock ends with the process.
+/// Takes the lock that keeps a root to one daemon. It ends with the process.
 fn lock(places: &Places) -> Result<Flock<std::fs::File>, RunError> {
     let file = std::fs::File::create(places.lock()).map_err(RunError::io("make the lock file"))?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, _)| RunError::Running)

@@ -95,6 +95,7 @@ impl Limits {
         Ok(mended)
     }
 
+    /// The kernel's counts of the moment.
     pub fn held(&self) -> Held {
         let events = if self.unified { "memory.events" } else { "memory.oom_control" };
         Held {
@@ -119,7 +120,7 @@ impl Limits {
         })
     }
 
-    /// In words, that the kernel ended processes for want of memory.
+    /// Words for processes that the kernel ended for want of memory.
     pub fn memory_ended(&self, times: u64) -> String {
         let mebibytes = self.memory_bytes >> 20;
         let times = if times == 1 { "once".to_owned() } else { format!("{times} times") };

@@ -222,6 +222,7 @@ pub struct Changes {
 }
 
 impl Changes {
+    /// Listens for changes of links, addresses and routes in the current network namespace.
     pub fn open() -> Result<Self, RunError> {
         /// RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE; RTNLGRP_IPV4_NETCONF and IPV6_NETCONF as bits.
         const CHANGES: u32 = 0x1 | 0x10 | 0x40 | 1 << 23 | 1 << 24;

@@ -54,14 +54,14 @@ impl Places {
     pub fn bundle(&self, instance: &str) -> PathBuf {
         self.bundles().join(instance)
     }
-    /// One file an instance, under which its network namespace is mounted.
+    /// Folder with a file for each instance, under which its network namespace is mounted.
     pub fn namespaces(&self) -> PathBuf {
         self.run.join("netns")
     }
     pub fn namespace(&self, instance: &str) -> PathBuf {
         self.namespaces().join(instance)
     }
-    /// One file an instance: what a daemon that starts again needs to know of it.
+    /// Folder with a file for each instance: what a daemon that starts again needs to know of it.
     pub fn records(&self) -> PathBuf {
         self.run.join("instances")
     }

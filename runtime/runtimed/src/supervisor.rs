@@ -207,7 +207,7 @@ impl Supervisor {
         self.troubles = troubles;
     }
 
-    /// After an update has proven itself.
+    /// Plans every module anew and drops images of no use, after an update has proven itself.
     async fn tidy(&mut self) {
         let Ok(Some(force)) = self.context.identityd.call(questions::Deployment).await else {
             // The next deployment tidies too.

@@ -147,7 +147,7 @@ struct Life {
     runs: watch::Sender<Option<Digest>>,
     status: ModuleStatus,
     backoff: Backoff,
-    /// Of attempts at an update: what runs is not made to wait for them.
+    /// Wait between attempts at an update: what runs is not made to wait for them.
     update_backoff: Backoff,
     /// The count of changes of secrets that the running instance has seen.
     delivered: Option<u64>,
@@ -166,7 +166,7 @@ struct Life {
     prepared: Option<Prepared>,
 }
 
-/// Why an instance is not watched any more.
+/// Cause of the end of watching an instance.
 enum End {
     Exited(Exit),
     Stopped,

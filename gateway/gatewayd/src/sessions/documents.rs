@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use super::record;
 use crate::hub::Event;
 
-/// Above what the broker's limits let a session grow to.
+/// Upper bound of a session's file: above what the broker's limits let a session grow to.
 const BYTES_MAX: usize = 1024 * 1024;
 /// Name of the document that held the retained messages before they went into the journal.
 const RETAINED: &str = "retained";

@@ -39,7 +39,7 @@ impl<C> Default for Aside<C> {
 }
 
 impl<C> SetAside<C> {
-    /// As a message that waits.
+    /// Bytes that it counts for, as a message that waits.
     fn cost(&self) -> usize {
         Message::<()>::cost_of(&self.topic, &self.payload)
     }
@@ -104,7 +104,7 @@ impl<C> Aside<C> {
         self.take(self.messages.iter().position(|message| message.number == number)?)
     }
 
-    /// With what it counted for.
+    /// Takes out the message at `index`, with the bytes that it counted for.
     fn take(&mut self, index: usize) -> Option<(SetAside<C>, usize)> {
         let message = self.messages.remove(index)?;
         let cost = message.cost();

@@ -173,7 +173,7 @@ impl<A: Authority> Broker<A> {
         self.settle();
     }
 
-    /// Nobody is let in, and this is why.
+    /// Lets nobody in, for this reason.
     pub fn set_unavailable(&mut self, why: Refusal) {
         self.unavailable = Some(why);
     }
@@ -365,7 +365,7 @@ impl<A: Authority> Broker<A> {
     }
 }
 
-/// Nobody is let in before what was on disk is there.
+/// The refusal of every client before what was on disk is there.
 pub(super) fn not_yet() -> Refusal {
     Refusal::new(Reason::Busy, "sessions", "they are not loaded yet")
 }

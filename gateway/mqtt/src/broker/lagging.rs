@@ -13,7 +13,7 @@ use super::{Authority, Broker, End, Message};
 
 /// The same receiver is told of again after this.
 const TELL_AGAIN: Duration = Duration::from_secs(10);
-/// It counts as lagging for so long after a loss.
+/// Time for which a receiver counts as lagging after a loss.
 const LAGGING: Duration = Duration::from_secs(60);
 /// Clients whose losses are remembered.
 const CLIENTS_MAX: usize = 4096;

@@ -61,7 +61,7 @@ pub trait Authority {
     fn may_receive(&self, client: &Self::Client, topic: &TopicName) -> bool;
     /// False while it is not known who may do what: everything is denied then, and nothing is removed.
     fn decides(&self) -> bool;
-    /// Why the client is gone for good, so that its session ends. Not being let in for now is no reason.
+    /// The reason that the client is gone for good, which ends its session. Not being let in for now is none.
     fn has_left(&self, client: &Self::Client) -> Option<Refusal>;
     /// The client's loss when it lags.
     fn lagging(&self, client: &Self::Client) -> Lagging;
@@ -69,7 +69,7 @@ pub trait Authority {
     fn session_expiry(&self, client: &Self::Client) -> Duration;
 }
 
-/// On which terms a client publishes on a topic.
+/// Terms on which a client publishes on a topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Terms {
     pub keep: Keep,
@@ -116,7 +116,7 @@ pub enum Action<C> {
     /// Put the retained message on disk in the place of its topic's, or remove that when the payload is empty, then call
     /// [`Broker::journaled`].
     Retain(SavedRetained<C>),
-    /// Something was refused: for the audit log. `client`: whose doing it was; `None` when it is of our own, as a disk's.
+    /// Write a refusal to the audit log. `client`: whose doing it was; `None` when it is of our own, as a disk's.
     Refused { client: Option<C>, refusal: Refusal },
 }
 
@@ -151,7 +151,7 @@ struct Connection<C> {
     terms: Option<(TopicName, Terms)>,
 }
 
-/// Why a connection ends.
+/// Cause of a connection's end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     /// The client said DISCONNECT.
@@ -199,7 +199,7 @@ pub struct Broker<A: Authority> {
     routes_size: usize,
     retained: Retained<A::Client>,
     kept_back: KeptBack<A::Client>,
-    /// Why nobody is let in.
+    /// The refusal of every client, while nobody is let in.
     unavailable: Option<Refusal>,
     last_number: u64,
     /// Documents that are not written.
@@ -217,9 +217,9 @@ pub struct Broker<A: Authority> {
     delivered: u64,
     /// Time at which the authority was last seen to decide.
     decided_at: Duration,
-    /// Of the input that is being handled.
+    /// Time of the input that is being handled.
     now: Duration,
-    /// For people.
+    /// Time of day, for people.
     wall: UnixTime,
 }
 
@@ -493,13 +493,13 @@ impl<A: Authority> Broker<A> {
         self.close(id, End::Theirs);
     }
 
-    /// For what a client did.
+    /// Counts and reports a refusal for what a client did.
     fn refuse(&mut self, client: &A::Client, refusal: Refusal) {
         self.refused = self.refused.saturating_add(1);
         self.actions.push(Action::Refused { client: Some(client.clone()), refusal });
     }
 
-    /// For what we could not do.
+    /// Counts and reports a refusal for what we could not do.
     fn fail(&mut self, refusal: Refusal) {
         self.refused = self.refused.saturating_add(1);
         self.actions.push(Action::Refused { client: None, refusal });

@@ -13,7 +13,7 @@ use crate::RunError;
 use crate::context::Context;
 use crate::identity::CallError;
 
-/// One subject is told of once in this time; what comes meanwhile is counted.
+/// Time in which a subject is told of once; what comes meanwhile is counted.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 /// Reports that wait for `identityd`.
 const WAITING_MAX: usize = 64;
@@ -50,7 +50,7 @@ impl Reports {
         Self { context, subjects: BTreeMap::new(), waiting, lost: false, task }
     }
 
-    /// Something was changed, and put back after `took`.
+    /// Reports a change from outside, which was put back after `took`.
     pub fn altered(&mut self, subject: &str, what: &str, took: Duration) {
         let milliseconds = took.as_millis();
         let text = if took.is_zero() {
@@ -94,7 +94,7 @@ impl Reports {
         }
     }
 
-    /// Something could not be put back.
+    /// Reports that something could not be put back.
     pub fn lost(&mut self, error: &RunError) {
         let refusal = Refusal::new(Reason::EnforcementLost, "gateway", error.chain());
         if !std::mem::replace(&mut self.lost, true) {
@@ -112,6 +112,7 @@ impl Reports {
         self.context.board.enforcement_lost(None);
     }
 
+    /// Queues a refusal for `identityd`; dropped, with a line in the log, when too many wait.
     pub fn tell(&self, refusal: &Refusal) {
         if self.waiting.try_send(refusal.clone()).is_err() {
             tracing::warn!(%refusal, "a report to identityd was dropped: too many wait");

@@ -89,7 +89,7 @@ impl Metrics {
         count(&self.updates, &update);
     }
 
-    /// One layer came from a registry.
+    /// Counts a layer that came from a registry.
     pub fn pulled(&self, bytes: u64, took: Duration) {
         self.pulled_bytes.inc_by(bytes);
         self.pull.observe(took);

@@ -17,7 +17,7 @@ use super::Metrics;
 use crate::context::Context;
 use crate::identity::{CallError, Client};
 
-/// Before each name.
+/// First part of each metric's name.
 const PREFIX: &str = "edgewarden_runtimed";
 
 const STATES: [ModuleState; 7] = [
@@ -38,7 +38,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub struct Told(pub Arc<Context>);
 
 impl Told {
-    /// On a connection of its own: not behind what else it is asked.
+    /// `true` when `identityd` answers on a connection of its own: not behind what else it is asked.
     async fn identityd_answers(&self) -> bool {
         let client = Client::new(&self.0.layout);
         let answer = timeout(PATIENCE, client.call(questions::Status)).await;
