@@ -32,6 +32,7 @@ impl PartialEq for CompiledEpoch {
 }
 impl Eq for CompiledEpoch {}
 
+/// The serialized form of an epoch: rows that name each other by position.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Tables {
@@ -45,6 +46,7 @@ pub(crate) struct Tables {
     pub(crate) answers: Vec<Answer>,
 }
 
+/// A rule of the policy, with its text for explanations.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Rule {
@@ -59,6 +61,7 @@ pub(crate) struct Rule {
     pub(crate) resources: Vec<u32>,
 }
 
+/// The effect of a rule that applies. A forbid wins over any permit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum RuleEffect {
@@ -66,6 +69,7 @@ pub(crate) enum RuleEffect {
     Forbid,
 }
 
+/// A declared principal and the class that rules see it in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PrincipalRow {
@@ -73,6 +77,7 @@ pub(crate) struct PrincipalRow {
     pub(crate) class: u32,
 }
 
+/// A declared resource and the class that rules see it in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ResourceRow {
@@ -83,6 +88,7 @@ pub(crate) struct ResourceRow {
     pub(crate) owner: Option<u32>,
 }
 
+/// A declared target: the gateway, a topic filter, a module's port, or a cloud endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
 pub(crate) enum Target {

@@ -63,6 +63,7 @@ impl Interface {
         }
     }
 
+    /// The interface's name, such as `ew7`.
     pub fn as_str(&self) -> &str {
         &self.0
     }

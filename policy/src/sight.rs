@@ -12,6 +12,7 @@ use crate::action::Action;
 use crate::epoch::Target;
 use crate::world::{Declared, Resource, World};
 
+/// Parts of the world that one rule looks at.
 pub(crate) struct Sight {
     /// Named principals, and resources that are known by themselves.
     pub(crate) principals: BTreeSet<u32>,

@@ -37,6 +37,7 @@ pub(crate) struct Declared {
     pub(crate) groups: BTreeSet<String>,
 }
 
+/// A target of the deployment, with its owner and its family.
 pub(crate) struct Resource {
     pub(crate) target: Target,
     /// The leaf that owns a topic, the module that has a port.

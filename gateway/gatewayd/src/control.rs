@@ -24,6 +24,7 @@ const COUNTS_EVERY: Duration = Duration::from_secs(10);
 /// Requests for leaf devices' certificates at a time.
 const FOR_STRANGERS_MAX: usize = 4;
 
+/// An error of a question to `identityd`.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ControlError {
     #[error(transparent)]
@@ -43,6 +44,7 @@ impl ControlError {
     }
 }
 
+/// Questions to `identityd`, each on a connection of its own.
 #[derive(Debug, Clone)]
 pub(crate) struct Control {
     socket: PathBuf,

@@ -35,6 +35,7 @@ const TRIES_BURST: u32 = 10;
 const TRY_AGAIN: Duration = Duration::from_secs(6);
 const SOURCES_MAX: usize = 4096;
 
+/// Values that enrolment connections share.
 #[derive(Clone)]
 pub(crate) struct Enrolment {
     pub(crate) acceptor: TlsAcceptor,

@@ -35,6 +35,7 @@ const TURN_MAX: usize = 256;
 /// Receivers in one status, the worst first.
 const RECEIVERS_MAX: usize = 64;
 
+/// An input of the hub, from connections, the disk and the console.
 #[derive(Debug)]
 pub(crate) enum Event {
     Accept(Box<Accepted>),
@@ -133,6 +134,7 @@ pub(crate) struct ToStore {
     pub(crate) body: Vec<u8>,
 }
 
+/// The hub's part of the status.
 #[derive(Debug)]
 pub(crate) struct HubStatus {
     pub(crate) counts: edgewarden_mqtt::broker::Counts,
@@ -154,6 +156,7 @@ struct Entry {
     writing: bool,
 }
 
+/// The owner of the broker: one task that takes events and carries out the broker's actions.
 pub(crate) struct Hub {
     broker: Broker<View>,
     view: View,

@@ -74,6 +74,7 @@ topic_type!(
 );
 
 impl TopicName {
+    /// Accepts a text without wildcards (section 4.7.3).
     pub fn parse(text: &str) -> Result<Self, TopicError> {
         check(text)?;
         if text.contains(['+', '#']) {
@@ -103,6 +104,7 @@ impl TopicFilter {
         (!self.0.contains(['+', '#'])).then(|| TopicName(Arc::clone(&self.0)))
     }
 
+    /// As [`topic_matches`].
     pub fn matches(&self, topic: &TopicName) -> bool {
         topic_matches(self.as_str(), topic.as_str())
     }

@@ -50,6 +50,7 @@ impl<S: Clone + Eq + Hash, V: Copy> Trie<S, V> {
         removed
     }
 
+    /// Subscriptions of all filters.
     pub fn len(&self) -> usize {
         self.subscriptions
     }

@@ -16,6 +16,7 @@ use crate::keys::{StorageKey, TAG_BYTES, random};
 const PURPOSE: &[u8] = b"edgewarden queue cursor v1";
 const USED_BYTES: usize = 8 + SALT_BYTES + 8 + TAG_BYTES;
 
+/// The acknowledged sequence number, with its file open for writing.
 #[derive(Debug)]
 pub(crate) struct Cursor {
     path: PathBuf,

@@ -40,6 +40,7 @@ pub(crate) const FRAME_RECORDS_MAX: usize = 4096;
 /// Largest plaintext of a frame.
 pub(crate) const FRAME_BYTES_MAX: usize = GROUP_BYTES + crate::RECORD_BYTES_MAX + 4 * FRAME_RECORDS_MAX;
 
+/// Header of a frame, 40 bytes on disk. `length` is that of the ciphertext.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FrameHeader {
     pub(crate) length: u32,

@@ -20,6 +20,7 @@ const CHECK_PURPOSE: &[u8] = b"edgewarden queue id v1";
 /// Many small files after many restarts are still bounded.
 const SEGMENTS_MAX: usize = 65_536;
 
+/// The segments of a queue, in order, and what is known of them.
 #[derive(Debug)]
 pub(crate) struct Log {
     folder: PathBuf,

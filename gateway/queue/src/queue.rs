@@ -117,6 +117,7 @@ impl Queue {
         self.ask(|done| Command::BeginEpoch { done }).await?
     }
 
+    /// Fill after the last append or acknowledgement.
     pub fn status(&self) -> Status {
         *self.status.borrow()
     }

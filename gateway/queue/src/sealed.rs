@@ -25,6 +25,7 @@ pub const OVERHEAD_BYTES: usize = 8 + SALT_BYTES + TAG_BYTES;
 pub struct Sealer(StorageKey);
 
 impl Sealer {
+    /// A sealer under a storage key of 256 bits.
     pub fn new(key: Zeroizing<[u8; 32]>) -> Self {
         Self(StorageKey(key))
     }

@@ -295,6 +295,7 @@ impl Segment {
     }
 }
 
+/// A failed append, by the state that it left the file in.
 pub(crate) enum AppendError {
     /// The file is as it was.
     Undone(QueueError),

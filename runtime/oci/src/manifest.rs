@@ -40,6 +40,7 @@ pub struct Descriptor {
 }
 
 impl Descriptor {
+    /// A descriptor without annotations and platform. `size` in bytes.
     pub fn new(media_type: &str, digest: Digest, size: u64) -> Self {
         Self {
             media_type: media_type.into(),

@@ -30,6 +30,7 @@ struct Sealed {
 }
 
 impl RecordKey {
+    /// A key for HMAC-SHA-256.
     pub fn new(key: &[u8]) -> Self {
         Self(hmac::Key::new(hmac::HMAC_SHA256, key))
     }

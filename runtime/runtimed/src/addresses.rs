@@ -59,6 +59,7 @@ impl ModuleNetwork {
         Ipv4Addr::from_bits(self.first.saturating_add(1))
     }
 
+    /// The address of the module with this number: the n-th after the gateway's.
     pub fn module(self, number: u8) -> Ipv4Addr {
         Ipv4Addr::from_bits(self.first.saturating_add(1).saturating_add(number.into()))
     }

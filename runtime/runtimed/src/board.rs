@@ -65,6 +65,7 @@ impl Board {
         self.changed();
     }
 
+    /// Takes a module's line off the board.
     pub fn remove_module(&self, module: &ModuleName) {
         self.shown().modules.remove(module);
         self.changed();
@@ -101,19 +102,23 @@ impl Board {
         self.shown().enforcement.lost = refusal;
     }
 
+    /// Shows the policy epoch in force. Wakes [`Self::changes`].
     pub fn set_epoch(&self, epoch: Epoch) {
         self.shown().epoch = Some(epoch);
         self.changed();
     }
 
+    /// Changes the state of the fleet link. Wakes nobody.
     pub fn set_fleet(&self, change: impl FnOnce(&mut FleetStatus)) {
         change(&mut self.shown().fleet);
     }
 
+    /// Shows the state of the link to the site's CA. Wakes nobody.
     pub fn set_est(&self, status: EstStatus) {
         self.shown().est = Some(status);
     }
 
+    /// A copy of everything on the board.
     pub fn status(&self) -> Status {
         let shown = self.shown();
         Status {

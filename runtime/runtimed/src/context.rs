@@ -168,6 +168,7 @@ impl Context {
         self.lives().remove(instance);
     }
 
+    /// `true` between [`Self::live`] and [`Self::gone`].
     pub fn is_live(&self, instance: &str) -> bool {
         self.lives().contains(instance)
     }

@@ -64,6 +64,7 @@ pub struct Client {
 }
 
 impl Client {
+    /// A client that connects with its first call.
     pub fn new(layout: &Layout) -> Self {
         Self { socket: layout.control_socket(), stream: Mutex::new(None) }
     }

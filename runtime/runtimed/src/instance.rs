@@ -69,6 +69,7 @@ impl Record {
         }
     }
 
+    /// Files of the instance's cgroup with the module's limits.
     pub fn limits(&self, context: &Context) -> Limits {
         Limits::new(&context.cgroup(&self.instance), &self.module)
     }
@@ -118,6 +119,7 @@ pub struct Prepared {
 }
 
 impl Prepared {
+    /// The module as the deployment had it when this was prepared.
     pub fn module(&self) -> &Module {
         &self.record.module
     }

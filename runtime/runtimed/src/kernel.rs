@@ -54,6 +54,7 @@ enum What {
 }
 
 impl Kernel {
+    /// Rules of nothing yet, for modules that reach the broker at `gateway` and `mqtt_port`.
     pub fn new(gateway: Ipv4Addr, mqtt_port: u16) -> Self {
         let gateway = GatewaySide { address: gateway, mqtt_port, flows_max: None };
         Self { gateway, script: String::new(), epoch: None, counts_flows: true, reported: HashMap::new() }

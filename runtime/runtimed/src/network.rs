@@ -231,6 +231,7 @@ impl Changes {
         Ok(Self { socket, buffer: vec![0; DATAGRAM_BYTES_MAX] })
     }
 
+    /// Becomes readable when there is news.
     pub fn socket(&self) -> &Netlink {
         &self.socket
     }

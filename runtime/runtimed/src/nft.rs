@@ -68,6 +68,7 @@ pub struct News {
 }
 
 impl News {
+    /// `true` when nothing touched the table, and no news was lost.
     pub fn is_empty(&self) -> bool {
         self.changes == 0 && !self.lost
     }
@@ -91,6 +92,7 @@ pub struct Changes {
 }
 
 impl Changes {
+    /// Listens for changes of rule sets in the network namespace of the calling thread.
     pub fn open() -> Result<Self, RunError> {
         let open = |groups| Netlink::open(Family::Netfilter, groups);
         let failed = || RunError::io("open a netlink socket for the packet filter");

@@ -41,6 +41,7 @@ impl Places {
         Ok(places)
     }
 
+    /// Lock file that keeps a root to one daemon.
     pub fn lock(&self) -> PathBuf {
         self.run.join("lock")
     }
@@ -48,6 +49,7 @@ impl Places {
     pub fn runc(&self) -> PathBuf {
         self.run.join("runc")
     }
+    /// Folder with an OCI bundle for each instance.
     pub fn bundles(&self) -> PathBuf {
         self.run.join("bundles")
     }
@@ -97,9 +99,11 @@ impl Places {
             .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
         Ok(openat2(&File::open(top)?, below, how)?)
     }
+    /// The table of module numbers.
     pub fn addresses(&self) -> PathBuf {
         self.state.join("addresses.json")
     }
+    /// Folder of the content store.
     pub fn store(&self) -> PathBuf {
         self.state.join("store")
     }

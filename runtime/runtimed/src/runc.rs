@@ -32,6 +32,7 @@ pub struct Container {
 }
 
 impl Runc {
+    /// `program` is a path, or a name that is looked for among the system's programs.
     pub fn new(program: &Path, state: PathBuf) -> Self {
         Self { program: programs::find(program).unwrap_or_else(|| program.into()), state }
     }
@@ -93,6 +94,7 @@ impl Runc {
         self.wait(args.first().unwrap_or(&""), command).await
     }
 
+    /// Lets the first instruction of a created container run.
     pub async fn start(&self, id: &str) -> Result<(), RunError> {
         self.simple(&["start", id]).await.map(drop)
     }

@@ -33,6 +33,7 @@ pub(crate) struct ToWrite {
     pub(crate) document: Option<Document<Principal>>,
 }
 
+/// An error of the sessions' folder.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DocumentError {
     #[error("cannot {what} `{}`", path.display())]
@@ -88,6 +89,7 @@ pub(crate) struct Found {
     pub(crate) damaged: Vec<Refusal>,
 }
 
+/// The sessions' folder, with the key that its files are sealed under.
 #[derive(Debug, Clone)]
 pub(crate) struct Documents {
     folder: PathBuf,

@@ -20,6 +20,7 @@ struct Live {
     ends: bool,
 }
 
+/// Messages of the journal that somebody needs, by number and by place.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     live: BTreeMap<u64, Live>,

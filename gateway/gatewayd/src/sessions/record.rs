@@ -23,6 +23,7 @@ const RETAIN: u8 = 1;
 /// Of a retained message: to be delivered with QoS 1.
 const QOS_1: u8 = 2;
 
+/// A record of the journal.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Record {
     Message(Saved<Principal>),

@@ -227,6 +227,7 @@ pub struct Broker<A: Authority> {
 const ROUTES_SIZE_MAX: usize = 64 * 1024;
 
 impl<A: Authority> Broker<A> {
+    /// A broker that lets nobody in until its sessions are restored.
     pub fn new(authority: A, limits: Limits) -> Self {
         Self {
             authority,
@@ -470,6 +471,7 @@ impl<A: Authority> Broker<A> {
         self.settle();
     }
 
+    /// Counts of the moment, and since the process began.
     pub fn counts(&self) -> Counts {
         Counts {
             sessions: self.sessions.len(),

@@ -73,18 +73,22 @@ fn count<K: PartialEq>(counts: &Counts<K, Counter>, key: &K) {
 }
 
 impl Metrics {
+    /// Counts an instance that was started.
     pub fn started(&self) {
         self.starts.inc();
     }
 
+    /// Counts a module that ended and is to start again.
     pub fn restarted(&self) {
         self.restarts.inc();
     }
 
+    /// Counts a failed attempt to start a module, or a new revision of it.
     pub fn start_refused(&self, reason: Reason) {
         count(&self.starts_refused, &reason);
     }
 
+    /// Counts a new revision by its outcome.
     pub fn updated(&self, update: Update) {
         count(&self.updates, &update);
     }
@@ -95,10 +99,12 @@ impl Metrics {
         self.pull.observe(took);
     }
 
+    /// Counts a refused flow: each at most once a minute.
     pub fn flow_refused(&self, reason: Reason) {
         count(&self.flows_refused, &reason);
     }
 
+    /// Counts a failed attempt to reach the fleet.
     pub fn fleet_failed(&self) {
         self.fleet_failures.inc();
     }
