@@ -24,6 +24,7 @@ pub struct ReferenceValues {
     pub events: BTreeMap<u8, BTreeSet<Digest>>,
 }
 
+/// Error of an event log that gives no reference values.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReferenceError {
     #[error("the event log cannot be read")]

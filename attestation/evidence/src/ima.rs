@@ -40,12 +40,14 @@ pub struct Entry {
     data: Vec<u8>,
 }
 
+/// IMA's list of runtime measurements.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MeasurementList {
     entries: Vec<Entry>,
 }
 
 impl MeasurementList {
+    /// Parses `ascii_runtime_measurements`, and checks each template hash.
     pub fn parse(text: &[u8]) -> Result<Self, ParseError> {
         if text.len() > LIST_BYTES_MAX {
             return Err(ParseError::TooLarge {

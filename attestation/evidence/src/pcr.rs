@@ -37,6 +37,7 @@ impl PcrValues {
         self.banks.keys().copied()
     }
 
+    /// Value of one PCR, if it is known.
     pub fn get(&self, bank: HashAlg, pcr: u8) -> Option<&[u8]> {
         self.banks.get(&bank)?.get(&pcr).map(Vec::as_slice)
     }

@@ -70,6 +70,7 @@ pub struct Event {
     pub subject: String,
 }
 
+/// Contents of a line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Record {
     Start(Start),
@@ -133,6 +134,7 @@ pub struct Replayed {
     pub boots: usize,
 }
 
+/// Error of a log that a quoted value does not prove.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ReplayError {
     #[error("the runtime log is of PCR {found}, not of PCR {wanted}")]

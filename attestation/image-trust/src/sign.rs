@@ -26,6 +26,7 @@ use crate::signature::{
 
 const KEY_FILE_BYTES_MAX: u16 = 4096;
 
+/// Error of signing an image.
 #[derive(Debug, thiserror::Error)]
 pub enum SignError {
     #[error("cannot read the key `{}`", path.display())]
@@ -69,6 +70,7 @@ pub struct SignedImage {
 }
 
 impl SigningKey {
+    /// A new P-256 key.
     pub fn generate() -> Result<Self, SignError> {
         let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &SystemRandom::new())
             .map_err(|_| SignError::Crypto)?;

@@ -10,6 +10,7 @@ use tokio::net::UnixStream;
 
 use crate::frame::{self, FrameError};
 
+/// Error of an exchange with a daemon.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The daemon does not run, or this user may not reach its socket.
@@ -29,6 +30,7 @@ pub struct Client {
 }
 
 impl Client {
+    /// Connects to the daemon's socket.
     pub async fn connect(socket: &Path) -> Result<Self, ClientError> {
         match UnixStream::connect(socket).await {
             Ok(stream) => Ok(Self { stream }),

@@ -11,6 +11,7 @@ pub const FRAME_BYTES_MAX: u32 = 16 * 1024 * 1024;
 /// Bytes set aside for a message before any of it has come.
 const FIRST_BYTES: u32 = 4 * 1024;
 
+/// Error of reading or writing one message.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
     /// The other side closed the stream between two messages.

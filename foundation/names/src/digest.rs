@@ -2,6 +2,7 @@ use std::fmt;
 
 use crate::label::text_type;
 
+/// Error of a text that is no digest; holds its first 100 characters.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("a digest is `sha256:` and 64 lower-case hexadecimal digits, not `{}`", .0.escape_debug())]
 pub struct DigestError(Box<str>);
@@ -14,6 +15,7 @@ pub struct Digest(Box<str>);
 const PREFIX: &str = "sha256:";
 
 impl Digest {
+    /// Parses `sha256:` and 64 lower-case hexadecimal digits.
     pub fn parse(text: &str) -> Result<Self, DigestError> {
         let hex = text.strip_prefix(PREFIX).unwrap_or_default();
         if hex.len() == 64 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {

@@ -3,6 +3,7 @@ use std::fmt;
 /// Longest label: one DNS label (RFC 1035 section 2.3.4), because a label becomes a host name in a module.
 const LABEL_BYTES_MAX: usize = 63;
 
+/// Error of a text that is no DNS label.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LabelError {
     #[error("a name has 1 to {LABEL_BYTES_MAX} characters, this one has {0}")]

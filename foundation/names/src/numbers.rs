@@ -22,11 +22,13 @@ impl UnixTime {
         Self(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))
     }
 
+    /// The time `duration` later, in whole seconds; saturates.
     #[must_use]
     pub fn plus(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(duration.as_secs()))
     }
 
+    /// The time `duration` earlier, in whole seconds; saturates at 1970.
     #[must_use]
     pub fn minus(self, duration: Duration) -> Self {
         Self(self.0.saturating_sub(duration.as_secs()))

@@ -2,6 +2,7 @@ use std::fmt;
 
 use crate::label::{GatewayName, LeafName, ModuleName, text_type};
 
+/// Error of a text that is no SPIFFE ID or no trust domain.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SpiffeIdError {
     #[error("a SPIFFE ID begins with `spiffe://`")]
@@ -24,6 +25,7 @@ pub enum SpiffeIdError {
 pub struct TrustDomain(Box<str>);
 
 impl TrustDomain {
+    /// Parses 1 to 255 bytes of `a-z 0-9 . - _` (SPIFFE ID, sections 2.1 and 2.3).
     pub fn parse(name: &str) -> Result<Self, SpiffeIdError> {
         if name.is_empty() || name.len() > 255 {
             return Err(SpiffeIdError::TrustDomainLength(name.len()));
@@ -62,6 +64,7 @@ pub enum IdKind {
 }
 
 impl SpiffeId {
+    /// Parses `spiffe://<trust domain>[/path]`, at most 2048 bytes (SPIFFE ID, section 2).
     pub fn parse(text: &str) -> Result<Self, SpiffeIdError> {
         if text.len() > 2048 {
             return Err(SpiffeIdError::Length(text.len()));
@@ -125,6 +128,7 @@ impl SpiffeId {
         self.text.get(self.path_at..).unwrap_or_default()
     }
 
+    /// The object that the path names, by Edgewarden's layout.
     pub fn kind(&self) -> IdKind {
         let segments: Vec<&str> = self.path().split('/').skip(1).collect();
         match *segments.as_slice() {

@@ -13,6 +13,7 @@ use landlock::{
 /// The newest rules that were looked through for this file.
 const VETTED: ABI = ABI::V5;
 
+/// Error of a confinement: the rules, or a path that cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfineError {
     #[error("cannot confine the process")]
@@ -21,6 +22,7 @@ pub enum ConfineError {
     Path { path: PathBuf, source: landlock::PathFdError },
 }
 
+/// Part of the rules that the kernel enforces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Enforcement {
     Fully,
@@ -29,6 +31,7 @@ pub enum Enforcement {
     Not,
 }
 
+/// Result of a confinement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Confinement {
     pub enforcement: Enforcement,

@@ -22,6 +22,7 @@ const ATTRIBUTE_HEADER_BYTES: usize = 4;
 /// NLA_TYPE_MASK: without the bits for nesting and byte order.
 const ATTRIBUTE_KIND: u16 = 0x3fff;
 
+/// Netlink family of a socket (netlink(7)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Family {
     /// Links, addresses, routes.
@@ -40,6 +41,7 @@ pub enum Received {
     Nothing,
 }
 
+/// Netlink socket of one family.
 #[derive(Debug)]
 pub struct Netlink {
     fd: OwnedFd,
@@ -120,6 +122,7 @@ pub fn messages(datagram: &[u8]) -> Messages<'_> {
     Messages { rest: datagram }
 }
 
+/// The messages of a datagram: type and payload. Ends at what is no message.
 #[derive(Debug)]
 pub struct Messages<'a> {
     rest: &'a [u8],
@@ -144,6 +147,7 @@ pub fn attributes(bytes: &[u8]) -> Attributes<'_> {
     Attributes { rest: bytes }
 }
 
+/// The attributes of a piece of a message: kind and value, see [`attributes`].
 #[derive(Debug, Clone)]
 pub struct Attributes<'a> {
     rest: &'a [u8],

@@ -12,12 +12,14 @@ const OPEN_TO_OTHERS: u32 = 0o027;
 /// Write by anyone.
 const WRITABLE_BY_ALL: u32 = 0o002;
 
+/// Kind of an operator's file: `Secret` must not be readable by others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Secrecy {
     Public,
     Secret,
 }
 
+/// Error of an operator's file: unreadable, or not as it must be.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     #[error("cannot read `{}`: {source}", path.display())]

@@ -19,6 +19,7 @@ const LIBRARY_FILES_MAX: usize = 16;
 /// which anybody may reset (TCG PC Client Platform TPM Profile, section 4.6); not 17 to 22, which are closed to locality 0.
 pub const RUNTIME_PCRS: [u8; 3] = [11, 13, 15];
 
+/// Error of `config.toml`, with the file and what is wrong in it.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     #[error("cannot read `{}`", path.display())]
@@ -64,6 +65,7 @@ pub struct Config {
     pub mqtt: Mqtt,
 }
 
+/// Table `gateway`: names of this gateway.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Gateway {
@@ -74,6 +76,7 @@ pub struct Gateway {
     pub labels: std::collections::BTreeMap<String, String>,
 }
 
+/// Table `fleet`: the server that certifies this gateway.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fleet {
@@ -85,6 +88,7 @@ pub struct Fleet {
     pub operator_keys: Vec<PathBuf>,
 }
 
+/// Table `keystore`: the place of private keys.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Keystore {
@@ -111,6 +115,7 @@ pub enum Keystore {
     Software { passphrase_file: PathBuf },
 }
 
+/// Table `attestation`: sources of a TPM's evidence.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Attestation {
@@ -126,6 +131,7 @@ impl Default for Attestation {
     }
 }
 
+/// Table `identity`: lifetimes of certificates, tokens and keys, in seconds.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Identity {
@@ -156,6 +162,7 @@ impl Default for Identity {
     }
 }
 
+/// Table `runtime`: how modules are fetched and run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Runtime {
@@ -180,6 +187,7 @@ impl Default for Runtime {
     }
 }
 
+/// Table `mqtt`: addresses of the broker and the size of its queue.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Mqtt {
@@ -205,6 +213,7 @@ impl Default for Mqtt {
 }
 
 impl Config {
+    /// The configuration in the file at `path`, checked. Unknown keys are refused.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Read { path: path.into(), source })?;

@@ -209,6 +209,7 @@ pub enum Origin {
     Enforcer,
 }
 
+/// A daemon that enforces a policy epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Enforcer {
@@ -225,6 +226,7 @@ impl std::fmt::Display for Enforcer {
     }
 }
 
+/// State of `identityd`, for the command line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Status {
@@ -356,6 +358,7 @@ impl DiskReserve {
     }
 }
 
+/// State of the keystore.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeystoreHealth {
@@ -376,6 +379,7 @@ pub struct Lockout {
     pub recovery_seconds: u32,
 }
 
+/// Certificate of one live instance, and its streams.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IdentityStatus {
@@ -404,6 +408,7 @@ pub struct ResidentKey {
     pub uses: u64,
 }
 
+/// The deployment in force, with its envelope's digest and signer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DeploymentInForce {
@@ -433,6 +438,7 @@ pub struct ImageEvidence {
     pub signatures: Vec<SignatureEvidence>,
 }
 
+/// A signature manifest with the payload blobs that it names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SignatureEvidence {
@@ -461,6 +467,7 @@ pub struct StartPermit {
     pub expires: UnixTime,
 }
 
+/// One layer of an image (OCI image-spec, descriptor).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Layer {
@@ -471,6 +478,7 @@ pub struct Layer {
     pub media_type: String,
 }
 
+/// Answer to [`Request::StartPrepare`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Prepared {
@@ -511,11 +519,13 @@ pub struct Untrusted {
 }
 
 impl Untrusted {
+    /// `true` when it goes on with its identity.
     pub fn keeps_identity(&self) -> bool {
         self.then == WhenUntrusted::Report
     }
 }
 
+/// Answer to [`Request::Watch`]: all that enforcers go by, at one revision.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Snapshot {
@@ -551,6 +561,7 @@ pub struct Standing {
     pub expires: Option<UnixTime>,
 }
 
+/// A compiled policy with what the deployment says beside it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PolicyInForce {
@@ -577,6 +588,7 @@ pub struct TopicSize {
 }
 
 impl TopicSize {
+    /// The sizes of those topics that name one.
     pub fn of(topics: &[crate::deployment::Topic]) -> Vec<Self> {
         let size = |topic: &crate::deployment::Topic| {
             topic.bytes_max.map(|bytes_max| Self { filter: topic.filter.clone(), bytes_max })
@@ -612,6 +624,7 @@ impl TopicSize {
 
 const LEAF_PLACEHOLDER: &str = "{leaf}";
 
+/// A certificate with its issuers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Certificate {
@@ -671,6 +684,7 @@ pub struct AuditKey {
     pub certificate: Option<Bytes>,
 }
 
+/// One entry of the audit log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AuditEntry {

@@ -21,6 +21,7 @@ pub const IMAGE_KEYS_MAX: usize = 16;
 pub const PORTS_MAX: usize = 32;
 const TEXT_BYTES_MAX: usize = 4096;
 
+/// The signed document that says what a gateway runs and who may talk to whom.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Deployment {
@@ -55,6 +56,7 @@ pub struct Deployment {
     pub federation: Vec<Endpoint>,
 }
 
+/// Fate of a running module whose image no image key vouches for any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum WhenUntrusted {
@@ -84,6 +86,7 @@ impl std::fmt::Display for WhenUntrusted {
     }
 }
 
+/// A public key that signs images, with its name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ImageKey {
@@ -92,6 +95,7 @@ pub struct ImageKey {
     pub public_key: String,
 }
 
+/// A module: its image, its limits, its ports and what it is given.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Module {
@@ -133,6 +137,7 @@ fn is_false(value: &bool) -> bool {
     !value
 }
 
+/// Place of the private key of a module's X.509-SVID.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SvidKey {
@@ -158,6 +163,7 @@ fn default_pids() -> u32 {
     64
 }
 
+/// A TCP port of a module, by the name that the policy uses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Port {
@@ -165,6 +171,7 @@ pub struct Port {
     pub port: u16,
 }
 
+/// Rule for starting a module again after its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Restart {
@@ -174,6 +181,7 @@ pub enum Restart {
     Always,
 }
 
+/// A leaf device, with the groups that the policy knows it by.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Leaf {
@@ -182,6 +190,7 @@ pub struct Leaf {
     pub groups: Vec<String>,
 }
 
+/// An MQTT topic filter, by the name that the policy uses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Topic {
@@ -194,6 +203,7 @@ pub struct Topic {
     pub bytes_max: Option<u32>,
 }
 
+/// A way upstream for the messages of a topic filter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Route {

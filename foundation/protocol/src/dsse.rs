@@ -21,6 +21,7 @@ pub struct Envelope {
     pub signatures: Vec<Signature>,
 }
 
+/// One signature of an envelope (DSSE, "JSON Envelope").
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Signature {
@@ -36,6 +37,7 @@ pub struct VerifyingKey {
     pub point: Vec<u8>,
 }
 
+/// Error of an envelope that is not believed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DsseError {
     #[error("the envelope is not valid: {0}")]
@@ -63,6 +65,7 @@ pub struct VerifiedPayload {
 }
 
 impl VerifiedPayload {
+    /// The payload, whose signature was checked.
     pub fn payload(&self) -> &[u8] {
         &self.payload
     }

@@ -19,6 +19,7 @@ use crate::token::JoinToken;
 /// Largest event log that is sent or read.
 pub const EVENT_LOG_BYTES_MAX: usize = 2 * 1024 * 1024;
 
+/// First request of an enrolment or a renewal.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Begin {
@@ -59,6 +60,7 @@ pub enum DeviceKeys {
     },
 }
 
+/// Answer to [`Begin`]: the fleet's challenge.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Challenge {
@@ -81,6 +83,7 @@ pub struct Credential {
     pub encrypted_secret: Bytes,
 }
 
+/// Second request: the answer to a [`Challenge`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Finish {
@@ -88,6 +91,7 @@ pub struct Finish {
     pub proof: Proof,
 }
 
+/// Proof that the device holds its keys, and the request for the gateway CA's certificate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "hardware", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Proof {
@@ -100,6 +104,7 @@ pub enum Proof {
     },
 }
 
+/// A TPM's proof: credential activation, quote, event log, and the certified gateway CA key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TpmProof {
@@ -121,6 +126,7 @@ pub struct TpmProof {
     pub csr: Bytes,
 }
 
+/// The fleet's answer to an accepted proof.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Enrolled {
@@ -147,6 +153,7 @@ pub struct Verdict {
     pub expires: UnixTime,
 }
 
+/// State of a verdict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum VerdictState {
@@ -169,6 +176,7 @@ impl VerdictState {
     }
 }
 
+/// One check of an appraisal, with its result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Check {

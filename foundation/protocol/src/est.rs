@@ -85,6 +85,7 @@ requests! {
     Handshake { transcript_hash: Bytes } -> Bytes;
 }
 
+/// Replies to [`EstRequest`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum EstReply {
@@ -157,6 +158,7 @@ impl Answer<EstReply> for Bytes {
     }
 }
 
+/// A certificate request, to be sent to the CA.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EstAsked {
@@ -181,6 +183,7 @@ pub struct EstFailure {
     pub retry_after_seconds: Option<u64>,
 }
 
+/// State of the gateway CA's certificate and of the request for it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EstState {
@@ -193,6 +196,7 @@ pub struct EstState {
     pub pending: Option<EstOperation>,
 }
 
+/// Validity of a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EstLife {

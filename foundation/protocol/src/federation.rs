@@ -96,6 +96,7 @@ pub enum ToldBy {
     Spiffe { id: SpiffeId, authorities: Vec<Bytes> },
 }
 
+/// State of a bundle that is held.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Held {
@@ -108,6 +109,7 @@ pub struct Held {
     pub confirmed: Option<UnixTime>,
 }
 
+/// A row of failures, the last of them by its refusal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Trouble {

@@ -25,6 +25,7 @@ replies! {
     Message(Bytes),
 }
 
+/// State of `gatewayd`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Status {
@@ -87,6 +88,7 @@ pub struct SetAsideStatus {
     pub connections: u8,
 }
 
+/// A client that is connected.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ConnectionStatus {
@@ -96,6 +98,7 @@ pub struct ConnectionStatus {
     pub expires: UnixTime,
 }
 
+/// Fill of one queue, in messages and bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct QueueStatus {
@@ -105,6 +108,7 @@ pub struct QueueStatus {
     pub bytes_max: u64,
 }
 
+/// State of the way upstream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum UpstreamStatus {

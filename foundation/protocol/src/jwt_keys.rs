@@ -21,6 +21,7 @@ pub const SIGNED_BYTES_MAX: usize = 32 * 1024;
 const POINT_BYTES: usize = 65;
 const KID_BYTES_MAX: usize = 64;
 
+/// The keys that a gateway signs JWT-SVIDs with, as its CA's key states them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Statement {
@@ -33,6 +34,7 @@ pub struct Statement {
     pub keys: Vec<PublishedKey>,
 }
 
+/// A public key of JWT-SVIDs, with its key ID.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PublishedKey {
@@ -43,6 +45,7 @@ pub struct PublishedKey {
     pub not_after: UnixTime,
 }
 
+/// Error of a statement that is not believed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StatementError {
     #[error("the statement is larger than {SIGNED_BYTES_MAX} bytes")]

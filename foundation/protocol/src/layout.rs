@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+/// Paths beneath the root folder of a gateway.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
     root: PathBuf,
@@ -90,10 +91,12 @@ impl Layout {
         self.run().join("runtimed")
     }
 
+    /// Run folder of `gatewayd`.
     pub fn gateway_run(&self) -> PathBuf {
         self.run().join("gatewayd")
     }
 
+    /// Run folder of `identityd`.
     pub fn identity_run(&self) -> PathBuf {
         self.run().join("identityd")
     }

@@ -21,6 +21,7 @@ pub const CERTIFICATE_BYTES_MAX: usize = 4 * 1024;
 /// Largest request body.
 pub const ENROL_BYTES_MAX: usize = 16 * 1024;
 
+/// Request of a leaf device without a certificate, to [`ENROL_PATH`].
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Enrol {

@@ -13,6 +13,7 @@ pub const BYTES_MAX: u32 = 248 * 1024;
 pub const SESSION_EXPIRY_DEFAULT_SECONDS: u32 = 7 * 24 * 3600;
 const SESSION_EXPIRY_SECONDS: std::ops::RangeInclusive<u32> = 60..=366 * 24 * 3600;
 
+/// Table `messages` of a deployment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Messages {
@@ -40,6 +41,7 @@ pub struct Receiver {
     pub session_expiry_seconds: Option<u32>,
 }
 
+/// Loss of a receiver that does not keep up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Lagging {

@@ -43,6 +43,7 @@ replies! {
     Est(EstOutcome),
 }
 
+/// State of `runtimed`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Status {
@@ -112,6 +113,7 @@ pub struct EstTrouble {
     pub failures: u32,
 }
 
+/// State of one module.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModuleStatus {
@@ -162,6 +164,7 @@ impl ModuleStatus {
     }
 }
 
+/// State of the link with the fleet.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FleetStatus {

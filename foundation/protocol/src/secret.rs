@@ -51,6 +51,7 @@ pub struct SecretDocument {
     pub content: Content,
 }
 
+/// A secret's value, or its removal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Content {
@@ -58,6 +59,7 @@ pub enum Content {
     Removed,
 }
 
+/// A value, sealed to one gateway (HPKE, RFC 9180).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SealedValue {
@@ -142,6 +144,7 @@ pub struct AgreementKey {
     pub statement: Bytes,
 }
 
+/// A gateway's agreement key, as its CA's key states it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeyStatement {
@@ -289,6 +292,7 @@ pub struct SecretFiles {
     pub files: Vec<SecretFile>,
 }
 
+/// A secret as the instance finds it: file, mode and value.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SecretFile {

@@ -18,6 +18,7 @@ pub const MESSAGES_MAX: usize = 1000;
 /// Most bytes of payload in one batch.
 pub const MESSAGES_BYTES_MAX: usize = 4 * 1024 * 1024;
 
+/// Request of a gateway: its report, and the wait for a newer deployment or newer secrets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Sync {
@@ -53,6 +54,7 @@ pub const REFUSED_MAX: usize = 64;
 /// Most envelopes of secrets in one answer: the rest come with the next.
 pub const SECRETS_SENT_MAX: usize = 4;
 
+/// Answer to [`Sync`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SyncReply {
@@ -80,6 +82,7 @@ pub struct Report {
     pub at: UnixTime,
 }
 
+/// Name and version of the deployment in force.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DeploymentReport {
@@ -87,6 +90,7 @@ pub struct DeploymentReport {
     pub version: u64,
 }
 
+/// A refusal with its time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RefusalReport {
@@ -94,6 +98,7 @@ pub struct RefusalReport {
     pub refusal: Refusal,
 }
 
+/// State of one module, for the fleet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModuleReport {
@@ -120,6 +125,7 @@ pub struct ModuleUpdate {
     pub reason: Option<Refusal>,
 }
 
+/// State of a module's instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ModuleState {
@@ -148,6 +154,7 @@ impl ModuleState {
     }
 }
 
+/// Messages for the fleet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Messages {
@@ -155,6 +162,7 @@ pub struct Messages {
     pub messages: Vec<Message>,
 }
 
+/// One message with its place in the queue.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Message {
@@ -169,6 +177,7 @@ pub struct Message {
     pub payload: Bytes,
 }
 
+/// Answer to [`Messages`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MessagesReply {

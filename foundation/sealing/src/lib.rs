@@ -35,6 +35,7 @@ pub struct Sealed {
     pub ciphertext: Vec<u8>,
 }
 
+/// Error of sealing: an input out of bounds, or the library's failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SealError {
     #[error("the recipient's key is not an uncompressed P-256 point")]

@@ -45,6 +45,7 @@ impl fmt::Debug for TrustBundle {
     }
 }
 
+/// Error of a document that is no SPIFFE bundle.
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
     #[error(transparent)]

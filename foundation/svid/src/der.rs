@@ -3,6 +3,7 @@
 /// Most certificates in one chain or bundle.
 pub const CERTIFICATES_MAX: usize = 64;
 
+/// Error of bytes that are no row of certificates.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SplitError {
     #[error("not a sequence of DER certificates")]

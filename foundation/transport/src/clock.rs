@@ -34,6 +34,7 @@ impl Clock {
         self.0.known.store(true, Ordering::Release);
     }
 
+    /// The told time; the system clock's before any was told.
     pub fn now(&self) -> UnixTime {
         if !self.0.known.load(Ordering::Acquire) {
             return UnixTime::now();
@@ -56,6 +57,7 @@ impl Clock {
         config
     }
 
+    /// This clock for rustls.
     pub fn provider(&self) -> Arc<dyn TimeProvider> {
         Arc::new(self.clone())
     }

@@ -15,6 +15,7 @@ use crate::Clock;
 /// An identity as it is, and as it becomes. `None`: there is none, or it has ended.
 pub type Current = watch::Receiver<Option<Arc<X509Context>>>;
 
+/// Error of an identity that never comes.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     /// The source has ended: no certificate will come.

@@ -37,10 +37,12 @@ pub enum Line {
 }
 
 impl LogLimit {
+    /// A limit of `lines` a minute.
     pub const fn new(lines: u32) -> Self {
         Self { lines, window: Mutex::new(None) }
     }
 
+    /// Decides on one line at `now`, and counts it.
     pub fn line(&self, now: Instant) -> Line {
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         match &mut *window {

@@ -27,6 +27,7 @@ pub use crate::verifier::Authorizer;
 /// Lines a minute about a certificate of ours that has expired: one says it.
 const EXPIRED_LINES_MAX: u32 = 1;
 
+/// Error of a TLS configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     #[error("cannot configure TLS")]

@@ -32,6 +32,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// Path that is asked for. Nothing is there: every answer has a date.
 const PATH: &str = "/v1/time";
 
+/// Error of asking a server for the time.
 #[derive(Debug, thiserror::Error)]
 pub enum WitnessError {
     #[error("cannot configure TLS")]

@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 
 use crate::socket::{FetchError, REPLY_BYTES_MAX, connect, secured};
 
+/// Error of a call to the key service.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
     /// Try again later.
@@ -72,6 +73,7 @@ impl Client {
         Ok((key(answer.key)?, capability(answer.capability)?, answer.public_key.to_vec()))
     }
 
+    /// A new capability for a key that exists.
     pub async fn grant(&self, name: &KeyName, wanted: Wanted) -> Result<(Key, Capability), CallError> {
         let request = api::GrantRequest { key: name.to_string(), wanted: Some(wanted_message(wanted)) };
         let answer = self.calls.clone().grant(secured(request)).await?.into_inner();
@@ -195,6 +197,7 @@ impl Client {
         Ok(())
     }
 
+    /// The keys of the caller's module.
     pub async fn list_keys(&self) -> Result<Vec<Key>, CallError> {
         let answer = self.calls.clone().list_keys(secured(api::ListKeysRequest {})).await?.into_inner();
         answer.keys.into_iter().map(|one| key(Some(one))).collect()

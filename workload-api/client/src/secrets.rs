@@ -29,6 +29,7 @@ pub async fn get(socket: &Path, name: &str) -> Result<Secret, FetchError> {
 #[derive(Debug)]
 pub struct Watch(Streaming<WatchResponse>);
 
+/// Begins to watch the secrets of the socket's instance.
 pub async fn watch(socket: &Path) -> Result<Watch, FetchError> {
     let mut client = SecretsClient::new(connect(socket).await?).max_decoding_message_size(REPLY_BYTES_MAX);
     Ok(Watch(client.watch(secured(WatchRequest {})).await?.into_inner()))

@@ -18,27 +18,32 @@ const DATE_BYTES_MAX: usize = 64;
 /// The one algorithm that there is.
 const ALGORITHM: &str = "HMACSHA256";
 
+/// Body of a request to sign.
 pub struct Sign {
     pub key: KeyId,
     pub data: Zeroizing<Vec<u8>>,
 }
 
+/// Body of a request to encrypt.
 pub struct Encrypt {
     pub plaintext: Zeroizing<Vec<u8>>,
     pub initialization_vector: Vec<u8>,
 }
 
+/// Body of a request to decrypt.
 pub struct Decrypt {
     pub ciphertext: Vec<u8>,
     pub initialization_vector: Vec<u8>,
 }
 
+/// Body of a request for a server certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerCertificate {
     pub common_name: String,
     pub until: Option<UnixTime>,
 }
 
+/// Body of a request for an identity certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdentityCertificate {
     pub until: Option<UnixTime>,

@@ -25,6 +25,7 @@ pub const VERSIONS: [&str; 13] = [
     "2022-08-03",
 ];
 
+/// Operation of the Workload and Management APIs of IoT Edge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Operation {
     Modules,
@@ -45,6 +46,7 @@ impl Operation {
     }
 }
 
+/// Operation, module and generation that a request is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     pub operation: Operation,

@@ -51,6 +51,7 @@ pub trait KeySource: Send + Sync + 'static {
 pub struct Place(Box<dyn std::any::Any + Send>);
 
 impl Place {
+    /// Keeps `held` until the place is dropped.
     pub fn new(held: impl Send + 'static) -> Self {
         Self(Box::new(held))
     }

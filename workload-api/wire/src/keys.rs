@@ -117,6 +117,7 @@ impl Operations {
         self.0 == 0
     }
 
+    /// `true` when `other` has all of these.
     pub fn is_within(self, other: Self) -> bool {
         self.0 & !other.0 == 0
     }

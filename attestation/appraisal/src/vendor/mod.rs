@@ -52,6 +52,7 @@ impl VendorRoots {
         Ok(Self::of(&VendorBundle::read(bundle)?.certificates))
     }
 
+    /// Sorts the certificates into roots and others. One that cannot be parsed is left out.
     pub fn of(certificates: &[VendorCertificate]) -> Self {
         let mut vendors = Self::default();
         for known in certificates {

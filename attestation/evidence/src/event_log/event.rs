@@ -92,6 +92,7 @@ pub struct Event {
 }
 
 impl Event {
+    /// `true` when it was extended into its PCR.
     pub fn extends(&self) -> bool {
         self.event_type != EventType::NO_ACTION
     }

@@ -16,6 +16,7 @@ pub const LOG_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Most events in a log.
 pub const EVENTS_MAX: usize = 16 * 1024;
 
+/// Format of an event log (PFP section 10).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Format {
     /// SHA-1 only.
@@ -23,6 +24,7 @@ pub enum Format {
     CryptoAgile,
 }
 
+/// A TCG2 event log, parsed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EventLog {
     format: Format,

@@ -16,6 +16,7 @@ const STARTUP_LOCALITY: &[u8] = b"StartupLocality\0";
 const H_CRTM_START: u8 = 4;
 
 impl EventLog {
+    /// Parses a whole log, at most [`LOG_BYTES_MAX`] bytes.
     pub fn parse(bytes: &[u8]) -> Result<Self, ParseError> {
         if bytes.len() > LOG_BYTES_MAX {
             return Err(ParseError::TooLarge { what: LOG, max: LOG_BYTES_MAX, unit: "bytes" });

@@ -41,6 +41,7 @@ pub enum AttestKind {
 }
 
 impl Attest {
+    /// Parses a TPMS_ATTEST of a quote or a certification, without a byte left over.
     pub fn parse(bytes: &[u8]) -> Result<Self, ParseError> {
         let mut reader = Reader::new(bytes, "attestation");
         let magic = reader.u32()?;
@@ -76,6 +77,7 @@ impl Attest {
         Ok(Self { qualified_signer, extra_data, clock, firmware_version, kind })
     }
 
+    /// The TPMS_ATTEST.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut out = GENERATED.to_be_bytes().to_vec();
         let tag = match self.kind {

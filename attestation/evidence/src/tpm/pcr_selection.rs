@@ -40,6 +40,7 @@ impl PcrSelection {
 pub struct PcrSelections(pub Vec<PcrSelection>);
 
 impl PcrSelections {
+    /// Parses a TPML_PCR_SELECTION, without a byte left over.
     pub fn parse(bytes: &[u8]) -> Result<Self, ParseError> {
         let mut reader = Reader::new(bytes, "PCR selection");
         let selections = Self::read(&mut reader)?;
@@ -74,6 +75,7 @@ impl PcrSelections {
         }
     }
 
+    /// The TPML_PCR_SELECTION.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut out = Vec::new();
         self.write(&mut out);

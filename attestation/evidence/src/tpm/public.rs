@@ -78,6 +78,7 @@ pub enum Scheme {
     Ecdsa(HashAlg),
 }
 
+/// NIST curve of an ECC key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Curve {
     P256,
@@ -131,6 +132,7 @@ pub struct Public {
 }
 
 impl Public {
+    /// Parses a TPMT_PUBLIC of an RSA or ECC key, without a byte left over.
     pub fn parse(bytes: &[u8]) -> Result<Self, ParseError> {
         let mut reader = Reader::new(bytes, "public area");
         let algorithm = reader.u16()?;
@@ -152,6 +154,7 @@ impl Public {
         Ok(Self { name_alg, attributes, auth_policy, key })
     }
 
+    /// The TPMT_PUBLIC.
     pub fn to_bytes(&self) -> Vec<u8> {
         let algorithm = match self.key {
             Key::Rsa { .. } => ALG_RSA,

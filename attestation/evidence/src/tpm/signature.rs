@@ -16,6 +16,7 @@ pub enum Signature {
 }
 
 impl Signature {
+    /// Parses a TPMT_SIGNATURE (ECDSA, RSASSA, RSAPSS), without a byte left over.
     pub fn parse(bytes: &[u8]) -> Result<Self, ParseError> {
         let mut reader = Reader::new(bytes, "signature");
         let algorithm = reader.u16()?;
@@ -38,6 +39,7 @@ impl Signature {
         Ok(signature)
     }
 
+    /// The TPMT_SIGNATURE.
     pub fn to_bytes(&self) -> Vec<u8> {
         let (algorithm, hash) = match self {
             Self::Ecdsa { hash, .. } => (ALG_ECDSA, hash),

@@ -18,6 +18,7 @@ use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, SeccompRule, sock_fi
 pub use self::allow::{Allowed, Sockets};
 use self::calls::{Call, FATAL, NEVER};
 
+/// Error of a filter: not built, or not installed.
 #[derive(Debug, thiserror::Error)]
 pub enum SeccompError {
     #[error("cannot build the system call filter")]

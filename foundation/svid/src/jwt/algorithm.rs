@@ -10,6 +10,7 @@ use aws_lc_rs::signature::{
 
 use super::PublicKey;
 
+/// Signature algorithm of a token (JWT-SVID section 2.2, RFC 7518 section 3.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Algorithm {
     Rs256,
@@ -24,6 +25,7 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
+    /// Parses the header's `alg`; `None` for every other algorithm, `none` and HMAC among them.
     pub fn parse(name: &str) -> Option<Self> {
         Some(match name {
             "RS256" => Self::Rs256,

@@ -7,6 +7,7 @@ pub const AUDIENCE_BYTES_MAX: usize = 512;
 /// Longest together, so that what is kept of them stays small.
 pub const AUDIENCES_BYTES_MAX: usize = 2048;
 
+/// Error of audiences that no token is made for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AudienceError {
     #[error("a token is for 1 to {AUDIENCES_MAX} audiences, not for {0}")]
@@ -24,6 +25,7 @@ pub enum AudienceError {
 pub struct Audience(Vec<String>);
 
 impl Audience {
+    /// Checks number, lengths and characters; keeps each audience once.
     pub fn parse(asked: &[String]) -> Result<Self, AudienceError> {
         if !(1..=AUDIENCES_MAX).contains(&asked.len()) {
             return Err(AudienceError::Count(asked.len()));

@@ -14,6 +14,7 @@ pub const DEPTH_MAX: usize = 8;
 /// Most values in one text, of all depths together.
 pub const VALUES_MAX: usize = 512;
 
+/// A JSON value.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Json {
     Null,
@@ -27,6 +28,7 @@ pub enum Json {
 
 pub type Object = BTreeMap<String, Json>;
 
+/// Error of a text that is no JSON as it is read here.
 #[derive(Debug, thiserror::Error)]
 #[error("not an acceptable JSON object: {0}")]
 pub struct JsonError(#[from] serde_json::Error);

@@ -18,6 +18,7 @@ const VALUES_MAX: usize = 16 * KEYS_MAX;
 const USE: &str = "jwt-svid";
 const INTEGER_MAX: f64 = 9_007_199_254_740_992.0;
 
+/// Error of a JWK Set (RFC 7517) that is not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum JwksError {
     #[error("a JWK Set has at most {JWKS_BYTES_MAX} bytes and {KEYS_MAX} JWT keys")]

@@ -12,6 +12,7 @@ pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
 /// Longest name of a key.
 pub const KID_BYTES_MAX: usize = 256;
 
+/// Error of a text that is no token.
 #[derive(Debug, thiserror::Error)]
 pub enum JwsError {
     #[error("a token has at most {TOKEN_BYTES_MAX} bytes")]
@@ -44,6 +45,7 @@ pub struct Token<'a> {
 }
 
 impl<'a> Token<'a> {
+    /// Parses the compact serialization (RFC 7515 section 7.1). Checks no signature.
     pub fn parse(text: &'a str) -> Result<Self, JwsError> {
         if text.len() > TOKEN_BYTES_MAX {
             return Err(JwsError::TooLarge);

@@ -13,6 +13,7 @@ use super::jws::encode;
 /// RSA keys of other trust domains, in bytes of the modulus.
 const RSA_BYTES: std::ops::RangeInclusive<usize> = 256..=1024;
 
+/// A public key that JWT-SVIDs may be signed with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PublicKey {
     /// Uncompressed points (SEC 1 section 2.3.3).
@@ -63,6 +64,7 @@ pub struct JwtKey {
 }
 
 impl JwtKey {
+    /// `true` when `id` lies beneath the one that the key is bound to, or the key is bound to none.
     pub fn speaks_for(&self, id: &SpiffeId) -> bool {
         self.beneath.as_ref().is_none_or(|above| {
             id.as_str().strip_prefix(above.as_str()).is_some_and(|rest| rest.starts_with('/'))

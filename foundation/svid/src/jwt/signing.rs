@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 use super::jws::encode;
 use super::{Audience, JwtKey, PublicKey, thumbprint};
 
+/// Error of the cryptographic library.
 #[derive(Debug, thiserror::Error)]
 pub enum SigningError {
     #[error("a P-256 key cannot be made")]
@@ -46,6 +47,7 @@ struct Claims<'a> {
 }
 
 impl SigningKey {
+    /// A new P-256 key; its ID is its thumbprint (RFC 7638).
     pub fn generate() -> Result<Self, SigningError> {
         let pair =
             EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).map_err(|_| SigningError::Generate)?;
@@ -63,6 +65,7 @@ impl SigningKey {
         self.pair.public_key().as_ref()
     }
 
+    /// The public half, bound to IDs beneath `beneath` if that is given.
     pub fn public(&self, beneath: Option<SpiffeId>) -> JwtKey {
         JwtKey { kid: self.kid.clone(), public: PublicKey::P256(self.point().to_vec()), beneath }
     }

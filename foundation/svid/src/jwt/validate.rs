@@ -56,6 +56,7 @@ impl Validated {
     }
 }
 
+/// Validates a token for one audience, at `now`, with the keys of its subject's trust domain among `keys`.
 pub fn validate(
     token: &str,
     audience: &str,

@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use edgewarden_names::Refusal;
 
+/// Error of an exchange over HTTPS.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HttpError {
