@@ -334,7 +334,7 @@ fn keeps(terms: Terms) -> bool {
     terms.keep == Keep::Durable
 }
 
-/// Before anything is acknowledged: what its receivers could not take never comes to them.
+/// Refuses a payload over the topic's bound, before anything is acknowledged: it never comes to its receivers.
 pub(super) fn size_fits(
     client: &impl std::fmt::Display,
     topic: &TopicName,

@@ -55,9 +55,14 @@ pub trait Authority {
 
     /// The one client identifier this client may use.
     fn client_id<'a>(&self, client: &'a Self::Client) -> &'a str;
+    /// Asked at each CONNECT, and for every connection when the authority changes.
     fn may_connect(&self, client: &Self::Client) -> Result<(), Refusal>;
+    /// Asked for a publication, for a will at CONNECT and when it is sent, and for retained messages when the authority
+    /// changes.
     fn may_publish(&self, client: &Self::Client, topic: &TopicName) -> Result<Terms, Refusal>;
+    /// Asked for each filter of a SUBSCRIBE, and for every subscription when the authority changes.
     fn may_subscribe(&self, client: &Self::Client, filter: &TopicFilter) -> Result<(), Refusal>;
+    /// Asked for each receiver of a topic, and for messages that wait when the authority changes.
     fn may_receive(&self, client: &Self::Client, topic: &TopicName) -> bool;
     /// False while it is not known who may do what: everything is denied then, and nothing is removed.
     fn decides(&self) -> bool;
