@@ -32,6 +32,7 @@ pub struct Appraised {
 }
 
 impl Appraised {
+    /// The verdict, with each check.
     pub fn verdict(&self) -> &Verdict {
         &self.verdict
     }

@@ -84,6 +84,7 @@ impl Pending {
         &self.hardware
     }
 
+    /// Time of the challenge.
     pub fn issued(&self) -> UnixTime {
         self.issued
     }

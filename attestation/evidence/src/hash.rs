@@ -14,10 +14,12 @@ pub enum HashAlg {
 impl HashAlg {
     pub const ALL: [Self; 4] = [Self::Sha1, Self::Sha256, Self::Sha384, Self::Sha512];
 
+    /// The algorithm with this TPM_ALG_ID.
     pub fn from_id(id: u16) -> Option<Self> {
         Self::ALL.into_iter().find(|alg| alg.id() == id)
     }
 
+    /// TPM_ALG_ID (TCG Algorithm Registry).
     pub fn id(self) -> u16 {
         match self {
             Self::Sha1 => 0x0004,
@@ -27,6 +29,7 @@ impl HashAlg {
         }
     }
 
+    /// Name such as `sha256`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Sha1 => "sha1",

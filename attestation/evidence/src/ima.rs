@@ -74,6 +74,7 @@ impl MeasurementList {
         Ok(Self { entries })
     }
 
+    /// The entries, oldest first.
     pub fn entries(&self) -> &[Entry] {
         &self.entries
     }

@@ -33,6 +33,7 @@ impl PcrValues {
         Self { banks: banks.iter().map(|&alg| (alg, fresh(alg))).collect() }
     }
 
+    /// The banks that values are known of.
     pub fn banks(&self) -> impl Iterator<Item = HashAlg> {
         self.banks.keys().copied()
     }

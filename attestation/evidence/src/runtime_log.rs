@@ -37,6 +37,7 @@ pub enum Why {
 impl Why {
     const ALL: [Self; 3] = [Self::Boot, Self::Rotated, Self::Unexplained];
 
+    /// The name in the log.
     pub fn name(self) -> &'static str {
         match self {
             Self::Boot => "boot",
@@ -192,6 +193,7 @@ impl RuntimeLog {
         Ok(())
     }
 
+    /// The entries, oldest first.
     pub fn entries(&self) -> &[Entry] {
         &self.entries
     }

@@ -18,12 +18,15 @@ impl ImageProof {
     pub fn module(&self) -> &ModuleName {
         &self.module
     }
+    /// The reference that was judged.
     pub fn image(&self) -> &ImageReference {
         &self.image
     }
+    /// Digest of the manifest that was judged.
     pub fn manifest_digest(&self) -> &Digest {
         self.image.digest()
     }
+    /// Digest of the image configuration.
     pub fn config_digest(&self) -> &Digest {
         &self.config
     }

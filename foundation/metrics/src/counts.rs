@@ -9,6 +9,7 @@ pub struct Counts<K: 'static, V> {
 }
 
 impl<K: PartialEq, V: Default> Counts<K, V> {
+    /// Zero for each member of `list`.
     pub fn of(list: &'static [K]) -> Self {
         Self { list, values: list.iter().map(|_| V::default()).collect() }
     }
@@ -18,6 +19,7 @@ impl<K: PartialEq, V: Default> Counts<K, V> {
         self.list.iter().position(|one| one == key).and_then(|place| self.values.get(place))
     }
 
+    /// Each member with its count, in the list's order.
     pub fn iter(&self) -> impl Iterator<Item = (&'static K, &V)> {
         self.list.iter().zip(&self.values)
     }

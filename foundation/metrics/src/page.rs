@@ -43,6 +43,7 @@ pub struct Page<'a>(DescriptorEncoder<'a>);
 const NO_LABELS: [(&str, &str); 0] = [];
 
 impl Page<'_> {
+    /// One gauge without labels.
     pub fn gauge(&mut self, name: &str, help: &str, value: impl EncodeGaugeValue) -> fmt::Result {
         self.gauges(name, help, [(NO_LABELS, value)])
     }
@@ -61,6 +62,7 @@ impl Page<'_> {
         Ok(())
     }
 
+    /// One counter without labels.
     pub fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
         self.counters(name, help, [(NO_LABELS, value)])
     }

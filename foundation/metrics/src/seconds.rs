@@ -23,6 +23,7 @@ impl Default for Seconds {
 }
 
 impl Seconds {
+    /// Counts one duration.
     pub fn observe(&self, took: Duration) {
         self.histogram.observe(took.as_secs_f64());
         self.count.inc();

@@ -17,6 +17,7 @@ impl Architecture {
     /// The architecture of this program.
     pub const HERE: Self = if cfg!(target_arch = "aarch64") { Self::Arm64 } else { Self::Amd64 };
 
+    /// The name that OCI images use (GOARCH).
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Amd64 => "amd64",

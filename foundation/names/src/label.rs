@@ -31,6 +31,7 @@ fn check(label: &str) -> Result<(), LabelError> {
 macro_rules! text_type {
     ($type:ident, $error:ty) => {
         impl $type {
+            /// The text as it was parsed.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -73,6 +74,7 @@ macro_rules! label_type {
         #[serde(try_from = "String", into = "String")]
         pub struct $type(Box<str>);
         impl $type {
+            /// Parses a DNS label (RFC 1123): `a-z 0-9 -`, no `-` at either end.
             pub fn parse(label: &str) -> Result<Self, LabelError> {
                 check(label)?;
                 Ok(Self(label.into()))

@@ -204,6 +204,7 @@ pub struct Refusal {
 }
 
 impl Refusal {
+    /// A refusal of `subject`, by the `rule` that it breaks.
     pub fn new(reason: Reason, subject: impl fmt::Display, rule: impl fmt::Display) -> Self {
         Self { reason, subject: subject.to_string(), rule: rule.to_string() }
     }

@@ -114,10 +114,12 @@ impl SpiffeId {
         self
     }
 
+    /// The whole ID, with scheme and trust domain in lower case.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
+    /// The trust domain of the ID.
     pub fn trust_domain(&self) -> TrustDomain {
         let name = self.text.get("spiffe://".len()..self.path_at).unwrap_or_default();
         TrustDomain(name.into())

@@ -171,10 +171,12 @@ impl AppendFile {
         Ok(Self { file, path: path.to_path_buf(), length: metadata.len(), broken: false })
     }
 
+    /// Path of the file that is appended to.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
+    /// Length in bytes, without what could not be appended.
     pub fn length(&self) -> u64 {
         self.length
     }

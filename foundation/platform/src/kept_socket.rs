@@ -51,6 +51,7 @@ impl Kept {
         Ok(Self { listener, file: SocketFile::bound(&path)?, path, mode, look })
     }
 
+    /// Path that the socket is kept at.
     pub fn path(&self) -> &Path {
         &self.path
     }

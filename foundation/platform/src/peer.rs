@@ -62,6 +62,7 @@ impl PeerEvidence {
         Ok(Self { uid, gid, process })
     }
 
+    /// Number of the process at `connect(2)`.
     pub fn pid(&self) -> i32 {
         self.process.pid()
     }
@@ -96,6 +97,7 @@ impl PeerEvidence {
         self.process.exited().await
     }
 
+    /// The process at `connect(2)`, by its pidfd.
     pub fn process(&self) -> &Process {
         &self.process
     }

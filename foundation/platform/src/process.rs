@@ -53,6 +53,7 @@ impl Process {
         Ok(process)
     }
 
+    /// Number of the process, which is its own while it lives.
     pub fn pid(&self) -> i32 {
         self.pid
     }

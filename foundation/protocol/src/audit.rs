@@ -57,6 +57,7 @@ pub struct Event {
 }
 
 impl Event {
+    /// An entry about `subject`; `detail` is for people.
     #[expect(
         clippy::needless_pass_by_value,
         reason = "callers give names and texts alike, which reads better"

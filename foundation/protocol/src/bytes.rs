@@ -6,6 +6,7 @@ use base64::engine::general_purpose::STANDARD;
 pub struct Bytes(pub Vec<u8>);
 
 impl Bytes {
+    /// The bytes themselves, unencoded.
     pub fn as_slice(&self) -> &[u8] {
         &self.0
     }

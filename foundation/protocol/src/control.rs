@@ -639,6 +639,7 @@ pub struct Certificate {
 pub struct StorageKey(Vec<u8>);
 
 impl StorageKey {
+    /// A key of 256 bits.
     pub fn new(bytes: &[u8; 32]) -> Self {
         Self(bytes.to_vec())
     }

@@ -262,15 +262,19 @@ impl ImageReference {
         })
     }
 
+    /// Host, with a port if there is one.
     pub fn registry(&self) -> &str {
         &self.registry
     }
+    /// Path of the repository in the registry.
     pub fn repository(&self) -> &str {
         &self.repository
     }
+    /// Tag, which is for people: the digest decides.
     pub fn tag(&self) -> Option<&str> {
         self.tag.as_deref()
     }
+    /// Digest of the manifest.
     pub fn digest(&self) -> &Digest {
         &self.digest
     }

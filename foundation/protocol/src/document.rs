@@ -44,6 +44,7 @@ pub struct Text {
 pub struct Texts(BTreeMap<&'static str, Text>);
 
 impl Texts {
+    /// Adds a document as JSON, or puts it in the place of the one with its name.
     pub fn put<D: Document>(&mut self, document: &D) -> serde_json::Result<()> {
         let text = Text { version: D::VERSION, content: serde_json::to_string(document)? };
         self.0.insert(D::FILE, text);
@@ -62,14 +63,17 @@ impl Texts {
         }
     }
 
+    /// `true` when nothing was put.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
+    /// File names of the documents, in their order.
     pub fn names(&self) -> impl Iterator<Item = &'static str> {
         self.0.keys().copied()
     }
 
+    /// File name and text of each document, in the order of names.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, &Text)> {
         self.0.iter().map(|(name, text)| (*name, text))
     }

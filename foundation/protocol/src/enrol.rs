@@ -166,6 +166,7 @@ pub enum VerdictState {
 }
 
 impl VerdictState {
+    /// The serialized name.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Fresh => "fresh",

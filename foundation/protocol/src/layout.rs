@@ -14,10 +14,12 @@ impl Layout {
         Self { root: root.into() }
     }
 
+    /// The root folder; `/` on a gateway of its own.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
+    /// `etc/edgewarden/config.toml`
     pub fn config_file(&self) -> PathBuf {
         self.root.join("etc/edgewarden/config.toml")
     }

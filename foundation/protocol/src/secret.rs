@@ -172,6 +172,7 @@ pub struct SecretStatus {
 pub struct SecretValue(Zeroizing<Vec<u8>>);
 
 impl SecretValue {
+    /// Takes over the bytes, which are wiped when it is dropped.
     pub fn new(bytes: Zeroizing<Vec<u8>>) -> Self {
         Self(bytes)
     }
@@ -245,6 +246,7 @@ fn is_default_mode(mode: &u32) -> bool {
 }
 
 impl SecretUse {
+    /// File name in the instance: `file`, or the secret's name.
     pub fn file(&self) -> &str {
         self.file.as_deref().unwrap_or(self.name.as_str())
     }

@@ -141,6 +141,7 @@ pub enum ModuleState {
 }
 
 impl ModuleState {
+    /// The serialized name.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Pulling => "pulling",

@@ -64,6 +64,7 @@ pub struct Context {
 }
 
 impl Context {
+    /// Ciphertext and tag. `None` when the library fails.
     pub fn seal(self, associated: &[u8], plaintext: &[u8]) -> Option<Vec<u8>> {
         // Encrypted in place: room for the tag first, so that no copy of the plaintext is left behind by growing.
         let mut bytes = Vec::with_capacity(plaintext.len().checked_add(crate::TAG_BYTES)?);
@@ -73,6 +74,7 @@ impl Context {
         Some(bytes)
     }
 
+    /// The plaintext. `None` when key, tag or `associated` is another.
     pub fn open(self, associated: &[u8], ciphertext: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
         let mut bytes = Zeroizing::new(ciphertext.to_vec());
         let nonce = Nonce::assume_unique_for_key(self.nonce);

@@ -149,6 +149,7 @@ impl Client {
         Ok(self.calls.clone().encrypt(secured(request)).await?.into_inner().ciphertext.to_vec())
     }
 
+    /// The plaintext. `context` is what it was encrypted with.
     pub async fn decrypt(
         &self,
         name: &KeyName,
@@ -184,6 +185,7 @@ impl Client {
         Ok((key(answer.key)?, capability(answer.capability)?))
     }
 
+    /// The secret, which is wiped when it is dropped.
     pub async fn unseal(&self, name: &KeyName, right: &Capability) -> Result<Zeroizing<Vec<u8>>, CallError> {
         let request = api::UnsealRequest { key: name.to_string(), capability: right.token.clone().into() };
         let answer = self.calls.clone().unseal(secured(request)).await?.into_inner();

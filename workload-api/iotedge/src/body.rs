@@ -147,6 +147,7 @@ fn until(text: Option<&str>) -> Result<Option<UnixTime>, Refusal> {
 }
 
 impl Sign {
+    /// Fails with `request.invalid`, or with `request.too_large`.
     pub fn parse(body: &[u8]) -> Result<Self, Refusal> {
         let raw: RawSign = read(body)?;
         if raw.algo != ALGORITHM {
@@ -162,6 +163,7 @@ impl Sign {
 }
 
 impl Encrypt {
+    /// Fails with `request.invalid`, or with `request.too_large`.
     pub fn parse(body: &[u8]) -> Result<Self, Refusal> {
         let raw: RawEncrypt = read(body)?;
         Ok(Self {
@@ -172,6 +174,7 @@ impl Encrypt {
 }
 
 impl Decrypt {
+    /// Fails with `request.invalid`, or with `request.too_large`.
     pub fn parse(body: &[u8]) -> Result<Self, Refusal> {
         let raw: RawDecrypt = read(body)?;
         Ok(Self {
@@ -186,6 +189,7 @@ fn vector(text: &str) -> Result<Vec<u8>, Refusal> {
 }
 
 impl ServerCertificate {
+    /// Fails with `request.invalid`, or with `request.too_large`.
     pub fn parse(body: &[u8]) -> Result<Self, Refusal> {
         let raw: RawServerCertificate = read(body)?;
         if raw.common_name.len() > COMMON_NAME_BYTES_MAX {
@@ -196,6 +200,7 @@ impl ServerCertificate {
 }
 
 impl IdentityCertificate {
+    /// Fails with `request.invalid`, or with `request.too_large`.
     pub fn parse(body: &[u8]) -> Result<Self, Refusal> {
         let raw: RawIdentityCertificate = read(body)?;
         Ok(Self { until: until(raw.expiration.as_deref())? })

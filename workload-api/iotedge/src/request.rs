@@ -38,6 +38,7 @@ pub enum Operation {
 }
 
 impl Operation {
+    /// The one HTTP method of the operation.
     pub fn method(self) -> &'static str {
         match self {
             Self::Modules | Self::TrustBundle => "GET",

@@ -40,6 +40,7 @@ impl Purpose {
         }
     }
 
+    /// Name in lower case.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Sign => "sign",
@@ -65,6 +66,7 @@ impl Operation {
     pub const ALL: [Self; 7] =
         [Self::Sign, Self::Certify, Self::Encrypt, Self::Decrypt, Self::Seal, Self::Unseal, Self::Delete];
 
+    /// Name in lower case.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Sign => "sign",
@@ -95,6 +97,7 @@ impl Operation {
 pub struct Operations(u16);
 
 impl Operations {
+    /// A set of these operations.
     pub fn of(operations: &[Operation]) -> Self {
         Self(operations.iter().fold(0, |bits, operation| bits | operation.bit()))
     }
@@ -105,14 +108,17 @@ impl Operations {
         (bits & !known == 0).then_some(Self(bits))
     }
 
+    /// The set as bits, one an operation.
     pub fn bits(self) -> u16 {
         self.0
     }
 
+    /// `true` when `operation` is in the set.
     pub fn contains(self, operation: Operation) -> bool {
         self.0 & operation.bit() != 0
     }
 
+    /// `true` for the empty set.
     pub fn is_empty(self) -> bool {
         self.0 == 0
     }

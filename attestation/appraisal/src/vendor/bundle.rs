@@ -76,6 +76,7 @@ pub enum VendorBundleError {
 }
 
 impl VendorBundle {
+    /// Reads PEM, DER or PKCS #7 of at most [`BUNDLE_BYTES_MAX`] bytes.
     pub fn read(bytes: &[u8]) -> Result<Self, VendorBundleError> {
         if bytes.len() > BUNDLE_BYTES_MAX {
             return Err(VendorBundleError::Bytes);

@@ -97,6 +97,7 @@ impl Event {
         self.event_type != EventType::NO_ACTION
     }
 
+    /// The digest that it has for `bank`.
     pub fn digest(&self, bank: HashAlg) -> Option<&[u8]> {
         self.digests.iter().find(|(alg, _)| *alg == bank).map(|(_, digest)| digest.as_slice())
     }

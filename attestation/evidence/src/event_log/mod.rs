@@ -35,10 +35,12 @@ pub struct EventLog {
 }
 
 impl EventLog {
+    /// Format of the whole log.
     pub fn format(&self) -> &Format {
         &self.format
     }
 
+    /// The banks that can be replayed.
     pub fn banks(&self) -> &[HashAlg] {
         &self.banks
     }

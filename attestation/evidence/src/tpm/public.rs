@@ -40,6 +40,7 @@ impl Attributes {
         (Self::X509_SIGN, "x509sign"),
     ];
 
+    /// `true` when all of `bits` are set.
     pub fn has(self, bits: u32) -> bool {
         self.0 & bits == bits
     }

@@ -58,6 +58,7 @@ impl Signature {
         out
     }
 
+    /// Hash algorithm of the signature.
     pub fn hash(&self) -> HashAlg {
         match self {
             Self::Ecdsa { hash, .. } | Self::RsaSsa { hash, .. } | Self::RsaPss { hash, .. } => *hash,

@@ -48,6 +48,7 @@ impl Audience {
         Ok(Self(all))
     }
 
+    /// The audiences, each once, in the order that they were asked in.
     pub fn as_slice(&self) -> &[String] {
         &self.0
     }

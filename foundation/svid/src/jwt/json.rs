@@ -34,6 +34,7 @@ pub type Object = BTreeMap<String, Json>;
 pub struct JsonError(#[from] serde_json::Error);
 
 impl Json {
+    /// The text of a string; `None` for every other value.
     pub fn as_str(&self) -> Option<&str> {
         match self {
             Self::String(text) => Some(text),

@@ -82,6 +82,7 @@ pub struct JwtKeys {
 }
 
 impl JwtKeys {
+    /// The key with this ID.
     pub fn get(&self, kid: &str) -> Option<&Arc<JwtKey>> {
         self.keys.iter().find(|key| key.kid == kid)
     }

@@ -56,6 +56,7 @@ impl SigningKey {
         Ok(Self { pair, kid, header })
     }
 
+    /// The key's ID: its thumbprint (RFC 7638).
     pub fn kid(&self) -> &str {
         &self.kid
     }

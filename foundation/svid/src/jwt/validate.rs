@@ -46,6 +46,7 @@ pub struct Validated {
 }
 
 impl Validated {
+    /// The subject.
     pub fn id(&self) -> &SpiffeId {
         &self.id
     }
