@@ -71,25 +71,31 @@ fn outside() -> Result<ExitCode, Failure> {
 fn inside(arguments: &Arguments) -> Result<ExitCode, Failure> {
     sandbox::prepare_network()?;
     let wanted = |name: &str| arguments.filter.as_ref().is_none_or(|filter| name.contains(filter));
-    let mut numbers = Vec::new();
+    let (mut numbers, mut failed) = (Vec::new(), false);
+    // One group that fails must not cost the numbers of the others.
     let mut take = |group: &str, measure: &mut dyn FnMut() -> Result<Vec<Number>, Failure>| {
         if wanted(group) {
             eprintln!("measuring {group}");
-            numbers.extend(measure()?);
+            match measure() {
+                Ok(measured) => numbers.extend(measured),
+                Err(failure) => {
+                    eprintln!("error: {group}: {failure}");
+                    failed = true;
+                }
+            }
         }
-        Ok::<_, Failure>(())
     };
-    take("certificates", &mut || Ok(vec![pure::certificates()?]))?;
-    take("tokens", &mut pure::tokens)?;
-    take("policy", &mut pure::policy)?;
-    take("policy-compile", &mut pure::policy_compile)?;
-    take("queue", &mut || Ok(vec![queue::queue()?]))?;
-    take("fleet", &mut fleet::fleet)?;
-    take("identityd", &mut identityd::identityd)?;
-    take("modules", &mut modules::modules)?;
-    take("idle", &mut modules::idle)?;
-    take("mqtt", &mut mqtt::mqtt)?;
-    take("tpm", &mut tpm::tpm)?;
+    take("certificates", &mut || Ok(vec![pure::certificates()?]));
+    take("tokens", &mut pure::tokens);
+    take("policy", &mut pure::policy);
+    take("policy-compile", &mut pure::policy_compile);
+    take("queue", &mut || Ok(vec![queue::queue()?]));
+    take("fleet", &mut fleet::fleet);
+    take("identityd", &mut identityd::identityd);
+    take("modules", &mut modules::modules);
+    take("idle", &mut modules::idle);
+    take("mqtt", &mut mqtt::mqtt);
+    take("tpm", &mut tpm::tpm);
     let machine = machine();
     if arguments.output == Format::Json {
         let one = |number: &Number| {
@@ -126,7 +132,7 @@ fn inside(arguments: &Arguments) -> Result<ExitCode, Failure> {
         }
         println!("machine: {machine}");
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 fn machine() -> Value {

@@ -1,7 +1,8 @@
 //! Messages through `gatewayd`, and through mosquitto beside it: the same load, mutual TLS and rules over loopback.
 //!
-//! Publishers send QoS 1 and keep so many unacknowledged; subscribers acknowledge each message. End to end is from the
-//! moment before a message is written to the moment after it is read.
+//! Publishers send QoS 1 and keep so many unacknowledged, and at most [`UNDELIVERED_MAX`] that their subscriber has not;
+//! subscribers acknowledge each message. End to end is from the moment before a message is written to the moment after it
+//! is read.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -41,6 +42,9 @@ const ROUND: Duration = Duration::from_secs(2);
 const LEAF_PORT: u16 = 18_883;
 const MOSQUITTO_PORT: u16 = 18_884;
 const MOSQUITTO: &str = "/usr/sbin/mosquitto";
+/// Messages of a pair on their way: half of what a session of `gatewayd` holds before it loses the oldest. An
+/// acknowledgement says that a message is in the session, so that a publisher alone outruns its subscriber.
+const UNDELIVERED_MAX: u64 = 5_000;
 /// How long a message may take that was acknowledged to its publisher.
 const ARRIVES: Duration = Duration::from_secs(20);
 
@@ -219,11 +223,20 @@ struct Round {
     end_to_end: Vec<Duration>,
 }
 
-async fn publish(mut link: Link, topic: String, window: usize, begun: Instant) -> Result<u64, Failure> {
+async fn publish(
+    mut link: Link,
+    topic: String,
+    window: usize,
+    begun: Instant,
+    received: Arc<AtomicU64>,
+) -> Result<u64, Failure> {
     let (mut unacknowledged, mut sent, mut id) = (0, 0, 0u16);
     let mut body = Vec::new();
     loop {
-        while unacknowledged < window && begun.elapsed() < ROUND {
+        while unacknowledged < window
+            && sent - received.load(Ordering::Relaxed) < UNDELIVERED_MAX
+            && begun.elapsed() < ROUND
+        {
             id = id.checked_add(1).unwrap_or(1);
             body.clear();
             text(&mut body, &topic);
@@ -235,7 +248,11 @@ async fn publish(mut link: Link, topic: String, window: usize, begun: Instant) -
             (unacknowledged, sent) = (unacknowledged + 1, sent + 1);
         }
         if unacknowledged == 0 {
-            return Ok(sent);
+            if begun.elapsed() >= ROUND {
+                return Ok(sent);
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            continue;
         }
         if !link.write.is_empty() {
             link.flush().await?;
@@ -280,7 +297,6 @@ async fn receive(
 /// So many publishers with a subscriber each.
 async fn round(broker: &Broker, devices: &[Device], pairs: usize, window: usize) -> Result<Round, Failure> {
     let (stop, stopped) = watch::channel(false);
-    let received = Arc::new(AtomicU64::new(0));
     let mut links = Vec::new();
     for (number, pair) in devices.chunks_exact(2).take(pairs).enumerate() {
         let [from, to] = pair else { continue };
@@ -290,17 +306,19 @@ async fn round(broker: &Broker, devices: &[Device], pairs: usize, window: usize)
         links.push((Link::open(broker, from, &from.name).await?, subscriber, topic));
     }
     let begun = Instant::now();
-    let (mut publishers, mut subscribers) = (Vec::new(), Vec::new());
+    let (mut publishers, mut subscribers, mut arrived) = (Vec::new(), Vec::new(), Vec::new());
     for (publisher, subscriber, topic) in links {
+        let received = Arc::new(AtomicU64::new(0));
         subscribers.push(tokio::spawn(receive(subscriber, begun, Arc::clone(&received), stopped.clone())));
-        publishers.push(tokio::spawn(publish(publisher, topic, window, begun)));
+        publishers.push(tokio::spawn(publish(publisher, topic, window, begun, Arc::clone(&received))));
+        arrived.push(received);
     }
     let mut sent = 0;
     for publisher in publishers {
         sent += publisher.await.map_err(failed)??;
     }
     let waited = Instant::now();
-    while received.load(Ordering::Relaxed) < sent {
+    while arrived.iter().map(|received| received.load(Ordering::Relaxed)).sum::<u64>() < sent {
         ensure(waited.elapsed() < ARRIVES, || {
             format!("{}: acknowledged messages did not arrive", broker.name)
         })?;
