@@ -28,8 +28,6 @@ const STREAMS: usize = 5;
 /// Of an ordinary gateway, for what its daemons do of themselves.
 const IDLE_MODULES: u8 = 10;
 const IDLE: Duration = Duration::from_secs(60);
-/// Of each module, for the largest crowd.
-const CROWD: usize = 500;
 const SETTLED: Duration = Duration::from_secs(45);
 /// Handshakes a second, and for how long, while every module's certificate is changed once a second.
 const RATE: u32 = 1000;
@@ -211,7 +209,6 @@ pub fn modules() -> Result<Vec<Number>, Failure> {
     }
     numbers.push(beside_noise(&cgroups, own, serving)?);
     numbers.push(churn(own, &server)?);
-    numbers.extend(crowd(&gateway, &runtime, &cgroups, &sockets, &server)?);
     drop(workers);
     Ok(numbers)
 }
@@ -311,39 +308,6 @@ fn beside_noise(cgroups: &Cgroups, noisy: &Path, quiet: &Path) -> Result<Number,
         Target::WorstAtMost(10.0),
         took,
     ))
-}
-
-/// All the streams that modules may have. They hold, each gets the next certificate, and what they took is given back.
-fn crowd(
-    gateway: &Gateway,
-    runtime: &tokio::runtime::Runtime,
-    cgroups: &Cgroups,
-    sockets: &[PathBuf],
-    server: &Server,
-) -> Result<Vec<Number>, Failure> {
-    let mut workers = Vec::new();
-    for (number, socket) in (0..MODULES).zip(sockets) {
-        let work = Work::Crowd { socket: socket.clone(), streams: CROWD };
-        let mut worker = cgroups.spawn(&name(number), &work)?;
-        ensure(worker.line()? == "open", || "the streams did not open".into())?;
-        workers.push(worker);
-    }
-    let held = pss(server.pid(), "Pss:")?;
-    let begun = Instant::now();
-    runtime.block_on(gateway.ask(questions::Rotate { module: None }))?;
-    for worker in &mut workers {
-        ensure(worker.line()? == "rotated", || "a stream was left out".into())?;
-    }
-    let took = begun.elapsed().as_secs_f64();
-    drop(workers);
-    thread::sleep(SETTLED);
-    let after = pss(server.pid(), "Pss:")?;
-    let number = |name, unit, value| Number::of_values(name, unit, Target::None, vec![value]);
-    Ok(vec![
-        number("identityd, PSS, 100 modules, 50,000 streams", "MB", held),
-        number("  a rotation of all of them", "s", took),
-        number("  PSS after they have closed", "MB", after),
-    ])
 }
 
 /// From the request for another certificate to its arrival on the module's stream.

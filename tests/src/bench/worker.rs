@@ -10,7 +10,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use edgewarden_tests::Failure;
 use edgewarden_transport::{Identity, tls};
 use edgewarden_workload_client::fetch_once;
-use edgewarden_workload_server::CALLS_MAX;
 use futures_util::StreamExt as _;
 use rustls::pki_types::ServerName;
 use serde::{Deserialize, Serialize};
@@ -24,9 +23,6 @@ use crate::common::failed;
 pub enum Work {
     /// Holds so many streams. Prints a line with the time for each identity that the first of them brings.
     Hold { socket: PathBuf, streams: usize },
-    /// Holds so many streams, on as few connections as it takes. Says `open` when each has brought an identity, and
-    /// `rotated` when each has brought another.
-    Crowd { socket: PathBuf, streams: usize },
     /// Asks for tokens without pause, as much as it may at a time. Says `loud` when it does.
     Noise { socket: PathBuf },
     /// Gets an identity over a connection of its own, so many times, and says how many milliseconds each took.
@@ -71,7 +67,6 @@ pub fn work(text: &str) -> Result<(), Failure> {
             Work::Hold { socket, streams } => hold(socket, streams).await,
             Work::Noise { socket } => noise(socket).await,
             Work::Fetch { socket, times } => fetch(socket, times).await,
-            Work::Crowd { socket, streams } => crowd(socket, streams).await,
             Work::Serve { socket, address } => serve(socket, address).await,
             Work::Connect { socket, address, rate, seconds } => connect(socket, address, rate, seconds).await,
             Work::Churn { socket, seconds } => churn(socket, seconds).await,
@@ -136,29 +131,6 @@ async fn fetch(socket: PathBuf, times: usize) -> Result<(), Failure> {
         took.push(begun.elapsed().as_secs_f64() * 1e3);
     }
     say(&serde_json::to_string(&took).map_err(failed)?);
-    Ok(())
-}
-
-async fn crowd(socket: PathBuf, streams: usize) -> Result<(), Failure> {
-    let connected = || WorkloadApiClient::connect_to(format!("unix:{}", socket.display()));
-    let calls = usize::try_from(CALLS_MAX).map_err(failed)?;
-    let mut held = Vec::new();
-    for first in (0..streams).step_by(calls) {
-        let client = connected().await.map_err(failed)?;
-        for _ in first..streams.min(first.saturating_add(calls)) {
-            let mut stream = client.stream_x509_contexts().await.map_err(failed)?;
-            stream.next().await.ok_or_else(|| Failure::new("a stream ended"))?.map_err(failed)?;
-            held.push(stream);
-        }
-    }
-    say("open");
-    for stream in &mut held {
-        stream.next().await.ok_or_else(|| Failure::new("a stream ended"))?.map_err(failed)?;
-    }
-    say("rotated");
-    // Holds them until it is ended.
-    std::future::pending::<()>().await;
-    drop(held);
     Ok(())
 }
 
