@@ -120,16 +120,6 @@ pub async fn serve(options: Options, stop: impl Future<Output = ()>) -> Result<(
         data.web_token()?,
         stopping.clone(),
     );
-    let router = Router::new()
-        .merge(enrol::routes())
-        .merge(gateway::routes())
-        .merge(bundle::gateway_routes())
-        .merge(admin::routes(&shared))
-        .fallback(http::not_there)
-        .method_not_allowed_fallback(http::not_there)
-        .layer(from_fn_with_state(shared.clone(), metrics::count))
-        .with_state(shared.clone());
-
     let mut tasks = tokio::task::JoinSet::new();
     let bundle_stopping = stopping.clone();
     let limits = ceiling::main(options.connections);
@@ -138,8 +128,8 @@ pub async fn serve(options: Options, stop: impl Future<Output = ()>) -> Result<(
         shared.metrics.show(name, &seats);
         seats
     };
-    let service =
-        Service { router, tls: Some(TlsAcceptor::from(Arc::new(tls))), seats: seats("main", limits) };
+    let tls = Some(TlsAcceptor::from(Arc::new(tls)));
+    let service = Service { router: routes(&shared), tls, seats: seats("main", limits) };
     if let Some(listener) = operators_socket(data) {
         let service = Service { seats: seats("socket", ceiling::small(usize::MAX)), ..service.clone() };
         tasks.spawn(listener::run(listener, service, stopping.clone()));
@@ -152,15 +142,8 @@ pub async fn serve(options: Options, stop: impl Future<Output = ()>) -> Result<(
         tracing::info!(%address, "dashboard ready; see `edgewarden-fleet web url`");
     }
     if let Some(endpoint) = &options.bundle {
-        let tls = match &endpoint.profile {
-            bundle::Profile::HttpsSpiffe => foreign::spiffe_server_config(&identity)?,
-            bundle::Profile::HttpsWeb { certificate, key } => {
-                let (chain, key) = bundle::web_identity(certificate, key)?;
-                foreign::web_server_config(chain, &key)?
-            }
-        };
+        let tls = Some(endpoint_tls(&endpoint.profile, &identity)?);
         let (listener, address) = listen(endpoint.listen).await?;
-        let tls = Some(TlsAcceptor::from(Arc::new(tls)));
         let seats = seats("bundle", ceiling::small(BUNDLE_PER_SOURCE));
         let service = Service { router: bundle::routes(keeper.current()), tls, seats };
         tasks.spawn(listener::run(listener, service, bundle_stopping));
@@ -188,6 +171,31 @@ pub async fn serve(options: Options, stop: impl Future<Output = ()>) -> Result<(
     keep_reports.abort();
     store.close().await;
     Ok(())
+}
+
+/// Everything that gateways and operators ask by TLS.
+fn routes(shared: &Arc<Shared>) -> Router {
+    Router::new()
+        .merge(enrol::routes())
+        .merge(gateway::routes())
+        .merge(bundle::gateway_routes())
+        .merge(admin::routes(shared))
+        .fallback(http::not_there)
+        .method_not_allowed_fallback(http::not_there)
+        .layer(from_fn_with_state(Arc::clone(shared), metrics::count))
+        .with_state(Arc::clone(shared))
+}
+
+/// TLS of the bundle endpoint (SPIFFE Federation section 5.2), by its profile.
+fn endpoint_tls(profile: &bundle::Profile, identity: &Identity) -> Result<TlsAcceptor, ServeError> {
+    let config = match profile {
+        bundle::Profile::HttpsSpiffe => foreign::spiffe_server_config(identity)?,
+        bundle::Profile::HttpsWeb { certificate, key } => {
+            let (chain, key) = bundle::web_identity(certificate, key)?;
+            foreign::web_server_config(chain, &key)?
+        }
+    };
+    Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
 /// Where the command line of this machine gets in, whoever crowds the network: in a folder that nobody else enters. None

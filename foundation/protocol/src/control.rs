@@ -74,8 +74,6 @@ requests! {
     Watch { seen: u64 } -> Box<Snapshot>;
     /// An enforcer has this epoch in force.
     EpochEnforced { enforcer: Enforcer, epoch: Epoch } -> ();
-    /// Counts of messages that `gatewayd` has made, for who monitors the gateway.
-    MessagesCounted(MessageCounts) -> ();
     /// An enforcer refused something: for the audit log and the report.
     Refused { origin: Origin, refusal: Refusal } -> ();
 
@@ -125,7 +123,6 @@ impl Request {
             self,
             Self::Watch { .. }
                 | Self::EpochEnforced { enforcer: Enforcer::Gatewayd, .. }
-                | Self::MessagesCounted(_)
                 | Self::Refused { .. }
                 | Self::LeafIssue { .. }
                 | Self::LeafRenew { .. }
@@ -159,26 +156,6 @@ replies! {
     JwtKeys(JwtStatement),
     /// At most [`crate::federation::FEDERATION_MAX`].
     Federation(Vec<Federated>),
-}
-
-/// Messages as `gatewayd` counts them. What only grows is counted from its start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct MessageCounts {
-    pub sessions: u64,
-    /// For clients that are away or slow.
-    pub waiting: u64,
-    pub retained: u64,
-    pub set_aside: u64,
-    /// By receivers that lagged.
-    pub lost: u64,
-    pub dropped_qos0: u64,
-    /// Publications, subscriptions and connections.
-    pub refused: u64,
-    /// On the way upstream. All 0 until the queue is open.
-    pub queue_messages: u64,
-    pub queue_bytes: u64,
-    pub queue_bytes_max: u64,
 }
 
 /// Lets one declared leaf enrol, once.

@@ -70,7 +70,7 @@ pub(crate) fn queue(bytes: u64, bytes_max: u64, before: bool) -> Option<Standing
 }
 
 /// Messages that were set aside as a problem.
-pub(crate) fn set_aside(messages: u64) -> Option<Standing> {
+pub(crate) fn set_aside(messages: usize) -> Option<Standing> {
     let rule = format!("{messages} messages ended their receivers' connections and wait to be looked at");
     let refusal = Refusal::new(Reason::MessageSetAside, "messages", rule);
     (messages > 0).then_some(Standing { refusal, expires: None })

@@ -7,7 +7,7 @@ use std::time::Duration;
 use edgewarden_exchange::client::{Client, ClientError};
 use edgewarden_names::{ErrorChain, GatewayName, Refusal};
 use edgewarden_protocol::ask::Ask;
-use edgewarden_protocol::control::{Enforcer, MessageCounts, Reply, Request, Standing, questions};
+use edgewarden_protocol::control::{Enforcer, Reply, Request, Standing, questions};
 use edgewarden_transport::Clock;
 use tokio::sync::{Semaphore, watch};
 
@@ -17,9 +17,6 @@ use crate::view::View;
 const DEADLINE: Duration = Duration::from_secs(15);
 /// `identityd` answers a [`Request::Watch`] after 30 seconds at the latest.
 const WATCH_DEADLINE: Duration = Duration::from_secs(45);
-
-/// Shortest time between two reports of the counts to `identityd`.
-const COUNTS_EVERY: Duration = Duration::from_secs(10);
 
 /// Requests for leaf devices' certificates at a time.
 const FOR_STRANGERS_MAX: usize = 4;
@@ -149,30 +146,6 @@ pub(crate) async fn report(control: Control, mut applied: watch::Receiver<View>)
             backoff.reset();
         }
         if applied.changed().await.is_err() {
-            return;
-        }
-    }
-}
-
-/// Tells `identityd` what has been counted, when it is otherwise than what it was told, and after something has been put in
-/// force: a new run of it has forgotten.
-pub(crate) async fn report_counts(
-    control: Control,
-    mut counted: watch::Receiver<MessageCounts>,
-    mut applied: watch::Receiver<View>,
-) {
-    loop {
-        let counts = *counted.borrow_and_update();
-        applied.mark_unchanged();
-        if let Err(error) = control.ask(questions::MessagesCounted(counts)).await {
-            tracing::debug!(error = %ErrorChain(&error), "identityd was not told what was counted");
-        }
-        tokio::time::sleep(COUNTS_EVERY).await;
-        let changed = tokio::select! {
-            changed = counted.changed() => changed,
-            changed = applied.changed() => changed,
-        };
-        if changed.is_err() {
             return;
         }
     }

@@ -11,7 +11,6 @@ use edgewarden_metrics::door;
 use edgewarden_names::{GatewayName, Principal, Reason, Refusal};
 use edgewarden_platform::socket_file::SocketFile;
 use edgewarden_protocol::config::Config;
-use edgewarden_protocol::control::MessageCounts;
 use edgewarden_protocol::gateway_console::UpstreamStatus;
 use edgewarden_protocol::layout::Layout;
 use edgewarden_transport::http::{Client, HttpError};
@@ -176,19 +175,16 @@ fn serve(layout: &Layout, config: &Config, doors: Doors) -> Result<Daemon, Gatew
     let hub = Hub::new(gateway.clone(), domain.clone(), disk, audit.clone(), clock.clone());
     let (standing_out, standing) = watch::channel(None);
     let queue = opening.clone();
-    let (counted_out, counted) = watch::channel(MessageCounts::default());
     let wiring = Wiring {
         events: events_in,
         views: view.clone(),
         applied: applied_out,
         standing,
-        counted: counted_out,
         queue,
     };
     background.spawn(hub.run(wiring));
     background.spawn(control::follow(control.clone(), gateway.clone(), views, standing_out, clock.clone()));
     background.spawn(control::report(control.clone(), applied.clone()));
-    background.spawn(control::report_counts(control.clone(), counted, applied.clone()));
     background.spawn(audit::serve(refusals, control.clone()));
     let folder = layout.gateway_state().join("queue");
     let bytes_max = config.mqtt.queue_bytes_max;

@@ -14,7 +14,7 @@ use edgewarden_mqtt::broker::{Action, Authority as _, Broker, ConnectionId, Limi
 use edgewarden_mqtt::decode::DecodeError;
 use edgewarden_mqtt::packet::Packet;
 use edgewarden_names::{GatewayName, Principal, Reason, Refusal, SpiffeId, TrustDomain, UnixTime};
-use edgewarden_protocol::control::{MessageCounts, Standing};
+use edgewarden_protocol::control::Standing;
 use edgewarden_protocol::gateway_console::{ConnectionStatus, ReceiverStatus};
 use edgewarden_transport::Clock;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -192,7 +192,6 @@ pub(crate) struct Wiring {
     pub(crate) applied: watch::Sender<View>,
     /// Faults that `identityd` knows of.
     pub(crate) standing: watch::Receiver<Option<Vec<Standing>>>,
-    pub(crate) counted: watch::Sender<MessageCounts>,
     /// The upstream queue.
     pub(crate) queue: watch::Receiver<Opening>,
 }
@@ -247,7 +246,6 @@ impl Hub {
                 _ = tick.tick() => {
                     self.broker.set_wall_clock(self.clock.now());
                     self.broker.tick(self.now());
-                    self.count(&wiring);
                     self.tell_alerts(&wiring);
                     self.finish_turn();
                 }
@@ -321,28 +319,6 @@ impl Hub {
         }
     }
 
-    fn count(&self, wiring: &Wiring) {
-        let counts = self.broker.counts();
-        let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
-        let queue = match &*wiring.queue.borrow() {
-            Some(Ok(queue)) => Some(queue.status()),
-            _ => None,
-        };
-        let counted = MessageCounts {
-            sessions: count(counts.sessions),
-            waiting: count(counts.waiting_messages),
-            retained: count(counts.retained_messages),
-            set_aside: count(counts.set_aside),
-            lost: counts.lost,
-            dropped_qos0: counts.dropped_qos0,
-            refused: counts.refused,
-            queue_messages: queue.map_or(0, |queue| queue.messages),
-            queue_bytes: queue.map_or(0, |queue| queue.bytes),
-            queue_bytes_max: queue.map_or(0, |queue| queue.bytes_max),
-        };
-        wiring.counted.send_if_modified(|known| std::mem::replace(known, counted) != counted);
-    }
-
     /// Brings what is retained beneath `$edgewarden/alerts/` up to date with what is wrong.
     fn tell_alerts(&mut self, wiring: &Wiring) {
         let Some(mut standing) = wiring.standing.borrow().clone() else { return };
@@ -351,9 +327,11 @@ impl Hub {
             return;
         }
         let was = |reason| self.told.iter().flatten().any(|one| one.refusal.reason == reason);
-        let counts = *wiring.counted.borrow();
-        standing.extend(alerts::queue(counts.queue_bytes, counts.queue_bytes_max, was(Reason::QueueFull)));
-        standing.extend(alerts::set_aside(counts.set_aside));
+        if let Some(Ok(queue)) = &*wiring.queue.borrow() {
+            let status = queue.status();
+            standing.extend(alerts::queue(status.bytes, status.bytes_max, was(Reason::QueueFull)));
+        }
+        standing.extend(alerts::set_aside(self.broker.counts().set_aside));
         if self.told.as_ref() == Some(&standing) {
             return;
         }

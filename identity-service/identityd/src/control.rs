@@ -301,7 +301,7 @@ async fn answer(
 mod tests {
     use super::*;
     use edgewarden_names::Epoch;
-    use edgewarden_protocol::control::{MessageCounts, Origin};
+    use edgewarden_protocol::control::Origin;
     use edgewarden_protocol::est::EstRequest;
 
     #[test]
@@ -328,7 +328,6 @@ mod tests {
             (Request::EpochEnforced { enforcer: Enforcer::Gatewayd, epoch }, true),
             (Request::Refused { origin: Origin::Enforcer, refusal: refusal.clone() }, true),
             (Request::StorageKey, true),
-            (Request::MessagesCounted(MessageCounts::default()), true),
             (
                 Request::LeafRenew { chain: Vec::new(), csr: Vec::new().into(), proof: Vec::new().into() },
                 true,

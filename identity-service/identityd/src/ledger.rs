@@ -73,7 +73,9 @@ impl Ledger {
         let Parts { context, clock, metrics, store, leaf_mark, authority, audit } = parts;
         let (refused, receiver) = mpsc::channel(REFUSED_MAX);
         let now = clock.now();
-        followers.iter().for_each(|follower| follower.in_force(&authority));
+        for follower in &followers {
+            follower.in_force(&authority);
+        }
         let ledger = Self {
             context,
             clock,

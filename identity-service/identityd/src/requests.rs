@@ -209,10 +209,6 @@ pub async fn answer(service: &Arc<Service>, peer: Enforcer, request: Request) ->
         Request::EpochEnforced { enforcer, epoch } => {
             decide(service, Input::EpochEnforced { enforcer, epoch }).await
         }
-        Request::MessagesCounted(counts) => {
-            service.ledger.metrics.messages_counted(counts);
-            Ok(Reply::Done)
-        }
         Request::Refused { origin, refusal } => {
             blocking(service, move |service| {
                 service.ledger.note_reported(peer, &origin, refusal);

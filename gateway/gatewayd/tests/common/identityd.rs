@@ -12,7 +12,7 @@ use edgewarden_platform::peer::PeerEvidence;
 use edgewarden_policy::compile;
 use edgewarden_protocol::Bytes;
 use edgewarden_protocol::control::{
-    Certificate, Enforcer, MessageCounts, PolicyInForce, Reply, Request, Snapshot, Standing, StartRecord,
+    Certificate, Enforcer, PolicyInForce, Reply, Request, Snapshot, Standing, StartRecord,
     StorageKey, ToldTime, TopicSize,
 };
 use edgewarden_protocol::deployment::Deployment;
@@ -39,7 +39,6 @@ struct Shared {
     snapshot: watch::Sender<Snapshot>,
     enforced: watch::Sender<Option<Epoch>>,
     refusals: Mutex<Vec<Refusal>>,
-    counts: Mutex<MessageCounts>,
     issuing: Arc<IssuingCa>,
     root: Vec<u8>,
     key: Mutex<[u8; 32]>,
@@ -79,7 +78,6 @@ impl Identityd {
             snapshot: watch::channel(snapshot).0,
             enforced: watch::channel(None).0,
             refusals: Mutex::default(),
-            counts: Mutex::default(),
             issuing,
             root: root.certificate_der().to_vec(),
             key: Mutex::new([9; 32]),
@@ -188,11 +186,6 @@ impl Identityd {
         self.change(|snapshot| snapshot.standing = standing);
     }
 
-    /// The counts that were reported last.
-    pub fn counts(&self) -> MessageCounts {
-        *self.shared.counts.lock().unwrap()
-    }
-
     pub fn change_key(&self) {
         *self.shared.key.lock().unwrap() = [10; 32];
     }
@@ -249,10 +242,6 @@ impl Shared {
             }
             Request::Refused { refusal, .. } => {
                 self.refusals.lock().unwrap().push(refusal);
-                Reply::Done
-            }
-            Request::MessagesCounted(counts) => {
-                *self.counts.lock().unwrap() = counts;
                 Reply::Done
             }
             Request::StorageKey => Reply::StorageKey(StorageKey::new(&self.key.lock().unwrap())),

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 use edgewarden_metrics::page::Page;
@@ -22,8 +21,7 @@ pub(super) fn write(page: &mut Page<'_>, of: &Watched) -> fmt::Result {
     decisions(page, of)?;
     keystore(page, of)?;
     resident_keys(page, of)?;
-    audit(page, of)?;
-    messages(page, metrics)
+    audit(page, of)
 }
 
 fn build(page: &mut Page<'_>, of: &Watched) -> fmt::Result {
@@ -209,63 +207,4 @@ fn audit(page: &mut Page<'_>, of: &Watched) -> fmt::Result {
     page.gauge("audit_unsigned", "Entries that no signed head covers.", unsigned)?;
     let failed = of.ledger.metrics.heads_failed.get();
     page.counter("audit_heads_failed", "Heads that could not be signed.", failed)
-}
-
-/// Absent until `gatewayd` has told.
-fn messages(page: &mut Page<'_>, metrics: &Metrics) -> fmt::Result {
-    let Some(counts) = *metrics.messages.lock().unwrap_or_else(PoisonError::into_inner) else {
-        return Ok(());
-    };
-    for (name, help, value) in [
-        ("messages_lost", "QoS 1 messages that receivers lost because they lagged.", counts.lost),
-        (
-            "messages_dropped_qos0",
-            "QoS 0 messages dropped because a receiver was too slow.",
-            counts.dropped_qos0,
-        ),
-        ("mqtt_refused", "Publications, subscriptions and connections refused.", counts.refused),
-    ] {
-        page.counter(name, help, value)?;
-    }
-    let set_aside = "Messages that ended their receivers' connections and were set aside.";
-    for (name, help, value) in [
-        ("messages_set_aside", set_aside, counts.set_aside),
-        ("messages_waiting", "Messages that wait in sessions.", counts.waiting),
-        ("messages_retained", "Retained messages.", counts.retained),
-        ("mqtt_sessions", "Sessions, connected or kept.", counts.sessions),
-        ("upstream_queue_messages", "Messages on the way to the fleet.", counts.queue_messages),
-        ("upstream_queue_bytes", "Bytes of them on disk.", counts.queue_bytes),
-        ("upstream_queue_bytes_max", "Cap of these bytes.", counts.queue_bytes_max),
-    ] {
-        page.gauge(name, help, value)?;
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::Arc;
-
-    use edgewarden_metrics::page::{Format, render};
-    use edgewarden_protocol::control::MessageCounts;
-
-    #[test]
-    fn messages_are_there_when_gatewayd_has_told() {
-        let metrics = Arc::new(Metrics::default());
-        let text = || {
-            let metrics = Arc::clone(&metrics);
-            render(Format::Prometheus, "edgewarden", move |page| messages(page, &metrics)).unwrap()
-        };
-        assert_eq!(text(), "");
-        metrics.messages_counted(MessageCounts { lost: 7, set_aside: 2, ..MessageCounts::default() });
-        let text = text();
-        assert!(
-            text.contains(
-                "# TYPE edgewarden_messages_lost_total counter\nedgewarden_messages_lost_total 7\n"
-            ),
-            "{text}"
-        );
-        assert!(text.contains("edgewarden_messages_set_aside 2\n"), "{text}");
-    }
 }

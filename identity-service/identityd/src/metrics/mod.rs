@@ -18,7 +18,6 @@ use std::time::{Duration, Instant};
 use edgewarden_keystore::{Health, Keystore};
 use edgewarden_metrics::{Counter, Counts, Seconds};
 use edgewarden_names::Reason;
-use edgewarden_protocol::control::MessageCounts;
 
 use self::keys::Calls;
 pub(crate) use self::keys::KeyCall;
@@ -104,8 +103,6 @@ pub struct Metrics {
     heads_failed: Counter,
     clock_steps: Counter,
     health: Mutex<Option<(Instant, Option<Health>)>>,
-    /// As `gatewayd` has said last.
-    messages: Mutex<Option<MessageCounts>>,
 }
 
 impl Default for Metrics {
@@ -122,16 +119,11 @@ impl Default for Metrics {
             heads_failed: Counter::default(),
             clock_steps: Counter::default(),
             health: Mutex::default(),
-            messages: Mutex::default(),
         }
     }
 }
 
 impl Metrics {
-    pub fn messages_counted(&self, counts: MessageCounts) {
-        *self.messages.lock().unwrap_or_else(PoisonError::into_inner) = Some(counts);
-    }
-
     /// Makes a certificate and takes the time.
     pub fn timed<T, E>(&self, kind: Certificate, make: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
         let begun = Instant::now();
