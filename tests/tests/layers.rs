@@ -49,6 +49,7 @@ const LAYERS: [&[&str]; 9] = [
     &["edgewarden"],
     // Beside the product: they drive it, and no crate of it uses them.
     &[
+        "edgewarden-codegen",
         "edgewarden-simulator-tpm",
         "edgewarden-test-runner",
         "edgewarden-tests",

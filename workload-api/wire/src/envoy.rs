@@ -3,7 +3,6 @@ pub mod envoy {
     pub mod config {
         pub mod core {
             pub mod v3 {
-#[allow(clippy::all)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 #[prost(skip_debug)]
 pub struct BuildVersion {
@@ -12,7 +11,6 @@ pub struct BuildVersion {
         super::super::super::r#type::v3::SemanticVersion,
     >,
 }
-#[allow(clippy::all)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 #[prost(skip_debug)]
 pub struct Node {
@@ -22,7 +20,6 @@ pub struct Node {
     #[prost(message, optional, tag = "8")]
     pub user_agent_build_version: ::core::option::Option<BuildVersion>,
 }
-#[allow(clippy::all)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 #[prost(skip_debug)]
 pub struct DataSource {
@@ -31,7 +28,6 @@ pub struct DataSource {
 }
 /// Nested message and enum types in `DataSource`.
 pub mod data_source {
-    #[allow(clippy::all)]
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
     #[prost(skip_debug)]
     pub enum Specifier {
@@ -39,7 +35,6 @@ pub mod data_source {
         InlineBytes(::prost::bytes::Bytes),
     }
 }
-#[allow(clippy::all)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 #[prost(skip_debug)]
 pub struct TypedExtensionConfig {
@@ -55,7 +50,6 @@ pub struct TypedExtensionConfig {
         pub mod transport_sockets {
             pub mod tls {
                 pub mod v3 {
-#[allow(clippy::all)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 #[prost(skip_debug)]
 pub struct Secret {
@@ -66,7 +60,6 @@ pub struct Secret {
 }
 /// Nested message and enum types in `Secret`.
 pub mod secret {
-    #[allow(clippy::all)]
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
     #[prost(skip_debug)]
     pub enum Type {
@@ -76,7 +69,6 @@ pub mod secret {
         ValidationContext(super::CertificateValidationContext),
     }
 }
-#[allow(clippy::all)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 #[prost(skip_debug)]
 pub struct TlsCertificate {
@@ -89,7 +81,6 @@ pub struct TlsCertificate {
         super::super::super::super::config::core::v3::DataSource,
     >,
 }
-#[allow(clippy::all)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 #[prost(skip_debug)]
 pub struct CertificateValidationContext {
@@ -102,7 +93,6 @@ pub struct CertificateValidationContext {
         super::super::super::super::config::core::v3::TypedExtensionConfig,
     >,
 }
-#[allow(clippy::all)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 #[prost(skip_debug)]
 pub struct SpiffeCertValidatorConfig {
@@ -113,7 +103,6 @@ pub struct SpiffeCertValidatorConfig {
 }
 /// Nested message and enum types in `SPIFFECertValidatorConfig`.
 pub mod spiffe_cert_validator_config {
-    #[allow(clippy::all)]
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
     #[prost(skip_debug)]
     pub struct TrustDomain {
@@ -132,7 +121,6 @@ pub mod spiffe_cert_validator_config {
     }
     pub mod r#type {
         pub mod v3 {
-#[allow(clippy::all)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 #[prost(skip_debug)]
 pub struct SemanticVersion {
@@ -146,7 +134,6 @@ pub struct SemanticVersion {
     pub mod service {
         pub mod discovery {
             pub mod v3 {
-#[allow(clippy::all)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 #[prost(skip_debug)]
 pub struct DiscoveryRequest {
@@ -165,7 +152,6 @@ pub struct DiscoveryRequest {
         super::super::super::super::google::rpc::Status,
     >,
 }
-#[allow(clippy::all)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 #[prost(skip_debug)]
 pub struct DiscoveryResponse {
@@ -178,7 +164,6 @@ pub struct DiscoveryResponse {
     #[prost(string, tag = "5")]
     pub nonce: ::prost::alloc::string::String,
 }
-#[allow(clippy::all)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 #[prost(skip_debug)]
 pub struct DeltaDiscoveryRequest {
@@ -201,7 +186,6 @@ pub struct DeltaDiscoveryRequest {
         super::super::super::super::google::rpc::Status,
     >,
 }
-#[allow(clippy::all)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 #[prost(skip_debug)]
 pub struct DeltaDiscoveryResponse {
@@ -216,7 +200,6 @@ pub struct DeltaDiscoveryResponse {
     #[prost(string, repeated, tag = "6")]
     pub removed_resources: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
-#[allow(clippy::all)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 #[prost(skip_debug)]
 pub struct Resource {
@@ -760,7 +743,6 @@ pub mod secret_discovery_service_server {
 }
 pub mod google {
     pub mod rpc {
-#[allow(clippy::all)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 #[prost(skip_debug)]
 pub struct Status {

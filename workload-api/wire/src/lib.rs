@@ -7,17 +7,10 @@
 //!
 //! No I/O: server and client share this and nothing else.
 //!
-//! `src/workloadapi.rs` is generated from `../proto/workloadapi.proto` (protoc 3.21, tonic-prost-build 0.14 with
-//! `bytes(".")`, `build_transport(false)` and `codec_path("crate::codec::ProstCodec")`, and `skip_debug` for the messages
-//! that `src/silent.rs` is about) and kept in the tree, so that a build needs no protoc; without a server, which
-//! `edgewarden-workload-server` has of its own (`build_server(false)`). `src/keysapi.rs` and `src/secrets_v1.rs` are made
-//! the same way, with a server, from `keys.proto` and `secrets.proto`, with `skip_debug` for each message that holds a
-//! secret or a capability. So is what reflection tells of them, `../proto/*.descriptor.bin`
-//! (`protoc --include_imports --descriptor_set_out=…`).
-//!
-//! `src/envoy.rs` is generated in the same way from `../proto/envoy/sds.proto` and `secret.proto`, which hold the parts of
-//! Envoy's messages that are used, under Envoy's names and numbers; with `skip_debug(["."])`, because keys are in them,
-//! and `include_file("mod.rs")`, each `include!` replaced by what it includes.
+//! `workloadapi.rs`, `keysapi.rs`, `secrets_v1.rs` and `envoy.rs`, and what reflection tells of them
+//! (`../proto/*.descriptor.bin`), are generated from `../proto` by `edgewarden-codegen` and kept in the tree. `../proto/envoy`
+//! holds the parts of Envoy's messages that are used, under Envoy's names and numbers. Messages that hold a key, a secret or
+//! a capability are made without `Debug`; those that need it have it in `silent.rs`.
 
 pub mod codec;
 pub mod descriptors;
