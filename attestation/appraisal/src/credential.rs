@@ -14,6 +14,8 @@ use edgewarden_evidence::tpm::{Curve, Key, Public, Symmetric};
 use edgewarden_protocol::enrol::Credential;
 use zeroize::Zeroizing;
 
+use crate::ek::without_leading_zeros;
+
 /// The EK cannot carry a credential: its point is not on the curve, or its algorithms are not of a template.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("no credential can be made for this endorsement key")]
@@ -52,8 +54,7 @@ type Seed = Zeroizing<Vec<u8>>;
 /// A random seed, RSA-OAEP encrypted under the label `IDENTITY` with its terminating zero (annex B.10.4).
 fn rsa_seed(exponent: u32, modulus: &[u8]) -> Result<(Seed, Vec<u8>), CredentialError> {
     let exponent = if exponent == 0 { 65537 } else { exponent }.to_be_bytes();
-    let start = exponent.iter().position(|&byte| byte != 0).ok_or(CredentialError)?;
-    let components = PublicKeyComponents { n: modulus, e: exponent.get(start..).unwrap_or_default() };
+    let components = PublicKeyComponents { n: modulus, e: without_leading_zeros(&exponent) };
     let key: PublicEncryptingKey = components.try_into()?;
     let key = OaepPublicEncryptingKey::new(key)?;
     let mut seed = Zeroizing::new(vec![0; HashAlg::Sha256.size()]);
@@ -146,8 +147,9 @@ fn mac(hash: HashAlg, key: &[u8], parts: &[&[u8]]) -> Result<Vec<u8>, Credential
 }
 
 /// A TPM2B.
+#[expect(clippy::expect_used, reason = "secrets, digests and coordinates have at most 64 bytes")]
 fn sized(bytes: &[u8]) -> Vec<u8> {
-    let size = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
+    let size = u16::try_from(bytes.len()).expect("at most 64 bytes");
     let mut out = size.to_be_bytes().to_vec();
     out.extend_from_slice(bytes);
     out

@@ -134,9 +134,11 @@ impl Endorsement {
     }
 }
 
-fn without_leading_zeros(bytes: &[u8]) -> &[u8] {
-    let start = bytes.iter().position(|&byte| byte != 0).unwrap_or(bytes.len());
-    bytes.get(start..).unwrap_or_default()
+pub(crate) fn without_leading_zeros(mut bytes: &[u8]) -> &[u8] {
+    while let [0, rest @ ..] = bytes {
+        bytes = rest;
+    }
+    bytes
 }
 
 /// Manufacturer and model from the subject alternative name. A vendor's word, shown to people, decides nothing.

@@ -19,7 +19,7 @@ fn remainder(modulus: &[u8], prime: u32) -> u32 {
 fn is_power_of_generator(value: u32, prime: u32) -> bool {
     let powers = std::iter::successors(Some(1), |power| Some(power * (GENERATOR % prime) % prime));
     // There are fewer than `prime` different powers, after which they repeat.
-    powers.take(usize::try_from(prime).unwrap_or_default()).any(|power| power == value)
+    powers.zip(0..prime).any(|(power, _)| power == value)
 }
 
 #[cfg(test)]

@@ -81,11 +81,9 @@ impl MeasurementList {
 
     /// The value of [`PCR`] after the first `count` entries, beginning at zeros.
     pub fn replay(&self, bank: HashAlg, extension: Extension, count: usize) -> Vec<u8> {
-        let mut values = PcrValues::at_startup(&[bank], 0);
-        for entry in self.entries.iter().take(count).filter(|entry| entry.pcr == PCR) {
-            values.extend(bank, PCR, &entry.digest(bank, extension));
-        }
-        values.get(bank, PCR).unwrap_or_default().to_vec()
+        let extended = self.entries.iter().take(count).filter(|entry| entry.pcr == PCR);
+        extended
+            .fold(vec![0; bank.size()], |value, entry| bank.digest(&[&value, &entry.digest(bank, extension)]))
     }
 
     /// Number of entries that lead to `value`; the shortest prefix when there are several.

@@ -68,9 +68,10 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Appends a TPM2B. What is too long for one is cut: no parsed value is.
+/// Appends a TPM2B. Panics for what is too long for one: no parsed value is.
+#[expect(clippy::expect_used, reason = "values are a TPM's, which has them from a TPM2B")]
 pub(crate) fn put_sized(out: &mut Vec<u8>, bytes: &[u8]) {
-    let size = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
+    let size = u16::try_from(bytes.len()).expect("no longer than a TPM2B");
     out.extend_from_slice(&size.to_be_bytes());
-    out.extend(bytes.iter().take(usize::from(size)));
+    out.extend_from_slice(bytes);
 }

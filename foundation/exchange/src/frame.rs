@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 pub const FRAME_BYTES_MAX: u32 = 16 * 1024 * 1024;
 
 /// Bytes set aside for a message before any of it has come.
-const FIRST_BYTES: u32 = 4 * 1024;
+const FIRST_BYTES: usize = 4 * 1024;
 
 /// Error of reading or writing one message.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +46,7 @@ pub async fn read_at_most<T: DeserializeOwned>(
     }
     // Grows with what really arrives: a peer that only announces a large message costs nothing.
     // Wiped: some messages carry keys and secrets.
-    let first = usize::try_from(length.min(FIRST_BYTES)).unwrap_or_default();
+    let first = usize::try_from(length).map_or(FIRST_BYTES, |length| length.min(FIRST_BYTES));
     let mut body = Zeroizing::new(Vec::with_capacity(first));
     (&mut *stream).take(length.into()).read_to_end(&mut body).await?;
     if body.len() as u64 != u64::from(length) {
@@ -61,10 +61,8 @@ pub async fn write<T: Serialize + Sync>(
     message: &T,
 ) -> Result<(), FrameError> {
     let body = Zeroizing::new(serde_json::to_vec(message)?);
-    let length = u32::try_from(body.len()).unwrap_or(u32::MAX);
-    if length > FRAME_BYTES_MAX {
-        return Err(FrameError::TooLarge(body.len() as u64));
-    }
+    let length = u32::try_from(body.len()).ok().filter(|length| *length <= FRAME_BYTES_MAX);
+    let length = length.ok_or(FrameError::TooLarge(body.len() as u64))?;
     stream.write_all(&length.to_be_bytes()).await?;
     stream.write_all(&body).await?;
     stream.flush().await?;

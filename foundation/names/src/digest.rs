@@ -10,6 +10,7 @@ pub struct DigestError(Box<str>);
 /// A SHA-256 digest in OCI notation (OCI image-spec, descriptor, "Digests").
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(try_from = "String", into = "String")]
+// INVARIANT: begins with `PREFIX`.
 pub struct Digest(Box<str>);
 
 const PREFIX: &str = "sha256:";
@@ -33,7 +34,7 @@ impl Digest {
 
     /// The 64 hexadecimal digits without the algorithm.
     pub fn hex(&self) -> &str {
-        self.0.strip_prefix(PREFIX).unwrap_or_default()
+        self.0.split_at(PREFIX.len()).1
     }
 }
 text_type!(Digest, DigestError);

@@ -48,7 +48,7 @@ text_type!(TrustDomain, SpiffeIdError);
 #[serde(try_from = "String", into = "String")]
 pub struct SpiffeId {
     text: Box<str>,
-    /// INVARIANT: a character boundary of `text`; what is before is scheme and trust domain.
+    /// INVARIANT: a character boundary of `text`; before it are `spiffe://` and the trust domain.
     path_at: usize,
 }
 
@@ -121,13 +121,13 @@ impl SpiffeId {
 
     /// The trust domain of the ID.
     pub fn trust_domain(&self) -> TrustDomain {
-        let name = self.text.get("spiffe://".len()..self.path_at).unwrap_or_default();
-        TrustDomain(name.into())
+        let (origin, _) = self.text.split_at(self.path_at);
+        TrustDomain(origin.split_at("spiffe://".len()).1.into())
     }
 
     /// The path with its leading `/`, empty for a trust domain's own ID.
     pub fn path(&self) -> &str {
-        self.text.get(self.path_at..).unwrap_or_default()
+        self.text.split_at(self.path_at).1
     }
 
     /// The object that the path names, by Edgewarden's layout.

@@ -14,10 +14,13 @@ const UNSYNCHRONISED: i32 = 0x40;
 /// `TIME_ERROR` of `linux/timex.h`.
 const TIME_ERROR: i64 = 5;
 
+#[expect(
+    clippy::expect_used,
+    reason = "clock_gettime(2) fails for clocks that the kernel has not: every Linux has both"
+)]
 fn millis(id: ClockId) -> i64 {
-    // Neither clock can be missing on a Linux that runs this program.
-    clock_gettime(id)
-        .map_or(0, |at| at.tv_sec().saturating_mul(1000).saturating_add(at.tv_nsec() / 1_000_000))
+    let at = clock_gettime(id).expect("a clock of the kernel");
+    at.tv_sec().saturating_mul(1000).saturating_add(at.tv_nsec() / 1_000_000)
 }
 
 /// Milliseconds since the machine was switched on, its sleep included. Nobody can set it.

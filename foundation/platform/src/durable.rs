@@ -18,6 +18,12 @@ use crate::crash_points::{Step, before};
 
 const TEMPORARY_SUFFIX: &str = ".ew-tmp";
 
+/// The lines of an appended file that are whole, and the rest that a crash or a running writer leaves without an end.
+pub fn whole_lines(bytes: &[u8]) -> (&[u8], &[u8]) {
+    let end = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at.saturating_add(1));
+    bytes.split_at(end)
+}
+
 /// Puts `bytes` in the place of the file at `path`, with exactly the permissions `mode`.
 ///
 /// When it returns, the new contents are on the disk; when it fails, the old ones are still there, or the new ones if

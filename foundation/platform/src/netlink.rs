@@ -107,10 +107,14 @@ impl AsRawFd for Netlink {
 }
 
 /// An attribute in front of `value`, padded as the kernel wants it.
+///
+/// # Panics
+/// When `value` is longer than an attribute can be, 64 KiB with its header.
+#[expect(clippy::expect_used, reason = "values are the names and numbers of our own rules, far below 64 KiB")]
 pub fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     let length = ATTRIBUTE_HEADER_BYTES.saturating_add(value.len());
     let mut bytes = Vec::with_capacity(aligned(length));
-    bytes.extend(u16::try_from(length).unwrap_or(u16::MAX).to_ne_bytes());
+    bytes.extend(u16::try_from(length).expect("an attribute of less than 64 KiB").to_ne_bytes());
     bytes.extend(kind.to_ne_bytes());
     bytes.extend(value);
     bytes.resize(aligned(length), 0);

@@ -588,7 +588,7 @@ impl TopicSize {
             let times = pattern.matches(LEAF_PLACEHOLDER).count();
             let fixed = pattern.len().saturating_sub(times.saturating_mul(LEAF_PLACEHOLDER.len()));
             // As long as it must be for the level to have its length.
-            let length = level.len().saturating_sub(fixed).checked_div(times).unwrap_or(0);
+            let Some(length) = level.len().saturating_sub(fixed).checked_div(times) else { return false };
             let Some(name) = level.get(before.len()..before.len().saturating_add(length)) else {
                 return false;
             };

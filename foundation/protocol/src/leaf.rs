@@ -60,8 +60,15 @@ impl std::fmt::Debug for Renew {
 /// ```text
 /// "edgewarden leaf renewal v1" 0x00 certificate_length:u32 certificate request      (big-endian)
 /// ```
+///
+/// # Panics
+/// When `certificate` has 4 GiB: it is one of at most [`CERTIFICATE_BYTES_MAX`].
+#[expect(
+    clippy::expect_used,
+    reason = "no certificate comes near 4 GiB, and no message that could carry one"
+)]
 pub fn renewal_statement(certificate: &[u8], csr: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(certificate.len()).unwrap_or(u32::MAX);
+    let length = u32::try_from(certificate.len()).expect("a certificate of a few kilobytes");
     [b"edgewarden leaf renewal v1\0".as_slice(), &length.to_be_bytes(), certificate, csr].concat()
 }
 

@@ -113,6 +113,11 @@ impl SecretDocument {
 
     /// Bytes that the value is bound to when it is sealed: every part with its length before it, so that no two
     /// documents have the same bytes.
+    #[expect(
+        clippy::expect_used,
+        clippy::missing_panics_doc,
+        reason = "the parts are a constant, parsed names of at most 255 bytes, and a number"
+    )]
     pub fn context(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         let version = self.version.to_be_bytes();
@@ -125,8 +130,8 @@ impl SecretDocument {
             version.as_slice(),
         ];
         for part in parts {
-            // Names are short: their parsers see to it.
-            bytes.extend_from_slice(&u32::try_from(part.len()).unwrap_or(u32::MAX).to_be_bytes());
+            let length = u32::try_from(part.len()).expect("names are short");
+            bytes.extend_from_slice(&length.to_be_bytes());
             bytes.extend_from_slice(part);
         }
         bytes

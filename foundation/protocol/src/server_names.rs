@@ -31,7 +31,7 @@ pub(crate) fn check(modules: &[Module]) -> Result<(), String> {
                 return wrong(format!("`{}` is not a host name in lower case", name.escape_debug()));
             }
             // The first label too: resolvers search domains.
-            let first = name.split('.').next().unwrap_or_default();
+            let first = name.split_once('.').map_or(name.as_str(), |(first, _)| first);
             if taken.contains(name.as_str()) || TAKEN.contains(&first) || name.ends_with(".localhost") {
                 return wrong(format!("the server name `{name}` means somebody else"));
             }

@@ -165,9 +165,11 @@ fn public_key(parsed: &X509Certificate<'_>) -> Option<serde_json::Value> {
             Some(json!({"kty": "EC", "crv": curve, "x": url(x), "y": url(y)}))
         }
         PublicKey::RSA(key) => {
-            let whole = |bytes: &[u8]| {
-                let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
-                url(bytes.get(zeros..).unwrap_or_default())
+            let whole = |mut bytes: &[u8]| {
+                while let [0, rest @ ..] = bytes {
+                    bytes = rest;
+                }
+                url(bytes)
             };
             Some(json!({"kty": "RSA", "n": whole(key.modulus), "e": whole(key.exponent)}))
         }

@@ -99,8 +99,7 @@ pub fn verify(folder: &Path, verifier: impl Fn() -> Verifier) -> Result<Report, 
 pub fn query(folder: &Path, query: &Query) -> Result<Vec<AuditEntry>, FolderError> {
     let start = || (Chain::default(), query.picked());
     let (_, picked) = walk(folder, start, |(chain, picked), name, _, bytes| {
-        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at.saturating_add(1));
-        let lines = bytes.get(..whole).unwrap_or_default();
+        let (lines, _) = durable::whole_lines(bytes);
         for (index, text) in lines.split_inclusive(|byte| *byte == b'\n').enumerate() {
             let broken = |problem| Broken { file: name.to_owned(), line: index.saturating_add(1), problem };
             picked.offer(chain.follow(text).map_err(broken)?);

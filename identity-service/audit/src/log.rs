@@ -87,8 +87,7 @@ impl Audit {
             }
             let io_error = |source| AuditError::Io { path: path.clone(), source };
             let bytes = read(path, file_bytes_max).map_err(io_error)?.unwrap_or_default();
-            let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at.saturating_add(1));
-            let (lines, rest) = bytes.split_at_checked(whole).unwrap_or((&bytes, &[]));
+            let (lines, rest) = durable::whole_lines(&bytes);
             for (index, text) in lines.split_inclusive(|byte| *byte == b'\n').enumerate() {
                 let line = index.saturating_add(1);
                 let entry = chain.follow(text).map_err(|problem| damaged(line, problem))?;

@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 
 use edgewarden_names::{GatewayName, UnixTime};
+use edgewarden_platform::durable::whole_lines;
 use edgewarden_protocol::control::AuditEntry;
 use serde::Serialize;
 
@@ -79,8 +80,7 @@ impl Verifier {
         }
         self.report.files = self.report.files.saturating_add(1);
         name.clone_into(&mut self.last_file);
-        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at.saturating_add(1));
-        let (lines, torn) = bytes.split_at_checked(whole).unwrap_or((bytes, &[]));
+        let (lines, torn) = whole_lines(bytes);
         self.report.unfinished_bytes = torn.len();
         for (index, text) in lines.split_inclusive(|byte| *byte == b'\n').enumerate() {
             let line = index.saturating_add(1);

@@ -67,7 +67,9 @@ pub fn facts(der: &[u8]) -> Result<Facts, CaError> {
 }
 
 /// A serial as people write it: hexadecimal, without the byte that DER puts before a number to keep it positive.
-pub(crate) fn serial_text(bytes: &[u8]) -> String {
-    let first = bytes.iter().position(|byte| *byte != 0);
-    hex::encode(first.and_then(|at| bytes.get(at..)).unwrap_or_default())
+pub(crate) fn serial_text(mut bytes: &[u8]) -> String {
+    while let [0, rest @ ..] = bytes {
+        bytes = rest;
+    }
+    hex::encode(bytes)
 }

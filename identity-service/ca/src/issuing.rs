@@ -182,7 +182,7 @@ impl IssuingCa {
             chain_der,
             not_before: validity.not_before,
             not_after: validity.not_after,
-            serial: template::serial_text(&params),
+            serial: template::serial_text(&params)?,
         })
     }
 }

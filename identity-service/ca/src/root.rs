@@ -90,7 +90,7 @@ impl RootCa {
             chain_der: vec![certificate.der().to_vec()],
             not_before: validity.not_before,
             not_after: validity.not_after,
-            serial: template::serial_text(&params),
+            serial: template::serial_text(&params)?,
         })
     }
 
@@ -114,7 +114,7 @@ impl RootCa {
             key_pkcs8: key.to_pkcs8()?,
             not_before: validity.not_before,
             not_after: validity.not_after,
-            serial: template::serial_text(&params),
+            serial: template::serial_text(&params)?,
         })
     }
 }

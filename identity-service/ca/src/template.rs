@@ -115,7 +115,8 @@ pub(crate) fn leaf(
     if dns.len() > DNS_NAMES_MAX || addresses.len() > DNS_NAMES_MAX {
         return Err(CaError::Request("too many names"));
     }
-    let mut params = named(id.path().rsplit('/').next().unwrap_or_default(), validity)?;
+    let last = id.path().rsplit_once('/').map_or(id.path(), |(_, last)| last);
+    let mut params = named(last, validity)?;
     params.subject_alt_names.push(uri(id.as_str())?);
     for name in dns {
         params.subject_alt_names.push(SanType::DnsName(dns_name(name)?));
@@ -146,8 +147,9 @@ fn dns_name(name: &str) -> Result<Ia5String, CaError> {
 }
 
 /// The serial that the template drew, in hexadecimal.
-pub(crate) fn serial_text(params: &CertificateParams) -> String {
-    params.serial_number.as_ref().map(|serial| chain::serial_text(&serial.to_bytes())).unwrap_or_default()
+pub(crate) fn serial_text(params: &CertificateParams) -> Result<String, CaError> {
+    let serial = params.serial_number.as_ref().ok_or(CaError::Random)?;
+    Ok(chain::serial_text(&serial.to_bytes()))
 }
 
 /// A certificate's subject that is only a checked P-256 point.

@@ -13,6 +13,8 @@ use edgewarden_protocol::document::Document;
 use serde::{Deserialize, Serialize};
 
 pub const PERMIT_LIFETIME: Duration = Duration::from_secs(300);
+/// Of the random bytes of an input, as many as nobody guesses.
+const PERMIT_NAME_BYTES: usize = 16;
 /// Permits given and not used, and starts prepared and not done.
 const OUTSTANDING_MAX: usize = 128;
 
@@ -59,7 +61,7 @@ impl Permits {
             return Err(Refusal::new(Reason::Busy, module, "too many start permits are unused"));
         }
         let permit = StartPermit {
-            permit: hex::encode(random.first_chunk::<16>().unwrap_or(&[0; 16])),
+            permit: hex::encode(&random[..PERMIT_NAME_BYTES]),
             module: module.clone(),
             generation,
             instance: format!("{module}-{generation}"),

@@ -198,16 +198,8 @@ pub(crate) fn judge(
         point: expected.point.to_vec(),
         common_name: certificate.common_name.clone(),
         serial: certificate.serial.clone(),
-        not_before: path
-            .iter()
-            .map(|certificate| certificate.not_before)
-            .max()
-            .unwrap_or(certificate.not_before),
-        not_after: path
-            .iter()
-            .map(|certificate| certificate.not_after)
-            .min()
-            .unwrap_or(certificate.not_after),
+        not_before: path.iter().fold(certificate.not_before, |latest, one| latest.max(one.not_before)),
+        not_after: path.iter().fold(certificate.not_after, |first, one| first.min(one.not_after)),
     })
 }
 

@@ -68,7 +68,7 @@ impl<'a> Reader<'a> {
             (length, rest)
         };
         let (content, after) = rest.split_at_checked(length).ok_or(CUT)?;
-        let whole = self.0.get(..self.0.len().saturating_sub(after.len())).unwrap_or_default();
+        let (whole, _) = self.0.split_at_checked(self.0.len().saturating_sub(after.len())).ok_or(CUT)?;
         self.0 = after;
         Ok(Element { tag, content, whole })
     }
@@ -93,12 +93,17 @@ impl<'a> Reader<'a> {
 pub(crate) fn element(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
     let length: usize = parts.iter().map(|part| part.len()).sum();
     let bytes = length.to_be_bytes();
-    let significant = bytes.iter().position(|byte| *byte != 0).and_then(|at| bytes.get(at..)).unwrap_or(&[0]);
+    let mut significant = bytes.as_slice();
+    while let [0, rest @ ..] = significant {
+        significant = rest;
+    }
     let mut der = vec![tag];
     match significant {
+        [] => der.push(0),
         [short] if *short < 0x80 => der.push(*short),
         long => {
-            der.push(0x80 | u8::try_from(long.len()).unwrap_or_default());
+            // 0x80 and the number of the length's bytes.
+            der.push(long.iter().fold(0x80, |first: u8, _| first.saturating_add(1)));
             der.extend_from_slice(long);
         }
     }

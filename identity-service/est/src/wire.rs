@@ -199,14 +199,14 @@ fn content(question: Question, reply: &Reply) -> Result<Vec<u8>, Refusal> {
         [] => return Err(refuse("the answer has no Content-Type")),
         _ => return Err(refuse("the answer has an unusable Content-Type")),
     };
-    let mut parts = content_type.split(';').map(str::trim);
-    let media_type = parts.next().unwrap_or_default();
+    let (media_type, parameters) = content_type.split_once(';').unwrap_or((content_type.as_str(), ""));
+    let media_type = media_type.trim();
     if !media_type.eq_ignore_ascii_case(question.media_type()) {
         let shown: String = media_type.chars().take(60).collect();
         let rule = format!("the answer is `{}`, not `{}`", shown.escape_debug(), question.media_type());
         return Err(refuse(&rule));
     }
-    for parameter in parts {
+    for parameter in parameters.split(';').map(str::trim) {
         if let Some((name, value)) = parameter.split_once('=')
             && name.trim().eq_ignore_ascii_case("smime-type")
             && !value.trim().trim_matches('"').eq_ignore_ascii_case("certs-only")

@@ -55,7 +55,7 @@ fn expand(key: &Prk, purpose: &[&[u8]]) -> Result<Key, CipherFailed> {
 fn framed(fields: &[&[u8]]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for field in fields {
-        bytes.extend_from_slice(&u64::try_from(field.len()).unwrap_or(u64::MAX).to_be_bytes());
+        bytes.extend_from_slice(&(field.len() as u64).to_be_bytes());
         bytes.extend_from_slice(field);
     }
     bytes

@@ -339,10 +339,11 @@ impl Issuance {
     pub fn issue_leaf(&self, id: &SpiffeId, csr: &[u8], now: UnixTime) -> Result<(Issued, Vec<u8>), Refusal> {
         let (ca, root) = {
             let inner = self.lock();
-            let authority = inner.authority.as_ref().ok_or_else(|| {
-                Refusal::new(Reason::IdentityUnavailable, id, "the gateway has no issuing certificate")
-            })?;
-            (Arc::clone(&authority.ca), authority.bundle.first().cloned().unwrap_or_default())
+            let missing = |rule| Refusal::new(Reason::IdentityUnavailable, id, rule);
+            let authority = inner.authority.as_ref();
+            let authority = authority.ok_or_else(|| missing("the gateway has no issuing certificate"))?;
+            let root = authority.bundle.first().cloned();
+            (Arc::clone(&authority.ca), root.ok_or_else(|| missing("the gateway has no root"))?)
         };
         let issued = self
             .metrics

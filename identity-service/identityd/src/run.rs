@@ -377,7 +377,7 @@ fn operator_keys(paths: &[PathBuf]) -> Result<Vec<VerifyingKey>, RunError> {
     let one = |path: &PathBuf| {
         let point = spki::point(&read_pem(path, pem::PUBLIC_KEY)?)
             .map_err(|source| RunError::Pinned { path: path.clone(), source })?;
-        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let name = path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
         Ok(VerifyingKey { name, point })
     };
     paths.iter().map(one).collect()

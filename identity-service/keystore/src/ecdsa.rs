@@ -22,11 +22,13 @@ fn integer(number: &[u8], into: &mut Vec<u8>) -> Result<(), KeystoreError> {
     if number.len() > NUMBER_BYTES {
         return Err(KeystoreError::Answer("a number of a P-256 signature has more than 32 bytes"));
     }
-    let first = number.iter().position(|byte| *byte != 0);
-    let digits = first.and_then(|at| number.get(at..)).unwrap_or_default();
+    let mut digits = number;
+    while let [0, rest @ ..] = digits {
+        digits = rest;
+    }
     let sign = digits.first().is_none_or(|byte| byte & 0x80 != 0);
     let length = digits.len() + usize::from(sign);
-    into.extend([2, u8::try_from(length).unwrap_or_default()]);
+    into.extend([2, u8::try_from(length).map_err(|_| KeystoreError::Answer("a long signature"))?]);
     if sign {
         into.push(0);
     }

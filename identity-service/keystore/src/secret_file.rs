@@ -77,9 +77,8 @@ impl<'a> SecretFile<'a> {
     pub(crate) fn read(self) -> Result<Zeroizing<Vec<u8>>, KeystoreError> {
         // As large as can be from the start: a buffer that grows leaves copies behind.
         let mut bytes = Zeroizing::new(Vec::with_capacity(BYTES_MAX + 1));
-        let limit = u64::try_from(BYTES_MAX + 1).unwrap_or_default();
         (&self.file)
-            .take(limit)
+            .take(BYTES_MAX as u64 + 1)
             .read_to_end(&mut bytes)
             .map_err(|source| KeystoreError::File { path: self.path.to_owned(), source })?;
         if bytes.len() > BYTES_MAX {

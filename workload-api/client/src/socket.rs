@@ -85,7 +85,8 @@ pub(crate) fn connect(socket: &Path) -> impl Future<Output = Result<Channel, Fet
 
 /// `pause`, less up to a half of it, so that not all who lost the same server come back in the same moment.
 pub(crate) fn jittered(pause: Duration) -> Duration {
-    let random = u32::try_from(RandomState::new().hash_one(()) >> 32).unwrap_or(u32::MAX);
+    let [a, b, c, d, ..] = RandomState::new().hash_one(()).to_be_bytes();
+    let random = u32::from_be_bytes([a, b, c, d]);
     let less = (pause / 2).mul_f64(f64::from(random) / f64::from(u32::MAX));
     pause.saturating_sub(less)
 }

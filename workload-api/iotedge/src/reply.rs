@@ -90,12 +90,11 @@ fn modules(instance: &Instance) -> Result<serde_json::Value, Refusal> {
 pub(crate) fn denied(denied: &Denied) -> Answer {
     let Denied { status, refusal } = denied;
     let message = format!("{}: {}; {}", refusal.subject, refusal.rule, refusal.reason.next_step());
-    let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let body = json!({ "message": message, "reason": refusal.reason });
     // Two texts cannot fail to be JSON; if they did the status alone would tell.
-    json_answer(status, &body).unwrap_or_else(|_| {
+    json_answer(*status, &body).unwrap_or_else(|_| {
         let mut answer = Response::new(Full::default());
-        *answer.status_mut() = status;
+        *answer.status_mut() = *status;
         answer
     })
 }

@@ -4,6 +4,7 @@
 //! (RFC 3986 section 6), and nothing to decode.
 
 use edgewarden_names::{Generation, ModuleName, Reason, Refusal};
+use hyper::StatusCode;
 
 /// Longest path or query that is looked at.
 pub const TARGET_BYTES_MAX: usize = 512;
@@ -59,7 +60,7 @@ pub struct Target {
 /// A refusal with its HTTP status (RFC 9110 section 15).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Denied {
-    pub status: u16,
+    pub status: StatusCode,
     pub refusal: Refusal,
 }
 
@@ -73,12 +74,16 @@ impl From<Refusal> for Denied {
             | Reason::PeerUnauthorized
             | Reason::PolicyDenied
             | Reason::IotedgeModule
-            | Reason::IotedgeName => 403,
-            Reason::CallerBudget | Reason::Busy => 429,
-            Reason::RequestInvalid | Reason::IotedgeVersion | Reason::IotedgeCiphertext => 400,
-            Reason::RequestTooLarge => 413,
-            Reason::AttestRequired | Reason::AttestFailed | Reason::IdentityUnavailable => 503,
-            _ => 500,
+            | Reason::IotedgeName => StatusCode::FORBIDDEN,
+            Reason::CallerBudget | Reason::Busy => StatusCode::TOO_MANY_REQUESTS,
+            Reason::RequestInvalid | Reason::IotedgeVersion | Reason::IotedgeCiphertext => {
+                StatusCode::BAD_REQUEST
+            }
+            Reason::RequestTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Reason::AttestRequired | Reason::AttestFailed | Reason::IdentityUnavailable => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self { status, refusal }
     }
@@ -90,34 +95,37 @@ impl Target {
         let target = Self::parse_path(path)?;
         if method != target.operation.method() {
             let rule = format!("this path answers {} only", target.operation.method());
-            return Err(Denied { status: 405, refusal: invalid("method", rule) });
+            return Err(Denied { status: StatusCode::METHOD_NOT_ALLOWED, refusal: invalid("method", rule) });
         }
         check_version(query)?;
         Ok(target)
     }
 
     fn parse_path(path: &str) -> Result<Self, Denied> {
-        let unknown =
-            || Denied { status: 404, refusal: invalid("path", "this socket does not offer that path") };
+        let unknown = || Denied {
+            status: StatusCode::NOT_FOUND,
+            refusal: invalid("path", "this socket does not offer that path"),
+        };
         let rest = path.strip_prefix('/').filter(|_| path.len() <= TARGET_BYTES_MAX).ok_or_else(unknown)?;
-        let mut parts = [""; 6];
-        let mut count = 0;
-        for part in rest.split('/') {
-            *parts.get_mut(count).ok_or_else(unknown)? = part;
-            count += 1;
-        }
-        let (operation, module, generation) = match parts.get(..count).unwrap_or_default() {
-            ["modules"] => (Operation::Modules, None, None),
-            ["trust-bundle"] => (Operation::TrustBundle, None, None),
-            ["modules", name, "certificate", "identity"] => {
-                (Operation::IdentityCertificate, Some(*name), None)
+        let mut parts = rest.split('/');
+        // One more than the longest path has.
+        let parts: [Option<&str>; 7] = std::array::from_fn(|_| parts.next());
+        let (operation, module, generation) = match parts {
+            [Some("modules"), None, ..] => (Operation::Modules, None, None),
+            [Some("trust-bundle"), None, ..] => (Operation::TrustBundle, None, None),
+            [Some("modules"), name, Some("certificate"), Some("identity"), None, ..] => {
+                (Operation::IdentityCertificate, name, None)
             }
-            ["modules", name, "genid", id, "certificate", "server"] => {
-                (Operation::ServerCertificate, Some(*name), Some(*id))
+            [Some("modules"), name, Some("genid"), id, Some("certificate"), Some("server"), None] => {
+                (Operation::ServerCertificate, name, id)
             }
-            ["modules", name, "genid", id, "sign"] => (Operation::Sign, Some(*name), Some(*id)),
-            ["modules", name, "genid", id, "encrypt"] => (Operation::Encrypt, Some(*name), Some(*id)),
-            ["modules", name, "genid", id, "decrypt"] => (Operation::Decrypt, Some(*name), Some(*id)),
+            [Some("modules"), name, Some("genid"), id, Some("sign"), None, ..] => (Operation::Sign, name, id),
+            [Some("modules"), name, Some("genid"), id, Some("encrypt"), None, ..] => {
+                (Operation::Encrypt, name, id)
+            }
+            [Some("modules"), name, Some("genid"), id, Some("decrypt"), None, ..] => {
+                (Operation::Decrypt, name, id)
+            }
             _ => return Err(unknown()),
         };
         let module = module.map(parse_module).transpose()?;
@@ -182,7 +190,11 @@ mod tests {
             assert_eq!(target.generation, path.contains("genid").then_some(Generation(7)));
             for other in ["GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "get", ""] {
                 let denied = Target::parse(other, path, VERSION).err().map(|denied| denied.status);
-                assert_eq!(denied, (other != method).then_some(405), "{other} {path}");
+                assert_eq!(
+                    denied,
+                    (other != method).then_some(StatusCode::METHOD_NOT_ALLOWED),
+                    "{other} {path}"
+                );
             }
         }
     }
@@ -264,7 +276,11 @@ mod tests {
             Some("?api-version=2018-06-28"),
         ] {
             let denied = Target::parse("GET", "/modules", query).unwrap_err();
-            assert_eq!((denied.status, denied.refusal.reason), (400, Reason::IotedgeVersion), "{query:?}");
+            assert_eq!(
+                (denied.status, denied.refusal.reason),
+                (StatusCode::BAD_REQUEST, Reason::IotedgeVersion),
+                "{query:?}"
+            );
         }
     }
 }

@@ -22,14 +22,17 @@ pub(super) struct Encoded {
 }
 
 impl Encoded {
+    #[expect(
+        clippy::expect_used,
+        reason = "chains and bundles are bounded where they are accepted, far below the 4 GiB of a message"
+    )]
     fn of<M: Message>(known: Known) -> Self {
         let message = M::of(&known);
         let length = message.encoded_len();
         // Of its last size from the start: bytes that had to move would leave a copy behind.
         let mut bytes = Zeroizing::new(Vec::with_capacity(HEAD_BYTES.saturating_add(length)));
         bytes.push(0);
-        // Chains and bundles of a gigabyte are not accepted anywhere.
-        bytes.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes());
+        bytes.extend_from_slice(&u32::try_from(length).expect("a message below 4 GiB").to_be_bytes());
         message.encode_raw(&mut *bytes);
         Self { known: M::kept(known), bytes }
     }

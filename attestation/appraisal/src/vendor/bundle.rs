@@ -23,6 +23,9 @@ const REFUSED_MAX: usize = 64;
 /// `signedData` (RFC 2315), as content octets.
 const SIGNED_DATA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x07, 0x02];
 const SEQUENCE: u8 = 0x30;
+const OID: u8 = 0x06;
+/// `[0]`, constructed.
+const TAGGED_0: u8 = 0xa0;
 
 /// Lenient about what does not change the bytes: padding, and bits after the last byte.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -172,9 +175,9 @@ impl Reader {
             let place = format!("certificate {number} (byte {offset})");
             match element(rest) {
                 _ if is_padding(rest) => break,
-                Some((SEQUENCE, content, after)) => {
-                    let whole = rest.get(..rest.len() - after.len()).unwrap_or_default();
-                    if element(content).is_some_and(|(tag, oid, _)| tag == 0x06 && oid == SIGNED_DATA) {
+                Some(Element { tag: SEQUENCE, content, whole, after }) => {
+                    if element(content).is_some_and(|first| first.tag == OID && first.content == SIGNED_DATA)
+                    {
                         self.pkcs7(&place, whole)?;
                     } else {
                         self.certificate(&place, whole)?;
@@ -203,11 +206,11 @@ impl Reader {
                 break;
             }
             let place = format!("{place}, certificate {number}");
-            let Some((_, _, after)) = element(rest) else {
+            let Some(Element { whole, after, .. }) = element(rest) else {
                 self.refuse(&place, "what begins here is no DER: the file is damaged or cut");
                 break;
             };
-            self.certificate(&place, rest.get(..rest.len() - after.len()).unwrap_or_default())?;
+            self.certificate(&place, whole)?;
             rest = after;
         }
         Ok(())
@@ -279,8 +282,24 @@ fn is_padding(rest: &[u8]) -> bool {
         || rest.iter().all(u8::is_ascii_whitespace)
 }
 
-/// The first element of DER: its tag, its content and what follows it. Definite lengths of up to four bytes only.
-fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+/// An element of DER, and the bytes after it.
+struct Element<'a> {
+    tag: u8,
+    content: &'a [u8],
+    /// Tag, length and content.
+    whole: &'a [u8],
+    after: &'a [u8],
+}
+
+impl<'a> Element<'a> {
+    /// The content of an element of this kind.
+    fn content_of(self, tag: u8) -> Option<&'a [u8]> {
+        (self.tag == tag).then_some(self.content)
+    }
+}
+
+/// The first element. Definite lengths of up to four bytes only.
+fn element(bytes: &[u8]) -> Option<Element<'_>> {
     let (&tag, rest) = bytes.split_first()?;
     let (&first, rest) = rest.split_first()?;
     let (length, rest) = match first {
@@ -292,18 +311,18 @@ fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
         _ => return None,
     };
     let (content, after) = rest.split_at_checked(length)?;
-    Some((tag, content, after))
+    let (whole, _) = bytes.split_at_checked(bytes.len().checked_sub(after.len())?)?;
+    Some(Element { tag, content, whole, after })
 }
 
 /// ContentInfo { signedData, [0] { SignedData { version, digestAlgorithms, contentInfo, [0] certificates } } }.
 fn certificates_of(der: &[u8]) -> Option<&[u8]> {
-    let (SEQUENCE, content, _) = element(der)? else { return None };
-    let (0x06, SIGNED_DATA, rest) = element(content)? else { return None };
-    let (0xa0, explicit, _) = element(rest)? else { return None };
-    let (SEQUENCE, mut fields, _) = element(explicit)? else { return None };
+    let content = element(der)?.content_of(SEQUENCE)?;
+    let Element { tag: OID, content: SIGNED_DATA, after: rest, .. } = element(content)? else { return None };
+    let explicit = element(rest)?.content_of(TAGGED_0)?;
+    let mut fields = element(explicit)?.content_of(SEQUENCE)?;
     for _ in 0..3 {
-        fields = element(fields)?.2;
+        fields = element(fields)?.after;
     }
-    let (0xa0, certificates, _) = element(fields)? else { return None };
-    Some(certificates)
+    element(fields)?.content_of(TAGGED_0)
 }

@@ -53,9 +53,9 @@ impl<'a> Certificate<'a> {
     /// Reads the certificate at the beginning of `bytes`. NV indices are larger than what they hold, so the
     /// certificate's own length says where it ends. Whoever relies on it calls [`Certificate::check`].
     pub(crate) fn read(bytes: &'a [u8]) -> Result<Self, Fault> {
-        let unreadable = |_| Fault::invalid("it is no X.509 certificate, or a damaged one");
-        let (rest, parsed) = X509Certificate::from_der(bytes).map_err(unreadable)?;
-        let der = bytes.get(..bytes.len() - rest.len()).unwrap_or_default();
+        let unreadable = || Fault::invalid("it is no X.509 certificate, or a damaged one");
+        let (rest, parsed) = X509Certificate::from_der(bytes).map_err(|_| unreadable())?;
+        let der = bytes.strip_suffix(rest).ok_or_else(unreadable)?;
         let (subject, issuer) = (Name::of(parsed.subject()), Name::of(parsed.issuer()));
         Ok(Self { der, parsed, subject, issuer })
     }
@@ -89,7 +89,7 @@ impl<'a> Certificate<'a> {
         };
         let (header, rest) = before.split_at(at);
         // The algorithm stands once more inside, byte for byte.
-        let algorithm = rest.get(signed.len()..).unwrap_or_default();
+        let Some(algorithm) = rest.strip_prefix(signed) else { return false };
         let Some(length) = der_length(self.der.len().saturating_sub(header.len())) else { return false };
         header == [&[0x30], length.as_slice()].concat()
             && !algorithm.is_empty()

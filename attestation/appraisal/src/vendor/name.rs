@@ -39,8 +39,9 @@ impl Name {
     }
 }
 
+#[expect(clippy::expect_used, reason = "no certificate that is read comes near 4 GiB")]
 fn sized(bytes: &[u8]) -> Vec<u8> {
-    let mut out = u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_be_bytes().to_vec();
+    let mut out = u32::try_from(bytes.len()).expect("less than 4 GiB").to_be_bytes().to_vec();
     out.extend_from_slice(bytes);
     out
 }

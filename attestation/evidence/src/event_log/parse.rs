@@ -90,9 +90,11 @@ impl Start {
     }
 }
 
-fn without_zeros(bytes: &[u8]) -> &[u8] {
-    let length = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
-    bytes.get(..length).unwrap_or_default()
+fn without_zeros(mut bytes: &[u8]) -> &[u8] {
+    while let [rest @ .., 0] = bytes {
+        bytes = rest;
+    }
+    bytes
 }
 
 /// Reads records until the bytes or the events end. Firmware hands the log over in a buffer that it pads with zeros or

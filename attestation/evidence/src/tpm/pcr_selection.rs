@@ -65,12 +65,13 @@ impl PcrSelections {
         Ok(Self(selections))
     }
 
+    #[expect(clippy::expect_used, reason = "a TPM has at most 16 banks, with four bytes of PCRs each")]
     pub(super) fn write(&self, out: &mut Vec<u8>) {
-        let count = u32::try_from(self.0.len()).unwrap_or(u32::MAX);
+        let count = u32::try_from(self.0.len()).expect("at most 16 banks");
         out.extend_from_slice(&count.to_be_bytes());
         for selection in &self.0 {
             out.extend_from_slice(&selection.bank.id().to_be_bytes());
-            out.push(u8::try_from(selection.bits.len()).unwrap_or(u8::MAX));
+            out.push(u8::try_from(selection.bits.len()).expect("at most four bytes"));
             out.extend_from_slice(&selection.bits);
         }
     }

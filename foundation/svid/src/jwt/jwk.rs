@@ -6,7 +6,6 @@ use serde_json::json;
 
 use super::json::{self, Json, JsonError, Object};
 use super::jws::{KID_BYTES_MAX, decode, encode};
-use super::keys::coordinates;
 use super::{JwtKey, JwtKeys, PublicKey};
 
 /// Largest JWK Set that is read. Each gateway of a trust domain has keys of its own in it.
@@ -112,15 +111,15 @@ fn read(key: &Object) -> Result<Option<JwtKey>, JwksError> {
 }
 
 fn write(key: &JwtKey) -> serde_json::Value {
-    let (curve, point, half) = match &key.public {
-        PublicKey::P256(point) => ("P-256", point, 32),
-        PublicKey::P384(point) => ("P-384", point, 48),
-        PublicKey::P521(point) => ("P-521", point, 66),
+    let (curve, halves) = match &key.public {
+        PublicKey::P256([_, halves @ ..]) => ("P-256", halves.as_slice()),
+        PublicKey::P384([_, halves @ ..]) => ("P-384", halves.as_slice()),
+        PublicKey::P521([_, halves @ ..]) => ("P-521", halves.as_slice()),
         PublicKey::Rsa { n, e } => {
             return json!({"kty": "RSA", "use": USE, "kid": key.kid, "n": encode(n), "e": encode(e)});
         }
     };
-    let (x, y) = coordinates(point, half).unwrap_or_default();
+    let (x, y) = halves.split_at(halves.len() / 2);
     json!({"kty": "EC", "use": USE, "kid": key.kid, "crv": curve, "x": encode(x), "y": encode(y)})
 }
 

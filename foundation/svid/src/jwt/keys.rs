@@ -17,9 +17,9 @@ const RSA_BYTES: std::ops::RangeInclusive<usize> = 256..=1024;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PublicKey {
     /// Uncompressed points (SEC 1 section 2.3.3).
-    P256(Vec<u8>),
-    P384(Vec<u8>),
-    P521(Vec<u8>),
+    P256([u8; 65]),
+    P384([u8; 97]),
+    P521([u8; 133]),
     /// Big-endian, without leading zeros.
     Rsa {
         n: Vec<u8>,
@@ -31,17 +31,17 @@ impl PublicKey {
     /// Refuses what is not a point of the curve.
     pub fn p256(point: Vec<u8>) -> Option<Self> {
         ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, &point).ok()?;
-        (point.len() == 65).then_some(Self::P256(point))
+        point.try_into().ok().map(Self::P256)
     }
 
     pub(super) fn p384(point: Vec<u8>) -> Option<Self> {
         ParsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, &point).ok()?;
-        (point.len() == 97).then_some(Self::P384(point))
+        point.try_into().ok().map(Self::P384)
     }
 
     pub(super) fn p521(point: Vec<u8>) -> Option<Self> {
         ParsedPublicKey::new(&ECDSA_P521_SHA512_FIXED, &point).ok()?;
-        (point.len() == 133).then_some(Self::P521(point))
+        point.try_into().ok().map(Self::P521)
     }
 
     pub(super) fn rsa(n: Vec<u8>, e: Vec<u8>) -> Option<Self> {
@@ -96,7 +96,7 @@ pub fn thumbprint(point: &[u8]) -> Option<String> {
 }
 
 /// The two halves of an uncompressed point.
-pub(super) fn coordinates(point: &[u8], length: usize) -> Option<(&[u8], &[u8])> {
+fn coordinates(point: &[u8], length: usize) -> Option<(&[u8], &[u8])> {
     let (x, y) = point.strip_prefix(&[4])?.split_at_checked(length)?;
     (y.len() == length).then_some((x, y))
 }
@@ -109,7 +109,7 @@ mod tests {
     #[test]
     fn a_gateways_key_speaks_for_what_is_beneath_it() {
         let id = |text: &str| SpiffeId::parse(text).unwrap();
-        let public = PublicKey::P256(vec![4; 65]);
+        let public = PublicKey::P256([4; 65]);
         let above = Some(id("spiffe://plant.example/gateway/gw-1"));
         let key = JwtKey { kid: "k".into(), public: public.clone(), beneath: above };
         let free = JwtKey { kid: "k".into(), public, beneath: None };

@@ -1,11 +1,12 @@
 //! Fields one after the other, each behind its length, so that no two lists of fields have the same bytes.
 
 /// u32 length, big-endian, and the bytes, for each field.
+#[expect(clippy::expect_used, reason = "fields are names, numbers and contexts, all bounded far below 4 GiB")]
 pub(super) fn encode(fields: &[&[u8]]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(fields.iter().map(|field| field.len().saturating_add(4)).sum());
     for field in fields {
-        // Every field here is bounded far below: a longer one would only make bytes that nothing else makes.
-        bytes.extend_from_slice(&u32::try_from(field.len()).unwrap_or(u32::MAX).to_be_bytes());
+        let length = u32::try_from(field.len()).expect("a field below 4 GiB");
+        bytes.extend_from_slice(&length.to_be_bytes());
         bytes.extend_from_slice(field);
     }
     bytes

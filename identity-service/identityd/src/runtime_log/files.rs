@@ -27,12 +27,11 @@ impl Files {
         let paths = paths(folder)?;
         let last = paths.last().map_or_else(|| folder.join(name(1)), |(_, path)| path.clone());
         let bytes = read(&paths)?;
-        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at.saturating_add(1));
-        let torn = u64::try_from(bytes.len().saturating_sub(whole)).unwrap_or(u64::MAX);
-        let log = RuntimeLog::parse(bytes.get(..whole).unwrap_or_default()).map_err(io::Error::other)?;
+        let (lines, torn) = durable::whole_lines(&bytes);
+        let log = RuntimeLog::parse(lines).map_err(io::Error::other)?;
         let mut file = AppendFile::open(&last, FILE_MODE)?;
-        if torn > 0 {
-            file.truncate(file.length().saturating_sub(torn))?;
+        if !torn.is_empty() {
+            file.truncate(file.length().saturating_sub(torn.len() as u64))?;
         }
         Ok((Self { folder: folder.to_owned(), file }, log))
     }

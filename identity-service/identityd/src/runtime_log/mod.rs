@@ -156,7 +156,7 @@ impl Keeper {
                 empty.insert(writer)
             }
         };
-        let (events, covered) = lines_for(&source.after(writer.covered), writer.covered, writer.room());
+        let (events, covered) = lines_for(&source.after(writer.covered), writer.covered, writer.room())?;
         if let Some(skipped) = events.first().filter(|event| event.kind == SKIPPED) {
             let rule = format!("entries {} of the audit log have no line", skipped.subject);
             source.complain(&Refusal::new(Reason::AttestRuntimeLog, "runtime log", rule));
@@ -203,10 +203,10 @@ impl Follower for Keeper {
 }
 
 /// Lines for new entries, at most `room`, and the newest entry that they cover.
-fn lines_for(entries: &[AuditEntry], covered: u64, room: usize) -> (Vec<Event>, u64) {
+fn lines_for(entries: &[AuditEntry], covered: u64, room: usize) -> Result<(Vec<Event>, u64), LogError> {
     let (first, last) = match (entries.first(), entries.last()) {
         (Some(first), Some(last)) => (first.sequence, last.sequence),
-        _ => return (Vec::new(), covered),
+        _ => return Ok((Vec::new(), covered)),
     };
     // An operator may have moved the audit log away: then it began anew.
     let mut covered = if last < covered { 0 } else { covered };
@@ -232,16 +232,18 @@ fn lines_for(entries: &[AuditEntry], covered: u64, room: usize) -> (Vec<Event>, 
         if KINDS.contains(&entry.event.as_str()) {
             events.push(Event {
                 audit_sequence: entry.sequence,
-                audit_hash: audit_hash(&entry.hash),
+                audit_hash: audit_hash(&entry.hash)?,
                 kind: entry.event.clone(),
                 subject: entry.subject.clone(),
             });
         }
     }
-    (events, covered)
+    Ok((events, covered))
 }
 
-/// The audit log made it, 64 digits.
-fn audit_hash(text: &str) -> [u8; 32] {
-    hex::decode(text).ok().and_then(|bytes| bytes.try_into().ok()).unwrap_or_default()
+/// The hash of an entry: 64 hexadecimal digits, as the audit log makes them.
+fn audit_hash(text: &str) -> Result<[u8; 32], LogError> {
+    let mut hash = [0; 32];
+    hex::decode_to_slice(text, &mut hash).map_err(|_| LogError::Hash)?;
+    Ok(hash)
 }

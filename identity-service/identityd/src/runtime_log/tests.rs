@@ -358,11 +358,11 @@ fn entries_that_were_rotated_away_are_told() {
     world.audit.happen("module.started", 5);
     world.audit.entries.borrow_mut().drain(..4);
     // The log remembers the last three only.
-    let (events, covered) = lines_for(&world.audit.entries.borrow(), 2, 10);
+    let (events, covered) = lines_for(&world.audit.entries.borrow(), 2, 10).unwrap();
     assert_eq!(events.iter().map(|event| event.kind.as_str()).next(), Some(SKIPPED));
     assert_eq!((events[0].subject.as_str(), events.len(), covered), ("3 to 4", 4, 7));
     // A log that began anew is followed from its first entry.
-    let (events, covered) = lines_for(&world.audit.entries.borrow()[..1], 9, 10);
+    let (events, covered) = lines_for(&world.audit.entries.borrow()[..1], 9, 10).unwrap();
     assert_eq!((events.len(), covered), (1, 5));
 }
 

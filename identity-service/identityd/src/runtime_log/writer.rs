@@ -29,6 +29,8 @@ pub(super) enum LogError {
     Quote,
     #[error("an event does not fit in a line")]
     Event,
+    #[error("an entry of the audit log has no SHA-256")]
+    Hash,
     #[error("the PCR is not where it was led")]
     Moved,
     #[error("identityd is stopping")]

@@ -41,8 +41,8 @@ pub(super) fn find(context: &mut Context) -> Result<Endorsement, Fault> {
     let numbers = |context: &mut Context, first| {
         handles(context, first).map(|found| found.into_iter().map(u32::from).collect::<Vec<_>>())
     };
-    let present =
-        numbers(context, CERTIFICATES.map(|(index, _)| index).into_iter().min().unwrap_or_default())?;
+    let lowest = CERTIFICATES.iter().fold(u32::MAX, |lowest, (index, _)| lowest.min(*index));
+    let present = numbers(context, lowest)?;
     let Some((index, kind)) = CERTIFICATES.into_iter().find(|(index, _)| present.contains(index)) else {
         return Err(KeystoreError::NoEndorsementCertificate.into());
     };

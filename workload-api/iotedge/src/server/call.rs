@@ -8,7 +8,7 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::{Body as _, Incoming};
 use hyper::header::CONNECTION;
 use hyper::header::HeaderValue;
-use hyper::{Request, Version};
+use hyper::{Request, StatusCode, Version};
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
@@ -69,7 +69,7 @@ impl Service {
     async fn carry_out(&self, request: Request<Incoming>) -> Result<Outcome, Denied> {
         if request.version() != Version::HTTP_11 {
             let refusal = Refusal::new(Reason::RequestInvalid, "HTTP version", "HTTP/1.1 is spoken");
-            return Err(Denied { status: 505, refusal });
+            return Err(Denied { status: StatusCode::HTTP_VERSION_NOT_SUPPORTED, refusal });
         }
         let uri = request.uri();
         // The origin form (RFC 9112 section 3.2.1) names no server, and so no other than this one.
