@@ -81,7 +81,7 @@ pub fn appraise(
     now: UnixTime,
 ) -> Result<Appraised, Box<Failure>> {
     let mut checks = Checks::after(&pending.checks);
-    let judged = judge(&mut checks, pending, proof, references, now);
+    let judged = run_checks(&mut checks, pending, proof, references, now);
     let verdict = |state, reference| Verdict {
         state,
         hardware: pending.hardware.clone(),
@@ -103,7 +103,7 @@ pub fn appraise(
 /// The gateway CA key's point and the name of the reference that fitted.
 type Judged = (Vec<u8>, Option<String>);
 
-fn judge(
+fn run_checks(
     checks: &mut Checks,
     pending: &Pending,
     proof: &Proof,
@@ -121,7 +121,7 @@ fn judge(
     )?;
     match (&pending.keys, proof) {
         (PendingKeys::Tpm { ak_public, secret_hash }, Proof::Tpm(proof)) => {
-            judge_tpm(checks, pending, ak_public.as_slice(), secret_hash, proof, references)
+            run_tpm_checks(checks, pending, ak_public.as_slice(), secret_hash, proof, references)
         }
         (PendingKeys::None { device_public }, Proof::None { csr, signature }) => {
             let point = check_csr(checks, csr.as_slice())?;
@@ -142,7 +142,7 @@ fn judge(
     }
 }
 
-fn judge_tpm(
+fn run_tpm_checks(
     checks: &mut Checks,
     pending: &Pending,
     ak_public: &[u8],

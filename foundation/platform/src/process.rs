@@ -21,12 +21,12 @@ const PROC_BYTES_MAX: u64 = 64 * 1024;
 pub struct Process {
     pid: i32,
     started: u64,
-    held: Arc<Held>,
+    held: Arc<Pidfd>,
 }
 
 /// The pidfd of a process, shared by all clones of its [`Process`].
 #[derive(Debug)]
-struct Held {
+struct Pidfd {
     pidfd: OwnedFd,
     /// One for all who wait for its end: however many there are, they cost one descriptor.
     watched: OnceLock<AsyncFd<OwnedFd>>,
@@ -47,7 +47,7 @@ impl Process {
             // The kernel says 0 for a process outside our pid namespace, which has no `/proc` entry here.
             return Err(gone(pid));
         }
-        let held = Held { pidfd, watched: OnceLock::new() };
+        let held = Pidfd { pidfd, watched: OnceLock::new() };
         let mut process = Self { pid, started: 0, held: Arc::new(held) };
         process.started = process.while_alive(read_started)?;
         Ok(process)

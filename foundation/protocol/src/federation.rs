@@ -81,7 +81,7 @@ pub struct Federated {
     /// Names this endpoint as it is configured: an answer counts for the configuration that was asked under.
     pub endpoint: Digest,
     pub refresh_seconds: u32,
-    pub held: Option<Held>,
+    pub held: Option<BundleStatus>,
     /// The reason that the last answer does not count, since the last that did.
     pub trouble: Option<Trouble>,
 }
@@ -99,7 +99,7 @@ pub enum ToldBy {
 /// State of a bundle that is held.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Held {
+pub struct BundleStatus {
     pub sequence: u64,
     pub x509_authorities: u32,
     pub jwt_keys: u32,

@@ -134,7 +134,7 @@ pub struct ModuleStatus {
 
 impl ModuleStatus {
     /// A module that runs without a valid certificate does not do what it is for: it is shown so.
-    pub fn judge(&mut self, identities: &[IdentityStatus], now: UnixTime) {
+    pub fn degrade_without_certificate(&mut self, identities: &[IdentityStatus], now: UnixTime) {
         if self.state != ModuleState::Running {
             return;
         }
@@ -213,7 +213,7 @@ mod tests {
             ("it does not run", Waiting, vec![], Waiting),
         ] {
             let mut module = module(before);
-            module.judge(&identities, UnixTime(100));
+            module.degrade_without_certificate(&identities, UnixTime(100));
             assert_eq!((module.state, module.report().state), (after, after), "{name}");
             assert_eq!(module.reason.is_some(), after == Degraded, "{name}");
         }

@@ -21,11 +21,11 @@ pub fn verify(
     expected: &SpiffeId,
     now: UnixTime,
 ) -> Result<(), Refusal> {
-    judge(leaf, intermediates, authorities, expected, now)
+    verify_chain(leaf, intermediates, authorities, expected, now)
         .map_err(|refusal| Refusal { reason: Reason::FederationUntrusted, ..refusal })
 }
 
-fn judge(
+fn verify_chain(
     leaf: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],
     authorities: &[TrustAnchor<'_>],

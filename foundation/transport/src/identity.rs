@@ -24,21 +24,24 @@ pub enum IdentityError {
 }
 
 /// One certificate, read and ready to be used.
-pub(crate) struct Held {
+pub(crate) struct Credentials {
     pub(crate) id: SpiffeId,
     pub(crate) expires: UnixTime,
     pub(crate) key: Arc<CertifiedKey>,
     pub(crate) roots: Roots,
 }
 
-impl fmt::Debug for Held {
+impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Held").field("id", &self.id).field("expires", &self.expires).finish_non_exhaustive()
+        f.debug_struct("Credentials")
+            .field("id", &self.id)
+            .field("expires", &self.expires)
+            .finish_non_exhaustive()
     }
 }
 
 #[derive(Debug, thiserror::Error)]
-enum HoldError {
+enum CredentialsError {
     #[error(transparent)]
     Certificate(#[from] Refusal),
     #[error("the certificate names `{named}`, the identity is `{told}`")]
@@ -49,12 +52,12 @@ enum HoldError {
     Root(#[from] RootError),
 }
 
-impl Held {
-    fn new(context: &X509Context) -> Result<Self, HoldError> {
+impl Credentials {
+    fn new(context: &X509Context) -> Result<Self, CredentialsError> {
         let chain: Vec<_> = context.chain_der.iter().map(|der| CertificateDer::from(der.clone())).collect();
         let id = peer_id(&chain)?;
         if id != context.id || id.trust_domain() != context.trust_domain {
-            return Err(HoldError::OtherId { named: id, told: context.id.clone() });
+            return Err(CredentialsError::OtherId { named: id, told: context.id.clone() });
         }
         let expires = peer_expiry(&chain)?;
         // Read where it is: a copy would not be wiped.
@@ -69,7 +72,7 @@ impl Held {
 /// A certificate with its key, and the roots of its trust domain, followed as they rotate. Cloning shares them.
 #[derive(Debug, Clone)]
 pub struct Identity {
-    held: watch::Receiver<Option<Arc<Held>>>,
+    held: watch::Receiver<Option<Arc<Credentials>>>,
     clock: Clock,
 }
 
@@ -129,14 +132,14 @@ impl Identity {
         async move { held.changed().await.map_err(|_| IdentityError::Ended) }
     }
 
-    pub(crate) fn current(&self) -> Option<Arc<Held>> {
+    pub(crate) fn current(&self) -> Option<Arc<Credentials>> {
         self.held.borrow().clone()
     }
 }
 
-fn take(current: &mut Current, latest: &watch::Sender<Option<Arc<Held>>>) {
+fn take(current: &mut Current, latest: &watch::Sender<Option<Arc<Credentials>>>) {
     let context = current.borrow_and_update().clone();
-    match context.as_deref().map(Held::new) {
+    match context.as_deref().map(Credentials::new) {
         None => drop(latest.send_replace(None)),
         Some(Ok(held)) => drop(latest.send_replace(Some(Arc::new(held)))),
         Some(Err(error)) => tracing::error!(%error, "an identity cannot be used; keeping the one before"),

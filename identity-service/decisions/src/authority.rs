@@ -180,6 +180,7 @@ impl Step {
     }
 }
 
+/// The documents of `identityd`, what follows from them, and the decisions on both. Each decision is taken on a clone.
 #[derive(Debug, Clone)]
 pub struct Authority {
     pub(crate) context: Arc<Context>,

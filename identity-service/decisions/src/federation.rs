@@ -71,7 +71,7 @@ impl Document for FederatedBundles {
     }
 }
 
-/// A bundle that an endpoint gave, read. Only [`Fetched::judge`] makes one.
+/// A bundle that an endpoint gave, read. Only [`Fetched::parse`] makes one.
 #[derive(Debug)]
 pub struct Fetched {
     pub domain: TrustDomain,
@@ -82,7 +82,7 @@ pub struct Fetched {
 
 impl Fetched {
     /// Reads what came. Pure; takes milliseconds.
-    pub fn judge(domain: TrustDomain, endpoint: Digest, bytes: &[u8]) -> Result<Self, Refusal> {
+    pub fn parse(domain: TrustDomain, endpoint: Digest, bytes: &[u8]) -> Result<Self, Refusal> {
         let refuse = |rule: String| Refusal::new(Reason::FederationBundle, &domain, rule);
         if bytes.len() > BUNDLE_BYTES_MAX {
             return Err(refuse(format!("it has more than {BUNDLE_BYTES_MAX} bytes")));

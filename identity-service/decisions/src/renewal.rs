@@ -56,8 +56,9 @@ pub enum Plan {
     Issuer { longest: Duration },
 }
 
+/// Validity of a certificate, and the generation of the issuer that signed it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Held {
+pub struct HeldCertificate {
     pub parent: u64,
     pub not_before: UnixTime,
     pub not_after: UnixTime,
@@ -82,7 +83,7 @@ struct Due {
 #[derive(Debug, Clone)]
 pub struct Renewal {
     plan: Plan,
-    held: Option<Held>,
+    held: Option<HeldCertificate>,
     /// Counts certificates.
     generation: u64,
     due: Option<Due>,
@@ -111,7 +112,7 @@ impl Renewal {
         }
     }
 
-    pub fn held(&self) -> Option<&Held> {
+    pub fn held(&self) -> Option<&HeldCertificate> {
         self.held.as_ref()
     }
 
@@ -162,11 +163,11 @@ impl Renewal {
         due && self.rest_until <= tick.monotonic
     }
 
-    /// A certificate was made. `die` is any number, as random as a die.
-    pub fn issued(&mut self, tick: Tick, held: Held, die: u32) {
+    /// A certificate was made. `jitter` is any random number.
+    pub fn issued(&mut self, tick: Tick, held: HeldCertificate, jitter: u32) {
         let life = held.not_after.after(tick.wall);
         let wait = match self.plan {
-            Plan::HalfLife => percent(life, 40_u32.saturating_add(die % 21)),
+            Plan::HalfLife => percent(life, 40_u32.saturating_add(jitter % 21)),
             Plan::Issuer { longest } => life.saturating_sub(longest).max(life / 16),
         };
         self.held = Some(held);
@@ -180,7 +181,7 @@ impl Renewal {
     }
 
     /// A try failed, under this issuer.
-    pub fn failed(&mut self, tick: Tick, parent: u64, failure: Failure, die: u32) {
+    pub fn failed(&mut self, tick: Tick, parent: u64, failure: Failure, jitter: u32) {
         self.forced = false;
         self.failures = self.failures.saturating_add(1);
         let rest = match failure {
@@ -191,7 +192,7 @@ impl Renewal {
             Failure::Fatal => FATAL_REST,
         };
         self.in_vain = (failure == Failure::Fatal).then_some(parent);
-        self.retry_at = tick.monotonic.saturating_add(percent(rest, 75_u32.saturating_add(die % 51)));
+        self.retry_at = tick.monotonic.saturating_add(percent(rest, 75_u32.saturating_add(jitter % 51)));
     }
 
     /// When to look again at the latest, if nothing changes meanwhile; `None`: only a change can matter.
@@ -230,17 +231,17 @@ mod tests {
         Parent { generation, not_before: UnixTime(1_000), not_after: UnixTime(not_after) }
     }
 
-    fn held(parent: u64, not_before: u64, not_after: u64) -> Held {
-        Held { parent, not_before: UnixTime(not_before), not_after: UnixTime(not_after) }
+    fn held(parent: u64, not_before: u64, not_after: u64) -> HeldCertificate {
+        HeldCertificate { parent, not_before: UnixTime(not_before), not_after: UnixTime(not_after) }
     }
 
     #[test]
     fn renewal_is_at_half_of_life_give_or_take_a_tenth() {
         let issuer = parent(1, 1_000_000);
         let mut seen = std::collections::BTreeSet::new();
-        for die in 0..1000 {
+        for jitter in 0..1000 {
             let mut renewal = Renewal::new(Plan::HalfLife);
-            renewal.issued(at(0, 2_000), held(1, 1_940, 3_000), die);
+            renewal.issued(at(0, 2_000), held(1, 1_940, 3_000), jitter);
             let due = (0..1000).find(|after| renewal.wants(at(*after, 2_000 + after), &issuer)).unwrap();
             assert!((400..=600).contains(&due), "{due}");
             assert_eq!(renewal.wake(at(0, 2_000), Some(&issuer)), Some(Duration::from_secs(due)));

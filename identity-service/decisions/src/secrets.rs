@@ -38,13 +38,13 @@ pub struct Kept {
     pub version: u64,
     signed_by: String,
     /// Absent when this version removed the secret.
-    held: Option<Held>,
+    held: Option<HeldValue>,
 }
 
 /// Where the value of a secret is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Held {
+pub struct HeldValue {
     /// Names the envelope.
     pub envelope: Digest,
     /// How long the value is.
@@ -113,7 +113,7 @@ impl Secrets {
     }
 
     /// A secret that is there.
-    pub fn held(&self, module: &ModuleName, name: &SecretName) -> Option<(&Kept, &Held)> {
+    pub fn held(&self, module: &ModuleName, name: &SecretName) -> Option<(&Kept, &HeldValue)> {
         let kept = self.kept(module, name)?;
         Some((kept, kept.held.as_ref()?))
     }
@@ -158,7 +158,7 @@ impl Secrets {
         self.above(document)?;
         let held = match &document.content {
             Content::Removed => None,
-            Content::Sealed(sealed) => Some(Held {
+            Content::Sealed(sealed) => Some(HeldValue {
                 envelope: envelope.clone(),
                 bytes: u64::try_from(sealed.length()).unwrap_or(u64::MAX),
             }),

@@ -130,7 +130,7 @@ impl Client {
         let wishes = self.csrattrs().await?;
         let (key, subject) = (Arc::clone(key), subject.clone());
         let request = blocking(move || SignedRequest::enroll(&subject, &wishes, &*key)).await?;
-        self.carry_out(Enrolment::new(request), patience).await
+        self.ask_until_decided(Enrolment::new(request), patience).await
     }
 
     /// Renews `current`, showing it with `current_key`. `new_key` may be the same key or another.
@@ -147,10 +147,10 @@ impl Client {
         let wishes = client.csrattrs().await?;
         let (current, key) = (current.clone(), Arc::clone(new_key));
         let request = blocking(move || SignedRequest::reenroll(&current, &wishes, &*key)).await?;
-        client.carry_out(Enrolment::new(request), patience).await
+        client.ask_until_decided(Enrolment::new(request), patience).await
     }
 
-    async fn carry_out(
+    async fn ask_until_decided(
         &self,
         mut enrolment: Enrolment,
         patience: Duration,

@@ -80,8 +80,9 @@ impl From<&EnrolledChain> for Life {
     }
 }
 
+/// Validity of a certificate, and the time of its renewal.
 #[derive(Debug, Clone, Copy)]
-struct Held {
+struct HeldCertificate {
     life: Life,
     renew_at: UnixTime,
 }
@@ -107,7 +108,7 @@ pub struct Trouble {
 #[derive(Debug)]
 pub struct Renewal {
     policy: RenewalPolicy,
-    held: Option<Held>,
+    held: Option<HeldCertificate>,
     pause: Option<Pause>,
     trouble: Option<Trouble>,
     dice: Dice,
@@ -196,12 +197,12 @@ impl Renewal {
         self.held.is_some_and(|held| held.life.contains(now))
     }
 
-    fn hold(&mut self, life: Life, from: UnixTime) -> Held {
+    fn hold(&mut self, life: Life, from: UnixTime) -> HeldCertificate {
         let length = life.not_after.0.saturating_sub(from.0);
         let begin = length / 100 * u64::from(self.policy.begin_percent);
         // Earlier by up to a tenth.
         let jitter = self.dice.below(length / 10);
-        Held { life, renew_at: UnixTime(from.0.saturating_add(begin.saturating_sub(jitter))) }
+        HeldCertificate { life, renew_at: UnixTime(from.0.saturating_add(begin.saturating_sub(jitter))) }
     }
 
     /// Pauses for `length`; but for not more than a quarter of what is left of a valid certificate, lest it ends

@@ -14,7 +14,7 @@ use std::time::Duration;
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use edgewarden_ca::{CaError, Issued, IssuingCa, Svid};
 use edgewarden_decisions::enrolment::Accepted;
-use edgewarden_decisions::renewal::{Failure, Held, Parent, Plan, Renewal, Tick};
+use edgewarden_decisions::renewal::{Failure, HeldCertificate, Parent, Plan, Renewal, Tick};
 use edgewarden_keystore::{CaKey, Keystore};
 use edgewarden_names::{GatewayName, ModuleName, Reason, Refusal, SpiffeId, TrustDomain, UnixTime};
 use edgewarden_protocol::audit::{Event, KeyUse};
@@ -45,7 +45,7 @@ struct Inner {
     /// The gateway CA that issuance rests on, and how many there have been.
     above: Option<Above>,
     aboves: u64,
-    authority: Option<Authority>,
+    issuer: Option<Issuer>,
     renewal: Renewal,
     /// Why there is no new issuing CA.
     problem: Option<Refusal>,
@@ -60,7 +60,7 @@ struct Above {
 }
 
 /// The issuing CA with the roots, first the one that it hangs from.
-struct Authority {
+struct Issuer {
     ca: Arc<IssuingCa>,
     bundle: Arc<[Vec<u8>]>,
     parent: Parent,
@@ -109,7 +109,7 @@ impl Issuance {
         let inner = Inner {
             above: None,
             aboves: 0,
-            authority: None,
+            issuer: None,
             renewal: Renewal::new(Plan::Issuer { longest: svid_lifetime.max(leaf_lifetime) }),
             problem: None,
             holders: BTreeMap::new(),
@@ -165,7 +165,7 @@ impl Issuance {
     /// Takes every certificate out of use: streams end, and the issuing CA is forgotten.
     pub fn withdraw(&self) {
         let mut inner = self.lock();
-        inner.authority = None;
+        inner.issuer = None;
         inner.renewal.withdraw();
         for holder in inner.holders.values_mut() {
             holder.withdraw();
@@ -231,7 +231,7 @@ impl Issuance {
         let ca = match created {
             Ok(ca) => ca.beneath(accepted.above()),
             Err(error) => {
-                inner.renewal.failed(tick, parent.generation, failure(&error), die());
+                inner.renewal.failed(tick, parent.generation, failure(&error), jitter());
                 inner.problem = Some(error.refusal("issuing CA"));
                 return Err(error);
             }
@@ -243,11 +243,11 @@ impl Issuance {
             if ends < wanted { format!(", clipped from {wanted} by the gateway CA") } else { String::new() };
         let event = Event::new("issuing_ca.born", &self.gateway, format!("until {ends}{clipped}"));
         let not_before = parent.not_before.max(tick.wall.minus(BACKDATE));
-        let held = Held { parent: parent.generation, not_before, not_after: ends };
-        inner.renewal.issued(tick, held, die());
+        let held = HeldCertificate { parent: parent.generation, not_before, not_after: ends };
+        inner.renewal.issued(tick, held, jitter());
         inner.problem = None;
         let generation = inner.renewal.generation();
-        inner.authority = Some(Authority {
+        inner.issuer = Some(Issuer {
             ca: Arc::new(ca),
             bundle: accepted.bundle().into(),
             parent: Parent { generation, not_before, not_after: ends },
@@ -277,9 +277,9 @@ impl Issuance {
                 record(&Event::new("svid.issued", &id, detail).with_key(KeyUse::IssuingCa));
             }
             let mut inner = self.lock();
-            let Inner { authority, holders, .. } = &mut *inner;
+            let Inner { issuer, holders, .. } = &mut *inner;
             // Meanwhile the instance may have ended, or every certificate been withdrawn.
-            if !authority.as_ref().is_some_and(|authority| Arc::ptr_eq(&authority.ca, &ca)) {
+            if !issuer.as_ref().is_some_and(|issuer| Arc::ptr_eq(&issuer.ca, &ca)) {
                 return failures;
             }
             // Or a deployment have taken force that wants its key in the keystore.
@@ -287,7 +287,7 @@ impl Issuance {
             match issued {
                 Ok(svid) => holder.put(svid, &bundle, &self.domain, tick, parent.generation),
                 Err(error) => {
-                    holder.renewal.failed(tick, parent.generation, failure(&error), die());
+                    holder.renewal.failed(tick, parent.generation, failure(&error), jitter());
                     holder.problem = Some(error.refusal(id.as_str()));
                     failures.push((id, error));
                 }
@@ -299,17 +299,17 @@ impl Issuance {
     /// The issuing CA with the roots, and whose certificates are due.
     fn due(&self, tick: Tick) -> Option<DueNow> {
         let inner = self.lock();
-        let authority = inner.authority.as_ref()?;
+        let issuer = inner.issuer.as_ref()?;
         let due = inner
             .holders
             .iter()
-            .filter(|(_, holder)| !holder.resident && holder.renewal.wants(tick, &authority.parent));
+            .filter(|(_, holder)| !holder.resident && holder.renewal.wants(tick, &issuer.parent));
         let due = due.map(|(instance, holder)| Due {
             instance: instance.clone(),
             id: holder.id.clone(),
             dns: holder.dns.clone(),
         });
-        Some((Arc::clone(&authority.ca), Arc::clone(&authority.bundle), authority.parent, due.collect()))
+        Some((Arc::clone(&issuer.ca), Arc::clone(&issuer.bundle), issuer.parent, due.collect()))
     }
 
     /// Takes expired certificates out of use.
@@ -322,9 +322,9 @@ impl Issuance {
     /// How long nothing is due, unless something changes.
     pub fn wake(&self, tick: Tick) -> Option<Duration> {
         let inner = self.lock();
-        let issuer = inner.authority.as_ref().map(|authority| &authority.parent);
+        let parent = inner.issuer.as_ref().map(|issuer| &issuer.parent);
         let holders = inner.holders.values().filter(|holder| !holder.resident);
-        let holders = holders.filter_map(|holder| holder.renewal.wake(tick, issuer));
+        let holders = holders.filter_map(|holder| holder.renewal.wake(tick, parent));
         holders.chain(inner.renewal.wake(tick, inner.above.as_ref().map(|above| &above.parent))).min()
     }
 
@@ -340,10 +340,10 @@ impl Issuance {
         let (ca, root) = {
             let inner = self.lock();
             let missing = |rule| Refusal::new(Reason::IdentityUnavailable, id, rule);
-            let authority = inner.authority.as_ref();
-            let authority = authority.ok_or_else(|| missing("the gateway has no issuing certificate"))?;
-            let root = authority.bundle.first().cloned();
-            (Arc::clone(&authority.ca), root.ok_or_else(|| missing("the gateway has no root"))?)
+            let issuer = inner.issuer.as_ref();
+            let issuer = issuer.ok_or_else(|| missing("the gateway has no issuing certificate"))?;
+            let root = issuer.bundle.first().cloned();
+            (Arc::clone(&issuer.ca), root.ok_or_else(|| missing("the gateway has no root"))?)
         };
         let issued = self
             .metrics
@@ -360,7 +360,7 @@ impl Issuance {
         lifetime: Option<Duration>,
         now: UnixTime,
     ) -> Result<Svid, Refusal> {
-        let ca = self.lock().authority.as_ref().map(|authority| Arc::clone(&authority.ca));
+        let ca = self.lock().issuer.as_ref().map(|issuer| Arc::clone(&issuer.ca));
         let ca = ca.ok_or_else(|| {
             Refusal::new(Reason::IdentityUnavailable, id, "the gateway has no issuing certificate")
         })?;
@@ -408,11 +408,11 @@ impl Issuance {
         let unavailable = |rule| Refusal::new(Reason::IdentityUnavailable, instance, rule);
         let (ca, bundle, id, dns) = {
             let inner = self.lock();
-            let authority = inner.authority.as_ref();
-            let authority = authority.ok_or_else(|| unavailable("the gateway has no issuing certificate"))?;
+            let issuer = inner.issuer.as_ref();
+            let issuer = issuer.ok_or_else(|| unavailable("the gateway has no issuing certificate"))?;
             let holder = inner.holders.get(instance);
             let holder = holder.ok_or_else(|| unavailable("the instance has no identity"))?;
-            (Arc::clone(&authority.ca), authority.bundle.to_vec(), holder.id.clone(), holder.dns.clone())
+            (Arc::clone(&issuer.ca), issuer.bundle.to_vec(), holder.id.clone(), holder.dns.clone())
         };
         let issued = self
             .metrics
@@ -420,7 +420,7 @@ impl Issuance {
             .map_err(|error| error.refusal(id.as_str()))?;
         let mut inner = self.lock();
         // Meanwhile every certificate may have been withdrawn, or the instance have ended.
-        if !inner.authority.as_ref().is_some_and(|authority| Arc::ptr_eq(&authority.ca, &ca)) {
+        if !inner.issuer.as_ref().is_some_and(|issuer| Arc::ptr_eq(&issuer.ca, &ca)) {
             return Err(unavailable("the issuing certificate was replaced meanwhile; try again"));
         }
         let holder = inner.holders.get_mut(instance);
@@ -430,7 +430,7 @@ impl Issuance {
     }
 
     pub fn issuing_ca_expires(&self) -> Option<UnixTime> {
-        self.lock().authority.as_ref().map(|authority| authority.ca.not_after())
+        self.lock().issuer.as_ref().map(|issuer| issuer.ca.not_after())
     }
 
     pub fn status(&self) -> Vec<IdentityStatus> {
@@ -487,8 +487,8 @@ impl Inner {
 
 impl Holder {
     fn put(&mut self, svid: Svid, bundle: &[Vec<u8>], domain: &TrustDomain, tick: Tick, parent: u64) {
-        let held = Held { parent, not_before: svid.not_before, not_after: svid.not_after };
-        self.renewal.issued(tick, held, die());
+        let held = HeldCertificate { parent, not_before: svid.not_before, not_after: svid.not_after };
+        self.renewal.issued(tick, held, jitter());
         self.problem = None;
         self.current.send_replace(Some(Arc::new(X509Context {
             id: svid.id,
@@ -529,7 +529,7 @@ fn failure(error: &CaError) -> Failure {
 }
 
 /// Spreads renewals. Nothing secret depends on it: without randomness they go in step.
-fn die() -> u32 {
+fn jitter() -> u32 {
     let mut bytes = [0; 4];
     SystemRandom::new().fill(&mut bytes).map_or(0, |()| u32::from_be_bytes(bytes))
 }

@@ -129,12 +129,12 @@ impl Ledger {
 
     /// Decides one input, puts the decision on disk, then in force. Blocks on the disk.
     pub fn transact(&self, input: Input) -> Result<(Reply, Vec<Effect>), Refusal> {
-        let decided = self.transact_unnoted(input);
+        let decided = self.attempt(input);
         decided.inspect_err(|refusal| self.note(refusal))
     }
 
-    /// The same, when the caller sees to it that a refusal is written down.
-    pub fn transact_unnoted(&self, input: Input) -> Result<(Reply, Vec<Effect>), Refusal> {
+    /// The same, for a caller that notes refusals itself.
+    pub fn attempt(&self, input: Input) -> Result<(Reply, Vec<Effect>), Refusal> {
         let mut audit = self.audit();
         if audit.is_closed() {
             return Err(Refusal::new(Reason::Busy, "identityd", "it is stopping"));

@@ -111,7 +111,7 @@ struct InstanceSource {
 }
 
 impl InstanceSource {
-    fn judge(&self, service: &Service, caller: &PeerEvidence) -> Result<(), Refusal> {
+    fn check_caller(&self, service: &Service, caller: &PeerEvidence) -> Result<(), Refusal> {
         let refuse = |reason, rule: String| Err(Refusal::new(reason, &self.instance, rule));
         let state = service.ledger.current();
         let Some(record) = state.documents().records.get(&self.instance) else {
@@ -146,7 +146,7 @@ impl InstanceSource {
 impl IdentitySource for InstanceSource {
     fn authorize(&self, caller: &PeerEvidence) -> Result<(), Refusal> {
         let service = alive(&self.service)?;
-        if let Err(refusal) = self.judge(&service, caller) {
+        if let Err(refusal) = self.check_caller(&service, caller) {
             service.ledger.note_soon(&self.instance, &refusal);
             return Err(public(refusal));
         }
@@ -155,7 +155,7 @@ impl IdentitySource for InstanceSource {
     }
 
     fn is_expected(&self, caller: &PeerEvidence) -> bool {
-        alive(&self.service).is_ok_and(|service| self.judge(&service, caller).is_ok())
+        alive(&self.service).is_ok_and(|service| self.check_caller(&service, caller).is_ok())
     }
 
     fn subscribe(&self) -> Result<Current, Refusal> {
@@ -209,7 +209,7 @@ struct OwnSource {
 }
 
 impl OwnSource {
-    fn judge(&self, service: &Service, caller: &PeerEvidence) -> Result<(), Refusal> {
+    fn check_caller(&self, service: &Service, caller: &PeerEvidence) -> Result<(), Refusal> {
         let refuse = |reason, rule: String| Err(Refusal::new(reason, self.name, rule));
         if self.uid != Some(caller.uid()) {
             let rule = format!("process {} runs as user {}", caller.pid(), caller.uid());
@@ -232,7 +232,7 @@ impl OwnSource {
 impl IdentitySource for OwnSource {
     fn authorize(&self, caller: &PeerEvidence) -> Result<(), Refusal> {
         let service = alive(&self.service)?;
-        if let Err(refusal) = self.judge(&service, caller) {
+        if let Err(refusal) = self.check_caller(&service, caller) {
             service.ledger.note_soon(self.name, &refusal);
             return Err(public(refusal));
         }
@@ -240,7 +240,7 @@ impl IdentitySource for OwnSource {
     }
 
     fn is_expected(&self, caller: &PeerEvidence) -> bool {
-        alive(&self.service).is_ok_and(|service| self.judge(&service, caller).is_ok())
+        alive(&self.service).is_ok_and(|service| self.check_caller(&service, caller).is_ok())
     }
 
     fn subscribe(&self) -> Result<Current, Refusal> {

@@ -175,7 +175,7 @@ impl Link {
         refusals.sort_by_key(|(at, _)| *at);
         let mut modules = self.context.board.status().modules;
         for module in &mut modules {
-            module.judge(&status.identities, status.time.now);
+            module.degrade_without_certificate(&status.identities, status.time.now);
         }
         let modules = modules.iter().map(ModuleStatus::report).collect();
         Report {

@@ -34,7 +34,7 @@ pub(super) fn fetch(
 }
 
 /// Judges a token for the caller, who was judged before.
-pub(super) fn judge(
+pub(super) fn validated(
     source: &dyn IdentitySource,
     request: &ValidateJwtsvidRequest,
 ) -> Result<ValidateJwtsvidResponse, Refusal> {

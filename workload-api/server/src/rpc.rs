@@ -47,7 +47,7 @@ pub(super) async fn call(service: &Service, request: Request<Body>) -> Response<
             unary::<JwtsvidRequest, JwtsvidResponse>(service, request, jwt::fetch).await
         }
         "/SpiffeWorkloadAPI/ValidateJWTSVID" => {
-            unary::<ValidateJwtsvidRequest, ValidateJwtsvidResponse>(service, request, jwt::judge).await
+            unary::<ValidateJwtsvidRequest, ValidateJwtsvidResponse>(service, request, jwt::validated).await
         }
         _ => Status::unimplemented("this gateway does not offer that call").into_http(),
     }

@@ -217,7 +217,7 @@ impl Reader {
     }
 
     fn certificate(&mut self, place: &str, der: &[u8]) -> Result<(), VendorBundleError> {
-        match judge(der) {
+        match parse_authority(der) {
             Ok(certificate) => {
                 if self.seen.insert(sha256(&certificate.der)) {
                     if self.bundle.certificates.len() >= BUNDLE_CERTIFICATES_MAX {
@@ -233,7 +233,7 @@ impl Reader {
 }
 
 /// The certificate with its kind, root or not; `Err` with the rule that makes it no authority's.
-pub(super) fn judge(der: &[u8]) -> Result<VendorCertificate, String> {
+pub(super) fn parse_authority(der: &[u8]) -> Result<VendorCertificate, String> {
     let certificate = Certificate::parse(der).map_err(|fault| fault.text)?;
     let made = |is_root| VendorCertificate {
         der: certificate.der.to_vec(),

@@ -9,7 +9,7 @@ use edgewarden_protocol::control::{
 };
 use edgewarden_protocol::deployment::Deployment;
 use edgewarden_protocol::enrol::{DeviceKeys, Verdict, VerdictState};
-use edgewarden_protocol::federation::{Federated, Held, ToldBy};
+use edgewarden_protocol::federation::{BundleStatus, Federated, ToldBy};
 use edgewarden_protocol::gateway_console as gateway;
 use edgewarden_protocol::runtime_console as runtime;
 use edgewarden_protocol::uplink::ModuleState;
@@ -136,7 +136,7 @@ impl Answers {
                 told_by: ToldBy::Web { authorities: Vec::new() },
                 endpoint: digest(),
                 refresh_seconds: 300,
-                held: Some(Held {
+                held: Some(BundleStatus {
                     sequence: 1,
                     x509_authorities: 1,
                     jwt_keys: 1,

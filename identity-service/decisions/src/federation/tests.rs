@@ -37,7 +37,7 @@ fn spiffe(first: &TrustBundle) -> Deployment {
 }
 
 fn fetched(deployment: &Deployment, bundle: &TrustBundle) -> Fetched {
-    Fetched::judge(domain(), name(&deployment.federation[0]), &bundle.to_json()).unwrap()
+    Fetched::parse(domain(), name(&deployment.federation[0]), &bundle.to_json()).unwrap()
 }
 
 fn holds(all: &FederatedBundles) -> Option<TrustBundle> {
@@ -119,7 +119,7 @@ fn the_operator_begins_and_ends_it() {
 
 #[test]
 fn what_does_not_read_is_not_taken() {
-    let judge = |bytes: &[u8]| Fetched::judge(domain(), name(&web("a").federation[0]), bytes);
+    let judge = |bytes: &[u8]| Fetched::parse(domain(), name(&web("a").federation[0]), bytes);
     assert!(judge(&bundle(1).to_json()).is_ok());
     // It reads well, and would fill the document when all were like it.
     let blank = format!("{{\"keys\":[]{}}}", "\n".repeat(BUNDLE_BYTES_MAX - 20));

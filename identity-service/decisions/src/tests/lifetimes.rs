@@ -10,7 +10,7 @@ use std::time::Duration;
 use edgewarden_names::UnixTime;
 
 use crate::clock::{Change, Known, Readings, TimeFloor, TimeKeeper};
-use crate::renewal::{Failure, Held, Parent, Plan, Renewal, Tick};
+use crate::renewal::{Failure, HeldCertificate, Parent, Plan, Renewal, Tick};
 
 const HOUR: u64 = 3600;
 const DAY: u64 = 86400;
@@ -362,8 +362,8 @@ impl Life {
 }
 
 /// As `edgewarden_ca` clips a child: within its parent.
-fn certificate(parent: &Parent, now: UnixTime, life: u64) -> Held {
-    let held = Held {
+fn certificate(parent: &Parent, now: UnixTime, life: u64) -> HeldCertificate {
+    let held = HeldCertificate {
         parent: parent.generation,
         not_before: UnixTime((now.0 - BACKDATE).max(parent.not_before.0)),
         not_after: UnixTime((now.0 + life).min(parent.not_after.0)),

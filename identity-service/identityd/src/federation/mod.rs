@@ -19,7 +19,7 @@ use edgewarden_policy::federation::authorities;
 use edgewarden_protocol::Bytes;
 use edgewarden_protocol::audit::clip;
 use edgewarden_protocol::federation::{
-    Endpoint, Federated, Held, Profile, REFRESH_DEFAULT_SECONDS, REFRESH_SECONDS, ToldBy, Trouble,
+    BundleStatus, Endpoint, Federated, Profile, REFRESH_DEFAULT_SECONDS, REFRESH_SECONDS, ToldBy, Trouble,
 };
 
 pub(crate) use self::shown::Shown;
@@ -71,8 +71,8 @@ pub(crate) fn fetched(
     endpoint: &Digest,
     bundle: &Bytes,
 ) -> Result<(), Refusal> {
-    let taken = Fetched::judge(domain.clone(), endpoint.clone(), bundle.as_slice())
-        .and_then(|fetched| ledger.transact_unnoted(Input::FederationFetched(Box::new(fetched))));
+    let taken = Fetched::parse(domain.clone(), endpoint.clone(), bundle.as_slice())
+        .and_then(|fetched| ledger.attempt(Input::FederationFetched(Box::new(fetched))));
     taken.inspect_err(|refusal| trouble(ledger, troubles, domain, endpoint, refusal))?;
     troubles.forget(domain);
     Ok(())
@@ -130,7 +130,7 @@ pub(crate) fn list(ledger: &Ledger, troubles: &Troubles) -> Vec<Federated> {
             refresh_seconds: hint
                 .unwrap_or(REFRESH_DEFAULT_SECONDS)
                 .clamp(*REFRESH_SECONDS.start(), *REFRESH_SECONDS.end()),
-            held: held.zip(bundle.as_ref()).map(|(held, bundle)| Held {
+            held: held.zip(bundle.as_ref()).map(|(held, bundle)| BundleStatus {
                 sequence: bundle.jwt.sequence,
                 x509_authorities: count(bundle.x509.len()),
                 jwt_keys: count(bundle.jwt.keys.len()),

@@ -15,8 +15,9 @@ pub(super) struct Lifetimes {
     pub lead: Duration,
 }
 
+/// A key, and the time in which it signs.
 #[derive(Debug)]
-struct Held {
+struct DatedKey {
     key: Arc<SigningKey>,
     from: UnixTime,
     until: UnixTime,
@@ -25,8 +26,8 @@ struct Held {
 #[derive(Debug)]
 pub(super) struct Keys {
     lifetimes: Lifetimes,
-    current: Option<Held>,
-    next: Option<Held>,
+    current: Option<DatedKey>,
+    next: Option<DatedKey>,
 }
 
 /// A key that is to be made.
@@ -77,7 +78,7 @@ impl Keys {
 
     /// Takes a key that was made for `due` and published.
     pub fn put(&mut self, key: SigningKey, due: &Due) {
-        let held = Held { key: Arc::new(key), from: due.from, until: due.until };
+        let held = DatedKey { key: Arc::new(key), from: due.from, until: due.until };
         if due.alone { self.current = Some(held) } else { self.next = Some(held) }
     }
 

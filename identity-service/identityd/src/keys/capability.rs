@@ -115,7 +115,7 @@ impl Capabilities {
 
     /// The tag is judged first and in constant time: what is said of operation and time afterwards is said to the one
     /// that the capability was given to.
-    pub fn judge(
+    pub fn verify(
         &self,
         token: &[u8],
         bound: Bound<'_>,
@@ -168,7 +168,7 @@ mod tests {
         let bound = Bound { instance: "alerts-1", key: &key, generation: 7 };
         let operations = Operations::of(&[Operation::Sign]);
         let given = capabilities.give(bound, operations, LIFE, at(100));
-        let judge = |bound, operation, tick| capabilities.judge(&given.token, bound, operation, tick);
+        let judge = |bound, operation, tick| capabilities.verify(&given.token, bound, operation, tick);
         assert_eq!(given.not_after, UnixTime(1_000_160));
         assert!(judge(bound, Operation::Sign, at(100)).is_ok());
         assert!(judge(bound, Operation::Sign, at(159)).is_ok());
@@ -207,7 +207,7 @@ mod tests {
         // Another process of the same name has another key.
         let later = Capabilities::new().unwrap();
         assert!(
-            rule(later.judge(&given.token, bound, Operation::Sign, at(100))).contains("not a capability")
+            rule(later.verify(&given.token, bound, Operation::Sign, at(100))).contains("not a capability")
         );
     }
 
@@ -222,13 +222,16 @@ mod tests {
             let mut changed = token.clone();
             changed[bit / 8] ^= 1 << (bit % 8);
             for operation in Operation::ALL {
-                assert!(capabilities.judge(&changed, bound, operation, at(100)).is_err(), "bit {bit}");
+                assert!(capabilities.verify(&changed, bound, operation, at(100)).is_err(), "bit {bit}");
             }
         }
         for length in (0..token.len()).chain([token.len() + 1]) {
             let mut changed = token.clone();
             changed.resize(length, 0);
-            assert!(capabilities.judge(&changed, bound, Operation::Sign, at(100)).is_err(), "{length} bytes");
+            assert!(
+                capabilities.verify(&changed, bound, Operation::Sign, at(100)).is_err(),
+                "{length} bytes"
+            );
         }
     }
 
@@ -239,7 +242,7 @@ mod tests {
             let key = name("k");
             let bound = Bound { instance: "alerts-1", key: &key, generation: 7 };
             for operation in Operation::ALL {
-                prop_assert!(capabilities.judge(&token, bound, operation, at(0)).is_err());
+                prop_assert!(capabilities.verify(&token, bound, operation, at(0)).is_err());
             }
         }
     }

@@ -163,7 +163,7 @@ impl Keys {
     fn permitted(&self, who: Who<'_>, by: &Use, operation: Operation, tick: Tick) -> Result<Entry, Refusal> {
         let entry = self.entry(who, &by.key)?;
         let bound = Bound { instance: who.instance, key: &by.key, generation: entry.generation };
-        self.capabilities.judge(&by.capability, bound, operation, tick)?;
+        self.capabilities.verify(&by.capability, bound, operation, tick)?;
         Ok(entry)
     }
 

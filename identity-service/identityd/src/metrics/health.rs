@@ -6,7 +6,7 @@ use edgewarden_protocol::control::DiskReserve;
 use super::Watched;
 
 /// Blocks on the keystore, at most once a minute.
-pub(super) fn judge(of: &Watched) -> Result<(), Reason> {
+pub(super) fn check(of: &Watched) -> Result<(), Reason> {
     let health = of.ledger.metrics.health(&*of.keystore).ok_or(Reason::KeystoreFailed)?;
     if health.lockout.is_some_and(|lockout| lockout.locked) {
         return Err(Reason::KeystoreFailed);

@@ -35,7 +35,7 @@ impl Source for Told {
 
     async fn health(&self) -> Result<(), Reason> {
         let of = Arc::clone(&self.0);
-        let judge = move || health::judge(&of);
-        tokio::task::spawn_blocking(judge).await.unwrap_or(Err(Reason::Internal))
+        let check = move || health::check(&of);
+        tokio::task::spawn_blocking(check).await.unwrap_or(Err(Reason::Internal))
     }
 }

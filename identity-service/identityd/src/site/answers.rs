@@ -64,7 +64,7 @@ pub async fn answer(desk: &Arc<Desk>, decider: &impl Decider, request: EstReques
         EstRequest::Answer { cacerts, answer } => {
             check(&cacerts)?;
             check(&answer)?;
-            judge(desk, decider, cacerts, answer).await?
+            take_answer(desk, decider, cacerts, answer).await?
         }
     };
     Ok(Reply::Est(Box::new(reply)))
@@ -225,7 +225,7 @@ enum Judged {
     Later { after: Duration, pending: Pending },
 }
 
-async fn judge(
+async fn take_answer(
     desk: &Arc<Desk>,
     decider: &impl Decider,
     cacerts: HttpReply,

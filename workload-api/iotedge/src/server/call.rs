@@ -45,7 +45,7 @@ impl Service {
     ) -> Result<Answer, Denied> {
         let caller = caller.ok_or_else(unknown)?;
         self.authorize(caller)?;
-        let outcome = self.carry_out(request).await.inspect_err(|denied| self.tell(denied))?;
+        let outcome = self.run_operation(request).await.inspect_err(|denied| self.tell(denied))?;
         self.authorize(caller)?;
         Ok(reply::answer(outcome)?)
     }
@@ -66,7 +66,7 @@ impl Service {
         }
     }
 
-    async fn carry_out(&self, request: Request<Incoming>) -> Result<Outcome, Denied> {
+    async fn run_operation(&self, request: Request<Incoming>) -> Result<Outcome, Denied> {
         if request.version() != Version::HTTP_11 {
             let refusal = Refusal::new(Reason::RequestInvalid, "HTTP version", "HTTP/1.1 is spoken");
             return Err(Denied { status: StatusCode::HTTP_VERSION_NOT_SUPPORTED, refusal });
