@@ -379,7 +379,7 @@ impl Authority {
         let subject = format!("{} version {}", reply.deployment.name, reply.deployment.version);
         let detail = format!("signed by {}, epoch {}, {}", reply.signed_by, reply.epoch, reply.envelope);
         self.in_force = Some(Arc::new(judged));
-        self.federate(now);
+        self.federate(now)?;
         let step = Step::done().event("deployment.accepted", subject, detail).look();
         let step = self.judge_again(&before, step);
         Ok(step.reply(Reply::Deployment(Box::new(reply))))

@@ -130,7 +130,8 @@ impl FederatedBundles {
 
     /// What is held under a deployment that takes force: nothing of who is not in it, and of a new endpoint its first
     /// bundle. A changed endpoint begins anew, below every sequence; without a bundle of its own it keeps what there was.
-    pub fn under(&self, deployment: &Deployment, now: UnixTime) -> Self {
+    /// Fails when a bundle in the deployment is none.
+    pub fn under(&self, deployment: &Deployment, now: UnixTime) -> Result<Self, Refusal> {
         let mut domains = BTreeMap::new();
         for endpoint in &deployment.federation {
             let (domain, name) = (&endpoint.trust_domain, name(endpoint));
@@ -138,7 +139,10 @@ impl FederatedBundles {
             let held = match (before, &endpoint.profile) {
                 (Some(held), _) if held.endpoint == name => held.clone(),
                 (_, Profile::HttpsSpiffe { bundle, .. }) => HeldBundle {
-                    floor: TrustBundle::parse(bundle.as_bytes(), domain).map_or(0, |read| read.jwt.sequence),
+                    floor: TrustBundle::parse(bundle.as_bytes(), domain)
+                        .map_err(|error| Refusal::new(Reason::DeploymentInvalid, domain, error))?
+                        .jwt
+                        .sequence,
                     endpoint: name,
                     bundle: bundle.clone(),
                     changed: now,
@@ -151,7 +155,7 @@ impl FederatedBundles {
             };
             domains.insert(domain.clone(), held);
         }
-        Self { domains }
+        Ok(Self { domains })
     }
 
     /// Takes a bundle, if it is not older than what is held.

@@ -19,12 +19,13 @@ impl Authority {
     }
 
     /// Called with a deployment that takes force.
-    pub(crate) fn federate(&mut self, now: UnixTime) {
-        let Some(in_force) = &self.in_force else { return };
-        let next = self.documents.federation.under(in_force.deployment(), now);
+    pub(crate) fn federate(&mut self, now: UnixTime) -> Result<(), Refusal> {
+        let Some(in_force) = &self.in_force else { return Ok(()) };
+        let next = self.documents.federation.under(in_force.deployment(), now)?;
         if *self.documents.federation != next {
             self.documents.federation = Arc::new(next);
         }
+        Ok(())
     }
 
     pub(crate) fn federation_fetched(&mut self, fetched: &Fetched, now: UnixTime) -> Result<Step, Refusal> {

@@ -48,7 +48,7 @@ fn holds(all: &FederatedBundles) -> Option<TrustBundle> {
 fn a_bundle_follows_another_only_upwards() {
     let web = web("a");
     let (old, new) = (bundle(5), bundle(6));
-    let none = FederatedBundles::default().under(&web, UnixTime(1));
+    let none = FederatedBundles::default().under(&web, UnixTime(1)).unwrap();
     assert_eq!(holds(&none), None);
     let (first, taken) = none.take(&fetched(&web, &old), UnixTime(10)).unwrap();
     assert_eq!((taken, holds(&first)), (Taken::Changed, Some(old.clone())));
@@ -97,24 +97,24 @@ fn without_sequences_there_is_no_order() {
 fn the_operator_begins_and_ends_it() {
     let first = bundle(5);
     let trusted = spiffe(&first);
-    let held = FederatedBundles::default().under(&trusted, UnixTime(1));
+    let held = FederatedBundles::default().under(&trusted, UnixTime(1)).unwrap();
     assert_eq!((holds(&held), held.get(&domain()).unwrap().confirmed), (Some(first), None));
     assert!(held.take(&fetched(&trusted, &bundle(4)), UnixTime(2)).is_err(), "below the first one");
     let newest = bundle(7);
     let (held, _) = held.take(&fetched(&trusted, &newest), UnixTime(2)).unwrap();
     // The same configuration again forgets nothing.
-    assert_eq!(held.under(&trusted, UnixTime(3)), held);
+    assert_eq!(held.under(&trusted, UnixTime(3)).unwrap(), held);
 
     // A new first bundle, of a trust domain that lost its own: it begins anew.
     let rebuilt = bundle(1);
-    let anew = held.under(&spiffe(&rebuilt), UnixTime(3));
+    let anew = held.under(&spiffe(&rebuilt), UnixTime(3)).unwrap();
     assert_eq!(holds(&anew), Some(rebuilt));
     // A changed endpoint without a bundle of its own goes on with what there was, and may begin below.
-    let moved = held.under(&web("b"), UnixTime(3));
+    let moved = held.under(&web("b"), UnixTime(3)).unwrap();
     assert_eq!(holds(&moved), Some(newest));
     assert!(moved.take(&fetched(&web("b"), &bundle(1)), UnixTime(4)).is_ok());
 
-    assert_eq!(held.under(&deployment(&json!(null)), UnixTime(3)), FederatedBundles::default());
+    assert_eq!(held.under(&deployment(&json!(null)), UnixTime(3)).unwrap(), FederatedBundles::default());
 }
 
 #[test]
