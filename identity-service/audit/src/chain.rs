@@ -4,7 +4,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use edgewarden_protocol::control::AuditEntry;
 use serde::{Deserialize, Serialize};
 
-/// What the first entry of a new log follows.
+/// Hash before the first entry of a new log.
 pub const GENESIS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 /// Longest line: two texts of [`edgewarden_protocol::audit::TEXT_CHARS_MAX`] in the longest escape, and the rest.
 pub const LINE_BYTES_MAX: usize = 16 * 1024;

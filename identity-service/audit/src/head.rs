@@ -18,14 +18,14 @@ const SIGNATURE_HEX_MAX: usize = 144;
 /// Gateway CA keys that one log is checked with: the gateway's, and those before a TPM was replaced.
 const KEYS_MAX: usize = 16;
 
-/// How the chain stood, by the word of a key.
+/// End of the chain at one time, signed by a key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Head {
     pub gateway: GatewayName,
     /// The last entry that it covers.
     pub sequence: u64,
-    /// That entry's hash.
+    /// Hash of that entry.
     pub hash: String,
     pub at: UnixTime,
     /// SHA-256 of the key's uncompressed point: which key to check with.
@@ -44,7 +44,7 @@ pub enum HeadProblem {
     Signature,
 }
 
-/// What is signed. `None` when the hash is not one.
+/// Bytes that are signed. `None` when the hash is not one.
 pub fn statement(gateway: &GatewayName, sequence: u64, hash: &str, at: UnixTime) -> Option<Vec<u8>> {
     let hash: [u8; 32] = hex::decode(hash).ok()?.try_into().ok()?;
     let name = gateway.as_str().as_bytes();

@@ -1,4 +1,4 @@
-//! Which entries somebody wants to see. Pure.
+//! Query for entries. Pure.
 
 use std::collections::VecDeque;
 

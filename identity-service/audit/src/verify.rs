@@ -25,7 +25,7 @@ pub struct Broken {
     pub problem: String,
 }
 
-/// What an unbroken log says of itself.
+/// Facts of an unbroken log.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
     pub gateway: Option<GatewayName>,

@@ -1,4 +1,4 @@
-//! What a certificate says, read from its bytes.
+//! Facts of a certificate, read from its bytes.
 
 use edgewarden_names::UnixTime;
 use x509_parser::certificate::X509Certificate;

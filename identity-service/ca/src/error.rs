@@ -1,6 +1,6 @@
 use edgewarden_names::{Reason, Refusal, SpiffeId, UnixTime};
 
-/// Why a key that lives elsewhere did not sign.
+/// Error of a key that lives elsewhere and did not sign.
 #[derive(Debug, thiserror::Error)]
 #[error("the key did not sign")]
 pub struct SignError(#[source] Box<dyn std::error::Error + Send + Sync>);
@@ -42,7 +42,7 @@ pub enum CaError {
 }
 
 impl CaError {
-    /// What the applicant is told.
+    /// The refusal that the applicant is told.
     pub fn refusal(&self, subject: &str) -> Refusal {
         match self {
             Self::IssuerExpired { .. } | Self::IssuerNotYetValid { .. } => Refusal::new(

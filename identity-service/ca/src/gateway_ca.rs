@@ -1,4 +1,4 @@
-//! Whether a certificate is the gateway CA's of one gateway, for who has nothing but the fleet's root.
+//! Check that a certificate is the gateway CA's of one gateway, for who has nothing but the fleet's root.
 //!
 //! Trusts the root that the caller pins. Distrusts the certificate. The gateway CA's key also signs statements of its
 //! gateway; their readers come here for the key.

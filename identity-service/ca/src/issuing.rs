@@ -108,7 +108,7 @@ impl IssuingCa {
         self
     }
 
-    /// When the issuing CA stops; make another before.
+    /// End of the issuing CA; make another before.
     pub fn not_after(&self) -> UnixTime {
         self.validity.not_after
     }

@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 
 use crate::{CaError, DNS_NAMES_MAX, chain};
 
-/// How far a certificate reaches back, for peers whose clock is behind.
+/// Time that a certificate reaches back, for peers whose clock is behind.
 pub(crate) const BACKDATE: Duration = Duration::from_secs(60);
 /// The same for certificates that another machine made: clocks of gateway and fleet may differ by more.
 pub(crate) const BACKDATE_REMOTE: Duration = Duration::from_secs(3600);

@@ -35,7 +35,7 @@ use crate::records::ProcessSeen;
 use crate::secrets::Judged;
 use crate::site::{self, Site};
 
-/// What does not change while the process runs.
+/// Facts that do not change while the process runs.
 #[derive(Debug)]
 pub struct Context {
     pub layout: Layout,
@@ -48,11 +48,11 @@ pub struct Context {
     pub own_cgroup: String,
     /// The kernel's random name of this boot.
     pub boot: String,
-    /// What the TPM has measured of this boot.
+    /// Measurements of this boot by the TPM.
     pub measured_boot: Measured,
 }
 
-/// When an input arrives, and 32 random bytes for it alone.
+/// Time at which an input arrives, and 32 random bytes for it alone.
 #[derive(Debug, Clone, Copy)]
 pub struct Moment {
     /// As believed ([`crate::clock`]).
@@ -60,7 +60,7 @@ pub struct Moment {
     pub random: [u8; 32],
 }
 
-/// What changes state.
+/// An input that changes state.
 #[derive(Debug)]
 pub enum Input {
     EnrolAccept(Box<Enrolled>),
@@ -130,7 +130,7 @@ impl Input {
     }
 }
 
-/// What the shell does after the new state is in force.
+/// Work of the shell after the new state is in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
     /// Make the instance's Workload API socket.
@@ -139,7 +139,7 @@ pub enum Effect {
     Begin(Box<StartRecord>),
     /// End the instance's streams and remove its socket.
     Unbind { instance: String },
-    /// What issuance rests on has changed: a new issuing CA, new certificates.
+    /// A new issuing CA and new certificates: the ground of issuance has changed.
     Reissue,
     /// No certificate may be in use any more.
     Withdraw,
@@ -233,17 +233,17 @@ impl Authority {
         (authority, refusals)
     }
 
-    /// What does not change while the process runs.
+    /// Facts that do not change while the process runs.
     pub fn context(&self) -> &Context {
         &self.context
     }
 
-    /// What is on disk.
+    /// The documents as they are on disk.
     pub fn documents(&self) -> &Documents {
         &self.documents
     }
 
-    /// What the belief in a time depends on.
+    /// Facts that the belief in a time depends on.
     pub fn known_of_time(&self) -> Known {
         let clock = &self.documents.clock;
         Known {
@@ -268,7 +268,7 @@ impl Authority {
         [Enforcer::Runtimed, Enforcer::Gatewayd].into_iter().filter_map(epoch).collect()
     }
 
-    /// What enforcers need.
+    /// The state that enforcers need, under `revision` and with the time to go by.
     pub fn snapshot(&self, revision: u64, time: ToldTime) -> Snapshot {
         let target = &self.context.target;
         let has_identity =

@@ -1,11 +1,11 @@
-//! What is known of what the TPM has measured of this boot, as one value: so that a gateway can tell without a fleet
-//! whether it is still the machine that the fleet judged.
+//! Measurements of this boot by the TPM, as one value: so that a gateway can tell without a fleet whether it is still
+//! the machine that the fleet judged.
 
 use std::sync::OnceLock;
 
 use edgewarden_protocol::Bytes;
 
-/// What is known of this boot. Under a TPM that has not answered, nothing is: a long lease is closed then.
+/// The measurements of this boot. Under a TPM that has not answered, nothing is known: a long lease is closed then.
 #[derive(Debug, Default)]
 pub struct Measured {
     /// There is a TPM.
@@ -33,7 +33,7 @@ impl Measured {
         self.value.get().cloned()
     }
 
-    /// Whether this is the boot that was `judged`: `None` is right without a TPM only.
+    /// `true` when this is the boot that was `judged`: `None` is right without a TPM only.
     pub fn is(&self, judged: Option<&Bytes>) -> bool {
         judged == self.value.get() && (judged.is_some() || !self.expected)
     }

@@ -1,4 +1,4 @@
-//! Which deployment is in force, and which may follow it.
+//! The deployment in force, and the rules by which another may follow it.
 //!
 //! Trusts the pinned operator keys; distrusts whoever carries the envelope. The envelope, the highest version ever
 //! accepted and the policy epoch are one document on disk: no crash can separate a version from what it stands for.
@@ -18,7 +18,7 @@ use edgewarden_protocol::document::Document;
 use edgewarden_protocol::dsse::{self, DsseError, VerifyingKey};
 use serde::{Deserialize, Serialize};
 
-/// What is kept.
+/// The envelope in force, the highest version ever accepted, and the policy epoch (`deployments.json`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Deployments {
@@ -28,7 +28,7 @@ pub struct Deployments {
     pub epoch: Epoch,
     /// The latest accepted envelope.
     pub envelope: Option<Bytes>,
-    /// What modules were before an update that has not proven itself. At most one for each module of the deployment.
+    /// Modules as they were before an update that has not proven itself. At most one for each module of the deployment.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub fallbacks: BTreeMap<ModuleName, Module>,
 }
@@ -43,7 +43,7 @@ impl Document for Deployments {
     const FILE: &'static str = "deployment.json";
 }
 
-/// Whom this gateway is, for deployments.
+/// Name, labels and operators of this gateway: what a deployment must be for.
 #[derive(Debug, Clone)]
 pub struct Target {
     pub gateway: GatewayName,
@@ -168,7 +168,7 @@ impl Deployments {
         Err(Refusal::new(Reason::DeploymentRollback, &deployment.name, rule))
     }
 
-    /// What to keep when a judged deployment takes force in the place of `before`.
+    /// The document after a judged deployment takes force in the place of `before`.
     pub fn put(&self, judged: &InForce, before: Option<&Arc<InForce>>) -> Result<Self, Refusal> {
         self.above(&judged.deployment)?;
         if judged.epoch <= self.epoch {

@@ -1,5 +1,5 @@
-//! What the fleet, or a site's own CA ([`crate::site`]), certified: the gateway CA's certificate, the root it hangs from,
-//! and the fleet's verdict.
+//! The certificate of the gateway CA, from the fleet or a site's own CA ([`crate::site`]), the root it hangs from, and
+//! the fleet's verdict.
 //!
 //! Trusts the root that the configuration pins and the keystore's word on its own key. Distrusts what the fleet's answer
 //! says, because `runtimed` carries it: every property of the certificate that issuance relies on is checked here.
@@ -19,9 +19,9 @@ use crate::boot::Measured;
 const CERTIFICATE_BYTES_MAX: usize = 16 * 1024;
 const CHECKS_MAX: usize = 256;
 const TEXT_BYTES_MAX: usize = 4096;
-/// What fleets give without a word of their operator's, and a day.
+/// Longest lease that fleets give without a word of their operator's, and a day.
 const ORDINARY_LEASE: Duration = Duration::from_secs(31 * 86_400);
-/// When a site's CA is asked again (`edgewarden_est::RenewalPolicy`).
+/// Percentage of a certificate's life after which a site's CA is asked again (`edgewarden_est::RenewalPolicy`).
 const SITE_RENEWAL_PERCENT: u32 = 66;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,17 +30,17 @@ pub struct Enrolment {
     pub accepted: Option<Accepted>,
 }
 
-/// What issuance rests on.
+/// The ground of issuance: chain, root and verdict.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Accepted {
     pub gateway_ca: Bytes,
-    /// Where the chain ends.
+    /// End of the chain.
     pub root: Bytes,
     /// The fleet's. `None` when a site's CA certified, which judges no boot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verdict: Option<Verdict>,
-    /// What there is with a site's CA only.
+    /// Facts that there are with a site's CA only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub site: Option<SiteChain>,
     pub not_before: UnixTime,
@@ -53,7 +53,7 @@ pub struct Accepted {
     pub other_boot: bool,
 }
 
-/// What a site's CA adds.
+/// Part of [`Accepted`] that a site's CA adds.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SiteChain {
@@ -64,8 +64,8 @@ pub struct SiteChain {
 }
 
 impl Accepted {
-    /// How long the gateway can go on without whoever certifies it, and from when on that is worth saying: a fleet is
-    /// asked again after the first third, so that most of a life is left to mend what keeps it away; a site's CA after two.
+    /// The lease: its end, and the time from which a renewal is late. A fleet is asked again after the first third of a
+    /// life, so that most of it is left to mend what keeps the fleet away; a site's CA after two.
     pub fn lease(&self, now: UnixTime) -> Lease {
         let life = self.not_after.after(self.not_before);
         let (due, grace) = match self.site {
@@ -78,8 +78,8 @@ impl Accepted {
         Lease { ends: self.not_after, renewal_due, overdue: renewal_due.plus(grace) <= now }
     }
 
-    /// Whether a boot may do what this certificate allows. Offline for as long as is ordinary, a gateway stays good by its
-    /// last verdict; for longer, only as the machine that was judged.
+    /// `true` when a boot may do what this certificate allows. Offline for as long as is ordinary, a gateway stays good
+    /// by its last verdict; for longer, only as the machine that was judged.
     pub fn is_of_boot(&self, boot: &Measured) -> bool {
         let long = self.not_after.after(self.not_before) > ORDINARY_LEASE;
         // A site's CA judges no boot.
@@ -103,7 +103,7 @@ impl Document for Enrolment {
     const FILE: &'static str = "enrolment.json";
 }
 
-/// What the certificate must be for.
+/// Properties that the certificate must have.
 #[derive(Debug, Clone)]
 pub struct Expected {
     pub gateway: GatewayName,

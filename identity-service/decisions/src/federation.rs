@@ -20,7 +20,7 @@ use edgewarden_protocol::federation::{Endpoint, FEDERATION_MAX, Profile};
 use edgewarden_svid::bundle::{BUNDLE_BYTES_MAX, TrustBundle};
 use serde::{Deserialize, Serialize};
 
-/// That an endpoint still says the same is written down this often: not at each poll.
+/// Interval at which it is written down that an endpoint still says the same: not at each poll.
 const CONFIRM_EVERY: Duration = Duration::from_secs(600);
 
 /// Most bytes of a bundle as it stands in the document, where a quote or a line's end takes two: all of them must fit into
@@ -97,7 +97,7 @@ impl Fetched {
     }
 }
 
-/// What became of a bundle that is taken.
+/// Effect of a bundle that is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Taken {
     /// It says what is held already, under this sequence or a higher one.
@@ -128,9 +128,9 @@ impl FederatedBundles {
         self.domains.iter()
     }
 
-    /// What is held under a deployment that takes force: nothing of who is not in it, and of a new endpoint its first
-    /// bundle. A changed endpoint begins anew, below every sequence; without a bundle of its own it keeps what there was.
-    /// Fails when a bundle in the deployment is none.
+    /// The bundles that are held under a deployment that takes force: nothing of who is not in it, and of a new
+    /// endpoint its first bundle. A changed endpoint begins anew, below every sequence; without a bundle of its own it
+    /// keeps what there was. Fails when a bundle in the deployment is none.
     pub fn under(&self, deployment: &Deployment, now: UnixTime) -> Result<Self, Refusal> {
         let mut domains = BTreeMap::new();
         for endpoint in &deployment.federation {

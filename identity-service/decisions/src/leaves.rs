@@ -25,7 +25,7 @@ pub const TOKEN_LIFETIME_SECONDS_MAX: u32 = 7 * 86400;
 pub struct LeafTokens {
     /// The kernel's name of the boot in which they were made.
     boot: String,
-    /// How often they changed in that boot.
+    /// Number of changes in that boot.
     changes: u64,
     tokens: BTreeMap<LeafName, TokenHash>,
 }

@@ -1,4 +1,4 @@
-//! What `identityd` decides, without I/O: no file, no socket, no clock and no random number but those that it is given.
+//! Decisions of `identityd`, without I/O: no file, no socket, no clock and no random number but those that it is given.
 //!
 //! * [`authority`]: the state machine, one input after the other · `starts`, `standing`: from a signed image to a live
 //!   instance, and whether it may go on

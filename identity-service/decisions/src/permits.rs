@@ -37,7 +37,7 @@ impl Counter {
     }
 }
 
-/// What is between judged and started.
+/// Starts between judged and done.
 #[derive(Debug, Clone, Default)]
 pub struct Permits {
     given: BTreeMap<String, StartPermit>,

@@ -1,4 +1,4 @@
-//! When one certificate is renewed: a state machine without clock, disk or key.
+//! Renewal of one certificate: a state machine without clock, disk or key.
 //!
 //! Two clocks count. The monotonic one measures: how long until renewal, how long to rest after a try. The wall clock
 //! judges: what has expired, what is not valid yet. A wall clock that jumps can bring a renewal forward and never puts
@@ -15,7 +15,7 @@ use edgewarden_names::UnixTime;
 /// The first rest after a failed try; it doubles up to the longest.
 const BACKOFF_MIN: Duration = Duration::from_secs(5);
 const BACKOFF_MAX: Duration = Duration::from_secs(300);
-/// How long a failure that repetition cannot heal rests while its cause stays the same.
+/// Rest after a failure that repetition cannot heal, while its cause stays the same.
 const FATAL_REST: Duration = Duration::from_secs(3600);
 /// The least and the longest rest after a good try; between them, a twentieth of the certificate's life.
 const REST_MIN: Duration = Duration::from_secs(1);
@@ -64,7 +64,7 @@ pub struct HeldCertificate {
     pub not_after: UnixTime,
 }
 
-/// What a failed try says about the next.
+/// Kind of a failed try, which decides on the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
     /// It may heal by itself: a busy chip, an issuer that is not valid yet.
@@ -195,7 +195,7 @@ impl Renewal {
         self.retry_at = tick.monotonic.saturating_add(percent(rest, 75_u32.saturating_add(jitter % 51)));
     }
 
-    /// When to look again at the latest, if nothing changes meanwhile; `None`: only a change can matter.
+    /// Time until the latest next look, if nothing changes meanwhile; `None`: only a change can matter.
     pub fn wake(&self, tick: Tick, parent: Option<&Parent>) -> Option<Duration> {
         let expiry = self.held.map(|held| held.not_after.after(tick.wall));
         let Some(parent) = parent.filter(|parent| parent.can_sign(tick.wall)) else { return expiry };

@@ -1,4 +1,4 @@
-//! Which secrets a module may have, and which version of each counts.
+//! Secrets that a module may have, and the version of each that counts.
 //!
 //! Trusts the pinned operator keys; distrusts whoever carries the envelope. What is kept on disk is what was carried:
 //! envelopes with sealed values, and one document with the highest version that each name has had. A value is in the
@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::deployments::{Target, envelope_digest};
 
-/// What is known of every secret that there has been.
+/// Record of every secret that there has been (`secrets.json`).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Secrets {
@@ -41,13 +41,13 @@ pub struct Kept {
     held: Option<HeldValue>,
 }
 
-/// Where the value of a secret is.
+/// Place and size of a secret's value.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HeldValue {
     /// Names the envelope.
     pub envelope: Digest,
-    /// How long the value is.
+    /// Bytes of the value.
     bytes: u64,
 }
 
@@ -198,7 +198,7 @@ impl Secrets {
         Ok(())
     }
 
-    /// Why a secret is not there.
+    /// Refusal of a secret that is not there.
     pub fn missing(&self, module: &ModuleName, name: &SecretName) -> Refusal {
         let rule = match self.kept(module, name) {
             Some(kept) => format!("the secret `{name}` was removed by version {}", kept.version),

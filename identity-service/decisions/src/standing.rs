@@ -1,4 +1,4 @@
-//! Whether what runs may go on being what it is, judged anew by whatever is in force.
+//! Judgement of what runs, anew by whatever is in force.
 //!
 //! A start was permitted by keys; its record says which. When none of them is among the keys of the deployment in
 //! force, nobody vouches for what runs, and it is not asked whether somebody would: proof comes before power. Pure, and
@@ -11,7 +11,7 @@ use edgewarden_protocol::deployment::WhenUntrusted;
 use crate::authority::{Authority, Effect, Step};
 
 impl Authority {
-    /// What is wrong with an instance that runs, if anything is.
+    /// The reason to distrust an instance that runs, if there is one.
     pub fn distrusts(&self, record: &StartRecord) -> Option<Untrusted> {
         let wrong = |then, refusal| Some(Untrusted { record: record.clone(), then, refusal });
         let Some(in_force) = self.in_force() else {
@@ -52,7 +52,7 @@ impl Authority {
         if in_force.vouches(vouchers) { Ok(()) } else { Err(withdrawn(module)) }
     }
 
-    /// What follows for all that runs from what was in force `before` and what is now.
+    /// The step, with what follows for all that runs from what was in force `before` and what is now.
     pub(crate) fn judge_again(&self, before: &Self, mut step: Step) -> Step {
         for record in self.documents.records.iter() {
             let (was, is) = (before.distrusts(record), self.distrusts(record));

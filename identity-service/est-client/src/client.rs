@@ -86,7 +86,7 @@ impl Client {
         Ok(Self { shared, identity, http })
     }
 
-    /// What certificates are judged by.
+    /// Trust anchors that certificates are judged by.
     pub fn anchors(&self) -> &TrustAnchors {
         &self.shared.anchors
     }
@@ -103,7 +103,7 @@ impl Client {
         Ok(CertificateBag::new(certificates)?)
     }
 
-    /// What the CA wants to see in requests (RFC 7030 section 4.5).
+    /// The CA's wishes for requests (RFC 7030 section 4.5).
     pub async fn csrattrs(&self) -> Result<CsrAttributes, EstError> {
         let question = Question::CsrAttrs;
         let reply = self.exchange(question, None).await?;
@@ -215,7 +215,7 @@ impl Client {
     }
 }
 
-/// Where a call that blocks does not hold up others.
+/// Runs a call that blocks where it does not hold up others.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, EstError> + Send + 'static,
 ) -> Result<T, EstError> {

@@ -1,4 +1,4 @@
-//! What the CA wants to see in a request (CsrAttrs: RFC 7030 section 4.5.2, RFC 8951 section 3.4).
+//! Attributes that the CA wants in a request (CsrAttrs: RFC 7030 section 4.5.2, RFC 8951 section 3.4).
 //!
 //! Distrusts every byte. What we do not know is ignored, as the RFC demands, and reported; what we know and cannot do
 //! is refused before a key signs anything: another kind of key, another signature, proof-of-possession linking.
@@ -15,7 +15,7 @@ pub const ATTRIBUTES_BYTES_MAX: usize = 16 * 1024;
 /// Most attributes in a list, and most values of an attribute.
 pub const ATTRIBUTES_MAX: usize = 64;
 
-/// What an object identifier asks of us.
+/// Demand that an object identifier makes of us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Demand {
     /// Our requests always have it.
@@ -192,7 +192,7 @@ impl CsrAttributes {
         }
     }
 
-    /// What the CA asked for and we do not know, as dotted object identifiers.
+    /// Dotted object identifiers that the CA asked for and we do not know.
     pub fn ignored(&self) -> &[String] {
         &self.ignored
     }

@@ -19,7 +19,7 @@ impl From<der::Malformed> for Malformed {
     }
 }
 
-/// What its holder says about a certificate. Whether that is true takes a path to an anchor.
+/// Facts of a certificate by its holder's word. That they are true takes a path to an anchor.
 #[derive(Debug, Clone)]
 pub(crate) struct Certificate {
     pub(crate) der: Vec<u8>,
@@ -115,7 +115,7 @@ impl Certificate {
         Ok(certificate)
     }
 
-    /// Whether `issuer`'s key has signed this. The same algorithms as in TLS: no SHA-1.
+    /// `true` when `issuer`'s key has signed this. The same algorithms as in TLS: no SHA-1.
     pub(crate) fn is_signed_by(&self, issuer: &Self) -> bool {
         self.verify(issuer).is_ok_and(|verified| verified)
     }

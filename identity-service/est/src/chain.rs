@@ -124,23 +124,23 @@ impl EnrolledChain {
         &self.serial
     }
 
-    /// When the whole chain begins to be valid.
+    /// Begin of the validity of the whole chain.
     pub fn not_before(&self) -> UnixTime {
         self.not_before
     }
 
-    /// When the first of the chain ends to be valid.
+    /// End of the validity of the first of the chain that ends.
     pub fn not_after(&self) -> UnixTime {
         self.not_after
     }
 
-    /// What a renewal asks for: the names of this certificate.
+    /// Subject of a renewal: the names of this certificate.
     pub fn subject(&self) -> Subject {
         Subject { name: self.subject.clone(), alternatives: self.alternatives.clone(), profile: self.profile }
     }
 }
 
-/// What a certificate is compared with.
+/// Key, profile and names that a certificate is compared with.
 pub(crate) struct Expected<'a> {
     point: &'a [u8],
     profile: Profile,
@@ -205,8 +205,8 @@ pub(crate) fn judge(
 
 const MALFORMED: &str = "its alternative names are malformed";
 
-/// Whether the certificate is of the profile and carries the names. Says how many CAs a CA above it must allow
-/// beneath itself.
+/// The number of CAs that a CA above must allow beneath itself. Fails when the certificate is not of the profile or
+/// does not carry the names.
 fn fits(certificate: &Certificate, expected: &Expected<'_>) -> Result<u32, &'static str> {
     let beneath = match expected.profile {
         Profile::EndEntity => {
@@ -246,7 +246,7 @@ fn fits(certificate: &Certificate, expected: &Expected<'_>) -> Result<u32, &'sta
     Ok(beneath)
 }
 
-/// What peers will find: webpki knows extended key usages and name constraints.
+/// Checks that peers will make: webpki knows extended key usages and name constraints.
 fn second_opinion(path: &[&Certificate], anchors: &TrustAnchors, now: UnixTime) -> Result<(), &'static str> {
     const REFUSED: &str = "TLS peers would not accept it for client authentication beneath this anchor";
     let ders: Vec<CertificateDer<'_>> =
@@ -276,7 +276,7 @@ struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    /// What must hold for every certificate of a path.
+    /// Checks that hold for every certificate of a path.
     fn check(&self, certificate: &Certificate) -> Result<(), &'static str> {
         if self.now < certificate.not_before {
             return Err("it is not valid yet");
@@ -331,12 +331,12 @@ impl<'a> Search<'a> {
     }
 }
 
-/// What a CA adds to the length of a path: self-issued ones, such as a root's new key, nothing (RFC 5280 section 4.2.1.9).
+/// Length that a CA adds to a path: self-issued ones, such as a root's new key, nothing (RFC 5280 section 4.2.1.9).
 fn counted(ca: &Certificate) -> u32 {
     u32::from(ca.subject != ca.issuer)
 }
 
-/// Whether a CA may have issued a certificate with so many CAs beneath the CA itself.
+/// `true` when a CA may have issued a certificate with so many CAs beneath the CA itself.
 fn allows(ca: &Certificate, beneath: u32) -> bool {
     ca.is_ca
         && ca.may_sign_certificates != Some(false)

@@ -9,7 +9,7 @@ use crate::{EstError, SignedRequest, TrustAnchors, certs_only};
 
 /// Most times that one request is answered with "later".
 pub const PENDING_ANSWERS_MAX: u32 = 1024;
-/// How long one request stays undecided, in seconds: a week. After that a new one is made, and people are told.
+/// Time that one request stays undecided, in seconds: a week. After that a new one is made, and people are told.
 pub const PENDING_SECONDS_MAX: u64 = 7 * 24 * 3600;
 
 /// A request that is being decided. Keep it while [`Progress::Pending`]: the CA knows the request by its bytes.
@@ -39,7 +39,7 @@ impl Enrolment {
         Self { request, pending_answers, pending_since }
     }
 
-    /// How often, and since when, the CA says "later".
+    /// Times that the CA has said "later", and the first of them.
     pub fn pending(&self) -> (u32, Option<UnixTime>) {
         (self.pending_answers, self.pending_since)
     }

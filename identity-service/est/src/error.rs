@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use edgewarden_names::{Reason, Refusal};
 
-/// Whether asking again can help.
+/// Prospect of asking again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Severity {
     /// It can pass by itself: ask again with backoff, not before `retry_after`.
@@ -11,7 +11,7 @@ pub enum Severity {
     Fatal,
 }
 
-/// Why there is no certificate.
+/// Error of an enrolment: its refusal, and the prospect of asking again.
 #[derive(Debug, thiserror::Error)]
 #[error("{refusal}")]
 pub struct EstError {

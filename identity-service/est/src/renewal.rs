@@ -1,5 +1,5 @@
-//! When to ask for a certificate (RFC 7030 section 4.2.2). A state machine without clock, randomness or I/O of its own:
-//! the wall clock comes with each call, and may jump either way.
+//! Times of asking for a certificate (RFC 7030 section 4.2.2). A state machine without clock, randomness or I/O of its
+//! own: the wall clock comes with each call, and may jump either way.
 //!
 //! * The certificate that is held stays held until a checked one replaces it, whatever fails, and whatever the clock says.
 //! * Asking begins at two thirds of a life, spread by jitter so that a fleet does not ask at one moment.
@@ -16,10 +16,10 @@ use crate::{EnrolledChain, EstError, Severity};
 /// Longest [`Action::Wait`].
 pub const RECHECK_MAX: Duration = Duration::from_secs(15 * 60);
 
-/// How often at most.
+/// Begin and pauses of asking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RenewalPolicy {
-    /// How much of a life passes before renewal begins: 10 to 90.
+    /// Percentage of a life that passes before renewal begins: 10 to 90.
     pub begin_percent: u8,
     /// First pause after a failure, doubled each time; also the least time between any two askings.
     pub pause_first: Duration,
@@ -40,7 +40,7 @@ impl Default for RenewalPolicy {
 }
 
 impl RenewalPolicy {
-    /// Whether each value is in its range: 10 to 90 percent; 1 s ≤ first ≤ longest ≤ fatal ≤ 7 days.
+    /// `true` when each value is in its range: 10 to 90 percent; 1 s ≤ first ≤ longest ≤ fatal ≤ 7 days.
     pub fn is_sound(&self) -> bool {
         (10..=90).contains(&self.begin_percent)
             && self.pause_first >= Duration::from_secs(1)
@@ -50,7 +50,7 @@ impl RenewalPolicy {
     }
 }
 
-/// What the caller does next.
+/// The caller's next action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// Sleep so long by a monotonic clock, then call [`Renewal::next`] again. Never longer than [`RECHECK_MAX`].
@@ -94,7 +94,7 @@ struct Pause {
     length: Duration,
 }
 
-/// What went wrong the last time; it stays until an asking succeeds, or none is due.
+/// The last failure; it stays until an asking succeeds, or none is due.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trouble {
     pub at: UnixTime,
@@ -124,7 +124,7 @@ impl Renewal {
         renewal
     }
 
-    /// What to do at `now`. Calling it again without an outcome gives the same answer.
+    /// The action at `now`. Calling it again without an outcome gives the same answer.
     pub fn next(&mut self, now: UnixTime) -> Action {
         if let Some(pause) = &mut self.pause {
             // The clock went back: what is left cannot be known, so the pause begins again.
@@ -179,7 +179,7 @@ impl Renewal {
         self.rest(after, now);
     }
 
-    /// What stood in the way may be gone: a new configuration, new anchors, an operator who says so.
+    /// Ends the pause: what stood in the way may be gone, by a new configuration, new anchors, an operator who says so.
     pub fn cause_changed(&mut self) {
         self.pause = None;
     }
@@ -192,7 +192,7 @@ impl Renewal {
         self.held.map(|held| held.life)
     }
 
-    /// Whether the certificate that is held is valid at `now`. Service stops when it is not.
+    /// `true` while the certificate that is held is valid at `now`. Service stops when it is not.
     pub fn is_usable(&self, now: UnixTime) -> bool {
         self.held.is_some_and(|held| held.life.contains(now))
     }

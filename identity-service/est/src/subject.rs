@@ -1,4 +1,4 @@
-//! Who a certificate is asked for.
+//! Subject of a certificate that is asked for.
 
 use std::net::IpAddr;
 
@@ -15,7 +15,7 @@ pub const NAMES_MAX: usize = 16;
 /// OBJECT IDENTIFIER id-at-commonName.
 const ID_COMMON_NAME: [u8; 5] = [0x06, 0x03, 0x55, 0x04, 0x03];
 
-/// What the certificate is for.
+/// Purpose of the certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Profile {
     /// Proves who we are in TLS, and signs nothing.

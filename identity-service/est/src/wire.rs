@@ -55,7 +55,7 @@ impl EstLabel {
     }
 }
 
-/// What is asked.
+/// Operation that is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Question {
     CaCerts,
@@ -138,10 +138,10 @@ impl From<Reply> for HttpReply {
     }
 }
 
-/// What a reply says.
+/// Meaning of a reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
-    /// What was asked for, DER.
+    /// The content that was asked for, DER.
     Content(Vec<u8>),
     /// 204 or 404 to `csrattrs`: the CA has no wishes (RFC 7030 section 4.5.2).
     Nothing,

@@ -1,4 +1,4 @@
-//! What the TPM has measured of this boot, as one value: so that a gateway can tell without a fleet whether it is still
+//! Measurements of this boot by the TPM, as one value: so that a gateway can tell without a fleet whether it is still
 //! the machine that the fleet judged.
 //!
 //! Trusts the TPM. The values are those of the firmware, the boot loader and the kernel: what runs later is

@@ -1,4 +1,4 @@
-//! What `identityd` takes away from itself.
+//! Rights that `identityd` takes away from itself.
 //!
 //! First files and ports (Landlock, while the process has one thread), then, when everything is open, system calls
 //! (seccomp, an allow-list for the whole process): no socket but AF_UNIX, no program to run, no new code, no mount, no
@@ -14,7 +14,8 @@ use edgewarden_platform::{harden, libraries, memory, seccomp};
 use edgewarden_protocol::config::{Config, Keystore};
 use edgewarden_protocol::layout::Layout;
 
-/// What the C libraries, the TPM's transport module and the user database are read from, and the machine's own clock.
+/// Folders that the C libraries, the TPM's transport module and the user database are read from, and the machine's own
+/// clock.
 const SYSTEM_FOLDERS: [&str; 9] = [
     "/proc",
     "/etc",
@@ -141,7 +142,7 @@ pub fn system_calls(config: &Config) -> Result<(), seccomp::SeccompError> {
     seccomp::serve(allowed(&config.keystore))
 }
 
-/// What [`system_calls`] leaves with this keystore.
+/// Rights that [`system_calls`] leaves with this keystore.
 pub fn allowed(keystore: &Keystore) -> Allowed {
     let simulated = matches!(keystore, Keystore::DangerousSimulatedTpm { .. });
     Allowed {

@@ -30,23 +30,23 @@ use crate::workload::put_back;
 const ROOT_MAX: Limits = Limits { connections: 48, of_process: 32, in_flight: 8 };
 const GATEWAY_MAX: Limits = Limits { connections: 16, of_process: 10, in_flight: 4 };
 const STRANGERS_MAX: Limits = Limits { connections: 4, of_process: 2, in_flight: 1 };
-/// How often a peer that has no place is said in the process's log.
+/// Interval at which the process's log says of a peer that it has no place.
 const SAID_EVERY: Duration = Duration::from_secs(10);
 /// Largest request of `ew-gateway`: a leaf's request for a certificate, and room. Its connections together then hold a
 /// megabyte, and not a quarter of a gigabyte.
 const GATEWAY_FRAME_BYTES_MAX: u32 = 64 * 1024;
-/// How long the rest of a request, once begun, or the taking of a reply may last.
+/// Longest time for the rest of a request, once begun, or for the taking of a reply.
 const PEER_PATIENCE: Duration = Duration::from_secs(30);
-/// How long a peer without rights may take to hear so.
+/// Longest time for a peer without rights to hear so.
 const STRANGER_PATIENCE: Duration = Duration::from_secs(1);
-/// How much of its request is taken in, so that it finds the connection open when it looks for the reply.
+/// Bytes of its request that are taken in, so that it finds the connection open when it looks for the reply.
 const STRANGER_BYTES_MAX: u64 = 64 * 1024;
-/// What refusals call the socket.
+/// Name of the socket in refusals.
 const CONTROL: &str = "control socket";
 /// After an error of accept(2), such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// What a user may ask.
+/// Rights of a user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rights {
     Everything,
@@ -87,7 +87,7 @@ struct Limits {
     in_flight: usize,
 }
 
-/// What one kind of peer may use up.
+/// Places and bytes that one kind of peer may use up.
 #[derive(Debug, Clone)]
 struct Places {
     connections: Arc<Semaphore>,

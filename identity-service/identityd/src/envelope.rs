@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 const VERSION: u8 = 1;
 const SALT_BYTES: usize = 16;
 const KEY_BYTES: usize = 32;
-/// What encryption adds to a value.
+/// Bytes that encryption adds to a value.
 #[cfg(test)]
 const OVERHEAD_BYTES: usize = 1 + SALT_BYTES + NONCE_LEN + 16;
 

@@ -1,4 +1,4 @@
-//! What stands behind an instance's IoT Edge workload API (docs/iotedge-api.md).
+//! The source behind an instance's IoT Edge workload API (docs/iotedge-api.md).
 //!
 //! The deployment in force says at each call whether the module has that API at all and which server names are its own;
 //! the verdict says whether anything may go out. Keys to sign and encrypt with are in [`crate::module_keys`].
@@ -38,7 +38,7 @@ enum Keys {
     Failed(Refusal, Instant),
 }
 
-/// What the API needs of the service.
+/// The parts of the service that the API uses.
 #[derive(Debug)]
 pub struct Desk {
     pub ledger: Arc<Ledger>,

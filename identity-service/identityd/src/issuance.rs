@@ -47,7 +47,7 @@ struct Inner {
     aboves: u64,
     issuer: Option<Issuer>,
     renewal: Renewal,
-    /// Why there is no new issuing CA.
+    /// The reason that there is no new issuing CA.
     problem: Option<Refusal>,
     holders: BTreeMap<String, Holder>,
 }
@@ -72,7 +72,7 @@ struct Holder {
     dns: Vec<String>,
     current: watch::Sender<Option<Arc<X509Context>>>,
     renewal: Renewal,
-    /// Why there is no new certificate.
+    /// The reason that there is no new certificate.
     problem: Option<Refusal>,
     streams: u32,
     /// The module's key stays in the keystore: what is held here are the roots alone.
@@ -319,7 +319,7 @@ impl Issuance {
         }
     }
 
-    /// How long nothing is due, unless something changes.
+    /// Time for which nothing is due, unless something changes.
     pub fn wake(&self, tick: Tick) -> Option<Duration> {
         let inner = self.lock();
         let parent = inner.issuer.as_ref().map(|issuer| &issuer.parent);
@@ -328,7 +328,7 @@ impl Issuance {
         holders.chain(inner.renewal.wake(tick, inner.above.as_ref().map(|above| &above.parent))).min()
     }
 
-    /// What is not as it should be, and is tried again.
+    /// Refusals of issuance that stand, and are tried again.
     pub fn problems(&self) -> Vec<Refusal> {
         let inner = self.lock();
         let holders = inner.holders.values().filter_map(|holder| holder.problem.clone());
@@ -510,7 +510,7 @@ impl Holder {
     }
 }
 
-/// What can heal by waiting.
+/// Kind of a failure: what can heal by waiting is transient.
 fn failure(error: &CaError) -> Failure {
     match error {
         CaError::IssuerExpired { .. }

@@ -1,4 +1,5 @@
-//! How often the leaf tokens changed in this boot, kept where no backup reaches: in `/run`, which ends with the boot.
+//! Number of changes of the leaf tokens in this boot, kept where no backup reaches: in `/run`, which ends with the
+//! boot.
 //!
 //! An older copy of the state has tokens that were used since. Put back in the same boot, it is behind this mark; put back
 //! in another, it names another boot ([`edgewarden_decisions::leaves::LeafTokens::of_run`]).

@@ -23,12 +23,12 @@ use crate::ledger::Ledger;
 /// A device that asks again within it has lost the answer at worst, and gets no more than the audit log can bear.
 const REST: Duration = Duration::from_secs(60);
 
-/// When each leaf's certificate was renewed last.
+/// Time of each leaf's last renewal.
 #[derive(Debug, Default)]
 pub struct Renewals(Mutex<BTreeMap<LeafName, Duration>>);
 
 impl Renewals {
-    /// Whether the leaf may have another one now, by the time since boot.
+    /// `true` when the leaf may have another one now, by the time since boot; takes that chance.
     fn take(&self, leaf: &LeafName, now: Duration) -> bool {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         last.retain(|_, at| now.saturating_sub(*at) < REST);
@@ -41,13 +41,13 @@ impl Renewals {
     }
 }
 
-/// Whether a certificate may be renewed: from the first third of its life on, to its end.
+/// `true` while a certificate may be renewed: from the first third of its life on, to its end.
 fn is_in_window(facts: &Facts, now: UnixTime) -> bool {
     let life = facts.not_after.after(facts.not_before);
     facts.not_before.plus(life / 3) <= now && now < facts.not_after
 }
 
-/// What a renewal takes.
+/// The parts of the service that a renewal uses.
 #[derive(Clone, Copy)]
 pub struct Parts<'a> {
     pub ledger: &'a Ledger,

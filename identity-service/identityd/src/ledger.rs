@@ -41,7 +41,7 @@ pub struct Ledger {
     /// Whoever holds the audit log may change `current`.
     audit: Mutex<Audit>,
     refusals: Mutex<RefusalLog>,
-    /// What is in force is newer than what is on disk. Changes under the audit log's lock.
+    /// `true` while the state in force is newer than that on disk. Changes under the audit log's lock.
     unsaved: AtomicBool,
     /// Entries of the audit log that could not be written: who asks for it does not wait for a disk.
     unwritten: AtomicU64,
@@ -56,7 +56,7 @@ impl std::fmt::Debug for Ledger {
     }
 }
 
-/// What a [`Ledger`] is made of.
+/// The parts of a [`Ledger`].
 pub struct Parts {
     pub context: Arc<Context>,
     pub clock: Clock,
@@ -195,7 +195,7 @@ impl Ledger {
         })
     }
 
-    /// What `runtimed` authenticates what it keeps with.
+    /// Key that `runtimed` authenticates with what it keeps.
     pub fn record_key(&self) -> StorageKey {
         self.store.record_key()
     }
@@ -218,7 +218,7 @@ impl Ledger {
         self.unwritten.store(audit.lost(), Ordering::Relaxed);
     }
 
-    /// How much disk space is set aside, and what is not on disk.
+    /// Disk space that is set aside, and the state of what is not on disk.
     pub fn disk(&self) -> Option<DiskReserve> {
         let (bytes, bytes_wanted) = self.store.reserve()?.state();
         Some(DiskReserve {

@@ -1,4 +1,4 @@
-//! What was refused lately: for status, and for the audit log at a rate that a peer cannot drive up.
+//! Latest refusals: for status, and for the audit log at a rate that a peer cannot drive up.
 //!
 //! Whose doing a refusal is decides which allowance it takes from and which place it is shown in. So nobody's noise
 //! keeps another's refusals out of the log or out of sight, and least of all a stranger's those of an operator's work.
@@ -21,22 +21,22 @@ const PEERS_MAX: usize = 256;
 /// Places in status that all classes but strangers share, beside those that each has for itself.
 const SHARED_MAX: usize = 5;
 
-/// Whose refusals share an allowance.
+/// Class of refusals that share an allowance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
     /// Deployments, images, attestation, secrets: what an operator waits for.
     Decisions,
     /// Callers of our own sockets.
     Callers,
-    /// What an enforcer could not do.
+    /// Work that an enforcer could not do.
     Runtimed,
     Gatewayd,
-    /// What an enforcer refused a module.
+    /// Refusals of an enforcer to a module.
     RuntimedModules,
     GatewaydModules,
-    /// What it refused a leaf device.
+    /// Its refusals to a leaf device.
     Leaves,
-    /// What it refused a peer that proved nothing.
+    /// Its refusals to a peer that proved nothing.
     Strangers,
 }
 
@@ -74,11 +74,11 @@ impl Class {
     }
 }
 
-/// Who was refused, within the class.
+/// The refused party, within the class.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct From {
     pub class: Class,
-    /// What one peer has one of: a name that is proven, or an address.
+    /// Name of one peer: a name that is proven, or an address.
     peer: String,
 }
 
@@ -93,7 +93,7 @@ impl From {
         Self { class: Class::Callers, peer: clip(socket) }
     }
 
-    /// What an enforcer says. It is believed about its own peers only.
+    /// The origin by an enforcer's word. It is believed about its own peers only.
     pub fn reported(by: Enforcer, origin: &Origin) -> Self {
         match (origin, by) {
             (Origin::Stranger { address }, _) => {
@@ -112,7 +112,7 @@ impl From {
     }
 }
 
-/// What one line has one of: an address, or the network that IPv6 gives to one customer.
+/// The line of an address: itself, or the network that IPv6 gives to one customer.
 fn line(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
@@ -182,7 +182,7 @@ impl Allowance {
     }
 }
 
-/// Whether to write a refusal to the audit log.
+/// Decision whether a refusal is written to the audit log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Noted {
     /// Write it, bounded; so many of its class were not written since the last one that was.

@@ -1,4 +1,4 @@
-//! How errors of our own become refusals, and random numbers, which may fail as well.
+//! Refusals for errors of our own, and random numbers, which may fail as well.
 
 use std::sync::{Arc, Weak};
 

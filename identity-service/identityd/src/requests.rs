@@ -34,7 +34,7 @@ use crate::{boot, federation, leaf_renewal, site, sockets, workload};
 
 /// A `Watch` without news is answered after this time, so that both sides know the other is there.
 const WATCH_HOLD: Duration = Duration::from_secs(30);
-/// How long a change from outside counts as a problem that stands.
+/// Time for which a change from outside counts as a problem that stands.
 const ENFORCEMENT_STANDS: Duration = Duration::from_secs(3600);
 /// Certificates that status says are missing. The identities in it say the same of each.
 const PROBLEMS_MAX: usize = 3;
@@ -59,8 +59,8 @@ pub async fn watch(service: &Arc<Service>, seen: u64) -> Reply {
     Reply::Snapshot(Box::new(snapshot))
 }
 
-/// What is wrong and stays so, in words that stay the same while it does. The newest of what was changed from outside counts
-/// for an hour.
+/// Problems that stay until somebody does something, in words that stay the same meanwhile. The newest of what was
+/// changed from outside counts for an hour.
 fn standing(service: &Service) -> Vec<Standing> {
     let state = service.ledger.current();
     let now = service.ledger.now();
@@ -443,7 +443,7 @@ fn status(service: &Service) -> Reply {
     }))
 }
 
-/// What is said while a renewal does not come.
+/// The refusal that stands while a renewal does not come.
 fn expiring(lease: Lease, now: UnixTime) -> Refusal {
     let days = |time: Duration| time.as_secs() / 86_400;
     let rule = match lease.ends.after(now) {

@@ -52,29 +52,29 @@ const STATE_FOLDER_MODE: u32 = 0o700;
 const RUN_FOLDER_MODE: u32 = 0o755;
 /// Largest file of a pinned certificate or key.
 const PEM_BYTES_MAX: usize = 64 * 1024;
-/// How often instances are looked after whose end nobody reported.
+/// Interval at which instances are looked after whose end nobody reported.
 const PROCESS_INTERVAL: Duration = Duration::from_secs(1);
-/// Who was not asked for so long may have slept.
+/// Shortest silence after which this process may have slept.
 const SLEPT_MIN: Duration = Duration::from_secs(10);
-/// How often uses of resident keys are written to the audit log.
+/// Interval at which uses of resident keys are written to the audit log.
 const KEY_USE_INTERVAL: Duration = Duration::from_secs(60);
 /// The head of the audit log is signed after so many entries, or so long after the first that is not covered.
 const HEAD_ENTRIES: u64 = 256;
 const HEAD_INTERVAL: Duration = Duration::from_secs(600);
-/// How often is looked whether it is due.
+/// Interval at which is looked whether it is due.
 const HEAD_LOOK: Duration = Duration::from_secs(5);
 const HEAD_RETRY: Duration = Duration::from_secs(60);
-/// How long the last head may keep the process from ending.
+/// Longest time that the last head may keep the process from ending.
 const LAST_HEAD: Duration = Duration::from_secs(5);
 /// Disk space that is set aside: what the audit log may still grow by, and the documents.
 const RESERVE_BYTES: u64 = 24 * 1024 * 1024;
-/// How often is looked whether it can be filled up again.
+/// Interval at which is looked whether it can be filled up again.
 const REFILL_INTERVAL: Duration = Duration::from_secs(10);
 /// Longest sleep between renewals, should anything have changed without a word.
 const RENEWAL_INTERVAL_MAX: Duration = Duration::from_secs(30);
 const RENEWAL_INTERVAL_MIN: Duration = Duration::from_millis(500);
 
-/// Why the process cannot start, or ended.
+/// Error of a process that cannot start, or has ended.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     #[error("cannot use the folder `{}`", path.display())]
@@ -567,7 +567,7 @@ async fn follow_runtime_log_once(service: &Arc<Service>) -> bool {
     })
 }
 
-/// What is left to say before the process ends.
+/// Writes the last refusals and the last head before the process ends.
 async fn last_words(service: &Arc<Service>, mut refused: mpsc::Receiver<Event>) {
     let stopping = Arc::clone(service);
     let words = async {

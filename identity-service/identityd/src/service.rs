@@ -34,13 +34,13 @@ pub struct Service {
     pub(crate) federation_troubles: Arc<federation::Troubles>,
     pub(crate) sockets: Sockets,
     pub(crate) keys: Arc<Keys>,
-    /// What the sockets of instances have of the service.
+    /// Part of the service that the sockets of instances have.
     pub(crate) key_door: Arc<keys::Door>,
     pub(crate) secrets: Arc<secrets::Desk>,
     pub(crate) iotedge: Arc<iotedge::Desk>,
     pub(crate) site: Arc<site::Desk>,
     pub(crate) leaf_renewals: Renewals,
-    /// How often doubts of the clock, and other beliefs in the time, are written down.
+    /// Ration of the notes on doubts of the clock, and on other beliefs in the time.
     doubts_told: Mutex<Ration>,
     beliefs_told: Mutex<Ration>,
     /// One renewal at a time: the last one always sees the latest state.
@@ -58,7 +58,7 @@ impl std::fmt::Debug for Service {
     }
 }
 
-/// Why the head of the audit log is not signed. It is tried again.
+/// Error of signing the head of the audit log. It is tried again.
 #[derive(Debug, thiserror::Error)]
 pub enum SignHeadError {
     #[error("the newest entry has no hash")]
@@ -69,7 +69,7 @@ pub enum SignHeadError {
     Audit(#[source] AuditError),
 }
 
-/// What a [`Service`] is made of.
+/// The parts of a [`Service`].
 pub struct Parts {
     pub ledger: ledger::Parts,
     pub config: Config,

@@ -19,17 +19,17 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinHandle;
 
 const FOLDER_MODE: u32 = 0o755;
-/// Who may pass to its own folder need not see whose there are.
+/// Mode of the folder above: who may pass to its own folder need not see whose there are.
 const PARENT_MODE: u32 = 0o711;
-/// Who may connect is judged by the kernel's evidence, not by the file's mode: a module may run as any user.
+/// Mode of a socket. Who may connect is judged by the kernel's evidence: a module may run as any user.
 const SOCKET_MODE: u32 = 0o666;
 
 /// Calls of IoT Edge's API that run at a time, of all modules.
 const IOTEDGE_THREADS: usize = 32;
-/// How long the sockets have, when the process ends, to tell their streams.
+/// Time that the sockets have, when the process ends, to tell their streams.
 const CLOSING: Duration = Duration::from_secs(2);
 
-/// Who runs as `runtimed`.
+/// User of `runtimed`.
 pub const ROOT_UID: u32 = 0;
 /// Names of Edgewarden's own processes that have sockets from the start.
 pub const RUNTIMED: &str = "runtimed";
@@ -52,7 +52,7 @@ struct OpenSocket {
     iotedge: Option<oneshot::Sender<()>>,
     /// The recorded process, held so that its number cannot come to mean another one. `None` before it has started.
     process: Option<Process>,
-    /// Where it can be found, and its IoT Edge API.
+    /// Files of the socket and of its IoT Edge API.
     files: Vec<SocketFile>,
 }
 

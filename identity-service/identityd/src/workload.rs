@@ -101,7 +101,7 @@ pub fn begin_own(service: &Service, name: &'static str, dns: &[&str]) {
     }
 }
 
-/// What stands behind an instance's socket.
+/// The source behind an instance's socket.
 struct InstanceSource {
     /// The socket's task must not keep the service alive.
     service: Weak<Service>,
@@ -200,7 +200,7 @@ impl IdentitySource for InstanceSource {
     }
 }
 
-/// What stands behind the socket of one of Edgewarden's own processes.
+/// The source behind the socket of one of Edgewarden's own processes.
 struct OwnSource {
     service: Weak<Service>,
     name: &'static str,
@@ -272,7 +272,7 @@ impl IdentitySource for OwnSource {
     }
 }
 
-/// What a refused caller is told: not what the record says, nor how close it came.
+/// The refusal that a caller is told: not what the record says, nor how close it came.
 fn public(refusal: Refusal) -> Refusal {
     Refusal { rule: "the caller is not a process of this module".into(), ..refusal }
 }
@@ -289,7 +289,7 @@ fn subscribe(service: &Weak<Service>, name: &str) -> Result<Current, Refusal> {
     service.issuance.subscribe(name, now)
 }
 
-/// What `of` gives, or nothing when there is nobody to ask.
+/// The bundles that `of` gives, or none when there is nobody to ask.
 fn bundles(
     service: &Weak<Service>,
     of: impl FnOnce(&Service) -> watch::Receiver<Arc<Bundles>>,

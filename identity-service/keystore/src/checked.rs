@@ -38,7 +38,7 @@ impl<K: Keystore> Checked<K> {
         Self { store, ca_public: OnceLock::new(), resident: Mutex::default() }
     }
 
-    /// What is in it is only ever a hint.
+    /// The public halves of resident keys that are known. Only ever a hint.
     fn resident(&self) -> MutexGuard<'_, BTreeMap<String, Vec<u8>>> {
         self.resident.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use edgewarden_ca::CaError;
 use edgewarden_names::{Reason, Refusal};
 
-/// Why a store did not do what it was asked. The variants follow what a caller or an operator does next.
+/// Error of a store. The variants follow what a caller or an operator does next.
 #[derive(Debug, thiserror::Error)]
 pub enum KeystoreError {
     /// Retry later; the keys are where they were.
@@ -91,7 +91,7 @@ pub enum KeystoreError {
     Unsupported(&'static str, &'static str),
     #[error("the keystore was asked for something impossible: {0}")]
     Request(&'static str),
-    /// What came out of the store fails its check. Something between here and the keys changes what passes.
+    /// An answer of the store fails its check. Something between here and the keys changes what passes.
     #[error("the keystore's answer is wrong: {0}; suspect the store or the path to it")]
     Answer(&'static str),
     #[error("cannot make the certificate request")]
@@ -107,7 +107,7 @@ impl KeystoreError {
         )
     }
 
-    /// What an operator is told: why, in the store's words.
+    /// The refusal that an operator is told: why, in the store's words.
     pub fn explained(&self, subject: &str) -> Refusal {
         let hidden = self.refusal(subject);
         match hidden.reason {
@@ -117,7 +117,7 @@ impl KeystoreError {
         }
     }
 
-    /// What a peer is told: that the keystore could not, and when to come again, but not why.
+    /// The refusal that a peer is told: that the keystore could not, and when to come again, but not why.
     pub fn refusal(&self, subject: &str) -> Refusal {
         match self {
             Self::Request(problem) => Refusal::new(Reason::RequestInvalid, subject, problem),

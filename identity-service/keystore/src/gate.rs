@@ -1,5 +1,5 @@
-//! How many requests for resident keys wait at once. Modules cause them, and the queue before a device is bounded: a
-//! module that asks without end must not fill it, or certificates and attestation would be refused.
+//! Bound of the requests for resident keys that wait at once. Modules cause them, and the queue before a device is
+//! bounded: a module that asks without end must not fill it, or certificates and attestation would be refused.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 

@@ -42,7 +42,7 @@ impl KeyFolder {
         self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a key of that name may be made: the name is free and the folder is not full.
+    /// Fails when no key of that name may be made: the name is taken or the folder is full.
     pub(crate) fn check_free(&self, name: &str) -> Result<(), KeystoreError> {
         let path = self.path(name);
         if path.symlink_metadata().is_ok() {

@@ -1,4 +1,4 @@
-//! Where a gateway's private keys live.
+//! The home of a gateway's private keys.
 //!
 //! * [`Keystore`]: what every store does · [`open`]: opens the configured one, and never another
 //! * [`Description`], [`Health`]: what people are shown · [`KeystoreError`]: what went wrong and what to do next
@@ -47,7 +47,7 @@ pub const RESIDENT_KEYS_MAX: usize = 1024;
 pub trait Keystore: Send + Sync {
     fn describe(&self) -> Description;
 
-    /// What the store can say about itself now, such as a TPM's dictionary-attack counters.
+    /// The store's word on itself now, such as a TPM's dictionary-attack counters.
     fn health(&self) -> Result<Health, KeystoreError>;
 
     /// The public half of what the device is, for the first message of an enrolment.
@@ -129,7 +129,7 @@ pub struct KeyAttestation {
     pub ak_public: Vec<u8>,
 }
 
-/// What a store is, in words for people.
+/// Kind of a store, in words for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Description {
     /// Such as `tpm (IBM SW TPM)`, `simulated tpm (dangerous)`, `pkcs11 (SoftHSM project SoftHSM v2; hardware: none)`

@@ -18,10 +18,10 @@ const GROUP_WRITES: u32 = 0o020;
 /// Read or write by anyone but the owner.
 const NOT_OWNER: u32 = 0o077;
 
-/// What is asked of a secret's file.
+/// Demands on a secret's file.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Kind {
-    /// What it is called in errors.
+    /// Name in errors.
     name: &'static str,
     refused_mode: u32,
     /// Shorter ones are refused as `too_short`.

@@ -1,4 +1,4 @@
-//! How a document stands in its file: with a proof that this gateway wrote it, under this name.
+//! A document in its file: with a proof that this gateway wrote it, under this name.
 //!
 //! `{"version":1,"mac":"…","content":…}`. The proof is HMAC-SHA-256 over the file's name, the version and the bytes of the
 //! content as they stand. No other spelling is read, so nothing in a file is outside of the proof.

@@ -1,12 +1,12 @@
-//! Where the key is that proves the documents: sealed in the keystore, made together with the first documents.
+//! The key that proves the documents: sealed in the keystore, made together with the first documents.
 
 use edgewarden_keystore::{Keystore, KeystoreError};
 use zeroize::Zeroizing;
 
-/// What the keystore calls it.
+/// Name of the key in the keystore.
 const NAME: &str = "identityd-state";
 
-/// Who keeps the key.
+/// Keeper of the key.
 pub trait KeyKeeper {
     /// `None` only when there surely is none.
     fn find(&self) -> Result<Option<Zeroizing<Vec<u8>>>, KeystoreError>;

@@ -29,7 +29,7 @@ const JOURNAL_BYTES_MAX: usize = 8 * DOCUMENT_BYTES_MAX;
 const KEY_BYTES: usize = 32;
 const NOT_OURS: &str = "is damaged, or was not written by this gateway, or not under this name";
 
-/// Why the documents cannot be taken up or written.
+/// Error of documents that cannot be taken up or written.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     #[error("cannot read the state file `{}`", path.display())]
@@ -149,7 +149,7 @@ impl Store {
         self.is_new
     }
 
-    /// What a journal says.
+    /// Files of a journal, by its bytes.
     fn journal(&self, path: &Path, bytes: &[u8]) -> Result<Files, StateError> {
         let untrusted = |message: String| StateError::Untrusted { path: path.to_owned(), message };
         let content = self.prove(path, JOURNAL, JOURNAL_VERSION, bytes)?;

@@ -1,4 +1,4 @@
-//! What changes state by another trust domain's bundle.
+//! State changes by another trust domain's bundle.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use super::{Authority, Step};
 use crate::federation::{Fetched, Taken, name};
 
 impl Authority {
-    /// What the deployment in force says of a trust domain, if it is still what `named` is the name of.
+    /// The endpoint of a trust domain in the deployment in force, if it is still the one that `named` is the name of.
     pub fn endpoint(&self, domain: &TrustDomain, named: &Digest) -> Result<&Endpoint, Refusal> {
         let all = self.in_force().into_iter().flat_map(|in_force| &in_force.deployment().federation);
         let found = all.into_iter().find(|endpoint| endpoint.trust_domain == *domain);

@@ -1,4 +1,4 @@
-//! What changes state by a secret, and who may have which.
+//! State changes by a secret, and the modules that may have it.
 
 use std::sync::Arc;
 
@@ -36,7 +36,7 @@ impl Authority {
         Ok(Step::done().event(kind, judged.document().subject(), detail).look())
     }
 
-    /// What the deployment in force lets a module have.
+    /// The secrets that the deployment in force lets a module have.
     pub fn uses(&self, module: &ModuleName) -> &[SecretUse] {
         let modules = self.in_force.as_ref().map(|in_force| in_force.deployment().modules.as_slice());
         let found = modules.unwrap_or_default().iter().find(|found| found.name == *module);

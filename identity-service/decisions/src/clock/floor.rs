@@ -1,4 +1,4 @@
-//! What is on disk of the time.
+//! The time that is on disk.
 //!
 //! A clock that was set back revives expired certificates and tokens. So there is a floor: the latest time that was
 //! believed while enrolled, or that the fleet signed (the start of the gateway CA's certificate). It never passes the end
@@ -23,7 +23,7 @@ pub struct TimeFloor {
     /// The start of the gateway CA's certificate: a time that has surely come.
     #[serde(default = "never")]
     pub signed: UnixTime,
-    /// What was believed in the boot that it names.
+    /// Belief in the boot that it names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub belief: Option<Belief>,
 }
@@ -33,7 +33,7 @@ pub struct TimeFloor {
 #[serde(deny_unknown_fields)]
 pub struct Belief {
     pub boot: String,
-    /// What the time is before the time since boot.
+    /// Time of day less time since boot, in milliseconds.
     pub offset_millis: i64,
     pub by: TimeBy,
 }

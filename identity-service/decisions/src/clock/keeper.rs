@@ -1,4 +1,4 @@
-//! What is believed of the time, and when: a state machine without clock and disk.
+//! Belief in a time: a state machine without clock and disk.
 //!
 //! The time since boot counts; the sources say where the counting began. A difference of up to [`NEAR`] is followed at
 //! once. More is a leap, and doubted first:
@@ -27,7 +27,7 @@ pub const NEAR: i64 = 300_000;
 pub const SERVICE_FOR: i64 = 60_000;
 pub const FLEET_FOR: i64 = 60_000;
 pub const FLEET_AGAINST_SERVICE_FOR: i64 = 3_600_000;
-/// How long the fleet's word weighs more than a time service.
+/// Time for which the fleet's word weighs more than a time service, in milliseconds.
 pub const FLEET_FRESH: i64 = 86_400_000;
 pub const HARDWARE_FOR: i64 = 3_600_000;
 pub const ALONE_FOR: i64 = 86_400_000;
@@ -35,10 +35,10 @@ pub const ALONE_FOR: i64 = 86_400_000;
 pub const AHEAD_AT_BOOT_MAX: Duration = Duration::from_secs(400 * 86_400);
 /// The machine's own clock counts seconds, and drifts.
 const HARDWARE_NEAR: i64 = 60_000;
-/// What is worth telling the other daemons.
+/// Smallest change that is worth telling the other daemons, in milliseconds.
 const STEP_MIN: i64 = 500;
 
-/// What is on disk, and what the gateway is.
+/// Facts about the time from the disk, and about the gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Known {
     pub enrolled: bool,
@@ -115,7 +115,7 @@ impl TimeKeeper {
         Self { offset, by, anchor: offset, doubt: None, fleet: None, looked: false }
     }
 
-    /// What the time is before the time since boot, in milliseconds.
+    /// Time of day less time since boot, in milliseconds.
     pub fn offset(&self) -> i64 {
         self.offset
     }
@@ -204,7 +204,7 @@ impl TimeKeeper {
         self.fleet.filter(|word| seen.boot.saturating_sub(word.last) <= FLEET_FRESH)
     }
 
-    /// What to believe by the fleet's word, if that is something else than is believed.
+    /// The offset to believe by the fleet's word, if that is another than is believed.
     fn fleet_wins(&mut self, seen: &Readings) -> Option<i64> {
         let word = self.fresh_word(seen)?;
         if near(word.offset, self.offset) {
@@ -225,7 +225,7 @@ impl TimeKeeper {
         (held >= needed).then_some(if agreed { wall } else { word.offset })
     }
 
-    /// Who vouches for the leap that is doubted.
+    /// The source that vouches for the leap that is doubted.
     fn support(&self, seen: &Readings, known: &Known) -> Option<TimeBy> {
         let doubt = self.doubt?;
         if seen.wall.saturating_add(NEAR) < millis(known.signed) {

@@ -1,4 +1,4 @@
-//! What time it is, of a machine whose wall clock may show anything.
+//! The time of day, of a machine whose wall clock may show anything.
 //!
 //! * `keeper`: what is believed when · `floor`: what is on disk of it · `readings`: what it looks at
 

@@ -1,20 +1,20 @@
 //! One look at all clocks.
 
-/// What the clocks of the machine show at one moment, in milliseconds.
+/// Readings of the machine's clocks at one moment, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Readings {
     /// Since boot, which nobody can set.
     pub boot: i64,
     /// The wall clock, since 1970.
     pub wall: i64,
-    /// Whether a time service vouches for the wall clock.
+    /// `true` when a time service vouches for the wall clock.
     pub synchronised: bool,
     /// The machine's own clock, since 1970. `None` without one.
     pub hardware: Option<i64>,
 }
 
 impl Readings {
-    /// What the wall clock is before the time since boot: it stands still until somebody sets the wall clock.
+    /// Wall clock less time since boot: it stands still until somebody sets the wall clock.
     pub fn offset(&self) -> i64 {
         self.wall.saturating_sub(self.boot)
     }

@@ -38,7 +38,7 @@ struct Machine {
     truth: i64,
     booted: i64,
     boots: u64,
-    /// How wrong the wall clock is, and the machine's own.
+    /// Errors of the wall clock, and of the machine's own.
     wall: i64,
     battery: Option<i64>,
     service: bool,
@@ -228,7 +228,7 @@ impl Machine {
         }
     }
 
-    /// How long the fleet has been there without a pause.
+    /// Time that the fleet has been there without a pause.
     fn heard_for(&self) -> i64 {
         self.truth - self.honest
     }

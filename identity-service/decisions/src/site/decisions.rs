@@ -1,4 +1,4 @@
-//! What changes state by a site's CA. Without I/O, as [`crate::authority`] is.
+//! State changes by a site's CA. Without I/O, as [`crate::authority`] is.
 
 use std::sync::Arc;
 

@@ -22,7 +22,7 @@ pub struct Pending {
     pub operation: EstOperation,
     /// PKCS#10, DER.
     pub request: Bytes,
-    /// How often the CA said "later", and when first.
+    /// Times that the CA said "later", and the first of them.
     pub answers: u32,
     pub since: Option<UnixTime>,
 }

@@ -1,4 +1,4 @@
-//! What a site's CA must put into the certificate of a gateway CA, and what is refused.
+//! Rules for the certificate of a gateway CA from a site's CA, and the refusals.
 
 use edgewarden_ca::chain;
 use edgewarden_est::{EnrolledChain, Names, Profile, Subject, TrustAnchors};
@@ -12,7 +12,7 @@ use crate::enrolment::{Accepted, SiteChain};
 /// One CA beneath the gateway CA: the issuing CA.
 const GATEWAY_CA: Profile = Profile::CertificateAuthority { path_length: 1 };
 
-/// Whom a site's CA is to certify, and what its certificates are judged by.
+/// The subject that a site's CA is to certify, and the anchors that its certificates are judged by.
 #[derive(Debug)]
 pub struct Site {
     pub url: String,
@@ -44,12 +44,12 @@ impl Site {
         Ok(Self { url, subject: Subject::new(&names, GATEWAY_CA)?, anchors, gateway, trust_domain, point })
     }
 
-    /// What a first request asks for.
+    /// Subject of a first request.
     pub fn subject(&self) -> &Subject {
         &self.subject
     }
 
-    /// What is in force once a chain has passed the rules. The path to an anchor, the key and the profile are
+    /// The enrolment in force once a chain has passed the rules. The path to an anchor, the key and the profile are
     /// [`EnrolledChain`]'s; the rest is what issuance and our peers rely on.
     pub fn accept(&self, chain: &EnrolledChain) -> Result<Accepted, Refusal> {
         let (gateway_ca, above) =
@@ -139,7 +139,7 @@ fn check_extensions(der: &[u8]) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Whether a CA of the site has a URI among its names.
+/// `true` when a CA of the site has a URI among its names.
 fn chain_uri(der: &[u8]) -> Result<bool, Refusal> {
     let certificate = parse(der)?;
     let malformed = |_| refuse("the alternative names of a CA above it are malformed");

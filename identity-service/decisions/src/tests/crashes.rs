@@ -31,7 +31,7 @@ use crate::records::ProcessSeen;
 /// Small, so that files of the audit log rotate within a test.
 const FILE_BYTES: u64 = 700;
 
-/// How the world is left.
+/// Loss of the world at a power cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Loss {
     /// The process was killed: what it wrote is in the kernel.
@@ -129,7 +129,7 @@ impl Disk {
     }
 }
 
-/// Whether the cut came, and after how many steps.
+/// A cut, if it came, and the steps before it.
 #[derive(Debug, Clone, Copy)]
 struct Cut {
     came: bool,

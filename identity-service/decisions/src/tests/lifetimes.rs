@@ -80,7 +80,7 @@ struct Life {
     /// Seconds since the beginning, as they really pass.
     passed: u64,
     booted: u64,
-    /// How wrong the wall clock is.
+    /// Error of the wall clock.
     error: i64,
     floor: TimeFloor,
     keeper: Option<TimeKeeper>,
@@ -93,7 +93,7 @@ struct Life {
     identities: Vec<Tracked>,
     /// Under this issuing CA the last identity cannot be issued.
     hopeless_under: Option<u64>,
-    /// When something outside of the machine's power changed last.
+    /// Time at which something outside of the machine's power changed last.
     disturbed: u64,
     jumps: VecDeque<u64>,
     counts: Counts,
@@ -201,7 +201,7 @@ impl Life {
         }
     }
 
-    /// What goes wrong, about once in some days each.
+    /// Causes one of the faults, about once in some days each.
     fn fault(&mut self) {
         let hours = |dice: &mut Dice, max| (1 + dice.below(max)) * HOUR;
         match self.dice.below(24 * 60) {
@@ -260,7 +260,7 @@ impl Life {
         }
     }
 
-    /// What the service does when it is woken.
+    /// The service's work when it is woken.
     fn renew(&mut self) {
         let tick = self.tick();
         for identity in &mut self.identities {

@@ -208,7 +208,7 @@ impl Life {
         }
     }
 
-    /// What holds whatever happened, compared with the moment before.
+    /// Checks the invariants, compared with the moment before.
     fn check(&self, before: &Documents) {
         let now = &self.authority.documents;
         assert!(now.deployments.highest >= before.deployments.highest, "a version was forgotten");

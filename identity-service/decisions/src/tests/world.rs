@@ -34,7 +34,7 @@ fn document(version: u64) -> Value {
            "modules": [], "leaves": [{"name": "sensor-1"}], "policy": ""})
 }
 
-/// What is made once, because keys and signatures take time.
+/// Keys and signatures that are made once, because they take time.
 pub struct World {
     pub context: Arc<Context>,
     pub image: image::Image,

@@ -1,4 +1,4 @@
-//! What time it is, for all daemons of a machine whose wall clock may show anything.
+//! The time of day, for all daemons of a machine whose wall clock may show anything.
 //!
 //! `identityd` decides ([`edgewarden_decisions::clock`]), counts on by the time since boot, which nobody can set, and tells the other
 //! daemons the difference between the two: a wall clock that leaps moves no certificate and no connection by itself.
@@ -23,7 +23,7 @@ pub(crate) use self::told::Ration;
 pub struct Clock {
     source: Arc<dyn TimeSource>,
     keeper: Mutex<TimeKeeper>,
-    /// What the keeper believes, for those who only want to know the time.
+    /// The keeper's offset, for those who only want to know the time.
     offset: AtomicI64,
 }
 
@@ -64,7 +64,7 @@ impl Clock {
         Duration::from_millis(u64::try_from(self.source.boot_millis()).unwrap_or(0))
     }
 
-    /// What the wall clock shows, which may be anything.
+    /// Time of the wall clock, which may show anything.
     pub fn wall(&self) -> UnixTime {
         at(self.source.wall_millis())
     }
@@ -84,7 +84,7 @@ impl Clock {
         self.change(|keeper, seen| keeper.accept(seen, known))
     }
 
-    /// What the other daemons go by.
+    /// The time that the other daemons go by.
     pub fn told(&self) -> ToldTime {
         let keeper = self.keeper();
         ToldTime { offset_millis: keeper.offset(), unsure: keeper.is_unsure() }

@@ -1,4 +1,4 @@
-//! Where the readings come from.
+//! Sources of the readings.
 
 use edgewarden_decisions::clock::Readings;
 use edgewarden_platform::{clock, process};

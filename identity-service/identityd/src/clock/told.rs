@@ -1,4 +1,4 @@
-//! Which changes of the time are written down: a clock that leaps to and fro does not fill the audit log.
+//! Ration of notes on changes of the time: a clock that leaps to and fro does not fill the audit log.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ impl Ration {
         Self { allowance: Allowance::new(ALLOWED, UnixTime(0)), untold: 0 }
     }
 
-    /// What to write of a change, with the number of those that were not written; or `None`.
+    /// The note on a change, with the number of those that were not written; or `None`.
     pub fn tell(&mut self, since_boot: Duration, detail: String) -> Option<String> {
         if !self.allowance.has(UnixTime(since_boot.as_secs())) {
             self.untold = self.untold.saturating_add(1);

@@ -25,7 +25,7 @@ use edgewarden_protocol::federation::{
 pub(crate) use self::shown::Shown;
 use crate::ledger::{Follower, Ledger};
 
-/// Why endpoints do not answer as they should, since the last time that they did. In memory: it shows again.
+/// Troubles of endpoints, since the last time that they answered as they should. In memory: they show again.
 #[derive(Debug, Default)]
 pub(crate) struct Troubles(Mutex<BTreeMap<TrustDomain, Trouble>>);
 

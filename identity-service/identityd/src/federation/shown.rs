@@ -1,4 +1,4 @@
-//! What each module is given of other trust domains: what its deployment entry names, pushed when it changes.
+//! Bundles of other trust domains for each module: those that its deployment entry names, pushed when they change.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -94,7 +94,7 @@ impl Shown {
         sender.subscribe()
     }
 
-    /// What the callers of an instance's socket are given; `own` is what everybody is.
+    /// The bundles for the callers of an instance's socket; `own` is what everybody is given.
     pub fn of_instance(
         &self,
         own: watch::Receiver<Arc<Bundles>>,

@@ -1,4 +1,4 @@
-//! Which key signs now, and when the next one is due. No clock and no disk.
+//! Turns of the signing keys: the one that signs now, and the time when the next one is due. No clock and no disk.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,9 +9,9 @@ use edgewarden_svid::jwt::SigningKey;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Lifetimes {
     pub token: Duration,
-    /// How long a key signs.
+    /// Time for which a key signs.
     pub key: Duration,
-    /// How long it is known before.
+    /// Time for which it is known before.
     pub lead: Duration,
 }
 

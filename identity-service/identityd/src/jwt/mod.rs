@@ -34,9 +34,9 @@ use crate::issuance::Issuance;
 use crate::ledger::Ledger;
 use crate::refuse::internal;
 
-/// How long a key is in the bundle before it signs: five refreshes. At most a quarter of its life.
+/// Time that a key is in the bundle before it signs: five refreshes. At most a quarter of its life.
 pub const LEAD: Duration = Duration::from_secs(5 * 300);
-/// How often who polls for bundles is told to do so (SPIFFE Trust Domain and Bundle, section 4.1.2).
+/// Hint of the interval at which to poll for bundles (SPIFFE Trust Domain and Bundle, section 4.1.2).
 const REFRESH_HINT_SECONDS: u32 = 300;
 /// Entries for the audit log that wait to be written. Beyond it they are only logged.
 const EVENTS_MAX: usize = 256;

@@ -1,4 +1,4 @@
-//! What the caller of one socket was given lately. It ends with the socket.
+//! Tokens that the callers of one socket were given lately. They end with the socket.
 //!
 //! A token is handed out again for half of its life, so that a module that asks before each message costs one signature
 //! in minutes, and two of its processes have the same token. Both the tokens and the audit log are bounded: beyond
@@ -59,7 +59,7 @@ impl Inner {
         }
     }
 
-    /// Whether this is to be written down, and as the last one.
+    /// `Some` when this is to be written down; `true` when it is the last that is.
     fn tell(&mut self, asked: &[String]) -> Option<bool> {
         if self.told_all {
             return None;

@@ -1,4 +1,4 @@
-//! What one module may ask for, so that a noisy one slows itself alone.
+//! Budget of one module's requests, so that a noisy one slows itself alone.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -11,11 +11,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 pub(super) const CALLS_AT_A_TIME_MAX: usize = 4;
 /// Calls of one module of any kind: far above what a module needs, far below what holds the daemon up.
 const CALLS: Rate = Rate { each_minute: 12_000, at_once: 400 };
-/// What has an entry in the audit log and changes the disk: keys made, sealed and deleted, and certificates. The log is
-/// bounded: without a measure one module could push everything else out of it within minutes. With it that takes days.
+/// Rate of what has an entry in the audit log and changes the disk: keys made, sealed and deleted, and certificates.
+/// The log is bounded: without a measure one module could push everything else out of it within minutes. With it that
+/// takes days.
 const CHANGES: Rate = Rate { each_minute: 2, at_once: 60 };
 
-/// How often something may happen.
+/// Rate at which something may happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Rate {
     pub each_minute: u32,
@@ -44,7 +45,7 @@ pub(super) struct Bucket {
     filled: Duration,
 }
 
-/// What one use costs: a minute in milliseconds.
+/// Cost of one use: a minute in milliseconds.
 const COST: u64 = 60_000;
 
 impl Bucket {

@@ -27,7 +27,7 @@ const VERSION: u8 = 1;
 const PURPOSE: &[u8] = b"edgewarden-key-capability-v1";
 const TAG_BYTES: usize = 32;
 
-/// What a capability says of itself. Not yet believed.
+/// Claims of a capability. Not yet believed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claims {
     pub operations: Operations,
@@ -56,7 +56,7 @@ impl Claims {
     }
 }
 
-/// Whom and what a capability is bound to.
+/// Instance and key that a capability is bound to.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bound<'a> {
     pub instance: &'a str,

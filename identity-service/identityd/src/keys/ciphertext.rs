@@ -1,4 +1,4 @@
-//! What Encrypt returns and a sealed secret's file holds: AES-256-GCM under a key of its own.
+//! Ciphertext of Encrypt and of a sealed secret's file: AES-256-GCM under a key of its own.
 //!
 //! ```text
 //! u8   version, 1
@@ -21,7 +21,7 @@ use super::fields::encode;
 
 const VERSION: u8 = 1;
 const HEAD_BYTES: usize = 1 + 8 + NONCE_LEN;
-/// How much longer than the plain text.
+/// Bytes that it is longer than the plain text.
 pub const OVERHEAD_BYTES: usize = HEAD_BYTES + MAX_TAG_LEN;
 pub(super) const KEY_BYTES: usize = 32;
 /// Messages of one key.
@@ -47,14 +47,14 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// What a ciphertext is of. `Data` is the module's to keep, `Secret` is kept by us.
+/// Owner of a ciphertext. `Data` is the module's to keep, `Secret` is kept by us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Of {
     Data,
     Secret,
 }
 
-/// Where a key belongs: everything that a ciphertext is bound to but the caller's context.
+/// Key and owner that a ciphertext is bound to: everything but the caller's context.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Belonging<'a> {
     pub of: Of,
@@ -92,7 +92,7 @@ impl fmt::Debug for DataKey {
     }
 }
 
-/// Why nothing was encrypted: the random number generator or the cipher failed.
+/// Error of the random number generator or the cipher: nothing was encrypted.
 #[derive(Debug, thiserror::Error)]
 #[error("the cipher or its random numbers failed")]
 pub(super) struct CipherError;

@@ -1,4 +1,4 @@
-//! Which keys there are: a document of its own, written before and after each change in the keystore.
+//! Index of the keys: a document of its own, written before and after each change in the keystore.
 //!
 //! A key that is made, replaced or destroyed has its generation under `unsettled` while the keystore may hold it and no
 //! name stands for it. So a crash at any point leaves a list of what is to be destroyed, which the next start does; and
@@ -77,7 +77,7 @@ impl Entry {
     }
 }
 
-/// What the keystore may hold and nothing stands for.
+/// A key that the keystore may hold and no name stands for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Unsettled {
@@ -113,7 +113,7 @@ impl Document for Index {
     }
 }
 
-/// What the keystore calls a key: nothing that a module can choose, and no two alike.
+/// Name of a key in the keystore: nothing that a module can choose, and no two alike.
 pub(super) fn label(module: &ModuleName, key: &KeyName, generation: u64) -> String {
     let fields: [&[u8]; 4] = [
         b"edgewarden-resident-key-v1",
@@ -161,7 +161,7 @@ impl IndexFile {
         self.index.keys.iter().flat_map(one).collect()
     }
 
-    /// What is to be destroyed: of one module, or of all.
+    /// The keys that are to be destroyed: of one module, or of all.
     pub fn unsettled(&self, module: Option<&ModuleName>) -> Vec<(u64, Unsettled)> {
         let of = self.index.unsettled.iter().filter(|(_, one)| module.is_none_or(|m| *m == one.module));
         of.map(|(generation, one)| (*generation, one.clone())).collect()

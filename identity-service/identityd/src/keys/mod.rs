@@ -53,7 +53,7 @@ pub(crate) use self::source::{Door, InstanceKeys, write_uses};
 /// Budgets kept at a time. Those that nobody uses make room.
 const BUDGETS_MAX: usize = 256;
 
-/// Who asks: an instance that was judged to be one.
+/// The caller: an instance that was judged to be one.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Who<'a> {
     pub instance: &'a str,

@@ -16,7 +16,7 @@ use crate::ledger::Ledger;
 use crate::metrics::KeyCall;
 use crate::refuse::alive;
 
-/// What the doors of all instances need of the service.
+/// The parts of the service that the doors of all instances use.
 #[derive(Debug)]
 pub(crate) struct Door {
     pub ledger: Arc<Ledger>,

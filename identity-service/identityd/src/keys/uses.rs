@@ -1,4 +1,4 @@
-//! How often each key was used, for the audit log, the list of keys and the metrics.
+//! Counts of each key's uses, for the audit log, the list of keys and the metrics.
 //!
 //! A signature each second would fill the log with entries of which none says more than the one before. So uses are
 //! counted, and once a minute one entry a key says how often it was used and for what; what was counted and not written
@@ -32,7 +32,7 @@ impl Uses {
         self.0.get(&(module.clone(), key.clone())).map_or(0, |count| count.total)
     }
 
-    /// What has not been written down yet: module and `key: sign 12, certify 1`.
+    /// Uses that have not been written down yet: module and `key: sign 12, certify 1`.
     pub fn take_unwritten(&mut self) -> Vec<(ModuleName, String)> {
         let mut taken = Vec::new();
         for ((module, key), count) in &mut self.0 {

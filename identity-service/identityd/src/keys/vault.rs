@@ -34,7 +34,7 @@ pub(super) const WAITING_MAX: usize = 12;
 /// Data keys held at a time; another is asked of the store for each use.
 const OPEN_MAX: usize = 256;
 
-/// Why a key was not made or used.
+/// Error of a key that was not made or used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum VaultError {
     #[error("the keystore refused")]

@@ -1,4 +1,4 @@
-//! Whether `identityd` does what it is for, by what `edgewarden status` and `edgewarden doctor` go by as well.
+//! Health of `identityd`, by what `edgewarden status` and `edgewarden doctor` go by as well.
 
 use edgewarden_names::Reason;
 use edgewarden_protocol::control::DiskReserve;

@@ -1,4 +1,4 @@
-//! How often resident keys were asked for, by class of call.
+//! Counts of requests for resident keys, by class of call.
 
 use edgewarden_metrics::{Counter, Counts};
 use edgewarden_workload_wire::keys::Operation;

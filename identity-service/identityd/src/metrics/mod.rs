@@ -1,4 +1,4 @@
-//! What a monitoring system wants to know, counted while it happens.
+//! Metrics of `identityd`, counted while it happens.
 //!
 //! * [`Metrics`]: counters and histograms · `expose`: they and the state as text · `health`: whether it does its work
 //! * `source`: both for the socket ([`edgewarden_metrics::door`])
@@ -45,7 +45,7 @@ impl Certificate {
     }
 }
 
-/// What the keystore is asked for.
+/// Class of a request to the keystore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
     Agree,

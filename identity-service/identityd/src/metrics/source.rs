@@ -1,4 +1,4 @@
-//! What the socket answers. The keystore and the disk are asked apart from the tasks that serve modules.
+//! Answers of the metrics socket. The keystore and the disk are asked apart from the tasks that serve modules.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::ledger::Ledger;
 /// Before each name.
 const PREFIX: &str = "edgewarden";
 
-/// What is looked at.
+/// The parts of the service that are looked at.
 pub(crate) struct Watched {
     pub ledger: Arc<Ledger>,
     pub issuance: Arc<Issuance>,

@@ -34,7 +34,7 @@ use self::files::Files;
 use self::writer::{Door, LogError, Writer};
 use crate::ledger::{Follower, Ledger};
 
-/// What gets a line. The audit log has everything, and its signed heads cover it.
+/// Events that get a line. The audit log has everything, and its signed heads cover it.
 const KINDS: [&str; 7] = [
     "module.started",
     "module.stopped",
@@ -51,7 +51,7 @@ pub(crate) const INTERVAL: Duration = Duration::from_secs(5);
 /// After an error.
 pub(crate) const RETRY: Duration = Duration::from_secs(30);
 
-/// What of the audit log the runtime log follows.
+/// The part of the audit log that the runtime log follows.
 pub(crate) trait Source {
     /// Entries after that one which are remembered, oldest first; all, if the log ends before it.
     fn after(&self, sequence: u64) -> Vec<AuditEntry>;

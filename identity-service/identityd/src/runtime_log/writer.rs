@@ -144,7 +144,7 @@ impl Writer {
         Ok(())
     }
 
-    /// How many more events are taken now.
+    /// Number of events that are taken now.
     pub(super) fn room(&self) -> usize {
         PENDING_MAX.saturating_sub(self.pending.len())
     }

@@ -19,7 +19,7 @@ pub use release::{accept, agreement_key, list, release_files};
 pub use source::of_instance;
 pub use vault::Vault;
 
-/// What secrets are taken in and handed out with.
+/// The parts of the service that secrets are taken in and handed out with.
 pub struct Desk {
     pub ledger: Arc<Ledger>,
     pub keystore: Arc<dyn Keystore>,

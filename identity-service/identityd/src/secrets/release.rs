@@ -120,7 +120,7 @@ fn value(
     unseal(desk, document, sealed).map(|value| (kept.version, SecretValue::new(value)))
 }
 
-/// Whose secrets an instance may have now. The verdict counts first.
+/// The module whose secrets an instance may have now. The verdict counts first.
 fn module_of(state: &Authority, instance: &str) -> Result<ModuleName, Refusal> {
     state.documents().enrolment.trusted()?;
     state.standing(instance)?;
@@ -224,7 +224,8 @@ pub fn revision(desk: &Desk, instance: &str) -> Result<String, Refusal> {
     Ok(state.documents().secrets.revision(&module, state.uses(&module)))
 }
 
-/// What secrets for this gateway are sealed to, vouched for by the gateway CA's key: made once for each certificate.
+/// The key that secrets for this gateway are sealed to, vouched for by the gateway CA's key: made once for each
+/// certificate.
 pub fn agreement_key(desk: &Desk) -> Result<Reply, Refusal> {
     let state = desk.ledger.current();
     let accepted = state.documents().enrolment.trusted()?;

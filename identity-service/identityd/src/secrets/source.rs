@@ -12,7 +12,7 @@ use super::Desk;
 use super::release;
 use crate::refuse::alive;
 
-/// What stands behind the secrets of an instance's socket.
+/// The source behind the secrets of an instance's socket.
 pub fn of_instance(desk: &Arc<Desk>, instance: &str) -> Arc<dyn SecretSource> {
     Arc::new(InstanceSecrets { desk: Arc::downgrade(desk), instance: instance.to_owned() })
 }

@@ -30,10 +30,10 @@ use crate::sockets::RUNTIMED;
 /// Most values of one header, and most bytes of each.
 const VALUES_MAX: usize = 8;
 const VALUE_BYTES_MAX: usize = 1024;
-/// How long the certificate lives that a new gateway CA is tried with.
+/// Life of the certificate that a new gateway CA is tried with.
 const TRIAL: Duration = Duration::from_secs(600);
 
-/// What is needed to sign requests and judge answers.
+/// The parts of the service that sign requests and judge answers.
 pub struct Desk {
     pub ledger: Arc<Ledger>,
     pub keystore: Arc<dyn Keystore>,
@@ -70,7 +70,7 @@ pub async fn answer(desk: &Arc<Desk>, decider: &impl Decider, request: EstReques
     Ok(Reply::Est(Box::new(reply)))
 }
 
-/// What `edgewarden status` shows.
+/// The state that `edgewarden status` shows.
 pub fn status(ledger: &Ledger) -> Option<EstStatus> {
     let site = ledger.context.site.as_ref()?;
     let authority = ledger.current();
@@ -219,7 +219,7 @@ async fn refused(desk: &Arc<Desk>, decider: &impl Decider, error: &EstError) -> 
     reply
 }
 
-/// What an answer comes to.
+/// Outcome of an answer.
 enum Judged {
     Good { accepted: Box<Accepted>, serial: String },
     Later { after: Duration, pending: Pending },

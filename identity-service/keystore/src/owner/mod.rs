@@ -15,18 +15,18 @@ pub(crate) use self::queue::Priority;
 use self::queue::{Queue, Refused, WAITING_MAX};
 use crate::KeystoreError;
 
-/// How long a caller waits: a chip needs up to 3 s for an RSA primary, and others may be before it.
+/// Longest wait of a caller: a chip needs up to 3 s for an RSA primary, and others may be before it.
 const DEADLINE: Duration = Duration::from_secs(30);
-/// How often a request is run when the device is not there.
+/// Tries of a request when the device is not there.
 const ATTEMPTS_MAX: u32 = 8;
-/// How often when its answers make no sense.
+/// Tries when its answers make no sense.
 const ATTEMPTS_GARBLED_MAX: u32 = 2;
 /// The first pause between attempts; it doubles. Eight attempts take 6 seconds.
 const PAUSE: Duration = Duration::from_millis(50);
-/// How long closing waits for the request that runs. A device that hangs holds its thread for ever; then it is left.
+/// Longest wait of closing for the request that runs. A device that hangs holds its thread for ever; then it is left.
 const CLOSING: Duration = Duration::from_secs(3);
 
-/// What a request to a device fails with, inside the owner thread.
+/// Failure of a request to a device, inside the owner thread.
 pub(crate) enum Fault {
     /// The connection or the device's volatile state is gone: connect anew and repeat.
     Lost(String),
@@ -41,12 +41,12 @@ impl From<KeystoreError> for Fault {
     }
 }
 
-/// How a device is reached.
+/// Way to a device.
 pub(crate) trait Connector: Send + 'static {
     /// Made and used on the owner thread only.
     type Connection;
 
-    /// What it is for people, such as "the TPM at `/dev/tpmrm0`".
+    /// Name for people, such as "the TPM at `/dev/tpmrm0`".
     fn name(&self) -> String;
 
     fn connect(&mut self) -> Result<Self::Connection, Fault>;

@@ -1,4 +1,4 @@
-//! What waits for a device: a bounded queue with three lanes. A chip does a handful of operations a second, so the
+//! Queue before a device: bounded, with three lanes. A chip does a handful of operations a second, so the
 //! order matters: the fleet's challenge times out first, then certificates, then the rest.
 //!
 //! Two promises, which together need more than "the first lane first":
@@ -11,7 +11,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Most requests that wait. At a chip's 200 ms an operation this is more than any deadline allows.
 pub(crate) const WAITING_MAX: usize = 128;
-/// How often a lane is passed over while something waits in it.
+/// Times that a lane is passed over while something waits in it.
 const PASSED_MAX: usize = 4;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +40,7 @@ struct Lanes<T> {
 
 struct Lane<T> {
     items: VecDeque<T>,
-    /// How often in a row another lane was served while this one waited.
+    /// Times in a row that another lane was served while this one waited.
     passed: usize,
 }
 

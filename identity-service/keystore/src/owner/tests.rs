@@ -99,7 +99,7 @@ fn a_child_process_does_not_use_its_parents_connection() {
 
 const CALLERS: usize = 64;
 
-/// What was done, in this order.
+/// A request that was done, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Done {
     caller: usize,

@@ -1,4 +1,4 @@
-//! What PKCS#11's return values (version 2.40, section 5.1) mean for a caller.
+//! PKCS#11's return values (version 2.40, section 5.1) as a caller's errors.
 
 use cryptoki::error::{Error, RvError};
 

@@ -20,13 +20,13 @@ const VERSION_BYTES_MAX: usize = 256;
 
 pub(super) struct Pin {
     path: PathBuf,
-    /// Where it is kept that the PIN was refused.
+    /// File that keeps the refusal of a PIN.
     refusal: PathBuf,
     /// The same, should the disk be full.
     refused: Option<String>,
 }
 
-/// Which file, and when it was last changed or touched.
+/// Device, inode and times of a file: which one it is, and when it was last changed or touched.
 fn version(metadata: &Metadata) -> String {
     format!(
         "{} {} {} {}.{:09} {}.{:09}",
@@ -110,7 +110,7 @@ impl Pin {
 
 const LOCKED: &str = "has locked its user PIN; its security officer has to unlock it";
 
-/// What a token says about its user PIN before a login.
+/// A token's flags about its user PIN before a login.
 struct PinState {
     set: bool,
     locked: bool,

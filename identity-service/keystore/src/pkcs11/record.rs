@@ -1,5 +1,5 @@
-//! Which keys the token had when this state folder first saw it. Without it a key that was deleted would be made anew,
-//! and the gateway would be another one without anybody having said so.
+//! Record of the keys that the token had when this state folder first saw it. Without it a key that was deleted would
+//! be made anew, and the gateway would be another one without anybody having said so.
 //!
 //! Holds nothing secret. Trusts the state folder's owner: without the record the next open takes what it finds.
 
@@ -22,7 +22,7 @@ pub(super) struct Known {
     pub(super) gateway_ca: Vec<u8>,
     /// `None` in a record that is older than this key.
     pub(super) agreement: Option<Vec<u8>>,
-    /// What only the sealing key can open.
+    /// Ciphertext that only the sealing key can open.
     pub(super) check: Vec<u8>,
 }
 

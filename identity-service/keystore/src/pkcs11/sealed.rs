@@ -25,7 +25,7 @@ const MAGIC: &[u8] = b"edgewarden pkcs11 sealed 1\n";
 const NONCE_BYTES: usize = 12;
 const TAG_BYTES: usize = 16;
 const TAG_BITS: u64 = 128;
-/// What the record's check is sealed under: no value has this name.
+/// Name that the record's check is sealed under: no value has it.
 const CHECK_NAME: &str = "/check";
 const CHECK: &[u8] = b"edgewarden sealing key";
 
@@ -71,7 +71,8 @@ fn open(
     session.decrypt(&Mechanism::AesGcm(parameters), key, sealed).map(Zeroizing::new)
 }
 
-/// What tokens answer to a wrong tag. Some say "general error", so the answer alone does not tell whose fault it is.
+/// `true` for the answers that tokens give to a wrong tag. Some say "general error", so the answer alone does not tell
+/// whose fault it is.
 fn may_be_forged(error: &Error) -> bool {
     matches!(
         error,

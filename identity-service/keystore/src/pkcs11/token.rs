@@ -42,7 +42,7 @@ const MECHANISMS: [(MechanismType, &str, &[Use]); 5] = [
     ),
 ];
 
-/// Where the token is.
+/// Library and label of the token.
 pub(super) struct Token {
     module: PathBuf,
     label: String,

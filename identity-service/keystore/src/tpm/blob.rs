@@ -40,7 +40,7 @@ fn parts<'a>(magic: &[u8], blob: &'a [u8]) -> Option<(&'a [u8], &'a [u8])> {
     rest.is_empty().then_some((public, private))
 }
 
-/// What the TPM refuses about a file says that the file is wrong, not that the TPM is.
+/// Error of a file that the TPM refuses: it says that the file is wrong, not that the TPM is.
 pub(super) fn refused(
     fault: Fault,
     corrupted: &impl Fn(&'static str) -> Fault,

@@ -27,7 +27,7 @@ const CHAIN_FIRST: u32 = 0x01c0_0100;
 const CHAIN_LAST: u32 = 0x01c0_01ff;
 /// Most certificates that are sent.
 const CERTIFICATES_MAX: usize = 8;
-/// Where an EK is kept if someone made it persistent (TCG Registry of Reserved TPM 2.0 Handles).
+/// Handle of an EK that someone made persistent (TCG Registry of Reserved TPM 2.0 Handles).
 const PERSISTENT: u32 = 0x8101_0001;
 
 /// An endorsement key that has a certificate.

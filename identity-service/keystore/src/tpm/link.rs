@@ -30,7 +30,7 @@ const LAYERS_PARSING: [u32; 3] = [0x0007_0000, 0x0008_0000, 0x0009_0000];
 /// TSS2_ESYS_RC_RSP_AUTH_FAILED: the TPM's answer was changed on its way.
 const ESYS_RESPONSE_FORGED: u32 = 0x0007_001b;
 
-/// What to do about a TSS error that `command` met.
+/// The fault that stands for a TSS error that `command` met.
 pub(super) fn fault(command: &'static str) -> impl Fn(tss_esapi::Error) -> Fault {
     move |error| {
         let detail = format!("{command}: {error}");

@@ -49,7 +49,7 @@ use crate::{Description, Health, KeyAttestation, Keystore, KeystoreError, Quote}
 /// starts `identityd` sets it. (A process cannot safely set its own variables once it has threads.)
 pub const TSS_LOG_ENVIRONMENT: (&str, &str) = ("TSS2_LOG", "all+none");
 
-/// How a TPM is reached.
+/// Way to a TPM.
 #[derive(Debug, Clone)]
 pub(crate) enum Transport {
     /// A character device such as `/dev/tpmrm0`.

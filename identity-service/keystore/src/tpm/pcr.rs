@@ -38,7 +38,7 @@ fn read(context: &mut Context, pcr: u8) -> Result<[u8; 32], Fault> {
     }
 }
 
-/// What a PCR becomes (Part 1, section 17.2).
+/// Value of a PCR after an extend (Part 1, section 17.2).
 fn extended(value: &[u8; 32], digest: &[u8; 32]) -> [u8; 32] {
     let mut hash = Hash::new(&SHA256);
     hash.update(value);

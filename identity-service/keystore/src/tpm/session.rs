@@ -24,7 +24,7 @@ use crate::KeystoreError;
 /// A SHA-256 in hexadecimal.
 const PIN_BYTES: usize = 64;
 
-/// Which storage key is the right one.
+/// Mark of the right storage key.
 pub(super) struct SaltPin {
     path: PathBuf,
 }

@@ -17,7 +17,7 @@ use crate::KeystoreError;
 pub(super) const OWNER: Hierarchy = Hierarchy::Owner;
 pub(super) const ENDORSEMENT: Hierarchy = Hierarchy::Endorsement;
 
-/// What makes our primaries different from other programs' (the template's `unique`).
+/// Text in the templates' `unique` that makes our primaries different from other programs'.
 const ATTESTATION_KEY: &str = "edgewarden attestation key 1";
 const GATEWAY_CA: &str = "edgewarden gateway ca 1";
 const AGREEMENT_KEY: &str = "edgewarden agreement key 1";
