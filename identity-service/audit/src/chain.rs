@@ -33,10 +33,12 @@ pub struct Chain {
 }
 
 impl Chain {
+    /// Number of the last line, 0 before the first.
     pub fn sequence(&self) -> u64 {
         self.sequence
     }
 
+    /// Hash of the last line, [`GENESIS`] before the first.
     pub fn hash(&self) -> &str {
         self.previous.as_deref().unwrap_or(GENESIS)
     }

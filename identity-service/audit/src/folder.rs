@@ -18,6 +18,7 @@ const FILES_READ_MAX: usize = 1024;
 /// Files may be rotated away while they are read.
 const ATTEMPTS: usize = 3;
 
+/// Error of reading a folder's log.
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
     #[error("cannot read `{}`", path.display())]

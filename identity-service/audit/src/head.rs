@@ -34,6 +34,7 @@ pub struct Head {
     pub signature: String,
 }
 
+/// Fault of a signed head.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HeadProblem {
     #[error("the signed head is malformed: {0}")]
@@ -57,6 +58,7 @@ pub fn statement(gateway: &GatewayName, sequence: u64, hash: &str, at: UnixTime)
     Some(bytes)
 }
 
+/// SHA-256 of a public key's point, in hexadecimal.
 pub fn fingerprint(point: &[u8]) -> String {
     hex::encode(digest(&SHA256, point))
 }
@@ -82,6 +84,7 @@ impl Head {
         serde_json::from_str(&entry.detail).map(Some).map_err(malformed)
     }
 
+    /// Checks the signature with the key that the head names, which must be among `keys`.
     pub fn verify(&self, keys: &Keys) -> Result<(), HeadProblem> {
         let malformed = |what: &str| HeadProblem::Malformed(what.into());
         if self.signature.len() > SIGNATURE_HEX_MAX {

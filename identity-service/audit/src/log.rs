@@ -24,6 +24,7 @@ const FILE_MODE: u32 = 0o600;
 /// Room for entries that is taken from what is set aside at once.
 const AHEAD_BYTES: usize = 256 * 1024;
 
+/// Error of the writer: the disk's, or a log that was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum AuditError {
     #[error("cannot use the audit log `{}`", path.display())]
@@ -244,10 +245,12 @@ impl Audit {
         self.closed = true;
     }
 
+    /// `true` when nothing more is written.
     pub fn is_closed(&self) -> bool {
         self.closed
     }
 
+    /// Folder of the log.
     pub fn folder(&self) -> &Path {
         &self.folder
     }

@@ -18,6 +18,7 @@ pub struct Query {
 }
 
 impl Query {
+    /// `true` when the entry is in time and about the module.
     pub fn picks(&self, entry: &AuditEntry) -> bool {
         self.since.is_none_or(|since| since <= entry.at)
             && self
@@ -49,6 +50,7 @@ pub(super) struct Picked<'q> {
 }
 
 impl Picked<'_> {
+    /// Takes an entry in if the query picks it; the oldest of too many goes.
     pub fn offer(&mut self, entry: AuditEntry) {
         let last = self.query.last.min(ENTRIES_MAX);
         if last == 0 || !self.query.picks(&entry) {
@@ -60,6 +62,7 @@ impl Picked<'_> {
         self.entries.push_back(entry);
     }
 
+    /// The entries that are left, oldest first.
     pub fn into_entries(self) -> Vec<AuditEntry> {
         self.entries.into()
     }

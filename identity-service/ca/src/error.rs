@@ -6,11 +6,13 @@ use edgewarden_names::{Reason, Refusal, SpiffeId, UnixTime};
 pub struct SignError(#[source] Box<dyn std::error::Error + Send + Sync>);
 
 impl SignError {
+    /// Wraps the error of the key's home.
     pub fn new(source: impl std::error::Error + Send + Sync + 'static) -> Self {
         Self(Box::new(source))
     }
 }
 
+/// Error of issuing or reading certificates. The variants follow what the caller does next.
 #[derive(Debug, thiserror::Error)]
 pub enum CaError {
     /// Make a new issuing CA, or renew the gateway CA's certificate.

@@ -16,6 +16,7 @@ const TEXT_BYTES_MAX: usize = 256 * 1024;
 /// Most blocks in one text.
 const BLOCKS_MAX: usize = 32;
 
+/// PEM (RFC 7468), 64 characters a line.
 pub fn encode(label: &str, der: &[u8]) -> String {
     let mut lines = vec![format!("-----BEGIN {label}-----")];
     let body = STANDARD.encode(der);

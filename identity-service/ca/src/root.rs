@@ -56,6 +56,7 @@ impl RootCa {
         Ok(Self { issuer, validity, domain, certificate: certificate_der.to_vec() })
     }
 
+    /// The root's own certificate, DER.
     pub fn certificate_der(&self) -> &[u8] {
         &self.certificate
     }
@@ -65,10 +66,12 @@ impl RootCa {
         self.issuer.key().to_pkcs8()
     }
 
+    /// The trust domain whose root it is.
     pub fn domain(&self) -> &TrustDomain {
         &self.domain
     }
 
+    /// End of the root's certificate.
     pub fn not_after(&self) -> UnixTime {
         self.validity.not_after
     }

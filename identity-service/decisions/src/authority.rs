@@ -149,6 +149,7 @@ pub enum Effect {
     Complain(Refusal),
 }
 
+/// Result of a decision: the reply, the lines of the audit log, and what is to be carried out.
 #[derive(Debug)]
 pub struct Step {
     pub reply: Reply,
@@ -253,6 +254,7 @@ impl Authority {
         }
     }
 
+    /// The deployment in force, if there is one.
     pub fn in_force(&self) -> Option<&Arc<InForce>> {
         self.in_force.as_ref()
     }
@@ -263,6 +265,7 @@ impl Authority {
         modules.into_iter().any(|one| one.name == *module && one.svid_key == SvidKey::Resident)
     }
 
+    /// The policy epoch that each enforcer says it has in force.
     pub fn enforced(&self) -> Vec<(Enforcer, Epoch)> {
         let epoch = |enforcer| Some((enforcer, *self.enforced.get(&enforcer)?));
         [Enforcer::Runtimed, Enforcer::Gatewayd].into_iter().filter_map(epoch).collect()

@@ -29,6 +29,7 @@ impl Measured {
         self.value.get_or_init(|| value);
     }
 
+    /// The measurements, once they are known.
     pub fn value(&self) -> Option<Bytes> {
         self.value.get().cloned()
     }

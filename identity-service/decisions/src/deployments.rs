@@ -18,7 +18,7 @@ use edgewarden_protocol::document::Document;
 use edgewarden_protocol::dsse::{self, DsseError, VerifyingKey};
 use serde::{Deserialize, Serialize};
 
-/// The envelope in force, the highest version ever accepted, and the policy epoch (`deployments.json`).
+/// The envelope in force, the highest version ever accepted, and the policy epoch (`deployment.json`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Deployments {
@@ -71,15 +71,19 @@ impl InForce {
     pub fn vouches(&self, vouchers: &[Digest]) -> bool {
         vouchers.iter().any(|voucher| self.image_keys.contains(voucher))
     }
+    /// The deployment itself.
     pub fn deployment(&self) -> &Deployment {
         &self.deployment
     }
+    /// The compiled policy (`edgewarden_policy::CompiledEpoch`), JSON.
     pub fn compiled(&self) -> &Bytes {
         &self.compiled
     }
+    /// Number of its policy.
     pub fn epoch(&self) -> Epoch {
         self.epoch
     }
+    /// The reply about it, with the fallbacks of `kept`.
     pub fn to_reply(&self, kept: &Deployments) -> DeploymentInForce {
         DeploymentInForce {
             deployment: self.deployment.clone(),
@@ -193,10 +197,12 @@ impl Deployments {
         after.iter().filter_map(|module| Some((module.name.clone(), changed(module)?))).collect()
     }
 
+    /// The module as it was before its update, while that has not proven itself.
     pub fn fallback(&self, module: &ModuleName) -> Option<&Module> {
         self.fallbacks.get(module)
     }
 
+    /// Without the fallback of a module whose update has proven itself.
     pub fn without_fallback(&self, module: &ModuleName) -> Self {
         let mut next = self.clone();
         next.fallbacks.remove(module);

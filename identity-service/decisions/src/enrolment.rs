@@ -24,6 +24,7 @@ const ORDINARY_LEASE: Duration = Duration::from_secs(31 * 86_400);
 /// Percentage of a certificate's life after which a site's CA is asked again (`edgewarden_est::RenewalPolicy`).
 const SITE_RENEWAL_PERCENT: u32 = 66;
 
+/// The enrolment in force, if there is one (`enrolment.json`).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Enrolment {

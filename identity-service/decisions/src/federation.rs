@@ -27,12 +27,14 @@ const CONFIRM_EVERY: Duration = Duration::from_secs(600);
 /// it, or the next start would not read what was written.
 const STORED_BYTES_MAX: usize = BUNDLE_BYTES_MAX / 2 * 3;
 
+/// The bundle that is held of each other trust domain (`federation.json`).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FederatedBundles {
     domains: BTreeMap<TrustDomain, HeldBundle>,
 }
 
+/// A bundle that is held, with the endpoint that it came from and the lowest sequence that may follow.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HeldBundle {
@@ -120,10 +122,12 @@ pub fn name(endpoint: &Endpoint) -> Digest {
 }
 
 impl FederatedBundles {
+    /// The bundle of a trust domain.
     pub fn get(&self, domain: &TrustDomain) -> Option<&HeldBundle> {
         self.domains.get(domain)
     }
 
+    /// All bundles, by trust domain.
     pub fn iter(&self) -> impl Iterator<Item = (&TrustDomain, &HeldBundle)> {
         self.domains.iter()
     }

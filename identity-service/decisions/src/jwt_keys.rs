@@ -9,6 +9,7 @@ use edgewarden_protocol::jwt_keys::KEYS_MAX;
 use edgewarden_svid::jwt::{PublicKey, SigningKey, thumbprint};
 use serde::{Deserialize, Serialize};
 
+/// The public keys that JWT-SVIDs of this gateway may be signed with, and the number of their last change.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PublishedKeys {
@@ -17,6 +18,7 @@ pub struct PublishedKeys {
     keys: Vec<PublishedKey>,
 }
 
+/// A public key of JWT-SVIDs, as it is written down.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PublishedKey {
@@ -30,10 +32,12 @@ pub struct PublishedKey {
 }
 
 impl PublishedKey {
+    /// The public half of `key`, whose tokens live at most `token_seconds`.
     pub fn new(key: &SigningKey, not_after: UnixTime, token_seconds: u32) -> Self {
         Self { kid: key.kid().into(), point: hex::encode(key.point()), token_seconds, not_after }
     }
 
+    /// Uncompressed point. `None` when the text is not hexadecimal.
     pub fn point(&self) -> Option<Vec<u8>> {
         hex::decode(&self.point).ok()
     }
@@ -61,10 +65,12 @@ impl Document for PublishedKeys {
 }
 
 impl PublishedKeys {
+    /// The keys, oldest first.
     pub fn keys(&self) -> &[PublishedKey] {
         &self.keys
     }
 
+    /// Number of the last change; it only rises.
     pub fn sequence(&self) -> u64 {
         self.sequence
     }

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 /// Longest life of a token: a week, for a technician who travels.
 pub const TOKEN_LIFETIME_SECONDS_MAX: u32 = 7 * 86400;
 
+/// One-time tokens of leaf devices, by their hashes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LeafTokens {
@@ -65,6 +66,7 @@ impl LeafTokens {
         (Self { boot: boot.into(), changes, tokens: BTreeMap::new() }, lost)
     }
 
+    /// Number of changes in this boot.
     pub fn changes(&self) -> u64 {
         self.changes
     }

@@ -30,6 +30,7 @@ impl Document for Counter {
 }
 
 impl Counter {
+    /// The counter with its next number. Fails at the end of the numbers.
     pub fn next(&self) -> Result<Self, Refusal> {
         let last = self.last.checked_add(1);
         last.map(|last| Self { last })

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 /// Live instances: twice the modules of a deployment, because an update runs old and new side by side.
 pub const RECORDS_MAX: usize = 2 * edgewarden_protocol::deployment::MODULES_MAX;
 
+/// Start records of the live instances of one boot.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Records {
@@ -59,10 +60,12 @@ impl Records {
         if self.boot == boot { self.clone() } else { Self { boot: boot.into(), live: BTreeMap::new() } }
     }
 
+    /// Record of a live instance.
     pub fn get(&self, instance: &str) -> Option<&StartRecord> {
         self.live.get(instance)
     }
 
+    /// Records of all live instances.
     pub fn iter(&self) -> impl Iterator<Item = &StartRecord> {
         self.live.values()
     }
@@ -118,6 +121,7 @@ impl Records {
         Ok((next, record))
     }
 
+    /// Without the record of an instance.
     pub fn without(&self, instance: &str) -> Self {
         let mut next = self.clone();
         next.live.remove(instance);

@@ -47,6 +47,7 @@ impl Parent {
     }
 }
 
+/// Rule for the time of a renewal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Plan {
     /// At half of life, give or take a tenth, so that instances do not renew in step.
@@ -98,6 +99,7 @@ pub struct Renewal {
 }
 
 impl Renewal {
+    /// Without a certificate.
     pub fn new(plan: Plan) -> Self {
         Self {
             plan,
@@ -112,10 +114,12 @@ impl Renewal {
         }
     }
 
+    /// The certificate in use.
     pub fn held(&self) -> Option<&HeldCertificate> {
         self.held.as_ref()
     }
 
+    /// Number of certificates so far.
     pub fn generation(&self) -> u64 {
         self.generation
     }

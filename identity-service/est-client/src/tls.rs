@@ -42,6 +42,7 @@ impl ClientIdentity {
         Self::checked(chain, Arc::new(ElsewhereKey { key, point }))
     }
 
+    /// An identity by a chain that was enrolled.
     pub fn enrolled(chain: &EnrolledChain, key: Key) -> Result<Self, Refusal> {
         Self::new(chain.certificates(), key)
     }

@@ -21,6 +21,7 @@ pub const CERTIFICATES_MAX: usize = 32;
 const ID_DATA: [u8; 9] = [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x07, 0x01];
 const ID_SIGNED_DATA: [u8; 9] = [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x07, 0x02];
 
+/// Fault of a message that is no certs-only CMS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a certs-only CMS message: {0}")]
 pub struct CertsOnlyError(&'static str);

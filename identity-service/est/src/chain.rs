@@ -105,6 +105,7 @@ impl EnrolledChain {
         &self.anchor
     }
 
+    /// Purpose of the certificate.
     pub fn profile(&self) -> Profile {
         self.profile
     }

@@ -20,6 +20,7 @@ pub struct Enrolment {
     pending_since: Option<UnixTime>,
 }
 
+/// State of a request after an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Progress {
     Enrolled(EnrolledChain),
@@ -30,6 +31,7 @@ pub enum Progress {
 }
 
 impl Enrolment {
+    /// A request that was not answered yet.
     pub fn new(request: SignedRequest) -> Self {
         Self { request, pending_answers: 0, pending_since: None }
     }
@@ -44,10 +46,12 @@ impl Enrolment {
         (self.pending_answers, self.pending_since)
     }
 
+    /// The operation to ask for.
     pub fn question(&self) -> Question {
         Question::Certificate(self.request.operation)
     }
 
+    /// The request itself.
     pub fn request(&self) -> &SignedRequest {
         &self.request
     }

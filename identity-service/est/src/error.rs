@@ -27,19 +27,23 @@ impl EstError {
         Self { refusal, severity, source: None }
     }
 
+    /// An error that somebody must mend first.
     pub fn fatal(refusal: Refusal) -> Self {
         Self { refusal, severity: Severity::Fatal, source: None }
     }
 
+    /// An error that may pass; `retry_after` is the CA's wish.
     pub fn transient(refusal: Refusal, retry_after: Option<Duration>) -> Self {
         Self { refusal, severity: Severity::Transient { retry_after }, source: None }
     }
 
+    /// The error with its source.
     #[must_use]
     pub fn because(self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self { source: Some(source.into()), ..self }
     }
 
+    /// The refusal's reason.
     pub fn reason(&self) -> Reason {
         self.refusal.reason
     }

@@ -69,6 +69,7 @@ pub struct Life {
 }
 
 impl Life {
+    /// `true` from the begin to the end, both included.
     pub fn contains(&self, now: UnixTime) -> bool {
         self.not_before <= now && now <= self.not_after
     }
@@ -184,10 +185,12 @@ impl Renewal {
         self.pause = None;
     }
 
+    /// The last failure, while it stands.
     pub fn trouble(&self) -> Option<&Trouble> {
         self.trouble.as_ref()
     }
 
+    /// Validity of the certificate that is held.
     pub fn held(&self) -> Option<Life> {
         self.held.map(|held| held.life)
     }

@@ -110,6 +110,7 @@ impl SignedRequest {
         &self.der
     }
 
+    /// Operation that the request is for.
     pub fn operation(&self) -> Operation {
         self.operation
     }

@@ -45,6 +45,7 @@ pub struct Subject {
 }
 
 impl Subject {
+    /// Checks the names. Fails with `est.config`.
     pub fn new(names: &Names, profile: Profile) -> Result<Self, Refusal> {
         let refuse = |rule: &str| Refusal::new(Reason::EstConfig, "subject", rule);
         let common_name = names.common_name.as_str();

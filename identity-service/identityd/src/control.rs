@@ -66,6 +66,7 @@ impl Rights {
         }
     }
 
+    /// Fails with `peer.unauthorized` for a request that these rights do not cover.
     pub fn allow(self, request: &Request) -> Result<(), Refusal> {
         let allowed = match self {
             Self::Everything => true,

@@ -46,6 +46,7 @@ pub struct Desk {
     pub kept: Arc<KeptSecrets>,
 }
 
+/// IoT Edge API of one instance, with its own allowances.
 pub struct InstanceApi {
     /// The socket's task must not keep the service alive.
     desk: Weak<Desk>,
@@ -56,6 +57,7 @@ pub struct InstanceApi {
 }
 
 impl InstanceApi {
+    /// The API of an instance. It does not keep the desk alive.
     pub fn new(desk: &Arc<Desk>, instance: &str) -> Self {
         Self {
             desk: Arc::downgrade(desk),

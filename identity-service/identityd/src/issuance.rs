@@ -31,6 +31,7 @@ use crate::metrics::{Certificate, Metrics, Operation};
 /// As far as `edgewarden_ca` reaches back.
 const BACKDATE: Duration = Duration::from_secs(60);
 
+/// Certificates of the live instances, and the issuing CA that signs them.
 pub struct Issuance {
     domain: TrustDomain,
     gateway: GatewayName,
@@ -98,6 +99,7 @@ impl std::fmt::Debug for Issuance {
 }
 
 impl Issuance {
+    /// Nothing is issued before a gateway CA is there.
     pub fn new(
         domain: TrustDomain,
         gateway: GatewayName,
@@ -172,6 +174,7 @@ impl Issuance {
         }
     }
 
+    /// The identity of an instance, now and later. Fails while there is no valid certificate.
     pub fn subscribe(&self, instance: &str, now: UnixTime) -> Result<Current, Refusal> {
         let unavailable = |rule| Refusal::new(Reason::IdentityUnavailable, instance, rule);
         let inner = self.lock();
@@ -187,12 +190,14 @@ impl Issuance {
         Ok(current)
     }
 
+    /// Counts a stream that an instance has opened.
     pub fn stream_opened(&self, instance: &str) {
         if let Some(holder) = self.lock().holders.get_mut(instance) {
             holder.streams = holder.streams.saturating_add(1);
         }
     }
 
+    /// Counts a stream that has ended.
     pub fn stream_closed(&self, instance: &str) {
         if let Some(holder) = self.lock().holders.get_mut(instance) {
             holder.streams = holder.streams.saturating_sub(1);
@@ -429,14 +434,17 @@ impl Issuance {
         Ok((id, issued, bundle))
     }
 
+    /// End of the issuing CA's certificate. `None` while there is none.
     pub fn issuing_ca_expires(&self) -> Option<UnixTime> {
         self.lock().issuer.as_ref().map(|issuer| issuer.ca.not_after())
     }
 
+    /// State of each instance's certificate.
     pub fn status(&self) -> Vec<IdentityStatus> {
         self.status_by_module().into_iter().map(|(_, status)| status).collect()
     }
 
+    /// State of each instance's certificate, with its module.
     pub fn status_by_module(&self) -> Vec<(ModuleName, IdentityStatus)> {
         let inner = self.lock();
         let one = |(instance, holder): (&String, &Holder)| {

@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 use crate::metrics::{Metrics, Operation};
 use crate::refuse::{internal, keystore_refusal, random};
 
+/// Secrets of the gateway's own that the keystore seals, each made at its first use.
 pub struct KeptSecrets {
     keystore: Arc<dyn Keystore>,
     metrics: Arc<Metrics>,
@@ -23,6 +24,7 @@ impl std::fmt::Debug for KeptSecrets {
 }
 
 impl KeptSecrets {
+    /// Over a keystore; makes nothing yet.
     pub fn new(keystore: Arc<dyn Keystore>, metrics: Arc<Metrics>) -> Self {
         Self { keystore, metrics, one_at_a_time: Mutex::new(()) }
     }

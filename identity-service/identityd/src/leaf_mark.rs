@@ -13,6 +13,7 @@ const FILE: &str = "leaf-tokens";
 const FILE_BYTES_MAX: usize = 128;
 const FILE_MODE: u32 = 0o600;
 
+/// The mark's file, for one boot.
 #[derive(Debug)]
 pub struct LeafMark {
     path: PathBuf,
@@ -20,6 +21,7 @@ pub struct LeafMark {
 }
 
 impl LeafMark {
+    /// The mark in the folder `run`, for the boot with this name.
     pub fn new(run: &std::path::Path, boot: &str) -> Self {
         Self { path: run.join(FILE), boot: boot.into() }
     }
@@ -31,6 +33,7 @@ impl LeafMark {
         if boot == self.boot { changes.parse().ok() } else { None }
     }
 
+    /// Puts the number of changes on the disk.
     pub fn write(&self, changes: u64) -> io::Result<()> {
         durable::write(&self.path, format!("{} {changes}\n", self.boot).as_bytes(), FILE_MODE)
     }

@@ -55,6 +55,7 @@ pub struct Parts<'a> {
     pub renewals: &'a Renewals,
 }
 
+/// Renews a leaf's certificate: checks `chain` and `proof`, and issues for `csr`.
 pub fn renew(parts: Parts<'_>, chain: &[Bytes], csr: &Bytes, proof: &Bytes) -> Result<Reply, Refusal> {
     // `gatewayd` reports a refusal with the peer that it met: here it would use up what is written for operators.
     let (leaf, serial, certificate) = judge_and_issue(parts, chain, csr, proof)?;

@@ -31,6 +31,7 @@ pub trait Follower: Send + Sync {
     fn in_force(&self, authority: &Authority);
 }
 
+/// The state in force, its documents on disk, and the audit log: they change together.
 pub struct Ledger {
     pub(crate) context: Arc<Context>,
     pub(crate) clock: Clock,
@@ -110,6 +111,7 @@ impl Ledger {
         Tick { monotonic: self.clock.since_boot(), wall: self.now() }
     }
 
+    /// The revision of the state, which rises when enforcers must look again.
     pub fn revisions(&self) -> watch::Receiver<u64> {
         self.revision.subscribe()
     }
@@ -298,6 +300,7 @@ impl Ledger {
         self.audit().close();
     }
 
+    /// The newest `count` entries of the audit log, oldest first.
     pub fn audit_newest(&self, count: usize) -> Vec<AuditEntry> {
         self.audit().newest(count)
     }
@@ -336,10 +339,12 @@ impl Ledger {
         self.audit().append_head(at, head)
     }
 
+    /// Latest refusals but those of strangers, oldest first.
     pub fn refused_lately(&self) -> Vec<(UnixTime, Refusal)> {
         self.refusals().shown()
     }
 
+    /// Latest refusals of strangers, oldest first.
     pub fn refused_strangers(&self) -> Vec<(UnixTime, Refusal)> {
         self.refusals().strangers()
     }

@@ -19,6 +19,7 @@ const SECRET_NAME: &str = "iotedge-modules";
 /// The lengths of all are bounded by who asks: a field's own is authenticated with it.
 const ENCRYPTION: &[u8] = b"iotedge encrypt";
 
+/// Keys of one module for IoT Edge's API: two to sign with, one to encrypt with.
 pub struct ModuleKeys {
     primary: hmac::Key,
     secondary: hmac::Key,
@@ -54,6 +55,7 @@ impl ModuleKeys {
         })
     }
 
+    /// HMAC-SHA256 of `data`.
     pub fn sign(&self, key: KeyId, data: &[u8]) -> [u8; 32] {
         let key = match key {
             KeyId::Primary => &self.primary,
@@ -71,11 +73,13 @@ impl ModuleKeys {
         [ENCRYPTION, domain, gateway, module, initialization_vector]
     }
 
+    /// Ciphertext that only this module's key opens, with the same vector.
     pub fn encrypt(&self, plaintext: &[u8], initialization_vector: &[u8]) -> Result<Vec<u8>, Refusal> {
         let sealed = envelope::seal(&self.encryption, &self.context(initialization_vector), plaintext);
         sealed.map_err(|error| internal("encryption", &error))
     }
 
+    /// The plaintext. Fails with `iotedge.ciphertext` for what this key did not make.
     pub fn decrypt(
         &self,
         ciphertext: &[u8],

@@ -128,6 +128,7 @@ pub fn by_address(origin: &Origin, refusal: Refusal) -> Refusal {
     }
 }
 
+/// Latest refusals by class, with their allowances.
 #[derive(Debug)]
 pub struct RefusalLog {
     /// By [`Class::ALL`].
@@ -161,10 +162,12 @@ pub struct Allowance {
 }
 
 impl Allowance {
+    /// Full, as of `now`.
     pub fn new((most, interval): (u64, u64), now: UnixTime) -> Self {
         Self { left: most, most, interval, filled: now }
     }
 
+    /// `true` when something is left at `now`, after filling up.
     pub fn has(&mut self, now: UnixTime) -> bool {
         let more = now.0.saturating_sub(self.filled.0) / self.interval.max(1);
         if more > 0 {
@@ -177,6 +180,7 @@ impl Allowance {
         self.left > 0
     }
 
+    /// Takes one.
     pub fn take(&mut self) {
         self.left = self.left.saturating_sub(1);
     }
@@ -233,6 +237,7 @@ impl ClassLog {
 }
 
 impl RefusalLog {
+    /// Empty, with full allowances as of `now`.
     pub fn new(now: UnixTime) -> Self {
         let log = |class: Class| ClassLog {
             shown: VecDeque::new(),

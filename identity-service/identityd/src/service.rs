@@ -24,6 +24,7 @@ use crate::secrets::{self, Vault};
 use crate::sockets::Sockets;
 use crate::{federation, iotedge, site};
 
+/// All parts of `identityd`, wired.
 pub struct Service {
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) config: Config,
@@ -166,12 +167,14 @@ impl Service {
         self.time_changed(changes);
     }
 
+    /// Takes in the fleet's word on the time.
     pub fn hear_time(&self, offset_millis: i64) -> Result<(), Refusal> {
         let changes = self.ledger.clock.hear(offset_millis, &self.ledger.current().known_of_time())?;
         self.time_changed(changes);
         Ok(())
     }
 
+    /// Takes the wall clock's time by the operator's word.
     pub fn accept_time(&self) -> Result<(), Refusal> {
         let changes = self.ledger.clock.accept(&self.ledger.current().known_of_time())?;
         self.time_changed(changes);

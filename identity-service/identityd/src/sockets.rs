@@ -64,6 +64,7 @@ pub fn look_at(pid: i32) -> io::Result<(ProcessSeen, Process)> {
 }
 
 impl Sockets {
+    /// No socket is open yet.
     pub fn new(layout: Layout) -> Self {
         let iotedge_threads = Arc::new(Semaphore::new(IOTEDGE_THREADS));
         Self { layout, open: Mutex::default(), iotedge_threads }
@@ -193,6 +194,7 @@ impl Sockets {
     }
 }
 
+/// Sets the permissions of a file that exists.
 pub fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
 }

@@ -152,6 +152,7 @@ pub struct Lockout {
     pub recovery_seconds: u32,
 }
 
+/// A store's word on itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Health {
     pub description: Description,

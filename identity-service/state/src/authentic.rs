@@ -42,6 +42,7 @@ impl<'a> Claimed<'a> {
 }
 
 impl StateKey {
+    /// A key of these bytes.
     pub fn new(secret: &[u8]) -> Self {
         Self(hmac::Key::new(hmac::HMAC_SHA256, secret))
     }

@@ -199,6 +199,7 @@ impl Store {
         }
     }
 
+    /// The disk space that is set aside for documents.
     pub fn reserve(&self) -> Option<&Arc<Reserve>> {
         self.reserve.as_ref()
     }

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 const RAISE_STEP: Duration = Duration::from_secs(600);
 const BOOT_BYTES_MAX: usize = 64;
 
+/// The lowest time to believe, and the last belief.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TimeFloor {

@@ -46,6 +46,7 @@ pub struct Known {
     pub signed: UnixTime,
 }
 
+/// Change of the belief, for the audit log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
     /// The wall clock leapt, and is not believed.
@@ -72,6 +73,7 @@ struct Word {
     last: i64,
 }
 
+/// The belief in a time, with its doubts.
 #[derive(Debug, Clone)]
 pub struct TimeKeeper {
     offset: i64,
@@ -120,6 +122,7 @@ impl TimeKeeper {
         self.offset
     }
 
+    /// Source of the time that is believed.
     pub fn by(&self) -> TimeBy {
         self.by
     }
@@ -279,6 +282,7 @@ impl TimeKeeper {
         Ok(vec![self.believe(seen.offset(), TimeBy::Operator, seen)])
     }
 
+    /// The time for status, with a doubt if there is one.
     pub fn status(&self, seen: &Readings, known: &Known) -> TimeStatus {
         let doubted = self.doubt.map(|doubt| {
             let contradicted = self.fleet.is_some_and(|word| !near(word.offset, doubt.offset));

@@ -8,6 +8,7 @@ use super::pending::{Pending, SiteRequest};
 use crate::authority::{Authority, Effect, Step};
 use crate::enrolment::{Accepted, Enrolment};
 
+/// Input about a site's CA.
 #[derive(Debug)]
 pub enum Input {
     /// A request waits for the CA from now on, or none does.

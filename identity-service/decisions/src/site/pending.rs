@@ -10,12 +10,14 @@ use serde::{Deserialize, Serialize};
 
 const REQUEST_BYTES_MAX: usize = 16 * 1024;
 
+/// The request that waits for a site's CA, if one does.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SiteRequest {
     pub pending: Option<Pending>,
 }
 
+/// A request that waits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Pending {
@@ -36,6 +38,7 @@ impl Document for SiteRequest {
     }
 }
 
+/// The operation in the words of crate `est`.
 pub fn operation(operation: EstOperation) -> Operation {
     match operation {
         EstOperation::Enroll => Operation::Enroll,
@@ -44,6 +47,7 @@ pub fn operation(operation: EstOperation) -> Operation {
 }
 
 impl Pending {
+    /// A request that was not answered yet.
     pub fn new(operation: EstOperation, request: &SignedRequest) -> Self {
         Self { operation, request: request.der().into(), answers: 0, since: None }
     }

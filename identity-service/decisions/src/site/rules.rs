@@ -29,6 +29,7 @@ fn refuse(rule: &str) -> Refusal {
 }
 
 impl Site {
+    /// Fails with `est.config` when gateway and trust domain make no subject.
     pub fn new(
         url: String,
         anchors: TrustAnchors,

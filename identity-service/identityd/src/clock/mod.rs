@@ -34,6 +34,7 @@ impl std::fmt::Debug for Clock {
 }
 
 impl Clock {
+    /// Begins by the first reading, and by what was known before.
     pub fn new(source: Arc<dyn TimeSource>, known: &Known, belief: Option<&Belief>) -> Self {
         let seen = source.read();
         let keeper = TimeKeeper::start(&seen, known, belief);
@@ -90,11 +91,13 @@ impl Clock {
         ToldTime { offset_millis: keeper.offset(), unsure: keeper.is_unsure() }
     }
 
+    /// The time for status, with a doubt if there is one.
     pub fn status(&self, known: &Known) -> TimeStatus {
         let seen = self.source.read();
         self.keeper().status(&seen, known)
     }
 
+    /// The belief to write down. `None` without the boot's name.
     pub fn belief(&self) -> Option<Belief> {
         let boot = self.source.boot_id()?;
         let keeper = self.keeper();

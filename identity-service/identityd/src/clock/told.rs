@@ -17,6 +17,7 @@ pub struct Ration {
 }
 
 impl Ration {
+    /// Full.
     pub fn new() -> Self {
         Self { allowance: Allowance::new(ALLOWED, UnixTime(0)), untold: 0 }
     }

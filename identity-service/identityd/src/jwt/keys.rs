@@ -43,6 +43,7 @@ pub(super) struct Due {
 }
 
 impl Keys {
+    /// No keys yet.
     pub fn new(lifetimes: Lifetimes) -> Self {
         Self { lifetimes, current: None, next: None }
     }
@@ -62,6 +63,7 @@ impl Keys {
         self.current.take_if(|current| current.until <= now);
     }
 
+    /// The key that is to be made now, if one is.
     pub fn due(&mut self, now: UnixTime) -> Option<Due> {
         self.advance(now);
         let Lifetimes { token, key, lead } = self.lifetimes;

@@ -59,6 +59,7 @@ impl std::fmt::Debug for JwtAuthority {
 }
 
 impl JwtAuthority {
+    /// No keys yet: the first is made when it is due.
     pub fn new(domain: &TrustDomain, gateway: &GatewayName, lifetimes: &Identity) -> Self {
         let key = seconds(lifetimes.jwt_key_lifetime_seconds);
         let lifetimes =
@@ -79,6 +80,7 @@ impl JwtAuthority {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The gateway's own bundles, now and later.
     pub fn bundles(&self) -> watch::Receiver<Arc<Bundles>> {
         self.bundles.subscribe()
     }

@@ -75,6 +75,7 @@ impl Inner {
 }
 
 impl Tokens {
+    /// No tokens yet, for one socket.
     pub fn new(authority: &JwtAuthority, instance: &str) -> Self {
         Self { instance: instance.into(), events: authority.events.clone(), inner: Mutex::default() }
     }

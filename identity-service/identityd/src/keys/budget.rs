@@ -49,6 +49,7 @@ pub(super) struct Bucket {
 const COST: u64 = 60_000;
 
 impl Bucket {
+    /// Full.
     pub fn new(rate: Rate) -> Self {
         Self { rate, millis: u64::from(rate.at_once).saturating_mul(COST), filled: Duration::ZERO }
     }
@@ -100,6 +101,7 @@ fn take_all(bucket: &Mutex<Bucket>, count: usize, now: Duration, what: &str) -> 
 }
 
 impl Budget {
+    /// All buckets full; `store` is the rate of the keystore's calls.
     pub fn new(store: Rate) -> Self {
         Self {
             places: Arc::new(Semaphore::new(CALLS_AT_A_TIME_MAX)),

@@ -93,11 +93,13 @@ fn milliseconds(time: Duration) -> u64 {
 }
 
 impl Capabilities {
+    /// A new key, in memory only: capabilities end with the process.
     pub fn new() -> Result<Self, Refusal> {
         let secret = zeroize::Zeroizing::new(random()?);
         Ok(Self(hmac::Key::new(hmac::HMAC_SHA256, secret.as_slice())))
     }
 
+    /// A capability for a key, for `lifetime` by both clocks.
     pub fn give(
         &self,
         bound: Bound<'_>,

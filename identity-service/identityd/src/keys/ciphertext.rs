@@ -36,6 +36,7 @@ pub struct Parts<'a> {
 }
 
 impl<'a> Parts<'a> {
+    /// Parses the head. `None` for another version, or for less than a tag.
     pub fn parse(bytes: &'a [u8]) -> Option<Self> {
         let (&[version], rest) = bytes.split_first_chunk::<1>()?;
         let (generation, rest) = rest.split_first_chunk::<8>()?;
@@ -98,6 +99,7 @@ impl fmt::Debug for DataKey {
 pub(super) struct CipherError;
 
 impl DataKey {
+    /// A new random key.
     pub fn generate() -> Result<Zeroizing<Vec<u8>>, CipherError> {
         let mut bytes = Zeroizing::new(vec![0; KEY_BYTES]);
         rand::fill(&mut bytes).map_err(|_| CipherError)?;
@@ -109,6 +111,7 @@ impl DataKey {
         UnboundKey::new(&AES_256_GCM, bytes).ok().map(|key| Self(LessSafeKey::new(key)))
     }
 
+    /// Ciphertext under a random nonce, bound to `belonging` and `context`.
     pub fn encrypt(
         &self,
         belonging: &Belonging<'_>,

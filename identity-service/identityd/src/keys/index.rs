@@ -67,6 +67,7 @@ pub(super) struct Entry {
 }
 
 impl Entry {
+    /// The facts that a module may know of its key.
     pub fn key(&self, name: &KeyName) -> Key {
         Key {
             name: name.clone(),
@@ -136,6 +137,7 @@ pub(super) struct IndexFile {
 }
 
 impl IndexFile {
+    /// Over an index that was read.
     pub fn new(index: Index, store: Arc<Store>) -> Self {
         Self { index, store, closed: false, used: BTreeMap::new() }
     }
@@ -145,15 +147,18 @@ impl IndexFile {
         self.closed = true;
     }
 
+    /// The entry of a key.
     pub fn get(&self, module: &ModuleName, key: &KeyName) -> Option<&Entry> {
         self.index.keys.get(module)?.get(key)
     }
 
+    /// The keys of a module.
     pub fn of(&self, module: &ModuleName) -> Vec<Key> {
         let keys = self.index.keys.get(module).into_iter().flatten();
         keys.map(|(name, entry)| entry.key(name)).collect()
     }
 
+    /// The keys of all modules.
     pub fn all(&self) -> Vec<(ModuleName, Key)> {
         let one = |(module, keys): (&ModuleName, &BTreeMap<KeyName, Entry>)| {
             keys.iter().map(|(name, entry)| (module.clone(), entry.key(name))).collect::<Vec<_>>()

@@ -37,6 +37,7 @@ impl std::fmt::Debug for InstanceKeys {
 }
 
 impl InstanceKeys {
+    /// The keys of one instance. It does not keep the door alive.
     pub fn new(door: &Arc<Door>, instance: String, module: ModuleName) -> Self {
         Self { door: Arc::downgrade(door), instance, module }
     }

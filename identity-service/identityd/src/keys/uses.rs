@@ -20,6 +20,7 @@ struct Count {
 pub(super) struct Uses(BTreeMap<(ModuleName, KeyName), Count>);
 
 impl Uses {
+    /// Counts one use.
     pub fn count(&mut self, module: &ModuleName, key: &KeyName, operation: Operation) {
         let count = self.0.entry((module.clone(), key.clone())).or_default();
         count.total = count.total.saturating_add(1);

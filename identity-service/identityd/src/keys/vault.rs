@@ -81,6 +81,7 @@ impl std::fmt::Debug for Vault {
 }
 
 impl Vault {
+    /// Opens the folder of sealed secrets in `state`, or makes it.
     pub fn open(keystore: Arc<dyn Keystore>, metrics: Arc<Metrics>, state: &Path) -> io::Result<Self> {
         let folder = state.join(FOLDER);
         std::fs::DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(&folder)?;
@@ -88,6 +89,7 @@ impl Vault {
         Ok(Self { keystore, metrics, folder, waiting: Semaphore::new(WAITING_MAX), opened: Mutex::default() })
     }
 
+    /// The folder of sealed secrets in `state`.
     pub fn folder(state: &Path) -> PathBuf {
         state.join(FOLDER)
     }
@@ -126,6 +128,7 @@ impl Vault {
         }
     }
 
+    /// Makes a data key and has the keystore seal it.
     pub fn make_data(&self, label: &str) -> Result<(), VaultError> {
         let bytes = DataKey::generate()?;
         self.ask_chip(|keystore| keystore.seal(label, &bytes))
@@ -170,14 +173,17 @@ impl Vault {
         }
     }
 
+    /// Public half of a signing key, as an uncompressed point.
     pub fn public(&self, label: &str) -> Result<Vec<u8>, VaultError> {
         self.ask_chip(|keystore| keystore.key_public(label))
     }
 
+    /// ECDSA signature of a message.
     pub fn sign(&self, label: &str, message: &[u8]) -> Result<Vec<u8>, VaultError> {
         self.ask_chip(|keystore| keystore.key_sign(label, message))
     }
 
+    /// The keystore's attestation of a key, over `nonce`.
     pub fn certify(&self, label: &str, nonce: &[u8]) -> Result<KeyAttestation, VaultError> {
         self.ask_chip(|keystore| keystore.key_certify(label, nonce))
     }
@@ -206,6 +212,7 @@ impl Vault {
         read.ok_or_else(|| VaultError::File(io::ErrorKind::NotFound.into()))
     }
 
+    /// The secret of a file, opened by the keystore.
     pub fn open_secret(
         &self,
         label: &str,

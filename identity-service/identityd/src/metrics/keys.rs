@@ -5,6 +5,7 @@ use edgewarden_workload_wire::keys::Operation;
 
 use super::Metrics;
 
+/// Class of a call for resident keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyCall {
     Create,
@@ -52,6 +53,7 @@ pub(super) fn calls() -> Counts<KeyCall, Calls> {
 }
 
 impl Metrics {
+    /// Counts one call, done or refused.
     pub fn key_call(&self, call: KeyCall, done: bool) {
         if let Some(calls) = self.keys.get(&call) {
             if done { &calls.done } else { &calls.refused }.inc();

@@ -26,6 +26,7 @@ pub(crate) use self::source::{Told, Watched};
 /// The keystore is asked about its health at most once in this time: it may be a slow chip.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(60);
 
+/// Kind of a certificate that is issued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Certificate {
     Svid,
@@ -154,12 +155,14 @@ impl Metrics {
         answer
     }
 
+    /// Counts one refusal by its reason.
     pub fn refused(&self, reason: Reason) {
         if let Some(count) = self.refused.get(&reason) {
             count.inc();
         }
     }
 
+    /// Counts one permit for a start.
     pub fn permitted(&self) {
         self.permits.inc();
     }
@@ -169,10 +172,12 @@ impl Metrics {
         if signed { &self.jwt_signed } else { &self.jwt_reused }.inc();
     }
 
+    /// Counts one head of the audit log that was not signed.
     pub fn head_failed(&self) {
         self.heads_failed.inc();
     }
 
+    /// Counts one step of the time.
     pub fn clock_stepped(&self) {
         self.clock_steps.inc();
     }

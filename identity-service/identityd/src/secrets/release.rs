@@ -68,6 +68,7 @@ fn remove(desk: &Desk, envelope: &Digest) {
     }
 }
 
+/// State of each secret, without values.
 pub fn list(desk: &Desk) -> Reply {
     Reply::Secrets(desk.ledger.current().documents().secrets.status())
 }

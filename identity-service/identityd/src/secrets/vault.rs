@@ -19,6 +19,7 @@ const FOLDER: &str = "secrets";
 const FOLDER_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 
+/// Envelopes of secrets on disk, and the agreement key that opens them.
 #[derive(Debug)]
 pub struct Vault {
     folder: PathBuf,
@@ -68,14 +69,17 @@ impl Vault {
         })
     }
 
+    /// The right to change files and document together.
     pub fn writing(&self) -> MutexGuard<'_, ()> {
         lock(&self.writing)
     }
 
+    /// The right to open a value.
     pub fn opening(&self) -> MutexGuard<'_, ()> {
         lock(&self.opening)
     }
 
+    /// The last statement about the agreement key.
     pub fn statement(&self) -> MutexGuard<'_, Option<AgreementKey>> {
         lock(&self.statement)
     }
@@ -103,10 +107,12 @@ impl Vault {
         self.folder.join(digest.hex())
     }
 
+    /// Puts an envelope on the disk, under its digest.
     pub fn put(&self, digest: &Digest, envelope: &[u8]) -> io::Result<()> {
         durable::write(&self.path(digest), envelope, FILE_MODE)
     }
 
+    /// The envelope with this digest. Fails with `InvalidData` when its bytes are others.
     pub fn get(&self, digest: &Digest) -> io::Result<Vec<u8>> {
         let bytes = durable::read(&self.path(digest), ENVELOPE_BYTES_MAX)?;
         let bytes = bytes.ok_or(io::ErrorKind::NotFound)?;
@@ -117,6 +123,7 @@ impl Vault {
         }
     }
 
+    /// Removes an envelope, if it is there.
     pub fn remove(&self, digest: &Digest) -> io::Result<()> {
         durable::remove(&self.path(digest))
     }

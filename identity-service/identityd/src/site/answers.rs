@@ -50,6 +50,7 @@ fn site(desk: &Desk) -> Result<&Site, Refusal> {
     desk.ledger.context.site.as_ref().ok_or_else(none)
 }
 
+/// Answers one step of the exchange with the site's CA.
 pub async fn answer(desk: &Arc<Desk>, decider: &impl Decider, request: EstRequest) -> Result<Reply, Refusal> {
     site(desk)?;
     let reply = match request {
