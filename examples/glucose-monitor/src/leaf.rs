@@ -86,7 +86,7 @@ impl Answer {
 
 /// What a leaf device holds after it has enrolled.
 #[derive(Debug)]
-pub struct Held {
+pub struct Credentials {
     pub id: SpiffeId,
     pub certificates: Arc<Fixed>,
 }
@@ -177,7 +177,7 @@ fn is_due(certificate: &CertificateDer<'_>) -> Result<bool, Box<dyn Error>> {
 }
 
 /// Reads what [`enrol`] kept.
-pub fn load(dir: &Path) -> Result<Held, Box<dyn Error>> {
+pub fn load(dir: &Path) -> Result<Credentials, Box<dyn Error>> {
     let missing = |error| format!("cannot read `{}`: {error}; enrol first", dir.display());
     let chain = CertificateDer::pem_file_iter(dir.join("chain.pem"))
         .map_err(missing)?
@@ -188,7 +188,7 @@ pub fn load(dir: &Path) -> Result<Held, Box<dyn Error>> {
     let key = PrivatePkcs8KeyDer::from_pem_file(dir.join("key.pem")).map_err(missing)?;
     let own = Some(certified_key(chain, key.secret_pkcs8_der())?);
     let root = CertificateDer::from_pem_file(dir.join("root.pem")).map_err(missing)?;
-    Ok(Held { id, certificates: Arc::new(Fixed { own, root }) })
+    Ok(Credentials { id, certificates: Arc::new(Fixed { own, root }) })
 }
 
 async fn post(

@@ -91,8 +91,8 @@ impl Trend {
 
 /// What follows from one reading.
 #[derive(Debug, Default, PartialEq)]
-pub struct Judgement {
-    /// The reading was judged before: QoS 1 may deliver it again, byte for byte.
+pub struct Assessment {
+    /// The reading was assessed before: QoS 1 may deliver it again, byte for byte.
     pub repeated: bool,
     pub alarm: Option<Alarm>,
     pub summary: Option<Summary>,
@@ -126,13 +126,13 @@ impl Monitor {
         Self { summary_every: summary_every.max(1), patients: BTreeMap::new() }
     }
 
-    pub fn judge(&mut self, reading: &Reading) -> Judgement {
+    pub fn assess(&mut self, reading: &Reading) -> Assessment {
         if !self.patients.contains_key(&reading.patient) && self.patients.len() >= PATIENTS_MAX {
-            return Judgement::default();
+            return Assessment::default();
         }
         let patient = self.patients.entry(reading.patient.clone()).or_default();
         if !patient.is_new(reading) {
-            return Judgement { repeated: true, ..Judgement::default() };
+            return Assessment { repeated: true, ..Assessment::default() };
         }
         let level = Level::of(reading.glucose_mg_dl);
         let trend = patient.trend(reading);
@@ -146,7 +146,7 @@ impl Monitor {
         });
         patient.count(reading.glucose_mg_dl, level);
         let summary = (patient.count >= self.summary_every).then(|| patient.summary(&reading.patient));
-        Judgement { repeated: false, alarm, summary }
+        Assessment { repeated: false, alarm, summary }
     }
 }
 
@@ -266,7 +266,7 @@ mod tests {
             .iter()
             .enumerate()
             .filter(|(n, value)| {
-                monitor.judge(&reading(u32::try_from(*n).unwrap() * 3, **value)).alarm.is_some()
+                monitor.assess(&reading(u32::try_from(*n).unwrap() * 3, **value)).alarm.is_some()
             })
             .map(|(n, _)| n)
             .collect();
@@ -279,13 +279,13 @@ mod tests {
         let mut monitor = Monitor::new(1000);
         let mut last = None;
         for (n, value) in [100.0, 93.0, 86.0, 79.0, 72.0, 65.0, 53.0].into_iter().enumerate() {
-            last = monitor.judge(&reading(u32::try_from(n).unwrap() * 3, value)).alarm;
+            last = monitor.assess(&reading(u32::try_from(n).unwrap() * 3, value)).alarm;
         }
         let alarm = last.unwrap();
         assert_eq!((alarm.level.as_str(), alarm.trend.as_str()), ("dangerous-low", "falling-fast"));
         // The day begins anew: nothing to compare with.
         let next_day = Reading { published_us: 1, ..reading(0, 300.0) };
-        assert_eq!(monitor.judge(&next_day).alarm.unwrap().trend, "unknown");
+        assert_eq!(monitor.assess(&next_day).alarm.unwrap().trend, "unknown");
         for (rate, trend) in [
             (-3.0, Trend::FallingFast),
             (-1.5, Trend::Falling),
@@ -302,7 +302,7 @@ mod tests {
         let mut monitor = Monitor::new(4);
         let mut summaries = Vec::new();
         for (n, value) in [60.0, 100.0, 140.0, 200.0, 90.0, 90.0, 90.0, 90.0].into_iter().enumerate() {
-            summaries.extend(monitor.judge(&reading(u32::try_from(n).unwrap(), value)).summary);
+            summaries.extend(monitor.assess(&reading(u32::try_from(n).unwrap(), value)).summary);
         }
         let first =
             Summary { patient: "p".into(), count: 4, min: 60.0, mean: 125.0, max: 200.0, time_in_range: 0.5 };
@@ -312,20 +312,20 @@ mod tests {
     }
 
     #[test]
-    fn a_reading_that_comes_again_is_judged_once() {
+    fn a_reading_that_comes_again_is_assessed_once() {
         let mut monitor = Monitor::new(3);
         let low = reading(0, 40.0);
-        assert!(monitor.judge(&low).alarm.is_some());
+        assert!(monitor.assess(&low).alarm.is_some());
         for _ in 0..20 {
-            let again = monitor.judge(&low);
+            let again = monitor.assess(&low);
             assert!(again.repeated && again.alarm.is_none() && again.summary.is_none());
         }
-        monitor.judge(&reading(3, 41.0));
-        assert!(monitor.judge(&low).repeated, "also after others");
+        monitor.assess(&reading(3, 41.0));
+        assert!(monitor.assess(&low).repeated, "also after others");
         // The next day at the same time, and another patient.
         let later = Reading { published_us: low.published_us + 1, ..low.clone() };
-        assert_eq!(monitor.judge(&later).summary.unwrap().count, 3);
-        assert!(monitor.judge(&Reading { patient: "other".into(), ..low }).alarm.is_some());
+        assert_eq!(monitor.assess(&later).summary.unwrap().count, 3);
+        assert!(monitor.assess(&Reading { patient: "other".into(), ..low }).alarm.is_some());
     }
 
     #[test]
@@ -334,7 +334,7 @@ mod tests {
         for n in 0..1000 {
             let mut reading = reading(0, 40.0);
             reading.patient = format!("p{n}");
-            assert_eq!(monitor.judge(&reading).alarm.is_some(), n < PATIENTS_MAX);
+            assert_eq!(monitor.assess(&reading).alarm.is_some(), n < PATIENTS_MAX);
         }
     }
 
@@ -356,7 +356,7 @@ mod tests {
                     sampled: sample.sampled,
                     published_us: 0,
                 };
-                levels.extend(monitor.judge(&reading).alarm.map(|alarm| alarm.level));
+                levels.extend(monitor.assess(&reading).alarm.map(|alarm| alarm.level));
             }
             assert_eq!(levels.into_iter().collect::<Vec<_>>(), Vec::from_iter(level), "{name}");
         }

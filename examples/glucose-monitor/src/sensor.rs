@@ -37,11 +37,11 @@ pub async fn run(run: &Run) -> Result<(), Box<dyn Error>> {
     }
     let samples = read(&run.trace)?;
     let patient = run.trace.file_stem().map_or("patient".into(), |stem| stem.to_string_lossy().into_owned());
-    let held = load(&run.dir)?;
-    let name = held.id.path().rsplit('/').next().unwrap_or_default().to_owned();
+    let own = load(&run.dir)?;
+    let name = own.id.path().rsplit('/').next().unwrap_or_default().to_owned();
     let topic = run.topic.clone().unwrap_or_else(|| format!("leaf/{name}/glucose"));
-    let gatewayd = neighbour(&held.id, "gatewayd").ok_or("our own ID is not a leaf's")?;
-    let tls = client_config(held.certificates, Box::new(move |id| *id == gatewayd))?;
+    let gatewayd = neighbour(&own.id, "gatewayd").ok_or("our own ID is not a leaf's")?;
+    let tls = client_config(own.certificates, Box::new(move |id| *id == gatewayd))?;
     let (host, port) = run.gateway.rsplit_once(':').ok_or("the gateway is `host:port`")?;
     let mut options = MqttOptions::new(name, host.trim_matches(['[', ']']), port.parse()?);
     options.set_keep_alive(Duration::from_secs(30)).set_clean_session(true).set_inflight(1);

@@ -14,7 +14,7 @@ use super::document::Document;
 use super::exit::Stop;
 use super::{Common, key, label, output};
 use crate::admin_api::{CheckRequest, DeploymentRequest, DeploymentView, Machines, MachinesRequest, Meant};
-use crate::judge;
+use crate::preflight;
 use crate::selection::Labels;
 
 const NO_SELECTOR: &str = "for which gateways? give `--select KEY=VALUE` or a `[selector]` in the document, or `--all` for every one";
@@ -65,13 +65,13 @@ impl Deploy {
                     envelope.and_then(|envelope| Deployment::parse(envelope.payload.as_slice()).ok())
                 {
                     let machines = self.machines(&deployment.selector, common).await?;
-                    self.judge_images(&deployment, &machines).await?;
+                    self.preflight_images(&deployment, &machines).await?;
                 }
                 bytes
             }
             (None, Some(file)) => {
                 let (deployment, machines) = self.read(file, common).await?;
-                self.judge_images(&deployment, &machines).await?;
+                self.preflight_images(&deployment, &machines).await?;
                 if self.check {
                     return self.checked(&deployment, common).await;
                 }
@@ -114,13 +114,13 @@ impl Deploy {
         }
     }
 
-    /// One judge for `--check` and for the deed.
-    async fn judge_images(&self, deployment: &Deployment, machines: &Machines) -> Result<(), Stop> {
+    /// The same for `--check` and for the deed.
+    async fn preflight_images(&self, deployment: &Deployment, machines: &Machines) -> Result<(), Stop> {
         if self.skip_images {
             return Ok(());
         }
         say_machines(machines);
-        let judged = judge::images(deployment, &self.registries(), &architectures(machines)).await;
+        let judged = preflight::images(deployment, &self.registries(), &architectures(machines)).await;
         judged.map_err(|problem| {
             let refusal = problem.into_refusal();
             if refusal.reason == Reason::ImageUnavailable {
@@ -168,7 +168,7 @@ impl Deploy {
         let deployment = document.resolve(folder, version, &domain, &registries, architecture).await?;
         // Through the bytes, as on the gateway.
         let payload = serde_json::to_vec(&deployment).map_err(Stop::failed)?;
-        let judged = judge::document(payload, &domain).await;
+        let judged = preflight::document(payload, &domain).await;
         Ok((judged.map_err(|problem| Stop::from(problem.into_refusal()))?, machines))
     }
 }

@@ -120,11 +120,11 @@ impl Enrolment {
     pub async fn finish(&self, finish: Finish, now: UnixTime) -> Result<Finished, Problem> {
         let begun = self.sessions().take(&finish.session, now)?;
         let gateway = begun.gateway.clone();
-        let outcome = self.judge(begun, finish, now).await;
+        let outcome = self.conclude(begun, finish, now).await;
         Ok(Finished { gateway, outcome })
     }
 
-    async fn judge(&self, begun: Begun, finish: Finish, now: UnixTime) -> Result<Enrolled, Problem> {
+    async fn conclude(&self, begun: Begun, finish: Finish, now: UnixTime) -> Result<Enrolled, Problem> {
         let evidence = evidence_digest(&finish.proof)?;
         let permit = self.appraisals.acquire().await.map_err(Problem::internal)?;
         let references = self.store.references().await?;

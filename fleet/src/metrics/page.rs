@@ -8,7 +8,7 @@ use edgewarden_metrics::page::{Format, Page, render};
 use super::census::{Census, Counted};
 use crate::Problem;
 use crate::admin_api::DeviceState;
-use crate::server::places::Held;
+use crate::server::places::Occupancy;
 use crate::server::state::Shared;
 
 /// Before each name.
@@ -102,7 +102,7 @@ fn requests(page: &mut Page<'_>, shared: &Shared) -> fmt::Result {
 fn connections(page: &mut Page<'_>, shared: &Shared) -> fmt::Result {
     let listeners = shared.metrics.listeners.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let each = listeners.iter().flat_map(|(listener, seats)| {
-        let Held { strangers, operators, gateways } =
+        let Occupancy { strangers, operators, gateways } =
             seats.lock().unwrap_or_else(PoisonError::into_inner).count();
         [("stranger", strangers), ("operator", operators), ("gateway", gateways)]
             .map(|(kind, count)| ([("listener", *listener), ("kind", kind)], count))

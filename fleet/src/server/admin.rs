@@ -34,7 +34,7 @@ use crate::admin_api::{
     VendorPart, VendorRequest, VendorRoot, Web,
 };
 use crate::enrol::{decide::sha256, random_text, token_hash};
-use crate::judge;
+use crate::preflight;
 use crate::selection::{self, Carry, check_labels};
 use crate::store::deployments::NewDeployment;
 use crate::store::tokens::Grant;
@@ -281,7 +281,7 @@ pub async fn add_vendor_roots(store: &crate::store::Store, file: Vec<u8>) -> Res
     store.add_vendor_roots(&roots, UnixTime::now()).await?;
     let all = store.vendor_bundle().await?;
     let (added, known) = (roots.len(), certificates.len() - roots.len());
-    let judge = move || {
+    let useless = move || {
         let Ok(vendors) = VendorRoots::from_pem(all.as_bytes()) else { return Vec::new() };
         let now = UnixTime::now();
         let useless = new.into_iter().filter(|one| !one.is_root).filter_map(|one| {
@@ -290,7 +290,7 @@ pub async fn add_vendor_roots(store: &crate::store::Store, file: Vec<u8>) -> Res
         });
         useless.take(USELESS_MAX).collect::<Vec<_>>()
     };
-    let useless = tokio::task::spawn_blocking(judge).await.map_err(Problem::internal)?;
+    let useless = tokio::task::spawn_blocking(useless).await.map_err(Problem::internal)?;
     let left_out = refused.into_iter().map(|part| VendorPart { what: part.place, why: part.why }).collect();
     let roots = store.vendor_roots().await?;
     Ok(VendorAdded { roots, added, known, left_out, left_out_more: refused_more, useless })
@@ -402,7 +402,7 @@ async fn check(State(shared): App, body: Body) -> Response {
     let checked = async {
         let CheckRequest { document, allow_empty } =
             read_json(body, ENVELOPE_BYTES_MAX / 3 * 4 + SMALL_BYTES_MAX).await?;
-        let deployment = judge::document(document.0, &shared.domain).await?;
+        let deployment = preflight::document(document.0, &shared.domain).await?;
         admit(&shared, &deployment, allow_empty).await
     };
     reply::<Meant>(checked.await)
@@ -447,7 +447,7 @@ async fn verify(shared: &Shared, envelope: &[u8]) -> Result<(Deployment, String)
     let keys = shared.store.operator_keys().await?;
     let verified = dsse::verify(envelope, PAYLOAD_TYPE, &keys)
         .map_err(|error| Refusal::new(Reason::DeploymentSignature, "deployment", error))?;
-    let deployment = judge::document(verified.payload().to_vec(), &shared.domain).await?;
+    let deployment = preflight::document(verified.payload().to_vec(), &shared.domain).await?;
     Ok((deployment, verified.key_name().to_owned()))
 }
 

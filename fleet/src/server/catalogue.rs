@@ -46,51 +46,51 @@ impl Deployments {
 #[derive(Debug)]
 pub struct Catalogue {
     carry: Carry,
-    held: Mutex<Held>,
+    cached: Mutex<Cached>,
     /// One reads for all that wait.
     reading: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
-struct Held {
+struct Cached {
     changes: u64,
     deployments: Option<Arc<Deployments>>,
 }
 
 impl Catalogue {
     pub fn new(carry: Carry) -> Self {
-        Self { carry, held: Mutex::default(), reading: tokio::sync::Mutex::default() }
+        Self { carry, cached: Mutex::default(), reading: tokio::sync::Mutex::default() }
     }
 
-    fn held(&self) -> std::sync::MutexGuard<'_, Held> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn cached(&self) -> std::sync::MutexGuard<'_, Cached> {
+        self.cached.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub async fn now(&self, store: &Store) -> Result<Arc<Deployments>, StoreError> {
-        if let Some(deployments) = self.held().deployments.clone() {
+        if let Some(deployments) = self.cached().deployments.clone() {
             return Ok(deployments);
         }
         let _reading = self.reading.lock().await;
         let before = {
-            let held = self.held();
-            if let Some(deployments) = held.deployments.clone() {
+            let cached = self.cached();
+            if let Some(deployments) = cached.deployments.clone() {
                 return Ok(deployments);
             }
-            held.changes
+            cached.changes
         };
         let deployments = Arc::new(Deployments::new(store.deployments().await?, self.carry));
-        let mut held = self.held();
-        if held.changes == before {
-            held.deployments = Some(Arc::clone(&deployments));
+        let mut cached = self.cached();
+        if cached.changes == before {
+            cached.deployments = Some(Arc::clone(&deployments));
         }
         Ok(deployments)
     }
 
     /// Called after each change of what is stored, whether it is known to have succeeded or not.
     pub fn changed(&self) {
-        let mut held = self.held();
-        held.changes += 1;
-        held.deployments = None;
+        let mut cached = self.cached();
+        cached.changes += 1;
+        cached.deployments = None;
     }
 }
 

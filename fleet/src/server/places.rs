@@ -62,7 +62,7 @@ pub struct Places<T> {
 
 /// How many connections of each kind there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Held {
+pub struct Occupancy {
     pub strangers: usize,
     pub operators: usize,
     pub gateways: usize,
@@ -86,8 +86,8 @@ impl<T> Places<T> {
         }
     }
 
-    pub fn count(&self) -> Held {
-        Held {
+    pub fn count(&self) -> Occupancy {
+        Occupancy {
             strangers: self.strangers_count,
             operators: self.operators.len(),
             gateways: self.gateways_count,

@@ -8,10 +8,10 @@ use tokio::sync::Notify;
 
 use crate::selection::{Labels, selects};
 
-type Held = HashMap<GatewayName, HashMap<u64, Waiter>>;
+type Waiters = HashMap<GatewayName, HashMap<u64, Waiter>>;
 
 #[derive(Debug, Default)]
-pub struct Waiting(Mutex<(u64, Held)>);
+pub struct Waiting(Mutex<(u64, Waiters)>);
 
 #[derive(Debug)]
 struct Waiter {
@@ -30,36 +30,36 @@ pub struct Wait<'a> {
 }
 
 impl Waiting {
-    fn held(&self) -> MutexGuard<'_, (u64, Held)> {
+    fn lock(&self) -> MutexGuard<'_, (u64, Waiters)> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// From here on no change is missed.
     pub fn enter<'a>(&'a self, gateway: &'a GatewayName) -> Wait<'a> {
         let wake = Arc::new(Notify::new());
-        let mut held = self.held();
-        held.0 += 1;
-        let number = held.0;
+        let mut all = self.lock();
+        all.0 += 1;
+        let number = all.0;
         let waiter = Waiter { labels: None, wake: Arc::clone(&wake) };
-        held.1.entry(gateway.clone()).or_default().insert(number, waiter);
+        all.1.entry(gateway.clone()).or_default().insert(number, waiter);
         Wait { waiting: self, gateway, number, wake }
     }
 
     /// Something of this gateway has changed.
     pub fn wake(&self, gateway: &GatewayName) {
-        let held = self.held();
-        for waiter in held.1.get(gateway).into_iter().flat_map(HashMap::values) {
+        let all = self.lock();
+        for waiter in all.1.get(gateway).into_iter().flat_map(HashMap::values) {
             waiter.wake.notify_one();
         }
     }
 
     /// Something has changed for the gateways that this selects. Returns how many were woken.
     pub fn wake_selected(&self, selector: &Labels) -> usize {
-        let held = self.held();
+        let all = self.lock();
         let concerned =
             |waiter: &&Waiter| waiter.labels.as_ref().is_none_or(|labels| selects(selector, labels));
         let mut woken = 0;
-        for waiter in held.1.values().flat_map(HashMap::values).filter(concerned) {
+        for waiter in all.1.values().flat_map(HashMap::values).filter(concerned) {
             waiter.wake.notify_one();
             woken += 1;
         }
@@ -70,8 +70,8 @@ impl Waiting {
 impl Wait<'_> {
     /// What the gateway's labels are, from the look that follows [`Waiting::enter`] or a wake.
     pub fn looked(&self, labels: &Labels) {
-        let mut held = self.waiting.held();
-        let own = held.1.get_mut(self.gateway).and_then(|waiters| waiters.get_mut(&self.number));
+        let mut all = self.waiting.lock();
+        let own = all.1.get_mut(self.gateway).and_then(|waiters| waiters.get_mut(&self.number));
         if let Some(waiter) = own
             && waiter.labels.as_deref() != Some(labels)
         {
@@ -87,11 +87,11 @@ impl Wait<'_> {
 
 impl Drop for Wait<'_> {
     fn drop(&mut self) {
-        let mut held = self.waiting.held();
-        if let Some(waiters) = held.1.get_mut(self.gateway) {
+        let mut all = self.waiting.lock();
+        if let Some(waiters) = all.1.get_mut(self.gateway) {
             waiters.remove(&self.number);
             if waiters.is_empty() {
-                held.1.remove(self.gateway);
+                all.1.remove(self.gateway);
             }
         }
     }
@@ -130,6 +130,6 @@ mod tests {
         waiting.wake(&two);
         assert!(woken(&plant).await);
         drop((clinic, plant, unseen));
-        assert!(waiting.held().1.is_empty());
+        assert!(waiting.lock().1.is_empty());
     }
 }

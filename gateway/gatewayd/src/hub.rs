@@ -309,7 +309,7 @@ impl Hub {
             }
             Event::OlderCopy => self.broker.doubt_sessions(now),
         }
-        self.carry_out();
+        self.dispatch_actions();
     }
 
     fn answer_dropping(&mut self, client: &Principal, version: u64, outcome: &Result<(), Refusal>) {
@@ -377,10 +377,10 @@ impl Hub {
             }
         }
         self.broker.set_authority(view.clone(), misplaced, now);
-        self.carry_out();
+        self.dispatch_actions();
     }
 
-    fn carry_out(&mut self) {
+    fn dispatch_actions(&mut self) {
         for action in self.broker.take_actions() {
             match action {
                 Action::Output(connection) => drop(self.ready.insert(connection)),
@@ -427,9 +427,9 @@ impl Hub {
         }
     }
 
-    /// Carries out what the turn has left, and hands what it has written to the connections' writers.
+    /// Dispatches the actions that the turn has left, and hands what it has written to the connections' writers.
     fn finish_turn(&mut self) {
-        self.carry_out();
+        self.dispatch_actions();
         let now = self.now();
         loop {
             let idle = |connection: &&ConnectionId| self.entries.get(connection).is_some_and(|e| !e.writing);
@@ -443,7 +443,7 @@ impl Hub {
                 if let Some(entry) = self.entries.get_mut(&connection).filter(|_| !out.is_empty()) {
                     entry.writing = entry.accepted.writer.try_send(Write::More(out)).is_ok();
                 }
-                self.carry_out();
+                self.dispatch_actions();
             }
         }
     }

@@ -41,7 +41,7 @@ use self::report::Reports;
 use crate::context::Context;
 use crate::instance::Place;
 use crate::kernel::Listed;
-use crate::limits::{Held, Limits};
+use crate::limits::{LimitHits, Limits};
 use crate::{RunError, network, nft};
 
 /// Time between two looks at everything of which no event may have told.
@@ -202,7 +202,7 @@ struct Confined {
     /// The note that is on the board.
     said: Option<Refusal>,
     said_at: Instant,
-    before: Held,
+    before: LimitHits,
     _watch: Task,
 }
 

@@ -69,7 +69,7 @@ async fn permit(
 ) -> Result<StartPermit, Refusal> {
     let image = module.image.digest();
     if let Some(kept) = store.evidence(image).map_err(OciError::refusal)? {
-        match judge(identityd, module, documents, &kept).await {
+        match request_permit(identityd, module, documents, &kept).await {
             Err(CallError::Refused(refusal)) if about_signatures(refusal.reason) => {
                 tracing::info!(module = %module.name, %refusal, "the kept signatures do not count; asking the registry");
             }
@@ -77,7 +77,8 @@ async fn permit(
         }
     }
     let signatures = registry.signatures(image).await.map_err(OciError::refusal)?;
-    let permit = judge(identityd, module, documents, &signatures).await.map_err(CallError::refusal)?;
+    let permit =
+        request_permit(identityd, module, documents, &signatures).await.map_err(CallError::refusal)?;
     if let Err(error) = store.keep_evidence(image, &signatures) {
         // The start does not need it; one without a network will.
         tracing::warn!(module = %module.name, error = %error.refusal(), "the signatures are not kept");
@@ -95,7 +96,8 @@ fn about_signatures(reason: Reason) -> bool {
     )
 }
 
-async fn judge(
+/// The permit that `identityd` gives for the image by these signatures.
+async fn request_permit(
     identityd: &Client,
     module: &Module,
     documents: &Documents,

@@ -198,14 +198,14 @@ pub async fn abandon(context: &Context, prepared: Prepared) {
 /// Starts what was prepared; nothing else may be at its place. What a failed attempt made is removed.
 pub async fn start(context: &Context, prepared: Prepared) -> Result<Instance, Refusal> {
     let record = prepared.record.clone();
-    let started = carry_out(context, prepared).await;
+    let started = launch(context, prepared).await;
     if started.is_err() {
         clean(context, &record).await;
     }
     started
 }
 
-async fn carry_out(context: &Context, prepared: Prepared) -> Result<Instance, Refusal> {
+async fn launch(context: &Context, prepared: Prepared) -> Result<Instance, Refusal> {
     let Prepared { mut record, workload_folder, config, owner } = prepared;
     let module = record.module.clone();
     let failed = |error: RunError| local(&module, &error);

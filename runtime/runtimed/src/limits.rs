@@ -25,7 +25,7 @@ pub struct Limits {
 
 /// Counts of the kernel holding a module to a limit, since its instance began.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Held {
+pub struct LimitHits {
     /// Processes that were ended because memory was short in the module.
     pub out_of_memory: u64,
     /// Processes and threads that were not made.
@@ -96,17 +96,17 @@ impl Limits {
     }
 
     /// The kernel's counts of the moment.
-    pub fn held(&self) -> Held {
+    pub fn hits(&self) -> LimitHits {
         let events = if self.unified { "memory.events" } else { "memory.oom_control" };
-        Held {
+        LimitHits {
             out_of_memory: count(&self.memory.join(events), "oom_kill"),
             out_of_processes: count(&self.pids.join("pids.events"), "max"),
         }
     }
 
     /// The refusal that a running module's counts since `before` amount to; `None` when they did not rise.
-    pub fn said(&self, before: Held) -> Option<Refusal> {
-        let now = self.held();
+    pub fn said(&self, before: LimitHits) -> Option<Refusal> {
+        let now = self.hits();
         if now.out_of_memory > before.out_of_memory {
             let rule = format!("{}; other processes of it still run", self.memory_ended(now.out_of_memory));
             return Some(Refusal::new(Reason::ModuleOutOfMemory, &self.module, rule));
@@ -199,15 +199,15 @@ mod tests {
             ],
         );
         let limits = Limits::below(mount.path(), "/e/a", &module());
-        assert_eq!(limits.held(), Held { out_of_memory: 2, out_of_processes: 7 });
-        let said = limits.said(Held::default()).unwrap();
+        assert_eq!(limits.hits(), LimitHits { out_of_memory: 2, out_of_processes: 7 });
+        let said = limits.said(LimitHits::default()).unwrap();
         assert_eq!(said.reason, Reason::ModuleOutOfMemory);
         assert!(said.rule.contains("2 times, at its limit of 32 MiB"), "{said}");
-        let said = limits.said(Held { out_of_memory: 2, out_of_processes: 0 }).unwrap();
+        let said = limits.said(LimitHits { out_of_memory: 2, out_of_processes: 0 }).unwrap();
         assert_eq!(said.reason, Reason::ModuleOutOfProcesses);
         assert!(said.rule.contains("7 more were refused"), "{said}");
-        assert_eq!(limits.said(limits.held()), None);
+        assert_eq!(limits.said(limits.hits()), None);
         let nothing = Limits::below(&mount.path().join("none"), "/e/a", &module());
-        assert_eq!(nothing.held(), Held::default());
+        assert_eq!(nothing.hits(), LimitHits::default());
     }
 }

@@ -529,7 +529,7 @@ impl Life {
             End::Exited(exit) => exit,
         };
         let limits = instance.record.limits(&self.context);
-        let times = limits.held().out_of_memory;
+        let times = limits.hits().out_of_memory;
         // A shell whose program was ended says so by a status of its own.
         Some(if times > 0 && *exit != Exit::Code(0) {
             let rule = format!("{exit}; {}", limits.memory_ended(times));

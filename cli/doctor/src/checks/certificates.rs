@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use edgewarden_names::UnixTime;
 
-use super::words::{judge, no_config, not_running, span};
+use super::words::{no_config, not_running, pass_unless, span};
 use crate::check::{Check, Finding};
 use crate::facts::Facts;
 
@@ -123,5 +123,5 @@ fn modules(facts: &Facts) -> Finding {
     let ended =
         status.identities.iter().filter(|identity| identity.expires.is_some_and(|end| end <= facts.now));
     let wrong: Vec<String> = ended.map(|identity| format!("`{}`", identity.id)).collect();
-    judge(&wrong, format!("{} identities", status.identities.len()))
+    pass_unless(&wrong, format!("{} identities", status.identities.len()))
 }

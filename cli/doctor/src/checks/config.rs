@@ -2,7 +2,7 @@
 
 use edgewarden_names::GatewayName;
 
-use super::words::{judge, no_config, no_fleet};
+use super::words::{no_config, no_fleet, pass_unless};
 use crate::check::{Check, Finding};
 use crate::facts::{ConfigState, Facts, Kind};
 
@@ -117,7 +117,7 @@ fn fleet_root(facts: &Facts) -> Finding {
             if root.uris != [domain.as_str()] {
                 wrong.push(format!("it is of `{}`, not of `{domain}`", root.uris.join(" ")));
             }
-            judge(&wrong, format!("the CA of `{domain}`, serial {}", root.serial))
+            pass_unless(&wrong, format!("the CA of `{domain}`, serial {}", root.serial))
         }
     }
 }
@@ -134,7 +134,7 @@ fn operator_keys(facts: &Facts) -> Finding {
     let wrong = keys
         .iter()
         .filter_map(|(path, key)| key.as_ref().err().map(|why| format!("`{}`: {why}", path.display())));
-    judge(&wrong.collect::<Vec<_>>(), format!("{} pinned", keys.len()))
+    pass_unless(&wrong.collect::<Vec<_>>(), format!("{} pinned", keys.len()))
 }
 
 /// Write by the group or by others.
@@ -162,7 +162,7 @@ fn protected(facts: &Facts) -> Finding {
             wrong.push(format!("`{}` can be written by others (mode {:04o})", path.display(), node.mode));
         }
     }
-    judge(&wrong, format!("{} files and folders", paths.len()))
+    pass_unless(&wrong, format!("{} files and folders", paths.len()))
 }
 
 fn plain_http(facts: &Facts) -> Finding {

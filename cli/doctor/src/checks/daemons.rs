@@ -1,6 +1,6 @@
 //! The three processes.
 
-use super::words::{judge, no_config};
+use super::words::{no_config, pass_unless};
 use crate::check::{Check, Finding};
 use crate::facts::{Daemon, Facts};
 
@@ -75,7 +75,7 @@ fn each(facts: &Facts, fine: &str, fault: impl Fn(&'static str, &Daemon) -> Opti
     if wrong.is_empty() {
         return Finding::skip("no daemon answers");
     }
-    judge(&wrong.into_iter().flatten().collect::<Vec<_>>(), fine)
+    pass_unless(&wrong.into_iter().flatten().collect::<Vec<_>>(), fine)
 }
 
 fn users(facts: &Facts) -> Finding {
@@ -135,7 +135,7 @@ fn configuration(facts: &Facts) -> Finding {
             queue.bytes_max, config.mqtt.queue_bytes_max
         ));
     }
-    judge(&wrong, "it is in force")
+    pass_unless(&wrong, "it is in force")
 }
 
 /// A seccomp filter (proc_pid_status(5)).

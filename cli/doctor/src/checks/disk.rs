@@ -1,6 +1,6 @@
 //! Where the state is kept.
 
-use super::words::{judge, no_config, not_running, size};
+use super::words::{no_config, not_running, pass_unless, size};
 use crate::check::{Check, Finding, Outcome};
 use crate::facts::{Facts, Volume};
 
@@ -124,7 +124,7 @@ fn inodes(facts: &Facts) -> Finding {
         (volume.inodes > 0 && volume.inodes_free < INODES_MIN)
             .then(|| format!("{} of {} inodes are free", volume.inodes_free, volume.inodes))
     };
-    known(facts, judge(&each(facts, few), "more than enough"))
+    known(facts, pass_unless(&each(facts, few), "more than enough"))
 }
 
 const TMPFS: i64 = 0x0102_1994;
@@ -133,7 +133,7 @@ const RAMFS: i64 = 0x8584_58f6;
 fn persistent(facts: &Facts) -> Finding {
     let volatile =
         |volume: &Volume| matches!(volume.kind, TMPFS | RAMFS).then(|| "it is in memory (tmpfs)".to_owned());
-    known(facts, judge(&each(facts, volatile), "on a disk"))
+    known(facts, pass_unless(&each(facts, volatile), "on a disk"))
 }
 
 /// `statfs(2)` values of file systems that do not, or not surely, keep our two promises: FAT, exFAT, NFS, SMB, 9P, FUSE.
@@ -161,7 +161,7 @@ fn writable(facts: &Facts) -> Finding {
         Err(why) => Some(why.clone()),
         Ok(()) => None,
     };
-    known(facts, judge(&each(facts, fault), "all of them, tried with 4 KiB"))
+    known(facts, pass_unless(&each(facts, fault), "all of them, tried with 4 KiB"))
 }
 
 fn queue_room(facts: &Facts) -> Finding {

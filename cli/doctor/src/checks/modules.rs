@@ -2,7 +2,7 @@
 
 use edgewarden_protocol::uplink::ModuleState;
 
-use super::words::{advise, judge, not_running};
+use super::words::{advise, not_running, pass_unless};
 use crate::check::{Check, Finding};
 use crate::facts::Facts;
 
@@ -47,7 +47,7 @@ fn known(facts: &Facts) -> Finding {
     let wanted = in_force.deployment.modules.iter().map(|module| &module.name);
     let missing = wanted.filter(|name| !runtime.modules.iter().any(|module| module.name == **name));
     let wrong: Vec<String> = missing.map(|name| format!("it does not know {name}")).collect();
-    judge(&wrong, format!("{} modules", runtime.modules.len()))
+    pass_unless(&wrong, format!("{} modules", runtime.modules.len()))
 }
 
 fn accepted(facts: &Facts) -> Finding {
@@ -60,7 +60,7 @@ fn accepted(facts: &Facts) -> Finding {
         })
         .collect();
     let wrong: Vec<String> = refused.iter().map(|(said, _)| said.clone()).collect();
-    let finding = judge(&wrong, "none");
+    let finding = pass_unless(&wrong, "none");
     match refused.first() {
         Some((_, next)) => finding.remedy(*next),
         None => finding,
@@ -102,5 +102,5 @@ fn identified(facts: &Facts) -> Finding {
         !own.any(|one| one.expires.is_some())
     });
     let wrong: Vec<String> = without.map(|module| format!("{} has none", module.name)).collect();
-    judge(&wrong, "all of them")
+    pass_unless(&wrong, "all of them")
 }

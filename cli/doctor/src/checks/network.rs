@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use super::words::{judge, no_config, not_running};
+use super::words::{no_config, not_running, pass_unless};
 use crate::check::{Check, Finding};
 use crate::facts::Facts;
 
@@ -116,7 +116,7 @@ fn overlap(facts: &Facts) -> Finding {
     let wrong: Vec<String> = meets
         .map(|route| format!("{}/{} is reached by {}", route.network, route.length, route.interface))
         .collect();
-    judge(&wrong, config.runtime.module_network.clone())
+    pass_unless(&wrong, config.runtime.module_network.clone())
 }
 
 /// `ew<n>`

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use edgewarden_protocol::config::Keystore;
 
-use super::words::{judge, no_config};
+use super::words::{no_config, pass_unless};
 use crate::check::{Check, Finding};
 use crate::facts::{Facts, GATEWAY_USER, IDENTITY_USER, Kind};
 
@@ -156,7 +156,7 @@ fn run_folders(facts: &Facts) -> Finding {
     }
     let wrong: Vec<String> =
         folders.iter().filter_map(|(path, owner, mode)| fault(facts, path, *owner, *mode)).collect();
-    judge(&wrong, "all of them")
+    pass_unless(&wrong, "all of them")
 }
 
 const STICKY: u32 = 0o1000;
@@ -183,7 +183,7 @@ fn way(facts: &Facts) -> Finding {
             wrong.push(format!("`{shown}` can be written by everybody (mode {:04o})", node.mode));
         }
     }
-    judge(&wrong, "every folder above")
+    pass_unless(&wrong, "every folder above")
 }
 
 fn secret_file(facts: &Facts) -> Finding {

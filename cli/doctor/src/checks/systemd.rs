@@ -1,6 +1,6 @@
 //! The units.
 
-use super::words::judge;
+use super::words::pass_unless;
 use crate::check::{Check, Finding};
 use crate::facts::Facts;
 
@@ -9,7 +9,9 @@ pub const CHECKS: &[Check] = &[
         id: "systemd.units",
         title: "where systemd runs, it knows the three daemons",
         remedy: "install the files of `systemd/` into /etc/systemd/system, then `systemctl daemon-reload`",
-        run: |facts| judged(facts, |unit| (!unit.present).then(|| format!("there is no `{}`", unit.name))),
+        run: |facts| {
+            units_without(facts, |unit| (!unit.present).then(|| format!("there is no `{}`", unit.name)))
+        },
     },
     Check {
         id: "systemd.enabled",
@@ -19,15 +21,15 @@ pub const CHECKS: &[Check] = &[
             let known = |unit: &crate::facts::Unit| {
                 (unit.present && !unit.enabled).then(|| format!("`{}` is not enabled", unit.name))
             };
-            judged(facts, known)
+            units_without(facts, known)
         },
     },
 ];
 
-fn judged(facts: &Facts, fault: impl Fn(&crate::facts::Unit) -> Option<String>) -> Finding {
+fn units_without(facts: &Facts, fault: impl Fn(&crate::facts::Unit) -> Option<String>) -> Finding {
     if !facts.systemd.runs {
         return Finding::skip("systemd does not run here; `edgewarden up` supervises the daemons");
     }
     let wrong: Vec<String> = facts.systemd.units.iter().filter_map(fault).collect();
-    judge(&wrong, "all three")
+    pass_unless(&wrong, "all three")
 }

@@ -38,7 +38,7 @@ pub(super) fn size(bytes: u64) -> String {
 }
 
 /// Passes when nothing is wrong; else says what is.
-pub(super) fn judge(wrong: &[String], fine: impl Into<String>) -> Finding {
+pub(super) fn pass_unless(wrong: &[String], fine: impl Into<String>) -> Finding {
     if wrong.is_empty() { Finding::pass(fine) } else { Finding::fail(wrong.join("; ")) }
 }
 

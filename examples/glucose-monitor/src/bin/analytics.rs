@@ -1,11 +1,11 @@
-//! The module that judges readings: MQTT from the gateway's broker in, alarms to `alerts` and summaries out.
+//! The module that assesses readings: MQTT from the gateway's broker in, alarms to `alerts` and summaries out.
 //!
 //! Its certificate comes from the Workload API by the stock `spiffe` crate and changes while it runs. New connections
 //! use the new one; open connections stay. Before the certificate that a connection was made with ends, the
 //! connection is replaced.
 //!
-//! A reading is acknowledged to the broker when it is judged and, if it raised an alarm, `alerts` has the alarm: what
-//! this process has not finished when it dies comes again. So does now and then one that it has; it is judged once.
+//! A reading is acknowledged to the broker when it is assessed and, if it raised an alarm, `alerts` has the alarm: what
+//! this process has not finished when it dies comes again. So does now and then one that it has; it is assessed once.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::error::Error;
@@ -180,20 +180,20 @@ impl Analytics {
                 return self.finish(publish);
             }
         };
-        let judgement = self.monitor.judge(&reading);
-        if judgement.repeated {
+        let assessment = self.monitor.assess(&reading);
+        if assessment.repeated {
             let waits = self.waiting.values_mut().find(|(payload, _)| *payload == publish.payload);
             return match waits {
                 Some((_, received)) => received.push(publish),
                 None => self.finish(publish),
             };
         }
-        let alarm = judgement.alarm.and_then(|alarm| serde_json::to_string(&alarm).ok());
+        let alarm = assessment.alarm.and_then(|alarm| serde_json::to_string(&alarm).ok());
         match alarm {
             Some(text) => self.raise(text, publish),
             None => self.finish(publish),
         }
-        if let Some(summary) = judgement.summary
+        if let Some(summary) = assessment.summary
             && let Ok(message) = serde_json::to_vec(&summary)
         {
             println!(

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::hearing::follow_mounts;
 use super::{Admitted, Altered, Confined, Guarded, KINDS, Keeper, ROUTES, RULES, Task};
-use crate::limits::{Held, Limits};
+use crate::limits::{LimitHits, Limits};
 use crate::{RunError, network, nft};
 
 /// A limit that a module reached is shown for so long after the last time.
@@ -76,7 +76,7 @@ impl Keeper {
             told: Some(told),
             said: None,
             said_at: Instant::now(),
-            before: Held::default(),
+            before: LimitHits::default(),
             limits,
             _watch: Task(tokio::spawn(follow)),
         });
@@ -107,7 +107,7 @@ impl Keeper {
             confined.said.clone_from(&said);
             confined.said_at = Instant::now();
         } else if said.is_some() && confined.said_at.elapsed() >= SAID_FOR {
-            confined.before = confined.limits.held();
+            confined.before = confined.limits.hits();
             confined.said = None;
         }
         self.context.board.set_note(&guarded.admitted.module, confined.said.clone());

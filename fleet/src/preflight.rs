@@ -1,4 +1,4 @@
-//! What a gateway will say of a deployment, said before: by the functions that the gateway itself asks.
+//! A gateway's judgement of a deployment, foretold: by the functions that the gateway itself asks.
 //!
 //! Not a wall: each gateway judges for itself. What is refused here keeps honest mistakes away from gateways.
 
@@ -24,11 +24,11 @@ use crate::enrol::random_text;
 /// The document's fields, image keys, address and policy: all that does not depend on a gateway.
 pub async fn document(payload: Vec<u8>, domain: &TrustDomain) -> Result<Deployment, Problem> {
     let domain = domain.clone();
-    let judged = tokio::task::spawn_blocking(move || judge(&payload, &domain)).await;
+    let judged = tokio::task::spawn_blocking(move || parse_and_judge(&payload, &domain)).await;
     Ok(judged.map_err(Problem::internal)??)
 }
 
-fn judge(payload: &[u8], domain: &TrustDomain) -> Result<Deployment, Refusal> {
+fn parse_and_judge(payload: &[u8], domain: &TrustDomain) -> Result<Deployment, Refusal> {
     let deployment = Deployment::parse(payload)?;
     let refuse = |reason, rule: String| Err(Refusal::new(reason, &deployment.name, rule));
     if deployment.trust_domain != *domain {
