@@ -1,4 +1,5 @@
-//! What the command line asks of the server, over TLS with the fleet's pinned root and a bearer token.
+//! The administration API: requests of the command line and the server's answers, over TLS with the fleet's pinned root
+//! and a bearer token.
 //!
 //! `GET` or `POST` beneath [`PREFIX`]; a refusal is HTTP 4xx with a [`Refusal`] as body.
 
@@ -70,7 +71,7 @@ pub struct ReferenceRequest {
 #[serde(deny_unknown_fields)]
 pub struct AcceptRequest {
     pub gateway: GatewayName,
-    /// How the new reference is called; made up from gateway and time when absent.
+    /// Name of the new reference; made up from gateway and time when absent.
     pub name: Option<String>,
 }
 
@@ -82,7 +83,7 @@ pub struct VendorRequest {
     pub bundle: Bytes,
 }
 
-/// What became of a file of vendors' certificates.
+/// Outcome of adding a file of vendors' certificates.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct VendorAdded {
     /// All that are trusted now.
@@ -90,7 +91,7 @@ pub struct VendorAdded {
     pub added: usize,
     /// Certificates of the file that were there before.
     pub known: usize,
-    /// What in the file was left out, where it is and why.
+    /// Parts of the file that were left out, each with its place and the reason.
     pub left_out: Vec<VendorPart>,
     /// Further parts that were left out.
     pub left_out_more: usize,
@@ -164,7 +165,7 @@ pub struct MachinesRequest {
     pub selector: BTreeMap<String, String>,
 }
 
-/// How many gateways have which processor, as they reported it.
+/// Counts of gateways by processor, as they reported it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machines {
     pub architectures: BTreeMap<Architecture, usize>,
@@ -247,7 +248,7 @@ impl SecretState {
     }
 }
 
-/// How a gateway is, the worst first: of what is true the worst is said.
+/// State of a gateway, the worst first: of several that are true the worst is said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DeviceState {
@@ -302,7 +303,7 @@ impl DeviceState {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct DevicePage {
     pub devices: Vec<DeviceView>,
-    /// What to give as `after` for the next page; absent on the last.
+    /// Value of `after` for the next page; absent on the last.
     pub next: Option<GatewayName>,
 }
 
@@ -332,11 +333,11 @@ pub struct DeviceView {
     pub certificate: Option<CertificateView>,
 }
 
-/// How long a gateway goes on without its fleet.
+/// Validity of a gateway's certificate: the time that a gateway goes on without its fleet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CertificateView {
     pub state: CertificateState,
-    /// From when on its renewal is overdue.
+    /// Time from which on its renewal is overdue.
     pub overdue: UnixTime,
     pub ends: UnixTime,
 }

@@ -1,4 +1,4 @@
-//! Whether a key is the one that secrets for a gateway are sealed to.
+//! Verification of an agreement key: that it is the one that secrets for a gateway are sealed to.
 //!
 //! Trusts the fleet's root as the caller pins it. Distrusts whoever handed the key over, the fleet's server too: a key
 //! that were taken on its word would let it read what is sealed.

@@ -57,7 +57,7 @@ pub enum DataError {
     Random,
 }
 
-/// What `init` settles.
+/// Contents of `fleet.toml`, as `init` writes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
@@ -170,7 +170,7 @@ impl DataDir {
         self.database().metadata().is_ok_and(|file| file.len() > 0)
     }
 
-    /// That of an `init` that was cut off, with what SQLite keeps beside it.
+    /// Removes the database of an `init` that was cut off, with the files that SQLite keeps beside it.
     fn remove_database(&self) -> Result<(), DataError> {
         for end in ["", "-wal", "-shm"] {
             let mut path = self.database().into_os_string();
@@ -276,12 +276,12 @@ impl DataDir {
         self.0.join("web.token")
     }
 
-    /// What the command line shows the server. It may do everything but sign deployments.
+    /// The operators' bearer token, which the command line shows the server. It may do everything but sign deployments.
     pub fn admin_token(&self) -> Result<Secret, DataError> {
         self.read(&self.admin_token_file())
     }
 
-    /// What a browser shows the dashboard. It may look.
+    /// The dashboard's access token, which a browser shows. It may look and change nothing.
     pub fn web_token(&self) -> Result<Secret, DataError> {
         self.read(&self.web_token_file())
     }
@@ -306,7 +306,7 @@ impl DataDir {
         self.0.join("address")
     }
 
-    /// Where the server listens, for the command line on this machine.
+    /// Writes the address that the server listens on, for the command line on this machine.
     pub fn keep_address(&self, address: SocketAddr) -> Result<(), DataError> {
         write(&self.address_file(), address.to_string().as_bytes(), 0o644)
     }

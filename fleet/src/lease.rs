@@ -42,7 +42,7 @@ pub fn lifetime(leases: &[Lease], labels: &Labels) -> Duration {
     found.map_or(ORDINARY, |lease| Duration::from_secs(u64::from(lease.days) * 86_400))
 }
 
-/// How long what a gateway was certified with last carries it.
+/// Validity of the gateway CA certificate that a gateway was given last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Certificate {
     /// From then on its renewal is late: gateways ask for it after the first third, as they say themselves.

@@ -1,4 +1,4 @@
-//! What stops a request: a refusal that the peer is told, or trouble here that only the log is told.
+//! Errors of a request: a refusal that the peer is told, or trouble here that only the log is told.
 
 use edgewarden_names::{ErrorChain, Reason, Refusal};
 
@@ -19,7 +19,7 @@ impl Problem {
         Self::Internal(Box::new(error))
     }
 
-    /// What the peer is told. The rest is logged here, once.
+    /// The refusal for the peer. Trouble of the fleet's own becomes `Storage` or `Internal`, and is logged here, once.
     pub fn into_refusal(self) -> Refusal {
         match self {
             Self::Refused(refusal) => refusal,

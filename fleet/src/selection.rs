@@ -1,4 +1,4 @@
-//! Which deployment a gateway should run, and which ones may be stored. Pure.
+//! Choice of the deployment for a gateway, and admission of deployments to the store. Pure.
 //!
 //! Not a wall: a gateway verifies signature, selector and version itself. It keeps honest mistakes away from gateways.
 
@@ -24,7 +24,7 @@ pub fn check_labels(labels: &Labels) -> Result<(), String> {
     Ok(())
 }
 
-/// What the choice needs to know of a stored deployment.
+/// A stored deployment without its envelope: the facts that the choice needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
     /// Rises with each deployment that is stored.
@@ -37,7 +37,7 @@ pub struct Candidate {
     pub signer: Option<String>,
 }
 
-/// How the server treats signatures and versions.
+/// The server's treatment of signatures and versions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Carry {
     Verified,

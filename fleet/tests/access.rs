@@ -1,4 +1,4 @@
-//! Who may operate and who may look, and that slow or odd peers hold nobody up.
+//! Access of operators and of lookers-on; slow or odd peers hold nobody up.
 
 #![allow(
     clippy::unwrap_used,
@@ -279,7 +279,7 @@ async fn slow_body(fleet: &Fleet) -> tokio_rustls::client::TlsStream<tokio::net:
     stream
 }
 
-/// Whether the server reads the body, or has answered, after a while.
+/// Text that the server has sent within `wait`: its word that it reads the body, an answer, or nothing.
 async fn heard(
     stream: &mut tokio_rustls::client::TlsStream<tokio::net::TcpStream>,
     wait: Duration,

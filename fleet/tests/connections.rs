@@ -1,4 +1,4 @@
-//! Who crowds the server keeps neither operators nor gateways out.
+//! A crowd of connections keeps neither operators nor gateways out.
 
 #![allow(
     clippy::unwrap_used,

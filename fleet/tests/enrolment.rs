@@ -1,4 +1,4 @@
-//! Who may join and renew, through the server's door. The gateways have no TPM: the same messages, hand-made proofs.
+//! Joins and renewals through the server's door. The gateways have no TPM: the same messages, hand-made proofs.
 
 #![allow(
     clippy::unwrap_used,
@@ -126,7 +126,7 @@ async fn labels_are_the_operators() {
     assert_eq!(labels(), serde_json::json!({ "site": "clinic" }));
 }
 
-/// What a stranger hears of a name that is taken, and of one that is free.
+/// A stranger hears the same of a name that is taken and of one that is free.
 #[tokio::test]
 async fn without_a_token_nobody_learns_which_names_are_taken() {
     let fleet = Fleet::start(&[]);

@@ -61,7 +61,7 @@ fn secret_state(n: u64) -> SecretsSync {
     SecretsSync { key, have: Vec::new(), refused: Vec::new() }
 }
 
-/// What the write with this number needs before the disk is filled.
+/// Stores the rows that the write with this number needs, before the disk is filled.
 async fn prepare(store: &Store, kind: &str, n: u64) {
     match kind {
         "join" | "token's failure" => add_token(store, "gw-1", n).await.unwrap(),
@@ -160,7 +160,7 @@ async fn write(store: &Store, kind: &str, n: u64) -> Result<(), StoreError> {
     }
 }
 
-/// What another connection finds of the write: as many rows as the second value says when it is there.
+/// The rows of the write that another connection finds, and their number when all of it is there.
 async fn found(file: &Path, kind: &str, n: u64) -> (i64, i64) {
     let (query, expected) = match kind {
         "token" => (format!("SELECT count(*) FROM join_token WHERE hash = x'{}'", hex::encode(hash(n))), 1),

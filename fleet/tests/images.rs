@@ -180,7 +180,7 @@ fn written(fleet: &Fleet, image: &str, public_key: &str) -> String {
 
 type Change = fn(&mut Execution);
 
-/// What is refused is refused by the check and by the deed, in the same words, signed before or not.
+/// The check and the deed refuse the same, in the same words, signed before or not.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_gateway_would_refuse_is_neither_valid_nor_sent() {
     let fleet = Fleet::start(&[]);

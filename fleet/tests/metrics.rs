@@ -1,4 +1,4 @@
-//! What a monitoring system is told of the fleet, and who is told it.
+//! Metrics and health of the fleet, and who is told them.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
@@ -13,7 +13,7 @@ use common::{Fleet, name};
 use edgewarden_names::Reason;
 use samples::Samples;
 
-/// Where the pages are, and the token for them.
+/// Address of the pages, and the token for them.
 fn web(fleet: &Fleet) -> (String, String) {
     let url = fleet.cli(&["web", "url"]).ok();
     let (address, token) = url.trim().strip_prefix("http://").unwrap().split_once("/?token=").unwrap();

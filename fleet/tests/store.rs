@@ -587,7 +587,7 @@ async fn a_wrong_counter_deletes_nothing() {
     assert_eq!(store.message_count(&name).await.unwrap().kept, 3);
 }
 
-/// What is refused between two conflicts makes no new row of either.
+/// Refusals for other reasons between two conflicts make no new row of either.
 #[tokio::test]
 async fn refusals_that_alternate_are_a_row_for_each_reason() {
     let folder = tempfile::tempdir().unwrap();

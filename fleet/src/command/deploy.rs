@@ -101,8 +101,8 @@ impl Deploy {
         Runtime { plain_http_registries: self.plain_http.clone(), ..Runtime::default() }
     }
 
-    /// What the gateways are that are meant. Without a fleet that answers, an envelope can still be made for a site that is
-    /// cut off.
+    /// Counts by processor of the gateways that are meant. Without a fleet that answers, an envelope can still be made
+    /// for a site that is cut off.
     async fn machines(&self, selector: &Labels, common: &Common) -> Result<Machines, Stop> {
         let asked = async {
             let request = MachinesRequest { selector: selector.clone() };
@@ -173,7 +173,7 @@ impl Deploy {
     }
 }
 
-/// What images are judged for: what the gateways said, this machine's where none did.
+/// The processors that images are judged for: those that the gateways reported, this machine's when none did.
 fn architectures(machines: &Machines) -> Vec<Architecture> {
     if machines.architectures.is_empty() {
         vec![Architecture::HERE]

@@ -1,4 +1,4 @@
-//! How a command ends.
+//! The end of a command: its error, its hint, its exit code.
 
 use std::io::ErrorKind;
 use std::process::ExitCode;
@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use edgewarden_names::{ErrorChain, Reason, Refusal};
 use edgewarden_transport::http::HttpError;
 
-/// Why a command did not do what it was asked.
+/// Failure or refusal of a command.
 #[derive(Debug)]
 pub enum Stop {
     /// An answer, not a failure: exit code 3.
@@ -56,7 +56,7 @@ impl From<Refusal> for Stop {
     }
 }
 
-/// What a server does that has no place, or no time.
+/// Hint for a connection that a server closes, or does not answer, for want of places or time.
 const FULL: &str = "the server runs, and may be full or too busy: its log says so. On its own machine, without \
                     `--server`, commands have a way of their own";
 

@@ -1,8 +1,8 @@
-//! Who may begin an enrolment. Pure.
+//! Decision whether an enrolment may begin. Pure.
 //!
 //! A join needs a token for this very name, and is what the token says: with a TPM, unless the token does without, and
-//! with the token's labels. A renewal needs the TPM and attestation key that the name is bound to. Who has neither a
-//! token nor a known attestation key hears the same for every name, taken or free.
+//! with the token's labels. A renewal needs the TPM and attestation key that the name is bound to. A peer that has
+//! neither a token nor a known attestation key hears the same for every name, taken or free.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use edgewarden_names::{Digest, GatewayName, Reason, Refusal, TrustDomain, UnixTime};
@@ -13,12 +13,12 @@ use crate::store::devices::Binding;
 use crate::store::tokens::{TOKEN_FAILURES_MAX, TokenRecord};
 use crate::text;
 
-/// What the fleet knows when a gateway asks to begin.
+/// Facts from the store about a gateway that asks to begin.
 #[derive(Debug, Clone, Copy)]
 pub struct Known<'a> {
     /// The record of the token that was shown, if there is one.
     pub token: Option<&'a TokenRecord>,
-    /// What the name is bound to.
+    /// The keys that the name is bound to; absent for a name that has not joined.
     pub binding: Option<&'a Binding>,
     /// The name that the TPM is bound to.
     pub name_of_endorsement: Option<&'a GatewayName>,

@@ -27,7 +27,7 @@ use sessions::Sessions;
 /// Challenges and appraisals at once. They are CPU work: RSA, certificate chains, up to 2 MiB of event log.
 const APPRAISALS_MAX: usize = 2;
 
-/// What is remembered between the two halves.
+/// An enrolment between its two halves: the challenge was sent, its answer has not come.
 #[derive(Debug)]
 struct Begun {
     gateway: GatewayName,
@@ -226,7 +226,7 @@ fn vendor_roots(last: &Mutex<Option<(String, Arc<VendorRoots>)>>, bundle: String
     }
 }
 
-/// What is kept of a token.
+/// SHA-256 of a join token's text: all that is stored of it.
 pub fn token_hash(token: &str) -> [u8; 32] {
     let mut hash = [0; 32];
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, token.as_bytes());

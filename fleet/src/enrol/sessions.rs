@@ -20,7 +20,7 @@ struct Entry<T> {
     content: T,
 }
 
-/// What is kept between the two halves of an enrolment, by session name.
+/// Enrolments between their two halves, by session name.
 #[derive(Debug)]
 pub struct Sessions<T> {
     entries: HashMap<String, Entry<T>>,
@@ -65,7 +65,8 @@ impl<T> Sessions<T> {
     }
 }
 
-/// Who has one IPv6 address has a /64 of them (RFC 4291 section 2.5.4).
+/// The network that a source is counted by: the /64 of an IPv6 address, for who has one address has them all (RFC 4291
+/// section 2.5.4); an IPv4 address itself, also when it is mapped.
 pub fn whole_network(source: IpAddr) -> IpAddr {
     match source.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6((u128::from(address) >> 64 << 64).into()),

@@ -1,5 +1,5 @@
-//! How many gateways there are in each state. It takes a look at every gateway, so one count serves all who ask for a
-//! while, and nobody but the first waits for it.
+//! Counts of gateways by state. A count takes a look at every gateway, so one serves all who ask for a while, and
+//! nobody but the first waits for it.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};

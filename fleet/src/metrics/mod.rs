@@ -1,4 +1,4 @@
-//! What a monitoring system wants to know of the fleet: counted while it happens, or asked of what is there.
+//! Metrics and health of the fleet, for monitoring systems: counted while it happens, or asked of what is there.
 //!
 //! * [`Metrics`], [`count`]: counters, and the layer that counts requests · [`census`]: gateways by state · [`page`]: all
 //!   of it as text · [`health`]: whether the fleet does its work
@@ -22,7 +22,7 @@ pub use self::page::page;
 use crate::server::listener::Seats;
 use crate::server::state::Shared;
 
-/// What a request is about.
+/// Subject of a request, by its path: the label of `requests`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Sync,
@@ -106,7 +106,8 @@ pub async fn count(State(shared): State<Arc<Shared>>, request: Request, next: Ne
     answer
 }
 
-/// Whether the database can be read, and written as far as the last write tells.
+/// `Ok` when the database can be read, and written as far as the last write tells. The error is `Storage` when the disk
+/// is why, and `Internal` otherwise.
 pub async fn health(shared: &Shared) -> Result<(), Reason> {
     shared.store.probe().await.map_err(
         |error| {

@@ -14,7 +14,7 @@ use crate::server::state::Shared;
 /// Before each name.
 const PREFIX: &str = "edgewarden_fleet";
 
-/// What was asked of the store before the page is written.
+/// Facts from the store, asked for before the page is written.
 struct Facts {
     counted: Counted,
     deployments: usize,

@@ -296,7 +296,7 @@ pub async fn add_vendor_roots(store: &crate::store::Store, file: Vec<u8>) -> Res
     Ok(VendorAdded { roots, added, known, left_out, left_out_more: refused_more, useless })
 }
 
-/// What was admitted before stays so until it next has to prove itself.
+/// `POST /trust/remove`. A gateway that was admitted before stays so until it next has to prove itself.
 async fn trust_remove(State(shared): App, body: Body) -> Response {
     let removed = async {
         let RemoveTrust { what, name } = read_json(body, SMALL_BYTES_MAX).await?;
@@ -416,7 +416,7 @@ async fn machines(State(shared): App, body: Body) -> Response {
     reply::<Machines>(found.await)
 }
 
-/// What is kept of a deployment beside its envelope.
+/// The fields of a deployment that are stored beside its envelope.
 struct Carried {
     name: String,
     version: u64,
@@ -451,7 +451,8 @@ async fn verify(shared: &Shared, envelope: &[u8]) -> Result<(Deployment, String)
     Ok((deployment, verified.key_name().to_owned()))
 }
 
-/// Whether what is stored already, and the gateways there are, let a deployment in. Says whom it is for.
+/// Checks a deployment against those that are stored and the labels of the gateways. Returns the gateways that it is
+/// for; without any it is refused with `DeploymentSelector`, unless `allow_empty`.
 async fn admit(shared: &Shared, deployment: &Deployment, allow_empty: bool) -> Result<Meant, Problem> {
     let stored = shared.deployments().await?;
     let gateways = shared.store.device_labels().await?;

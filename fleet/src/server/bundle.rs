@@ -33,14 +33,14 @@ use super::state::Shared;
 use crate::data_dir::DataDir;
 use crate::store::{Store, StoreError};
 
-/// How often other trust domains are told to ask (section 4.2). A gateway's next key is in the bundle for five of these
-/// before it signs.
+/// `spiffe_refresh_hint` of the bundle: seconds between two fetches of another trust domain (section 4.2). A gateway's
+/// next key is in the bundle for five of these before it signs.
 const REFRESH_HINT_SECONDS: u32 = 300;
-/// How soon what changed is in the bundle.
+/// Longest time until a change is in the bundle.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 const BODY_BYTES_MAX: usize = 2 * SIGNED_BYTES_MAX;
 
-/// Where the bundle is served, and as whom.
+/// The bundle endpoint: its address, and the profile that it authenticates itself by.
 #[derive(Debug, Clone)]
 pub struct Endpoint {
     pub listen: SocketAddr,

@@ -27,7 +27,7 @@ impl Deployments {
         &self.all
     }
 
-    /// What a gateway with these labels should run.
+    /// The deployment for a gateway with these labels, as [`choose`] finds it.
     pub fn wanted(&self, labels: &Labels) -> Option<&Candidate> {
         let mut chosen = self.chosen.lock().unwrap_or_else(PoisonError::into_inner);
         let place = chosen.get(labels).copied().unwrap_or_else(|| {
@@ -42,7 +42,7 @@ impl Deployments {
     }
 }
 
-/// What is stored now. What was read while it changed is given out and not kept.
+/// Cache of the stored deployments. A list that was read while they changed is given out and not kept.
 #[derive(Debug)]
 pub struct Catalogue {
     carry: Carry,

@@ -1,4 +1,4 @@
-//! How many connections of gateways this machine bears, by its file descriptors and its memory.
+//! The most connections that this machine bears, by its file descriptors and its memory.
 
 use std::path::Path;
 
@@ -18,9 +18,9 @@ const SMALL_LISTENERS: usize = 3;
 const SMALL: usize = 256;
 /// Descriptors for everything but connections: without them nothing could be stored.
 const DESCRIPTORS_KEPT: usize = 256;
-/// What a held request takes with TLS, its buffers and its report, rounded up.
+/// Memory of a held request with TLS, its buffers and its report, rounded up.
 const CONNECTION_BYTES: u64 = 64 * 1024;
-/// Where the system says neither.
+/// Memory in bytes that is taken for the machine's when `/proc/meminfo` does not say it.
 const MEMORY_UNKNOWN: u64 = 1 << 30;
 
 /// The places of the listener for gateways and operators. `asked` gateways' connections at most, if that is given.

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use crate::data_dir::Settings;
 
 const LIFETIME: Duration = Duration::from_secs(7 * 86400);
-/// How often the clock is looked at, which may be set meanwhile.
+/// Time between two looks at the clock, which may be set meanwhile.
 const LOOK: Duration = Duration::from_secs(60);
 
 /// The identity to serve with, and the task that keeps it good. The task ends when nobody looks any more.
@@ -57,7 +57,7 @@ pub fn keep(
     Ok((current, renew))
 }
 
-/// Whether a certificate that was made then serves on: not in its second half, and not of the future.
+/// `true` for a certificate that is neither in its second half nor of the future; clocks may differ by [`LOOK`].
 fn is_good(made: UnixTime, now: UnixTime) -> bool {
     made <= now.plus(LOOK) && now < made.plus(LIFETIME / 2)
 }

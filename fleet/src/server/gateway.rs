@@ -91,7 +91,7 @@ fn check_report(report: &Report) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// What is kept of a sync while it is held.
+/// The part of a sync that is kept while it is held.
 struct Asked {
     have: Option<Digest>,
     wait: Duration,

@@ -17,7 +17,7 @@ const BODY_DEADLINE: Duration = Duration::from_secs(30);
 /// The same for strangers. An event log is some 100 KiB.
 const STRANGERS_BODY_DEADLINE: Duration = Duration::from_secs(10);
 
-/// What is read and thrown away of a body over its limit, so that its sender gets to read the refusal.
+/// Most bytes of a body over its limit that are read and thrown away, so that its sender gets to read the refusal.
 const DISCARDED_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Reads a JSON body of at most `bytes_max` bytes.

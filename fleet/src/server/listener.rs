@@ -31,7 +31,7 @@ const CONNECTION_LIFETIME: Duration = Duration::from_secs(3600);
 const DRAIN: Duration = Duration::from_secs(75);
 const DRAIN_AT_STOP: Duration = Duration::from_secs(5);
 
-/// How connections are served.
+/// The service of a listener's connections: its routes, its TLS and its places.
 #[derive(Clone)]
 pub struct Service {
     pub router: Router,
@@ -41,10 +41,10 @@ pub struct Service {
     pub seats: Seats,
 }
 
-/// Who holds a connection.
+/// The shared table of a listener's places. A place's [`Notify`] ends its connection.
 pub type Seats = Arc<Mutex<Places<Arc<Notify>>>>;
 
-/// Nobody's yet.
+/// An empty table with these limits.
 pub fn seats(limits: Limits) -> Seats {
     Arc::new(Mutex::new(Places::new(limits)))
 }
@@ -55,7 +55,7 @@ impl std::fmt::Debug for Service {
     }
 }
 
-/// Where connections come from.
+/// A source of connections: TCP, or the operators' Unix socket.
 pub trait Listener: Send + Sync + 'static {
     type Stream: Stream;
     /// The next connection, and whom it is counted to.
@@ -138,7 +138,7 @@ fn end(gone: Option<Arc<Notify>>) {
     }
 }
 
-/// What is shared by the connections of one listener.
+/// State that the connections of one listener share.
 struct Shared {
     service: Service,
     stopping: watch::Receiver<bool>,
@@ -267,7 +267,8 @@ fn is_gateways(id: &SpiffeId) -> bool {
     matches!(id.kind(), IdKind::Module(_, name) if ["runtimed", "gatewayd"].contains(&name.as_str()))
 }
 
-/// What a gateway hears that has no place.
+/// Routes of a connection of a gateway that has no place: each request is refused with `Busy`, and the connection
+/// closes.
 fn full(most: usize) -> Router {
     Router::new().fallback(move || async move {
         let rule =

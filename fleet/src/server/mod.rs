@@ -58,7 +58,7 @@ pub struct Options {
     pub carry: Carry,
     /// Most connections of gateways; as many as the machine bears when absent.
     pub connections: Option<usize>,
-    /// Where other trust domains get our bundle.
+    /// Endpoint for our bundle, for other trust domains; absent when it is not served.
     pub bundle: Option<bundle::Endpoint>,
 }
 
@@ -198,8 +198,8 @@ fn endpoint_tls(profile: &bundle::Profile, identity: &Identity) -> Result<TlsAcc
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-/// Where the command line of this machine gets in, whoever crowds the network: in a folder that nobody else enters. None
-/// when it cannot be made, which is said: the command line then uses the network.
+/// The operators' Unix socket: a way in for the command line of this machine, whoever crowds the network, in a folder
+/// that nobody else enters. `None` when it cannot be made, which is logged: the command line then uses the network.
 fn operators_socket(data: &DataDir) -> Option<UnixListener> {
     let path = data.socket();
     // What a server left behind that is gone. There is no other one: the folder is ours.

@@ -1,4 +1,4 @@
-//! Who is at the other end of a connection, and what that lets it ask.
+//! Identity of the other end of a connection, and the requests that it permits.
 //!
 //! The handshake has verified the chain to the fleet's root; here its names are compared with what is asked.
 

@@ -1,8 +1,8 @@
-//! Who holds a connection, and who makes room for whom. Pure: time is an argument.
+//! Places for connections: their holders, and the order in which they make room. Pure: time is an argument.
 //!
-//! Who connects is a stranger, counted by address (IPv4) or line (an IPv6 /64), until it has proven more: a gateway by
-//! its certificate, an operator by its token. Each of the three kinds has places of its own, so that strangers take none
-//! of an operator's or a gateway's, and each line and each process of a gateway has a share.
+//! Each connection begins as a stranger's, counted by address (IPv4) or line (an IPv6 /64), until its peer has proven
+//! more: a gateway by its certificate, an operator by its token. Each of the three kinds has places of its own, so that
+//! strangers take none of an operator's or a gateway's, and each line and each process of a gateway has a share.
 //!
 //! A stranger that comes to taken places gets one all the same when somebody of a more crowded line, or somebody that
 //! has been there for a while without proving anything, can make room. Who has said nothing goes first.
@@ -15,7 +15,7 @@ use edgewarden_names::SpiffeId;
 
 use crate::enrol::sessions::whole_network;
 
-/// How long a stranger may be silent before it makes room for another of its line.
+/// Time that a stranger may be silent before it makes room for another of its line.
 const SILENT_FOR: Duration = Duration::from_millis(250);
 /// The same for one that speaks: longer than a handshake takes among many.
 const UNPROVEN_FOR: Duration = Duration::from_secs(2);
@@ -60,7 +60,7 @@ pub struct Places<T> {
     gateways_count: usize,
 }
 
-/// How many connections of each kind there are.
+/// Counts of the connections of each kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Occupancy {
     pub strangers: usize,

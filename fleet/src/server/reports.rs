@@ -1,4 +1,4 @@
-//! What gateways report of themselves, committed together: one write to the disk for all that came during the last.
+//! Reports of gateways, committed together: one write to the disk for all that came during the last.
 
 use edgewarden_names::{GatewayName, Reason, Refusal, UnixTime};
 use edgewarden_protocol::uplink::Report;

@@ -157,7 +157,7 @@ async fn verify(shared: &Shared, envelope: &[u8]) -> Result<(SecretDocument, Str
     Ok((document, verified.key_name().to_owned()))
 }
 
-/// Whether the gateway's own statement names the key. Its signature is for who seals to check.
+/// `true` when the gateway's own statement names the key. Its signature is checked by whoever seals.
 fn says(key: &AgreementKey, recipient: &Digest) -> bool {
     serde_json::from_slice::<dsse::Envelope>(key.statement.as_slice())
         .ok()

@@ -1,4 +1,4 @@
-//! What all requests share.
+//! State that all requests share.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -111,7 +111,8 @@ impl Shared {
         self.deployments.now(&self.store).await
     }
 
-    /// When `digest` may be sent to a gateway that has `have`; now, unless it was just sent.
+    /// Earliest time to send `digest` again to a gateway that has `have`; `None` when this was not what it was sent
+    /// last, and may go at once.
     pub fn send_at(&self, gateway: &GatewayName, digest: &Digest, have: Option<&Digest>) -> Option<Instant> {
         let sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
         let last = sent.get(gateway)?;
@@ -124,7 +125,8 @@ impl Shared {
         self.sent.lock().unwrap_or_else(PoisonError::into_inner).insert(gateway.clone(), sent);
     }
 
-    /// When these secrets may be sent to a gateway; now, unless they were just sent.
+    /// Earliest time to send these secrets to a gateway again; `None` when they are not what it was sent last, and may
+    /// go at once.
     pub fn secrets_send_at(&self, gateway: &GatewayName, batch: &Digest) -> Option<Instant> {
         let sent = self.secrets_sent.lock().unwrap_or_else(PoisonError::into_inner);
         let (last, at) = sent.get(gateway)?;
@@ -137,8 +139,8 @@ impl Shared {
         sent.insert(gateway.clone(), (batch, Instant::now()));
     }
 
-    /// What a gateway's large bodies pass before [`Shared::gateways_bodies`]. Called for enrolled gateways only, which
-    /// bounds the map.
+    /// The gate that a gateway's large bodies pass before [`Shared::gateways_bodies`]. Called for enrolled gateways
+    /// only, which bounds the map.
     pub fn bodies_of(&self, gateway: &GatewayName) -> Arc<Semaphore> {
         let mut bodies = self.bodies.lock().unwrap_or_else(PoisonError::into_inner);
         let own = bodies.entry(gateway.clone());

@@ -97,7 +97,7 @@ pub fn selected(selector: &Labels, gateways: Vec<(GatewayName, Labels)>) -> Mean
     meant
 }
 
-/// What the gateways are that a selector names.
+/// Counts by processor of the gateways that a selector names.
 pub async fn machines(shared: &Shared, selector: &Labels) -> Result<Machines, Problem> {
     let mut machines = Machines::default();
     let all = shared.store.device_architectures().await?;
@@ -110,7 +110,7 @@ pub async fn machines(shared: &Shared, selector: &Labels) -> Result<Machines, Pr
     Ok(machines)
 }
 
-/// Whom each deployment reaches, by its number.
+/// The gateways that each deployment reaches, by its number in the store.
 fn meant(stored: &Deployments, gateways: Vec<(GatewayName, Labels)>) -> HashMap<i64, Meant> {
     let mut meant: HashMap<i64, Meant> = HashMap::new();
     for (gateway, labels) in gateways {
@@ -132,7 +132,8 @@ fn deployment(candidate: &Candidate, gateways: Meant) -> DeploymentView {
     }
 }
 
-/// What runs in the place of a refused update is not what was deployed either.
+/// `true` for a module that is refused, or whose update is: the one that runs in its place is not what was deployed
+/// either.
 fn is_refused(module: &ModuleReport) -> bool {
     let update = module.update.as_ref().map(|update| update.state);
     module.state == ModuleState::Refused || update == Some(ModuleState::Refused)

@@ -68,7 +68,7 @@ impl Waiting {
 }
 
 impl Wait<'_> {
-    /// What the gateway's labels are, from the look that follows [`Waiting::enter`] or a wake.
+    /// Notes the gateway's labels, from the look that follows [`Waiting::enter`] or a wake.
     pub fn looked(&self, labels: &Labels) {
         let mut all = self.waiting.lock();
         let own = all.1.get_mut(self.gateway).and_then(|waiters| waiters.get_mut(&self.number));

@@ -1,4 +1,4 @@
-//! How long each gateway's certificate lasts, and that somebody is told when it was not renewed.
+//! Validity of each gateway's certificate, and the event for one that was not renewed.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ impl CertificateState {
 }
 
 impl Writing<'_> {
-    /// What a new certificate changes.
+    /// Keeps the validity of a gateway's new certificate. Events about the one before do not count for it.
     pub(super) async fn keep_certificate(
         &mut self,
         gateway: &GatewayName,

@@ -23,7 +23,7 @@ const SAME_AGAIN_AFTER: Duration = Duration::from_secs(60);
 /// Most certified CA keys of one gateway that are good here: the newest, and those that it is moving away from.
 pub const CA_KEYS_MAX: i64 = 4;
 
-/// What a gateway's name is bound to.
+/// The keys that a gateway's name is bound to, each as the SHA-256 of its public half.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Binding {
     /// The TPM: its EK (or the software device key). Bound for good.
@@ -82,7 +82,7 @@ pub struct Admission<'a> {
     pub attempt: &'a Attempt,
 }
 
-/// What a gateway says of itself, and when it was heard.
+/// A gateway's report of itself, and the time at which it came.
 #[derive(Debug, Clone, Copy)]
 pub struct NewReport<'a> {
     pub gateway: &'a GatewayName,
@@ -244,7 +244,7 @@ impl Store {
             .transpose()
     }
 
-    /// Whether this gateway CA key was certified for this gateway, and the gateway is still one of the fleet.
+    /// `true` when this gateway CA key was certified for this gateway, and the gateway is still one of the fleet.
     pub async fn knows_ca_key(&self, gateway: &GatewayName, key: &Digest) -> Result<bool, StoreError> {
         let found: i64 =
             sqlx::query_scalar("SELECT count(*) FROM gateway_ca WHERE key_digest = ? AND gateway = ?")

@@ -1,5 +1,5 @@
-//! What happened, for people. Bounded, each by itself: what operators did, what befell a gateway, what was refused to it.
-//! No gateway pushes out another's events or an operator's, and no refusals push out a gateway's history.
+//! Events, for people to read. Bounded, each by itself: what operators did, what befell a gateway, what was refused to
+//! it. No gateway pushes out another's events or an operator's, and no refusals push out a gateway's history.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -36,7 +36,7 @@ pub struct Event {
 
 type EventRow = (i64, Option<String>, Option<String>, String, i64);
 
-/// Who brought an event about, which is whose room it takes.
+/// Originator of an event, whose room it takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum By {
     Operator,
@@ -179,7 +179,7 @@ fn bounded(text: &str) -> &str {
     text.get(..text.floor_char_boundary(TEXT_BYTES_MAX)).unwrap_or_default()
 }
 
-/// How often each gateway was refused lately.
+/// Counts of late refusals by gateway, at most [`COUNTED_MAX`].
 #[derive(Debug, Clone, Default)]
 pub(super) struct Refusals(Arc<Mutex<HashMap<GatewayName, Counted>>>);
 

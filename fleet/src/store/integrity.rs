@@ -1,4 +1,4 @@
-//! Whether the database is what was written.
+//! Checks that the database is what was written.
 //!
 //! SQLite finds pages, indexes and types that do not fit (`integrity_check`); a changed bit within a value it does not see.
 //! So each row that somebody may come to rely on carries a digest of its columns, and what is too large for that carries,
@@ -59,7 +59,7 @@ impl Sealed {
         Self { table, columns, since: SEALED_SINCE }
     }
 
-    /// What is sealed of a row, as SQL: no two rows have the same.
+    /// SQL expression of the text of a row that its seal covers: no two rows have the same.
     fn text(&self) -> String {
         let columns = self.columns.iter().map(|column| format!("quote({column})")).collect::<Vec<_>>();
         columns.join(" || ',' || ")
@@ -105,7 +105,8 @@ impl Writing<'_> {
     }
 }
 
-/// What SQLite itself can find.
+/// SQLite's own check (`integrity_check`), over all of a small database and over the sealed tables of a large one.
+/// Findings are `StoreError::Damaged`.
 pub(crate) async fn check_structure(connection: &mut SqliteConnection) -> Result<(), StoreError> {
     let bytes: i64 =
         sqlx::query_scalar("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")

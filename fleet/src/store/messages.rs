@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::writer::Writing;
 use super::{Store, StoreError, signed, time, unsigned};
 
-/// What is kept of one gateway.
+/// The most that is kept of one gateway; the oldest goes.
 #[derive(Debug, Clone, Copy)]
 pub struct Retention {
     pub messages: u64,
@@ -37,7 +37,7 @@ const MESSAGE_OVERHEAD_BYTES: u64 = 512;
 const DIGEST_BYTES: usize = 16;
 /// The same for each number, so that conflicts without end are one row of events.
 const CONFLICT: &str = "other messages than before under known numbers";
-/// What is in the rows, against what `queue` says of them.
+/// SQL expression: count and bytes of a queue's rows in `message`, against what `queue` says of them.
 const COUNTED: &str = "(SELECT count(*), \
      coalesce(sum(octet_length(sender) + octet_length(topic) + octet_length(payload) + 512), 0) FROM message \
      WHERE message.gateway = queue.gateway AND message.queue = queue.queue)";
@@ -61,7 +61,7 @@ pub struct MessageCount {
     pub dropped: u64,
 }
 
-/// What became of a batch.
+/// Outcome of storing a batch of messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AddedMessages {
     /// The highest sequence number up to which all of the epoch is stored.

@@ -1,4 +1,4 @@
-//! What the fleet knows, in one SQLite file.
+//! The fleet's store: all that it knows, in one SQLite file.
 //!
 //! Trusts its own file once it was looked at ([`integrity`]). Everything that a peer may rely on (a spent token, a binding of name and TPM, an acknowledged
 //! message) is committed with `synchronous=FULL` before the peer hears of it. One connection writes ([`writer`]); readers
@@ -48,7 +48,7 @@ const SEALED_SINCE: i64 = 6;
 const DAMAGE_CODES: [u32; 2] = [11, 26];
 
 const READERS_MAX: u32 = 4;
-/// How often a running server reads its database from end to end.
+/// Time between two readings of a running server's database from end to end.
 const LOOK_EVERY: Duration = Duration::from_secs(6 * 3600);
 
 /// SQLite's primary result codes for a disk that does not do as it is asked: `READONLY`, `IOERR`, `FULL`, `CANTOPEN`.
@@ -71,7 +71,7 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Whether the disk is why: full, failing or read-only. Trying again succeeds once it is not.
+    /// `true` when the disk is why: full, failing or read-only. Trying again succeeds once it is not.
     pub fn is_the_disk(&self) -> bool {
         matches!(self, Self::Sql(sqlx::Error::Io(_)))
             || self.primary_code().is_some_and(|code| DISK_CODES.contains(&code))
@@ -161,7 +161,7 @@ impl Store {
         check.await.map_err(StoreError::or_damage)
     }
 
-    /// Whether it can be read, and written: after a write that failed another one is tried.
+    /// `Ok` when the database can be read and written: after a write that failed another one is tried.
     pub async fn probe(&self) -> Result<(), StoreError> {
         sqlx::query_scalar::<_, i64>("SELECT count(*) FROM fleet").fetch_one(&self.readers).await?;
         if let (_, false) = self.writer.failures() {

@@ -21,7 +21,7 @@ pub struct StoredSecret {
     pub digest: Digest,
 }
 
-/// What became of a new version.
+/// Outcome of storing a new version of a secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Added {
     Stored,
@@ -151,7 +151,7 @@ impl Store {
         writing.commit().await
     }
 
-    /// What a gateway last said; nothing when it cannot be read, because it says it again.
+    /// The state of its secrets that a gateway last reported; `None` when it cannot be read, because it says it again.
     pub async fn secret_state(&self, gateway: &GatewayName) -> Result<Option<SecretsSync>, StoreError> {
         let row: Option<(Vec<u8>, Vec<u8>, Vec<u8>)> = sqlx::query_as(
             "SELECT CAST(agreement AS BLOB), CAST(have AS BLOB), CAST(refused AS BLOB) FROM secret_state WHERE gateway = ?",

@@ -9,7 +9,7 @@ use super::{Store, StoreError, from_json, parsed, signed, time, to_json};
 use crate::selection::Labels;
 use crate::text::labels_or_none;
 
-/// What a token lets in, as the operator said it.
+/// Rights of a join token, as the operator gave them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
     pub gateway: GatewayName,
@@ -22,7 +22,7 @@ pub struct Grant {
 
 /// Most failed tries with one token: then it is good for nothing.
 pub const TOKEN_FAILURES_MAX: u32 = 16;
-/// What is kept of a name that has neither joined nor a token that is still good.
+/// Time for which events and appraisals are kept of a name that has neither joined nor a token that is still good.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(30 * 86400);
 
 #[derive(Debug, Clone, PartialEq, Eq)]

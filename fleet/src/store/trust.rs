@@ -1,4 +1,4 @@
-//! What the fleet was told to trust: TPM vendors' roots, reference values, operators' keys.
+//! Anchors of trust, as operators gave them: TPM vendors' roots, reference values, operators' keys.
 
 use edgewarden_appraisal::ReferenceValues;
 use edgewarden_names::{Digest, UnixTime};
@@ -13,7 +13,7 @@ use crate::admin_api::Trusted;
 pub struct ReferenceSummary {
     pub name: String,
     pub added: UnixTime,
-    /// Where it came from: a file, or the evidence of a gateway.
+    /// Its source: a file, or the evidence of a gateway.
     pub origin: String,
 }
 

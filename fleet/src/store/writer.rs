@@ -88,7 +88,7 @@ impl Writer {
 }
 
 impl Writing<'_> {
-    /// Where statements are executed.
+    /// The connection of this transaction, to execute statements on.
     pub(super) fn sql(&mut self) -> &mut SqliteConnection {
         &mut self.connection
     }

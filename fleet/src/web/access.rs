@@ -1,4 +1,4 @@
-//! Who may look: the bearer of the token, then of its cookie.
+//! Access to the dashboard: for the bearer of the token, then of its cookie.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::server::state::AccessToken;
 
 const COOKIE: &str = "edgewarden";
 
-/// What a request shows.
+/// Credentials that a request shows: the token in its query, its cookie or its `Authorization` header.
 pub struct Access {
     query: Option<Secret>,
     cookie: Option<Secret>,

@@ -98,7 +98,7 @@ fn table(devices: &[DeviceView], now: UnixTime) -> Markup {
     }
 }
 
-/// What runs, and what should if that differs.
+/// The deployment that runs on a gateway, and the one that should, if that differs.
 pub fn deployment(device: &DeviceView) -> Markup {
     let show = |deployment: &Option<DeploymentReport>| match deployment {
         Some(deployment) => format!("{} v{}", deployment.name, deployment.version),

@@ -1,4 +1,4 @@
-//! What all pages share.
+//! The frame that all pages share.
 
 use axum::http::StatusCode;
 use axum::response::{Html, IntoResponse as _, Response};
@@ -82,7 +82,7 @@ pub fn state(device: &DeviceView) -> Markup {
     html! { span class=(class) { (mark) " " (state.as_str()) } }
 }
 
-/// How a gateway is, in its colour and never by colour alone.
+/// A gateway's state, in its colour and never by colour alone.
 pub fn device_state(state: DeviceState) -> Markup {
     let mark = match state {
         DeviceState::Failed | DeviceState::Expired | DeviceState::Refused => "✗",
@@ -102,7 +102,7 @@ pub fn state_class(state: DeviceState) -> &'static str {
     }
 }
 
-/// How long a gateway's certificate lasts, in its colour and never by colour alone.
+/// The end of a gateway's certificate, in its colour and never by colour alone.
 pub fn certificate(device: &DeviceView, now: UnixTime) -> Markup {
     let (class, mark) = match device.certificate_state() {
         CertificateState::Expired => ("bad", "✗ "),

@@ -212,7 +212,7 @@ impl Fleet {
     }
 }
 
-/// What a command answered.
+/// A command's answer: output, errors and exit code.
 pub struct Answer(pub Output);
 
 impl Answer {

@@ -1,4 +1,4 @@
-//! What tests put into a store by itself, all at one moment.
+//! Contents of a store for tests that use it without a server, all of one moment.
 
 use std::collections::BTreeMap;
 
