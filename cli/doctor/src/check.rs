@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::facts::Facts;
 
-/// How a check came out, from good to bad.
+/// Outcome of a check, from good to bad.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
@@ -19,7 +19,7 @@ pub enum Outcome {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
     pub outcome: Outcome,
-    /// What was found, in plain words.
+    /// The finding in plain words.
     pub said: String,
     /// In place of the check's own remedy, when it can be more precise.
     pub remedy: Option<String>,
@@ -49,9 +49,9 @@ impl Finding {
 pub struct Check {
     /// `area.name`, never renamed: scripts and alerts match on it.
     pub id: &'static str,
-    /// What holds when it passes.
+    /// The statement that holds when the check passes.
     pub title: &'static str,
-    /// What to do when it does not; a command where one helps.
+    /// Advice for when it does not pass; a command where one helps.
     pub remedy: &'static str,
     pub run: fn(&Facts) -> Finding,
 }

@@ -23,7 +23,7 @@ use edgewarden_protocol::uplink::ModuleState;
 struct Case {
     check: &'static str,
     outcome: Outcome,
-    /// What is so beforehand, and no fault of this case.
+    /// The site's state beforehand, which is no fault of this case.
     given: Option<fn(&mut Site)>,
     /// The fault, in the files, programs and daemons.
     site: fn(&mut Site),

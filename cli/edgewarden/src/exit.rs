@@ -1,4 +1,4 @@
-//! How a command ends.
+//! The end of a command: its error, its hint, its exit code.
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use edgewarden_exchange::client::ClientError;
 use edgewarden_names::{ErrorChain, Refusal};
 
-/// Why a command did not do what it was asked.
+/// Failure or refusal of a command, or the end of a program that it ran.
 #[derive(Debug)]
 pub enum Problem {
     /// An answer, not a failure: exit code 3.

@@ -12,7 +12,7 @@ fn commands_of<'t>(text: &'t str, program: &'t str) -> impl Iterator<Item = Vec<
     })
 }
 
-/// What of a command line is not there. Words in capitals stand for values.
+/// The first word of a command line that is no command or flag of `program`. Words in capitals stand for values.
 fn unknown(program: &Command, words: &[&str]) -> Option<String> {
     let mut command = program;
     for word in words {

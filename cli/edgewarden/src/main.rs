@@ -192,7 +192,8 @@ fn run(arguments: Arguments) -> Result<(), Problem> {
     })
 }
 
-/// What a daemon takes from the thread that it starts in, it takes from all: fails when there are others already.
+/// Fails when the process has several threads: a daemon takes rights away from the thread that it starts in, which must
+/// be its only one.
 fn alone() -> Result<(), Problem> {
     if edgewarden_platform::harden::is_single_threaded() {
         return Ok(());

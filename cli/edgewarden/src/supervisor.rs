@@ -19,7 +19,7 @@ const PAUSE_MIN: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// A daemon that ran this long begins again with the shortest pause.
 const STABLE: Duration = Duration::from_secs(60);
-/// How long a daemon may take to end by itself.
+/// Time for a daemon to end by itself, before it is killed.
 const GRACE: Duration = Duration::from_secs(8);
 
 pub const IDENTITYD: Daemon = Daemon { name: "identityd", user: Some(IDENTITY_USER) };

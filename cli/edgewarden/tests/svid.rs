@@ -69,7 +69,7 @@ fn holds(file: &Path, expected: &str) -> bool {
     fs::read_to_string(file).is_ok_and(|text| text == expected)
 }
 
-/// Whether the folder's files are this identity's.
+/// `true` when the folder's files are this identity's.
 fn has(folder: &Path, context: &X509Context) -> bool {
     holds(&folder.join("svid.pem"), &pem::certificates(&context.chain_der))
         && holds(&folder.join("svid_key.pem"), &pem::private_key(&context.key_pkcs8))

@@ -1,4 +1,4 @@
-//! What the boot measured, and what the fleet thought of it.
+//! Checks of the boot's measurements and of the fleet's verdict.
 
 use edgewarden_evidence::HashAlg;
 use edgewarden_protocol::enrol::VerdictState;

@@ -1,4 +1,4 @@
-//! When certificates end.
+//! Checks of the ends of certificates.
 
 use std::time::Duration;
 

@@ -63,7 +63,7 @@ pub const CHECKS: &[Check] = &[
 
 /// 2026-01-01 and 2100-01-01.
 const SENSIBLE: (UnixTime, UnixTime) = (UnixTime(1_767_225_600), UnixTime(4_102_444_800));
-/// What identityd still believes.
+/// Seconds behind the floor that identityd still believes.
 const BACKSTEP_SECONDS_MAX: u64 = 300;
 
 fn plausible(facts: &Facts) -> Finding {

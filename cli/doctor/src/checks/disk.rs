@@ -1,4 +1,4 @@
-//! Where the state is kept.
+//! Checks of the file systems that the state is kept on.
 
 use super::words::{no_config, not_running, pass_unless, size};
 use crate::check::{Check, Finding, Outcome};
@@ -90,7 +90,7 @@ fn each(facts: &Facts, fault: impl Fn(&Volume) -> Option<String>) -> Vec<String>
     wrong
 }
 
-/// What is not known is not fine: a file system that does not answer is `disk.space`'s to report.
+/// Passes only what is known: a file system that does not answer is `disk.space`'s to report.
 fn known(facts: &Facts, finding: Finding) -> Finding {
     let silent = facts.disk.volumes.is_empty() || facts.disk.volumes.iter().any(Result::is_err);
     if silent && finding.outcome == Outcome::Pass {

@@ -1,4 +1,4 @@
-//! What the kernel has to offer.
+//! Checks of the kernel's features and resources.
 
 use super::words::{not_running, size};
 use crate::check::{Check, Finding};
@@ -183,7 +183,7 @@ fn memory(facts: &Facts) -> Finding {
     }
 }
 
-/// What an AES-256 key needs; what Linux 5.18 and later show once seeded.
+/// Bits of entropy that an AES-256 key needs, and that Linux 5.18 and later show once seeded.
 const ENTROPY_MIN: u64 = 256;
 
 fn entropy(facts: &Facts) -> Finding {

@@ -1,4 +1,4 @@
-//! Who may read, write and walk where.
+//! Checks of users, and of owners and modes of files and folders.
 
 use std::path::{Path, PathBuf};
 
@@ -115,7 +115,7 @@ fn separate(facts: &Facts) -> Finding {
     }
 }
 
-/// What is wrong with a folder, if it is there.
+/// The fault of a folder's kind, owner or mode; `None` for a good one, and for one that is not there.
 fn fault(facts: &Facts, path: &Path, owner: Owner, mode: u32) -> Option<String> {
     let (node, uid) = (facts.node(path)?, owner.uid(facts)?);
     if node.kind != Kind::Folder {

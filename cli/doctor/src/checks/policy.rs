@@ -1,4 +1,4 @@
-//! Whether what was decided is what is enforced.
+//! Checks that the policy that was decided is the one that is enforced.
 
 use edgewarden_names::Epoch;
 
@@ -74,7 +74,7 @@ fn enforced(facts: &Facts, who: &str, epoch: Option<Epoch>) -> Finding {
     }
 }
 
-/// What was put back longer ago is history.
+/// Age in seconds from which on a repair is history.
 const LATELY_SECONDS: u64 = 86_400;
 
 fn undisturbed(facts: &Facts) -> Finding {

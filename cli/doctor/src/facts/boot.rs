@@ -1,4 +1,4 @@
-//! What the firmware measured.
+//! The firmware's measurements: event log and PCR banks.
 
 use std::collections::BTreeSet;
 
@@ -12,9 +12,9 @@ use super::{Read, Sources, bytes, has_tpm};
 pub struct Boot {
     /// The event log's bytes. `None` without a TPM.
     pub event_log: Option<Read<Vec<u8>>>,
-    /// What was read from them.
+    /// The log as parsed; `None` when its bytes are not there.
     pub parsed: Option<Read<EventLog>>,
-    /// How many events extend a PCR of the SHA-256 bank.
+    /// Number of events that extend a PCR of the SHA-256 bank.
     pub sha256_events: usize,
     /// The PCR banks of the kernel's first TPM, such as `sha256`. Empty when the kernel shows none.
     pub banks: BTreeSet<String>,

@@ -1,4 +1,4 @@
-//! What the machine knows of the time.
+//! The machine's time: the system clock, its keeper, and the latest time that `identityd` has seen.
 
 use edgewarden_names::UnixTime;
 use serde::Deserialize;
@@ -11,11 +11,11 @@ const PROCESSES_MAX: usize = 32 * 1024;
 
 #[derive(Debug, Clone)]
 pub struct Clock {
-    /// What the system clock shows.
+    /// Time that the system clock shows.
     pub wall: UnixTime,
     /// The latest time that `identityd` has seen. `None` before it has.
     pub floor: Read<Option<UnixTime>>,
-    /// Who keeps the clock.
+    /// Name of the program that keeps the clock, such as `chronyd`; `None` when none is found.
     pub kept_by: Option<String>,
     /// A clock that runs while the machine is off.
     pub hardware_clock: bool,

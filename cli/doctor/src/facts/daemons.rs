@@ -1,4 +1,4 @@
-//! What the three daemons say about themselves.
+//! Answers of the three daemons about themselves.
 
 use std::path::{Path, PathBuf};
 

@@ -26,7 +26,7 @@ pub struct Volume {
     /// 0 for a file system that counts none.
     pub inodes: u64,
     pub read_only: bool,
-    /// Whether a few bytes came to the disk.
+    /// Outcome of writing a few bytes to the disk.
     pub written: Read<()>,
     /// `statfs(2)`'s `f_type`.
     pub kind: i64,
@@ -36,7 +36,7 @@ pub struct Volume {
 pub struct Disk {
     /// Of each state folder, or of what it will be made in.
     pub volumes: Vec<Read<Volume>>,
-    /// What the modules printed, in all.
+    /// Bytes of all logs of modules.
     pub log_bytes: u64,
 }
 

@@ -1,4 +1,4 @@
-//! Who is outside: the fleet's server and the registries of the deployment.
+//! Peers outside the gateway: the fleet's server and the registries of the deployment.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,11 +18,12 @@ use super::{Read, Sources, patient};
 
 #[derive(Debug, Clone, Default)]
 pub struct Fleet {
-    /// Whether its port takes connections. `None` without a fleet.
+    /// `Ok` when the server's port takes connections. `None` without a fleet.
     pub reachable: Option<Read<()>>,
-    /// When the certificate ends that it showed and that our root vouches for.
+    /// End of the certificate that the server showed and that our root vouches for. `None` when there was nothing to
+    /// ask, or no root to check it by.
     pub certificate: Option<Read<UnixTime>>,
-    /// Whether each registry of the deployment has an image of it, by `host:port`.
+    /// Registries of the deployment by `host:port`: `Ok` for one that has an image of it.
     pub registries: BTreeMap<String, Read<()>>,
 }
 

@@ -1,4 +1,4 @@
-//! What the kernel offers, from /proc and /sys and by trying.
+//! The kernel's features, from /proc and /sys and by trying.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -15,11 +15,11 @@ pub struct Kernel {
     pub controllers: BTreeSet<String>,
     /// Kinds of namespaces that there are and that may be made.
     pub namespaces: BTreeSet<String>,
-    /// What a seccomp filter may answer. `None` without seccomp.
+    /// Actions that a seccomp filter may return, as `actions_avail` lists them. `None` without seccomp.
     pub seccomp_actions: Option<String>,
     /// 0 without Landlock.
     pub landlock: u32,
-    /// Whether the other end of a Unix socket can be told: its process, and that it is still the same.
+    /// `Ok` when the kernel names the process at the other end of a Unix socket, and tells that it is still the same.
     pub peers: Read<()>,
     pub ip_forward: Option<bool>,
     /// Connections tracked, and how many may be.

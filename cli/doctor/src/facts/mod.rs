@@ -1,4 +1,4 @@
-//! What is known about a gateway. Only this module and those below it do I/O.
+//! Facts about a gateway. Only this module and those below it do I/O.
 //!
 //! A fact that could not be read is an `Err` with the reason in words: the checks judge that too.
 
@@ -48,15 +48,15 @@ pub const GATEWAY_USER: &str = "ew-gateway";
 /// Largest small file that is read: of /proc, of /sys, certificates, keys.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
-/// Where facts are read from. The system's own places, but for tests.
+/// Places that facts are read from. The system's own, but for tests.
 #[derive(Debug, Clone)]
 pub struct Sources {
     pub layout: Layout,
     pub proc: PathBuf,
     pub sys: PathBuf,
-    /// Where programs are looked for.
+    /// Folders in which programs are looked for, in this order.
     pub path: Vec<PathBuf>,
-    /// How long any one daemon, program or server may take to answer.
+    /// Longest time that any one daemon, program or server may take to answer.
     pub patience: Duration,
 }
 

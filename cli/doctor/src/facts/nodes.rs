@@ -31,7 +31,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// What this user with these groups may do: 4 read, 2 write, 1 search or execute.
+    /// Rights of this user with these groups: 4 read, 2 write, 1 search or execute.
     pub fn rights(&self, uid: u32, groups: &[u32]) -> u32 {
         let bits = if uid == self.uid {
             self.mode >> 6

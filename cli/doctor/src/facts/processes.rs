@@ -14,7 +14,7 @@ pub struct Peer {
 pub struct Daemon {
     /// Why it does not answer.
     pub error: Option<String>,
-    /// Who listens on its socket, by the kernel's word.
+    /// The process that listens on its socket, by the kernel's word.
     pub peer: Option<Peer>,
     /// `/proc/<pid>/exe`; the kernel adds ` (deleted)` for a file that was replaced.
     pub program: Option<PathBuf>,

@@ -10,7 +10,7 @@ use tokio::process::Command;
 
 use super::{Read, Sources};
 
-/// What is read of a program's answer; it gets no chance to say more.
+/// Most bytes that are kept of a program's answer; the rest is read and thrown away.
 const SAID_BYTES_MAX: u64 = 256 * 1024;
 
 #[derive(Debug, Clone, Default)]
@@ -25,12 +25,12 @@ pub struct Programs {
     pub tables: Said,
 }
 
-/// Where distributions put programs, also those that an ordinary user's PATH has not.
+/// Folders where distributions put programs, also those that an ordinary user's PATH has not.
 pub fn known() -> impl Iterator<Item = PathBuf> {
     edgewarden_platform::programs::KNOWN.into_iter().map(PathBuf::from)
 }
 
-/// What a program answered, or why it did not.
+/// Answer of a program, or the reason that there is none; `None` when it was not asked.
 pub type Said = Option<Read<String>>;
 
 impl Programs {
@@ -71,7 +71,7 @@ pub async fn gather(sources: &Sources, config: Option<&Config>) -> Programs {
     }
 }
 
-/// What a program prints, if it succeeds in time.
+/// Standard output of a program that succeeds in time.
 async fn ask(program: &Path, arguments: &[&str], patience: Duration) -> Read<String> {
     let shown = format!("`{} {}`", program.display(), arguments.join(" "));
     let child = Command::new(program)

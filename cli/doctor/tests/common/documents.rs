@@ -1,4 +1,4 @@
-//! What a healthy gateway's files and daemons say.
+//! Contents of a healthy gateway's files, and answers of its daemons.
 
 use std::path::Path;
 
@@ -20,7 +20,7 @@ use super::servers::MANIFEST;
 pub const DOMAIN: &str = "clinic.example";
 pub const GATEWAY: &str = "gw-1";
 
-/// What the daemons answer.
+/// Answers of the daemons.
 pub struct Answers {
     pub status: Status,
     /// `None`: the keystore refuses.

@@ -83,7 +83,7 @@ impl Site {
     pub fn etc(&self, name: &str) -> PathBuf {
         self.layout.config_file().with_file_name(name)
     }
-    /// What `/proc` says of the process that answers for all three daemons.
+    /// A file of `/proc` of the process that answers for all three daemons.
     pub fn process(&self, name: &str) -> PathBuf {
         self.proc(&std::process::id().to_string()).join(name)
     }

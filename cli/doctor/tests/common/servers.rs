@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 
 use super::{Answers, DAY};
 
-/// What the registry has.
+/// The manifest that the registry has.
 pub const MANIFEST: &[u8] = b"{}";
 
 pub fn daemons(layout: &Layout, answers: &Arc<Mutex<Answers>>) -> [JoinHandle<()>; 3] {

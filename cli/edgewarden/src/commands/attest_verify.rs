@@ -19,7 +19,7 @@ use crate::exit::Problem;
 
 const FILE_BYTES_MAX: usize = 16 * 1024;
 
-/// What a folder proves.
+/// The proof that an exported folder gives: values of PCRs, and the runtime log that leads to one of them.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Verified {
     pub pcrs: Vec<(u8, [u8; 32])>,

@@ -1,4 +1,4 @@
-//! What `identityd` answers: leaf devices.
+//! Commands that `identityd` answers: leaf devices.
 
 use edgewarden_names::LeafName;
 use edgewarden_protocol::control::questions;

@@ -20,7 +20,7 @@ use crate::folders;
 use crate::output::{self, Format};
 use crate::supervisor;
 
-/// How long `identityd` may take to open the TPM and answer.
+/// Time for `identityd` to open the TPM and answer.
 const START: Duration = Duration::from_secs(20);
 
 #[derive(Debug, clap::Args)]

@@ -58,7 +58,7 @@ pub struct Metrics {
     daemon: Option<Daemon>,
 }
 
-/// What one daemon answered.
+/// Answer of one daemon.
 struct Answer {
     daemon: Daemon,
     numbers: Result<String, Problem>,
@@ -91,7 +91,8 @@ impl Metrics {
     }
 }
 
-/// What a daemon that is away cannot tell.
+/// Gauges of all daemons: each one's name, whether it answered, whether it says that it does its work. A daemon that is
+/// away cannot tell them itself.
 fn of_all(seen: [(&'static str, bool, bool); 3]) -> Result<String, Problem> {
     let page = render(Format::Prometheus, "edgewarden", move |page| {
         page.gauges(

@@ -1,4 +1,4 @@
-//! What `runtimed` answers: logs, renewal, ending.
+//! Commands that `runtimed` answers: logs, renewal, ending.
 
 use std::io::IsTerminal;
 

@@ -84,7 +84,7 @@ async fn patient<T>(asked: impl Future<Output = Result<T, Problem>>) -> Result<T
     answer.unwrap_or_else(|_| Err(Problem::text(format!("no answer within {PATIENCE:?}"))))
 }
 
-/// What follows it is for whoever sees it alone.
+/// First line of a problem. The others are for whoever sees it alone.
 fn first_line(problem: &Problem) -> String {
     problem.to_string().lines().next().unwrap_or_default().to_owned()
 }
@@ -194,7 +194,7 @@ fn print_identity(status: &Status, now: UnixTime) {
     }
 }
 
-/// What a full disk has cost so far.
+/// The cost of a full disk so far, in words: reserve, unwritten audit entries, unsaved state.
 fn short_disk(disk: DiskReserve) -> String {
     const MIB: u64 = 1024 * 1024;
     let mut text = format!(
@@ -276,7 +276,7 @@ fn print_modules(status: &runtime::Status, identity: Option<&Status>, now: UnixT
     }
 }
 
-/// When a module's certificate ends, and whether its key is in the keystore.
+/// End of a module's certificate, with `(resident key)` when its key is in the keystore; `-` without one.
 fn certificate(svid: Option<&IdentityStatus>, now: UnixTime) -> String {
     let ends = svid.and_then(|svid| svid.expires).map_or_else(|| "-".into(), |time| until(time, now));
     if svid.is_some_and(|svid| svid.resident_key) { format!("{ends} (resident key)") } else { ends }

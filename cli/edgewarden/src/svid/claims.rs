@@ -1,4 +1,4 @@
-//! What a JWT says of its own end. Nothing is verified: the token is ours, and only its renewal depends on it.
+//! Reading of a JWT's own end. Nothing is verified: the token is ours, and only its renewal depends on it.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

@@ -1,4 +1,4 @@
-//! Which files there are, and what is in them.
+//! Names, modes and contents of the files that are kept.
 
 use edgewarden_names::TrustDomain;
 use edgewarden_workload_client::bundles::JwkSets;
@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 use super::folder::Document;
 use crate::exit::Problem;
 
-/// Who may be allowed to read or write a file with a secret: its owner and its group.
+/// Widest mode of a file with a secret: its owner and its group may read and write.
 const SECRET_MODE_MAX: u32 = 0o660;
 const PUBLIC_MODE_MAX: u32 = 0o664;
 const NAME_BYTES_MAX: usize = 128;

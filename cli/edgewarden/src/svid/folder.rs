@@ -6,9 +6,9 @@
 //! DIR/svid.pem -> current/svid.pem
 //! ```
 //!
-//! Who opens `DIR/current` once, and the files through it, never sees files of two generations. The generation before is
-//! kept until the next, for a reader who is about to open it. What a process that died left behind goes at the next
-//! start. A private key's file is never open to others, not while it is being written either.
+//! A reader that opens `DIR/current` once, and the files through it, never sees files of two generations. The
+//! generation before is kept until the next, for a reader who is about to open it. What a process that died left behind
+//! goes at the next start. A private key's file is never open to others, not while it is being written either.
 //!
 //! Trusts the folder's owner: a folder that others may change is refused.
 

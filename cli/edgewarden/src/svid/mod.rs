@@ -18,7 +18,7 @@ use crate::commands::ask;
 use crate::exit::Problem;
 use crate::output::Format;
 
-/// Where a module finds its socket.
+/// Path of the Workload API's socket in a module.
 const SOCKET: &str = "/run/edgewarden/api.sock";
 
 #[derive(Debug, clap::Subcommand)]

@@ -14,7 +14,7 @@ use crate::exit::Problem;
 
 /// A PID file is one number.
 const PID_FILE_BYTES_MAX: usize = 64;
-/// What a shell says of a program that a signal ended.
+/// Exit status that a shell gives a program that a signal ended, less the signal's number.
 const SIGNAL_STATUS: i32 = 128;
 
 #[derive(Debug, clap::Args)]
@@ -75,7 +75,7 @@ impl Program {
         self.child.as_ref().inspect(|child| send(child, signal)).is_some()
     }
 
-    /// How the program that was started here has ended. Waits for ever when there is none. Cancel-safe.
+    /// The end of the program that was started here. Waits for ever when there is none. Cancel-safe.
     pub async fn ended(&mut self) -> Problem {
         let Some(child) = &mut self.child else { return std::future::pending().await };
         match child.wait().await {

@@ -42,7 +42,7 @@ pub struct Watch {
     program: Options,
 }
 
-/// What is known of everything that was asked for.
+/// The newest of everything that was asked for: identity, JWT keys, tokens.
 struct Sources {
     identity: Current,
     jwks: Option<watch::Receiver<Option<Arc<JwkSets>>>>,
