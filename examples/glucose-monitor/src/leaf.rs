@@ -84,7 +84,7 @@ impl Answer {
     }
 }
 
-/// What a leaf device holds after it has enrolled.
+/// A leaf device's identity after it has enrolled.
 #[derive(Debug)]
 pub struct Credentials {
     pub id: SpiffeId,
@@ -161,7 +161,8 @@ pub async fn renew(gateway: &str, dir: &Path) -> Result<bool, Box<dyn Error>> {
     Ok(true)
 }
 
-/// What the certificate's key signs, so that the gateway knows that the request is ours, whoever carries it.
+/// The bytes that the certificate's key signs for a renewal, so that the gateway knows that the request is ours,
+/// whoever carries it: a label, the length of the own certificate (32 bits, big-endian), the certificate, the CSR.
 pub fn renewal_statement(own: &[u8], csr: &[u8]) -> Result<Vec<u8>, Box<dyn Error>> {
     let length = u32::try_from(own.len())?.to_be_bytes();
     Ok([b"edgewarden leaf renewal v1\0".as_slice(), &length, own, csr].concat())

@@ -1,5 +1,5 @@
-//! Which readings are dangerous. Thresholds: international consensus on time in range (Battelino et al., Diabetes Care
-//! 2019): below 54 mg/dL is a level 2 low, above 250 a level 2 high, 70 to 180 is the target.
+//! Assessment of readings. Thresholds: international consensus on time in range (Battelino et al., Diabetes Care 2019):
+//! below 54 mg/dL is a level 2 low, above 250 a level 2 high, 70 to 180 is the target.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -89,7 +89,7 @@ impl Trend {
     }
 }
 
-/// What follows from one reading.
+/// Outcome of one reading: an alarm, a summary, both or neither.
 #[derive(Debug, Default, PartialEq)]
 pub struct Assessment {
     /// The reading was assessed before: QoS 1 may deliver it again, byte for byte.
@@ -109,7 +109,7 @@ pub struct Monitor {
 struct Patient {
     /// Minutes and values, newest last.
     recent: VecDeque<(i64, f64)>,
-    /// When the newest readings were sampled and published, newest last.
+    /// Times at which the newest readings were sampled and published, newest last.
     seen: VecDeque<(String, u64)>,
     danger: Option<Level>,
     readings_in_danger: u32,

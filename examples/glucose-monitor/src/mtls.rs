@@ -44,7 +44,7 @@ pub struct Fixed {
 }
 
 impl Workload {
-    /// How long a connection that is made now may live: nine tenths of what is left of the certificate.
+    /// Longest life of a connection that is made now: nine tenths of what is left of the certificate.
     pub fn use_for(&self) -> Duration {
         let left = self.0.svid().ok().and_then(|svid| {
             let (_, certificate) = x509_parser::parse_x509_certificate(svid.leaf().as_bytes()).ok()?;
@@ -118,7 +118,7 @@ pub fn neighbour(own: &SpiffeId, name: &str) -> Option<SpiffeId> {
     SpiffeId::new(format!("spiffe://{}{gateway}/module/{name}", own.trust_domain_name())).ok()
 }
 
-/// Who is at the other end, after the handshake.
+/// SPIFFE ID of the other end, after the handshake.
 pub fn peer(certificates: Option<&[CertificateDer<'_>]>) -> Option<SpiffeId> {
     spiffe::cert::spiffe_id_from_der(certificates?.first()?).ok()
 }

@@ -5,19 +5,19 @@ use serde::{Deserialize, Serialize};
 /// Longest text of a patient or a time.
 const TEXT_BYTES_MAX: usize = 64;
 
-/// What the sensor publishes.
+/// Message of the sensor: one reading.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Reading {
     pub patient: String,
     pub glucose_mg_dl: f64,
-    /// When the sensor measured, `YYYY-MM-DDTHH:MM`.
+    /// Time of the measurement, `YYYY-MM-DDTHH:MM`.
     pub sampled: String,
-    /// When it was published: microseconds since 1970.
+    /// Time of publication: microseconds since 1970.
     pub published_us: u64,
 }
 
-/// What `analytics` sends to `alerts`, one line each; answered with [`ACKNOWLEDGED`].
+/// Message of `analytics` to `alerts`, one line each; answered with [`ACKNOWLEDGED`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Alarm {
@@ -31,7 +31,7 @@ pub struct Alarm {
 
 pub const ACKNOWLEDGED: &str = "ok\n";
 
-/// What `analytics` publishes for the clinic.
+/// Message of `analytics` for the clinic, over some readings of one patient.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Summary {

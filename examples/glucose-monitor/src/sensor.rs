@@ -16,7 +16,7 @@ use crate::trace::{Sample, minutes, read};
 
 /// Connections in a row that may end while a reading waits: a gateway that refuses a reading closes the connection.
 const REFUSALS_MAX: u32 = 3;
-/// How long the gateway may be out of reach.
+/// Longest time that the gateway may be out of reach.
 const PATIENCE: Duration = Duration::from_secs(30);
 const RETRY: Duration = Duration::from_millis(300);
 
@@ -90,7 +90,7 @@ struct Publisher {
     events: EventLoop,
     connected: bool,
     refusals: u32,
-    /// When the gateway was last known to be there.
+    /// Time at which the gateway was last known to be there.
     reached: Instant,
 }
 

@@ -85,7 +85,8 @@ async fn a_dangerous_reading_raises_an_alarm_through_rotation_and_restart() {
     assert!(alerts.line("ALARM").await.contains("glucose=40"));
 }
 
-/// What `analytics` has not finished when it dies is not acknowledged, and comes again; what comes again is assessed once.
+/// A reading that `analytics` has not finished when it dies is not acknowledged, and comes again; one that comes again
+/// is assessed once.
 #[tokio::test]
 async fn a_reading_is_acknowledged_when_its_alarm_is_taken() {
     let root = Root::new();

@@ -68,7 +68,7 @@ impl Root {
         Svid { der, pkcs8: key.serialized_der().to_vec() }
     }
 
-    /// What a gateway does with a request: its public key, our content.
+    /// Certifies a request as a gateway does: its public key, our content.
     pub fn certify(&self, csr: &[u8], id: &str) -> Vec<u8> {
         let request = rcgen::CertificateSigningRequestParams::from_der(&csr.to_vec().into()).unwrap();
         Self::params(id).signed_by(&request.public_key, &self.issuer).unwrap().der().to_vec()
