@@ -16,7 +16,7 @@ pub mod sandbox;
 pub mod site;
 pub mod story;
 
-/// What went wrong, in words for the person who reads the output.
+/// Failure in words for the person who reads the output.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Failure(pub String);

@@ -21,7 +21,7 @@ pub const LEAF_ENROL: &str = "127.0.0.1:8884";
 pub const LEAF_MQTT: &str = "127.0.0.1:8883";
 pub const TPM_PORT: u16 = 2321;
 
-/// Which keys the gateway has.
+/// Kind of keystore that the gateway has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keys {
     SimulatedTpm,
@@ -122,7 +122,7 @@ impl Site {
         self.json(&mut self.edgewarden(&["status"]))
     }
 
-    /// What a module printed so far.
+    /// Text that a module printed so far, at most 10,000 lines.
     pub fn logs(&self, module: &str) -> Result<String, Failure> {
         run(&mut self.edgewarden(&["logs", module, "--last", "10000"]))?.ok()
     }

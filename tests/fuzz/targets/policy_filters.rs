@@ -1,4 +1,4 @@
-//! What a covered filter matches, the covering one matches; they overlap then.
+//! Topics that a covered filter matches are matched by the covering one; two filters that match one topic overlap.
 #![no_main]
 
 use edgewarden_policy::mqtt::{covers, matches, overlaps};

@@ -1,5 +1,5 @@
-//! What is read as a secret's document keeps its limits, reads back as itself, and is
-//! bound to a context that another address does not have.
+//! A payload that parses as a secret's document keeps its limits, reads back as itself, and is bound to a context that
+//! another version does not have.
 #![no_main]
 
 use edgewarden_protocol::secret::{Content, SecretDocument, VALUE_BYTES_MAX};

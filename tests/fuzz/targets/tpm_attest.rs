@@ -1,4 +1,4 @@
-//! What parses as TPMS_ATTEST comes back byte for byte: nothing that was signed is lost or read twice.
+//! Bytes that parse as TPMS_ATTEST come back byte for byte: nothing that was signed is lost or read twice.
 #![no_main]
 
 use edgewarden_evidence::tpm::Attest;

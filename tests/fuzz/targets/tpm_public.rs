@@ -1,4 +1,4 @@
-//! What parses as TPMT_PUBLIC comes back byte for byte, so its name is the name of the bytes.
+//! Bytes that parse as TPMT_PUBLIC come back byte for byte, so the name is the name of the bytes.
 #![no_main]
 
 use edgewarden_evidence::tpm::{Key, Public};

@@ -1,4 +1,4 @@
-//! What parses as TPMT_SIGNATURE comes back byte for byte, and its DER form is well formed.
+//! Bytes that parse as TPMT_SIGNATURE come back byte for byte, and their DER form is well formed.
 #![no_main]
 
 use edgewarden_evidence::tpm::Signature;

@@ -1,4 +1,4 @@
-//! What a name means: a package, a file of tests, or a part of a test's name.
+//! Meaning of a name: a package, a file of tests, or a part of a test's name.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use crate::Problem;
 
-/// What to build, and which tests to run of it.
+/// The test programs to build, and the tests to run of them.
 #[derive(Debug)]
 pub struct Choice {
     /// Arguments of `cargo test`, for each time that it is called.
@@ -127,7 +127,7 @@ impl Package {
         Ok(found)
     }
 
-    /// How its own tests are built, if one of them has this in its name.
+    /// Arguments of `cargo test` that build its own tests, if one of them has this in its name.
     fn unit_tests_with(&self, part: &str) -> Result<Option<Vec<String>>, Problem> {
         let sources = self.folder().join("src");
         if !sources.is_dir() || !any_defines(&sources, part)? {
@@ -160,7 +160,7 @@ fn any_defines(folder: &Path, part: &str) -> Result<bool, Problem> {
     Ok(false)
 }
 
-/// Whether a test of the file, or the module that it is, has this in its name.
+/// `true` when a test of the file has this in its name.
 fn defines(file: &Path, part: &str) -> Result<bool, Problem> {
     let text = fs::read_to_string(file).map_err(|source| Problem::Read { path: file.to_owned(), source })?;
     let mut is_test = false;

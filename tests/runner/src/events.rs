@@ -15,9 +15,9 @@ use crate::report::Report;
 
 /// Longest that one program may take before it is ended: a test that hangs must not cost the whole run.
 const PROGRAM_DEADLINE: Duration = Duration::from_secs(20 * 60);
-/// How long the output of a program is waited for that has ended: a process that it left behind may hold it for ever.
+/// Longest wait for the output of a program that has ended: a process that it left behind may hold it for ever.
 const OUTPUT_DEADLINE: Duration = Duration::from_secs(10);
-/// What is kept of a program's own standard error, from its end.
+/// Most bytes that are kept of a program's own standard error, from its end.
 const STDERR_BYTES_MAX: usize = 64 * 1024;
 
 #[derive(Debug, Deserialize)]

@@ -1,4 +1,4 @@
-//! What the person who waits reads: a line for each program, what failed in full, then the slowest and the skipped.
+//! Report for the person who waits: a line for each program, what failed in full, then the slowest and the skipped.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,7 +10,7 @@ use crate::events::Finished;
 use crate::programs::Program;
 
 const SLOWEST: usize = 15;
-/// What a test prints that cannot run here, with the reason.
+/// Prefix of the line that a test prints that cannot run here; the reason follows.
 const SKIPPED: &str = "skipped: ";
 
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! What the measurements share: names, keys, a runtime.
+//! Helpers that the measurements share: names, keys, a runtime.
 
 use std::time::Duration;
 

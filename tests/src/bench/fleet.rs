@@ -159,7 +159,7 @@ impl Filled {
         Ok(())
     }
 
-    /// What tells of the filling makes each further step of it slower, and is not what is measured.
+    /// Deletes the events. They tell of the filling, make each further step of it slower, and are not what is measured.
     async fn forget_events(&self) -> Result<(), Failure> {
         let options = SqliteConnectOptions::new().filename(self.data.database());
         let mut database = options.connect().await.map_err(failed)?;
@@ -214,7 +214,7 @@ impl Filled {
         Ok(server)
     }
 
-    /// What `runtimed` of the gateway with this number is to its fleet.
+    /// Client of the fleet as `runtimed` of the gateway with this number is one.
     fn client(&self, n: usize, root: &RootCa, url: &str) -> Result<Client, Failure> {
         let (domain, gateway, now) = (domain()?, name(n)?, UnixTime::now());
         let point = self.ca.0.public_key().as_ref();

@@ -274,7 +274,7 @@ pub fn idle() -> Result<Vec<Number>, Failure> {
     Ok(numbers)
 }
 
-/// What the threads of a process have used of processors, and how often they have waited.
+/// Processor seconds that the threads of a process have used, and the times that they have waited.
 struct Effort {
     seconds: f64,
     wakes: f64,
@@ -296,7 +296,7 @@ fn effort(pid: u32) -> Result<Effort, Failure> {
     Ok(effort)
 }
 
-/// What a module has of the socket while another one asks for all that it can get.
+/// Milliseconds of a fetch by one module while another one asks for all that it can get.
 fn beside_noise(cgroups: &Cgroups, noisy: &Path, quiet: &Path) -> Result<Number, Failure> {
     let mut loud = cgroups.spawn(&name(0), &Work::Noise { socket: noisy.into() })?;
     ensure(loud.line()? == "loud", || "there is no noise".into())?;

@@ -45,7 +45,7 @@ const MOSQUITTO: &str = "/usr/sbin/mosquitto";
 /// Messages of a pair on their way: half of what a session of `gatewayd` holds before it loses the oldest. An
 /// acknowledgement says that a message is in the session, so that a publisher alone outruns its subscriber.
 const UNDELIVERED_MAX: u64 = 5_000;
-/// How long a message may take that was acknowledged to its publisher.
+/// Longest time for a message to arrive that was acknowledged to its publisher.
 const ARRIVES: Duration = Duration::from_secs(20);
 
 struct LeafKey(EcdsaKeyPair);
@@ -217,7 +217,7 @@ struct Broker {
     address: SocketAddr,
 }
 
-/// What one round brought.
+/// Result of one round.
 struct Round {
     a_second: f64,
     end_to_end: Vec<Duration>,
@@ -368,7 +368,7 @@ const SHAPES: [Shape; 3] = [
     },
 ];
 
-/// What all rounds of one broker brought.
+/// Results of all rounds of one broker.
 struct Measured<'a> {
     broker: &'a Broker,
     names: (&'static str, &'static str),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// What a number must be.
+/// Bound that a number must keep.
 #[derive(Debug, Clone, Copy)]
 pub enum Target {
     AtLeast(f64),

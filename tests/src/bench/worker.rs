@@ -1,4 +1,4 @@
-//! What processes inside a module's cgroup do for a measurement: this program, run again.
+//! Work of processes inside a module's cgroup for a measurement: this program, run again.
 
 use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
@@ -40,7 +40,7 @@ pub struct Handshakes {
     pub good: u64,
     pub failed: u64,
     pub seconds: f64,
-    /// What the first that failed said.
+    /// Error of the first that failed.
     pub why: Option<String>,
 }
 

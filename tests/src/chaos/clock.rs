@@ -29,7 +29,7 @@ impl Clock {
         Ok(Self { library, leap })
     }
 
-    /// What a program needs in its environment to be shown this clock.
+    /// Environment variables by which a program is shown this clock.
     pub fn environment(&self) -> Vec<(String, String)> {
         vec![
             ("LD_PRELOAD".into(), self.library.display().to_string()),

@@ -1,7 +1,7 @@
 //! A disk that loses power: an ext4 file system on a loop device over a file that this process serves by FUSE.
 //!
-//! What was not synced is held apart, sector by sector. A cut keeps a random part of it and forgets the rest, as the
-//! cache of a real disk does; what was synced stays.
+//! Data that was not synced is held apart, sector by sector. A cut keeps a random part of it and forgets the rest, as
+//! the cache of a real disk does; what was synced stays.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -30,7 +30,7 @@ const UNCHANGED: Duration = Duration::from_secs(3600);
 
 #[derive(Default)]
 struct Medium {
-    /// What survives everything.
+    /// Data that survives everything.
     kept: Vec<u8>,
     /// Sectors written since the last sync, by number.
     unsynced: BTreeMap<usize, [u8; SECTOR]>,
@@ -230,7 +230,7 @@ impl Filesystem for Served {
 /// A file system that can lose power, be full and fail. Goes with its last holder.
 pub struct Disk {
     medium: Shared,
-    /// Where the served file is.
+    /// Folder of the served file.
     below: PathBuf,
     mounted: PathBuf,
     session: Option<BackgroundSession>,
@@ -299,7 +299,7 @@ impl Disk {
         self.mount()
     }
 
-    /// What the kernel does when a disk reports an error: the file system is read-only until it is mounted again.
+    /// Has the kernel do as when a disk reports an error: the file system is read-only until it is mounted again.
     pub fn fail(&self) -> Result<(), Failure> {
         let mut find = Command::new("findmnt");
         let source = run(find.args(["-n", "-o", "SOURCE", "--mountpoint"]).arg(&self.mounted))?.ok()?;

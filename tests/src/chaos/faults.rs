@@ -1,4 +1,4 @@
-//! What breaks, how it is broken, and how it is put right again.
+//! Faults: what breaks, how it is broken, and how it is put right again.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -191,7 +191,7 @@ fn signal_tpm(scene: &Scene, signal: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Where a module may not go: any port of the host.
+/// A port that a module may not reach: any of the host.
 const FORBIDDEN_PORT: u16 = 7777;
 
 /// While the rules are away a module tries to reach the host. None of its tries may get through.

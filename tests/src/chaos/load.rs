@@ -1,4 +1,4 @@
-//! Who publishes and who listens while things break, and what each of them knows.
+//! Publishers and listeners while things break, and what each of them knows.
 //!
 //! A meter counts upward and remembers which numbers the gateway acknowledged. The watcher, a device with a persistent
 //! session, and the fleet's database say which numbers arrived. Three devices misbehave all along: one reads nothing, one
@@ -39,7 +39,7 @@ impl Counted {
         self.lock().values().map(BTreeSet::len).sum()
     }
 
-    /// What is here and not in `other`.
+    /// Numbers that are here and not in `other`, each with its meter.
     pub fn missing_in(&self, other: &Self) -> Vec<(String, u64)> {
         let here = self.lock().clone();
         let there = other.lock();
@@ -72,7 +72,7 @@ impl Counted {
 pub struct Load {
     pub acknowledged: Counted,
     pub watched: Counted,
-    /// What the fragile device took.
+    /// Numbers that the fragile device took.
     pub survived: Counted,
     publishing: Arc<AtomicBool>,
     running: Arc<AtomicBool>,

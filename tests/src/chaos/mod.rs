@@ -46,11 +46,11 @@ pub struct Report {
     pub acknowledged: usize,
     /// Acknowledged, and never seen by the watcher or the fleet.
     pub lost: Vec<String>,
-    /// What went wrong otherwise.
+    /// Other failures.
     pub failures: Vec<String>,
-    /// What was still there when all had ended.
+    /// Processes, mounts, interfaces, rules and cgroups that were still there when all had ended.
     pub leftovers: Vec<String>,
-    /// How often each kind struck, and the longest time until all worked again.
+    /// Strikes of each kind, and the longest time until all worked again.
     pub struck: BTreeMap<&'static str, (u32, Duration)>,
 }
 

@@ -33,7 +33,7 @@ pub enum Packet {
     Other,
 }
 
-/// Who a leaf device is, from the folder that its enrolment left.
+/// TLS configuration of a leaf device, from the folder that its enrolment left.
 pub fn configuration(folder: &Path, gateway: &str, leaf: &str) -> Result<Arc<ClientConfig>, Failure> {
     let failed = |error: &dyn std::fmt::Display| Failure(format!("`{}`: {error}", folder.display()));
     let certificates = |name: &str| -> Result<Vec<Vec<u8>>, Failure> {

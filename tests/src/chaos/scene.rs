@@ -35,7 +35,7 @@ pub struct Scene {
     pub clock: Clock,
     pub load: Load,
     pub loud: Device,
-    /// What the fleet's database has held.
+    /// Numbers that the fleet's database has held.
     pub collected: Counted,
     collecting: Arc<AtomicBool>,
     collector: Option<JoinHandle<()>>,
@@ -157,7 +157,7 @@ impl Scene {
         })
     }
 
-    /// What a machine that was switched off does not have: interfaces, rules, namespaces, cgroups.
+    /// Takes away what a machine that was switched off does not have: interfaces, rules, namespaces, cgroups.
     pub fn forget_kernel_state(&self) -> Result<(), Failure> {
         run(Command::new("nft").args(["flush", "ruleset"]))?.ok()?;
         for mounted in super::disk::mounts_beneath(&self.site.root())? {
@@ -306,7 +306,7 @@ fn pids() -> Result<Vec<i32>, Failure> {
     Ok(entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
 }
 
-/// What a gateway must not leave behind.
+/// Things that a gateway must not leave behind: processes, mounts, interfaces, nftables tables, cgroups.
 #[derive(Debug, Default)]
 pub struct Surroundings {
     found: Vec<String>,
@@ -342,7 +342,7 @@ impl Surroundings {
         Ok(Self { found })
     }
 
-    /// What is there after and was not before.
+    /// The things that are there after and were not before.
     fn compare(&self, after: &Self) -> Vec<String> {
         after.found.iter().filter(|thing| !self.found.contains(thing)).cloned().collect()
     }

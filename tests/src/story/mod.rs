@@ -12,7 +12,7 @@ pub mod sign;
 use crate::Failure;
 use crate::site::Site;
 
-/// What a step showed: the first line is the step's, the others are details.
+/// Output of a step: the first line is the step's, the others are details.
 pub type Shown = Result<Vec<String>, Failure>;
 
 #[derive(Debug, Clone, Copy)]

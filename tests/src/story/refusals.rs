@@ -151,7 +151,7 @@ fn tag_digest(repository: &str, tag: &str) -> Result<String, Failure> {
     digest.map(|hex| hex.trim().to_owned()).ok_or_else(|| Failure(format!("no digest in: {head}")))
 }
 
-/// What an attacker with write access to the registry does.
+/// Asks the registry as an attacker with write access does. Returns the body of an answer of 2xx.
 fn registry(method: &str, path: &str, body: &str) -> Result<String, Failure> {
     let answer = http(method, path, body)?;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
