@@ -384,3 +384,64 @@ fn an_event_log_of_roots() {
         run(&mut site.edgewarden(&["renew"])).unwrap().ok().unwrap();
     });
 }
+
+const PROGRAMS: [&str; 2] = ["edgewarden", "edgewarden-fleet"];
+
+/// A test program lies in `deps`, one below the programs of the product.
+fn program(name: &str) -> PathBuf {
+    std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join(name)
+}
+
+#[test]
+fn each_shell_completes_both_programs() {
+    for name in PROGRAMS {
+        let script = |shell: &str| {
+            run(Command::new(program(name)).args(["completions", shell])).unwrap().ok().unwrap()
+        };
+        for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+            let script = script(shell);
+            for word in [name, "deployment", "output"] {
+                assert!(script.contains(word), "{shell}: {word}");
+            }
+            // What supervisors run is for nobody to type.
+            assert!(!script.contains("log-pump"), "{shell}");
+        }
+        // As a shell has it: it is read, and the beginning of a word becomes the word.
+        let function = format!("_{}", name.replace('-', "__"));
+        let ask = format!(
+            "source <(\"$0\" completions bash); COMP_WORDS=({name} depl) COMP_CWORD=1; {function} {name} depl {name}; \
+             echo \"${{COMPREPLY[@]}}\""
+        );
+        let mut bash = Command::new("bash");
+        let offered = run(bash.args(["-euc", &ask]).arg(program(name))).unwrap().ok().unwrap();
+        let expected = if name == "edgewarden" { "deployment\n" } else { "deploy deployment\n" };
+        assert_eq!(offered, expected, "{name}");
+    }
+    let asked = run(Command::new(program("edgewarden")).args(["completions", "csh"])).unwrap();
+    assert_eq!(exit_code(&asked), 2);
+}
+
+#[test]
+fn each_command_has_a_manual_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let manual = folder.path().join("man1");
+    for name in PROGRAMS {
+        run(Command::new(program(name)).arg("man").arg(&manual)).unwrap().ok().unwrap();
+    }
+    let page = |name: &str| fs::read_to_string(manual.join(format!("{name}.1"))).unwrap();
+    for name in
+        ["edgewarden", "edgewarden-policy-explain", "edgewarden-fleet", "edgewarden-fleet-device-list"]
+    {
+        for section in [".TH", ".SH NAME", ".SH SYNOPSIS", ".SH DESCRIPTION", ".SH OPTIONS"] {
+            assert!(page(name).contains(section), "{name}: {section}");
+        }
+    }
+    assert!(page("edgewarden").contains(".SH SUBCOMMANDS"));
+    assert!(page("edgewarden-policy-explain").contains("Exit code 3"));
+    assert!(!manual.join("edgewarden-gatewayd.1").exists());
+    // A file where the folder should be.
+    let file = manual.join("edgewarden.1");
+    let refused = run(Command::new(program("edgewarden")).arg("man").arg(&file)).unwrap();
+    assert_eq!(exit_code(&refused), 1);
+    assert!(refused.stderr.contains("cannot write the manual into"), "{}", refused.stderr);
+}

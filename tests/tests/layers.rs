@@ -17,6 +17,7 @@ const LAYERS: [&[&str]; 9] = [
         "edgewarden-protocol",
         "edgewarden-platform",
         "edgewarden-sealing",
+        "edgewarden-terminal",
         "edgewarden-svid",
         "edgewarden-evidence",
         "edgewarden-ca",

@@ -15,8 +15,9 @@ mod svid;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use edgewarden_protocol::layout::Layout;
+use edgewarden_terminal::{Completions, Manual};
 
 use crate::exit::Problem;
 use crate::output::Format;
@@ -93,6 +94,10 @@ enum Command {
     Messages(commands::messages::Messages),
     /// Print the daemons' numbers for a monitoring system.
     Metrics(commands::metrics::Metrics),
+    /// Print a script by which a shell completes this program's commands.
+    Completions(Completions),
+    /// Write this program's manual pages, one a command, into a folder.
+    Man(Manual),
     /// Runs the identity daemon (for supervisors).
     #[command(hide = true)]
     Identityd,
@@ -181,6 +186,11 @@ fn run(arguments: Arguments) -> Result<(), Problem> {
             Command::Keystore(keystore) => keystore.run(&layout),
             Command::Messages(messages) => messages.run(&layout, format).await,
             Command::Metrics(metrics) => metrics.run(&layout).await,
+            Command::Completions(completions) => {
+                print!("{}", completions.script(&Arguments::command()));
+                Ok(())
+            }
+            Command::Man(manual) => manual.write(&Arguments::command()).map_err(Problem::failed),
             // Before: they confine themselves first, and only then have threads.
             Command::Identityd | Command::Gatewayd | Command::LogPump { .. } => Ok(()),
             Command::Runtimed => {

@@ -1,7 +1,7 @@
 //! `edgewarden-fleet`: the commands for operators, and the server's entry point.
 //!
 //! Data goes to standard output, words to standard error. Exit codes: 0 yes, 1 failed, 2 usage, 3 refused.
-//! All but `init`, `serve`, `backup`, `database`, `access` and `key` ask the running server.
+//! All but `init`, `serve`, `backup`, `database`, `access`, `key`, `completions` and `man` ask the running server.
 
 /// Prints a line of data.
 macro_rules! say {
@@ -22,8 +22,9 @@ mod trust;
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use edgewarden_names::GatewayName;
+use edgewarden_terminal::{Completions, Manual};
 
 pub use exit::Stop;
 use output::Format;
@@ -128,6 +129,10 @@ enum Command {
     /// The access tokens of the command line and of the dashboard.
     #[command(subcommand)]
     Access(AccessCommand),
+    /// Print a script by which a shell completes this program's commands.
+    Completions(Completions),
+    /// Write this program's manual pages, one a command, into a folder.
+    Man(Manual),
 }
 
 #[derive(Debug, Subcommand)]
@@ -215,6 +220,11 @@ pub async fn run(arguments: Arguments) -> Result<(), Stop> {
         Command::Message(Message::List { gateway, last }) => messages(&common, &gateway, last).await,
         Command::Web(WebCommand::Url) => web(&common).await,
         Command::Access(AccessCommand::Rotate) => common.data()?.rotate_tokens().map_err(Stop::failed),
+        Command::Completions(completions) => {
+            output::text(&completions.script(&Arguments::command()));
+            Ok(())
+        }
+        Command::Man(manual) => manual.write(&Arguments::command()).map_err(Stop::failed),
     }
 }
 

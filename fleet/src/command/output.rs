@@ -21,6 +21,11 @@ pub fn line(what: std::fmt::Arguments<'_>) {
     let _ = writeln!(out, "{what}");
 }
 
+/// Text of several lines, at once: whoever reads it may stop reading.
+pub fn text(text: &str) {
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+}
+
 /// One JSON document on one line.
 pub fn json(value: &impl Serialize) -> Result<(), Stop> {
     say!("{}", serde_json::to_string(value).map_err(Stop::failed)?);
@@ -52,8 +57,7 @@ impl JsonArray {
 
 /// Columns as wide as their widest cell. What gateways sent cannot command the terminal.
 pub fn table(head: &[&str], rows: &[Vec<String>]) {
-    // All of it at once: whoever reads it may stop reading.
-    let _ = std::io::stdout().lock().write_all(laid_out(head, rows).as_bytes());
+    text(&laid_out(head, rows));
 }
 
 fn laid_out(head: &[&str], rows: &[Vec<String>]) -> String {
