@@ -36,29 +36,25 @@ impl Census {
     /// The newest count. When it is not fresh another is begun, for who asks next.
     pub async fn newest(shared: &Arc<Shared>) -> Result<Counted, Problem> {
         let census = &shared.metrics.census;
-        match census.known() {
-            Some(known) => {
-                if known.at.elapsed() >= FRESH
-                    && let Ok(turn) = Arc::clone(&census.counting).try_lock_owned()
-                {
-                    let shared = Arc::clone(shared);
-                    tokio::spawn(async move {
-                        let _turn = turn;
-                        if let Err(error) = count(&shared).await {
-                            tracing::warn!(error = %ErrorChain(&error), "the gateways were not counted");
-                        }
-                    });
+        let Some(known) = census.known() else {
+            let _turn = census.counting.lock().await;
+            return match census.known() {
+                Some(known) => Ok(known),
+                None => count(shared).await,
+            };
+        };
+        if known.at.elapsed() >= FRESH
+            && let Ok(turn) = Arc::clone(&census.counting).try_lock_owned()
+        {
+            let shared = Arc::clone(shared);
+            tokio::spawn(async move {
+                let _turn = turn;
+                if let Err(error) = count(&shared).await {
+                    tracing::warn!(error = %ErrorChain(&error), "the gateways were not counted");
                 }
-                Ok(known)
-            }
-            None => {
-                let _turn = census.counting.lock().await;
-                match census.known() {
-                    Some(known) => Ok(known),
-                    None => count(shared).await,
-                }
-            }
+            });
         }
+        Ok(known)
     }
 }
 

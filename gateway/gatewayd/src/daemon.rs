@@ -175,13 +175,7 @@ fn serve(layout: &Layout, config: &Config, doors: Doors) -> Result<Daemon, Gatew
     let hub = Hub::new(gateway.clone(), domain.clone(), disk, audit.clone(), clock.clone());
     let (standing_out, standing) = watch::channel(None);
     let queue = opening.clone();
-    let wiring = Wiring {
-        events: events_in,
-        views: view.clone(),
-        applied: applied_out,
-        standing,
-        queue,
-    };
+    let wiring = Wiring { events: events_in, views: view.clone(), applied: applied_out, standing, queue };
     background.spawn(hub.run(wiring));
     background.spawn(control::follow(control.clone(), gateway.clone(), views, standing_out, clock.clone()));
     background.spawn(control::report(control.clone(), applied.clone()));
@@ -231,6 +225,25 @@ fn serve(layout: &Layout, config: &Config, doors: Doors) -> Result<Daemon, Gatew
         started: Instant::now(),
     };
     let console = Console { events, applied, opening: opening.clone(), journal: loading.clone(), upstream };
+    let inside = Inside { identity, shared, enrolment, loading: loading.clone(), told, console };
+    let doors = open(layout, doors, inside, audit)?;
+    Ok(Daemon { doors, background, queue: opening, journal: loading, to_journal: journal })
+}
+
+/// What those who come in are led to.
+struct Inside {
+    identity: Identity,
+    shared: Shared,
+    enrolment: Enrolment,
+    /// Sessions and retained messages, as they are read from the disk.
+    loading: watch::Receiver<store::Opening>,
+    told: metrics::Told,
+    console: Console,
+}
+
+/// The tasks that accept: of leaf devices, of modules, of enrolment, of who counts, and of the command line.
+fn open(layout: &Layout, doors: Doors, inside: Inside, audit: Audit) -> Result<JoinSet<()>, GatewaydError> {
+    let Inside { identity, shared, enrolment, loading, told, console } = inside;
     let tcp = |listener| TcpListener::from_std(listener).map_err(GatewaydError::System);
     let connections_max = listen::connections_max();
     let mut tasks = JoinSet::new();
@@ -261,7 +274,7 @@ fn serve(layout: &Layout, config: &Config, doors: Doors) -> Result<Daemon, Gatew
         altered.failed(Refusal::new(Reason::EnforcementAltered, path.display(), rule));
     }));
     tasks.spawn(console::serve(listener, file, layout.gateway_socket(), audit, console));
-    Ok(Daemon { doors: tasks, background, queue: opening, journal: loading, to_journal: journal })
+    Ok(tasks)
 }
 
 /// Clients that come before we have a certificate wait in the listener's backlog instead of failing.

@@ -203,6 +203,7 @@ impl Deployments {
     }
 
     /// Without the fallback of a module whose update has proven itself.
+    #[must_use]
     pub fn without_fallback(&self, module: &ModuleName) -> Self {
         let mut next = self.clone();
         next.fallbacks.remove(module);

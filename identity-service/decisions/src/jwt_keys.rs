@@ -77,6 +77,7 @@ impl PublishedKeys {
 
     /// With one more key. When it is `alone`, nobody has the private halves of the others any more: each signed its last
     /// token before now. More keys than the bound, as from a process that is started over and over, lose the oldest.
+    #[must_use]
     pub fn publish(&self, key: PublishedKey, alone: bool, now: UnixTime) -> Self {
         let mut next = self.without_expired(now).unwrap_or_else(|| self.clone());
         if alone {

@@ -56,6 +56,7 @@ pub struct ProcessSeen {
 
 impl Records {
     /// None of them are about another boot than `boot`.
+    #[must_use]
     pub fn of_boot(&self, boot: &str) -> Self {
         if self.boot == boot { self.clone() } else { Self { boot: boot.into(), live: BTreeMap::new() } }
     }
@@ -122,6 +123,7 @@ impl Records {
     }
 
     /// Without the record of an instance.
+    #[must_use]
     pub fn without(&self, instance: &str) -> Self {
         let mut next = self.clone();
         next.live.remove(instance);

@@ -62,21 +62,30 @@ impl Choice {
                 runs_programs: package.name == FROM_OUTSIDE,
             });
         }
-        let has_file = |package: &&Package| package.test_files().any(|file| file.name == name);
-        let with_file: Vec<_> = packages.iter().filter(has_file).collect();
-        if !with_file.is_empty() {
-            let runs_programs = with_file.iter().any(|package| package.name == FROM_OUTSIDE);
-            return Ok(Self { builds: vec![test_files([name])], filter: None, runs_programs });
-        }
-        let (mut files, mut builds, mut runs_programs) = (BTreeSet::new(), Vec::new(), false);
+        let mut with_file = Vec::new();
         for package in &packages {
-            let found = package.test_files_with(name)?;
+            with_file.extend(package.programs_of(name).map(|target| (package, target)));
+        }
+        if !with_file.is_empty() {
+            let runs_programs = with_file.iter().any(|(package, _)| package.name == FROM_OUTSIDE);
+            let build = test_programs(with_file.iter().map(|(_, target)| target.name.as_str()));
+            // A program that is the file runs whole.
+            let is_part = with_file.iter().any(|(_, target)| target.name != name);
+            return Ok(Self {
+                builds: vec![build],
+                filter: is_part.then(|| format!("{name}::")),
+                runs_programs,
+            });
+        }
+        let (mut programs, mut builds, mut runs_programs) = (BTreeSet::new(), Vec::new(), false);
+        for package in &packages {
+            let found = package.test_programs_with(name)?;
             runs_programs |= !found.is_empty() && package.name == FROM_OUTSIDE;
-            files.extend(found);
+            programs.extend(found);
             builds.extend(package.unit_tests_with(name)?);
         }
-        if !files.is_empty() {
-            builds.push(test_files(files));
+        if !programs.is_empty() {
+            builds.push(test_programs(programs));
         }
         if builds.is_empty() {
             return Err(Problem::Unknown(name.to_owned()));
@@ -100,7 +109,7 @@ fn packages(root: &Path) -> Result<Vec<Package>, Problem> {
 }
 
 /// Cargo takes `--workspace` once only.
-fn test_files<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+fn test_programs<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<String> {
     let each = names.into_iter().flat_map(|name| ["--test".to_owned(), name.to_owned()]);
     std::iter::once("--workspace".to_owned()).chain(each).collect()
 }
@@ -110,17 +119,28 @@ impl Package {
         self.manifest_path.parent().unwrap_or(Path::new("/"))
     }
 
-    fn test_files(&self) -> impl Iterator<Item = &Target> {
+    fn test_programs(&self) -> impl Iterator<Item = &Target> {
         self.targets.iter().filter(|target| target.kind.iter().any(|kind| kind == "test"))
     }
 
-    /// The files of tests in which a test has this in its name.
-    fn test_files_with(&self, part: &str) -> Result<Vec<&str>, Problem> {
+    /// The test programs that are this file, or of which it is a part.
+    fn programs_of(&self, file: &str) -> impl Iterator<Item = &Target> {
+        let part = format!("{file}.rs");
+        self.test_programs().filter(move |target| match target.parts() {
+            Some(folder) => folder.join(&part).is_file(),
+            None => target.name == file,
+        })
+    }
+
+    /// The test programs in which a test has this in its name.
+    fn test_programs_with(&self, part: &str) -> Result<Vec<&str>, Problem> {
         let mut found = Vec::new();
-        for target in self.test_files() {
-            // A folder beside it holds its parts.
-            let beside = target.src_path.with_extension("");
-            if defines(&target.src_path, part)? || (beside.is_dir() && any_defines(&beside, part)?) {
+        for target in self.test_programs() {
+            let defines = match target.parts() {
+                Some(folder) => any_defines(folder, part)?,
+                None => defines(&target.src_path, part)?,
+            };
+            if defines {
                 found.push(target.name.as_str());
             }
         }
@@ -141,6 +161,13 @@ impl Package {
             }
         }
         Ok(Some(build))
+    }
+}
+
+impl Target {
+    /// The folder of a program that has several files.
+    fn parts(&self) -> Option<&Path> {
+        self.src_path.parent().filter(|_| self.src_path.ends_with("main.rs"))
     }
 }
 
@@ -186,9 +213,9 @@ mod tests {
         Choice::named(name, &Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")).unwrap()
     }
 
-    /// `hint` is in the names of tests in several files, of packages with a library and of one without.
+    /// `hint` is in the names of tests in several programs, of packages with a library and of one without.
     #[test]
-    fn a_name_in_several_files_is_what_cargo_takes() {
+    fn a_name_in_several_programs_is_what_cargo_takes() {
         let choice = named("hint");
         let files = choice.builds.iter().flatten().filter(|argument| *argument == "--test").count();
         assert!(files > 1 && choice.builds.len() > 1, "{choice:?}");
@@ -203,7 +230,14 @@ mod tests {
     #[test]
     fn packages_and_files_are_found_by_their_names() {
         assert_eq!(named("mqtt").builds, [["--package", "edgewarden-mqtt"]]);
-        assert_eq!(named("broker").builds, [["--workspace", "--test", "broker"]]);
+        let broker = named("broker");
+        assert_eq!(broker.builds, [["--workspace", "--test", "mqtt", "--test", "gatewayd"]]);
+        assert_eq!(broker.filter.as_deref(), Some("broker::"));
+        let alone = named("checks");
+        assert_eq!(
+            (alone.builds, alone.filter),
+            (vec![vec!["--workspace".into(), "--test".into(), "checks".into()]], None)
+        );
         assert!(named("chaos").runs_programs && !named("broker").runs_programs);
         let unknown =
             Choice::named("no_test_has_this_name_", &Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."));

@@ -11,7 +11,8 @@ use crate::choice::Choice;
 
 #[derive(Debug)]
 pub struct Program {
-    /// Its package without the product's name, and its file: `mqtt/conformance`.
+    /// Its package without the product's name: `mqtt`; and the target, where that is not the package's tests:
+    /// `mqtt/edgewarden_mqtt`.
     pub name: String,
     pub path: PathBuf,
     /// The folder of its package, where cargo runs it.
@@ -36,6 +37,8 @@ struct Profile {
 #[derive(Deserialize)]
 struct Target {
     name: String,
+    kind: Vec<String>,
+    src_path: PathBuf,
 }
 
 pub fn build(choice: &Choice) -> Result<Vec<Program>, Problem> {
@@ -53,7 +56,11 @@ pub fn build(choice: &Choice) -> Result<Vec<Program>, Problem> {
     for arguments in &choice.builds {
         build_once(arguments, &mut programs)?;
     }
-    programs.sort_by(|one, other| one.name.cmp(&other.name));
+    // The largest first: one that begins last is what everybody waits for.
+    programs.sort_by_cached_key(|program| {
+        let bytes = std::fs::metadata(&program.path).map_or(0, |file| file.len());
+        (std::cmp::Reverse(bytes), program.name.clone())
+    });
     Ok(programs)
 }
 
@@ -84,8 +91,10 @@ impl Message {
         let package = id.rsplit(['#', '/']).next().unwrap_or_default();
         let package = package.split('@').next().unwrap_or_default();
         let package = package.strip_prefix("edgewarden-").unwrap_or(package);
+        let target = self.target?;
+        let is_all = target.kind.iter().any(|kind| kind == "test") && target.src_path.ends_with("main.rs");
         Some(Program {
-            name: format!("{package}/{}", self.target?.name),
+            name: if is_all { package.to_owned() } else { format!("{package}/{}", target.name) },
             path: self.executable?,
             folder: self.manifest_path?.parent()?.to_owned(),
         })

@@ -63,7 +63,9 @@ impl Report {
         self.done += 1;
         let (mut passed, mut failed) = (0, 0);
         for test in finished.tests {
-            let name = format!("{}::{}", program.name, test.name);
+            // `mqtt/broker::…` for a file of the package's tests, `mqtt/edgewarden_mqtt::…` for a test in the library.
+            let joint = if program.name.contains('/') { "::" } else { "/" };
+            let name = format!("{}{joint}{}", program.name, test.name);
             match test.outcome.as_str() {
                 "ok" => passed += 1,
                 "ignored" => self.ignored += 1,

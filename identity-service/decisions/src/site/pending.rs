@@ -61,6 +61,7 @@ impl Pending {
     }
 
     /// The same request after another answer.
+    #[must_use]
     pub fn after(&self, enrolment: &Enrolment) -> Self {
         let (answers, since) = enrolment.pending();
         Self { answers, since, ..self.clone() }

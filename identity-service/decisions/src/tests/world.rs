@@ -19,7 +19,7 @@ use crate::authority::Context;
 use crate::deployments::Target;
 use crate::enrolment::Expected;
 
-#[path = "../../../identityd/tests/common/image.rs"]
+#[path = "../../../identityd/tests/identityd/common/image.rs"]
 #[allow(dead_code, reason = "shared with the tests of identityd")]
 mod image;
 

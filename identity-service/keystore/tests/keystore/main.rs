@@ -1,0 +1,17 @@
+//! Tests of this crate, through its public door: one program, so that they are linked once.
+
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by a panic"
+)]
+
+mod bus;
+mod common;
+mod conformance;
+mod enrol;
+mod pkcs11;
+mod software;
+mod tpm;
