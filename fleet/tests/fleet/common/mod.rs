@@ -181,7 +181,7 @@ impl Fleet {
         let device = Device::new(gateway);
         let token = self.token(gateway);
         let enrolled = device.enrol(self, Some(&token)).await.unwrap();
-        Gateway::new(device, enrolled)
+        Gateway::new(device, &enrolled)
     }
 
     /// Writes a deployment and sends it.
@@ -314,14 +314,13 @@ impl Device {
 /// A gateway that has joined, with a CA that issues to its modules.
 pub struct Gateway {
     pub device: Device,
-    pub enrolled: Enrolled,
     ca: IssuingCa,
 }
 
 impl Gateway {
-    pub fn new(device: Device, enrolled: Enrolled) -> Self {
-        let ca = issuing_ca(&device.ca, &device.name, &enrolled);
-        Self { device, enrolled, ca }
+    pub fn new(device: Device, enrolled: &Enrolled) -> Self {
+        let ca = issuing_ca(&device.ca, &device.name, enrolled);
+        Self { device, ca }
     }
 
     pub fn id(&self, module: &str) -> SpiffeId {

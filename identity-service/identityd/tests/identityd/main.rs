@@ -22,6 +22,7 @@ mod federation;
 mod full_disk;
 #[path = "common/guest.rs"]
 mod guest;
+#[allow(dead_code, reason = "a program of its own")]
 #[path = "../../../../examples/clients/rust/src/main.rs"]
 mod in_rust;
 mod iotedge;

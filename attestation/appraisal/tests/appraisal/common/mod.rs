@@ -6,7 +6,7 @@ use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair,
 };
-use edgewarden_appraisal::{AK_ATTRIBUTES, BOOT_PCRS, ChallengeParts, ReferenceValues, VendorRoots};
+use edgewarden_appraisal::{AK_ATTRIBUTES, ChallengeParts, ReferenceValues, VendorRoots};
 use edgewarden_evidence::event_log::EventLog;
 use edgewarden_evidence::tpm::{
     Attest, AttestKind, Attributes, ClockInfo, Curve, Key, PcrSelection, PcrSelections, Public, Scheme,
@@ -459,8 +459,4 @@ pub fn good_boot() -> Vec<u8> {
 
 pub fn references() -> Vec<ReferenceValues> {
     vec![ReferenceValues::learn("normal", &good_boot()).unwrap()]
-}
-
-pub fn boot_pcrs() -> Vec<u8> {
-    BOOT_PCRS.to_vec()
 }

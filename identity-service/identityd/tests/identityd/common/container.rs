@@ -104,12 +104,6 @@ pub struct Relay {
     pub socket: PathBuf,
 }
 
-impl Relay {
-    pub fn pid(&self) -> u32 {
-        self.process.id()
-    }
-}
-
 impl Drop for Relay {
     fn drop(&mut self) {
         drop(self.process.kill());

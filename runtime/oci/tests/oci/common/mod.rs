@@ -1,7 +1,6 @@
 //! A registry to talk to: Debian's docker-registry, on a free port, in a folder of its own.
 
 use std::net::TcpListener;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -55,9 +54,4 @@ impl TestRegistry {
     pub fn config(&self) -> Runtime {
         Runtime { plain_http_registries: vec![self.host.clone()], ..Runtime::default() }
     }
-}
-
-pub fn write(path: &Path, bytes: &[u8]) {
-    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-    std::fs::write(path, bytes).unwrap();
 }
