@@ -10,18 +10,19 @@ use edgewarden_mqtt::decode::decode;
 use edgewarden_mqtt::packet::*;
 use edgewarden_mqtt::topic::TopicFilter;
 
-const CODEC: &str = "mqtt/tests/codec.rs::what_the_specification_calls_malformed_is_refused";
-const ROUND_TRIP: &str = "mqtt/tests/codec.rs::what_is_encoded_decodes_to_itself";
+const CODEC: &str = "mqtt/tests/mqtt/codec.rs::what_the_specification_calls_malformed_is_refused";
+const ROUND_TRIP: &str = "mqtt/tests/mqtt/codec.rs::what_is_encoded_decodes_to_itself";
 const MATCHING: &str = "mqtt/src/topic.rs::matching";
-const CONNECTING: &str = "mqtt/tests/broker.rs::connecting_is_refused_with_the_code_that_says_why";
-const WILL: &str = "mqtt/tests/conformance.rs::a_will_is_published_once_as_it_was_left";
-const RESUME: &str = "mqtt/tests/broker.rs::what_was_not_acknowledged_comes_again_with_dup_in_order";
+const CONNECTING: &str = "mqtt/tests/mqtt/broker.rs::connecting_is_refused_with_the_code_that_says_why";
+const WILL: &str = "mqtt/tests/mqtt/conformance.rs::a_will_is_published_once_as_it_was_left";
+const RESUME: &str = "mqtt/tests/mqtt/broker.rs::what_was_not_acknowledged_comes_again_with_dup_in_order";
 const RETAINED: &str =
-    "mqtt/tests/conformance.rs::retain_is_a_matter_of_the_publisher_and_of_new_subscriptions";
-const UNSUBSCRIBING: &str = "mqtt/tests/conformance.rs::unsubscribing_is_exact_and_always_answered";
-const SUBSCRIBING: &str = "mqtt/tests/conformance.rs::a_subscribe_is_answered_filter_by_filter_in_one_suback";
+    "mqtt/tests/mqtt/conformance.rs::retain_is_a_matter_of_the_publisher_and_of_new_subscriptions";
+const UNSUBSCRIBING: &str = "mqtt/tests/mqtt/conformance.rs::unsubscribing_is_exact_and_always_answered";
+const SUBSCRIBING: &str =
+    "mqtt/tests/mqtt/conformance.rs::a_subscribe_is_answered_filter_by_filter_in_one_suback";
 const ACKNOWLEDGING: &str =
-    "mqtt/tests/conformance.rs::a_publication_is_acknowledged_and_its_identifier_is_free";
+    "mqtt/tests/mqtt/conformance.rs::a_publication_is_acknowledged_and_its_identifier_is_free";
 /// A duty of clients.
 const CLIENT: &str = "client";
 /// QoS 2 is not offered.
@@ -36,7 +37,7 @@ const NAMED: &str = CONNECTING;
 const STATEMENTS: &[(&str, &str)] = &[
     ("1.5.3-1", CODEC),
     ("1.5.3-2", CODEC),
-    ("1.5.3-3", "mqtt/tests/conformance.rs::texts_are_taken_as_they_are"),
+    ("1.5.3-3", "mqtt/tests/mqtt/conformance.rs::texts_are_taken_as_they_are"),
     ("2.2.2-1", ROUND_TRIP),
     ("2.2.2-2", CODEC),
     ("2.3.1-1", CODEC),
@@ -46,10 +47,10 @@ const STATEMENTS: &[(&str, &str)] = &[
     ("2.3.1-5", ROUND_TRIP),
     ("2.3.1-6", ACKNOWLEDGING),
     ("2.3.1-7", SUBSCRIBING),
-    ("3.1.0-1", "mqtt/tests/broker.rs::packets_out_of_place_end_the_connection"),
-    ("3.1.0-2", "mqtt/tests/broker.rs::packets_out_of_place_end_the_connection"),
+    ("3.1.0-1", "mqtt/tests/mqtt/broker.rs::packets_out_of_place_end_the_connection"),
+    ("3.1.0-2", "mqtt/tests/mqtt/broker.rs::packets_out_of_place_end_the_connection"),
     ("3.1.2-1", CODEC),
-    ("3.1.2-2", "mqtt/tests/broker.rs::another_protocol_level_is_told"),
+    ("3.1.2-2", "mqtt/tests/mqtt/broker.rs::another_protocol_level_is_told"),
     ("3.1.2-3", CODEC),
     ("3.1.2-4", RESUME),
     ("3.1.2-5", RESUME),
@@ -73,10 +74,10 @@ const STATEMENTS: &[(&str, &str)] = &[
     ("3.1.2-23", CLIENT),
     (
         "3.1.2-24",
-        "gatewayd/tests/broker.rs::a_silent_client_is_closed_and_its_will_goes_out_though_nothing_else_happens",
+        "gatewayd/tests/gatewayd/broker.rs::a_silent_client_is_closed_and_its_will_goes_out_though_nothing_else_happens",
     ),
     ("3.1.3-1", ROUND_TRIP),
-    ("3.1.3-2", "gatewayd/tests/sessions.rs::another_certificate_cannot_take_a_session_over"),
+    ("3.1.3-2", "gatewayd/tests/gatewayd/sessions.rs::another_certificate_cannot_take_a_session_over"),
     ("3.1.3-3", CODEC),
     ("3.1.3-4", CODEC),
     ("3.1.3-5", NAMED),
@@ -86,21 +87,21 @@ const STATEMENTS: &[(&str, &str)] = &[
     ("3.1.3-9", CONNECTING),
     ("3.1.3-10", CODEC),
     ("3.1.3-11", CODEC),
-    ("3.1.4-1", "gatewayd/tests/broker.rs::what_is_not_mqtt_ends_the_connection"),
-    ("3.1.4-2", "mqtt/tests/broker.rs::a_second_connection_takes_over"),
+    ("3.1.4-1", "gatewayd/tests/gatewayd/broker.rs::what_is_not_mqtt_ends_the_connection"),
+    ("3.1.4-2", "mqtt/tests/mqtt/broker.rs::a_second_connection_takes_over"),
     ("3.1.4-3", RESUME),
-    ("3.1.4-4", "mqtt/tests/conformance.rs::connack_comes_first_and_says_whether_there_is_a_session"),
-    ("3.1.4-5", "mqtt/tests/conformance.rs::nothing_is_taken_after_a_refused_connect"),
-    ("3.2.0-1", "mqtt/tests/conformance.rs::connack_comes_first_and_says_whether_there_is_a_session"),
+    ("3.1.4-4", "mqtt/tests/mqtt/conformance.rs::connack_comes_first_and_says_whether_there_is_a_session"),
+    ("3.1.4-5", "mqtt/tests/mqtt/conformance.rs::nothing_is_taken_after_a_refused_connect"),
+    ("3.2.0-1", "mqtt/tests/mqtt/conformance.rs::connack_comes_first_and_says_whether_there_is_a_session"),
     ("3.2.2-1", RESUME),
     ("3.2.2-2", RESUME),
-    ("3.2.2-3", "mqtt/tests/conformance.rs::connack_comes_first_and_says_whether_there_is_a_session"),
+    ("3.2.2-3", "mqtt/tests/mqtt/conformance.rs::connack_comes_first_and_says_whether_there_is_a_session"),
     ("3.2.2-4", CONNECTING),
     ("3.2.2-5", CONNECTING),
-    ("3.2.2-6", "gatewayd/tests/broker.rs::what_is_not_mqtt_ends_the_connection"),
+    ("3.2.2-6", "gatewayd/tests/gatewayd/broker.rs::what_is_not_mqtt_ends_the_connection"),
     ("3.3.1-1", RESUME),
     ("3.3.1-2", CODEC),
-    ("3.3.1-3", "mqtt/tests/conformance.rs::dup_is_of_one_connection_only"),
+    ("3.3.1-3", "mqtt/tests/mqtt/conformance.rs::dup_is_of_one_connection_only"),
     ("3.3.1-4", CODEC),
     ("3.3.1-5", RETAINED),
     ("3.3.1-6", RETAINED),
@@ -114,8 +115,8 @@ const STATEMENTS: &[(&str, &str)] = &[
     ("3.3.2-2", CODEC),
     ("3.3.2-3", MATCHING),
     ("3.3.4-1", ACKNOWLEDGING),
-    ("3.3.5-1", "mqtt/tests/broker.rs::overlapping_subscriptions_deliver_once_with_the_highest_qos"),
-    ("3.3.5-2", "mqtt/tests/broker.rs::a_denied_publication_is_never_acknowledged_nor_delivered"),
+    ("3.3.5-1", "mqtt/tests/mqtt/broker.rs::overlapping_subscriptions_deliver_once_with_the_highest_qos"),
+    ("3.3.5-2", "mqtt/tests/mqtt/broker.rs::a_denied_publication_is_never_acknowledged_nor_delivered"),
     ("3.6.1-1", CODEC),
     ("3.8.1-1", CODEC),
     ("3.8.3-1", CODEC),
@@ -124,7 +125,7 @@ const STATEMENTS: &[(&str, &str)] = &[
     ("3-8.3-4", CODEC),
     ("3.8.4-1", SUBSCRIBING),
     ("3.8.4-2", SUBSCRIBING),
-    ("3.8.4-3", "mqtt/tests/conformance.rs::a_subscription_is_replaced_by_its_equal"),
+    ("3.8.4-3", "mqtt/tests/mqtt/conformance.rs::a_subscription_is_replaced_by_its_equal"),
     ("3.8.4-4", SUBSCRIBING),
     ("3.8.4-5", SUBSCRIBING),
     ("3.8.4-6", SUBSCRIBING),
@@ -139,13 +140,19 @@ const STATEMENTS: &[(&str, &str)] = &[
     ("3.10.4-4", UNSUBSCRIBING),
     ("3.10.4-5", UNSUBSCRIBING),
     ("3.10.4-6", UNSUBSCRIBING),
-    ("3.12.4-1", "mqtt/tests/durable.rs::an_answer_waits_for_the_document_and_what_follows_waits_behind_it"),
+    (
+        "3.12.4-1",
+        "mqtt/tests/mqtt/durable.rs::an_answer_waits_for_the_document_and_what_follows_waits_behind_it",
+    ),
     ("3.14.1-1", CODEC),
     ("3.14.4-1", CLIENT),
     ("3.14.4-2", CLIENT),
     ("3.14.4-3", WILL),
-    ("4.1.0-1", "gatewayd/tests/sessions.rs::what_waits_for_a_receiver_that_is_away_survives_a_kill"),
-    ("4.1.0-2", "mqtt/tests/durable.rs::a_session_ends_when_its_client_was_away_for_too_long"),
+    (
+        "4.1.0-1",
+        "gatewayd/tests/gatewayd/sessions.rs::what_waits_for_a_receiver_that_is_away_survives_a_kill",
+    ),
+    ("4.1.0-2", "mqtt/tests/mqtt/durable.rs::a_session_ends_when_its_client_was_away_for_too_long"),
     ("4.2.0-1", WHOLE),
     ("4.3.1-1", ROUND_TRIP),
     ("4.3.2-1", RESUME),
@@ -153,14 +160,14 @@ const STATEMENTS: &[(&str, &str)] = &[
     ("4.3.3-1", QOS_2),
     ("4.3.3-2", QOS_2),
     ("4.4.0-1", RESUME),
-    ("4.5.0-1", "gatewayd/tests/sessions.rs::nothing_acknowledged_is_lost_by_thirty_kills"),
+    ("4.5.0-1", "gatewayd/tests/gatewayd/sessions.rs::nothing_acknowledged_is_lost_by_thirty_kills"),
     ("4.5.0-2", CLIENT),
     ("4.6.0-1", RESUME),
-    ("4.6.0-2", "mqtt/tests/broker.rs::a_durable_publication_is_acknowledged_when_stored_and_in_order"),
+    ("4.6.0-2", "mqtt/tests/mqtt/broker.rs::a_durable_publication_is_acknowledged_when_stored_and_in_order"),
     ("4.6.0-3", QOS_2),
     ("4.6.0-4", QOS_2),
-    ("4.6.0-5", "gatewayd/tests/broker.rs::nothing_acknowledged_is_lost_under_pressure"),
-    ("4.6.0-6", "gatewayd/tests/broker.rs::nothing_acknowledged_is_lost_under_pressure"),
+    ("4.6.0-5", "gatewayd/tests/gatewayd/broker.rs::nothing_acknowledged_is_lost_under_pressure"),
+    ("4.6.0-6", "gatewayd/tests/gatewayd/broker.rs::nothing_acknowledged_is_lost_under_pressure"),
     ("4.7.1-1", CODEC),
     ("4.7.1-2", CODEC),
     ("4.7.1-3", CODEC),
@@ -168,9 +175,9 @@ const STATEMENTS: &[(&str, &str)] = &[
     ("4.7.3-1", CODEC),
     ("4.7.3-2", CODEC),
     ("4.7.3-3", "mqtt/src/topic.rs::names"),
-    ("4.7.3-4", "mqtt/tests/conformance.rs::texts_are_taken_as_they_are"),
-    ("4.8.0-1", "gatewayd/tests/attacks.rs::giants_and_nonsense_end_their_own_connection_only"),
-    ("4.8.0-2", "mqtt/tests/durable.rs::a_document_that_cannot_be_written_is_promised_to_nobody"),
+    ("4.7.3-4", "mqtt/tests/mqtt/conformance.rs::texts_are_taken_as_they_are"),
+    ("4.8.0-1", "gatewayd/tests/gatewayd/attacks.rs::giants_and_nonsense_end_their_own_connection_only"),
+    ("4.8.0-2", "mqtt/tests/mqtt/durable.rs::a_document_that_cannot_be_written_is_promised_to_nobody"),
     ("6.0.0-1", WEBSOCKET),
     ("6.0.0-2", WEBSOCKET),
     ("6.0.0-3", WEBSOCKET),
