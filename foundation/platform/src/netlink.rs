@@ -175,10 +175,10 @@ pub fn find(bytes: &[u8], kind: u16) -> Option<&[u8]> {
     attributes(bytes).find(|(found, _)| *found == kind).map(|(_, value)| value)
 }
 
-/// A string, up to its zero byte.
+/// A string, up to its zero byte; empty when it is not UTF-8.
 pub fn text(value: &[u8]) -> &str {
-    let end = value.iter().position(|byte| *byte == 0).unwrap_or(value.len());
-    std::str::from_utf8(value.get(..end).unwrap_or_default()).unwrap_or_default()
+    let text = value.iter().position(|byte| *byte == 0).map_or(value, |end| value.split_at(end).0);
+    std::str::from_utf8(text).unwrap_or_default()
 }
 
 fn aligned(length: usize) -> usize {

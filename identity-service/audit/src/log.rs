@@ -87,7 +87,8 @@ impl Audit {
                 return Err(damaged(1, "the file before it ends in the middle of a line".into()));
             }
             let io_error = |source| AuditError::Io { path: path.clone(), source };
-            let bytes = read(path, file_bytes_max).map_err(io_error)?.unwrap_or_default();
+            let gone = || io_error(io::ErrorKind::NotFound.into());
+            let bytes = read(path, file_bytes_max).map_err(io_error)?.ok_or_else(gone)?;
             let (lines, rest) = durable::whole_lines(&bytes);
             for (index, text) in lines.split_inclusive(|byte| *byte == b'\n').enumerate() {
                 let line = index.saturating_add(1);

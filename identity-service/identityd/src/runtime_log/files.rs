@@ -92,7 +92,7 @@ fn read(paths: &[(u64, PathBuf)]) -> io::Result<Vec<u8>> {
     let limit = usize::try_from(FILE_BYTES_MAX).unwrap_or(usize::MAX).saturating_mul(2);
     let mut bytes = Vec::new();
     for (_, path) in paths {
-        bytes.extend(durable::read(path, limit)?.unwrap_or_default());
+        bytes.extend(durable::read(path, limit)?.ok_or(io::ErrorKind::NotFound)?);
     }
     Ok(bytes)
 }
