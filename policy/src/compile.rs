@@ -160,11 +160,12 @@ fn put_together<K: Clone + Ord>(all: impl Iterator<Item = K>) -> (Vec<u32>, Vec<
     let mut numbers: BTreeMap<K, u32> = BTreeMap::new();
     let mut classes: Vec<(K, Vec<u32>)> = Vec::new();
     let mut of = Vec::new();
+    let mut next = 0;
     for (at, key) in (0u32..).zip(all) {
-        let next = u32::try_from(classes.len()).unwrap_or(u32::MAX);
         let class = *numbers.entry(key.clone()).or_insert(next);
         if class == next {
             classes.push((key, Vec::new()));
+            next += 1;
         }
         if let Some((_, members)) = classes.get_mut(class as usize) {
             members.push(at);
@@ -190,7 +191,7 @@ struct Enumeration<'a> {
 struct Stand<'a> {
     side: Side,
     /// Equal for those that the rule cannot tell apart.
-    seen: u32,
+    seen: usize,
     /// Those who may stand for it, ascending: not those that the rule knows by themselves.
     members: Cow<'a, [u32]>,
 }
@@ -200,7 +201,7 @@ struct Asking<'a> {
     rule: u32,
     sight: &'a Sight,
     set: &'a PolicySet,
-    answered: HashMap<(u32, Action, u32, bool), bool>,
+    answered: HashMap<(usize, Action, usize, bool), bool>,
 }
 
 impl<'a> Enumeration<'a> {
@@ -353,7 +354,7 @@ fn is_for(action: Action, target: &Target) -> bool {
 
 fn add_one(stands: &mut Vec<Stand<'_>>, at: u32) {
     // Beyond every number of a kind.
-    let seen = u32::MAX - at;
+    let seen = usize::MAX - at as usize;
     stands.push(Stand { side: Side::One(at), seen, members: Cow::Owned(vec![at]) });
 }
 
@@ -379,7 +380,7 @@ fn add_class<'a, K: PartialEq>(
         kinds.push(kind);
         kinds.len() - 1
     });
-    stands.push(Stand { side: Side::Class(class), seen: u32::try_from(seen).unwrap_or(u32::MAX), members });
+    stands.push(Stand { side: Side::Class(class), seen, members });
 }
 
 /// Asks Cedar whether the one rule of `set` applies.

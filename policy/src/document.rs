@@ -162,9 +162,10 @@ fn is_name_byte(byte: u8) -> bool {
 fn with_place(text: &str, errors: &ParseErrors) -> String {
     let Some(error) = errors.iter().next() else { return errors.to_string() };
     let Some(label) = error.labels().and_then(|mut labels| labels.next()) else { return error.to_string() };
-    let before = text.get(..label.offset()).unwrap_or(text);
+    let Some(before) = text.get(..label.offset()) else { return error.to_string() };
     let line = before.matches('\n').count() + 1;
-    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    let last = before.rsplit_once('\n').map_or(before, |(_, last)| last);
+    let column = last.chars().count() + 1;
     let what = label.label().map(|what| format!(": {what}")).unwrap_or_default();
     format!("line {line}, column {column}: {error}{what}")
 }

@@ -183,7 +183,8 @@ impl CompiledEpoch {
         };
         let own = what.owner == Some(principal);
         let index = &self.index;
-        let alone = |list: &[bool], at: u32| list.get(at as usize).copied().unwrap_or(false);
+        // A look that finds nothing costs little; one that is left out could be for what forbids.
+        let alone = |list: &[bool], at: u32| list.get(at as usize) != Some(&false);
         let whos = [
             Some(Side::Class(who.class)),
             Some(Side::One(principal)).filter(|_| alone(&index.single_principals, principal)),
@@ -194,9 +195,9 @@ impl CompiledEpoch {
         ];
         for who in whos.into_iter().flatten() {
             for what in whats.into_iter().flatten() {
-                let Some(answer) = index.answers.get(&key(who, action, what, own)) else { continue };
-                let rules = self.tables.answers.get(*answer as usize).map(|answer| answer.rules.as_slice());
-                for at in rules.unwrap_or_default() {
+                let answer = index.answers.get(&key(who, action, what, own));
+                let answer = answer.and_then(|at| self.tables.answers.get(*at as usize));
+                for at in answer.into_iter().flat_map(|answer| &answer.rules) {
                     let Some(rule) = self.tables.rules.get(*at as usize) else { continue };
                     // What a rule says of a class it does not say of those that it knows by themselves.
                     let excepted = matches!(who, Side::Class(_))
@@ -210,8 +211,10 @@ impl CompiledEpoch {
         }
     }
 
+    /// As the rule's `@id` says, or by its position.
     pub(crate) fn rule_name(&self, rule: u32) -> Arc<str> {
-        self.index.rule_names.get(rule as usize).cloned().unwrap_or_else(|| "?".into())
+        let name = self.index.rule_names.get(rule as usize).cloned();
+        name.unwrap_or_else(|| format!("policy {}", rule.saturating_add(1)).into())
     }
 }
 

@@ -19,6 +19,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
+use std::num::NonZeroU32;
 
 use edgewarden_names::{ModuleName, Principal};
 
@@ -35,12 +36,13 @@ pub const MODULE_FLOWS_MAX: u32 = 2048;
 /// Flows that one module may have open on a gateway with the smallest connection table.
 pub const MODULE_FLOWS_MIN: u32 = 64;
 /// Modules that the connection table is shared among at least.
-const SHARES_MIN: u32 = 8;
+const SHARES_MIN: NonZeroU32 = NonZeroU32::new(8).unwrap();
 
 /// One module's share of a connection table of `entries`: all modules together leave half of it to the gateway itself.
 pub fn flows_max(entries: u32, modules: usize) -> u32 {
-    let shares = u32::try_from(modules).unwrap_or(u32::MAX).max(SHARES_MIN);
-    (entries / 2).checked_div(shares).unwrap_or_default().clamp(MODULE_FLOWS_MIN, MODULE_FLOWS_MAX)
+    let modules = u32::try_from(modules).unwrap_or(u32::MAX);
+    let shares = NonZeroU32::new(modules).map_or(SHARES_MIN, |modules| modules.max(SHARES_MIN));
+    (entries / 2 / shares).clamp(MODULE_FLOWS_MIN, MODULE_FLOWS_MAX)
 }
 
 /// The host end of a module's veth pair: `ew` and a number.

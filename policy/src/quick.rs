@@ -25,7 +25,7 @@ impl Hasher for Quick {
             self.add(u64::from_le_bytes(*word));
         }
         let last = rest.iter().fold(0, |last, &byte| (last << 8) | u64::from(byte));
-        self.add(last ^ (u64::try_from(bytes.len()).unwrap_or(u64::MAX) << 56));
+        self.add(last ^ ((bytes.len() as u64) << 56));
     }
 
     fn write_u8(&mut self, number: u8) {

@@ -39,14 +39,20 @@ impl Trie {
         if !is_topic(topic) {
             return;
         }
-        let Some(rest) = topic.strip_prefix('$') else { return self.root.walk(Some(topic), found) };
+        if !topic.starts_with('$') {
+            return self.root.walk(Some(topic), found);
+        }
         // Section 4.7.2: no wildcard stands for a first level that begins with `$`.
-        let first =
-            rest.split_once('/').map_or(topic, |(level, _)| topic.get(..=level.len()).unwrap_or_default());
+        let (first, rest) = first_level(topic);
         if let Some(node) = self.root.literal.get(first) {
-            node.walk(topic.get(first.len() + 1..), found);
+            node.walk(rest, found);
         }
     }
+}
+
+/// The first level, and the levels that follow; `None` when there are no more.
+fn first_level(topic: &str) -> (&str, Option<&str>) {
+    topic.split_once('/').map_or((topic, None), |(level, rest)| (level, Some(rest)))
 }
 
 impl Node {
@@ -56,7 +62,7 @@ impl Node {
         let Some(rest) = rest else {
             return self.here.iter().for_each(|value| found(*value));
         };
-        let (level, rest) = rest.split_once('/').map_or((rest, None), |(level, rest)| (level, Some(rest)));
+        let (level, rest) = first_level(rest);
         if let Some(node) = &self.plus {
             node.walk(rest, found);
         }

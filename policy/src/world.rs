@@ -108,11 +108,9 @@ impl World {
         groups: BTreeSet<String>,
         uid: EntityUid,
     ) -> Result<(), String> {
-        let at = self.principals.len();
-        if at >= PRINCIPALS_MAX {
-            return Err(format!("modules and leaves are over the limit of {PRINCIPALS_MAX}"));
-        }
-        self.principal_positions.insert(uid.clone(), u32::try_from(at).unwrap_or(u32::MAX));
+        let at = next_position(self.principals.len(), PRINCIPALS_MAX)
+            .ok_or_else(|| format!("modules and leaves are over the limit of {PRINCIPALS_MAX}"))?;
+        self.principal_positions.insert(uid.clone(), at);
         self.principals.push(Declared { principal, groups });
         self.principal_uids.push(uid);
         Ok(())
@@ -211,12 +209,9 @@ impl World {
         family: Option<String>,
         uid: EntityUid,
     ) -> Result<(), String> {
-        if self.resources.len() >= RESOURCES_MAX {
-            return Err(format!(
-                "topics (for each leaf), ports and endpoints are over the limit of {RESOURCES_MAX}"
-            ));
-        }
-        let at = u32::try_from(self.resources.len()).unwrap_or(u32::MAX);
+        let at = next_position(self.resources.len(), RESOURCES_MAX).ok_or_else(|| {
+            format!("topics (for each leaf), ports and endpoints are over the limit of {RESOURCES_MAX}")
+        })?;
         self.resource_positions.insert(uid.clone(), at);
         self.resources.push(Resource { target, owner, family });
         self.resource_uids.push(uid);
@@ -230,6 +225,11 @@ impl World {
     pub(crate) fn action_uid(action: Action) -> Result<EntityUid, String> {
         uid("Action", action.as_str())
     }
+}
+
+/// The position of the next row of a table with `rows`; `None` when there are `max`.
+fn next_position(rows: usize, max: usize) -> Option<u32> {
+    u32::try_from(rows).ok().filter(|_| rows < max)
 }
 
 pub(crate) fn uid(kind: &str, id: &str) -> Result<EntityUid, String> {

@@ -101,11 +101,11 @@ impl Topic {
         standing: &[Standing],
         before: &[u8],
         now: UnixTime,
-    ) -> Vec<u8> {
+    ) -> serde_json::Result<Vec<u8>> {
         let Some(Standing { refusal, expires }) =
             standing.iter().find(|one| self.reasons.contains(&one.refusal.reason))
         else {
-            return Vec::new();
+            return Ok(Vec::new());
         };
         let clip = |text: &str| text.chars().take(TEXT_CHARS_MAX).collect::<String>();
         let subject = clip(&refusal.subject);
@@ -122,8 +122,7 @@ impl Topic {
             since: same.map_or(now, |same| same.since),
             expires: *expires,
         };
-        // A struct of strings and numbers has a form.
-        serde_json::to_vec(&alert).unwrap_or_default()
+        serde_json::to_vec(&alert)
     }
 }
 
@@ -170,23 +169,22 @@ mod tests {
             let refusal = Refusal::new(Reason::IdentityExpiring, "gateway CA", rule);
             vec![Standing { refusal, expires: Some(UnixTime(900)) }]
         };
-        let first = expiry.payload(&gateway, &standing("10 days"), b"", UnixTime(100));
-        let next = expiry.payload(&gateway, &standing("9 days"), &first, UnixTime(200));
+        let first = expiry.payload(&gateway, &standing("10 days"), b"", UnixTime(100)).unwrap();
+        let next = expiry.payload(&gateway, &standing("9 days"), &first, UnixTime(200)).unwrap();
         let parsed: Alert = serde_json::from_slice(&next).unwrap();
         assert_eq!(
             (parsed.since, parsed.expires, parsed.rule.as_str()),
             (UnixTime(100), Some(UnixTime(900)), "9 days")
         );
-        assert!(expiry.payload(&gateway, &[], &next, UnixTime(300)).is_empty());
+        assert!(expiry.payload(&gateway, &[], &next, UnixTime(300)).unwrap().is_empty());
         assert!(
-            topics
-                .iter()
-                .filter(|topic| topic.name != "expiry")
-                .all(|topic| { topic.payload(&gateway, &standing(""), b"", UnixTime(1)).is_empty() })
+            topics.iter().filter(|topic| topic.name != "expiry").all(|topic| {
+                topic.payload(&gateway, &standing(""), b"", UnixTime(1)).unwrap().is_empty()
+            })
         );
         let long = "\u{1}".repeat(100_000);
         let refusal = Refusal::new(Reason::IdentityExpiring, &long, &long);
         let standing = [Standing { refusal, expires: None }];
-        assert!(expiry.payload(&gateway, &standing, b"not JSON", UnixTime(1)).len() < BYTES_MAX);
+        assert!(expiry.payload(&gateway, &standing, b"not JSON", UnixTime(1)).unwrap().len() < BYTES_MAX);
     }
 }

@@ -79,12 +79,17 @@ pub fn allowed(config: &Config) -> Allowed {
 
 /// `true` when the URL's host is a name, and not an address.
 fn has_name(url: &str) -> bool {
-    let authority = url.strip_prefix("https://").and_then(|rest| rest.split('/').next()).unwrap_or(url);
+    let authority = url.strip_prefix("https://").map_or(url, |rest| before(rest, '/'));
     let host = match authority.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or(rest),
-        None => authority.split(':').next().unwrap_or(authority),
+        Some(rest) => before(rest, ']'),
+        None => before(authority, ':'),
     };
     host.parse::<std::net::IpAddr>().is_err()
+}
+
+/// The text before the first `end`, all of it where there is none.
+fn before(text: &str, end: char) -> &str {
+    text.split_once(end).map_or(text, |(before, _)| before)
 }
 
 /// The port of `https://host[:port][/path]`.

@@ -139,11 +139,12 @@ async fn read(
     loop {
         let mut taken = 0;
         loop {
-            match decode(buffer.get(taken..).unwrap_or_default(), PACKET_BYTES_MAX) {
+            let Some(rest) = buffer.get(taken..) else { return Event::Lost { connection } };
+            match decode(rest, PACKET_BYTES_MAX) {
                 Ok(Some((packet, cost))) => {
                     taken += cost;
                     let cost = cost.max(work(&packet).saturating_mul(PACKET_COST_MIN));
-                    let permits = u32::try_from(cost).unwrap_or(u32::MAX);
+                    let Ok(permits) = u32::try_from(cost) else { return Event::Lost { connection } };
                     let Ok(permit) = credit.acquire_many(permits).await else {
                         return Event::Lost { connection };
                     };

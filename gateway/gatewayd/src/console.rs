@@ -151,7 +151,7 @@ fn described(client: Principal, message: &SetAside<Principal>) -> SetAsideStatus
         number: message.number,
         from: message.from.clone(),
         topic: message.topic.to_string(),
-        bytes: u64::try_from(message.payload.len()).unwrap_or(u64::MAX),
+        bytes: message.payload.len() as u64,
         at: message.at,
         connections: message.connections,
     }
@@ -190,7 +190,7 @@ impl Console {
     async fn status(&self) -> Result<Status, Refusal> {
         let hub = self.ask(|answer| Event::Status { answer }).await?;
         let view = self.applied.borrow().clone();
-        let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+        let count = |n: usize| n as u64;
         Ok(Status {
             epoch: view.epoch(),
             trusted: view.trusted(),

@@ -338,10 +338,14 @@ impl Hub {
         let now = self.now();
         for alert in &self.alerts {
             let before = self.broker.retained(&alert.at).unwrap_or_default();
-            let payload = alert.payload(&self.gateway, &standing, before, self.clock.now());
-            if payload != before {
-                tracing::info!(alert = alert.name, stands = !payload.is_empty(), "an alert has changed");
-                self.broker.retain_own(alerts::own_principal(), &alert.at, &payload, now);
+            match alert.payload(&self.gateway, &standing, before, self.clock.now()) {
+                Ok(payload) if payload == before => {}
+                Ok(payload) => {
+                    tracing::info!(alert = alert.name, stands = !payload.is_empty(), "an alert has changed");
+                    self.broker.retain_own(alerts::own_principal(), &alert.at, &payload, now);
+                }
+                // An empty payload would say that nothing is wrong.
+                Err(error) => tracing::error!(alert = alert.name, %error, "an alert cannot be written"),
             }
         }
         self.told = Some(standing);
@@ -466,7 +470,7 @@ impl Hub {
             expires: entry.accepted.expires,
         });
         let receivers = self.broker.receivers_behind().into_iter().take(RECEIVERS_MAX).map(|behind| {
-            let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+            let count = |n: usize| n as u64;
             ReceiverStatus {
                 client: behind.client.to_string(),
                 connected: behind.connected,

@@ -144,8 +144,9 @@ impl Segment {
             };
             let tag_at = segment.bytes + header.frame_bytes() - TAG_BYTES as u64;
             segment.file.read_exact_at(&mut segment.chain, tag_at).map_err(QueueError::io("read", path))?;
-            let bodies = records(&plaintext, header.count);
-            segment.charge(bodies.as_deref().unwrap_or_default(), sender_of);
+            let bodies = records(&plaintext, header.count)
+                .ok_or_else(|| QueueError::damaged(path, segment.bytes, "a frame is not what was written"))?;
+            segment.charge(&bodies, sender_of);
             segment.passed(header);
         }
         Ok(segment)
@@ -203,7 +204,8 @@ impl Segment {
     }
 
     fn later_frame_exists(&self, length: u64) -> Result<bool, QueueError> {
-        let size = usize::try_from(length.saturating_sub(self.bytes)).unwrap_or(usize::MAX);
+        let size = usize::try_from(length.saturating_sub(self.bytes))
+            .map_err(|_| QueueError::damaged(&self.path, self.bytes, "its end is longer than memory"))?;
         let mut tail = vec![0; size];
         self.file.read_exact_at(&mut tail, self.bytes).map_err(QueueError::io("read", &self.path))?;
         let farthest = self.next.saturating_add(size as u64);

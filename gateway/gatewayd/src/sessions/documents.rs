@@ -142,12 +142,11 @@ impl Documents {
     }
 
     fn read(&self, name: &str, path: &Path) -> Result<Vec<u8>, QueueError> {
-        let bytes = durable::read(path, BYTES_MAX).map_err(|source| QueueError::Io {
-            what: "read",
-            path: path.to_owned(),
-            source: Arc::new(source),
-        })?;
-        self.sealer.open(name, path, &bytes.unwrap_or_default())
+        let failed =
+            |source| QueueError::Io { what: "read", path: path.to_owned(), source: Arc::new(source) };
+        let bytes = durable::read(path, BYTES_MAX).map_err(failed)?;
+        let bytes = bytes.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
+        self.sealer.open(name, path, &bytes)
     }
 
     /// The file stays for whoever wants to look at it, under a name that nobody reads.

@@ -37,7 +37,7 @@ pub(crate) struct Index {
 impl Index {
     /// A message that is on its way to the disk.
     pub(crate) fn submitted(&mut self, number: u64, receivers: &[Principal], bytes: usize) {
-        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        let bytes = bytes as u64;
         let place = self.newest.saturating_add(1);
         let receivers = receivers.iter().cloned().collect();
         self.insert(number, Live { place, placed: false, bytes, receivers, topic: None, ends: false });
@@ -45,7 +45,7 @@ impl Index {
 
     /// A retained message that is on its way to the disk, or the word that there is none.
     pub(crate) fn retain(&mut self, number: u64, topic: &TopicName, ends: bool, bytes: usize) {
-        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        let bytes = bytes as u64;
         let place = self.newest.saturating_add(1);
         let topic = topic.clone();
         *self.retaining.entry(topic.clone()).or_default() += 1;

@@ -183,7 +183,7 @@ impl<A: Authority> Broker<A> {
 
     pub(super) fn end_session_that_lags(&mut self, client: &A::Client, why: &str) {
         let Some(session) = self.sessions.get(client) else { return };
-        let lost = u64::try_from(session.len()).unwrap_or(u64::MAX).saturating_add(1);
+        let lost = (session.len() as u64).saturating_add(1);
         let connection = session.connection;
         // The session first: its messages are not on their way to anybody then.
         self.remove_session(client);

@@ -134,7 +134,7 @@ impl<A: Authority> Broker<A> {
             self.remove_session(&client);
             let rule = format!("its client was away for {} s: the session has ended", expiry.as_secs());
             self.refuse(&client, Refusal::new(Reason::SessionExpired, &client, &rule));
-            self.count_lost(&client, u64::try_from(messages).unwrap_or(u64::MAX), rule);
+            self.count_lost(&client, messages as u64, rule);
         }
         for client in behind {
             self.touch(&client);
