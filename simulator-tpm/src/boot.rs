@@ -225,8 +225,12 @@ fn sha256(content: &[u8]) -> [u8; 32] {
     value
 }
 
+#[expect(
+    clippy::expect_used,
+    reason = "events are made by programs that simulate, and hold far less than 4 GiB"
+)]
 fn append_sized(log: &mut Vec<u8>, data: &[u8]) {
-    let size = u32::try_from(data.len()).unwrap_or(u32::MAX);
+    let size = u32::try_from(data.len()).expect("an event below 4 GiB");
     log.extend(size.to_le_bytes());
     log.extend(data);
 }
@@ -237,7 +241,7 @@ fn utf16(text: &str) -> Vec<u8> {
 
 /// UEFI_VARIABLE_DATA (section 10.2.6).
 fn variable(guid: [u8; 16], name: &str, value: &[u8]) -> Vec<u8> {
-    let length = |count: usize| u64::try_from(count).unwrap_or(u64::MAX).to_le_bytes();
+    let length = |count: usize| (count as u64).to_le_bytes();
     let name: Vec<u8> = name.encode_utf16().flat_map(u16::to_le_bytes).collect();
     [&guid, &length(name.len() / 2)[..], &length(value.len()), &name, value].concat()
 }
@@ -254,11 +258,11 @@ fn partition_table() -> Vec<u8> {
 }
 
 /// UEFI_IMAGE_LOAD_EVENT (section 10.2.3): where and how large the image is, and its device path, here as a text node.
+#[expect(clippy::expect_used, reason = "paths are constants of this file, far below 64 KiB")]
 fn image_load(path: &str) -> Vec<u8> {
     let path = utf16(path);
-    let node = u16::try_from(path.len() + 4).unwrap_or(u16::MAX).to_le_bytes();
+    let node = u16::try_from(path.len() + 4).expect("a node below 64 KiB").to_le_bytes();
     let device_path = [&[0x04, 0x04], &node[..], &path, &[0x7f, 0xff, 0x04, 0x00]].concat();
-    let length = u64::try_from(device_path.len()).unwrap_or(u64::MAX);
-    let fields = [0x7e00_0000_u64, 0x0010_0000, 0, length].map(u64::to_le_bytes).concat();
+    let fields = [0x7e00_0000_u64, 0x0010_0000, 0, device_path.len() as u64].map(u64::to_le_bytes).concat();
     [fields, device_path].concat()
 }

@@ -95,7 +95,8 @@ fn run(mut command: Command) -> Result<(), SimulatorError> {
     // Its own process group: it starts a swtpm of its own, which must not outlive it.
     command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|error| failed(error.to_string()))?;
-    let group = Pid::from_raw(i32::try_from(child.id()).unwrap_or(i32::MAX));
+    // The standard library made an unsigned number of the kernel's `pid_t`.
+    let group = Pid::from_raw(child.id().cast_signed());
     let readers = [collect(child.stdout.take()), collect(child.stderr.take())];
     let deadline = Instant::now() + SETUP_TIMEOUT;
     let status = loop {

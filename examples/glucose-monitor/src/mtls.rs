@@ -133,7 +133,7 @@ pub fn resolve(address: &str) -> Result<SocketAddr, String> {
     let port: u16 = port.parse().map_err(|_| wrong())?;
     let hosts = std::fs::read_to_string("/etc/hosts").map_err(|error| format!("/etc/hosts: {error}"))?;
     for line in hosts.lines() {
-        let mut words = line.split('#').next().unwrap_or_default().split_whitespace();
+        let mut words = line.split_once('#').map_or(line, |(entry, _)| entry).split_whitespace();
         let ip = words.next().and_then(|ip| ip.parse::<IpAddr>().ok());
         if let Some(ip) = ip
             && words.any(|name| name == host)

@@ -38,7 +38,8 @@ pub async fn run(run: &Run) -> Result<(), Box<dyn Error>> {
     let samples = read(&run.trace)?;
     let patient = run.trace.file_stem().map_or("patient".into(), |stem| stem.to_string_lossy().into_owned());
     let own = load(&run.dir)?;
-    let name = own.id.path().rsplit('/').next().unwrap_or_default().to_owned();
+    let (_, name) = own.id.path().rsplit_once('/').ok_or("our own ID has no path")?;
+    let name = name.to_owned();
     let topic = run.topic.clone().unwrap_or_else(|| format!("leaf/{name}/glucose"));
     let gatewayd = neighbour(&own.id, "gatewayd").ok_or("our own ID is not a leaf's")?;
     let tls = client_config(own.certificates, Box::new(move |id| *id == gatewayd))?;

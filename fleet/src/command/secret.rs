@@ -127,8 +127,7 @@ fn value(file: Option<&Path>) -> Result<Zeroizing<Vec<u8>>, Stop> {
         }
         // Room for all of it at once: no copy is left behind by growing.
         let mut value = Zeroizing::new(Vec::with_capacity(VALUE_BYTES_MAX + 64));
-        let limit = u64::try_from(VALUE_BYTES_MAX).unwrap_or(u64::MAX).saturating_add(1);
-        stdin.lock().take(limit).read_to_end(&mut value).map_err(Stop::failed)?;
+        stdin.lock().take(VALUE_BYTES_MAX as u64 + 1).read_to_end(&mut value).map_err(Stop::failed)?;
         value
     };
     if value.is_empty() {

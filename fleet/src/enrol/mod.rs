@@ -154,7 +154,9 @@ impl Enrolment {
             .certify_gateway_ca(point, &begun.gateway, self.lifetime(begun).await?, now)
             .map_err(Problem::internal)?;
         let certificate = Certificate::lasting(issued.not_before, issued.not_after);
-        let gateway_ca = issued.chain_der.into_iter().next().unwrap_or_default();
+        let gateway_ca = issued.chain_der.into_iter().next().ok_or_else(|| {
+            Refusal::new(Reason::Internal, &begun.gateway, "the fleet's root has made no certificate")
+        })?;
         let verdict = appraised.verdict().clone();
         let attempt = Attempt { at: now, verdict: verdict.clone(), refusal: None, evidence, event_log: None };
         let admission = Admission {

@@ -31,7 +31,7 @@ pub async fn page(shared: &Shared, after: Option<&GatewayName>, limit: u32) -> R
     let now = UnixTime::now();
     let found = shared.store.devices_after(after, limit).await?;
     let devices: Vec<_> = found.iter().map(|device| view(device, &stored, now)).collect();
-    let full = devices.len() >= usize::try_from(limit).unwrap_or(usize::MAX);
+    let full = devices.len() as u64 >= u64::from(limit);
     let next = devices.last().filter(|_| full).map(|last| last.name.clone());
     Ok(DevicePage { devices, next })
 }

@@ -11,7 +11,7 @@ use crate::selection::Labels;
 use crate::when::date;
 
 /// Gateways whose events are written in one transaction: others write in between.
-const TOLD_AT_ONCE: i64 = 100;
+const TOLD_AT_ONCE: u16 = 100;
 
 impl CertificateState {
     fn stage(self) -> i64 {
@@ -70,7 +70,7 @@ impl Store {
         loop {
             let told = self.tell_some_certificates(now).await?;
             all += told;
-            if i64::try_from(told).unwrap_or(i64::MAX) < TOLD_AT_ONCE {
+            if told < usize::from(TOLD_AT_ONCE) {
                 return Ok(all);
             }
         }
@@ -94,7 +94,7 @@ impl Store {
              OR (told = 1 AND ends <= ?1) OR (told = 1 AND overdue > ?1) OR (told = 2 AND ends > ?1) LIMIT ?2",
         )
         .bind(signed(now.0))
-        .bind(TOLD_AT_ONCE)
+        .bind(i64::from(TOLD_AT_ONCE))
         .fetch_all(writing.sql())
         .await?;
         for (name, overdue, ends, told) in &rows {

@@ -176,7 +176,7 @@ impl Store {
 }
 
 fn bounded(text: &str) -> &str {
-    text.get(..text.floor_char_boundary(TEXT_BYTES_MAX)).unwrap_or_default()
+    text.split_at(text.floor_char_boundary(TEXT_BYTES_MAX)).0
 }
 
 /// Counts of late refusals by gateway, at most [`COUNTED_MAX`].

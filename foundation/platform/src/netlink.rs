@@ -32,9 +32,9 @@ pub enum Family {
 
 /// Result of one read of a netlink socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Received {
-    /// A datagram of so many bytes.
-    Datagram(usize),
+pub enum Received<'a> {
+    /// A datagram.
+    Datagram(&'a [u8]),
     /// The kernel dropped news because too much waited unread: anything may have changed.
     Lost,
     /// Nothing waits.
@@ -63,19 +63,22 @@ impl Netlink {
     }
 
     /// Never waits.
-    pub fn receive(&self, buffer: &mut [u8]) -> io::Result<Received> {
-        loop {
+    pub fn receive<'b>(&self, buffer: &'b mut [u8]) -> io::Result<Received<'b>> {
+        let length = loop {
             match recvfrom::<NetlinkAddr>(self.fd.as_raw_fd(), buffer) {
                 Ok((_, from)) if from.is_none_or(|from| from.pid() != 0) => {}
-                // It may have been longer.
-                Ok((length, _)) if length >= buffer.len() => return Ok(Received::Lost),
-                Ok((length, _)) => return Ok(Received::Datagram(length)),
+                Ok((length, _)) => break length,
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => return Ok(Received::Nothing),
                 Err(Errno::ENOBUFS) => return Ok(Received::Lost),
                 Err(error) => return Err(error.into()),
             }
-        }
+        };
+        Ok(match buffer.get(..length) {
+            Some(datagram) if length < buffer.len() => Received::Datagram(datagram),
+            // It may have been longer.
+            _ => Received::Lost,
+        })
     }
 
     /// Asks for all of a kind (`NLM_F_DUMP`); the answer waits in the socket when this returns.
@@ -221,7 +224,7 @@ mod tests {
         let socket = Netlink::open(Family::Route, 0).unwrap();
         socket.ask(RTM_GETLINK, &[0; 16]).unwrap();
         let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
-        let Received::Datagram(length) = socket.receive(&mut buffer).unwrap() else { panic!("no answer") };
-        assert!(messages(&buffer[..length]).any(|(kind, _)| kind == RTM_NEWLINK));
+        let Received::Datagram(datagram) = socket.receive(&mut buffer).unwrap() else { panic!("no answer") };
+        assert!(messages(datagram).any(|(kind, _)| kind == RTM_NEWLINK));
     }
 }

@@ -64,7 +64,7 @@ impl<T> Hashing<T> {
 impl<R: std::io::Read> std::io::Read for Hashing<R> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let count = self.inner.read(buffer)?;
-        self.hasher.update(buffer.get(..count).unwrap_or_default());
+        self.hasher.update(buffer.get(..count).ok_or(std::io::ErrorKind::InvalidData)?);
         if self.hasher.bytes() > self.bytes_max { Err(over_limit()) } else { Ok(count) }
     }
 }
@@ -72,7 +72,7 @@ impl<R: std::io::Read> std::io::Read for Hashing<R> {
 impl<W: std::io::Write> std::io::Write for Hashing<W> {
     fn write(&mut self, buffer: &[u8]) -> std::io::Result<usize> {
         let count = self.inner.write(buffer)?;
-        self.hasher.update(buffer.get(..count).unwrap_or_default());
+        self.hasher.update(buffer.get(..count).ok_or(std::io::ErrorKind::InvalidData)?);
         if self.hasher.bytes() > self.bytes_max { Err(over_limit()) } else { Ok(count) }
     }
     fn flush(&mut self) -> std::io::Result<()> {

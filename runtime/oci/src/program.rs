@@ -6,8 +6,8 @@
 //! and a dynamic program's loader as well: the kernel opens those before anything of the image runs.
 
 use std::fs::File;
-use std::io;
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::io::{self, Read as _, Seek as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use crate::tree;
@@ -15,8 +15,10 @@ use crate::tree;
 /// The kernel follows so many interpreters of interpreters (`BINPRM` loops, execve(2)).
 const INTERPRETERS_MAX: usize = 5;
 /// The kernel's limit of a `#!` line (`BINPRM_BUF_SIZE`).
-const LINE_BYTES_MAX: usize = 256;
+const LINE_BYTES_MAX: u64 = 256;
 const PATH_BYTES_MAX: u64 = 4096;
+/// A program header of a wide ELF file.
+const HEADER_BYTES_MAX: u64 = 56;
 /// The kernel takes no more program headers than fit 64 KiB.
 const HEADERS_MAX: u64 = 65_536 / 32;
 const PT_INTERP: u32 = 3;
@@ -25,9 +27,11 @@ const PT_INTERP: u32 = 3;
 /// first place in `search` when it is a name alone. The error says what is missing.
 pub fn find(root: &Path, working_folder: &str, search: &str, program: &str) -> Result<String, String> {
     if program.contains('/') {
-        let path = Path::new(working_folder).join(program);
-        let path = path.to_str().unwrap_or_default();
-        check(root, path, 0)?;
+        if program.starts_with('/') {
+            check(root, program, 0)?;
+        } else {
+            check(root, &format!("{}/{program}", working_folder.trim_end_matches('/')), 0)?;
+        }
         return Ok(program.to_owned());
     }
     for folder in search.split(':').filter(|folder| folder.starts_with('/')) {
@@ -65,28 +69,21 @@ fn check(root: &Path, path: &str, interpreters: usize) -> Result<(), String> {
 
 /// The file that the kernel opens besides: the interpreter of a script, the loader of a dynamic program.
 fn interpreter(file: &File) -> io::Result<Option<String>> {
-    let mut head = [0; LINE_BYTES_MAX];
-    let count = read_at_most(file, &mut head, 0)?;
-    let head = head.get(..count).unwrap_or_default();
+    let head = read_at_most(file, LINE_BYTES_MAX, 0)?;
     if let Some(line) = head.strip_prefix(b"#!") {
-        let line = line.split(|byte| matches!(byte, b'\n' | 0)).next().unwrap_or_default();
+        let line: Vec<u8> = line.iter().copied().take_while(|byte| !matches!(byte, b'\n' | 0)).collect();
         let mut words = line.split(|byte| matches!(byte, b' ' | b'\t')).filter(|word| !word.is_empty());
         return Ok(Some(String::from_utf8_lossy(words.next().unwrap_or_default()).into_owned()));
     }
-    Elf::read(head).map_or(Ok(None), |elf| elf.loader(file))
+    Elf::read(&head).map_or(Ok(None), |elf| elf.loader(file))
 }
 
-fn read_at_most(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
-    let mut filled = 0;
-    while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        match file.read_at(rest, at.saturating_add(filled as u64)) {
-            Ok(0) => break,
-            Ok(count) => filled = filled.saturating_add(count),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
+/// The bytes at `at`, `bytes_max` of them or up to the file's end.
+fn read_at_most(mut file: &File, bytes_max: u64, at: u64) -> io::Result<Vec<u8>> {
+    file.seek(io::SeekFrom::Start(at))?;
+    let mut bytes = Vec::new();
+    file.take(bytes_max).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Place and layout of an ELF file's program headers (elf(5)).
@@ -121,11 +118,9 @@ impl Elf {
     fn loader(&self, file: &File) -> io::Result<Option<String>> {
         let broken = || io::Error::new(io::ErrorKind::InvalidData, "its ELF headers are broken");
         for index in 0..self.count {
-            let mut header = [0; 56];
             let at = index.checked_mul(self.header_bytes).and_then(|at| at.checked_add(self.headers));
-            let count = read_at_most(file, &mut header, at.ok_or_else(broken)?)?;
-            let header = header.get(..count).unwrap_or_default();
-            let field = |at, length| self.number(header, at, length).ok_or_else(broken);
+            let header = read_at_most(file, HEADER_BYTES_MAX, at.ok_or_else(broken)?)?;
+            let field = |at, length| self.number(&header, at, length).ok_or_else(broken);
             if field(0, 4)? != u64::from(PT_INTERP) {
                 continue;
             }
@@ -134,11 +129,9 @@ impl Elf {
             if length > PATH_BYTES_MAX {
                 return Err(broken());
             }
-            let mut path = vec![0; usize::try_from(length).map_err(|_| broken())?];
-            let count = read_at_most(file, &mut path, offset)?;
-            path.truncate(count);
-            let path = path.split(|byte| *byte == 0).next().unwrap_or_default();
-            return Ok(Some(String::from_utf8_lossy(path).into_owned()));
+            let path = read_at_most(file, length, offset)?;
+            let path: Vec<u8> = path.into_iter().take_while(|byte| *byte != 0).collect();
+            return Ok(Some(String::from_utf8_lossy(&path).into_owned()));
         }
         Ok(None)
     }

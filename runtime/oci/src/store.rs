@@ -343,7 +343,8 @@ impl ContentStore {
         for part in [self.blobs(), self.evidence_folder(), self.roots()] {
             let what = || OciError::io(format!("tidy `{}`", part.display()));
             for entry in std::fs::read_dir(&part).map_err(what())? {
-                found.push(entry.map_err(what())?.path());
+                let entry = entry.map_err(what())?;
+                found.push((entry.path(), entry.file_name()));
             }
         }
         let mut kept: BTreeSet<String> = BTreeSet::new();
@@ -357,8 +358,8 @@ impl ContentStore {
                 );
             }
         }
-        for path in found {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
+        for (path, name) in found {
+            let name = name.to_string_lossy();
             let image = name.strip_suffix(".json").unwrap_or(&name);
             if !kept.contains(image) && !name.starts_with('.') {
                 remove_tree(&path).map_err(OciError::io(format!("remove `{}`", path.display())))?;

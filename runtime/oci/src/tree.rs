@@ -99,7 +99,7 @@ fn walk(hasher: &mut Hasher, root: &Path, below: &Path) -> std::io::Result<()> {
             if count == 0 {
                 break;
             }
-            hasher.update(buffer.get(..count).unwrap_or_default());
+            hasher.update(buffer.get(..count).ok_or(std::io::ErrorKind::InvalidData)?);
         }
     } else {
         // Unpacking makes no other kind: whatever this is, it was not verified.

@@ -47,7 +47,7 @@ impl ModuleNetwork {
         if !(8..=24).contains(&length) {
             return Err(wrong("its length is 8 to 24"));
         }
-        let hosts = u32::MAX.checked_shr(length).unwrap_or(0);
+        let hosts = u32::MAX.unbounded_shr(length);
         if address.to_bits() & hosts != 0 {
             return Err(wrong("it has bits set after its length"));
         }

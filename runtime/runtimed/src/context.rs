@@ -127,11 +127,13 @@ impl Context {
     }
 
     /// Tells gateways of one machine apart: what their roots' paths hash to, and `None` for the machine's own.
+    #[expect(clippy::expect_used, reason = "a SHA-256 digest has 32 bytes")]
     fn mark(&self) -> Option<u32> {
         let root = self.layout.root();
-        let hash = || digest(&SHA256, root.as_os_str().as_bytes());
-        (root != Path::new("/"))
-            .then(|| hash().as_ref().first_chunk::<4>().map_or(0, |mark| u32::from_be_bytes(*mark)))
+        (root != Path::new("/")).then(|| {
+            let hash = digest(&SHA256, root.as_os_str().as_bytes());
+            u32::from_be_bytes(*hash.as_ref().first_chunk().expect("32 bytes"))
+        })
     }
 
     /// User and group of the module with this number, if its image names none.

@@ -87,7 +87,7 @@ enum Order {
         answer: Answer<(String, Altered)>,
     },
     Release(String, oneshot::Sender<()>),
-    Listed(oneshot::Sender<Listed>),
+    Listed(Answer<Listed>),
     Retire(Answer<()>),
     /// Something happened in these cgroups; without a list, in any.
     Limits(Option<Vec<WatchDescriptor>>),
@@ -152,10 +152,8 @@ impl Guard {
     }
 
     /// Refused flows and packets of the gateway's table and every wall.
-    pub async fn listed(&self) -> Listed {
-        let (answer, listed) = oneshot::channel();
-        drop(self.orders.send(Order::Listed(answer)).await);
-        listed.await.unwrap_or_default()
+    pub async fn listed(&self) -> Result<Listed, RunError> {
+        self.ask(Order::Listed).await
     }
 
     /// Removes the gateway's table and guards it no longer.
@@ -331,7 +329,7 @@ impl Keeper {
                 let _gone = done.send(());
             }
             Order::Listed(answer) => {
-                drop(answer.send(self.list()));
+                drop(answer.send(Ok(self.list())));
             }
             Order::Retire(answer) => {
                 let done = self.retire().await;

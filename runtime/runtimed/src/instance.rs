@@ -269,7 +269,8 @@ pub fn records(folder: &Path) -> Result<Vec<Record>, RunError> {
     let mut records = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(what())? {
         let path = entry.map_err(what())?.path();
-        let bytes = durable::read(&path, RECORD_BYTES_MAX).map_err(what())?.unwrap_or_default();
+        // It may have gone meanwhile.
+        let Some(bytes) = durable::read(&path, RECORD_BYTES_MAX).map_err(what())? else { continue };
         match serde_json::from_slice::<Record>(&bytes) {
             Ok(record) if path.file_stem().is_some_and(|stem| stem == record.instance.as_str()) => {
                 records.push(record);

@@ -148,21 +148,24 @@ impl Kernel {
             let found = addresses.iter().find(|(_, number, _)| format!("ew{number}") == flow.interface);
             found.map_or_else(|| flow.interface.clone(), |(module, ..)| module.to_string())
         };
-        let epoch = self.epoch().unwrap_or(Epoch(0));
+        let epoch = self
+            .epoch()
+            .map_or_else(|| "before the first epoch".to_owned(), |epoch| format!("epoch {epoch}"));
         let (from, to, port) = match &flow.what {
             What::Denied(from, to, port) => (from, to, port),
             What::Spoofed => {
                 let rule = format!(
-                    "the module sent packets from an address that is not its own; refused in the kernel, epoch {epoch}"
+                    "the module sent packets from an address that is not its own; refused in the kernel, {epoch}"
                 );
                 return Refusal::new(Reason::PlaceMismatch, by_interface(), rule);
             }
             What::Flooded => {
-                let most = self.gateway.flows_max.unwrap_or_default();
-                let rule = format!(
-                    "the module has {most} flows open, which is its share of the gateway's connection table; more are \
-                     refused in the kernel"
-                );
+                let most = match self.gateway.flows_max {
+                    Some(most) => format!("the module has {most} flows open, which is its share"),
+                    None => "the module has its share of flows open, counted no longer,".to_owned(),
+                };
+                let rule =
+                    format!("{most} of the gateway's connection table; more are refused in the kernel");
                 return Refusal::new(Reason::FlowLimit, by_interface(), rule);
             }
         };
@@ -171,7 +174,7 @@ impl Kernel {
             _ => "no rule allows it".into(),
         };
         let subject = format!("{} → {}:{port}", name(from), name(to));
-        Refusal::new(Reason::PolicyDenied, subject, format!("{rule}; refused in the kernel, epoch {epoch}"))
+        Refusal::new(Reason::PolicyDenied, subject, format!("{rule}; refused in the kernel, {epoch}"))
     }
 }
 
@@ -232,8 +235,8 @@ impl Listed {
 const INTERFACE_BYTES: usize = 16;
 
 fn name(bytes: &[u8]) -> String {
-    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
-    String::from_utf8_lossy(bytes.get(..end).unwrap_or_default()).into_owned()
+    let bytes: Vec<u8> = bytes.iter().copied().take_while(|byte| *byte != 0).collect();
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 fn address(bytes: &[u8]) -> Option<(Ipv4Addr, &[u8])> {

@@ -211,7 +211,10 @@ pub async fn run(layout: Layout, config: Config, log_pump: LogPump) -> Result<()
                     let mut outcome = Ok(());
                     if !stopped_all {
                         stopped_all = true;
-                        if let Err(error) = (&mut supervisor).await.unwrap_or(Ok(())) {
+                        let ended = (&mut supervisor).await;
+                        let ended =
+                            ended.unwrap_or_else(|error| Err(RunError::Runtime(error.to_string())));
+                        if let Err(error) = ended {
                             tracing::error!(error = %error.chain(), "not everything was removed");
                             outcome = Err(Refusal::new(Reason::Internal, "shutdown", error.chain()));
                         }

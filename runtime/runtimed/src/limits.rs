@@ -60,10 +60,10 @@ impl Limits {
         folders
     }
 
-    /// Each limit: its file, the number that it holds, and how much less the kernel may have made of it.
-    fn wanted(&self) -> Vec<(PathBuf, u64, u64)> {
-        let memory = |file: &str, bytes| (self.memory.join(file), bytes, ROUNDING_BYTES_MAX);
-        let pids = (self.pids.join("pids.max"), self.pids_max, 0);
+    /// Each limit: its file's name and path, the number that it holds, and how much less the kernel may have made of it.
+    fn wanted(&self) -> Vec<(&'static str, PathBuf, u64, u64)> {
+        let memory = |name: &'static str, bytes| (name, self.memory.join(name), bytes, ROUNDING_BYTES_MAX);
+        let pids = ("pids.max", self.pids.join("pids.max"), self.pids_max, 0);
         if self.unified {
             vec![pids, memory("memory.max", self.memory_bytes), memory("memory.swap.max", 0)]
         } else {
@@ -78,7 +78,7 @@ impl Limits {
     /// no limits of ours.
     pub fn mend(&self) -> Result<Vec<String>, RunError> {
         let mut mended = Vec::new();
-        for (file, wanted, rounding) in self.wanted() {
+        for (name, file, wanted, rounding) in self.wanted() {
             let Ok(text) = std::fs::read_to_string(&file) else { continue };
             let text = text.trim();
             // `max` is no number.
@@ -86,7 +86,6 @@ impl Limits {
                 .parse::<u64>()
                 .is_ok_and(|number| number <= wanted && wanted.saturating_sub(number) <= rounding);
             if !fits {
-                let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
                 mended.push(format!("`{name}` was set to {text} instead of {wanted}"));
                 std::fs::write(&file, wanted.to_string())
                     .map_err(RunError::io(format!("put `{}` back", file.display())))?;

@@ -44,7 +44,7 @@ pub fn run(folder: &Path, module: &ModuleName) -> io::Result<()> {
     loop {
         match input.read(&mut chunk) {
             Ok(0) => return Ok(()),
-            Ok(count) => log.keep(chunk.get(..count).unwrap_or_default()),
+            Ok(count) => log.keep(chunk.get(..count).ok_or(io::ErrorKind::InvalidData)?),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }

@@ -121,8 +121,7 @@ impl Changes {
                     news.lost = true;
                     self.generation = None;
                 }
-                Received::Datagram(length) => {
-                    let datagram = self.buffer.get(..length).unwrap_or_default();
+                Received::Datagram(datagram) => {
                     for (kind, payload) in messages(datagram) {
                         if kind >> 8 == SUBSYSTEM {
                             hear(kind & 0xff, payload, &mut self.touched, &mut self.generation, &mut news);
@@ -157,10 +156,10 @@ impl Changes {
         let kind = SUBSYSTEM << 8 | GET_GENERATION;
         let failed = || RunError::io("ask for the generation of the rules");
         self.questions.ask(kind, &[0; FAMILY_HEADER_BYTES]).map_err(failed())?;
-        let Received::Datagram(length) = self.questions.receive(&mut self.buffer).map_err(failed())? else {
+        let Received::Datagram(datagram) = self.questions.receive(&mut self.buffer).map_err(failed())? else {
             return Ok(None);
         };
-        Ok(messages(self.buffer.get(..length).unwrap_or_default())
+        Ok(messages(datagram)
             .find(|(kind, _)| *kind == SUBSYSTEM << 8 | NEW_GENERATION)
             .and_then(|(_, payload)| generation(payload.get(FAMILY_HEADER_BYTES..)?)))
     }
@@ -175,11 +174,11 @@ impl Changes {
         self.questions.ask(SUBSYSTEM << 8 | GET_SET_ELEMENTS, &question).map_err(failed())?;
         let mut found = Vec::new();
         loop {
-            let Received::Datagram(length) = self.questions.receive(&mut self.buffer).map_err(failed())?
+            let Received::Datagram(datagram) = self.questions.receive(&mut self.buffer).map_err(failed())?
             else {
                 return Ok(found);
             };
-            for (kind, payload) in messages(self.buffer.get(..length).unwrap_or_default()) {
+            for (kind, payload) in messages(datagram) {
                 match kind {
                     NLMSG_DONE | NLMSG_ERROR => return Ok(found),
                     kind if kind == SUBSYSTEM << 8 | NEW_SET_ELEMENTS => {

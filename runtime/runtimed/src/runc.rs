@@ -88,25 +88,25 @@ impl Runc {
         read(&pid_file).trim().parse().map_err(|_| RunError::Runtime("`create` named no process".into()))
     }
 
-    async fn simple(&self, args: &[&str]) -> Result<std::process::Output, RunError> {
+    async fn simple(&self, what: &str, args: &[&str]) -> Result<std::process::Output, RunError> {
         let mut command = self.command();
-        command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped());
-        self.wait(args.first().unwrap_or(&""), command).await
+        command.arg(what).args(args).stdout(Stdio::piped()).stderr(Stdio::piped());
+        self.wait(what, command).await
     }
 
     /// Lets the first instruction of a created container run.
     pub async fn start(&self, id: &str) -> Result<(), RunError> {
-        self.simple(&["start", id]).await.map(drop)
+        self.simple("start", &[id]).await.map(drop)
     }
 
     /// `signal` as `TERM` or `KILL`.
     pub async fn kill(&self, id: &str, signal: &str) -> Result<(), RunError> {
-        self.simple(&["kill", id, signal]).await.map(drop)
+        self.simple("kill", &[id, signal]).await.map(drop)
     }
 
     /// Kills what still runs, removes cgroups and state. That there is none is no error.
     pub async fn delete(&self, id: &str) -> Result<(), RunError> {
-        self.simple(&["delete", "--force", id]).await.map(drop)
+        self.simple("delete", &["--force", id]).await.map(drop)
     }
 
     /// Containers under this state folder, those that have ended too.
@@ -114,7 +114,7 @@ impl Runc {
         if !self.state.exists() {
             return Ok(Vec::new());
         }
-        let output = self.simple(&["list", "--format", "json"]).await?;
+        let output = self.simple("list", &["--format", "json"]).await?;
         // No containers are `null`.
         let list: Option<Vec<Container>> = serde_json::from_slice(&output.stdout)
             .map_err(|error| RunError::Runtime(format!("`list` cannot be read: {error}")))?;

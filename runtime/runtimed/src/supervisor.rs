@@ -399,7 +399,12 @@ impl Supervisor {
             return;
         }
         let Ok(guard) = self.context.guard() else { return };
-        let listed = guard.listed().await;
+        let listed = match guard.listed().await {
+            Ok(listed) => listed,
+            Err(error) => {
+                return tracing::warn!(error = %error.chain(), "the refused packets cannot be listed");
+            }
+        };
         for (origin, refusal) in self.kernel.refusals(&listed, &self.addresses, Instant::now()) {
             tracing::warn!(reason = refusal.reason.code(), %refusal, "refused in the kernel");
             self.context.metrics.flow_refused(refusal.reason);

@@ -102,9 +102,6 @@ fn known(facts: &Facts, finding: Finding) -> Finding {
 fn space(facts: &Facts) -> Finding {
     let mut unknown: Vec<String> =
         facts.disk.volumes.iter().filter_map(|volume| volume.as_ref().err().cloned()).collect();
-    if facts.disk.volumes.is_empty() {
-        unknown.push("the file systems do not answer".into());
-    }
     let below = |limit| {
         each(facts, |volume| {
             (volume.bytes_free < limit)
@@ -115,7 +112,9 @@ fn space(facts: &Facts) -> Finding {
     if !unknown.is_empty() {
         return Finding::fail(unknown.join("; "));
     }
-    let least = facts.disk.volumes.iter().flatten().map(|volume| volume.bytes_free).min().unwrap_or_default();
+    let Some(least) = facts.disk.volumes.iter().flatten().map(|volume| volume.bytes_free).min() else {
+        return Finding::fail("the file systems do not answer");
+    };
     super::words::advise(&below(SPACE_LOW), format!("{} are free", size(least)))
 }
 

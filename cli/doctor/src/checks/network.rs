@@ -72,7 +72,7 @@ fn network(text: &str) -> Option<(Ipv4Addr, u32)> {
 }
 
 fn mask(length: u32) -> u32 {
-    u32::MAX.checked_shl(32_u32.saturating_sub(length)).unwrap_or(0)
+    u32::MAX.unbounded_shl(32_u32.saturating_sub(length))
 }
 
 fn module_network(facts: &Facts) -> Finding {

@@ -104,8 +104,10 @@ fn verify(folder: &Path, keys: &Keys, head: Option<&Head>, format: Format) -> Re
 }
 
 fn tell(report: &Report) {
-    let (first, last) = (report.first.unwrap_or(0), report.last.unwrap_or(0));
-    println!("intact: entries {first} to {last} in {} files", report.files);
+    match (report.first, report.last) {
+        (Some(first), Some(last)) => println!("intact: entries {first} to {last} in {} files", report.files),
+        _ => println!("intact: no entries in {} files", report.files),
+    }
     if let Some(head) = &report.head {
         println!(
             "signed: {} heads by the key of gateway `{}`, the newest at {} covers entry {}",

@@ -103,8 +103,10 @@ impl Join {
     }
 
     fn write_configuration(&self, layout: &Layout) -> Result<(), Problem> {
-        let folder = layout.config_file().parent().map(Path::to_path_buf).unwrap_or_default();
-        fs::create_dir_all(&folder)
+        let file = layout.config_file();
+        let folder =
+            file.parent().ok_or_else(|| Problem::text(format!("`{}` lies in no folder", file.display())))?;
+        fs::create_dir_all(folder)
             .map_err(|error| Problem::text(format!("cannot make `{}`: {error}", folder.display())))?;
         let root = install(&self.fleet_root, &folder.join("fleet-root.pem"))?;
         let mut operator_keys = Vec::new();
@@ -136,7 +138,7 @@ impl Join {
             mqtt: Mqtt::default(),
         };
         let text = toml::to_string_pretty(&config).map_err(Problem::failed)?;
-        write(&layout.config_file(), text.as_bytes())
+        write(&file, text.as_bytes())
     }
 }
 

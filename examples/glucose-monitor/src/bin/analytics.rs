@@ -95,7 +95,7 @@ fn only(id: SpiffeId) -> Box<dyn Fn(&SpiffeId) -> bool + Send + Sync> {
 fn mqtt_options(own: &SpiffeId, broker: &str) -> Result<MqttOptions, Box<dyn Error>> {
     let address = resolve(broker)?;
     // The broker wants the last part of the ID as client identifier.
-    let name = own.path().rsplit('/').next().unwrap_or_default();
+    let (_, name) = own.path().rsplit_once('/').ok_or("our own ID has no path")?;
     let mut options = MqttOptions::new(name, address.ip().to_string(), address.port());
     options.set_keep_alive(Duration::from_secs(20)).set_clean_session(false).set_inflight(1);
     // Not before a reading is finished.

@@ -156,7 +156,7 @@ fn difference(before: &str, now: &str) -> String {
     let missing = |these: &str, those: &str| -> Vec<String> {
         let those: Vec<&str> = those.lines().collect();
         let places = these.lines().filter(|line| !those.contains(line));
-        places.map(|line| line.split(' ').next().unwrap_or_default().to_owned()).take(4).collect()
+        places.map(|line| line.split_once(' ').map_or(line, |(place, _)| place).to_owned()).take(4).collect()
     };
     let (gone, new) = (missing(before, now), missing(now, before));
     if gone == new {
