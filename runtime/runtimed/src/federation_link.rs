@@ -176,7 +176,8 @@ async fn fetch(domain: &Federated, clock: &Clock) -> Result<Bytes, Refusal> {
         }
     };
     let config = clock.judges(config.map_err(untrusted)?);
-    let (origin, path) = split(&domain.url);
+    let (origin, path) = split(&domain.url)
+        .ok_or_else(|| refuse(Reason::FederationUntrusted, format!("`{}` is not https", domain.url)))?;
     let failed = |error: HttpError| match tls::refusal(&error) {
         Some(refusal) => refuse(Reason::FederationUntrusted, refusal.rule.clone()),
         None if matches!(error, HttpError::Untrusted { .. }) => {
@@ -200,12 +201,12 @@ async fn fetch(domain: &Federated, clock: &Clock) -> Result<Bytes, Refusal> {
     }
 }
 
-/// Scheme and authority, and what is asked of it.
-fn split(url: &str) -> (String, String) {
-    let rest = url.strip_prefix("https://").unwrap_or_default();
+/// Scheme and authority, and what is asked of it; `None` when it is not https.
+fn split(url: &str) -> Option<(String, String)> {
+    let rest = url.strip_prefix("https://")?;
     let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
     let slash = if path.starts_with('/') { "" } else { "/" };
-    (format!("https://{authority}"), format!("{slash}{path}"))
+    Some((format!("https://{authority}"), format!("{slash}{path}")))
 }
 
 #[cfg(test)]
@@ -221,7 +222,7 @@ mod tests {
             ("https://[::1]:7?x=1", "https://[::1]:7", "/?x=1"),
             ("https://h/a?b=c/d", "https://h", "/a?b=c/d"),
         ] {
-            assert_eq!(split(url), (origin.into(), path.into()), "{url}");
+            assert_eq!(split(url), Some((origin.into(), path.into())), "{url}");
         }
     }
 
