@@ -1,6 +1,7 @@
 //! Short text of long things, for tables.
 
 use edgewarden_names::UnixTime;
+use edgewarden_terminal::shortened;
 
 use crate::admin_api::{CertificateState, DeviceView};
 use crate::selection::Labels;
@@ -13,19 +14,6 @@ const PAYLOAD_CHARACTERS_MAX: usize = 160;
 pub fn payload(bytes: &[u8]) -> String {
     let Ok(text) = std::str::from_utf8(bytes) else { return format!("{} bytes, not text", bytes.len()) };
     shortened(text, PAYLOAD_CHARACTERS_MAX)
-}
-
-/// At most `most` characters, control characters escaped.
-pub fn shortened(text: &str, most: usize) -> String {
-    let mut short = String::new();
-    for (count, character) in text.chars().enumerate() {
-        if count == most {
-            short.push('…');
-            break;
-        }
-        if character.is_control() { short.extend(character.escape_default()) } else { short.push(character) }
-    }
-    short
 }
 
 pub fn labels_or_none(labels: &Labels) -> String {

@@ -3,6 +3,7 @@
 use clap::Subcommand;
 use edgewarden_names::{GatewayName, Reason, UnixTime};
 use edgewarden_protocol::uplink::DeploymentReport;
+use edgewarden_terminal::shortened;
 
 use super::client::Admin;
 use super::exit::Stop;
@@ -10,7 +11,7 @@ use super::{Common, distinct, label, output};
 use crate::admin_api::{
     CertificateState, DeviceDetail, DeviceLabels, DevicePage, DeviceState, DeviceView, Done, LabelRequest,
 };
-use crate::text::{self, shortened};
+use crate::text;
 use crate::when::{age, date};
 
 const TEXT_MAX: usize = 400;

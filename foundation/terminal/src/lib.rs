@@ -1,12 +1,17 @@
 //! Shared parts of the two command lines.
 //!
+//! * [`table`], [`facts`]: answers for people · [`harmless`], [`shortened`]: text that somebody else wrote
 //! * [`Completions`]: `completions SHELL` · [`Manual`]: `man FOLDER`
 //!
-//! No daemon uses this crate.
+//! `identityd`, `runtimed` and `gatewayd` use none of it.
 
 mod completions;
 mod manual;
+mod table;
+mod text;
 mod visible;
 
 pub use completions::Completions;
 pub use manual::{Manual, ManualError};
+pub use table::{facts, table};
+pub use text::{harmless, shortened};

@@ -37,7 +37,7 @@ impl Logs {
         }
         for line in lines {
             if on_terminal {
-                println!("{}", output::for_terminal(&line));
+                println!("{}", edgewarden_terminal::harmless(&line));
             } else {
                 println!("{line}");
             }
