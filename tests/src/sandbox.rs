@@ -28,14 +28,14 @@ pub fn prepare_network() -> io::Result<()> {
     if status.success() { Ok(()) } else { Err(io::Error::other("cannot bring up the loopback interface")) }
 }
 
-/// Runs one test of the calling test program in a sandbox.
+/// Runs one test of the calling test program in a sandbox: `name` of the module `module`, as `module_path!()` has it.
 ///
 /// In the outer process this starts the same test inside and passes its result on; inside, it runs `body`.
 ///
 /// # Panics
 /// When the test fails inside, or cannot be started.
-pub fn test(name: &str, body: impl FnOnce()) {
-    test_with(name, &[], body);
+pub fn test(module: &str, name: &str, body: impl FnOnce()) {
+    test_with(module, name, &[], body);
 }
 
 /// As [`test`], with environment variables of its own.
@@ -43,7 +43,7 @@ pub fn test(name: &str, body: impl FnOnce()) {
 /// # Panics
 /// When the test fails inside, or cannot be started.
 #[expect(clippy::panic, reason = "it is the body of a test, and a test fails by a panic")]
-pub fn test_with(name: &str, environment: &[(&str, String)], body: impl FnOnce()) {
+pub fn test_with(module: &str, name: &str, environment: &[(&str, String)], body: impl FnOnce()) {
     if is_inside() {
         if let Err(error) = prepare_network() {
             panic!("{error}");
@@ -53,7 +53,9 @@ pub fn test_with(name: &str, environment: &[(&str, String)], body: impl FnOnce()
     }
     let program = std::env::current_exe().unwrap_or_else(|error| panic!("no path of this program: {error}"));
     let mut command = command(&program);
-    command.args(["--exact", name, "--nocapture", "--test-threads=1"]).envs(environment.iter().cloned());
+    // The program's own name is not a part of its tests' names.
+    let name = module.split_once("::").map_or(name.to_owned(), |(_, module)| format!("{module}::{name}"));
+    command.args(["--exact", &name, "--nocapture", "--test-threads=1"]).envs(environment.iter().cloned());
     let output = command.output();
     let output = output.unwrap_or_else(|error| panic!("cannot run `unshare`: {error}"));
     let text = String::from_utf8_lossy(&output.stdout);

@@ -14,7 +14,7 @@ use crate::programs::Program;
 use crate::report::Report;
 
 /// Longest that one program may take before it is ended: a test that hangs must not cost the whole run.
-const PROGRAM_DEADLINE: Duration = Duration::from_secs(20 * 60);
+const PROGRAM_DEADLINE: Duration = Duration::from_secs(40 * 60);
 /// Longest wait for the output of a program that has ended: a process that it left behind may hold it for ever.
 const OUTPUT_DEADLINE: Duration = Duration::from_secs(10);
 /// Most bytes that are kept of a program's own standard error, from its end.

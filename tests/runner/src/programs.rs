@@ -81,15 +81,22 @@ fn build_once(arguments: &[String], programs: &mut Vec<Program>) -> Result<(), P
     if cargo.wait().map_err(run)?.success() { Ok(()) } else { Err(Problem::Build) }
 }
 
+/// `edgewarden-mqtt` of `path+file:///…/mqtt#edgewarden-mqtt@0.1.0`, and `doctor` of `path+file:///…/doctor#0.1.0`.
+fn name(id: &str) -> &str {
+    let (path, end) = id.rsplit_once('#').unwrap_or((id, ""));
+    match end.split_once('@') {
+        Some((name, _)) => name,
+        None => path.rsplit('/').next().unwrap_or_default(),
+    }
+}
+
 impl Message {
     fn program(self) -> Option<Program> {
         if self.reason != "compiler-artifact" || !self.profile?.test {
             return None;
         }
         let id = self.package_id.unwrap_or_default();
-        // `path+file:///…/mqtt#edgewarden-mqtt@0.1.0`, or without the name where it is the folder's.
-        let package = id.rsplit(['#', '/']).next().unwrap_or_default();
-        let package = package.split('@').next().unwrap_or_default();
+        let package = name(&id);
         let package = package.strip_prefix("edgewarden-").unwrap_or(package);
         let target = self.target?;
         let is_all = target.kind.iter().any(|kind| kind == "test") && target.src_path.ends_with("main.rs");
@@ -98,5 +105,18 @@ impl Message {
             path: self.executable?,
             folder: self.manifest_path?.parent()?.to_owned(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_package_is_named_whatever_its_folder_is() {
+        for (id, name) in [
+            ("path+file:///w/gateway/mqtt#edgewarden-mqtt@0.1.0", "edgewarden-mqtt"),
+            ("path+file:///w/examples/glucose-monitor#0.1.0", "glucose-monitor"),
+        ] {
+            assert_eq!(super::name(id), name);
+        }
     }
 }

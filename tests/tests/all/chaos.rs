@@ -14,7 +14,7 @@ fn survives(test: &str, faults: &[Fault]) {
         return println!("skipped: this kernel has no FUSE");
     }
     let gateway = test.replace('_', "-");
-    sandbox::test(test, || {
+    sandbox::test(module_path!(), test, || {
         let folder = tempfile::tempdir().unwrap();
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let options = Options { duration: Duration::ZERO, seed: 9, faults: faults.to_vec() };

@@ -20,7 +20,7 @@ const WAIT: Duration = Duration::from_secs(30);
 /// A site in a temporary folder with the example's modules running; then what the test adds.
 fn deployed(test: &str, keys: Keys, before_joining: impl FnOnce(&Site), then: impl FnOnce(&mut Site)) {
     let gateway = test.replace('_', "-");
-    sandbox::test(test, || {
+    sandbox::test(module_path!(), test, || {
         let folder = tempfile::tempdir().unwrap();
         let mut site = Site::new(&folder.path().join("site"), &gateway, keys).unwrap();
         let step = |site: &mut Site, names: &[&str]| {

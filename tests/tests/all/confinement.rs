@@ -29,7 +29,7 @@ const WRITABLE: u32 = 0o3;
 fn the_daemons_can_do_what_the_list_says_and_no_more() {
     let test = "the_daemons_can_do_what_the_list_says_and_no_more";
     let gateway = "gw-confined";
-    sandbox::test(test, || {
+    sandbox::test(module_path!(), test, || {
         let folder = tempfile::tempdir().unwrap();
         let mut site = Site::new(&folder.path().join("site"), gateway, Keys::Software).unwrap();
         let steps = ["manufacture", "fleet", "enrol", "sign", "deploy", "identify", "flow"];

@@ -20,7 +20,7 @@ const KNOWN: [&str; 4] = ["keystore.hardware", "clock.kept", "clock.hardware", "
 
 fn at(test: &str, keys: Keys, then: impl FnOnce(&mut Site)) {
     let gateway = test.replace('_', "-");
-    sandbox::test(test, || {
+    sandbox::test(module_path!(), test, || {
         let folder = tempfile::tempdir().unwrap();
         fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
         let mut site = Site::new(&folder.path().join("site"), &gateway, keys).unwrap();

@@ -194,7 +194,7 @@ fn at(test: &str, keys: Keys, body: impl FnOnce(&mut World)) {
     // A name has 63 characters at most, and names cgroups: one for each test.
     let gateway = format!("est-{}", test.chars().take(40).collect::<String>().replace('_', "-"));
     let gateway = gateway.trim_end_matches('-');
-    sandbox::test(test, || body(&mut World::new(gateway, keys)));
+    sandbox::test(module_path!(), test, || body(&mut World::new(gateway, keys)));
     sandbox::remove_cgroups(gateway);
 }
 

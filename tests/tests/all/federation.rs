@@ -159,7 +159,7 @@ fn our_own_bundle(site: &mut Site) {
 #[test]
 fn federated_trust_domains() {
     let gateway = "federated-trust-domains";
-    sandbox::test("federated_trust_domains", || {
+    sandbox::test(module_path!(), "federated_trust_domains", || {
         let folder = tempfile::tempdir().unwrap();
         let mut site = Site::new(&folder.path().join("site"), gateway, Keys::Software).unwrap();
         if let Err(failure) = story::run(&mut site, &["manufacture", "fleet", "enrol"]) {

@@ -16,7 +16,7 @@ const DEPLOYED: &[&str] = &["manufacture", "fleet", "enrol", "sign", "deploy"];
 
 fn deployed(test: &str, keys: Keys, then: impl FnOnce(&mut Site)) {
     let gateway = test.replace('_', "-");
-    sandbox::test(test, || {
+    sandbox::test(module_path!(), test, || {
         let folder = tempfile::tempdir().unwrap();
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let mut site = Site::new(&folder.path().join("site"), &gateway, keys).unwrap();

@@ -20,7 +20,7 @@ const WAIT: Duration = Duration::from_secs(40);
 
 fn at(test: &str, keys: Keys, then: impl FnOnce(&mut Site)) {
     let gateway = test.replace('_', "-");
-    sandbox::test(test, || {
+    sandbox::test(module_path!(), test, || {
         let folder = tempfile::tempdir().unwrap();
         let mut site = Site::new(&folder.path().join("site"), &gateway, keys).unwrap();
         if let Err(failure) = story::run(&mut site, &["manufacture", "fleet", "enrol"]) {

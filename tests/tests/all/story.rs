@@ -10,7 +10,7 @@ use edgewarden_tests::story;
 /// A site in a temporary folder, and its story up to a step; then what the test adds.
 fn at(test: &str, keys: Keys, steps: &[&str], then: impl FnOnce(&mut Site)) {
     let gateway = test.replace('_', "-");
-    sandbox::test(test, || {
+    sandbox::test(module_path!(), test, || {
         let folder = tempfile::tempdir().unwrap();
         let mut site = Site::new(&folder.path().join("site"), &gateway, keys).unwrap();
         if let Err(failure) = story::run(&mut site, steps) {

@@ -87,7 +87,7 @@ fn modules_start_with_what_the_unit_leaves_runtimed() {
     let gateway = "gw-under-its-unit";
     let shims = repository().join("tests/tests/all/units");
     let path = format!("{}:{}", shims.display(), std::env::var("PATH").unwrap());
-    sandbox::test_with(test, &[("PATH", path)], || {
+    sandbox::test_with(module_path!(), test, &[("PATH", path)], || {
         let folder = tempfile::tempdir().unwrap();
         let site = folder.path().join("site");
         let mut site = Site::new(&site, gateway, Keys::Software).unwrap();

@@ -547,7 +547,7 @@ const SOCKET: &str = "EDGEWARDEN_TEST_SOCKET";
 
 fn this_test_binary(test: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", test, "--ignored", "--nocapture"]);
+    command.arg("--exact").arg(format!("server::{test}")).args(["--ignored", "--nocapture"]);
     command
 }
 
