@@ -6,7 +6,7 @@ use edgewarden_names::{Epoch, ModuleName, Principal};
 
 use crate::action::Action;
 use crate::epoch::{CompiledEpoch, RuleEffect, Side, Target};
-use crate::mqtt::{covers, is_filter, is_topic, overlaps};
+use edgewarden_names::topic::{covers, is_filter, is_topic, overlaps};
 
 /// Permitted targets that a denial names.
 const NEAREST_MAX: usize = 3;

@@ -5,9 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::action::Action;
 use crate::document::RULES_MAX;
-use crate::mqtt::{FILTER_LEVELS_MAX, is_filter};
 use crate::quick::QuickMap;
 use crate::trie::Trie;
+use edgewarden_names::topic::is_filter;
 
 pub(crate) const PRINCIPALS_MAX: usize = 2048;
 pub(crate) const RESOURCES_MAX: usize = 20_000;
@@ -292,7 +292,7 @@ impl Index {
             Target::Gateway => self.gateway.push(at),
             Target::Topic { filter, .. } => {
                 // A filter that slipped in unchecked would bound neither the depth nor the meaning of the trie.
-                if !is_filter(filter) || filter.split('/').count() > FILTER_LEVELS_MAX {
+                if !is_filter(filter) {
                     return Err(TablesError("a topic filter is malformed"));
                 }
                 self.topics.insert(filter, at);

@@ -5,7 +5,6 @@
 //! * [`Explanation`]: the same answer for a person, with the rule and its text
 //! * [`nftables::ruleset`]: the kernel's part of an epoch
 //! * [`federation`]: what a deployment says of other trust domains
-//! * [`mqtt`]: topics and topic filters (MQTT 3.1.1 section 4.7)
 //!
 //! Trusts the deployment to be what an operator signed; distrusts that it is right: one unknown name, one rule that
 //! Cedar's strict validation does not accept, and the whole document is refused. No I/O.
@@ -17,7 +16,6 @@ mod document;
 mod epoch;
 mod explain;
 pub mod federation;
-pub mod mqtt;
 pub mod nftables;
 mod quick;
 mod sight;

@@ -1,5 +1,5 @@
-use crate::mqtt::is_topic;
 use crate::quick::QuickMap;
+use edgewarden_names::topic::is_topic;
 
 /// Finds the declared filters that match a topic, without looking at the others.
 #[derive(Debug, Clone, Default)]
@@ -18,7 +18,7 @@ struct Node {
 }
 
 impl Trie {
-    /// `filter` is valid and of at most `FILTER_LEVELS_MAX` levels, which bounds the recursion of `matching`.
+    /// `filter` is valid and of at most `TOPIC_LEVELS_MAX` levels, which bounds the recursion of `matching`.
     pub(crate) fn insert(&mut self, filter: &str, value: u32) {
         let mut node = &mut self.root;
         for level in filter.split('/') {
@@ -75,7 +75,7 @@ impl Node {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mqtt::matches;
+    use edgewarden_names::topic::matches;
     use proptest::prelude::*;
 
     proptest! {
@@ -84,7 +84,7 @@ mod tests {
             filters in prop::collection::vec("([ab$]|\\+|\\$a)?(/([ab]|\\+)?){0,3}(/#)?", 1..8),
             topic in "(\\$)?[ab$]?(/[ab]?){0,4}",
         ) {
-            let filters: Vec<String> = filters.into_iter().filter(|f| crate::mqtt::is_filter(f)).collect();
+            let filters: Vec<String> = filters.into_iter().filter(|f| edgewarden_names::topic::is_filter(f)).collect();
             let mut trie = Trie::default();
             for (index, filter) in filters.iter().enumerate() {
                 trie.insert(filter, u32::try_from(index).unwrap());

@@ -2,15 +2,16 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::str::FromStr as _;
 
 use cedar_policy::{Entities, Entity, EntityId, EntityTypeName, EntityUid, RestrictedExpression};
+use edgewarden_names::topic::{TOPIC_LEVELS_MAX, is_filter};
 use edgewarden_names::{GatewayName, LeafName, Principal};
 use edgewarden_protocol::deployment::{Deployment, Topic};
 
 use crate::action::Action;
 use crate::epoch::{PRINCIPALS_MAX, RESOURCES_MAX, Target};
-use crate::mqtt::{FILTER_LEVELS_MAX, is_filter};
 
 const NAME_BYTES_MAX: usize = 128;
-const FILTER_BYTES_MAX: usize = 256;
+/// Longest filter that a deployment declares: each leaf has one of its own, and denials name them.
+const DECLARED_FILTER_BYTES_MAX: usize = 256;
 const LEAF_PLACEHOLDER: &str = "{leaf}";
 /// The fleet, which is there without being named by a route.
 const UPSTREAM: &str = "upstream";
@@ -248,10 +249,12 @@ fn check_name(what: &str, name: &str) -> Result<(), String> {
 }
 
 fn checked_filter(topic: &Topic, filter: &str) -> Result<String, String> {
-    let shown = filter.chars().take(FILTER_BYTES_MAX).collect::<String>();
+    let shown = filter.chars().take(DECLARED_FILTER_BYTES_MAX).collect::<String>();
     let wrong = |rule: &str| Err(format!("topic `{}`: `{}` {rule}", topic.name, shown.escape_debug()));
-    if filter.len() > FILTER_BYTES_MAX || filter.split('/').count() > FILTER_LEVELS_MAX {
-        return wrong(&format!("is longer than {FILTER_BYTES_MAX} bytes or {FILTER_LEVELS_MAX} levels"));
+    if filter.len() > DECLARED_FILTER_BYTES_MAX || filter.split('/').count() > TOPIC_LEVELS_MAX {
+        return wrong(&format!(
+            "is longer than {DECLARED_FILTER_BYTES_MAX} bytes or {TOPIC_LEVELS_MAX} levels"
+        ));
     }
     if filter.contains(['{', '}']) {
         return wrong("has a placeholder that is not `{leaf}`");

@@ -1,11 +1,10 @@
 //! The certification request (PKCS#10, RFC 2986). It contributes its public key and nothing else.
 
+use edgewarden_names::CSR_BYTES_MAX;
 use x509_parser::prelude::{FromDer, X509CertificationRequest};
 use x509_parser::public_key::PublicKey;
 
 use crate::crypto::{is_p256_point, verify_p256};
-
-pub(crate) const CSR_BYTES_MAX: usize = 16 * 1024;
 
 const OID_ECDSA_SHA256: &str = "1.2.840.10045.4.3.2";
 

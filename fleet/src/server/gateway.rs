@@ -11,6 +11,7 @@ use axum::extract::State;
 use axum::response::Response;
 use axum::routing::post;
 use axum::{Extension, Router};
+use edgewarden_names::topic::TopicName;
 use edgewarden_names::{Digest, GatewayName, Reason, Refusal, TrustDomain, UnixTime};
 use edgewarden_protocol::deployment::MODULES_MAX;
 use edgewarden_protocol::enrol::VerdictState;
@@ -33,8 +34,6 @@ const SYNC_BYTES_MAX: usize = 512 * 1024;
 const MESSAGES_BODY_BYTES_MAX: usize = MESSAGES_BYTES_MAX / 3 * 4 + MESSAGES_MAX * 1024;
 const WAIT_MAX: Duration = Duration::from_secs(60);
 const REFUSALS_MAX: usize = 32;
-/// MQTT 3.1.1 section 1.5.3: the longest topic.
-const TOPIC_BYTES_MAX: usize = 65_535;
 
 pub fn routes() -> Router<Arc<Shared>> {
     Router::new().route("/v1/gateway/sync", post(sync)).route("/v1/gateway/messages", post(messages))
@@ -207,8 +206,8 @@ fn check_messages(domain: &TrustDomain, gateway: &GatewayName, messages: &[Messa
         if i64::try_from(message.sequence).is_err() {
             return refused(Reason::RequestInvalid, "a sequence number is below 2^63");
         }
-        if message.topic.len() > TOPIC_BYTES_MAX || message.topic.contains('\0') {
-            return refused(Reason::TopicInvalid, "a topic has at most 65535 bytes and no NUL");
+        if let Err(error) = TopicName::parse(&message.topic) {
+            return refused(Reason::TopicInvalid, &error.to_string());
         }
         if message.from.trust_domain() != *domain || message.from.gateway_name().as_ref() != Some(gateway) {
             return refused(

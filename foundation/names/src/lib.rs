@@ -3,6 +3,7 @@
 //! * [`TrustDomain`], [`SpiffeId`], [`GatewayName`], [`ModuleName`], [`LeafName`]: who · [`Principal`]: whom policy is about ·
 //!   [`SecretName`]: a secret of a module
 //! * [`Digest`], [`Generation`], [`Epoch`], [`UnixTime`]: which, and when · [`Architecture`]: for which processor
+//! * [`topic`]: MQTT topics and filters, and what they match
 //! * [`Reason`], [`Refusal`]: why not · [`ErrorChain`]: an error for a line of a log
 //!
 //! Parse-only types: the parser is the only constructor, so a value that exists is valid.
@@ -16,6 +17,11 @@ mod numbers;
 mod principal;
 mod refusal;
 mod spiffe_id;
+pub mod topic;
+
+/// Longest certificate request (PKCS#10) that is read. One of ours has under 512 bytes; what a device's library adds in
+/// names and attributes fits many times.
+pub const CSR_BYTES_MAX: usize = 8 * 1024;
 
 pub use architecture::Architecture;
 pub use digest::{Digest, DigestError};

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use edgewarden_mqtt::broker::{Authority, Keep, Lagging, Terms};
 use edgewarden_mqtt::trie::Trie;
-use edgewarden_mqtt::{TopicError, TopicFilter, TopicName, topic_matches};
+use edgewarden_mqtt::{TopicError, TopicFilter, TopicName};
 use edgewarden_names::{Epoch, GatewayName, ModuleName, Principal, Reason, Refusal};
 use edgewarden_policy::{CompiledEpoch, Decision};
 use edgewarden_protocol::control::{PolicyInForce, Snapshot, TopicSize};
@@ -50,7 +50,7 @@ struct Parts {
     known: bool,
     policy: Option<Arc<CompiledEpoch>>,
     /// Filters of the routes to [`UPSTREAM`].
-    uploads: Vec<String>,
+    uploads: Vec<TopicFilter>,
     messages: Messages,
     sizes: Sizes,
     places: HashMap<Ipv4Addr, (ModuleName, Arc<str>)>,
@@ -94,7 +94,7 @@ impl View {
             parts.sizes = Sizes::of(policy)?;
             for route in &policy.routes {
                 if route.to == UPSTREAM {
-                    parts.uploads.push(route.filter.clone());
+                    parts.uploads.push(filter_of(policy, &route.filter, &route.filter)?);
                 } else {
                     tracing::warn!(
                         filter = route.filter,
@@ -183,15 +183,17 @@ impl View {
     }
 }
 
+/// `written`: its form in the deployment, for the error.
+fn filter_of(policy: &PolicyInForce, text: &str, written: &str) -> Result<TopicFilter, ViewError> {
+    let wrong = |source| ViewError::Filter { epoch: policy.epoch, filter: written.to_owned(), source };
+    TopicFilter::parse(text).map_err(wrong)
+}
+
 impl Sizes {
     fn of(policy: &PolicyInForce) -> Result<Self, ViewError> {
         let mut filters = Trie::default();
         for (number, size) in policy.sizes.iter().enumerate() {
-            let filter = TopicFilter::parse(&size.wide_filter()).map_err(|source| ViewError::Filter {
-                epoch: policy.epoch,
-                filter: size.filter.clone(),
-                source,
-            })?;
+            let filter = filter_of(policy, &size.wide_filter(), &size.filter)?;
             filters.insert(&filter, number, ());
         }
         Ok(Self { all: policy.sizes.clone(), filters })
@@ -247,7 +249,7 @@ impl Authority for View {
         self.serves(client)?;
         let policy = self.policy(client)?;
         allowed(&policy.may_publish(client, topic.as_str()), client, format_args!("publish {topic}"))?;
-        let routed = self.0.uploads.iter().any(|filter| topic_matches(filter, topic.as_str()));
+        let routed = self.0.uploads.iter().any(|filter| filter.matches(topic));
         // A route carries only what the policy lets its publisher send there; the message stays local otherwise.
         let upload = routed && policy.may_upload(client, UPSTREAM).allowed;
         let keep = if upload { Keep::Durable } else { Keep::Local };

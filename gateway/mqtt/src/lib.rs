@@ -10,7 +10,6 @@ pub mod broker;
 pub mod decode;
 pub mod encode;
 pub mod packet;
-pub mod topic;
 pub mod trie;
 
-pub use topic::{TopicError, TopicFilter, TopicName, filter_covers, topic_matches};
+pub use edgewarden_names::topic::{self, TopicError, TopicFilter, TopicName};

@@ -108,7 +108,6 @@ impl<S: Clone + Eq + Hash, V: Copy> Node<S, V> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::topic::topic_matches;
     use proptest::prelude::*;
 
     #[test]
@@ -130,7 +129,7 @@ mod tests {
     proptest! {
         /// The trie finds exactly what filter by filter comparison finds.
         #[test]
-        fn agrees_with_topic_matches(
+        fn agrees_with_matching(
             filters in proptest::collection::vec("([$a-b]|\\+)?(/([a-b]|\\+|)){0,3}(/#)?", 1..20),
             topic in "[$a-b]?(/[a-b]?){0,4}",
         ) {
@@ -144,7 +143,7 @@ mod tests {
             trie.matches(&TopicName::parse(&topic).unwrap(), |index, ()| found.push(*index));
             found.sort_unstable();
             let expected: Vec<_> = (0..filters.len())
-                .filter(|i| topic_matches(filters[*i].as_str(), &topic)).collect();
+                .filter(|i| filters[*i].matches(&topic)).collect();
             prop_assert_eq!(found, expected);
         }
     }

@@ -26,7 +26,7 @@ mod template;
 
 pub use error::{CaError, SignError};
 pub use issuing::{Issued, IssuingCa, Svid};
-pub use request::{CSR_BYTES_MAX, certificate_request, public_point};
+pub use request::{certificate_request, public_point};
 pub use root::RootCa;
 pub use signer::CaSigner;
 

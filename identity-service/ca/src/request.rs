@@ -1,16 +1,13 @@
 //! PKCS#10 requests (RFC 2986).
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, ParsedPublicKey};
-use edgewarden_names::{GatewayName, TrustDomain};
+use edgewarden_names::{CSR_BYTES_MAX, GatewayName, TrustDomain};
 use rcgen::{CertificateParams, DistinguishedName, DnType, SanType, string::Ia5String};
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer as _;
 
 use crate::signer::RemoteKey;
 use crate::{CaError, CaSigner, spki};
-
-/// Longest request that is read.
-pub const CSR_BYTES_MAX: usize = 8 * 1024;
 
 /// A request for a gateway CA's certificate, signed by its key. The names in it are for people and logs: the fleet
 /// takes only the key.

@@ -10,7 +10,7 @@ use edgewarden_audit::{ENTRIES_MAX, Query};
 use edgewarden_decisions::authority::{Effect, Input};
 use edgewarden_decisions::deployments::InForce;
 use edgewarden_decisions::records::ProcessSeen;
-use edgewarden_names::{KeyName, LeafName, ModuleName, Reason, Refusal, SpiffeId, UnixTime};
+use edgewarden_names::{CSR_BYTES_MAX, KeyName, LeafName, ModuleName, Reason, Refusal, SpiffeId, UnixTime};
 use edgewarden_protocol::Bytes;
 use edgewarden_protocol::audit::{Event, KeyUse, clip};
 use edgewarden_protocol::control::{
@@ -38,8 +38,6 @@ const WATCH_HOLD: Duration = Duration::from_secs(30);
 const ENFORCEMENT_STANDS: Duration = Duration::from_secs(3600);
 /// Certificates that status says are missing. The identities in it say the same of each.
 const PROBLEMS_MAX: usize = 3;
-/// Largest request for a leaf's certificate.
-const CSR_BYTES_MAX: usize = 16 * 1024;
 /// Largest signature by which a leaf's certificate is renewed.
 const PROOF_BYTES_MAX: usize = 256;
 /// The name under which the keystore seals `gatewayd`'s key.

@@ -9,8 +9,8 @@ use std::str::FromStr as _;
 
 use cedar_policy::{Authorizer, Context, Decision, Entities, EntityUid, PolicySet, Request, Schema};
 use common::{compiled, image, leaf, module};
-use edgewarden_names::Principal;
-use edgewarden_policy::{Action, CompiledEpoch, SCHEMA, mqtt};
+use edgewarden_names::{Principal, topic};
+use edgewarden_policy::{Action, CompiledEpoch, SCHEMA};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -226,14 +226,14 @@ impl Oracle {
     }
 
     fn topic(&self, topic: &str) -> Vec<(String, bool)> {
-        let touched = self.topics.iter().filter(|(_, filter)| mqtt::matches(filter, topic));
+        let touched = self.topics.iter().filter(|(_, filter)| topic::matches(filter, topic));
         touched.map(|(id, _)| (format!("TopicFilter::\"{id}\""), true)).collect()
     }
 
     fn filter(&self, requested: &str) -> Vec<(String, bool)> {
-        let touched = self.topics.iter().filter(|(_, filter)| mqtt::overlaps(filter, requested));
+        let touched = self.topics.iter().filter(|(_, filter)| topic::overlaps(filter, requested));
         touched
-            .map(|(id, filter)| (format!("TopicFilter::\"{id}\""), mqtt::covers(filter, requested)))
+            .map(|(id, filter)| (format!("TopicFilter::\"{id}\""), topic::covers(filter, requested)))
             .collect()
     }
 }

@@ -1,7 +1,7 @@
 //! Topics that a covered filter matches are matched by the covering one; two filters that match one topic overlap.
 #![no_main]
 
-use edgewarden_policy::mqtt::{covers, matches, overlaps};
+use edgewarden_names::topic::{covers, matches, overlaps};
 
 libfuzzer_sys::fuzz_target!(|input: (&str, &str, &str)| {
     let (one, other, topic) = input;

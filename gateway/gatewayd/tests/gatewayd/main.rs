@@ -14,7 +14,6 @@ mod alerts;
 mod attacks;
 mod broker;
 mod common;
-mod matching;
 mod metrics;
 #[path = "../../../../foundation/metrics/tests/common/samples.rs"]
 mod samples;

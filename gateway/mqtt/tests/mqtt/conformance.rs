@@ -12,7 +12,7 @@ use edgewarden_mqtt::topic::TopicFilter;
 
 const CODEC: &str = "mqtt/tests/mqtt/codec.rs::what_the_specification_calls_malformed_is_refused";
 const ROUND_TRIP: &str = "mqtt/tests/mqtt/codec.rs::what_is_encoded_decodes_to_itself";
-const MATCHING: &str = "mqtt/src/topic.rs::matching";
+const MATCHING: &str = "../foundation/names/src/topic.rs::matching";
 const CONNECTING: &str = "mqtt/tests/mqtt/broker.rs::connecting_is_refused_with_the_code_that_says_why";
 const WILL: &str = "mqtt/tests/mqtt/conformance.rs::a_will_is_published_once_as_it_was_left";
 const RESUME: &str = "mqtt/tests/mqtt/broker.rs::what_was_not_acknowledged_comes_again_with_dup_in_order";
@@ -174,7 +174,7 @@ const STATEMENTS: &[(&str, &str)] = &[
     ("4.7.2-1", MATCHING),
     ("4.7.3-1", CODEC),
     ("4.7.3-2", CODEC),
-    ("4.7.3-3", "mqtt/src/topic.rs::names"),
+    ("4.7.3-3", "../foundation/names/src/topic.rs::names"),
     ("4.7.3-4", "mqtt/tests/mqtt/conformance.rs::texts_are_taken_as_they_are"),
     ("4.8.0-1", "gatewayd/tests/gatewayd/attacks.rs::giants_and_nonsense_end_their_own_connection_only"),
     ("4.8.0-2", "mqtt/tests/mqtt/durable.rs::a_document_that_cannot_be_written_is_promised_to_nobody"),

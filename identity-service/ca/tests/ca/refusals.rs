@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use common::{DAY, ElsewhereKey, Fleet, HOUR, NOW, domain, gateway, leaf, module};
 use edgewarden_ca::{
-    CSR_BYTES_MAX, CaError, CaSigner, IssuingCa, RootCa, SignError, certificate_request, chain, pem,
+    CaError, CaSigner, IssuingCa, RootCa, SignError, certificate_request, chain, pem,
     public_point, spki,
 };
-use edgewarden_names::{GatewayName, Reason, SpiffeId, TrustDomain, UnixTime};
+use edgewarden_names::{CSR_BYTES_MAX, GatewayName, Reason, SpiffeId, TrustDomain, UnixTime};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, PublicKeyData,
     SanType, SignatureAlgorithm,
