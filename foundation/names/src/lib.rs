@@ -4,12 +4,14 @@
 //!   [`SecretName`]: a secret of a module
 //! * [`Digest`], [`Generation`], [`Epoch`], [`UnixTime`]: which, and when · [`Architecture`]: for which processor
 //! * [`topic`]: MQTT topics and filters, and what they match
-//! * [`Reason`], [`Refusal`]: why not · [`ErrorChain`]: an error for a line of a log
+//! * [`Reason`], [`Refusal`]: why not · [`ErrorChain`]: an error for a line of a log ·
+//!   [`Backoff`]: how long until the next try
 //!
 //! Parse-only types: the parser is the only constructor, so a value that exists is valid.
 //! No I/O and no clock but [`UnixTime::now`].
 
 mod architecture;
+mod backoff;
 mod digest;
 mod error_chain;
 mod label;
@@ -24,6 +26,7 @@ pub mod topic;
 pub const CSR_BYTES_MAX: usize = 8 * 1024;
 
 pub use architecture::Architecture;
+pub use backoff::Backoff;
 pub use digest::{Digest, DigestError};
 pub use error_chain::ErrorChain;
 pub use label::{GatewayName, KeyName, LabelError, LeafName, ModuleName, SecretName};

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use edgewarden_exchange::client::{Client, ClientError};
-use edgewarden_names::{ErrorChain, GatewayName, Refusal};
+use edgewarden_names::{Backoff, ErrorChain, GatewayName, Refusal};
 use edgewarden_protocol::ask::Ask;
 use edgewarden_protocol::control::{Enforcer, Reply, Request, Standing, questions};
 use edgewarden_transport::Clock;
+use edgewarden_transport::jitter::jittered;
 use tokio::sync::{Semaphore, watch};
 
-use crate::backoff::Backoff;
 use crate::view::View;
 
 const DEADLINE: Duration = Duration::from_secs(15);
@@ -119,7 +119,7 @@ pub(crate) async fn follow(
                 tracing::warn!(error = %ErrorChain(&error), "identityd does not say what is in force");
                 // A new run of identityd counts its revisions anew.
                 seen = 0;
-                tokio::time::sleep(backoff.next()).await;
+                tokio::time::sleep(jittered(backoff.step())).await;
             }
         }
     }
@@ -139,7 +139,7 @@ pub(crate) async fn report(control: Control, mut applied: watch::Receiver<View>)
                 Err(error) if error.refusal().is_some() => {}
                 Err(error) => {
                     tracing::warn!(error = %ErrorChain(&error), "identityd was not told of the epoch");
-                    tokio::time::sleep(backoff.next()).await;
+                    tokio::time::sleep(jittered(backoff.step())).await;
                     continue;
                 }
             }

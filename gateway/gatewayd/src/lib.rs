@@ -21,7 +21,6 @@
 
 pub mod alerts;
 mod audit;
-mod backoff;
 mod confine;
 mod connection;
 mod console;

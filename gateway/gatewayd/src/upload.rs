@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-use edgewarden_names::{ErrorChain, Reason, Refusal};
+use edgewarden_names::{Backoff, ErrorChain, Reason, Refusal};
 use edgewarden_protocol::gateway_console::UpstreamStatus;
 use edgewarden_protocol::uplink::{MESSAGES_BYTES_MAX, MESSAGES_MAX, Messages, MessagesReply};
 use edgewarden_queue::Queue;
 use edgewarden_transport::Clock;
 use edgewarden_transport::http::{Client, HttpError};
+use edgewarden_transport::jitter::jittered;
 use tokio::sync::{mpsc, watch};
 
 use crate::audit::Audit;
-use crate::backoff::Backoff;
 use crate::hub::Event;
 use crate::record;
 use crate::store::Opening;
@@ -85,7 +85,7 @@ pub(crate) async fn serve(
                 status.send_if_modified(|old| {
                     replace_if(old, new, |old| matches!(old, UpstreamStatus::Unreachable { .. }))
                 });
-                tokio::time::sleep(backoff.next()).await;
+                tokio::time::sleep(jittered(backoff.step())).await;
             }
         }
     }

@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use edgewarden_names::{Refusal, UnixTime};
+use edgewarden_names::{Backoff, Refusal, UnixTime};
 
 use crate::{EnrolledChain, EstError, Severity};
 
@@ -164,10 +164,8 @@ impl Renewal {
         let length = match error.severity {
             Severity::Fatal => self.dice.upper_half(self.policy.pause_fatal),
             Severity::Transient { retry_after } => {
-                let doubled = 1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX);
-                let backoff =
-                    self.policy.pause_first.saturating_mul(doubled.max(1)).min(self.policy.pause_max);
-                self.dice.upper_half(backoff).max(retry_after.unwrap_or_default())
+                let backoff = Backoff::new(self.policy.pause_first, self.policy.pause_max);
+                self.dice.upper_half(backoff.after(failures)).max(retry_after.unwrap_or_default())
             }
         };
         self.rest(length, now);

@@ -8,12 +8,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use edgewarden_names::{Digest, ErrorChain, Reason, Refusal, TrustDomain};
+use edgewarden_names::{Backoff, Digest, ErrorChain, Reason, Refusal, TrustDomain};
 use edgewarden_protocol::Bytes;
 use edgewarden_protocol::control::questions;
 use edgewarden_protocol::federation::{BUNDLE_BYTES_MAX, FEDERATION_MAX, Federated, ToldBy};
 use edgewarden_transport::foreign::{spiffe_client_config, web_client_config};
 use edgewarden_transport::http::{Client as Http, HttpError};
+use edgewarden_transport::jitter::jittered;
 use edgewarden_transport::{Clock, tls};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -104,13 +105,9 @@ fn plan(plans: &mut BTreeMap<TrustDomain, Plan>, domains: &[Federated], now: Ins
 
 /// The wait before an endpoint is asked again. Spread, so that the gateways of a fleet do not come together.
 fn wait(refresh: Duration, has_bundle: bool, failures: u32) -> Duration {
-    let ordinary = if has_bundle || failures == 0 {
-        refresh
-    } else {
-        let doubled = 1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX);
-        FIRST_WAIT.saturating_mul(doubled).min(refresh)
-    };
-    crate::fleet_link::jittered(ordinary)
+    let ordinary =
+        if has_bundle || failures == 0 { refresh } else { Backoff::new(FIRST_WAIT, refresh).after(failures) };
+    jittered(ordinary)
 }
 
 async fn ask_due(

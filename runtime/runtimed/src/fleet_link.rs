@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use edgewarden_names::{Architecture, Digest, ErrorChain, Refusal, UnixTime};
+use edgewarden_names::{Architecture, Backoff, Digest, ErrorChain, Refusal, UnixTime};
 use edgewarden_protocol::control::{Lease, REFUSALS_MAX, Status, questions};
 use edgewarden_protocol::dsse::ENVELOPE_BYTES_MAX;
 use edgewarden_protocol::enrol::Verdict;
@@ -16,6 +16,7 @@ use edgewarden_protocol::uplink::{
     DeploymentReport, RefusalReport, Report, SECRETS_SENT_MAX, Sync, SyncReply,
 };
 use edgewarden_transport::http::{Client as Http, HttpError};
+use edgewarden_transport::jitter::jittered;
 use edgewarden_transport::{Identity, tls};
 use edgewarden_workload_client::follow;
 use tokio::sync::{mpsc, oneshot};
@@ -41,14 +42,6 @@ const RENEWAL_BACKOFF_LONGEST: Duration = Duration::from_secs(600);
 
 /// A request to renew now, with where the answer goes.
 pub type RenewNow = oneshot::Sender<Result<Verdict, EnrolError>>;
-
-/// `wait` spread over its second half, so that many gateways do not come back at once.
-pub(crate) fn jittered(wait: Duration) -> Duration {
-    let nanos = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |now| now.subsec_nanos());
-    wait / 2 + (wait / 2).mul_f64(f64::from(nanos % 1000) / 1000.0)
-}
 
 /// Follows the fleet for as long as it is polled. `now` ends a wait.
 pub async fn sync(context: Arc<Context>, mut now: mpsc::Receiver<()>) {
@@ -76,7 +69,7 @@ pub async fn sync(context: Arc<Context>, mut now: mpsc::Receiver<()>) {
         jwt_keys: JwtKeys::default(),
     };
     let mut changes = context.board.changes();
-    let mut backoff = BACKOFF_FIRST;
+    let mut backoff = Backoff::new(BACKOFF_FIRST, BACKOFF_LONGEST);
     loop {
         if identity.ready().await.is_err() {
             return std::future::pending().await;
@@ -96,14 +89,13 @@ pub async fn sync(context: Arc<Context>, mut now: mpsc::Receiver<()>) {
             _ = now.recv() => continue,
         };
         match outcome {
-            Ok(()) => backoff = BACKOFF_FIRST,
+            Ok(()) => backoff.reset(),
             Err(error) => {
                 tracing::info!(%error, "the fleet was not reached or refused");
                 context.metrics.fleet_failed();
                 context.board.set_fleet(|status| status.error = Some(error));
                 link.reached = false;
-                drop(timeout(jittered(backoff), now.recv()).await);
-                backoff = (backoff * 2).min(BACKOFF_LONGEST);
+                drop(timeout(jittered(backoff.step()), now.recv()).await);
             }
         }
     }
@@ -214,7 +206,7 @@ impl Refused {
 
 /// Renews when a third of the certificate's life is over, when the verdict has expired, or when asked.
 pub async fn renewals(context: Arc<Context>, mut now: mpsc::Receiver<RenewNow>) {
-    let mut backoff = RENEWAL_CHECK;
+    let mut backoff = Backoff::new(RENEWAL_CHECK, RENEWAL_BACKOFF_LONGEST);
     let mut wait = Duration::from_secs(1);
     loop {
         let asked = tokio::select! {
@@ -229,13 +221,12 @@ pub async fn renewals(context: Arc<Context>, mut now: mpsc::Receiver<RenewNow>) 
         match &renewed {
             Ok(verdict) => {
                 tracing::info!(verdict = verdict.state.as_str(), "the gateway's certificate is renewed");
-                backoff = RENEWAL_CHECK;
+                backoff.reset();
             }
             Err(error) => {
                 // The certificate that is held stays in use for as long as it lasts.
                 tracing::warn!(error = %ErrorChain(error), "the gateway's certificate was not renewed");
-                wait = jittered(backoff);
-                backoff = (backoff * 2).min(RENEWAL_BACKOFF_LONGEST);
+                wait = jittered(backoff.step());
             }
         }
         if let Some(asked) = asked {

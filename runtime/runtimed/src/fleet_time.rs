@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use edgewarden_protocol::control::questions;
+use edgewarden_transport::jitter::jittered;
 use edgewarden_transport::witness;
 use tokio::time::{sleep, timeout};
 
 use crate::context::Context;
 use crate::enrol;
-use crate::fleet_link::jittered;
 use crate::identity::CallError;
 
 /// A fleet of 10,000 is asked 17 times in a second.

@@ -14,7 +14,6 @@
 //! Modules do not end with it. A daemon that starts again takes over what runs and removes what nobody knows.
 
 mod addresses;
-mod backoff;
 mod board;
 mod bundle;
 mod context;
@@ -40,6 +39,7 @@ mod metrics;
 mod network;
 mod nft;
 mod places;
+mod restarts;
 mod runc;
 mod seccomp;
 mod secrets;

@@ -18,11 +18,11 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
-use crate::backoff::Backoff;
 use crate::context::Context;
 use crate::images::{self, Ready};
 use crate::instance::{self, Exit, Instance, Place, Prepared};
 use crate::metrics::Update;
+use crate::restarts::Restarts;
 use crate::secrets;
 
 const ENDED_BYTES_MAX: usize = 1024 * 1024;
@@ -85,8 +85,8 @@ impl Worker {
             place,
             told,
             runs,
-            backoff: Backoff::default(),
-            update_backoff: Backoff::default(),
+            backoff: Restarts::default(),
+            update_backoff: Restarts::default(),
             delivered: None,
             on_target: false,
             given_up: false,
@@ -146,9 +146,9 @@ struct Life {
     /// The image of what runs.
     runs: watch::Sender<Option<Digest>>,
     status: ModuleStatus,
-    backoff: Backoff,
+    backoff: Restarts,
     /// Wait between attempts at an update: what runs is not made to wait for them.
-    update_backoff: Backoff,
+    update_backoff: Restarts,
     /// The count of changes of secrets that the running instance has seen.
     delivered: Option<u64>,
     /// The target has been started and not given up.
@@ -223,7 +223,7 @@ impl Life {
             self.on_target = false;
             self.given_up = false;
             self.early_ends = 0;
-            self.update_backoff = Backoff::default();
+            self.update_backoff = Restarts::default();
             self.update = (ModuleState::Pulling, None);
             self.put_off = None;
             if self.ended.take_if(|ended| *ended == self.plan.target).is_some() {
@@ -577,7 +577,7 @@ fn is_no_fault_of_the_target(refusal: &Refusal) -> bool {
 }
 
 /// The state that a refused start shows as, and the wait before the next try.
-fn after_refusal(refusal: &Refusal, backoff: &mut Backoff) -> (ModuleState, Duration) {
+fn after_refusal(refusal: &Refusal, backoff: &mut Restarts) -> (ModuleState, Duration) {
     // Trouble that passes by itself is tried sooner than a refusal that somebody must remove.
     let passing = refusal.reason.passes();
     // Nothing is wrong with a module whose secret has not come yet; it starts when it does.
@@ -626,7 +626,7 @@ impl<'a> Rotation<'a> {
         if self.module.secrets.is_empty() {
             return std::future::pending().await;
         }
-        let mut backoff = Backoff::default();
+        let mut backoff = Restarts::default();
         loop {
             let changes = self.told.borrow_and_update().secrets;
             if self.delivered == Some(changes) {
