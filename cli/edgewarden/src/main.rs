@@ -6,11 +6,11 @@
 mod commands;
 mod exit;
 mod folders;
-#[cfg(test)]
-mod hints;
 mod output;
 mod supervisor;
 mod svid;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

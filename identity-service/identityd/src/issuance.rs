@@ -543,5 +543,4 @@ fn jitter() -> u32 {
 }
 
 #[cfg(test)]
-#[path = "issuance_tests.rs"]
 mod tests;
