@@ -15,7 +15,7 @@ use edgewarden_svid::bundle::TrustBundle;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::enrol::{decide::sha256, random_text};
+use crate::enrol::random_text;
 use crate::lease::{self, Lease};
 use crate::store::Store;
 
@@ -215,7 +215,7 @@ impl DataDir {
     }
 
     fn root_digest(&self) -> Result<Digest, DataError> {
-        Ok(sha256(&self.root_certificate()?))
+        Ok(Digest::of(&self.root_certificate()?))
     }
 
     fn write_tokens(&self) -> Result<(), DataError> {

@@ -9,12 +9,12 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use edgewarden_evidence::event_log::EventLog;
 use edgewarden_evidence::tpm::Public;
 use edgewarden_evidence::{HashAlg, PcrValues};
-use edgewarden_names::{Digest, Reason, Refusal, UnixTime};
+use edgewarden_names::{Digest, Reason, Refusal, UnixTime, sha256};
 use edgewarden_protocol::enrol::{Proof, TpmProof, Verdict, VerdictState, binding};
 
 use crate::challenge::PendingKeys;
 use crate::checks::Checks;
-use crate::crypto::{p256_point, sha256, verify_p256};
+use crate::crypto::{p256_point, verify_p256};
 use crate::quote::list;
 use crate::{Pending, ReferenceValues, certify, csr, quote};
 

@@ -2,7 +2,7 @@
 
 use edgewarden_evidence::HashAlg;
 use edgewarden_evidence::tpm::{Attributes, Key, Public, Scheme, Symmetric};
-use edgewarden_names::{Digest, Reason, Refusal, UnixTime};
+use edgewarden_names::{Digest, Reason, Refusal, UnixTime, sha256};
 use edgewarden_protocol::Bytes;
 use edgewarden_protocol::enrol::{Check, Credential, DeviceKeys};
 use serde::{Deserialize, Serialize};
@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use crate::VendorRoots;
 use crate::checks::Checks;
 use crate::credential::make_credential;
-use crate::crypto::{is_p256_point, p256_point, sha256};
+use crate::crypto::{is_p256_point, p256_point};
 use crate::ek::Endorsement;
 use crate::vendor::certificate::Certificate;
 

@@ -1,15 +1,8 @@
 //! Hashes and signatures, by aws-lc-rs.
 
-use aws_lc_rs::digest;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use edgewarden_evidence::HashAlg;
 use edgewarden_evidence::tpm::{Curve, Key, Public, Scheme, Signature};
-
-pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
-    let mut out = [0; 32];
-    out.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
-    out
-}
 
 /// True when `der` is the ECDSA P-256 SHA-256 signature of `message` by the key with this uncompressed point.
 pub(crate) fn verify_p256(point: &[u8], message: &[u8], der: &[u8]) -> bool {

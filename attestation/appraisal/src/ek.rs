@@ -2,11 +2,10 @@
 
 use edgewarden_evidence::HashAlg;
 use edgewarden_evidence::tpm::{Attributes, Curve, Key, Public, Scheme, Symmetric};
-use edgewarden_names::{Digest, Reason, Refusal};
+use edgewarden_names::{Digest, Reason, Refusal, sha256};
 use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension};
 use x509_parser::public_key::{PublicKey, RSAPublicKey};
 
-use crate::crypto::sha256;
 use crate::roca;
 use crate::vendor::certificate::{Certificate, EKU_EK_CERTIFICATE};
 use crate::vendor::{Fault, Kind, printable};

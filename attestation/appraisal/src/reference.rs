@@ -4,11 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use edgewarden_evidence::event_log::{Event, EventLog};
 use edgewarden_evidence::{HashAlg, ParseError, PcrValues};
-use edgewarden_names::Digest;
+use edgewarden_names::{Digest, sha256};
 use serde::{Deserialize, Serialize};
 
 use crate::challenge::BOOT_PCRS;
-use crate::crypto::sha256;
 
 /// Events of a PCR that a mismatch names; what is beyond them is counted.
 const EXPLAINED_MAX: usize = 4;

@@ -8,7 +8,7 @@ use edgewarden_protocol::control::Layer;
 use serde::Deserialize;
 
 use crate::limits::{IMAGE_BYTES_MAX, LAYER_BYTES_MAX, LAYERS_MAX};
-use crate::{sha256, shown};
+use crate::shown;
 
 const MANIFESTS: [&str; 2] =
     ["application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json"];
@@ -66,7 +66,7 @@ pub(crate) fn read(
     architecture: Architecture,
 ) -> Result<(Digest, Vec<Layer>), (Reason, String)> {
     let manifest = parse_manifest(manifest)?;
-    let found = sha256(config);
+    let found = Digest::of(config);
     if found != manifest.config.digest {
         return Err((
             Reason::ImageContent,

@@ -1,4 +1,4 @@
-use edgewarden_names::{Architecture, Reason, Refusal};
+use edgewarden_names::{Architecture, Digest, Reason, Refusal};
 use edgewarden_protocol::control::ImageEvidence;
 use edgewarden_protocol::deployment::ImageKey;
 
@@ -8,7 +8,7 @@ use crate::limits::{
     CONFIG_BYTES_MAX, EVIDENCE_BYTES_MAX, MANIFEST_BYTES_MAX, SIGNATURE_PAYLOAD_BYTES_MAX, SIGNATURES_MAX,
 };
 use crate::proof::ImageProof;
-use crate::{sha256, signature};
+use crate::signature;
 
 /// Judges one image: its bytes are those that the reference names, one of the pinned keys signed exactly this
 /// digest for exactly this repository, and it is an image that this gateway can start.
@@ -26,7 +26,7 @@ pub fn judge_for(
 ) -> Result<ImageProof, Refusal> {
     let image = &evidence.image;
     check_sizes(evidence).map_err(|rule| Refusal::new(Reason::ImageTooLarge, image, rule))?;
-    let found = sha256(evidence.manifest.as_slice());
+    let found = Digest::of(evidence.manifest.as_slice());
     if found != *image.digest() {
         return Err(Refusal::new(Reason::ImageContent, image, format!("the manifest is {found}")));
     }

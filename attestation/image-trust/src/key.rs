@@ -24,7 +24,7 @@ impl<'a> PinnedKey<'a> {
         let Usable { public, spki } = key.usable().map_err(|rule| {
             Refusal::new(Reason::DeploymentInvalid, format!("image key {}", crate::shown(&key.name)), rule)
         })?;
-        Ok(Self { name: &key.name, fingerprint: crate::sha256(&spki), public })
+        Ok(Self { name: &key.name, fingerprint: Digest::of(&spki), public })
     }
 
     pub(crate) fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {

@@ -22,14 +22,6 @@ pub use judge::{judge, judge_for};
 pub use key::{check_key, fingerprint};
 pub use proof::ImageProof;
 
-use edgewarden_names::Digest;
-
-fn sha256(bytes: &[u8]) -> Digest {
-    let mut value = [0; 32];
-    value.copy_from_slice(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref());
-    Digest::from_sha256(&value)
-}
-
 /// A peer's text, short and safe to show.
 fn shown(text: &str) -> String {
     text.chars().take(128).collect::<String>().escape_debug().to_string()

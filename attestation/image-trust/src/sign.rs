@@ -18,7 +18,6 @@ use zeroize::Zeroizing;
 
 use crate::key::{SPKI_PREFIX, decode_pem, encode_pem};
 use crate::limits::{MANIFEST_BYTES_MAX, SIGNATURES_MAX};
-use crate::sha256;
 use crate::signature::{
     self, Critical, Descriptor, Identity, Image, MANIFEST_MEDIA_TYPE, PAYLOAD_MEDIA_TYPE, PAYLOAD_TYPE,
     Payload, SIGNATURE_ANNOTATION, SignatureManifest,
@@ -113,7 +112,7 @@ impl SigningKey {
         let Some(signature) = text.and_then(|text| STANDARD.decode(text).ok()) else { return false };
         let public = ParsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, self.pair.public_key().as_ref());
         layer.media_type == PAYLOAD_MEDIA_TYPE
-            && layer.digest == sha256(payload)
+            && layer.digest == Digest::of(payload)
             && layer.size == payload.len() as u64
             && public.is_ok_and(|public| public.verify_sig(payload, &signature).is_ok())
     }
@@ -191,7 +190,7 @@ fn layer(payload: &[u8], signature: &[u8]) -> Descriptor {
     Descriptor {
         media_type: PAYLOAD_MEDIA_TYPE.into(),
         size: payload.len() as u64,
-        digest: sha256(payload),
+        digest: Digest::of(payload),
         annotations: BTreeMap::from([(SIGNATURE_ANNOTATION.to_owned(), STANDARD.encode(signature))]),
     }
 }
@@ -214,7 +213,7 @@ fn manifest(
         config: Descriptor {
             media_type: "application/vnd.oci.image.config.v1+json".into(),
             size: config.len() as u64,
-            digest: sha256(&config),
+            digest: Digest::of(&config),
             annotations: BTreeMap::new(),
         },
         layers,

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::key::PinnedKey;
 use crate::limits::{SIGNATURE_BYTES_MAX, SIGNATURES_MAX};
-use crate::{sha256, shown};
+use crate::shown;
 
 pub(crate) const PAYLOAD_MEDIA_TYPE: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
 pub(crate) const SIGNATURE_ANNOTATION: &str = "dev.cosignproject.cosign/signature";
@@ -120,7 +120,7 @@ pub(crate) fn find_signers<'k, 'a>(
         let payloads: HashMap<Digest, &[u8]> = evidence
             .payloads
             .iter()
-            .map(|payload| (sha256(payload.as_slice()), payload.as_slice()))
+            .map(|payload| (Digest::of(payload.as_slice()), payload.as_slice()))
             .collect();
         for layer in manifest.layers.iter().filter(|layer| layer.media_type == PAYLOAD_MEDIA_TYPE) {
             candidates += 1;

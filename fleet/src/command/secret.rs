@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use edgewarden_ca::pem;
-use edgewarden_names::{GatewayName, ModuleName, SecretName, UnixTime};
+use edgewarden_names::{Digest, GatewayName, ModuleName, SecretName, UnixTime};
 use edgewarden_platform::durable;
 use edgewarden_protocol::secret::{
     AgreementKey, Content, KEY_BYTES_MAX, PAYLOAD_TYPE, SealedValue, SecretDocument, VALUE_BYTES_MAX,
@@ -16,7 +16,6 @@ use super::exit::Stop;
 use super::{Common, key, output};
 use crate::admin_api::{SecretRequest, SecretView};
 use crate::agreement;
-use crate::enrol::decide::sha256;
 use crate::when::date;
 
 const PEM_BYTES_MAX: usize = 64 * 1024;
@@ -108,7 +107,7 @@ impl Seal {
         let sealed =
             edgewarden_sealing::seal(&point, &document.context(), b"", &value).map_err(Stop::failed)?;
         document.content = Content::Sealed(SealedValue {
-            recipient: sha256(&point),
+            recipient: Digest::of(&point),
             encapsulated: sealed.encapsulated.into(),
             ciphertext: sealed.ciphertext.into(),
         });

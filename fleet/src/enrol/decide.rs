@@ -4,7 +4,6 @@
 //! with the token's labels. A renewal needs the TPM and attestation key that the name is bound to. A peer that has
 //! neither a token nor a known attestation key hears the same for every name, taken or free.
 
-use aws_lc_rs::digest::{SHA256, digest};
 use edgewarden_names::{Digest, GatewayName, Reason, Refusal, TrustDomain, UnixTime};
 use edgewarden_protocol::enrol::{Begin, DeviceKeys};
 
@@ -102,13 +101,7 @@ pub fn attestation_of(keys: &DeviceKeys) -> Digest {
         DeviceKeys::Tpm { ak_public, .. } => ak_public,
         DeviceKeys::None { device_public } => device_public,
     };
-    sha256(key.as_slice())
-}
-
-pub fn sha256(bytes: &[u8]) -> Digest {
-    let mut hash = [0; 32];
-    hash.copy_from_slice(digest(&SHA256, bytes).as_ref());
-    Digest::from_sha256(&hash)
+    Digest::of(key.as_slice())
 }
 
 #[cfg(test)]
@@ -135,7 +128,7 @@ mod tests {
     }
 
     fn binding(endorsement: u8, attestation: u8) -> Binding {
-        Binding { endorsement: sha256(&[endorsement]), attestation: sha256(&[attestation]) }
+        Binding { endorsement: Digest::of(&[endorsement]), attestation: Digest::of(&[attestation]) }
     }
 
     #[test]

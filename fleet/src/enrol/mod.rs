@@ -21,7 +21,7 @@ use crate::Problem;
 use crate::lease::{self, Certificate, Lease};
 use crate::store::Store;
 use crate::store::devices::{Admission, Attempt, Binding};
-use decide::{Known, sha256};
+use decide::Known;
 use sessions::Sessions;
 
 /// Challenges and appraisals at once. They are CPU work: RSA, certificate chains, up to 2 MiB of event log.
@@ -163,7 +163,7 @@ impl Enrolment {
             gateway: &begun.gateway,
             binding: &begun.binding,
             token: begun.token.as_ref(),
-            ca_key: &sha256(point),
+            ca_key: &Digest::of(point),
             certificate: &certificate,
             attempt: &attempt,
         };
@@ -230,10 +230,7 @@ fn vendor_roots(last: &Mutex<Option<(String, Arc<VendorRoots>)>>, bundle: String
 
 /// SHA-256 of a join token's text: all that is stored of it.
 pub fn token_hash(token: &str) -> [u8; 32] {
-    let mut hash = [0; 32];
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, token.as_bytes());
-    hash.copy_from_slice(digest.as_ref());
-    hash
+    edgewarden_names::sha256(token.as_bytes())
 }
 
 /// 32 random bytes, hexadecimal.
@@ -245,7 +242,7 @@ pub fn random_text() -> Result<String, Problem> {
 }
 
 fn evidence_digest(proof: &Proof) -> Result<Digest, Problem> {
-    Ok(sha256(&serde_json::to_vec(proof).map_err(Problem::internal)?))
+    Ok(Digest::of(&serde_json::to_vec(proof).map_err(Problem::internal)?))
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {

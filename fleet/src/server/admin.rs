@@ -33,7 +33,7 @@ use crate::admin_api::{
     ReferenceRequest, ReferenceSummary, RemoveTrust, StoredMessage, Token, TokenRequest, VendorAdded,
     VendorPart, VendorRequest, VendorRoot, Web,
 };
-use crate::enrol::{decide::sha256, random_text, token_hash};
+use crate::enrol::{random_text, token_hash};
 use crate::preflight;
 use crate::selection::{self, Carry, check_labels};
 use crate::store::deployments::NewDeployment;
@@ -261,11 +261,11 @@ pub async fn add_vendor_roots(store: &crate::store::Store, file: Vec<u8>) -> Res
         read.map_err(|error| invalid(SUBJECT, error))?;
     let before: HashSet<Digest> = store.vendor_roots().await?.into_iter().map(|root| root.digest).collect();
     let new: Vec<_> =
-        certificates.iter().filter(|one| !before.contains(&sha256(&one.der))).cloned().collect();
+        certificates.iter().filter(|one| !before.contains(&Digest::of(&one.der))).cloned().collect();
     let roots: Vec<NewVendorRoot> = new
         .iter()
         .map(|one| NewVendorRoot {
-            digest: sha256(&one.der),
+            digest: Digest::of(&one.der),
             subject: one.subject.clone(),
             pem: pem::encode(pem::CERTIFICATE, &one.der),
         })
@@ -350,7 +350,7 @@ async fn deploy(State(shared): App, body: Body) -> Response {
     let stored = async {
         let DeploymentRequest { envelope, allow_empty } =
             read_json(body, ENVELOPE_BYTES_MAX / 3 * 4 + SMALL_BYTES_MAX).await?;
-        let digest = sha256(envelope.as_slice());
+        let digest = Digest::of(envelope.as_slice());
         // What was begun to be stored is stored, and told, whether who asked still waits or not.
         let storing = tokio::spawn(store(Arc::clone(&shared), envelope.0, allow_empty));
         storing.await.map_err(Problem::internal)??;
@@ -361,7 +361,7 @@ async fn deploy(State(shared): App, body: Body) -> Response {
 }
 
 async fn store(shared: Arc<Shared>, envelope: Vec<u8>, allow_empty: bool) -> Result<(), Problem> {
-    let digest = sha256(&envelope);
+    let digest = Digest::of(&envelope);
     let verified = verify(&shared, &envelope).await;
     let _one_at_a_time = shared.deploying.lock().await;
     let verified = match verified {

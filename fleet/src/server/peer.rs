@@ -9,8 +9,6 @@ use edgewarden_names::{Digest, GatewayName, IdKind, Reason, Refusal, SpiffeId, T
 use edgewarden_svid::{peer_expiry, peer_id};
 use rustls::pki_types::CertificateDer;
 
-use crate::enrol::decide::sha256;
-
 /// The path length that only the fleet's root gives, and only to a gateway CA.
 const GATEWAY_CA_PATH_LENGTH: Option<u32> = Some(1);
 
@@ -40,7 +38,7 @@ impl Client {
         for certificate in certificates {
             let facts = chain::facts(certificate).map_err(|error| error.refusal("client certificate"))?;
             if facts.is_ca && facts.path_length == GATEWAY_CA_PATH_LENGTH {
-                ca_keys.push(sha256(&facts.point));
+                ca_keys.push(Digest::of(&facts.point));
                 ca_points.push(facts.point);
             }
         }
@@ -91,7 +89,7 @@ mod tests {
         let client = |id: &str| Client {
             id: SpiffeId::parse(&format!("spiffe://{id}")).unwrap(),
             expires: UnixTime(1001),
-            ca_keys: vec![sha256(b"gateway CA")],
+            ca_keys: vec![Digest::of(b"gateway CA")],
             ca_points: Vec::new(),
         };
         let good = client("plant.example/gateway/gw-1/module/runtimed");

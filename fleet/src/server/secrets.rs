@@ -23,7 +23,6 @@ use super::http::{read_json, reply};
 use super::state::Shared;
 use crate::Problem;
 use crate::admin_api::{SecretRequest, SecretState, SecretView};
-use crate::enrol::decide::sha256;
 use crate::store::secrets::{Added, StoredSecret};
 
 const BODY_BYTES_MAX: usize = ENVELOPE_BYTES_MAX / 3 * 4 + 1024;
@@ -99,7 +98,7 @@ async fn add(State(shared): App, body: Body) -> Response {
     let added = async {
         let SecretRequest { envelope } = read_json(body, BODY_BYTES_MAX).await?;
         let (document, signer) = verify(&shared, envelope.as_slice()).await?;
-        let digest = sha256(envelope.as_slice());
+        let digest = Digest::of(envelope.as_slice());
         let removed = document.content == Content::Removed;
         let now = UnixTime::now();
         let added =
@@ -165,7 +164,7 @@ fn says(key: &AgreementKey, recipient: &Digest) -> bool {
             let payload = envelope.payload.as_slice();
             serde_json::from_slice::<edgewarden_protocol::secret::KeyStatement>(payload).ok()
         })
-        .is_some_and(|statement| sha256(statement.key.as_slice()) == *recipient)
+        .is_some_and(|statement| Digest::of(statement.key.as_slice()) == *recipient)
 }
 
 /// Bounds what a gateway says of its secrets.
@@ -199,7 +198,7 @@ pub async fn due(
 
 /// One name for what is sent together.
 pub fn batch(due: &[Digest]) -> Digest {
-    sha256(due.iter().map(Digest::as_str).collect::<Vec<_>>().join("\n").as_bytes())
+    Digest::of(due.iter().map(Digest::as_str).collect::<Vec<_>>().join("\n").as_bytes())
 }
 
 pub async fn envelopes(

@@ -11,7 +11,6 @@ use super::integrity::named_by;
 use super::tokens::TOKEN_FAILURES_MAX;
 use super::writer::Writing;
 use super::{Store, StoreError, from_json, parsed, signed, time, to_json};
-use crate::enrol::decide::sha256;
 use crate::lease::Certificate;
 use crate::selection::{Labels, check_labels};
 use crate::text::labels_or_none;
@@ -428,7 +427,7 @@ impl Writing<'_> {
         .bind(attempt.refusal.as_ref().map(to_json).transpose()?)
         .bind(attempt.evidence.as_str())
         .bind(attempt.event_log.as_deref())
-        .bind(attempt.event_log.as_deref().map(|log| sha256(log).to_string()))
+        .bind(attempt.event_log.as_deref().map(|log| Digest::of(log).to_string()))
         .execute(self.sql())
         .await?;
         sqlx::query(

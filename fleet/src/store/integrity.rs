@@ -16,7 +16,6 @@ use sqlx::SqliteConnection;
 
 use super::writer::Writing;
 use super::{SEALED_SINCE, StoreError};
-use crate::enrol::decide::sha256;
 
 const SEAL_BYTES: usize = 16;
 /// A larger database is not read from end to end before it is served, only what is relied on.
@@ -167,7 +166,7 @@ pub(crate) async fn check_contents(connection: &mut SqliteConnection) -> Result<
             let found: Option<(String, Vec<u8>)> =
                 sqlx::query_as(sqlx::AssertSqlSafe(one)).bind(row).fetch_optional(&mut *connection).await?;
             let Some((digest, envelope)) = found else { continue };
-            if sha256(&envelope).as_str() != digest {
+            if Digest::of(&envelope).as_str() != digest {
                 findings.push(format!("the envelope in row {row} of `{table}` is not what was written"));
             }
         }
@@ -178,7 +177,7 @@ pub(crate) async fn check_contents(connection: &mut SqliteConnection) -> Result<
 /// Bytes that are what their digest says.
 pub(super) fn named_by(digest: &Digest, bytes: Option<Vec<u8>>) -> Result<Option<Vec<u8>>, StoreError> {
     match bytes {
-        Some(bytes) if sha256(&bytes) != *digest => {
+        Some(bytes) if Digest::of(&bytes) != *digest => {
             Err(StoreError::Damaged(format!("what is kept as {digest} is not what was written")))
         }
         bytes => Ok(bytes),

@@ -4,11 +4,11 @@ use crate::common;
 
 use std::time::{Duration, Instant};
 
-use common::{Fleet, Gateway, report, sha256, web};
+use common::{Fleet, Gateway, report, web};
 use edgewarden_fleet::lease::Certificate;
 use edgewarden_fleet::store::Store;
 use edgewarden_fleet::store::devices::{Admission, Attempt, NewReport};
-use edgewarden_names::{Reason, UnixTime};
+use edgewarden_names::{Digest, Reason, UnixTime};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -22,12 +22,12 @@ async fn away(fleet: &mut Fleet, gateway: &Gateway, days: u32) {
     let device = store.device(name).await.unwrap().unwrap();
     let verdict = device.verdict;
     let attempt =
-        Attempt { at: then, verdict, refusal: None, evidence: sha256(b"evidence"), event_log: None };
+        Attempt { at: then, verdict, refusal: None, evidence: Digest::of(b"evidence"), event_log: None };
     let admission = Admission {
         gateway: name,
         binding: &device.binding,
         token: None,
-        ca_key: &sha256(&gateway.device.ca.point()),
+        ca_key: &Digest::of(&gateway.device.ca.point()),
         certificate: &Certificate::lasting(then, then.plus(DAY * 30)),
         attempt: &attempt,
     };

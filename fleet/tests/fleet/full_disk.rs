@@ -9,7 +9,7 @@ use common::disk::SmallDisk;
 use common::stored::{
     NOW, add_deployment, add_token, attempt, hash, join, jwt_keys, message, reference, secret, vendor_root,
 };
-use common::{Fleet, name, sha256};
+use common::{Fleet, name};
 use edgewarden_fleet::admin_api::Trusted;
 use edgewarden_fleet::selection::Labels;
 use edgewarden_fleet::store::devices::NewReport;
@@ -17,7 +17,7 @@ use edgewarden_fleet::store::events::By;
 use edgewarden_fleet::store::messages::Retention;
 use edgewarden_fleet::store::secrets::Added;
 use edgewarden_fleet::store::{Store, StoreError};
-use edgewarden_names::{Reason, Refusal, UnixTime};
+use edgewarden_names::{Digest, Reason, Refusal, UnixTime};
 use edgewarden_protocol::dsse::VerifyingKey;
 use edgewarden_protocol::secret::AgreementKey;
 use edgewarden_protocol::uplink::SecretsSync;
@@ -75,7 +75,7 @@ async fn write(store: &Store, kind: &str, n: u64) -> Result<(), StoreError> {
         "join" => join(store, "gw-1", n).await,
         "failure" => {
             let refusal = Refusal::new(Reason::AttestReference, "gw-1", format!("try {n}"));
-            store.add_failure(&gw, &sha256(b"gw-1"), &attempt(Some((refusal, 20_000)))).await
+            store.add_failure(&gw, &Digest::of(b"gw-1"), &attempt(Some((refusal, 20_000)))).await
         }
         "labels" => {
             let set = Labels::from([("n".into(), n.to_string())]);
@@ -107,7 +107,7 @@ async fn write(store: &Store, kind: &str, n: u64) -> Result<(), StoreError> {
             add_deployment(store, n, &envelope).await
         }
         "secret" => {
-            let digest = sha256(&n.to_be_bytes());
+            let digest = Digest::of(&n.to_be_bytes());
             let added = store.add_secret(&secret(n), true, "operator", &digest, &[4; 5000], NOW).await?;
             assert_eq!(added, Added::Stored);
             Ok(())

@@ -4,8 +4,8 @@ use crate::common;
 
 use std::time::Duration;
 
-use common::{Fleet, Gateway, post, report, sha256};
-use edgewarden_names::{Reason, SpiffeId, TrustDomain};
+use common::{Fleet, Gateway, post, report};
+use edgewarden_names::{Digest, Reason, SpiffeId, TrustDomain};
 use edgewarden_protocol::uplink::{Message, Messages, MessagesReply, Sync};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -22,14 +22,14 @@ async fn a_deployment_reaches_the_gateways_it_selects() {
     });
     assert!(said.contains("glucose v1") && said.contains("gw-1"), "{said}");
     let envelope = held.unwrap().deployment.expect("a deployment");
-    let have = Some(sha256(envelope.as_slice()));
+    let have = Some(Digest::of(envelope.as_slice()));
     assert_eq!(gateway.sync(&fleet, have.clone(), 0).await.unwrap().deployment, None, "it has it already");
 
     fleet.deploy(2, "operator.key", &[]).ok();
     let newer = gateway.sync(&fleet, have.clone(), 60).await.unwrap().deployment.expect("the newer version");
     // Sent a moment ago and still not in force: it is not sent again at once.
     assert_eq!(gateway.sync(&fleet, have, 0).await.unwrap().deployment, None);
-    let have = Some(sha256(newer.as_slice()));
+    let have = Some(Digest::of(newer.as_slice()));
 
     let elsewhere = fleet.document(3, "site = \"plant\"");
     let key = fleet.path("operator.key");
@@ -201,7 +201,7 @@ async fn a_fleet_that_carries_anything_says_so() {
         fleet.deploy(version, key, &[]).ok();
         let sent = gateway.sync(&fleet, None, 10).await.unwrap().deployment.expect("carried");
         let listed = fleet.json(&["deployment", "list"]);
-        assert_eq!(listed[0]["digest"], sha256(sent.as_slice()).as_str());
+        assert_eq!(listed[0]["digest"], Digest::of(sent.as_slice()).as_str());
         assert!(listed[0]["signer"].is_null());
     }
     common::write(&fleet.path("garbage"), "garbage");

@@ -6,13 +6,13 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use common::Fleet;
 use common::stored::{
     NOW, add_deployment, add_token, attempt, hash, join, jwt_keys, message, reference, secret, vendor_root,
 };
-use common::{Fleet, sha256};
 use edgewarden_fleet::store::messages::Retention;
 use edgewarden_fleet::store::{Store, StoreError};
-use edgewarden_names::{GatewayName, Reason, Refusal};
+use edgewarden_names::{Digest, GatewayName, Reason, Refusal};
 use edgewarden_protocol::dsse::VerifyingKey;
 
 const FLIPS: u64 = 1500;
@@ -24,19 +24,22 @@ fn gateway() -> GatewayName {
 /// With a row in each table.
 async fn fill(file: &Path) {
     let store = Store::open(file).await.unwrap();
-    store.bind(&sha256(b"root")).await.unwrap();
+    store.bind(&Digest::of(b"root")).await.unwrap();
     add_token(&store, "gw-1", 1).await.unwrap();
     add_token(&store, "gw-2", 2).await.unwrap();
     join(&store, "gw-1", 1).await.unwrap();
     let refusal = Refusal::new(Reason::AttestReference, "gw-2", "PCR 4 differs");
-    store.add_failure(&common::name("gw-2"), &sha256(b"2"), &attempt(Some((refusal, 1200)))).await.unwrap();
+    store
+        .add_failure(&common::name("gw-2"), &Digest::of(b"2"), &attempt(Some((refusal, 1200))))
+        .await
+        .unwrap();
     store.add_reference(&reference("boot"), "file", NOW).await.unwrap();
     store.add_vendor_roots(&[vendor_root("CN=v", 1, 900)], NOW).await.unwrap();
     let key = VerifyingKey { name: "operator".into(), point: vec![4; 65] };
     store.add_operator_key(&key, NOW).await.unwrap();
     add_deployment(&store, 7, &b"a deployment ".repeat(800)).await.unwrap();
     let envelope = b"a secret ".repeat(100);
-    store.add_secret(&secret(3), false, "operator", &sha256(&envelope), &envelope, NOW).await.unwrap();
+    store.add_secret(&secret(3), false, "operator", &Digest::of(&envelope), &envelope, NOW).await.unwrap();
     store.keep_jwt_keys(&jwt_keys(1)).await.unwrap();
     let messages: Vec<_> = (1..=20).map(|sequence| message(sequence, 300)).collect();
     store.add_messages(&gateway(), &messages[0].queue, &messages, Retention::default(), NOW).await.unwrap();
@@ -53,7 +56,7 @@ async fn dump(store: &Store) -> Result<String, StoreError> {
     for n in [1, 2] {
         out.push(format!("{:?}", store.token(&hash(n)).await?));
     }
-    out.push(format!("{:?}", store.knows_ca_key(&gateway(), &sha256(&1_u64.to_be_bytes())).await?));
+    out.push(format!("{:?}", store.knows_ca_key(&gateway(), &Digest::of(&1_u64.to_be_bytes())).await?));
     out.push(format!("{:?}", store.last_failure(&common::name("gw-2")).await?));
     out.push(format!("{:?}{:?}", store.references().await?, store.reference_summaries().await?));
     out.push(format!("{:?}{:?}", store.vendor_roots().await?, store.vendor_bundle().await?));

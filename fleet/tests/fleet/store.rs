@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use edgewarden_fleet::enrol::decide::sha256;
 use edgewarden_fleet::lease::Certificate;
 use edgewarden_fleet::selection::Labels;
 use edgewarden_fleet::store::devices::{ATTEMPTS_MAX, Admission, Attempt, Binding};
@@ -10,7 +9,7 @@ use edgewarden_fleet::store::events::{By, GATEWAY_EVENTS_MAX};
 use edgewarden_fleet::store::messages::Retention;
 use edgewarden_fleet::store::tokens::{Grant, TOKEN_FAILURES_MAX};
 use edgewarden_fleet::store::{Store, StoreError};
-use edgewarden_names::{GatewayName, Reason, Refusal, SpiffeId, UnixTime};
+use edgewarden_names::{Digest, GatewayName, Reason, Refusal, SpiffeId, UnixTime};
 use edgewarden_protocol::enrol::{Verdict, VerdictState};
 use edgewarden_protocol::uplink::Message;
 use sqlx::{ConnectOptions as _, Connection as _};
@@ -31,7 +30,7 @@ fn attempt(refusal: Option<Refusal>) -> Attempt {
         expires: UnixTime(NOW.0 + 60),
     };
     let event_log = refusal.is_some().then(|| b"log".to_vec());
-    Attempt { at: NOW, verdict, refusal, evidence: sha256(b"evidence"), event_log }
+    Attempt { at: NOW, verdict, refusal, evidence: Digest::of(b"evidence"), event_log }
 }
 
 async fn admit(store: &Store, name: &str, key: u8, token: Option<&[u8; 32]>) -> Result<(), Reason> {
@@ -48,9 +47,12 @@ async fn admit_with(
 ) -> Result<(), Reason> {
     let admission = Admission {
         gateway: &gateway(name),
-        binding: &Binding { endorsement: sha256(&[endorsement]), attestation: sha256(&[attestation]) },
+        binding: &Binding {
+            endorsement: Digest::of(&[endorsement]),
+            attestation: Digest::of(&[attestation]),
+        },
         token,
-        ca_key: &sha256(ca_key.as_bytes()),
+        ca_key: &Digest::of(ca_key.as_bytes()),
         certificate: &Certificate::lasting(NOW, UnixTime(NOW.0 + 300)),
         attempt: &attempt(None),
     };
@@ -103,7 +105,7 @@ async fn a_join_ends_the_ca_keys_before_it_and_renewals_have_a_cap() {
     let folder = tempfile::tempdir().unwrap();
     let store = with_gateway(folder.path()).await;
     let name = gateway("gw-1");
-    let knows = async |key: &str| store.knows_ca_key(&name, &sha256(key.as_bytes())).await.unwrap();
+    let knows = async |key: &str| store.knows_ca_key(&name, &Digest::of(key.as_bytes())).await.unwrap();
     for key in ["1", "2", "3", "4", "5", "6"] {
         admit_with(&store, "gw-1", (1, 1), None, key).await.unwrap();
         assert!(knows(key).await);
@@ -175,7 +177,7 @@ async fn a_failed_appraisal_is_kept_and_bounded() {
     let name = gateway("gw-1");
     let refusal = Refusal::new(Reason::AttestReference, "gw-1", "PCR 4 differs");
     for _ in 0..ATTEMPTS_MAX + 5 {
-        store.add_failure(&name, &sha256(&[1]), &attempt(Some(refusal.clone()))).await.unwrap();
+        store.add_failure(&name, &Digest::of(&[1]), &attempt(Some(refusal.clone()))).await.unwrap();
     }
     let device = store.device(&name).await.unwrap().unwrap();
     assert_eq!((device.state(NOW), device.refusal), (VerdictState::Failed, Some(refusal)));
@@ -195,13 +197,13 @@ async fn a_failure_of_another_tpm_does_not_touch_the_one_that_has_the_name() {
     let store = with_gateway(folder.path()).await;
     let name = gateway("gw-1");
     let refusal = Refusal::new(Reason::AttestReference, "gw-1", "PCR 4 differs");
-    store.add_failure(&name, &sha256(&[2]), &attempt(Some(refusal.clone()))).await.unwrap();
+    store.add_failure(&name, &Digest::of(&[2]), &attempt(Some(refusal.clone()))).await.unwrap();
     assert_eq!(store.device(&name).await.unwrap().unwrap().state(NOW), VerdictState::Fresh);
     assert!(store.last_failure(&name).await.unwrap().is_none(), "its boot must not be there to be accepted");
     // The one that has the name, and one whose name is still free, are kept.
-    store.add_failure(&name, &sha256(&[1]), &attempt(Some(refusal.clone()))).await.unwrap();
+    store.add_failure(&name, &Digest::of(&[1]), &attempt(Some(refusal.clone()))).await.unwrap();
     assert_eq!(store.device(&name).await.unwrap().unwrap().state(NOW), VerdictState::Failed);
-    store.add_failure(&gateway("gw-2"), &sha256(&[2]), &attempt(Some(refusal))).await.unwrap();
+    store.add_failure(&gateway("gw-2"), &Digest::of(&[2]), &attempt(Some(refusal))).await.unwrap();
     assert!(store.last_failure(&gateway("gw-2")).await.unwrap().is_some());
 }
 
@@ -213,7 +215,7 @@ async fn a_renewal_that_began_with_an_old_attestation_key_does_not_bring_it_back
     admit_with(&store, "gw-1", (1, 2), Some(&[2; 32]), "ca").await.unwrap();
     assert_eq!(admit_with(&store, "gw-1", (1, 1), None, "ca").await, Err(Reason::AttestEkMismatch));
     let device = store.device(&gateway("gw-1")).await.unwrap().unwrap();
-    assert_eq!(device.binding.attestation, sha256(&[2]));
+    assert_eq!(device.binding.attestation, Digest::of(&[2]));
     admit_with(&store, "gw-1", (1, 2), None, "ca").await.unwrap();
 }
 
@@ -229,7 +231,7 @@ async fn an_old_database_opens_and_its_tokens_let_in_no_more_than_they_say() {
     sqlx::query(
         "INSERT INTO device (name, endorsement, attestation, labels, enrolled, verdict) VALUES ('gw-1', ?1, ?1, ?2, 1, ?3)",
     )
-    .bind(sha256(&[1]).as_str())
+    .bind(Digest::of(&[1]).as_str())
     .bind("{\"site\":\"clinic\"}")
     .bind(verdict)
     .execute(&pool)
@@ -424,7 +426,7 @@ async fn messages_from_before_are_charged_and_known() {
     sqlx::query(
         "INSERT INTO device (name, endorsement, attestation, labels, enrolled, verdict) VALUES ('gw-1', ?1, ?1, '{}', 1, ?2)",
     )
-    .bind(sha256(&[1]).as_str())
+    .bind(Digest::of(&[1]).as_str())
     .bind(verdict)
     .execute(&pool)
     .await

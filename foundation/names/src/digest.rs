@@ -13,6 +13,13 @@ pub struct DigestError(Box<str>);
 // INVARIANT: begins with `PREFIX`.
 pub struct Digest(Box<str>);
 
+/// SHA-256 (FIPS 180-4).
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref());
+    hash
+}
+
 const PREFIX: &str = "sha256:";
 
 impl Digest {
@@ -25,6 +32,11 @@ impl Digest {
             let shown: String = text.chars().take(100).collect();
             Err(DigestError(shown.into()))
         }
+    }
+
+    /// The digest of these bytes.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self::from_sha256(&sha256(bytes))
     }
 
     /// From the 32 bytes that a SHA-256 function returned.
@@ -48,6 +60,9 @@ mod tests {
         let good = format!("sha256:{}", "0f".repeat(32));
         assert_eq!(Digest::parse(&good).unwrap().hex(), "0f".repeat(32));
         assert_eq!(Digest::from_sha256(&[0x0f; 32]).as_str(), good);
+        // FIPS 180-4's example.
+        let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(Digest::of(b"abc").hex(), abc);
         for bad in [
             String::new(),
             "sha256:".into(),

@@ -27,7 +27,7 @@ pub const CSR_BYTES_MAX: usize = 8 * 1024;
 
 pub use architecture::Architecture;
 pub use backoff::Backoff;
-pub use digest::{Digest, DigestError};
+pub use digest::{Digest, DigestError, sha256};
 pub use error_chain::ErrorChain;
 pub use label::{GatewayName, KeyName, LabelError, LeafName, ModuleName, SecretName};
 pub use numbers::{Epoch, Generation, UnixTime};

@@ -9,8 +9,7 @@
 
 use std::collections::BTreeMap;
 
-use aws_lc_rs::digest::{SHA256, digest};
-use edgewarden_names::{GatewayName, TrustDomain, UnixTime};
+use edgewarden_names::{GatewayName, TrustDomain, UnixTime, sha256};
 use serde::{Deserialize, Serialize};
 
 use crate::Bytes;
@@ -189,8 +188,6 @@ pub struct Check {
 /// `extraData` of quote and certification: SHA-256(nonce ‖ SHA-256(csr)).
 pub fn binding(nonce: &[u8], csr: &[u8]) -> [u8; 32] {
     let mut bound = nonce.to_vec();
-    bound.extend_from_slice(digest(&SHA256, csr).as_ref());
-    let mut result = [0; 32];
-    result.copy_from_slice(digest(&SHA256, &bound).as_ref());
-    result
+    bound.extend_from_slice(&sha256(csr));
+    sha256(&bound)
 }

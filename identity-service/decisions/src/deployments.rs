@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use edgewarden_image_trust::{check_key, fingerprint};
 use edgewarden_names::{Digest, Epoch, GatewayName, ModuleName, Reason, Refusal, TrustDomain};
 use edgewarden_policy::{compile, federation};
@@ -97,9 +96,7 @@ impl InForce {
 
 /// SHA-256 of an envelope's bytes.
 pub fn envelope_digest(envelope: &[u8]) -> Digest {
-    let mut bytes = [0; 32];
-    bytes.copy_from_slice(digest(&SHA256, envelope).as_ref());
-    Digest::from_sha256(&bytes)
+    Digest::of(envelope)
 }
 
 /// A deployment whose origin and address were checked, without its policy and its version.

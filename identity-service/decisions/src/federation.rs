@@ -12,7 +12,6 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use edgewarden_names::{Digest, Reason, Refusal, TrustDomain, UnixTime};
 use edgewarden_protocol::deployment::Deployment;
 use edgewarden_protocol::document::Document;
@@ -116,9 +115,7 @@ pub enum Taken {
 pub fn name(endpoint: &Endpoint) -> Digest {
     // Its shape has no map and no float: the text is one and the same each time.
     let text = serde_json::to_vec(endpoint).expect("an endpoint is JSON");
-    let mut bytes = [0; 32];
-    bytes.copy_from_slice(digest(&SHA256, &text).as_ref());
-    Digest::from_sha256(&bytes)
+    Digest::of(&text)
 }
 
 impl FederatedBundles {

@@ -1,17 +1,7 @@
 //! Digests of bytes as they pass by.
 
-use aws_lc_rs::digest::{Context, SHA256, digest};
+use aws_lc_rs::digest::{Context, SHA256};
 use edgewarden_names::Digest;
-
-pub(crate) fn sha256(bytes: &[u8]) -> Digest {
-    named(&digest(&SHA256, bytes))
-}
-
-fn named(value: &aws_lc_rs::digest::Digest) -> Digest {
-    let mut bytes = [0; 32];
-    bytes.copy_from_slice(value.as_ref());
-    Digest::from_sha256(&bytes)
-}
 
 /// Hashes and counts.
 pub(crate) struct Hasher {
@@ -34,7 +24,9 @@ impl Hasher {
     }
 
     pub(crate) fn finish(self) -> Digest {
-        named(&self.context.finish())
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(self.context.finish().as_ref());
+        Digest::from_sha256(&bytes)
     }
 }
 

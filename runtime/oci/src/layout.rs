@@ -10,7 +10,6 @@ use edgewarden_protocol::control::MANIFEST_BYTES_MAX;
 
 use crate::OciError;
 use crate::error::refused;
-use crate::hashing::sha256;
 use crate::manifest::{self, Descriptor, Index, LAYER_BYTES_MAX, Manifest, OCI_INDEX, OCI_MANIFEST};
 use crate::registry::Registry;
 
@@ -52,7 +51,7 @@ impl ImageLayout {
 
     /// Keeps a blob.
     pub fn put(&self, media_type: &str, bytes: &[u8]) -> Result<Descriptor, OciError> {
-        let digest = sha256(bytes);
+        let digest = Digest::of(bytes);
         durable::write(&self.blobs().join(digest.hex()), bytes, 0o644)
             .map_err(OciError::io(format!("write {digest}")))?;
         Ok(Descriptor::new(media_type, digest, bytes.len() as u64))
@@ -64,7 +63,7 @@ impl ImageLayout {
         let read = durable::read(&self.blobs().join(digest.hex()), bytes_max);
         match read.map_err(OciError::io(format!("read {digest}")))? {
             None => refused(Reason::ImageUnavailable, digest, "the layout has no such blob"),
-            Some(bytes) if sha256(&bytes) != *digest => {
+            Some(bytes) if Digest::of(&bytes) != *digest => {
                 refused(Reason::ImageContent, digest, "the layout holds other content than the digest names")
             }
             Some(bytes) => Ok(bytes),

@@ -18,7 +18,7 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use crate::OciError;
 use crate::error::refused;
-use crate::hashing::{Hasher, sha256};
+use crate::hashing::Hasher;
 use crate::http::{Answer, Call, Host};
 use crate::manifest::{self, Document};
 
@@ -73,7 +73,7 @@ impl Registry {
     /// The digest that a tag points to now: the hash of the manifest's bytes as they were received.
     pub async fn resolve(&self, tag: &str) -> Result<Digest, OciError> {
         match self.tagged(tag).await? {
-            Some(bytes) => Ok(sha256(&bytes)),
+            Some(bytes) => Ok(Digest::of(&bytes)),
             None => refused(
                 Reason::ImageUnavailable,
                 format!("{}:{tag}", self.name()),
@@ -98,7 +98,7 @@ impl Registry {
             let subject = format!("{}@{digest}", self.name());
             return refused(Reason::ImageUnavailable, subject, "the registry has no such manifest");
         };
-        if sha256(&bytes) != *digest {
+        if Digest::of(&bytes) != *digest {
             return refused(Reason::ImageContent, digest, "the registry sent a manifest of another digest");
         }
         Ok(bytes)
@@ -183,7 +183,7 @@ impl Registry {
         let Some(bytes) = self.signature_manifest(image).await? else {
             return Ok(Vec::new());
         };
-        let digest = sha256(&bytes);
+        let digest = Digest::of(&bytes);
         let signature = manifest::parse_image(&digest, &bytes)?;
         let named: Vec<_> =
             signature.layers.iter().filter(|layer| layer.media_type == SIMPLE_SIGNING).collect();
@@ -212,7 +212,7 @@ impl Registry {
 
     /// Uploads a blob unless the registry has it (distribution-spec, "POST then PUT").
     pub async fn push_blob(&self, bytes: &[u8]) -> Result<Digest, OciError> {
-        let digest = sha256(bytes);
+        let digest = Digest::of(bytes);
         let path = self.path(&format!("blobs/{digest}"));
         if self.host.call(Call::new(Method::HEAD, &path)).await?.status() == StatusCode::OK {
             return Ok(digest);
@@ -242,7 +242,7 @@ impl Registry {
         let put = Call::new(Method::PUT, &path).body(media_type, Bytes::copy_from_slice(bytes));
         let done = self.host.call(put).await?;
         if done.status() == StatusCode::CREATED {
-            Ok(sha256(bytes))
+            Ok(Digest::of(bytes))
         } else {
             Err(done.unexpected("a pushed manifest"))
         }

@@ -23,7 +23,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::OciError;
 use crate::error::refused;
-use crate::hashing::sha256;
 use crate::layout::json;
 use crate::manifest::{self, CONFIG_BYTES_MAX, Manifest};
 use crate::records::RecordKey;
@@ -113,7 +112,7 @@ impl ContentStore {
 
     /// Keeps bytes by their digest. Writes nothing when they are there.
     pub fn put(&self, bytes: &[u8]) -> Result<Digest, OciError> {
-        let digest = sha256(bytes);
+        let digest = Digest::of(bytes);
         if self.get(&digest, bytes.len())?.is_some() {
             return Ok(digest);
         }
@@ -127,7 +126,7 @@ impl ContentStore {
         let path = self.blob_path(digest);
         let what = || OciError::io(format!("read {digest}"));
         match durable::read(&path, bytes_max).map_err(what())? {
-            Some(bytes) if sha256(&bytes) == *digest => Ok(Some(bytes)),
+            Some(bytes) if Digest::of(&bytes) == *digest => Ok(Some(bytes)),
             Some(_) => {
                 tracing::warn!(%digest, "a blob on disk does not match its digest and is removed");
                 durable::remove(&path).map_err(what())?;

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use aws_lc_rs::digest::{SHA256, digest};
+use edgewarden_names::sha256;
 use edgewarden_oci::records::RecordKey;
 use edgewarden_oci::store::ContentStore;
 use edgewarden_platform::users;
@@ -127,12 +127,11 @@ impl Context {
     }
 
     /// Tells gateways of one machine apart: what their roots' paths hash to, and `None` for the machine's own.
-    #[expect(clippy::expect_used, reason = "a SHA-256 digest has 32 bytes")]
     fn mark(&self) -> Option<u32> {
         let root = self.layout.root();
         (root != Path::new("/")).then(|| {
-            let hash = digest(&SHA256, root.as_os_str().as_bytes());
-            u32::from_be_bytes(*hash.as_ref().first_chunk().expect("32 bytes"))
+            let [a, b, c, d, ..] = sha256(root.as_os_str().as_bytes());
+            u32::from_be_bytes([a, b, c, d])
         })
     }
 

@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use edgewarden_names::{Digest, ErrorChain, Reason};
 use edgewarden_protocol::Bytes;
 use edgewarden_protocol::control::questions;
@@ -15,12 +14,6 @@ use crate::identity::{CallError, Client};
 #[derive(Debug, Default)]
 pub struct Secrets {
     refused: VecDeque<Digest>,
-}
-
-fn sha256(bytes: &[u8]) -> Digest {
-    let mut hash = [0; 32];
-    hash.copy_from_slice(digest(&SHA256, bytes).as_ref());
-    Digest::from_sha256(&hash)
 }
 
 impl Secrets {
@@ -45,7 +38,7 @@ impl Secrets {
             return Err(format!("the fleet sent more than {SECRETS_SENT_MAX} secrets at once"));
         }
         for envelope in envelopes {
-            let name = sha256(envelope.as_slice());
+            let name = Digest::of(envelope.as_slice());
             match identityd.call(questions::SecretAccept(envelope)).await {
                 Ok(()) => tracing::info!(envelope = %name, "a secret is held"),
                 // Trouble that passes: it is offered again.

@@ -11,7 +11,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use super::certificate::Certificate;
 use super::name::{printable, shown};
 use super::signature::{self, SignatureFault};
-use crate::crypto::sha256;
+use edgewarden_names::sha256;
 
 /// Largest file. The collections of all makers together have some 2000 certificates.
 pub const BUNDLE_BYTES_MAX: usize = 8 * 1024 * 1024;

@@ -398,10 +398,6 @@ pub fn report() -> Report {
     }
 }
 
-pub fn sha256(bytes: &[u8]) -> Digest {
-    edgewarden_fleet::enrol::decide::sha256(bytes)
-}
-
 pub fn write(path: &Path, text: &str) {
     std::fs::write(path, text).unwrap();
 }

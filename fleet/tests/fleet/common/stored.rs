@@ -10,13 +10,13 @@ use edgewarden_fleet::store::devices::{Admission, Attempt, Binding};
 use edgewarden_fleet::store::tokens::Grant;
 use edgewarden_fleet::store::trust::NewVendorRoot;
 use edgewarden_fleet::store::{Store, StoreError};
-use edgewarden_names::{Refusal, SpiffeId, UnixTime};
+use edgewarden_names::{Digest, Refusal, SpiffeId, UnixTime};
 use edgewarden_protocol::enrol::{Verdict, VerdictState};
 use edgewarden_protocol::jwt_keys::{PublishedKey, Statement};
 use edgewarden_protocol::secret::{Content, SecretDocument};
 use edgewarden_protocol::uplink::Message;
 
-use super::{domain, name, sha256};
+use super::{domain, name};
 
 pub const NOW: UnixTime = UnixTime(1_000_000);
 /// Of all messages.
@@ -37,7 +37,7 @@ pub fn attempt(failed: Option<(Refusal, usize)>) -> Attempt {
         expires: UnixTime(NOW.0 + 60),
     };
     let (refusal, event_log) = failed.map(|(refusal, bytes)| (refusal, vec![1; bytes])).unzip();
-    Attempt { at: NOW, verdict, refusal, evidence: sha256(b"evidence"), event_log }
+    Attempt { at: NOW, verdict, refusal, evidence: Digest::of(b"evidence"), event_log }
 }
 
 /// 32 bytes that begin with a number.
@@ -60,10 +60,10 @@ pub async fn add_token(store: &Store, gateway: &str, n: u64) -> Result<(), Store
 
 /// With the token of this number, and an attestation key and CA key of the same.
 pub async fn join(store: &Store, gateway: &str, n: u64) -> Result<(), StoreError> {
-    let key = sha256(&n.to_be_bytes());
+    let key = Digest::of(&n.to_be_bytes());
     let admission = Admission {
         gateway: &name(gateway),
-        binding: &Binding { endorsement: sha256(gateway.as_bytes()), attestation: key.clone() },
+        binding: &Binding { endorsement: Digest::of(gateway.as_bytes()), attestation: key.clone() },
         token: Some(&hash(n)),
         ca_key: &key,
         certificate: &Certificate::lasting(NOW, UnixTime(NOW.0 + 300)),
@@ -90,7 +90,7 @@ pub fn reference(name: &str) -> ReferenceValues {
 
 pub async fn add_deployment(store: &Store, version: u64, envelope: &[u8]) -> Result<(), StoreError> {
     let new = NewDeployment {
-        digest: &sha256(envelope),
+        digest: &Digest::of(envelope),
         name: "glucose",
         version,
         selector: &labels(),
@@ -117,6 +117,6 @@ pub fn jwt_keys(sequence: u64) -> Statement {
 }
 
 pub fn vendor_root(subject: &str, serial: u64, bytes: usize) -> NewVendorRoot {
-    let digest = sha256(format!("{subject} {serial}").as_bytes());
+    let digest = Digest::of(format!("{subject} {serial}").as_bytes());
     NewVendorRoot { digest, subject: subject.into(), pem: "p".repeat(bytes) }
 }
