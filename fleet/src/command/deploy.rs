@@ -8,6 +8,7 @@ use edgewarden_platform::durable;
 use edgewarden_protocol::config::Runtime;
 use edgewarden_protocol::deployment::{Deployment, PAYLOAD_TYPE};
 use edgewarden_protocol::dsse::{ENVELOPE_BYTES_MAX, Envelope};
+use edgewarden_terminal::Waiting;
 use serde::Serialize;
 
 use super::document::Document;
@@ -120,7 +121,9 @@ impl Deploy {
             return Ok(());
         }
         say_machines(machines);
+        let waiting = Waiting::begin(&format!("judging the images of {} modules", deployment.modules.len()));
         let judged = preflight::images(deployment, &self.registries(), &architectures(machines)).await;
+        drop(waiting);
         judged.map_err(|problem| {
             let refusal = problem.into_refusal();
             if refusal.reason == Reason::ImageUnavailable {

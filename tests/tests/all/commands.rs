@@ -437,3 +437,23 @@ fn each_command_has_a_manual_page() {
     assert_eq!(exit_code(&refused), 1);
     assert!(refused.stderr.contains("cannot write the manual into"), "{}", refused.stderr);
 }
+
+/// Progress is for whoever watches: a script reads the same words as ever.
+#[test]
+fn progress_is_shown_on_a_terminal_only() {
+    let layout = tempfile::tempdir().unwrap();
+    let edgewarden = program("edgewarden");
+    let mut build = Command::new(&edgewarden);
+    build.args(["image", "build", "--binary", "/bin/true", "--layout"]).arg(layout.path());
+    run(&mut build).unwrap().ok().unwrap();
+    // Nobody listens there.
+    let push = ["image", "push", "--plain-http", "127.0.0.1:9"];
+    let image = "127.0.0.1:9/a:1";
+    let piped = run(Command::new(&edgewarden).args(push).arg(layout.path()).arg(image)).unwrap();
+    assert!(piped.stderr.starts_with("refused: image.unavailable"), "{}", piped.stderr);
+    let line = format!("{} {} {} {image}", edgewarden.display(), push.join(" "), layout.path().display());
+    let mut watched = Command::new("script");
+    let watched = run(watched.env("TERM", "xterm").args(["-qec", &line, "/dev/null"])).unwrap();
+    assert!(watched.stdout.contains("pushing `127.0.0.1:9/a:1`"), "{}", watched.stdout);
+    assert!(watched.stdout.contains("refused: image.unavailable"), "{}", watched.stdout);
+}

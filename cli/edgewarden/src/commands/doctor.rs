@@ -2,6 +2,7 @@
 
 use edgewarden_doctor::{Examined, Outcome, Sources, areas, examine, gather, table};
 use edgewarden_protocol::layout::Layout;
+use edgewarden_terminal::Waiting;
 
 use crate::exit::Problem;
 use crate::output::{self, Format};
@@ -32,7 +33,9 @@ impl Doctor {
                 "`edgewarden doctor` must run as root: it looks at what only the daemons may read",
             ));
         }
+        let waiting = Waiting::begin("looking at the gateway");
         let facts = gather(&Sources::system(layout.clone())).await;
+        drop(waiting);
         let examined = examine(&facts, self.only.as_deref());
         match format {
             Format::Json => output::json(&examined)?,

@@ -10,6 +10,7 @@ use edgewarden_oci::layout::ImageLayout;
 use edgewarden_oci::registry::Registry;
 use edgewarden_protocol::config::Runtime;
 use edgewarden_protocol::deployment::ImageReference;
+use edgewarden_terminal::Waiting;
 
 use crate::exit::Problem;
 use crate::output::{self, Format};
@@ -82,7 +83,9 @@ impl Image {
                     return Err(Problem::Usage("push to a tag, such as `registry/repository:1`".into()));
                 };
                 let registry = name.open(&registry)?;
+                let waiting = Waiting::begin(&format!("pushing `{image}`"));
                 let digest = ImageLayout::open(&layout)?.push(&registry, tag).await?;
+                drop(waiting);
                 print(format, "image", &format!("{image}@{digest}"))
             }
             Self::Sign { image, key, registry } => {
