@@ -18,7 +18,15 @@ use edgewarden_protocol::control::StartRecord;
 use edgewarden_protocol::deployment::MODULES_MAX;
 use serde::{Deserialize, Serialize};
 
-use crate::RunError;
+use crate::error::RunError;
+
+/// Number and address of a module on the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Place {
+    pub number: u8,
+    pub address: Ipv4Addr,
+}
 
 /// Users of modules whose images name none: above those of containers and below those that systemd reserves, so that no
 /// account and no other program's range has them (<https://systemd.io/UIDS-GIDS/>). Each gateway of a machine has 256.

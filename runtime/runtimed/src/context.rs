@@ -15,14 +15,15 @@ use edgewarden_protocol::layout::Layout;
 use edgewarden_transport::Clock;
 use tokio::sync::{Notify, OnceCell, watch};
 
+use crate::addresses;
 use crate::board::Board;
-use crate::guard::Guard;
+use crate::error::RunError;
 use crate::identity::{CallError, Client};
 use crate::logs::LogPump;
 use crate::metrics::Metrics;
+use crate::orders::Guard;
 use crate::places::Places;
 use crate::runc::Runc;
-use crate::{RunError, addresses};
 
 /// Configuration, folders, clients and state of the daemon, made once at its start.
 #[derive(Debug)]

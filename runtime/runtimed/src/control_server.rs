@@ -13,9 +13,10 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::context::Context;
+use crate::error::RunError;
 use crate::est_link::EstNow;
 use crate::fleet_link::RenewNow;
-use crate::{RunError, logs};
+use crate::logs;
 
 const CONNECTIONS_MAX: usize = 16;
 const LINES_MAX: usize = 100_000;

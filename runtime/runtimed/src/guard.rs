@@ -1,7 +1,7 @@
 //! Keeps in force what stands outside of this process: rule sets, walls, interfaces, routes, limits, mounts.
 //!
-//! * `hearing`: events · `auditing`: a look at everything · `mending`: putting back · `confining`: what holds an instance's
-//!   processes · `report`: who is told
+//! * `following`: events, as orders · `hearing`: what they mean · `auditing`: a look at everything · `mending`: putting back
+//! * `confining`: what holds an instance's processes · `report`: who is told
 //!
 //! One task owns them. Who wants something in force asks it ([`Guard`]); what somebody else changes it hears of by event,
 //! puts back, and tells: on the board, to `identityd` for the audit log, and so to the fleet. Whatever no event tells of is
@@ -16,17 +16,17 @@
 
 mod auditing;
 mod confining;
+mod following;
 mod hearing;
 mod mending;
 mod report;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use edgewarden_names::{ModuleName, Refusal};
+use edgewarden_names::Refusal;
 use edgewarden_platform::durable;
 use edgewarden_platform::mounts::MountTable;
 use edgewarden_platform::process::Process;
@@ -36,130 +36,30 @@ use nix::sys::inotify::{InitFlags, Inotify, WatchDescriptor};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use self::hearing::{follow_limits, follow_mounts};
+use self::following::{follow_limits, follow_mounts};
 use self::report::Reports;
 use crate::context::Context;
-use crate::instance::Place;
-use crate::kernel::Listed;
+use crate::error::RunError;
+use crate::kernel::Rules;
 use crate::limits::{LimitHits, Limits};
-use crate::{RunError, network, nft};
+use crate::orders::{Admitted, Guard, Order};
+use crate::{network, nft};
 
 /// Time between two looks at everything of which no event may have told.
 const AUDIT_EVERY: Duration = Duration::from_secs(10);
 /// Time between two tries to put something back.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
-const ORDERS_MAX: usize = 64;
 /// A rule set of the largest deployment is a few megabytes.
 const SCRIPT_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// Scripts of the rule sets that are to be in force.
-#[derive(Debug, Clone)]
-pub struct Rules {
-    /// Script for the gateway's namespace.
-    pub gateway: String,
-    /// Script for each module's own.
-    pub walls: BTreeMap<ModuleName, String>,
-}
-
-/// An instance as the guard knows it, from before its first process.
-#[derive(Debug, Clone)]
-pub struct Admitted {
-    pub instance: String,
-    pub module: ModuleName,
-    pub place: Place,
-    pub namespace: PathBuf,
-}
-
-/// Told once when an instance is no longer confined as it was started: it is to end at once.
-pub type Altered = oneshot::Receiver<Refusal>;
-
-type Answer<T> = oneshot::Sender<Result<T, RunError>>;
-
-#[derive(Debug)]
-enum Order {
-    Rules(Rules, Answer<()>),
-    Admit(Admitted, Answer<()>),
-    Watch {
-        instance: String,
-        process: Process,
-        limits: Limits,
-        mounts: Option<String>,
-        answer: Answer<(String, Altered)>,
-    },
-    Release(String, oneshot::Sender<()>),
-    Listed(Answer<Listed>),
-    Retire(Answer<()>),
-    /// Something happened in these cgroups; without a list, in any.
-    Limits(Option<Vec<WatchDescriptor>>),
-    /// Something was mounted or unmounted: by an instance's name, or in our own namespace.
-    Mounts(Option<String>),
-}
-
-/// Asks the guard. Cloning asks the same one.
-#[derive(Debug, Clone)]
-pub struct Guard {
-    orders: mpsc::Sender<Order>,
-}
-
-impl Guard {
-    /// Starts guarding: with the rules that were in force last, and without such with none that let anything through.
-    /// Comes back when they are in force. Dropping all handles ends the guard, and leaves everything in force.
-    pub async fn start(context: &Arc<Context>, gateway: Ipv4Addr) -> Result<Self, RunError> {
-        let (orders, told) = mpsc::channel(ORDERS_MAX);
-        let mut keeper = Keeper::new(Arc::clone(context), gateway, orders.downgrade())?;
-        keeper.take_up().await?;
-        tokio::spawn(keeper.run(told));
-        Ok(Self { orders })
-    }
-
-    async fn ask<T>(&self, order: impl FnOnce(Answer<T>) -> Order) -> Result<T, RunError> {
-        let ended = || RunError::Runtime("the guard of rules and limits has ended".into());
-        let (answer, answered) = oneshot::channel();
-        self.orders.send(order(answer)).await.map_err(|_| ended())?;
-        answered.await.map_err(|_| ended())?
-    }
-
-    /// Puts rules and walls in force, and keeps them so.
-    pub async fn rules(&self, rules: Rules) -> Result<(), RunError> {
-        self.ask(|answer| Order::Rules(rules, answer)).await
-    }
-
-    /// Puts the wall of an instance up, in a namespace in which nothing runs yet or which it had already.
-    pub async fn admit(&self, admitted: Admitted) -> Result<(), RunError> {
-        self.ask(|answer| Order::Admit(admitted, answer)).await
-    }
-
-    /// Watches the limits and mounts of an admitted instance. `mounts`: as an earlier daemon found them; without them what
-    /// is mounted now is right, and is what comes back.
-    pub async fn watch(
-        &self,
-        instance: &str,
-        process: Process,
-        limits: Limits,
-        mounts: Option<String>,
-    ) -> Result<(String, Altered), RunError> {
-        let instance = instance.to_owned();
-        self.ask(|answer| Order::Watch { instance, process, limits, mounts, answer }).await
-    }
-
-    /// The instance ends: what becomes of it is nobody's doing.
-    pub async fn release(&self, instance: &str) {
-        let (done, released) = oneshot::channel();
-        if self.orders.send(Order::Release(instance.to_owned(), done)).await.is_ok() {
-            // An error means that the guard has ended.
-            drop(released.await);
-        }
-    }
-
-    /// Refused flows and packets of the gateway's table and every wall.
-    pub async fn listed(&self) -> Result<Listed, RunError> {
-        self.ask(Order::Listed).await
-    }
-
-    /// Removes the gateway's table and guards it no longer.
-    pub async fn retire(&self) -> Result<(), RunError> {
-        self.ask(Order::Retire).await
-    }
+/// Starts guarding: with the rules that were in force last, and without such with none that let anything through.
+/// Comes back when they are in force. Dropping all handles ends the guard, and leaves everything in force.
+pub async fn start(context: &Arc<Context>, gateway: Ipv4Addr) -> Result<Guard, RunError> {
+    let (guard, told) = Guard::new();
+    let mut keeper = Keeper::new(Arc::clone(context), gateway, guard.downgrade())?;
+    keeper.take_up().await?;
+    tokio::spawn(keeper.run(told));
+    Ok(guard)
 }
 
 /// A task that ends with its owner.

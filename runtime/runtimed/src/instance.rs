@@ -4,7 +4,6 @@
 //! a folder that ends with the machine's run. It adopts an instance only when process number, start time and
 //! `identityd`'s start record all agree.
 
-use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -20,28 +19,22 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
+use crate::addresses::Place;
 use crate::bundle::Bundle;
 use crate::context::Context;
-use crate::guard::{Admitted, Altered};
+use crate::error::RunError;
 use crate::identity::CallError;
 use crate::images::Ready;
 use crate::limits::Limits;
+use crate::orders::{Admitted, Altered};
 use crate::places::Places;
-use crate::{RunError, network, secrets};
+use crate::{network, secrets};
 
 const RECORD_BYTES_MAX: usize = 1024 * 1024;
 /// Between SIGTERM and SIGKILL.
 const STOP_GRACE: Duration = Duration::from_secs(10);
 /// Wait after SIGKILL; a process that the kernel holds longer is left to the next cleaning.
 const KILL_WAIT: Duration = Duration::from_secs(10);
-
-/// Number and address of a module on the network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Place {
-    pub number: u8,
-    pub address: Ipv4Addr,
-}
 
 /// An instance as it is on disk until the machine stops.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -12,9 +12,8 @@ use edgewarden_policy::CompiledEpoch;
 use edgewarden_policy::nftables::{self, GatewaySide, Interface, Placement};
 use edgewarden_protocol::control::Origin;
 
-use crate::RunError;
 use crate::addresses::Addresses;
-use crate::guard::Rules;
+use crate::error::RunError;
 
 /// A flow that is refused again and again is reported this often.
 const REPORT_EVERY: Duration = Duration::from_secs(60);
@@ -22,6 +21,15 @@ const REPORT_EVERY: Duration = Duration::from_secs(60);
 const REPORTED_MAX: usize = 4096;
 /// Reports of one look; the rest is counted in the kernel and comes with the next.
 const REPORTS_MAX: usize = 64;
+
+/// Scripts of the rule sets that are to be in force.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    /// Script for the gateway's namespace.
+    pub gateway: String,
+    /// Script for each module's own.
+    pub walls: BTreeMap<ModuleName, String>,
+}
 
 /// The packet filter's script in force, and the reports of refused flows.
 #[derive(Debug)]

@@ -19,6 +19,7 @@ mod bundle;
 mod context;
 mod control_server;
 pub mod enrol;
+mod error;
 mod est_handshake;
 mod est_link;
 mod federation_link;
@@ -38,6 +39,7 @@ mod logs;
 mod metrics;
 mod network;
 mod nft;
+mod orders;
 mod places;
 mod restarts;
 mod runc;
@@ -46,11 +48,10 @@ mod secrets;
 mod supervisor;
 mod worker;
 
-use std::fmt::Display;
 use std::sync::Arc;
 
 use edgewarden_metrics::door;
-use edgewarden_names::{ErrorChain, Reason, Refusal};
+use edgewarden_names::{Reason, Refusal};
 use edgewarden_platform::capabilities::{Capability, keep_only};
 use edgewarden_platform::harden;
 use edgewarden_platform::seccomp::start_containers;
@@ -63,8 +64,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::addresses::{Addresses, ModuleNetwork};
 use crate::context::Context;
 use crate::control_server::Command;
-use crate::guard::Guard;
-use crate::metrics::Told;
+use crate::metrics::told::Told;
 use crate::places::Places;
 use crate::supervisor::Supervisor;
 
@@ -90,57 +90,7 @@ const CAPABILITIES: [Capability; 11] = [
     Capability::SYS_PTRACE,
 ];
 
-/// An error that keeps the daemon from starting or from going on.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    #[error("cannot {what}")]
-    Io { what: String, source: std::io::Error },
-    #[error("the configuration or state does not fit: {0}")]
-    Config(String),
-    #[error("another runtimed runs with this root")]
-    Running,
-    #[error("the network cannot be set up: {0}")]
-    Network(String),
-    /// The gateway lacks something that somebody has to install.
-    #[error("{0}")]
-    Missing(String),
-    #[error("the OCI runtime: {0}")]
-    Runtime(String),
-    #[error("the content store")]
-    Store(#[source] Refusal),
-    #[error("identityd was asked in vain")]
-    Identity(#[source] identity::CallError),
-}
-
-impl RunError {
-    /// A program that could not be started; `package`: what has it.
-    pub(crate) fn program(name: &str, package: &str, source: std::io::Error) -> Self {
-        if source.kind() == std::io::ErrorKind::NotFound {
-            return Self::Missing(format!(
-                "the program `{name}` is not installed; the package `{package}` has it"
-            ));
-        }
-        Self::Io { what: format!("run `{name}`"), source }
-    }
-
-    pub(crate) fn io(what: impl Display) -> impl FnOnce(std::io::Error) -> Self {
-        move |source| Self::Io { what: what.to_string(), source }
-    }
-
-    /// The reason to give to somebody who waits for a module.
-    pub(crate) fn reason(&self) -> Reason {
-        match self {
-            Self::Missing(_) => Reason::GatewayIncomplete,
-            Self::Runtime(_) | Self::Network(_) => Reason::StartFailed,
-            _ => Reason::Internal,
-        }
-    }
-
-    pub(crate) fn chain(&self) -> String {
-        ErrorChain(self).to_string()
-    }
-}
-
+pub use crate::error::RunError;
 pub use crate::logs::LogPump;
 
 /// Runs until SIGTERM, SIGINT or a request to shut down. Modules keep running unless that request says otherwise.
@@ -158,7 +108,7 @@ pub async fn run(layout: Layout, config: Config, log_pump: LogPump) -> Result<()
     let _lock = lock(&places)?;
     let context = Arc::new(Context::new(layout, config, places, log_pump)?);
     let addresses = Addresses::new(context.places.addresses(), network);
-    let guard = Guard::start(&context, network.gateway()).await?;
+    let guard = guard::start(&context, network.gateway()).await?;
     // It was empty.
     drop(context.guard.set(guard));
     let listener = control_server::bind(&context.layout.runtime_socket())?;

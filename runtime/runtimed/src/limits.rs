@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use edgewarden_names::{Reason, Refusal};
 use edgewarden_protocol::deployment::Module;
 
-use crate::RunError;
+use crate::error::RunError;
 
 const MOUNT: &str = "/sys/fs/cgroup";
 /// The kernel rounds limits down to pages, whose size differs.

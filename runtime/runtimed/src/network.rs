@@ -23,7 +23,7 @@ use nix::net::if_::InterfaceFlags;
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::statfs::{FsType, statfs};
 
-use crate::RunError;
+use crate::error::RunError;
 
 /// Default gateway of every module, a link-local address.
 const NEXT_HOP: &str = "169.254.1.1";

@@ -14,7 +14,7 @@ use edgewarden_platform::netlink::{
 use edgewarden_platform::programs;
 use edgewarden_policy::nftables::TABLE;
 
-use crate::RunError;
+use crate::error::RunError;
 
 /// linux/netfilter/nfnetlink.h: `NFNLGRP_NFTABLES` as a bit.
 const CHANGES: u32 = 1 << 6;

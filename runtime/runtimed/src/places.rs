@@ -9,7 +9,7 @@ use edgewarden_names::ModuleName;
 use edgewarden_protocol::layout::Layout;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 
-use crate::RunError;
+use crate::error::RunError;
 
 /// Folders below `Layout::runtime_run` last until the machine stops, those below `Layout::runtime_state` longer.
 #[derive(Debug, Clone)]

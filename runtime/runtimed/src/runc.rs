@@ -11,7 +11,7 @@ use edgewarden_platform::programs;
 use serde::Deserialize;
 use tokio::process::Command;
 
-use crate::RunError;
+use crate::error::RunError;
 
 const DEADLINE: Duration = Duration::from_secs(60);
 const SAID_CHARS_MAX: usize = 500;

@@ -31,8 +31,8 @@ use edgewarden_protocol::secret::SecretFiles;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::{Value, json};
 
-use crate::RunError;
 use crate::context::Context;
+use crate::error::RunError;
 use crate::identity::CallError;
 
 /// Folder of a module's secrets in its container.

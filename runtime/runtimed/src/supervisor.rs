@@ -17,13 +17,14 @@ use edgewarden_protocol::control::{
 use edgewarden_protocol::deployment::{Module, WhenUntrusted};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::addresses::Addresses;
+use crate::addresses::{Addresses, Place};
 use crate::context::Context;
+use crate::error::RunError;
 use crate::identity::Client;
-use crate::instance::{self, Place};
+use crate::instance;
 use crate::kernel::Kernel;
+use crate::network;
 use crate::worker::{Plan, Worker};
-use crate::{RunError, network};
 
 const RETRY: Duration = Duration::from_secs(1);
 /// Time between two looks at refused packets while modules run.

@@ -18,9 +18,10 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
+use crate::addresses::Place;
 use crate::context::Context;
 use crate::images::{self, Ready};
-use crate::instance::{self, Exit, Instance, Place, Prepared};
+use crate::instance::{self, Exit, Instance, Prepared};
 use crate::metrics::Update;
 use crate::restarts::Restarts;
 use crate::secrets;

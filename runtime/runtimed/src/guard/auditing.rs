@@ -6,8 +6,9 @@ use edgewarden_platform::durable;
 use edgewarden_policy::nftables;
 
 use super::Keeper;
+use crate::error::RunError;
 use crate::kernel::Listed;
-use crate::{RunError, network, nft};
+use crate::{network, nft};
 
 impl Keeper {
     pub(super) fn list(&mut self) -> Listed {

@@ -9,10 +9,12 @@ use edgewarden_platform::process::Process;
 use nix::sys::inotify::AddWatchFlags;
 use tokio::sync::oneshot;
 
-use super::hearing::follow_mounts;
-use super::{Admitted, Altered, Confined, Guarded, KINDS, Keeper, ROUTES, RULES, Task};
+use super::following::follow_mounts;
+use super::{Confined, Guarded, KINDS, Keeper, ROUTES, RULES, Task};
+use crate::error::RunError;
 use crate::limits::{LimitHits, Limits};
-use crate::{RunError, network, nft};
+use crate::orders::{Admitted, Altered};
+use crate::{network, nft};
 
 /// A limit that a module reached is shown for so long after the last time.
 const SAID_FOR: Duration = Duration::from_secs(600);

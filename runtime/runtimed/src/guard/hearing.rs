@@ -1,22 +1,13 @@
 //! Hears of changes by event. What a socket has told is looked at before it counts as heard, so that no news are lost
 //! between two looks; news of our own mending lead to one more look that finds nothing.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use edgewarden_platform::mounts::MountTable;
-use edgewarden_platform::readiness::Readiness;
-use nix::sys::inotify::{AddWatchFlags, Inotify, WatchDescriptor};
-use tokio::sync::mpsc;
+use nix::sys::inotify::WatchDescriptor;
 
-use super::{KINDS, Keeper, Order, ROUTES, RULES};
-use crate::RunError;
-
-/// Changes that come together are mended together.
-const SETTLE: Duration = Duration::from_millis(20);
-/// The same for what a module itself can bring about, such as reaching a limit again and again, and while something cannot
-/// be put back: trying makes news itself.
-const SETTLE_LONG: Duration = Duration::from_millis(200);
+use super::following::{SETTLE, SETTLE_LONG};
+use super::{KINDS, Keeper, ROUTES, RULES};
+use crate::error::RunError;
 
 impl Keeper {
     /// Sockets have news. One fault hides no other's.
@@ -66,42 +57,5 @@ impl Keeper {
 
     fn of_slot(&self, slot: u64) -> Option<String> {
         self.guarded.iter().find(|(_, guarded)| guarded.slot == slot).map(|(instance, _)| instance.clone())
-    }
-}
-
-pub(super) async fn follow_mounts(
-    table: Arc<MountTable>,
-    instance: Option<String>,
-    orders: mpsc::WeakSender<Order>,
-) {
-    while table.changed().await.is_ok() {
-        let Some(orders) = orders.upgrade() else { return };
-        if orders.send(Order::Mounts(instance.clone())).await.is_err() {
-            return;
-        }
-        drop(orders);
-        tokio::time::sleep(SETTLE).await;
-    }
-}
-
-pub(super) async fn follow_limits(
-    readiness: Readiness,
-    inotify: Arc<Inotify>,
-    orders: mpsc::WeakSender<Order>,
-) {
-    while readiness.ready().await.is_ok() {
-        let Ok(events) = inotify.read_events() else { continue };
-        // More happened than the kernel kept for us.
-        let lost = events.iter().any(|event| event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW));
-        let mut folders: Vec<WatchDescriptor> = events.into_iter().map(|event| event.wd).collect();
-        folders.sort_unstable();
-        folders.dedup();
-        let folders = if lost { None } else { Some(folders) };
-        let Some(orders) = orders.upgrade() else { return };
-        if orders.send(Order::Limits(folders)).await.is_err() {
-            return;
-        }
-        drop(orders);
-        tokio::time::sleep(SETTLE_LONG).await;
     }
 }

@@ -11,8 +11,11 @@ use edgewarden_platform::durable;
 use edgewarden_platform::process::Process;
 use edgewarden_policy::nftables;
 
-use super::{Admitted, Guarded, Keeper, Rules};
-use crate::{RunError, network, nft};
+use super::{Guarded, Keeper};
+use crate::error::RunError;
+use crate::kernel::Rules;
+use crate::orders::Admitted;
+use crate::{network, nft};
 
 /// Somebody else may change the same at the same moment: this often ours is put in place once more at once.
 const TRIES_MAX: usize = 8;

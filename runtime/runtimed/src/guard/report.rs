@@ -9,8 +9,8 @@ use edgewarden_protocol::control::{Origin, questions};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::RunError;
 use crate::context::Context;
+use crate::error::RunError;
 use crate::identity::CallError;
 
 /// Time in which a subject is told of once; what comes meanwhile is counted.

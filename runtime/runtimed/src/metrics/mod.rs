@@ -4,14 +4,12 @@
 //!
 //! Labels are reasons, states and the modules of the deployment in force.
 
-mod told;
+pub mod told;
 
 use std::time::{Duration, Instant};
 
 use edgewarden_metrics::{Counter, Counts, Seconds};
 use edgewarden_names::Reason;
-
-pub use self::told::Told;
 
 /// Outcome of a new revision of a module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
