@@ -5,7 +5,8 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, ParsedPublicKey};
 use edgewarden_evidence::HashAlg;
 use edgewarden_evidence::tpm::{Attest, AttestKind, Attributes, Public, Signature};
 
-use crate::{KeyAttestation, KeystoreError};
+use crate::contract::KeyAttestation;
+use crate::error::KeystoreError;
 
 /// The key was made by this TPM, never leaves it, and signs.
 const REQUIRED: u32 = Attributes::FIXED_TPM

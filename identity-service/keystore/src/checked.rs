@@ -12,10 +12,12 @@ use edgewarden_names::{GatewayName, TrustDomain};
 use edgewarden_protocol::enrol::{Challenge, DeviceKeys, EVENT_LOG_BYTES_MAX, Proof};
 use zeroize::Zeroizing;
 
-use crate::{
-    Description, Health, KeyAttestation, Keystore, KeystoreError, NONCE_BYTES_MAX, Quote, RESIDENT_KEYS_MAX,
-    SECRET_BYTES_MAX, certified, name,
+use crate::contract::{
+    Description, Health, KeyAttestation, Keystore, NONCE_BYTES_MAX, Quote, RESIDENT_KEYS_MAX,
+    SECRET_BYTES_MAX,
 };
+use crate::error::KeystoreError;
+use crate::{certified, name};
 
 /// Shortest nonce of a quote: less can be guessed or met twice.
 const NONCE_BYTES_MIN: usize = 16;

@@ -1,6 +1,6 @@
 //! ECDSA signatures as devices give them, two numbers, and as X.509 wants them, DER.
 
-use crate::KeystoreError;
+use crate::error::KeystoreError;
 
 /// Bytes of a number of P-256.
 pub(crate) const NUMBER_BYTES: usize = 32;

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::KeystoreError;
+use crate::error::KeystoreError;
 
 /// At a chip's half second for loading a key and using it, what waits here is done in a quarter of a request's
 /// deadline, so what the gateway itself does at the same priority still comes in time.

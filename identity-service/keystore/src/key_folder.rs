@@ -9,7 +9,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use edgewarden_platform::durable;
 
-use crate::{KeystoreError, RESIDENT_KEYS_MAX};
+use crate::contract::RESIDENT_KEYS_MAX;
+use crate::error::KeystoreError;
 
 /// More than a key needs.
 const FILE_BYTES_MAX: usize = 4096;

@@ -1,6 +1,6 @@
 use edgewarden_names::ModuleName;
 
-use crate::KeystoreError;
+use crate::error::KeystoreError;
 
 /// Refuses what is not a label of `a-z 0-9 -`: a name becomes a part of a file name.
 pub(crate) fn check(name: &str) -> Result<(), KeystoreError> {

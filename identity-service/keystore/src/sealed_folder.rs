@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use edgewarden_platform::durable;
 
-use crate::KeystoreError;
+use crate::error::KeystoreError;
 
 /// More than a sealed value needs.
 const FILE_BYTES_MAX: usize = 4096;

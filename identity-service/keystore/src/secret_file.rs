@@ -7,7 +7,7 @@ use std::path::Path;
 
 use zeroize::Zeroizing;
 
-use crate::KeystoreError;
+use crate::error::KeystoreError;
 
 /// Most bytes of a secret.
 const BYTES_MAX: usize = 1024;

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use self::queue::Priority;
 use self::queue::{Queue, Refused, WAITING_MAX};
-use crate::KeystoreError;
+use crate::error::KeystoreError;
 
 /// Longest wait of a caller: a chip needs up to 3 s for an RSA primary, and others may be before it.
 const DEADLINE: Duration = Duration::from_secs(30);

@@ -13,8 +13,8 @@ use cryptoki::session::Session;
 use zeroize::Zeroizing;
 
 use super::fault::{Fault, fault};
-use crate::KeystoreError;
 use crate::ecdsa::NUMBER_BYTES;
+use crate::error::KeystoreError;
 
 pub(super) struct AgreementKey {
     pub(super) handle: ObjectHandle,

@@ -2,7 +2,7 @@
 
 use cryptoki::error::{Error, RvError};
 
-use crate::KeystoreError;
+use crate::error::KeystoreError;
 pub(super) use crate::owner::Fault;
 
 /// By value, for `map_err`.

@@ -11,7 +11,8 @@ use super::agreement::AgreementKey;
 use super::fault::{Fault, fault};
 use super::record::{Known, Record};
 use super::sealed;
-use crate::{KeystoreError, ecdsa};
+use crate::ecdsa;
+use crate::error::KeystoreError;
 
 /// Labels, which are the CKA_IDs too. Changing one loses every gateway's keys.
 const DEVICE: &str = "edgewarden-device-key-1";

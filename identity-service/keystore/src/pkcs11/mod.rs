@@ -29,11 +29,13 @@ use zeroize::Zeroizing;
 
 use self::resident::KeyFile;
 use self::token::{Connection, Token};
+use crate::ca_key::CaKey;
+use crate::contract::{Description, Health, KeyAttestation, Keystore, Quote};
+use crate::error::KeystoreError;
 use crate::gate::Gate;
 use crate::key_folder::KeyFolder;
 use crate::owner::{Owner, Priority};
 use crate::sealed_folder::SealedFolder;
-use crate::{CaKey, Description, Health, KeyAttestation, Keystore, KeystoreError, Quote};
 
 pub(crate) struct Pkcs11 {
     owner: Owner<Token>,

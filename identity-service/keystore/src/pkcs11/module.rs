@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 
 use super::fault::{Fault, fault};
-use crate::KeystoreError;
+use crate::error::KeystoreError;
 
 /// Write by the group or by others.
 const OTHERS_WRITE: u32 = 0o022;

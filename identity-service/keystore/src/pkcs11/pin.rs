@@ -12,7 +12,7 @@ use cryptoki::types::RawAuthPin;
 use edgewarden_platform::durable;
 
 use super::fault::{Fault, fault};
-use crate::KeystoreError;
+use crate::error::KeystoreError;
 use crate::secret_file::{self, SecretFile};
 
 /// More than [`version`] makes.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use edgewarden_platform::durable;
 
-use crate::KeystoreError;
+use crate::error::KeystoreError;
 
 const HEADER: &str = "edgewarden pkcs11 keys 2";
 /// Written before there was a key for agreement.

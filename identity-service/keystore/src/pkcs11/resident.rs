@@ -6,7 +6,7 @@
 
 use super::fault::Fault;
 use super::keys::{Shelf, SigningKey};
-use crate::KeystoreError;
+use crate::error::KeystoreError;
 
 /// Before the name, in label and CKA_ID.
 const LABEL: &str = "edgewarden-resident-key-1-";

@@ -19,7 +19,7 @@ use cryptoki::session::Session;
 use zeroize::Zeroizing;
 
 use super::fault::{Fault, fault};
-use crate::KeystoreError;
+use crate::error::KeystoreError;
 
 const MAGIC: &[u8] = b"edgewarden pkcs11 sealed 1\n";
 const NONCE_BYTES: usize = 12;

@@ -13,7 +13,7 @@ use super::keys::{Keys, Shelf};
 use super::module::Module;
 use super::pin::Pin;
 use super::record::Record;
-use crate::KeystoreError;
+use crate::error::KeystoreError;
 use crate::owner::Connector;
 
 /// Most labels that an error lists.

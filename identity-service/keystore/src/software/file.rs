@@ -19,7 +19,8 @@ use aws_lc_rs::{pbkdf2, rand};
 use edgewarden_platform::durable;
 use zeroize::Zeroizing;
 
-use crate::{KeystoreError, RESIDENT_KEYS_MAX};
+use crate::contract::RESIDENT_KEYS_MAX;
+use crate::error::KeystoreError;
 
 const MAGIC: &[u8; 18] = b"edgewarden keys 1\n";
 const SALT_BYTES: usize = 16;
@@ -34,6 +35,11 @@ const FILE_BYTES_MAX: usize = 512 * 1024;
 const HEADER_BYTES: usize = MAGIC.len() + 4 + SALT_BYTES;
 
 pub(super) type Values = BTreeMap<String, Zeroizing<Vec<u8>>>;
+
+/// Path of the file in the folder of a store.
+pub(super) fn key_file(state: &Path) -> PathBuf {
+    state.join("software-keys")
+}
 
 /// The file and the key that opens it.
 pub(super) struct KeyFile {

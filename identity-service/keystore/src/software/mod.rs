@@ -7,7 +7,7 @@
 mod file;
 mod passphrase;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aws_lc_rs::agreement::{self, ECDH_P256, PrivateKey, UnparsedPublicKey};
@@ -19,10 +19,11 @@ use edgewarden_names::{GatewayName, TrustDomain};
 use edgewarden_protocol::enrol::{Challenge, DeviceKeys, Proof, binding};
 use zeroize::Zeroizing;
 
-use self::file::{KeyFile, Values};
+use self::file::{KeyFile, Values, key_file};
 pub use self::passphrase::change as change_passphrase;
+use crate::contract::{Description, Health, KeyAttestation, Keystore, Quote, RESIDENT_KEYS_MAX};
+use crate::error::KeystoreError;
 use crate::secret_file::{self, SecretFile};
-use crate::{Description, Health, KeyAttestation, Keystore, KeystoreError, Quote, RESIDENT_KEYS_MAX};
 
 const DEVICE_KEY: &str = "device-key";
 const GATEWAY_CA: &str = "gateway-ca-key";
@@ -37,10 +38,6 @@ pub(crate) struct Software {
     gateway_ca: EcdsaKeyPair,
     agreement: PrivateKey,
     values: Mutex<(KeyFile, Values)>,
-}
-
-fn key_file(state: &Path) -> PathBuf {
-    state.join("software-keys")
 }
 
 impl Software {

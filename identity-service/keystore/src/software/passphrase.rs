@@ -2,9 +2,8 @@
 
 use std::path::Path;
 
-use super::file::KeyFile;
-use super::key_file;
-use crate::KeystoreError;
+use super::file::{KeyFile, key_file};
+use crate::error::KeystoreError;
 use crate::secret_file::{PASSPHRASE, SecretFile};
 
 /// Encrypts the keys of a store under the passphrase in another file. Nobody may have the store open.

@@ -13,8 +13,8 @@ use super::link::{Fault, fault};
 use super::objects::{Loaded, and_flush};
 use super::session::SaltPin;
 use super::{convert, templates};
-use crate::KeystoreError;
 use crate::ecdsa::NUMBER_BYTES;
+use crate::error::KeystoreError;
 use tss_esapi::interface_types::session_handles::AuthSession;
 
 fn with_key<T>(

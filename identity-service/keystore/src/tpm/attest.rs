@@ -10,24 +10,24 @@ use edgewarden_ca::{CaSigner, SignError, certificate_request, spki};
 use edgewarden_names::{GatewayName, TrustDomain};
 use edgewarden_protocol::enrol::{Challenge, Credential, DeviceKeys, TpmProof, binding};
 use tss_esapi::Context;
-use tss_esapi::abstraction::pcr;
 use tss_esapi::constants::SessionType;
 use tss_esapi::handles::{AuthHandle, KeyHandle, SessionHandle};
 use tss_esapi::interface_types::algorithm::HashingAlgorithm;
 use tss_esapi::interface_types::session_handles::{AuthSession, PolicySession};
 use tss_esapi::structures::{
-    Attest, AttestInfo, Data, Digest, EncryptedSecret, IdObject, Nonce, PcrSelectionList, PcrSlot, Signature,
-    SignatureScheme, SymmetricDefinition,
+    Attest, AttestInfo, Data, Digest, EncryptedSecret, IdObject, Nonce, Signature, SignatureScheme,
+    SymmetricDefinition,
 };
 use tss_esapi::traits::Marshall as _;
 
 use super::link::{Fault, fault};
 use super::objects::{Loaded, and_flush, sign, with_primary};
-use super::pcr::selection;
+use super::pcr::{read_pcrs, selection};
 use super::resident::KeyFile;
 use super::session::SaltPin;
 use super::{convert, endorsement, templates};
-use crate::{KeyAttestation, KeystoreError, Quote};
+use crate::contract::{KeyAttestation, Quote};
+use crate::error::KeystoreError;
 
 /// PCRs may be extended between quote and reading; so often is it tried.
 const QUOTES_MAX: usize = 5;
@@ -264,31 +264,6 @@ fn quoted(context: &mut Context, ak: &Loaded, data: &Data, pcrs: &[u8]) -> Resul
         }
     }
     Err(KeystoreError::Answer("the PCRs change faster than they are quoted").into())
-}
-
-pub(super) fn read_pcrs(
-    context: &mut Context,
-    selection: &PcrSelectionList,
-    pcrs: &[u8],
-    slots: &[PcrSlot],
-) -> Result<Vec<(u8, [u8; 32])>, Fault> {
-    let read = context
-        .execute_without_session(|context| pcr::read_all(context, selection.clone()))
-        .map_err(fault("TPM2_PCR_Read"))?;
-    let bank = read.pcr_bank(HashingAlgorithm::Sha256);
-    if bank.is_none() {
-        return Err(KeystoreError::Sha256BankOff.into());
-    }
-    pcrs.iter()
-        .zip(slots)
-        .map(|(&pcr, &slot)| {
-            let value = bank.and_then(|bank| bank.get_digest(slot)).map(|digest| digest.value().try_into());
-            match value {
-                Some(Ok(value)) => Ok((pcr, value)),
-                _ => Err(KeystoreError::Answer("TPM2_PCR_Read gave other PCRs").into()),
-            }
-        })
-        .collect()
 }
 
 /// TPMS_ATTEST and TPMT_SIGNATURE as bytes, after verifying one against the other: the bytes are written anew from

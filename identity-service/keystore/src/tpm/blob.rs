@@ -6,7 +6,7 @@ use tss_esapi::traits::UnMarshall as _;
 
 use super::convert;
 use super::link::Fault;
-use crate::KeystoreError;
+use crate::error::KeystoreError;
 
 pub(super) fn write(magic: &[u8], public: &Public, private: &Private) -> Result<Vec<u8>, Fault> {
     let mut blob = magic.to_vec();

@@ -4,7 +4,8 @@ use tss_esapi::structures::{Public, Signature};
 use tss_esapi::traits::Marshall as _;
 
 use super::link::{Fault, fault};
-use crate::{KeystoreError, ecdsa};
+use crate::ecdsa;
+use crate::error::KeystoreError;
 
 /// A coordinate with the zeros that a TPM may leave out.
 pub(super) fn padded(bytes: &[u8]) -> Result<Vec<u8>, KeystoreError> {

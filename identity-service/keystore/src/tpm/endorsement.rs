@@ -14,7 +14,7 @@ use x509_parser::prelude::FromDer as _;
 use super::link::{Fault, fault, handles};
 use super::objects::{Loaded, with_primary};
 use super::templates;
-use crate::KeystoreError;
+use crate::error::KeystoreError;
 
 /// EK certificates by NV index, best first. Every TPM's vendor fills the RSA-2048 one (template L-1) if any.
 const CERTIFICATES: [(u32, AsymmetricAlgorithmSelection); 3] = [

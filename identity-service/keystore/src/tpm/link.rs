@@ -1,5 +1,8 @@
 //! The connection: opening it, clearing up after others, and what the TSS's response codes mean for a caller.
 
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::str::FromStr as _;
 
 use tss_esapi::Context;
@@ -9,10 +12,10 @@ use tss_esapi::handles::TpmHandle;
 use tss_esapi::structures::{CapabilityData, TaggedProperty};
 use tss_esapi::tcti_ldr::{DeviceConfig, NetworkTPMConfig, TctiNameConf};
 
-use super::Transport;
+use crate::contract::Lockout;
+use crate::error::KeystoreError;
 use crate::owner::Connector;
 pub(super) use crate::owner::Fault;
-use crate::{KeystoreError, Lockout};
 
 /// First handle of each kind (TPM 2.0 Library Part 2, section 7.2).
 const LOADED_SESSION_FIRST: u32 = 0x0200_0000;
@@ -29,6 +32,24 @@ const LAYER_TCTI: u32 = 0x000a_0000;
 const LAYERS_PARSING: [u32; 3] = [0x0007_0000, 0x0008_0000, 0x0009_0000];
 /// TSS2_ESYS_RC_RSP_AUTH_FAILED: the TPM's answer was changed on its way.
 const ESYS_RESPONSE_FORGED: u32 = 0x0007_001b;
+
+/// Way to a TPM.
+#[derive(Debug, Clone)]
+pub(crate) enum Transport {
+    /// A character device such as `/dev/tpmrm0`.
+    Device(PathBuf),
+    /// swtpm's TCP transport: commands at this port, control at the next.
+    Simulated(SocketAddr),
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Device(path) => path.display().fmt(f),
+            Self::Simulated(address) => address.fmt(f),
+        }
+    }
+}
 
 /// The fault that stands for a TSS error that `command` met.
 pub(super) fn fault(command: &'static str) -> impl Fn(tss_esapi::Error) -> Fault {

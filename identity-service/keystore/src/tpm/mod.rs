@@ -26,9 +26,7 @@ mod sealed;
 mod session;
 mod templates;
 
-use std::fmt;
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -37,35 +35,19 @@ use edgewarden_protocol::enrol::{Challenge, DeviceKeys, Proof};
 use tss_esapi::Context;
 use zeroize::Zeroizing;
 
+pub(crate) use self::link::Transport;
 use self::resident::KeyFile;
 use self::session::SaltPin;
+use crate::contract::{Description, Health, KeyAttestation, Keystore, Quote};
+use crate::error::KeystoreError;
 use crate::gate::Gate;
 use crate::key_folder::KeyFolder;
 use crate::owner::{Owner, Priority};
 use crate::sealed_folder::SealedFolder;
-use crate::{Description, Health, KeyAttestation, Keystore, KeystoreError, Quote};
 
 /// The TSS prints to standard error on its own unless this variable is set before the process starts, so whoever
 /// starts `identityd` sets it. (A process cannot safely set its own variables once it has threads.)
 pub const TSS_LOG_ENVIRONMENT: (&str, &str) = ("TSS2_LOG", "all+none");
-
-/// Way to a TPM.
-#[derive(Debug, Clone)]
-pub(crate) enum Transport {
-    /// A character device such as `/dev/tpmrm0`.
-    Device(PathBuf),
-    /// swtpm's TCP transport: commands at this port, control at the next.
-    Simulated(SocketAddr),
-}
-
-impl fmt::Display for Transport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Device(path) => path.display().fmt(f),
-            Self::Simulated(address) => address.fmt(f),
-        }
-    }
-}
 
 pub(crate) struct Tpm {
     owner: Owner<Transport>,

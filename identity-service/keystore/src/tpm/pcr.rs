@@ -6,14 +6,14 @@
 
 use aws_lc_rs::digest::{Context as Hash, SHA256};
 use tss_esapi::Context;
+use tss_esapi::abstraction::pcr;
 use tss_esapi::handles::PcrHandle;
 use tss_esapi::interface_types::algorithm::HashingAlgorithm;
 use tss_esapi::interface_types::session_handles::AuthSession;
 use tss_esapi::structures::{Digest, DigestValues, PcrSelectionList, PcrSelectionListBuilder, PcrSlot};
 
-use super::attest::read_pcrs;
 use super::link::{Fault, fault};
-use crate::KeystoreError;
+use crate::error::KeystoreError;
 
 /// Those PCRs of the SHA-256 bank, as the TSS wants them.
 pub(super) fn selection(pcrs: &[u8]) -> Result<(PcrSelectionList, Vec<PcrSlot>), Fault> {
@@ -28,6 +28,32 @@ pub(super) fn selection(pcrs: &[u8]) -> Result<(PcrSelectionList, Vec<PcrSlot>),
         .build()
         .map_err(&wrong)?;
     Ok((list, slots))
+}
+
+/// The values of these PCRs, in that order.
+pub(super) fn read_pcrs(
+    context: &mut Context,
+    selection: &PcrSelectionList,
+    pcrs: &[u8],
+    slots: &[PcrSlot],
+) -> Result<Vec<(u8, [u8; 32])>, Fault> {
+    let read = context
+        .execute_without_session(|context| pcr::read_all(context, selection.clone()))
+        .map_err(fault("TPM2_PCR_Read"))?;
+    let bank = read.pcr_bank(HashingAlgorithm::Sha256);
+    if bank.is_none() {
+        return Err(KeystoreError::Sha256BankOff.into());
+    }
+    pcrs.iter()
+        .zip(slots)
+        .map(|(&pcr, &slot)| {
+            let value = bank.and_then(|bank| bank.get_digest(slot)).map(|digest| digest.value().try_into());
+            match value {
+                Some(Ok(value)) => Ok((pcr, value)),
+                _ => Err(KeystoreError::Answer("TPM2_PCR_Read gave other PCRs").into()),
+            }
+        })
+        .collect()
 }
 
 fn read(context: &mut Context, pcr: u8) -> Result<[u8; 32], Fault> {

@@ -17,7 +17,7 @@ use super::link::{Fault, fault};
 use super::objects::{Loaded, and_flush};
 use super::session::SaltPin;
 use super::{blob, convert, templates};
-use crate::KeystoreError;
+use crate::error::KeystoreError;
 
 /// First line of a file; the rest is as in `blob`.
 const MAGIC: &[u8] = b"edgewarden tpm key 1\n";

@@ -13,7 +13,7 @@ use super::link::{Fault, fault};
 use super::objects::and_flush;
 use super::session::SaltPin;
 use super::{blob, templates};
-use crate::KeystoreError;
+use crate::error::KeystoreError;
 
 /// First line of a file; the rest is as in `blob`.
 const MAGIC: &[u8] = b"edgewarden sealed 1\n";

@@ -19,7 +19,7 @@ use tss_esapi::structures::SymmetricDefinition;
 use super::link::{Fault, fault};
 use super::objects::{Loaded, and_flush, with_primary};
 use super::{convert, templates};
-use crate::KeystoreError;
+use crate::error::KeystoreError;
 
 /// A SHA-256 in hexadecimal.
 const PIN_BYTES: usize = 64;

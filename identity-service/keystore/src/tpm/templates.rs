@@ -12,7 +12,7 @@ use tss_esapi::structures::{
 };
 
 use super::link::{Fault, fault};
-use crate::KeystoreError;
+use crate::error::KeystoreError;
 
 pub(super) const OWNER: Hierarchy = Hierarchy::Owner;
 pub(super) const ENDORSEMENT: Hierarchy = Hierarchy::Endorsement;
