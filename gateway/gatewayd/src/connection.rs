@@ -19,7 +19,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::audit::{self, Audit};
-use crate::hub::{Accepted, Event, WRITES_MAX, Write};
+use crate::event::{Accepted, Event, WRITES_MAX, Write};
 use crate::listen::Slot;
 use crate::view::{Door, View};
 

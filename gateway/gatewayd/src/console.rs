@@ -20,7 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 
 use crate::audit::Audit;
-use crate::hub::Event;
+use crate::event::Event;
 use crate::store::Opening;
 use crate::view::View;
 

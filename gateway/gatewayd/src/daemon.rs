@@ -31,7 +31,8 @@ use crate::connection::{self, Shared};
 use crate::console::{self, Console};
 use crate::control::{self, Control};
 use crate::enrol::{self, Enrolment};
-use crate::hub::{self, Disk, Hub, Wiring};
+use crate::event;
+use crate::hub::{Disk, Hub, Wiring};
 use crate::listen::{self, Network, Slot};
 use crate::metrics;
 use crate::sessions::journal::ToJournal;
@@ -164,7 +165,7 @@ fn serve(layout: &Layout, config: &Config, doors: Doors) -> Result<Daemon, Gatew
     let (applied_out, applied) = watch::channel(View::default());
     let (opening_out, opening) = watch::channel(None);
     let (upstream_out, upstream) = watch::channel(UpstreamStatus::None);
-    let (events, events_in) = hub::channel();
+    let (events, events_in) = event::channel();
     let (store, to_store) = mpsc::unbounded_channel();
     let (journal, to_journal) = mpsc::unbounded_channel();
     let (documents, to_document) = mpsc::unbounded_channel();

@@ -5,149 +5,36 @@
 //! write. A change of what is in force is carried out whole before the next packet is looked at.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use edgewarden_mqtt::broker::durable::{Restored, SetAside};
-use edgewarden_mqtt::broker::{Action, Authority as _, Broker, ConnectionId, Limits, Ticket};
-use edgewarden_mqtt::decode::DecodeError;
-use edgewarden_mqtt::packet::Packet;
-use edgewarden_names::{GatewayName, Principal, Reason, Refusal, SpiffeId, TrustDomain, UnixTime};
+use edgewarden_mqtt::broker::{Action, Authority as _, Broker, ConnectionId, Limits};
+use edgewarden_names::{GatewayName, Principal, Reason, Refusal, SpiffeId, TrustDomain};
 use edgewarden_protocol::control::Standing;
 use edgewarden_protocol::gateway_console::{ConnectionStatus, ReceiverStatus};
 use edgewarden_transport::Clock;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::alerts::{self, Topic};
 use crate::audit::{self, Audit};
+use crate::event::{Accepted, Event, HubCounts, HubStatus, ToStore, Write};
 use crate::record;
 use crate::sessions::documents::ToWrite;
 use crate::sessions::journal::ToJournal;
 use crate::store::Opening;
-use crate::view::{Door, View};
+use crate::view::View;
 
-/// Events that wait for the hub; more make their senders wait.
-const EVENTS_MAX: usize = 1024;
 /// Events of one turn.
 const TURN_MAX: usize = 256;
 /// Receivers in one status, the worst first.
 const RECEIVERS_MAX: usize = 64;
-
-/// An input of the hub, from connections, the disk and the console.
-#[derive(Debug)]
-pub(crate) enum Event {
-    Accept(Box<Accepted>),
-    Packet {
-        connection: ConnectionId,
-        packet: Packet,
-        cost: usize,
-    },
-    Malformed {
-        connection: ConnectionId,
-        error: DecodeError,
-    },
-    Lost {
-        connection: ConnectionId,
-    },
-    /// The certificate has ended.
-    Expired {
-        connection: ConnectionId,
-    },
-    /// The connection's writer can take more.
-    Written {
-        connection: ConnectionId,
-    },
-    Stored {
-        ticket: Ticket,
-        outcome: Result<(), Refusal>,
-    },
-    /// The sessions are loaded, or why not.
-    Restored(Result<Box<Restored<Principal>>, Refusal>),
-    Journaled {
-        number: u64,
-        outcome: Result<(), Refusal>,
-    },
-    Documented {
-        client: Principal,
-        version: u64,
-        outcome: Result<(), Refusal>,
-    },
-    Status {
-        answer: oneshot::Sender<HubStatus>,
-    },
-    /// Asks for the numbers of a monitoring system.
-    Count {
-        answer: oneshot::Sender<HubCounts>,
-    },
-    /// Lists the messages set aside.
-    SetAside {
-        answer: oneshot::Sender<Vec<(Principal, SetAside<Principal>)>>,
-    },
-    /// Drops one of them for good; false when there is none.
-    DropSetAside {
-        client: Principal,
-        number: u64,
-        answer: oneshot::Sender<Result<bool, Refusal>>,
-    },
-    /// The disk holds an older copy of sessions that went on.
-    OlderCopy,
-}
 
 /// A caller who waits until a message that was set aside is gone from the disk. Bounded by the console's callers.
 struct Dropping {
     client: Principal,
     version: u64,
     answer: oneshot::Sender<Result<bool, Refusal>>,
-}
-
-/// A connection whose peer is known.
-#[derive(Debug)]
-pub(crate) struct Accepted {
-    pub(crate) connection: ConnectionId,
-    pub(crate) who: Principal,
-    pub(crate) id: SpiffeId,
-    pub(crate) door: Door,
-    pub(crate) from: SocketAddr,
-    pub(crate) expires: UnixTime,
-    pub(crate) credit: Arc<Semaphore>,
-    pub(crate) writer: mpsc::Sender<Write>,
-    #[expect(dead_code, reason = "dropping it ends the connection")]
-    pub(crate) stop: watch::Sender<()>,
-}
-
-/// At most one [`Write::More`] and one [`Write::Last`] are under way.
-#[derive(Debug)]
-pub(crate) enum Write {
-    More(Vec<u8>),
-    Last(Vec<u8>),
-}
-
-/// Room for what may be under way.
-pub(crate) const WRITES_MAX: usize = 2;
-
-/// A message for the upstream queue. Bounded by the connections' credit, which comes back only when it is on disk.
-#[derive(Debug)]
-pub(crate) struct ToStore {
-    pub(crate) ticket: Ticket,
-    pub(crate) body: Vec<u8>,
-}
-
-/// The hub's part of the status.
-#[derive(Debug)]
-pub(crate) struct HubStatus {
-    pub(crate) counts: edgewarden_mqtt::broker::Counts,
-    pub(crate) connections: Vec<ConnectionStatus>,
-    pub(crate) receivers: Vec<ReceiverStatus>,
-}
-
-/// Numbers of the broker and of its connections.
-#[derive(Debug)]
-pub(crate) struct HubCounts {
-    pub(crate) broker: edgewarden_mqtt::broker::Counts,
-    pub(crate) modules_connected: usize,
-    pub(crate) leaves_connected: usize,
 }
 
 struct Entry {
@@ -194,10 +81,6 @@ pub(crate) struct Wiring {
     pub(crate) standing: watch::Receiver<Option<Vec<Standing>>>,
     /// The upstream queue.
     pub(crate) queue: watch::Receiver<Opening>,
-}
-
-pub(crate) fn channel() -> (mpsc::Sender<Event>, mpsc::Receiver<Event>) {
-    mpsc::channel(EVENTS_MAX)
 }
 
 impl Hub {

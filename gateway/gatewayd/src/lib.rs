@@ -27,6 +27,7 @@ mod console;
 mod control;
 mod daemon;
 mod enrol;
+mod event;
 mod hub;
 mod listen;
 mod metrics;

@@ -14,7 +14,7 @@ use edgewarden_protocol::gateway_console::UpstreamStatus;
 use edgewarden_transport::Clock;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::hub::{Event, HubCounts};
+use crate::event::{Event, HubCounts};
 use crate::store::Opening;
 use crate::view::View;
 

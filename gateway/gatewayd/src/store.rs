@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use crate::audit::Audit;
 use crate::control::{Control, ControlError};
-use crate::hub::{Event, ToStore};
+use crate::event::{Event, ToStore};
 use crate::record;
 
 /// Wait before a queue that could not be opened is tried again.

@@ -12,7 +12,7 @@ use edgewarden_transport::jitter::jittered;
 use tokio::sync::{mpsc, watch};
 
 use crate::audit::Audit;
-use crate::hub::Event;
+use crate::event::Event;
 use crate::record;
 use crate::store::Opening;
 

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::record;
-use crate::hub::Event;
+use crate::event::Event;
 
 /// Upper bound of a session's file: above what the broker's limits let a session grow to.
 const BYTES_MAX: usize = 1024 * 1024;

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use super::index::Index;
 use super::record::{self, Record};
-use crate::hub::Event;
+use crate::event::Event;
 
 /// Acknowledgements are written down together, this long after the first.
 const SETTLE_AFTER: Duration = Duration::from_millis(200);

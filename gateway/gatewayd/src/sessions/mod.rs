@@ -27,7 +27,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::audit::Audit;
 use crate::control::{Control, ControlError};
-use crate::hub::Event;
+use crate::event::Event;
 use crate::store::{Opening, storage_key};
 use documents::{DocumentError, Documents, Found, ToWrite};
 use home::Home;
