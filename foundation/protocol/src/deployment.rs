@@ -3,14 +3,17 @@
 //! An operator signs it ([`crate::dsse`], payload type [`PAYLOAD_TYPE`]); the servers that carry it are not trusted
 //! with it. [`Deployment::parse`] is the only way in: a value that exists keeps the limits below.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use edgewarden_names::{Digest, LeafName, ModuleName, Reason, Refusal, TrustDomain};
+use edgewarden_names::{LeafName, Reason, Refusal, TrustDomain};
 use serde::{Deserialize, Serialize};
 
+use crate::bounds::{at_most, text, unique};
 use crate::federation::{Endpoint, FEDERATION_MAX};
 use crate::messages::{self, Messages};
-use crate::secret::{SecretUse, check_uses};
+
+pub use crate::image_reference::ImageReference;
+pub use crate::module::{Module, PORTS_MAX, Port, Restart, SvidKey};
 
 pub const PAYLOAD_TYPE: &str = "application/vnd.edgewarden.deployment.v1+json";
 
@@ -18,8 +21,6 @@ pub const MODULES_MAX: usize = 128;
 pub const LEAVES_MAX: usize = 1024;
 pub const TOPICS_MAX: usize = 1024;
 pub const IMAGE_KEYS_MAX: usize = 16;
-pub const PORTS_MAX: usize = 32;
-const TEXT_BYTES_MAX: usize = 4096;
 
 /// The signed document that says what a gateway runs and who may talk to whom.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,92 +96,6 @@ pub struct ImageKey {
     pub public_key: String,
 }
 
-/// A module: its image, its limits, its ports and what it is given.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Module {
-    pub name: ModuleName,
-    pub image: ImageReference,
-    /// Replaces the image's command when not empty.
-    #[serde(default)]
-    pub args: Vec<String>,
-    #[serde(default)]
-    pub env: BTreeMap<String, String>,
-    #[serde(default = "default_memory")]
-    pub memory_bytes: u64,
-    #[serde(default = "default_pids")]
-    pub pids_max: u32,
-    /// TCP ports that the policy speaks of.
-    #[serde(default)]
-    pub ports: Vec<Port>,
-    #[serde(default)]
-    pub restart: Restart,
-    /// The module is built with Azure's SDKs: it gets the workload API of Azure IoT Edge on a second socket.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub iotedge: bool,
-    /// Host names, besides the module's own, for which that API gives server certificates.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub server_names: Vec<String>,
-    /// The secrets that the module gets, and no others.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub secrets: Vec<SecretUse>,
-    /// Place of the key of its certificate: the module's memory or the keystore.
-    #[serde(default, skip_serializing_if = "SvidKey::is_memory")]
-    pub svid_key: SvidKey,
-    /// The other trust domains whose bundles the module gets, and no others.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub federates_with: Vec<TrustDomain>,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
-fn is_false(value: &bool) -> bool {
-    !value
-}
-
-/// Place of the private key of a module's X.509-SVID.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum SvidKey {
-    /// In the module's memory: the SPIFFE Workload API gives key and certificate.
-    #[default]
-    Memory,
-    /// In the gateway's keystore: the module uses it by `edgewarden.keys.v1`, and gets no other.
-    Resident,
-}
-
-impl SvidKey {
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
-    fn is_memory(&self) -> bool {
-        *self == Self::Memory
-    }
-}
-
-fn default_memory() -> u64 {
-    64 * 1024 * 1024
-}
-
-fn default_pids() -> u32 {
-    64
-}
-
-/// A TCP port of a module, by the name that the policy uses.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Port {
-    pub name: String,
-    pub port: u16,
-}
-
-/// Rule for starting a module again after its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Restart {
-    Never,
-    OnFailure,
-    #[default]
-    Always,
-}
-
 /// A leaf device, with the groups that the policy knows it by.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -211,107 +126,6 @@ pub struct Route {
     pub filter: String,
     /// A cloud endpoint of the policy. `upstream` is the fleet.
     pub to: String,
-}
-
-/// `registry/repository[:tag]@sha256:…`: the digest decides, the tag is for people.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct ImageReference {
-    registry: String,
-    repository: String,
-    tag: Option<String>,
-    digest: Digest,
-}
-
-impl ImageReference {
-    /// OCI distribution-spec, "Pulling manifests": the grammar of names and tags.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let wrong = |what: &str| Err(format!("`{}` is not an image reference: {what}", text.escape_debug()));
-        if text.len() > 512 {
-            return wrong("it is longer than 512 bytes");
-        }
-        let Some((name, digest)) = text.split_once('@') else {
-            return wrong("it has no digest (`@sha256:…`)");
-        };
-        let digest = Digest::parse(digest).map_err(|error| error.to_string())?;
-        let Some((registry, rest)) = name.split_once('/') else {
-            return wrong("it names no registry");
-        };
-        let (repository, tag) = rest.split_once(':').map_or((rest, None), |(r, t)| (r, Some(t)));
-        let host_ok = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '[' | ']');
-        if registry.is_empty() || !registry.chars().all(host_ok) {
-            return wrong("the registry is `host` or `host:port`");
-        }
-        if !repository.split('/').all(is_path_component) {
-            return wrong("the repository holds only `a-z`, `0-9`, `.`, `_`, `-` and `/`");
-        }
-        let tag_ok = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
-        let tag_bad = |tag: &str| {
-            tag.is_empty() || tag.len() > 128 || tag.starts_with(['.', '-']) || !tag.chars().all(tag_ok)
-        };
-        if tag.is_some_and(tag_bad) {
-            return wrong(
-                "the tag holds 1 to 128 of `a-z`, `A-Z`, `0-9`, `_`, and after the first `.` and `-`",
-            );
-        }
-        Ok(Self {
-            registry: registry.into(),
-            repository: repository.into(),
-            tag: tag.map(Into::into),
-            digest,
-        })
-    }
-
-    /// Host, with a port if there is one.
-    pub fn registry(&self) -> &str {
-        &self.registry
-    }
-    /// Path of the repository in the registry.
-    pub fn repository(&self) -> &str {
-        &self.repository
-    }
-    /// Tag, which is for people: the digest decides.
-    pub fn tag(&self) -> Option<&str> {
-        self.tag.as_deref()
-    }
-    /// Digest of the manifest.
-    pub fn digest(&self) -> &Digest {
-        &self.digest
-    }
-    /// `registry/repository`: what a signature must have been made for.
-    pub fn name(&self) -> String {
-        format!("{}/{}", self.registry, self.repository)
-    }
-}
-
-fn is_path_component(component: &str) -> bool {
-    let edge = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
-    edge(component.bytes().next())
-        && edge(component.bytes().last())
-        && component.bytes().all(|b| edge(Some(b)) || matches!(b, b'.' | b'_' | b'-'))
-}
-
-impl std::fmt::Display for ImageReference {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.registry, self.repository)?;
-        if let Some(tag) = &self.tag {
-            write!(f, ":{tag}")?;
-        }
-        write!(f, "@{}", self.digest)
-    }
-}
-
-impl TryFrom<String> for ImageReference {
-    type Error = String;
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        Self::parse(&text)
-    }
-}
-
-impl From<ImageReference> for String {
-    fn from(reference: ImageReference) -> Self {
-        reference.to_string()
-    }
 }
 
 impl Deployment {
@@ -385,65 +199,6 @@ impl Deployment {
         }
         Ok(())
     }
-}
-
-impl Module {
-    fn check(&self) -> Result<(), String> {
-        if self.name.is_reserved() {
-            return Err("the name is reserved for Edgewarden's own processes".into());
-        }
-        check_uses(&self.secrets)?;
-        at_most("ports", self.ports.len(), PORTS_MAX)?;
-        at_most("args", self.args.len(), 64)?;
-        at_most("env", self.env.len(), 64)?;
-        unique("port", self.ports.iter().map(|port| port.name.as_str()))?;
-        for value in self.args.iter().chain(self.env.values()) {
-            at_most("bytes of an argument or variable", value.len(), TEXT_BYTES_MAX)?;
-            if value.contains('\0') {
-                return Err("an argument or variable holds a NUL byte".into());
-            }
-        }
-        for key in self.env.keys() {
-            text("variable name", key)?;
-            if key.contains('=') {
-                return Err(format!("the variable name `{key}` holds `=`"));
-            }
-        }
-        if self.iotedge && self.svid_key == SvidKey::Resident {
-            return Err(
-                "`iotedge` gives certificates with their keys: it does not go with a resident `svid_key`"
-                    .into(),
-            );
-        }
-        if !(4 * 1024 * 1024..=1 << 40).contains(&self.memory_bytes) {
-            return Err("`memory_bytes` is out of range: 4 MiB to 1 TiB".into());
-        }
-        if !(1..=32768).contains(&self.pids_max) {
-            return Err("`pids_max` is out of range: 1 to 32768".into());
-        }
-        Ok(())
-    }
-}
-
-fn at_most(what: &str, count: usize, max: usize) -> Result<(), String> {
-    if count > max { Err(format!("{count} {what} are over the limit of {max}")) } else { Ok(()) }
-}
-
-fn text(what: &str, value: &str) -> Result<(), String> {
-    if value.is_empty() || value.len() > TEXT_BYTES_MAX || value.chars().any(char::is_control) {
-        return Err(format!("a {what} is empty, too long or holds control characters"));
-    }
-    Ok(())
-}
-
-fn unique<'a>(what: &str, names: impl Iterator<Item = &'a str>) -> Result<(), String> {
-    let mut seen = BTreeSet::new();
-    for name in names {
-        if !seen.insert(name) {
-            return Err(format!("the {what} `{name}` is there twice"));
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -585,7 +340,7 @@ mod tests {
     fn a_deployment_is_parsed_strictly() {
         type Change = fn(&mut serde_json::Value);
         let parse = |value: &serde_json::Value| Deployment::parse(value.to_string().as_bytes());
-        assert_eq!(parse(&document()).unwrap().modules[0].memory_bytes, default_memory());
+        assert_eq!(parse(&document()).unwrap().modules[0].memory_bytes, 64 * 1024 * 1024);
         let changes: [(&str, Change); 9] = [
             ("unknown field", |d| d["extra"] = json!(1)),
             ("a key elsewhere", |d| d["modules"][0]["svid_key"] = json!("file")),

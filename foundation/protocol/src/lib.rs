@@ -18,6 +18,7 @@
 
 pub mod ask;
 pub mod audit;
+mod bounds;
 pub mod bytes;
 pub mod config;
 pub mod control;
@@ -29,10 +30,12 @@ pub mod est;
 pub mod federation;
 pub mod gateway_console;
 pub mod image_key;
+mod image_reference;
 pub mod jwt_keys;
 pub mod layout;
 pub mod leaf;
 pub mod messages;
+mod module;
 pub mod runtime_console;
 pub mod secret;
 pub mod server_names;

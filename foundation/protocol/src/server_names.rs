@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use edgewarden_names::ModuleName;
 
-use crate::deployment::Module;
+use crate::module::Module;
 
 pub const SERVER_NAMES_MAX: usize = 16;
 
