@@ -162,7 +162,7 @@ fn is_within(inner: &str, outer: &str) -> bool {
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(crate) mod tests {
     use super::*;
     use edgewarden_names::{Digest, Epoch, Generation, ModuleName};
 

@@ -86,7 +86,7 @@ fn roots(vendors: &[&Vendor]) -> VendorRoots {
 /// An EK certificate by `issuer`, presented to a fleet that knows `known`.
 fn judge(leaf: EkCertificate, known: &[&Vendor]) -> Result<Pending, Refusal> {
     let der = leaf.make(&Forge::new().ek_point());
-    let sent = leaf.issuer.der.clone();
+    let sent = leaf.issuer.der;
     enrol(&[der, sent], &roots(known), NOW)
 }
 
@@ -216,7 +216,7 @@ fn rsa_keys_for_oaep_only_enrol() {
         })
     };
     let known = roots(&[&certificate.issuer]);
-    enrol(&[plain.clone()], &known, NOW).unwrap();
+    enrol(std::slice::from_ref(&plain), &known, NOW).unwrap();
     enrol(&[changed(identifier(7))], &known, NOW).unwrap();
     refused(
         "RSASSA-PSS",
@@ -377,9 +377,9 @@ fn names_are_constrained() {
     let directory = |organization: &str| GeneralSubtree::DirectoryName(name(organization));
     let dns = GeneralSubtree::DnsName("example.com".to_owned());
     // The EK certificate's own directory name has no organization, so that a permitted one refuses it.
-    constrained(&[], &[], "Example").map(drop).unwrap_or_else(|refusal| panic!("{refusal}"));
+    constrained(&[], &[], "Example").map_or_else(|refusal| panic!("{refusal}"), drop);
     constrained(&[], &[directory("Other")], "Example").unwrap();
-    constrained(&[dns.clone()], &[dns], "Example").unwrap();
+    constrained(std::slice::from_ref(&dns), std::slice::from_ref(&dns), "Example").unwrap();
     for (what, result) in [
         ("excluded", constrained(&[], &[directory("Example")], "Example")),
         ("excluded in other letters", constrained(&[], &[directory("  EXAMPLE ")], "Example")),
@@ -496,11 +496,11 @@ fn the_right_one_of_several_authorities_is_found() {
         vec![&by_new, &other, &by_old, &new, &old, &stranger],
         vec![&stranger, &other, &new, &by_new],
     ] {
-        enrol(&[der.clone()], &roots(&known), NOW).unwrap();
+        enrol(std::slice::from_ref(&der), &roots(&known), NOW).unwrap();
     }
     refused(
         "the only path is over",
-        enrol(&[der.clone()], &roots(&[&old, &new, &by_old, &other]), NOW),
+        enrol(std::slice::from_ref(&der), &roots(&[&old, &new, &by_old, &other]), NOW),
         Reason::AttestEkExpired,
         &["CN=issuer", "2021"],
     );

@@ -22,7 +22,7 @@ pub async fn get(socket: &Path, target: &str, accept: &str) -> (u16, String, Str
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    let status = head.strip_prefix("HTTP/1.1 ").unwrap()[..3].parse().unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
     let head = head.to_lowercase();
     assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{head}");
     (status, head, body.to_owned())

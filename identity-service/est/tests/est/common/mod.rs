@@ -128,7 +128,8 @@ impl Authority {
     }
 
     pub fn issue(&self, template: Template, point: &[u8]) -> Vec<u8> {
-        template.params.signed_by(&Point(point.to_vec()), &self.issuer).unwrap().der().to_vec()
+        let Template { params } = template;
+        params.signed_by(&Point(point.to_vec()), &self.issuer).unwrap().der().to_vec()
     }
 
     /// This CA's key certified by another: what a root that changes its key publishes.
