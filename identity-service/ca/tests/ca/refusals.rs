@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use common::{DAY, ElsewhereKey, Fleet, HOUR, NOW, domain, gateway, leaf, module};
 use edgewarden_ca::{
-    CaError, CaSigner, IssuingCa, RootCa, SignError, certificate_request, chain, pem,
-    public_point, spki,
+    CaError, CaSigner, IssuingCa, RootCa, SignError, certificate_request, chain, pem, public_point, spki,
 };
 use edgewarden_names::{CSR_BYTES_MAX, GatewayName, Reason, SpiffeId, TrustDomain, UnixTime};
 use rcgen::{

@@ -87,7 +87,9 @@ impl Process {
         // As systemd and shells start programs: with a low limit that they may raise.
         let mut command = Command::new("sh");
         command.args(["-c", "ulimit -Sn 1024 && exec \"$0\" \"$@\""]).arg(std::env::current_exe().unwrap());
-        command.args(["--exact", "process::serve", "--nocapture"]).env(SERVE, serde_json::to_string(&serve).unwrap());
+        command
+            .args(["--exact", "process::serve", "--nocapture"])
+            .env(SERVE, serde_json::to_string(&serve).unwrap());
         command.uid(uid).gid(uid);
         Self(command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap())
     }

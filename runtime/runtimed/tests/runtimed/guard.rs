@@ -110,59 +110,65 @@ async fn told(gateway: &Gateway, subject: &str, words: &str) {
 
 #[test]
 fn rules_that_somebody_removes_come_back_and_meanwhile_nothing_gets_through() {
-    in_namespaces("guard::rules_that_somebody_removes_come_back_and_meanwhile_nothing_gets_through", async || {
-        let (gateway, forbidden) = knocking("flushed").await;
-        let whole = rules();
-        assert!(whole.contains("epoch 1") && whole.contains("10.77.0.3"), "{whole}");
-        let handle = || {
-            let text = run("nft -a list chain inet edgewarden from_module");
-            let line = text.lines().rfind(|line| line.contains("goto refuse_spoofed")).unwrap().to_owned();
-            line.rsplit_once("handle ").unwrap().1.trim().to_owned()
-        };
-        let element = "nft delete element inet edgewarden sources { \"ew1\" . 10.77.0.2 }";
-        let changes: [(&str, Change<'_>); 6] = [
-            ("flush ruleset", Box::new(|| "nft flush ruleset".into())),
-            ("delete table", Box::new(|| "nft delete table inet edgewarden".into())),
-            ("flush chain", Box::new(|| "nft flush chain inet edgewarden input".into())),
-            (
-                "delete rule",
-                Box::new(|| format!("nft delete rule inet edgewarden from_module handle {}", handle())),
-            ),
-            ("delete element", Box::new(|| element.into())),
-            ("let all through", Box::new(|| "nft insert rule inet edgewarden input accept".into())),
-        ];
-        for (what, change) in &changes {
-            let before = gateway.status().await.enforcement.repairs;
-            run(&change());
-            until(&format!("{what}: the rules are whole again"), async || (rules() == whole).then_some(()))
+    in_namespaces(
+        "guard::rules_that_somebody_removes_come_back_and_meanwhile_nothing_gets_through",
+        async || {
+            let (gateway, forbidden) = knocking("flushed").await;
+            let whole = rules();
+            assert!(whole.contains("epoch 1") && whole.contains("10.77.0.3"), "{whole}");
+            let handle = || {
+                let text = run("nft -a list chain inet edgewarden from_module");
+                let line =
+                    text.lines().rfind(|line| line.contains("goto refuse_spoofed")).unwrap().to_owned();
+                line.rsplit_once("handle ").unwrap().1.trim().to_owned()
+            };
+            let element = "nft delete element inet edgewarden sources { \"ew1\" . 10.77.0.2 }";
+            let changes: [(&str, Change<'_>); 6] = [
+                ("flush ruleset", Box::new(|| "nft flush ruleset".into())),
+                ("delete table", Box::new(|| "nft delete table inet edgewarden".into())),
+                ("flush chain", Box::new(|| "nft flush chain inet edgewarden input".into())),
+                (
+                    "delete rule",
+                    Box::new(|| format!("nft delete rule inet edgewarden from_module handle {}", handle())),
+                ),
+                ("delete element", Box::new(|| element.into())),
+                ("let all through", Box::new(|| "nft insert rule inet edgewarden input accept".into())),
+            ];
+            for (what, change) in &changes {
+                let before = gateway.status().await.enforcement.repairs;
+                run(&change());
+                until(&format!("{what}: the rules are whole again"), async || {
+                    (rules() == whole).then_some(())
+                })
                 .await;
-            until(&format!("{what}: status says so"), async || {
-                let now = gateway.status().await.enforcement;
-                let by_nft = now.last.as_ref().is_some_and(|last| last.what.contains("`nft` (process "));
-                (now.repairs > before && by_nft && now.lost.is_none()).then_some(())
+                until(&format!("{what}: status says so"), async || {
+                    let now = gateway.status().await.enforcement;
+                    let by_nft = now.last.as_ref().is_some_and(|last| last.what.contains("`nft` (process "));
+                    (now.repairs > before && by_nft && now.lost.is_none()).then_some(())
+                })
+                .await;
+                forbidden.heard_nothing(what);
+            }
+            told(&gateway, "rules", "changed the rules of the packet filter").await;
+
+            // The walls of the modules themselves.
+            let pid = gateway.module("analytics", "running", running).await.pid.unwrap();
+            let inside = |command: &str| run(&format!("nsenter --net=/proc/{pid}/ns/net {command}"));
+            let wall = inside("nft -s list chain inet edgewarden output");
+            inside("nft flush ruleset");
+            until("the wall is back", async || {
+                let list = Command::new("nsenter")
+                    .arg(format!("--net=/proc/{pid}/ns/net"))
+                    .args(["nft", "-s", "list", "chain", "inet", "edgewarden", "output"])
+                    .output()
+                    .unwrap();
+                (String::from_utf8_lossy(&list.stdout) == wall).then_some(())
             })
             .await;
-            forbidden.heard_nothing(what);
-        }
-        told(&gateway, "rules", "changed the rules of the packet filter").await;
-
-        // The walls of the modules themselves.
-        let pid = gateway.module("analytics", "running", running).await.pid.unwrap();
-        let inside = |command: &str| run(&format!("nsenter --net=/proc/{pid}/ns/net {command}"));
-        let wall = inside("nft -s list chain inet edgewarden output");
-        inside("nft flush ruleset");
-        until("the wall is back", async || {
-            let list = Command::new("nsenter")
-                .arg(format!("--net=/proc/{pid}/ns/net"))
-                .args(["nft", "-s", "list", "chain", "inet", "edgewarden", "output"])
-                .output()
-                .unwrap();
-            (String::from_utf8_lossy(&list.stdout) == wall).then_some(())
-        })
-        .await;
-        told(&gateway, "analytics", "in the module's network namespace").await;
-        forbidden.heard_nothing("the wall was flushed");
-    });
+            told(&gateway, "analytics", "in the module's network namespace").await;
+            forbidden.heard_nothing("the wall was flushed");
+        },
+    );
 }
 
 #[test]
@@ -247,58 +253,61 @@ fn changes_at_both_ends_of_a_network_at_once_are_both_heard() {
 
 #[test]
 fn rules_and_walls_that_are_flushed_while_instances_start_and_end_come_back() {
-    in_namespaces("guard::rules_and_walls_that_are_flushed_while_instances_start_and_end_come_back", async || {
-        let (gateway, forbidden) = knocking("storm").await;
-        let wall = |pid: i32| {
-            let list = ["nft", "-s", "list", "chain", "inet", "edgewarden", "output"];
-            let namespace = format!("--net=/proc/{pid}/ns/net");
-            let output = Command::new("nsenter").arg(namespace).args(list).output().unwrap();
-            String::from_utf8(output.stdout).unwrap()
-        };
-        let pid = gateway.module("analytics", "running", running).await.pid.unwrap();
-        let (whole, own) = (rules(), wall(pid));
-        assert!(!own.is_empty());
-        let namespaces = gateway.layout().runtime_run().join("netns");
-        let storm = format!(
-            "while [ ! -e {0}/calm ]; do nft flush ruleset; for n in {1}/*; do nsenter --net=$n nft flush ruleset; done; \
+    in_namespaces(
+        "guard::rules_and_walls_that_are_flushed_while_instances_start_and_end_come_back",
+        async || {
+            let (gateway, forbidden) = knocking("storm").await;
+            let wall = |pid: i32| {
+                let list = ["nft", "-s", "list", "chain", "inet", "edgewarden", "output"];
+                let namespace = format!("--net=/proc/{pid}/ns/net");
+                let output = Command::new("nsenter").arg(namespace).args(list).output().unwrap();
+                String::from_utf8(output.stdout).unwrap()
+            };
+            let pid = gateway.module("analytics", "running", running).await.pid.unwrap();
+            let (whole, own) = (rules(), wall(pid));
+            assert!(!own.is_empty());
+            let namespaces = gateway.layout().runtime_run().join("netns");
+            let storm = format!(
+                "while [ ! -e {0}/calm ]; do nft flush ruleset; for n in {1}/*; do nsenter --net=$n nft flush ruleset; done; \
              sleep 0.03; done 2>/dev/null",
-            gateway.layout().root().display(),
-            namespaces.display()
-        );
-        let mut storming = Command::new("bash").args(["-c", &storm]).spawn().unwrap();
-        let image = gateway.image("clinic/alerts", true).await;
-        let alerts = || shell("alerts", &image, WAIT);
-        let analytics = |image: &str| shell("analytics", image, KNOCK);
-        let other = gateway.revision("clinic/alerts", "two", true).await;
-        // One ends, starts again, and gets another image.
-        gateway.deploy(2, vec![alerts()], "").await;
-        until("analytics is gone", async || {
-            let modules = gateway.status().await.modules;
-            modules.iter().all(|module| module.name.as_str() != "analytics").then_some(())
-        })
-        .await;
-        gateway.deploy(3, vec![alerts(), analytics(&image)], OPEN).await;
-        gateway.module("analytics", "running", running).await;
-        gateway.deploy(4, vec![alerts(), analytics(&other)], OPEN).await;
-        gateway
-            .module("analytics", "running anew", |module| {
-                running(module) && module.pid.is_some_and(|now| now != pid)
+                gateway.layout().root().display(),
+                namespaces.display()
+            );
+            let mut storming = Command::new("bash").args(["-c", &storm]).spawn().unwrap();
+            let image = gateway.image("clinic/alerts", true).await;
+            let alerts = || shell("alerts", &image, WAIT);
+            let analytics = |image: &str| shell("analytics", image, KNOCK);
+            let other = gateway.revision("clinic/alerts", "two", true).await;
+            // One ends, starts again, and gets another image.
+            gateway.deploy(2, vec![alerts()], "").await;
+            until("analytics is gone", async || {
+                let modules = gateway.status().await.modules;
+                modules.iter().all(|module| module.name.as_str() != "analytics").then_some(())
             })
             .await;
-        std::fs::write(gateway.layout().root().join("calm"), "").unwrap();
-        until("the storm is over", async || storming.try_wait().unwrap()).await;
-        until("rules and walls are whole", async || {
-            let pid = gateway.module("analytics", "running", running).await.pid.unwrap();
-            let same_rules = rules().replace("epoch 4", "epoch 1") == whole;
-            (same_rules && wall(pid) == own && gateway.status().await.enforcement.lost.is_none())
-                .then_some(())
-        })
-        .await;
-        // Rules and walls at once were open for moments (SECURITY.md). They are closed again.
-        forbidden.forget();
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        forbidden.heard_nothing("after the storm");
-    });
+            gateway.deploy(3, vec![alerts(), analytics(&image)], OPEN).await;
+            gateway.module("analytics", "running", running).await;
+            gateway.deploy(4, vec![alerts(), analytics(&other)], OPEN).await;
+            gateway
+                .module("analytics", "running anew", |module| {
+                    running(module) && module.pid.is_some_and(|now| now != pid)
+                })
+                .await;
+            std::fs::write(gateway.layout().root().join("calm"), "").unwrap();
+            until("the storm is over", async || storming.try_wait().unwrap()).await;
+            until("rules and walls are whole", async || {
+                let pid = gateway.module("analytics", "running", running).await.pid.unwrap();
+                let same_rules = rules().replace("epoch 4", "epoch 1") == whole;
+                (same_rules && wall(pid) == own && gateway.status().await.enforcement.lost.is_none())
+                    .then_some(())
+            })
+            .await;
+            // Rules and walls at once were open for moments (SECURITY.md). They are closed again.
+            forbidden.forget();
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            forbidden.heard_nothing("after the storm");
+        },
+    );
 }
 
 #[test]

@@ -220,39 +220,45 @@ fn what_policy_does_not_name_is_refused_in_the_kernel_and_told() {
 
 #[test]
 fn an_image_that_nobody_signed_does_not_start_and_the_reason_is_shown() {
-    in_namespaces("modules::an_image_that_nobody_signed_does_not_start_and_the_reason_is_shown", async || {
-        let mut gateway = Gateway::joined("unsigned").await;
-        let unsigned = gateway.image("clinic/unsigned", false).await;
-        let good = gateway.image("clinic/good", true).await;
-        let missing = format!("127.0.0.1:5000/clinic/none@sha256:{}", "ab".repeat(32));
-        let modules =
-            vec![shell("bad", &unsigned, WAIT), shell("good", &good, WAIT), shell("missing", &missing, WAIT)];
-        gateway.deploy(1, modules, "").await;
-        gateway.start_runtimed().await;
-        let bad = gateway.module("bad", "refused", |module| module.state == ModuleState::Refused).await;
-        assert_eq!(bad.reason.unwrap().reason, Reason::ImageUnsigned);
-        let missing =
-            gateway.module("missing", "waiting", |module| module.state == ModuleState::Waiting).await;
-        assert_eq!(missing.reason.unwrap().reason, Reason::ImageUnavailable);
-        let module = gateway.module("good", "running", running).await;
-        let listed = gateway.runc(&["list", "--quiet"]);
-        assert_eq!(listed.split_whitespace().collect::<Vec<_>>(), [module.instance.unwrap()]);
+    in_namespaces(
+        "modules::an_image_that_nobody_signed_does_not_start_and_the_reason_is_shown",
+        async || {
+            let mut gateway = Gateway::joined("unsigned").await;
+            let unsigned = gateway.image("clinic/unsigned", false).await;
+            let good = gateway.image("clinic/good", true).await;
+            let missing = format!("127.0.0.1:5000/clinic/none@sha256:{}", "ab".repeat(32));
+            let modules = vec![
+                shell("bad", &unsigned, WAIT),
+                shell("good", &good, WAIT),
+                shell("missing", &missing, WAIT),
+            ];
+            gateway.deploy(1, modules, "").await;
+            gateway.start_runtimed().await;
+            let bad = gateway.module("bad", "refused", |module| module.state == ModuleState::Refused).await;
+            assert_eq!(bad.reason.unwrap().reason, Reason::ImageUnsigned);
+            let missing =
+                gateway.module("missing", "waiting", |module| module.state == ModuleState::Waiting).await;
+            assert_eq!(missing.reason.unwrap().reason, Reason::ImageUnavailable);
+            let module = gateway.module("good", "running", running).await;
+            let listed = gateway.runc(&["list", "--quiet"]);
+            assert_eq!(listed.split_whitespace().collect::<Vec<_>>(), [module.instance.unwrap()]);
 
-        // `edgewarden down`: everything ends, in its own time, and nothing stays.
-        let shutdown = control::Request::Shutdown { stop_modules: true };
-        assert_eq!(call(&gateway.layout(), &shutdown).await.unwrap(), control::Reply::Done);
-        assert!(gateway.runc(&["list", "--quiet"]).trim().is_empty());
-        assert!(gateway.status().await.modules.is_empty(), "the daemon stays and starts nothing more");
-        let log = std::fs::read_to_string(gateway.layout().logs().join("good.log")).unwrap();
-        assert!(log.contains("bye"), "SIGTERM came first: {log}");
-        let shown = |program: &str, args: &[&str]| {
-            let output = std::process::Command::new(program).args(args).output().unwrap();
-            String::from_utf8_lossy(&output.stdout).into_owned()
-        };
-        assert!(!shown("nft", &["list", "tables"]).contains("edgewarden"));
-        assert!(!shown("ip", &["-o", "link"]).contains(" ew"));
-        assert!(!shown("cat", &["/proc/self/mounts"]).contains(gateway.folder.path().to_str().unwrap()));
-    });
+            // `edgewarden down`: everything ends, in its own time, and nothing stays.
+            let shutdown = control::Request::Shutdown { stop_modules: true };
+            assert_eq!(call(&gateway.layout(), &shutdown).await.unwrap(), control::Reply::Done);
+            assert!(gateway.runc(&["list", "--quiet"]).trim().is_empty());
+            assert!(gateway.status().await.modules.is_empty(), "the daemon stays and starts nothing more");
+            let log = std::fs::read_to_string(gateway.layout().logs().join("good.log")).unwrap();
+            assert!(log.contains("bye"), "SIGTERM came first: {log}");
+            let shown = |program: &str, args: &[&str]| {
+                let output = std::process::Command::new(program).args(args).output().unwrap();
+                String::from_utf8_lossy(&output.stdout).into_owned()
+            };
+            assert!(!shown("nft", &["list", "tables"]).contains("edgewarden"));
+            assert!(!shown("ip", &["-o", "link"]).contains(" ew"));
+            assert!(!shown("cat", &["/proc/self/mounts"]).contains(gateway.folder.path().to_str().unwrap()));
+        },
+    );
 }
 
 /// From inside: every way to something that is not another module's named port.

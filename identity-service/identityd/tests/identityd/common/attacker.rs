@@ -54,7 +54,9 @@ const MARK: &str = "EW_TEST_SAYS ";
 impl Role {
     pub fn command(&self) -> Command {
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "attacks::role", "--nocapture"]).env(ROLE, serde_json::to_string(self).unwrap());
+        command
+            .args(["--exact", "attacks::role", "--nocapture"])
+            .env(ROLE, serde_json::to_string(self).unwrap());
         command
     }
 

@@ -49,10 +49,7 @@ pub fn in_namespaces(name: &str, test: impl AsyncFnOnce()) {
         print!("{said}");
         eprint!("{}", String::from_utf8_lossy(&output.stderr));
         // A name that no test has passes.
-        assert!(
-            output.status.success() && said.contains("1 passed"),
-            "{name} failed in its namespaces"
-        );
+        assert!(output.status.success() && said.contains("1 passed"), "{name} failed in its namespaces");
         return;
     }
     assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());
