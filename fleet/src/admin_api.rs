@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 pub use crate::lease::CertificateState;
 pub use crate::store::events::Event;
 pub use crate::store::messages::{MessageCount, StoredMessage};
-pub use crate::store::trust::{ReferenceSummary, VendorRoot};
+pub use crate::store::trust::{ReferenceSummary, Trusted, VendorRoot};
 
 pub const PREFIX: &str = "/v1/admin";
 
@@ -127,14 +127,6 @@ pub struct RemoveTrust {
     pub what: Trusted,
     /// Name of a reference or an operator's key; digest of a vendor's CA certificate.
     pub name: String,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Trusted {
-    Reference,
-    VendorRoot,
-    OperatorKey,
 }
 
 /// `POST /deployments`

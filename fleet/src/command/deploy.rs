@@ -11,9 +11,10 @@ use edgewarden_protocol::dsse::{ENVELOPE_BYTES_MAX, Envelope};
 use edgewarden_terminal::Waiting;
 use serde::Serialize;
 
+use super::common::{Common, label};
 use super::document::Document;
 use super::exit::Stop;
-use super::{Common, key, label, output};
+use super::{key, output};
 use crate::admin_api::{CheckRequest, DeploymentRequest, DeploymentView, Machines, MachinesRequest, Meant};
 use crate::preflight;
 use crate::selection::Labels;

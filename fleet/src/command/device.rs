@@ -6,8 +6,9 @@ use edgewarden_protocol::uplink::DeploymentReport;
 use edgewarden_terminal::shortened;
 
 use super::client::Admin;
+use super::common::{Common, distinct, label};
 use super::exit::Stop;
-use super::{Common, distinct, label, output};
+use super::output;
 use crate::admin_api::{
     CertificateState, DeviceDetail, DeviceLabels, DevicePage, DeviceState, DeviceView, Done, LabelRequest,
 };

@@ -11,8 +11,9 @@ use edgewarden_protocol::dsse::{Envelope, Signature, pre_authentication_encoding
 use serde::Serialize;
 use zeroize::Zeroizing;
 
+use super::common::Common;
 use super::exit::Stop;
-use super::{Common, output};
+use super::output;
 
 const KEY_BYTES_MAX: usize = 64 * 1024;
 

@@ -9,6 +9,7 @@ macro_rules! say {
 }
 
 mod client;
+mod common;
 mod deploy;
 mod device;
 mod document;
@@ -22,17 +23,15 @@ mod trust;
 
 use std::path::PathBuf;
 
-use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use edgewarden_names::GatewayName;
 use edgewarden_terminal::{Completions, Manual};
 
+use common::{Common, distinct, label};
 pub use exit::Stop;
-use output::Format;
 
 use crate::admin_api::{StoredMessage, Token, TokenRequest, Web};
 use crate::backup::{backup, check_database};
-use crate::data_dir::DataDir;
-use crate::selection::Labels;
 use crate::text;
 use crate::when::date;
 
@@ -47,36 +46,6 @@ pub struct Arguments {
     common: Common,
     #[command(subcommand)]
     command: Command,
-}
-
-#[derive(Debug, Args)]
-struct Common {
-    /// The fleet's folder; or the variable `EDGEWARDEN_FLEET_DATA`.
-    #[arg(long, global = true, value_name = "DIR")]
-    data: Option<PathBuf>,
-    /// The server, `https://host:port`; the one on this machine when absent.
-    #[arg(long, global = true, value_name = "URL")]
-    server: Option<String>,
-    /// How answers are printed.
-    #[arg(short = 'o', long = "output", global = true, default_value = "text")]
-    format: Format,
-}
-
-impl Common {
-    fn data(&self) -> Result<DataDir, Stop> {
-        let folder = self.data.clone().or_else(|| std::env::var_os("EDGEWARDEN_FLEET_DATA").map(Into::into));
-        folder
-            .map(DataDir::new)
-            .ok_or_else(|| Stop::usage("which fleet? give `--data DIR` or set EDGEWARDEN_FLEET_DATA"))
-    }
-
-    fn admin(&self) -> Result<client::Admin, Stop> {
-        client::Admin::connect(&self.data()?, self.server.as_deref())
-    }
-
-    fn is_json(&self) -> bool {
-        self.format == Format::Json
-    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -226,26 +195,6 @@ pub async fn run(arguments: Arguments) -> Result<(), Stop> {
         }
         Command::Man(manual) => manual.write(&Arguments::command()).map_err(Stop::failed),
     }
-}
-
-/// `key=value`
-fn label(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() && !value.is_empty() => Ok((key.into(), value.into())),
-        _ => Err(format!("`{text}` is not KEY=VALUE")),
-    }
-}
-
-/// Each key once: of two values, neither is what the operator meant.
-fn distinct(pairs: Vec<(String, String)>) -> Result<Labels, Stop> {
-    let mut labels = Labels::new();
-    for (key, value) in pairs {
-        if labels.contains_key(&key) {
-            return Err(Stop::usage(format!("the label `{key}` is there twice")));
-        }
-        labels.insert(key, value);
-    }
-    Ok(labels)
 }
 
 async fn token(common: &Common, request: &TokenRequest) -> Result<(), Stop> {

@@ -12,8 +12,9 @@ use edgewarden_protocol::secret::{
 };
 use zeroize::Zeroizing;
 
+use super::common::Common;
 use super::exit::Stop;
-use super::{Common, key, output};
+use super::{key, output};
 use crate::admin_api::{SecretRequest, SecretView};
 use crate::agreement;
 use crate::when::date;

@@ -8,8 +8,9 @@ use edgewarden_names::{TrustDomain, UnixTime};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::common::Common;
 use super::exit::Stop;
-use super::{Common, output};
+use super::output;
 use crate::data_dir::Settings;
 use crate::selection::Carry;
 use crate::server::{self, Options, ServeError, bundle};

@@ -8,8 +8,9 @@ use edgewarden_names::GatewayName;
 use edgewarden_protocol::enrol::EVENT_LOG_BYTES_MAX;
 
 use super::client::Admin;
+use super::common::Common;
 use super::exit::Stop;
-use super::{Common, key, output};
+use super::{key, output};
 use crate::admin_api::{
     self, AcceptRequest, Done, OperatorKeyRequest, ReferenceRequest, ReferenceSummary, RemoveTrust, Trusted,
     VendorAdded, VendorPart, VendorRequest, VendorRoot,

@@ -26,6 +26,7 @@ use edgewarden_svid::bundle::TrustBundle;
 use edgewarden_svid::jwt::{JwtKey, JwtKeys, KEYS_MAX, PublicKey};
 use tokio::sync::watch;
 
+use super::error::ServeError;
 use super::gateway::admitted;
 use super::http::{not_there, read_json, reply};
 use super::peer::Peer;
@@ -109,7 +110,7 @@ pub struct Keeper {
 
 impl Keeper {
     /// Goes on from the file, if there is one of this fleet.
-    pub async fn open(store: Store, data: DataDir, root: Vec<u8>) -> Result<Self, super::ServeError> {
+    pub async fn open(store: Store, data: DataDir, root: Vec<u8>) -> Result<Self, ServeError> {
         let held = data.bundle(&data.settings()?.trust_domain)?.unwrap_or_default();
         let shown = watch::Sender::new(Arc::from(held.to_json()));
         let mut keeper = Self { store, data, root, held, shown };
@@ -131,7 +132,7 @@ impl Keeper {
         }
     }
 
-    async fn look(&mut self, now: UnixTime) -> Result<(), super::ServeError> {
+    async fn look(&mut self, now: UnixTime) -> Result<(), ServeError> {
         let next = TrustBundle { x509: vec![self.root.clone()], jwt: self.keys(now).await? };
         if next.same_keys(&self.held) {
             return Ok(());
@@ -175,11 +176,11 @@ impl std::fmt::Debug for Keeper {
 pub type WebIdentity = (Vec<Vec<u8>>, zeroize::Zeroizing<Vec<u8>>);
 
 /// Certificate and key of an `https_web` endpoint.
-pub fn web_identity(certificate: &PathBuf, key: &PathBuf) -> Result<WebIdentity, super::ServeError> {
+pub fn web_identity(certificate: &PathBuf, key: &PathBuf) -> Result<WebIdentity, ServeError> {
     use edgewarden_ca::pem;
     let read = |path: &PathBuf| {
         let text = std::fs::read_to_string(path).map(zeroize::Zeroizing::new);
-        text.map_err(|source| super::ServeError::Read { path: path.clone(), source })
+        text.map_err(|source| ServeError::Read { path: path.clone(), source })
     };
     let chain = pem::all(&read(certificate)?, pem::CERTIFICATE)?;
     let key = zeroize::Zeroizing::new(pem::one(&read(key)?, pem::PRIVATE_KEY)?);

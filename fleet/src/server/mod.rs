@@ -7,6 +7,7 @@ mod ceiling;
 mod certificate;
 mod certificates;
 mod enrol;
+mod error;
 mod gateway;
 mod http;
 pub mod listener;
@@ -29,21 +30,21 @@ use std::sync::Arc;
 use axum::Router;
 use axum::middleware::from_fn_with_state;
 use edgewarden_appraisal::BUNDLE_BYTES_MAX;
-use edgewarden_ca::CaError;
 use edgewarden_transport::{Identity, foreign, tls};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
-use crate::Problem;
-use crate::data_dir::{DataDir, DataError};
+use crate::data_dir::DataDir;
 use crate::enrol::Enrolment;
 use crate::lease;
 use crate::metrics;
 use crate::selection::Carry;
-use crate::store::{Store, StoreError};
+use crate::store::Store;
 use listener::Service;
 use state::Shared;
+
+pub use error::ServeError;
 
 /// Connections of one line to the bundle's endpoint.
 const BUNDLE_PER_SOURCE: usize = 64;
@@ -60,26 +61,6 @@ pub struct Options {
     pub connections: Option<usize>,
     /// Endpoint for our bundle, for other trust domains; absent when it is not served.
     pub bundle: Option<bundle::Endpoint>,
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum ServeError {
-    #[error(transparent)]
-    Data(#[from] DataError),
-    #[error("cannot open the database")]
-    Store(#[from] StoreError),
-    #[error("cannot listen on {address}")]
-    Listen { address: SocketAddr, source: std::io::Error },
-    #[error("the dashboard is plain HTTP and listens on a loopback address only, not on {0}")]
-    WebNotLoopback(SocketAddr),
-    #[error("cannot read `{}`", path.display())]
-    Read { path: PathBuf, source: std::io::Error },
-    #[error("`{}` cannot be used", path.display())]
-    Trust { path: PathBuf, source: Problem },
-    #[error("cannot make the server's certificate")]
-    Certificate(#[from] CaError),
-    #[error(transparent)]
-    Tls(#[from] tls::TlsError),
 }
 
 /// Serves until `stop` completes. Then no connection is accepted, held requests are answered, and the database closes.

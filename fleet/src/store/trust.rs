@@ -7,7 +7,15 @@ use serde::{Deserialize, Serialize};
 
 use super::events::By;
 use super::{Store, StoreError, from_json, signed, time, to_json};
-use crate::admin_api::Trusted;
+
+/// A kind of anchor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Trusted {
+    Reference,
+    VendorRoot,
+    OperatorKey,
+}
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReferenceSummary {
