@@ -82,12 +82,12 @@ async fn the_bundle_has_the_root_and_the_keys_that_gateways_vouch_for() {
     assert_eq!(first.jwt.refresh_hint_seconds, Some(300));
 
     let (gateway, other) = (fleet.gateway("gw-1").await, fleet.gateway("gw-2").await);
-    let (key, later) = (Key::new(), UnixTime::now().plus(Duration::from_secs(3600)));
-    let good = statement(&gateway, 5, &[(&key, later), (&Key::new(), UnixTime(1))]);
+    let (key, later) = (Key::generate(), UnixTime::now().plus(Duration::from_secs(3600)));
+    let good = statement(&gateway, 5, &[(&key, later), (&Key::generate(), UnixTime(1))]);
     for (name, envelope, sender) in [
         ("another gateway's key", sign(&other.device.ca, &good), &gateway),
         ("another gateway's statement", sign(&gateway.device.ca, &good), &other),
-        ("a stranger's key", sign(&Key::new(), &good), &gateway),
+        ("a stranger's key", sign(&Key::generate(), &good), &gateway),
         ("no statement", b"{}".to_vec().into(), &gateway),
     ] {
         assert_eq!(upload(&fleet, sender, envelope).await, Err(Reason::RequestInvalid), "{name}");
@@ -100,7 +100,7 @@ async fn the_bundle_has_the_root_and_the_keys_that_gateways_vouch_for() {
     assert_eq!(refused, Err(Reason::PeerUnauthorized));
 
     upload(&fleet, &gateway, asked.envelope).await.unwrap();
-    upload(&fleet, &other, sign(&other.device.ca, &statement(&other, 1, &[(&Key::new(), later)])))
+    upload(&fleet, &other, sign(&other.device.ca, &statement(&other, 1, &[(&Key::generate(), later)])))
         .await
         .unwrap();
     // One of the three has ended.

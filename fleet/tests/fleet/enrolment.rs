@@ -218,7 +218,8 @@ async fn answers_are_refused() {
     let device = Device::new("gw-1");
     let token = fleet.token("gw-1");
     device.enrol(&fleet, Some(&token)).await.unwrap();
-    let stranger = Device { name: device.name.clone(), key: common::Key::new(), ca: common::Key::new() };
+    let stranger =
+        Device { name: device.name.clone(), key: common::Key::generate(), ca: common::Key::generate() };
 
     // Each answer spends its session, so each case begins anew. The device itself stays fresh: none of these is a
     // fact about it.

@@ -23,8 +23,6 @@ mod images;
 mod integrity;
 mod measured;
 mod metrics;
-#[path = "../../../foundation/metrics/tests/common/samples.rs"]
-mod samples;
 mod store;
 mod vendors;
 mod written;

@@ -1,14 +1,13 @@
 //! Metrics and health of the fleet, and who is told them.
 
 use crate::common;
-use crate::samples;
 
 use std::time::Duration;
 
 use common::web::get;
 use common::{Fleet, name};
 use edgewarden_names::Reason;
-use samples::Samples;
+use edgewarden_testkit::samples::Samples;
 
 /// Address of the pages, and the token for them.
 fn web(fleet: &Fleet) -> (String, String) {

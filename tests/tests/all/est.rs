@@ -285,7 +285,7 @@ fn whatever_goes_wrong_the_certificate_that_is_held_stays() {
         let held = world.check_identity();
         let ends = world.expires();
         let stranger = Arc::new(SiteCa::new());
-        let other_key = common::Elsewhere::generate();
+        let other_key = common::elsewhere();
         let ca = |more: &str| {
             format!(
                 "basicConstraints = critical, CA:TRUE, pathlen:1\nkeyUsage = critical, keyCertSign, digitalSignature\n{more}"

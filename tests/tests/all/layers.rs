@@ -51,6 +51,7 @@ const LAYERS: [&[&str]; 9] = [
         "edgewarden-codegen",
         "edgewarden-simulator-tpm",
         "edgewarden-test-runner",
+        "edgewarden-testkit",
         "edgewarden-tests",
         "glucose-monitor",
         "workload-client",

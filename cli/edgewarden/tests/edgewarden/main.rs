@@ -5,7 +5,5 @@
 mod client_in_c;
 mod common;
 mod metrics;
-#[path = "../../../../foundation/metrics/tests/common/samples.rs"]
-mod samples;
 mod status;
 mod svid;

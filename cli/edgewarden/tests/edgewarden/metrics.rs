@@ -1,7 +1,5 @@
 //! `edgewarden metrics` says what it can while a daemon hangs, is away or is not well.
 
-use crate::samples;
-
 use std::fmt;
 use std::path::Path;
 use std::process::Output;
@@ -11,7 +9,7 @@ use edgewarden_metrics::door::{self, SOCKET, Source};
 use edgewarden_metrics::page::{Format, render};
 use edgewarden_names::Reason;
 use edgewarden_protocol::layout::Layout;
-use samples::Samples;
+use edgewarden_testkit::samples::Samples;
 use tokio::net::UnixListener;
 use tokio::process::Command;
 

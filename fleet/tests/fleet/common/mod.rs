@@ -10,10 +10,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
-use edgewarden_ca::{CaSigner, IssuingCa, SignError, certificate_request, pem};
-use edgewarden_names::{Digest, GatewayName, Reason, Refusal, SpiffeId, TrustDomain, UnixTime};
+use edgewarden_ca::{CaSigner, IssuingCa, certificate_request, pem};
+use edgewarden_names::{Digest, GatewayName, Reason, Refusal, SpiffeId, UnixTime};
 use edgewarden_protocol::enrol::{Begin, Challenge, DeviceKeys, Enrolled, Finish, Proof, binding};
 use edgewarden_protocol::uplink::{
     DeploymentReport, Message, Messages, MessagesReply, Report, Sync, SyncReply,
@@ -32,9 +30,7 @@ use disk::SmallDisk;
 pub const DEADLINE: Duration = Duration::from_secs(90);
 const REPLY_MAX: usize = 16 * 1024 * 1024;
 
-pub fn domain() -> TrustDomain {
-    TrustDomain::parse("plant.example").unwrap()
-}
+pub use edgewarden_testkit::{Key, domain};
 
 pub fn name(text: &str) -> GatewayName {
     GatewayName::parse(text).unwrap()
@@ -248,28 +244,6 @@ pub async fn post<T: Serialize + std::marker::Sync, R: DeserializeOwned>(
     }
 }
 
-pub struct Key(pub EcdsaKeyPair);
-
-impl Key {
-    pub fn new() -> Self {
-        Self(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).unwrap())
-    }
-
-    pub fn point(&self) -> Vec<u8> {
-        self.0.public_key().as_ref().to_vec()
-    }
-}
-
-impl CaSigner for Key {
-    fn public_point(&self) -> Result<Vec<u8>, SignError> {
-        Ok(self.point())
-    }
-
-    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
-        Ok(self.0.sign(&SystemRandom::new(), message).unwrap().as_ref().to_vec())
-    }
-}
-
 /// A gateway without a TPM, before it has joined.
 pub struct Device {
     pub name: GatewayName,
@@ -279,7 +253,7 @@ pub struct Device {
 
 impl Device {
     pub fn new(gateway: &str) -> Self {
-        Self { name: name(gateway), key: Key::new(), ca: Key::new() }
+        Self { name: name(gateway), key: Key::generate(), ca: Key::generate() }
     }
 
     pub fn begin(&self, token: Option<&str>) -> Begin {

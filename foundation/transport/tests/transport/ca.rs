@@ -5,35 +5,15 @@ use crate::common;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
 use common::{Met, domain, meet};
-use edgewarden_ca::{CaSigner, IssuingCa, RootCa, SignError, Svid};
+use edgewarden_ca::{IssuingCa, RootCa, Svid};
 use edgewarden_names::{GatewayName, SpiffeId, UnixTime};
 use edgewarden_svid::X509Context;
+use edgewarden_testkit::Key;
 use edgewarden_transport::{Identity, tls};
 use tokio::sync::watch;
 
 const HOUR: Duration = Duration::from_secs(3600);
-
-/// A gateway CA's key, as a TPM holds it.
-struct GatewayKey(EcdsaKeyPair);
-
-impl GatewayKey {
-    fn generate() -> Self {
-        Self(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).unwrap())
-    }
-}
-
-impl CaSigner for GatewayKey {
-    fn public_point(&self) -> Result<Vec<u8>, SignError> {
-        Ok(self.0.public_key().as_ref().to_vec())
-    }
-
-    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
-        Ok(self.0.sign(&SystemRandom::new(), message).unwrap().as_ref().to_vec())
-    }
-}
 
 fn identity(root: &RootCa, svid: &Svid) -> Identity {
     Identity::new(
@@ -58,8 +38,8 @@ async fn members_with_certificates_of_our_cas_meet() {
     let now = UnixTime::now();
     let root = RootCa::create(&domain(), HOUR * 48, now).unwrap();
     let issuing = |name: &str| {
-        let (key, name) = (GatewayKey::generate(), GatewayName::parse(name).unwrap());
-        let point = key.public_point().unwrap();
+        let (key, name) = (Key::generate(), GatewayName::parse(name).unwrap());
+        let point = key.point();
         let certified = root.certify_gateway_ca(&point, &name, HOUR * 24, now).unwrap();
         IssuingCa::create(&key, &certified.chain_der[0], &domain(), &name, HOUR * 12, now).unwrap()
     };

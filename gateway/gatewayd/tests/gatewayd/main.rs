@@ -15,8 +15,6 @@ mod attacks;
 mod broker;
 mod common;
 mod metrics;
-#[path = "../../../../foundation/metrics/tests/common/samples.rs"]
-mod samples;
 mod sessions;
 mod stock;
 mod upstream;

@@ -1,7 +1,7 @@
 //! The broker's numbers as a monitoring system reads them, through its own door.
 
 use crate::common;
-use crate::samples;
+use edgewarden_testkit::samples;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use edgewarden_metrics::door::SOCKET;
 use edgewarden_names::{Epoch, Reason};
 use serde_json::json;
 
-use samples::Samples;
+use edgewarden_testkit::samples::Samples;
 
 const TOPIC: &str = "leaf/sensor-1/glucose";
 

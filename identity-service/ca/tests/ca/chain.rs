@@ -4,7 +4,7 @@ use crate::common;
 
 use std::collections::HashSet;
 
-use common::{DAY, ElsewhereKey, Fleet, HOUR, NOW, domain, gateway, leaf, module, openssl_verify};
+use common::{DAY, Fleet, HOUR, Key, NOW, domain, gateway, leaf, module, openssl_verify};
 use edgewarden_ca::{RootCa, certificate_request, chain};
 use edgewarden_names::UnixTime;
 use rcgen::{CertificateParams, Issuer, KeyPair};
@@ -144,7 +144,7 @@ fn serials_are_random_and_positive() {
 #[test]
 fn a_request_contributes_its_key_and_nothing_else() {
     let fleet = Fleet::new();
-    let key = ElsewhereKey::generate();
+    let key = Key::generate();
     // This request asks for a gateway's name and trust domain.
     let csr = certificate_request(&key, &gateway(), &domain()).unwrap();
     let issued = fleet.issuing().issue_for_csr(&leaf("sensor-1"), &csr, DAY, NOW).unwrap();
@@ -159,7 +159,7 @@ fn a_request_contributes_its_key_and_nothing_else() {
 #[test]
 fn lifetimes_end_with_the_issuers() {
     let root = RootCa::create(&domain(), DAY * 10, NOW).unwrap();
-    let key = ElsewhereKey::generate();
+    let key = Key::generate();
     let gateway_ca = root.certify_gateway_ca(&key.point(), &gateway(), DAY * 30, NOW).unwrap();
     assert_eq!(gateway_ca.not_after, root.not_after());
     let later = NOW.plus(DAY * 9);

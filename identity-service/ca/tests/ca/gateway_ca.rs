@@ -4,13 +4,13 @@ use crate::common;
 
 use std::time::Duration;
 
-use common::{DAY, ElsewhereKey, HOUR, NOW, domain, gateway, module};
+use common::{DAY, HOUR, Key, NOW, domain, gateway, module};
 use edgewarden_ca::{IssuingCa, RootCa, gateway_ca};
 use edgewarden_names::{GatewayName, TrustDomain};
 
 #[test]
 fn only_the_gateways_own_certificate_gives_its_key() {
-    let key = ElsewhereKey::generate();
+    let key = Key::generate();
     let root = RootCa::create(&domain(), 10 * DAY, NOW).unwrap();
     let certificate =
         root.certify_gateway_ca(&key.point(), &gateway(), 2 * DAY, NOW).unwrap().chain_der.remove(0);

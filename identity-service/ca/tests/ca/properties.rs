@@ -2,7 +2,7 @@
 
 use crate::common;
 
-use common::{ElsewhereKey, Fleet, domain, gateway};
+use common::{Fleet, Key, domain, gateway};
 use edgewarden_ca::{certificate_request, chain, pem, public_point, spki};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -36,7 +36,7 @@ proptest! {
 
     #[test]
     fn changed_requests(changes in changes()) {
-        let good = certificate_request(&ElsewhereKey::generate(), &gateway(), &domain()).unwrap();
+        let good = certificate_request(&Key::generate(), &gateway(), &domain()).unwrap();
         let bad = change(&good, &changes);
         prop_assert!(bad == good || public_point(&bad).is_err());
     }

@@ -4,7 +4,7 @@ use crate::common;
 
 use std::time::Duration;
 
-use common::{DAY, ElsewhereKey, Fleet, HOUR, NOW, domain, gateway, leaf, module};
+use common::{DAY, Fleet, HOUR, Key, NOW, domain, gateway, leaf, module};
 use edgewarden_ca::{
     CaError, CaSigner, IssuingCa, RootCa, SignError, certificate_request, chain, pem, public_point, spki,
 };
@@ -71,7 +71,7 @@ fn names_that_no_certificate_carries() {
 fn an_issuer_that_is_not_valid_issues_nothing() {
     let fleet = Fleet::new();
     let issuing = fleet.issuing();
-    let csr = certificate_request(&ElsewhereKey::generate(), &gateway(), &domain()).unwrap();
+    let csr = certificate_request(&Key::generate(), &gateway(), &domain()).unwrap();
     for (now, expired) in [
         (NOW.plus(DAY * 8), true),
         (NOW.plus(DAY * 900), true),
@@ -103,10 +103,10 @@ fn an_issuer_that_is_not_valid_issues_nothing() {
 fn an_issuing_ca_needs_the_right_gateway_ca() {
     let fleet = Fleet::new();
     let svid = fleet.issuing().issue_svid(&module("m"), &[], HOUR, NOW).unwrap();
-    let create = |key: &ElsewhereKey, der: &[u8], domain: &TrustDomain, gateway: &GatewayName| {
+    let create = |key: &Key, der: &[u8], domain: &TrustDomain, gateway: &GatewayName| {
         IssuingCa::create(key, der, domain, gateway, DAY, NOW).map(drop)
     };
-    let other_key = ElsewhereKey::generate();
+    let other_key = Key::generate();
     let other_gateway = GatewayName::parse("gw-2").unwrap();
     let other_domain = TrustDomain::parse("other.example").unwrap();
     for (key, der, domain, gateway) in [
@@ -126,7 +126,7 @@ fn an_issuing_ca_needs_the_right_gateway_ca() {
 }
 
 /// A certificate for the gateway CA's key as no fleet of ours makes it.
-fn odd_gateway_ca(key: &ElsewhereKey, names: &[&str], uris: &[&str], is_ca: IsCa) -> Vec<u8> {
+fn odd_gateway_ca(key: &Key, names: &[&str], uris: &[&str], is_ca: IsCa) -> Vec<u8> {
     struct Point(Vec<u8>);
     impl PublicKeyData for Point {
         fn der_bytes(&self) -> &[u8] {
@@ -203,7 +203,7 @@ fn a_key_that_does_not_sign_is_named() {
 
 #[test]
 fn requests_are_read_strictly() {
-    let good = certificate_request(&ElsewhereKey::generate(), &gateway(), &domain()).unwrap();
+    let good = certificate_request(&Key::generate(), &gateway(), &domain()).unwrap();
     public_point(&good).unwrap();
     for length in 0..good.len() {
         assert!(public_point(&good[..length]).is_err(), "{length}");
@@ -247,7 +247,7 @@ fn a_root_is_loaded_only_whole() {
 
 #[test]
 fn pem_is_read_strictly() {
-    let point = ElsewhereKey::generate().point();
+    let point = Key::generate().point();
     let good = spki::to_pem(&point).unwrap();
     assert_eq!(spki::point_of_pem(&good).unwrap(), point);
     assert_eq!(spki::point_of_pem(&good.replace('\n', "\r\n")).unwrap(), point);

@@ -1,42 +1,33 @@
 //! Versions and limits, without a disk or a keystore.
 
-use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
 use edgewarden_names::{GatewayName, TrustDomain};
-use edgewarden_protocol::dsse::{Envelope, Signature, VerifyingKey, pre_authentication_encoding};
+use edgewarden_protocol::dsse::VerifyingKey;
 use edgewarden_protocol::secret::VALUE_BYTES_MAX;
+use edgewarden_testkit::Operator;
 use serde_json::{Value, json};
 
 use super::*;
 
-struct Operator {
-    key: EcdsaKeyPair,
+struct Pinned {
+    operator: Operator,
     target: Target,
 }
 
-impl Operator {
+impl Pinned {
     fn new() -> Self {
-        let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).unwrap();
-        let pinned = VerifyingKey { name: "operator".into(), point: key.public_key().as_ref().to_vec() };
+        let operator = Operator::new();
+        let pinned = VerifyingKey { name: "operator".into(), point: operator.point() };
         let target = Target {
             gateway: GatewayName::parse("gw-1").unwrap(),
             trust_domain: TrustDomain::parse("plant.example").unwrap(),
             labels: BTreeMap::new(),
             operators: vec![pinned],
         };
-        Self { key, target }
+        Self { operator, target }
     }
 
     fn envelope(&self, payload_type: &str, document: &Value) -> Vec<u8> {
-        let payload = document.to_string().into_bytes();
-        let signed = pre_authentication_encoding(payload_type, &payload);
-        let sig = self.key.sign(&SystemRandom::new(), &signed).unwrap().as_ref().to_vec();
-        serde_json::to_vec(&Envelope {
-            payload_type: payload_type.into(),
-            payload: payload.into(),
-            signatures: vec![Signature { keyid: String::new(), sig: sig.into() }],
-        })
-        .unwrap()
+        self.operator.sign_as(payload_type, document.to_string().as_bytes()).0
     }
 
     fn judged(&self, module: &str, name: &str, version: u64, bytes: Option<usize>) -> Judged {
@@ -56,7 +47,7 @@ fn document(module: &str, name: &str, version: u64, bytes: Option<usize>) -> Val
 
 #[test]
 fn only_an_operators_word_for_this_gateway_is_opened() {
-    let (operator, stranger) = (Operator::new(), Operator::new());
+    let (operator, stranger) = (Pinned::new(), Pinned::new());
     let good = document("analytics", "password", 1, Some(8));
     let refused = |envelope: &[u8]| open(envelope, &operator.target).unwrap_err().reason;
     assert!(open(&operator.envelope(PAYLOAD_TYPE, &good), &operator.target).is_ok());
@@ -73,7 +64,7 @@ fn only_an_operators_word_for_this_gateway_is_opened() {
 
 #[test]
 fn versions_never_fall_and_a_removal_counts_as_one() {
-    let operator = Operator::new();
+    let operator = Pinned::new();
     let refused = |secrets: &Secrets, version, bytes| {
         secrets.with(&operator.judged("analytics", "password", version, bytes)).unwrap_err().reason
     };
@@ -95,7 +86,7 @@ fn versions_never_fall_and_a_removal_counts_as_one() {
 
 #[test]
 fn limits() {
-    let operator = Operator::new();
+    let operator = Pinned::new();
     let fill = |count: usize, bytes: usize, module: &dyn Fn(usize) -> String| {
         let mut secrets = Secrets::default();
         for number in 0..count {
@@ -131,7 +122,7 @@ fn limits() {
 
 #[test]
 fn a_revision_names_versions_and_places() {
-    let operator = Operator::new();
+    let operator = Pinned::new();
     let module = ModuleName::parse("analytics").unwrap();
     let uses = |value: Value| serde_json::from_value::<Vec<SecretUse>>(value).unwrap();
     let plain = uses(json!([{"name": "password"}]));

@@ -3,36 +3,24 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
 use edgewarden_ca::RootCa;
 use edgewarden_image_trust::sign::SigningKey;
-use edgewarden_names::{GatewayName, TrustDomain, UnixTime};
+use edgewarden_names::UnixTime;
 use edgewarden_protocol::Bytes;
-use edgewarden_protocol::deployment::PAYLOAD_TYPE;
-use edgewarden_protocol::dsse::{Envelope, Signature, VerifyingKey, pre_authentication_encoding};
+use edgewarden_protocol::dsse::VerifyingKey;
 use edgewarden_protocol::enrol::{Enrolled, Verdict, VerdictState};
 use edgewarden_protocol::layout::Layout;
-use serde_json::{Value, json};
+use edgewarden_testkit::{Key, Operator, domain, gateway, image};
 
 use crate::authority::Context;
 use crate::deployments::Target;
 use crate::enrolment::Expected;
-
-#[path = "../../../identityd/tests/identityd/common/image.rs"]
-#[allow(dead_code, reason = "shared with the tests of identityd")]
-mod image;
 
 pub const START: UnixTime = UnixTime(1_800_000_000);
 const DAY: Duration = Duration::from_secs(86400);
 const VERSIONS: u64 = 6;
 /// More than one life uses up.
 const ANSWERS: u32 = 100;
-
-fn document(version: u64) -> Value {
-    json!({"name": "clinic", "version": version, "trust_domain": "plant.example", "image_keys": [],
-           "modules": [], "leaves": [{"name": "sensor-1"}], "policy": ""})
-}
 
 /// Keys and signatures that are made once, because they take time.
 pub struct World {
@@ -47,11 +35,8 @@ pub struct World {
 pub fn world() -> &'static World {
     static WORLD: OnceLock<World> = OnceLock::new();
     WORLD.get_or_init(|| {
-        let domain = TrustDomain::parse("plant.example").unwrap();
-        let gateway = GatewayName::parse("gw-1").unwrap();
-        let pair = || EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).unwrap();
-        let (operator, ca) = (pair(), pair());
-        let point = ca.public_key().as_ref().to_vec();
+        let (domain, gateway, operator) = (domain(), gateway(), Operator::new());
+        let point = Key::generate().point();
         let root = RootCa::create(&domain, 3650 * DAY, START).unwrap();
         let enrolled = (0..ANSWERS)
             .map(|n| {
@@ -76,19 +61,10 @@ pub fn world() -> &'static World {
         let envelope = |version: u64| {
             let modules = [("alerts", &image)];
             let modules = if version.is_multiple_of(2) { &modules[..] } else { &[] };
-            let payload = image::document_with(version, &key, modules).to_string().into_bytes();
-            let signed = pre_authentication_encoding(PAYLOAD_TYPE, &payload);
-            let sig = operator.sign(&SystemRandom::new(), &signed).unwrap().as_ref().to_vec().into();
-            let envelope = Envelope {
-                payload_type: PAYLOAD_TYPE.into(),
-                payload: payload.into(),
-                signatures: vec![Signature { keyid: String::new(), sig }],
-            };
-            serde_json::to_vec(&envelope).unwrap().into()
+            operator.sign(&image::document_with(version, &key, modules))
         };
         let envelopes = (1..=VERSIONS).map(envelope).collect();
-        let operators =
-            vec![VerifyingKey { name: "operator".into(), point: operator.public_key().as_ref().to_vec() }];
+        let operators = vec![VerifyingKey { name: "operator".into(), point: operator.point() }];
         let expected = Expected {
             gateway: gateway.clone(),
             trust_domain: domain.clone(),

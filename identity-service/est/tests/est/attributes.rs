@@ -4,10 +4,11 @@ use crate::common;
 
 use std::cell::Cell;
 
-use common::{Elsewhere, tlv};
+use common::{elsewhere, tlv};
 use edgewarden_ca::{CaSigner, SignError};
 use edgewarden_est::{ATTRIBUTES_MAX, CsrAttributes, Names, Profile, SignedRequest, Subject};
 use edgewarden_names::Reason;
+use edgewarden_testkit::Key;
 use proptest::prelude::*;
 
 const CHALLENGE_PASSWORD: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x09, 0x07];
@@ -53,7 +54,7 @@ fn malformed_wishes_are_refused() {
 }
 
 /// Counts what it signs.
-struct Counting<'a>(&'a Elsewhere, Cell<u32>);
+struct Counting<'a>(&'a Key, Cell<u32>);
 
 impl CaSigner for Counting<'_> {
     fn public_point(&self) -> Result<Vec<u8>, SignError> {
@@ -68,7 +69,7 @@ impl CaSigner for Counting<'_> {
 
 #[test]
 fn what_cannot_be_given_is_refused_before_the_key_signs() {
-    let key = Elsewhere::generate();
+    let key = elsewhere();
     let names = Names { common_name: "gw-1".into(), ..Names::default() };
     let subject = Subject::new(&names, Profile::EndEntity).unwrap();
     for (name, wishes, met) in [

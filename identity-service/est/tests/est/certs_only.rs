@@ -82,7 +82,7 @@ fn revocation_lists_and_digests_are_skipped() {
 fn what_openssl_makes_is_read_with_nothing_added_or_lost() {
     let roots: Vec<Authority> = (0..3).map(|at| Authority::root(&format!("root {at}"))).collect();
     let mut certificates: Vec<Vec<u8>> = roots.iter().map(|root| root.der.clone()).collect();
-    certificates.push(roots[0].issue(Template::leaf("leaf"), &common::Elsewhere::generate().point()));
+    certificates.push(roots[0].issue(Template::leaf("leaf"), &common::elsewhere().point()));
     let message = common::site::certs_only(&certificates);
     let mut read: Vec<Vec<u8>> =
         certs_only::parse(&message).unwrap().into_iter().map(<[u8]>::to_vec).collect();

@@ -4,13 +4,14 @@ use crate::common;
 
 use std::sync::Arc;
 
-use common::{Authority, DAY, Elsewhere, Message, NOW, Template, date};
+use common::{Authority, DAY, Message, NOW, Template, date, elsewhere};
 use edgewarden_est::wire::{Reply, request_body};
 use edgewarden_est::{
     CertificateBag, CsrAttributes, EnrolledChain, Enrolment, EstError, Names, PENDING_ANSWERS_MAX,
     PENDING_SECONDS_MAX, Profile, Progress, Severity, SignedRequest, Subject, TrustAnchors,
 };
 use edgewarden_names::{Reason, UnixTime};
+use edgewarden_testkit::Key;
 use rcgen::{CustomExtension, ExtendedKeyUsagePurpose, GeneralSubtree, KeyUsagePurpose, NameConstraints};
 
 const GATEWAY_CA: Profile = Profile::CertificateAuthority { path_length: 1 };
@@ -20,7 +21,7 @@ const URI: &str = "spiffe://clinic.example";
 struct World {
     root: Authority,
     issuing: Authority,
-    key: Arc<Elsewhere>,
+    key: Arc<Key>,
     anchors: TrustAnchors,
 }
 
@@ -29,7 +30,7 @@ impl World {
         let root = Authority::root("root");
         let issuing = root.beneath(Template::ca("issuing", None));
         let anchors = TrustAnchors::new(&[root.der.clone()]).unwrap();
-        Self { root, issuing, key: Elsewhere::generate(), anchors }
+        Self { root, issuing, key: elsewhere(), anchors }
     }
 
     fn enrolment(&self, profile: Profile) -> Enrolment {
@@ -110,7 +111,7 @@ fn a_certificate_becomes_a_chain_over_the_helpers() {
 fn certificates_that_may_not_be_used_are_refused() {
     let world = World::new();
     let stranger = Authority::root("root");
-    let other = Elsewhere::generate();
+    let other = elsewhere();
     let unknown = |critical| {
         let mut extension = CustomExtension::from_oid_content(&[1, 2, 3, 4], vec![5, 0]);
         extension.set_criticality(critical);
@@ -287,7 +288,7 @@ fn self_issued_certificates_do_not_count_towards_a_path_length() {
         let new = Authority::root("root");
         let bridge = new.certified_by(&old, "root");
         let issuing = new.beneath(Template::ca("issuing", None));
-        let key = Elsewhere::generate();
+        let key = elsewhere();
         let chain = [issuing.issue(leaf(), &key.point()), issuing.der.clone(), bridge];
         let anchors = TrustAnchors::new(&[old.der]).unwrap();
         let judged = EnrolledChain::verify(&chain, &key.point(), Profile::EndEntity, &anchors, NOW);
@@ -339,7 +340,7 @@ fn a_bag_with_something_else_in_it_is_refused() {
 #[test]
 fn anchors_are_cas_and_not_too_many() {
     let root = Authority::root("root");
-    let leaf = root.issue(leaf(), &Elsewhere::generate().point());
+    let leaf = root.issue(leaf(), &elsewhere().point());
     for (name, anchors) in [
         ("none", vec![]),
         ("a leaf", vec![leaf]),

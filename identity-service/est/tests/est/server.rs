@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use common::Elsewhere;
+use common::elsewhere;
 use common::server::{Asked, Server, Told, standard};
 use common::site::Site;
 use edgewarden_est::{EnrolledChain, EstError, Names, Profile, Severity, Subject};
@@ -37,7 +37,7 @@ async fn standard_server(site: &Arc<Site>) -> Server {
 }
 
 async fn enroll(client: &Client) -> Result<EnrolledChain, EstError> {
-    let key: Key = Elsewhere::generate();
+    let key: Key = elsewhere();
     client.enroll(&key, &subject(Profile::EndEntity), PATIENCE).await
 }
 
@@ -47,7 +47,7 @@ async fn a_first_certificate_by_password_is_one_that_openssl_verifies() {
     let server = standard_server(&site).await;
     let client = client(&site, &server, site.password("correct horse"));
     for profile in [Profile::EndEntity, GATEWAY_CA] {
-        let key = Elsewhere::generate();
+        let key = elsewhere();
         let chain = client.enroll(&(Arc::clone(&key) as Key), &subject(profile), PATIENCE).await.unwrap();
         assert_eq!(chain.point(), key.point());
         assert_eq!(chain.certificates().len(), 2);
@@ -90,7 +90,7 @@ async fn a_renewal_shows_the_certificate_that_it_renews_and_asks_for_the_same_na
     })
     .await;
     let client = client(&site, &server, site.device());
-    let (first, second): (Key, Key) = (Elsewhere::generate(), Elsewhere::generate());
+    let (first, second): (Key, Key) = (elsewhere(), elsewhere());
     let enrolled = client.enroll(&first, &subject(Profile::EndEntity), PATIENCE).await.unwrap();
     // The same key, then another.
     let renewed = client.reenroll(&enrolled, &first, &first, PATIENCE).await.unwrap();
@@ -117,7 +117,7 @@ async fn a_certificate_of_another_key_is_not_shown() {
     let site = Arc::new(Site::new());
     let server = standard_server(&site).await;
     let client = client(&site, &server, EstAuth::Identity {});
-    let (key, other): (Key, Key) = (Elsewhere::generate(), Elsewhere::generate());
+    let (key, other): (Key, Key) = (elsewhere(), elsewhere());
     let enrolled = client.enroll(&key, &subject(Profile::EndEntity), PATIENCE).await.unwrap();
     let before = server.log().len();
     let error = client.reenroll(&enrolled, &other, &other, PATIENCE).await.unwrap_err();
@@ -165,7 +165,7 @@ async fn less_patience_than_the_ca_wants_is_told_with_the_time_to_wait() {
     })
     .await;
     let client = client(&site, &server, site.password("x"));
-    let key: Key = Elsewhere::generate();
+    let key: Key = elsewhere();
     let error = client.enroll(&key, &subject(Profile::EndEntity), Duration::from_secs(1)).await.unwrap_err();
     let later = Severity::Transient { retry_after: Some(edgewarden_est::wire::RETRY_AFTER_MIN) };
     assert_eq!((error.reason(), error.severity), (Reason::EstPending, later));
@@ -346,7 +346,7 @@ struct Broken;
 
 impl edgewarden_ca::CaSigner for Broken {
     fn public_point(&self) -> Result<Vec<u8>, edgewarden_ca::SignError> {
-        Ok(Elsewhere::generate().point())
+        Ok(elsewhere().point())
     }
 
     fn sign(&self, _: &[u8]) -> Result<Vec<u8>, edgewarden_ca::SignError> {
@@ -355,11 +355,11 @@ impl edgewarden_ca::CaSigner for Broken {
 }
 
 /// A key that signs as another than it shows.
-struct Impostor(Arc<Elsewhere>);
+struct Impostor(Arc<edgewarden_testkit::Key>);
 
 impl edgewarden_ca::CaSigner for Impostor {
     fn public_point(&self) -> Result<Vec<u8>, edgewarden_ca::SignError> {
-        Ok(Elsewhere::generate().point())
+        Ok(elsewhere().point())
     }
 
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, edgewarden_ca::SignError> {
@@ -372,7 +372,7 @@ async fn a_key_that_does_not_sign_sends_nothing() {
     let site = Arc::new(Site::new());
     let server = standard_server(&site).await;
     let client = client(&site, &server, site.password("x"));
-    for key in [Arc::new(Broken) as Key, Arc::new(Impostor(Elsewhere::generate()))] {
+    for key in [Arc::new(Broken) as Key, Arc::new(Impostor(elsewhere()))] {
         let error = client.enroll(&key, &subject(Profile::EndEntity), PATIENCE).await.unwrap_err();
         let expected = (Reason::IdentityUnavailable, Severity::Transient { retry_after: None });
         assert_eq!((error.reason(), error.severity), expected);

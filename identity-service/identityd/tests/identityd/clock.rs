@@ -62,7 +62,7 @@ impl Site {
         let Reply::LeafToken(LeafAllowed { token, .. }) = self.gateway.ask(request).await.unwrap() else {
             panic!()
         };
-        let key = common::LeafKey::new();
+        let key = common::Key::generate();
         let csr = key.csr();
         let issued = self.gateway.ask(Request::LeafIssue { leaf: name, token, csr }).await;
         let Ok(Reply::Certificate(certificate)) = issued else { panic!("{when}: {issued:?}") };

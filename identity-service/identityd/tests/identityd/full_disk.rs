@@ -2,7 +2,7 @@
 //! not be written is said.
 
 use crate::common;
-use crate::samples;
+use edgewarden_testkit::samples;
 
 use std::fs::File;
 use std::io::Write as _;

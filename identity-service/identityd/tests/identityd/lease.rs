@@ -1,12 +1,12 @@
 //! A gateway that is offline for as long as its lease lasts, and longer.
 
 use crate::common;
-use crate::samples;
+use edgewarden_testkit::samples;
 
 use std::sync::Arc;
 
 use common::clocks::Clocks;
-use common::{DAY, Gateway, LeafKey, document, until};
+use common::{DAY, Gateway, Key, document, until};
 use edgewarden_ca::{CaSigner as _, chain};
 use edgewarden_metrics::door::SOCKET;
 use edgewarden_names::{LeafName, Reason};
@@ -20,7 +20,7 @@ use edgewarden_simulator_tpm::{Scenario, SimulatedTpm};
 struct Site {
     gateway: Gateway,
     clocks: Arc<Clocks>,
-    key: LeafKey,
+    key: Key,
     chain: Vec<Bytes>,
 }
 
@@ -36,7 +36,7 @@ impl Site {
         let name = LeafName::parse("sensor-1").unwrap();
         let allow = Request::LeafAllow { leaf: name.clone(), lifetime_seconds: 600 };
         let Reply::LeafToken(LeafAllowed { token, .. }) = gateway.ask(allow).await.unwrap() else { panic!() };
-        let key = LeafKey::new();
+        let key = Key::generate();
         let issue = Request::LeafIssue { leaf: name, token, csr: key.csr() };
         let Reply::Certificate(issued) = gateway.ask(issue).await.unwrap() else { panic!() };
         Self { gateway, clocks, key, chain: issued.chain }
@@ -57,7 +57,7 @@ impl Site {
 
     /// The leaf device renews when a third of its certificate's life is over. False when it is refused.
     async fn renew_leaf(&mut self) -> bool {
-        let next = LeafKey::new();
+        let next = Key::generate();
         let csr = next.csr();
         let statement = renewal_statement(self.chain[0].as_slice(), csr.as_slice());
         let proof = self.key.sign(&statement).unwrap().into();
@@ -192,7 +192,7 @@ async fn under_a_long_lease_another_boot_issues_nothing_until_it_is_judged() {
             let Reply::LeafToken(LeafAllowed { token, .. }) = gateway.ask(allow).await.unwrap() else {
                 panic!()
             };
-            let issue = Request::LeafIssue { leaf: name, token, csr: LeafKey::new().csr() };
+            let issue = Request::LeafIssue { leaf: name, token, csr: Key::generate().csr() };
             assert_eq!(gateway.refused(issue).await, Reason::AttestFailed);
             assert_eq!(gateway.refused(Request::StorageKey).await, Reason::AttestFailed);
         }

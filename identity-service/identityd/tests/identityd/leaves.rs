@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::clocks::Clocks;
-use common::{DAY, Gateway, LeafKey, document};
+use common::{DAY, Gateway, Key, document};
 use edgewarden_ca::{CaSigner as _, chain};
 use edgewarden_names::{LeafName, Reason, Refusal, UnixTime};
 use edgewarden_protocol::Bytes;
@@ -48,7 +48,7 @@ async fn a_leaf_enrols_once_with_its_token() {
     // A token outlives a restart, and its use does too.
     gateway.stop().await;
     gateway.start().await.unwrap();
-    let key = LeafKey::new();
+    let key = Key::generate();
     let certificate = issue(&gateway, "sensor-1", &token, key.csr()).await.unwrap();
     let facts = chain::facts(certificate.chain[0].as_slice()).unwrap();
     assert_eq!(facts.uris, ["spiffe://plant.example/gateway/gw-1/leaf/sensor-1"]);
@@ -76,13 +76,13 @@ async fn a_token_that_was_used_is_not_good_again_after_a_restore() {
     gateway.stop().await;
     let backup = documents(&gateway);
     gateway.start().await.unwrap();
-    issue(&gateway, "sensor-1", &token, LeafKey::new().csr()).await.unwrap();
+    issue(&gateway, "sensor-1", &token, Key::generate().csr()).await.unwrap();
     gateway.stop().await;
     for (path, bytes) in &backup {
         std::fs::write(path, bytes).unwrap();
     }
     gateway.start().await.unwrap();
-    let refusal = issue(&gateway, "sensor-1", &token, LeafKey::new().csr()).await.unwrap_err();
+    let refusal = issue(&gateway, "sensor-1", &token, Key::generate().csr()).await.unwrap_err();
     assert_eq!(refusal.reason, Reason::LeafToken);
     assert!(refusal.rule.contains("last start"), "{refusal}");
     let shown = gateway.status().await.refusals;
@@ -92,7 +92,7 @@ async fn a_token_that_was_used_is_not_good_again_after_a_restore() {
     let token = allow(&gateway, "sensor-1").await.unwrap();
     gateway.stop().await;
     gateway.start().await.unwrap();
-    issue(&gateway, "sensor-1", &token, LeafKey::new().csr()).await.unwrap();
+    issue(&gateway, "sensor-1", &token, Key::generate().csr()).await.unwrap();
 }
 
 #[tokio::test]
@@ -102,14 +102,14 @@ async fn a_token_ends_with_the_boot_of_the_machine() {
     gateway.stop().await;
     gateway.rewrite("leaf-tokens.json", |tokens| tokens.replace("\"boot\":\"", "\"boot\":\"other-"));
     gateway.start().await.unwrap();
-    let refusal = issue(&gateway, "sensor-1", &token, LeafKey::new().csr()).await.unwrap_err();
+    let refusal = issue(&gateway, "sensor-1", &token, Key::generate().csr()).await.unwrap_err();
     assert_eq!(refusal.reason, Reason::LeafToken);
     // What is in /run is gone, and with it the word that nothing was put back.
     let token = allow(&gateway, "sensor-1").await.unwrap();
     gateway.stop().await;
     std::fs::remove_file(gateway.layout().identity_run().join("leaf-tokens")).unwrap();
     gateway.start().await.unwrap();
-    let refusal = issue(&gateway, "sensor-1", &token, LeafKey::new().csr()).await.unwrap_err();
+    let refusal = issue(&gateway, "sensor-1", &token, Key::generate().csr()).await.unwrap_err();
     assert_eq!(refusal.reason, Reason::LeafToken);
 }
 
@@ -120,7 +120,7 @@ async fn a_token_used_twice_at_once_enrols_one() {
     let tries = (0..6).map(|_| {
         let (control, token) = (gateway.control(), token.clone());
         tokio::spawn(async move {
-            let csr = LeafKey::new().csr();
+            let csr = Key::generate().csr();
             common::ask(
                 &control,
                 &Request::LeafIssue { leaf: leaf("sensor-1"), token: token.as_str().into(), csr },
@@ -140,7 +140,7 @@ async fn a_token_used_twice_at_once_enrols_one() {
 async fn what_does_not_enrol() {
     let gateway = site().await;
     let token = allow(&gateway, "sensor-1").await.unwrap();
-    let csr = || LeafKey::new().csr();
+    let csr = || Key::generate().csr();
     let mut forged = csr();
     *forged.0.last_mut().unwrap() ^= 1;
     for (name, reason, leaf, token, csr) in [
@@ -167,7 +167,7 @@ async fn no_leaf_enrols_at_a_gateway_that_may_not_issue() {
     let gateway = Gateway::started().await;
     gateway.deploy(&document(1)).await;
     let token = allow(&gateway, "sensor-1").await.unwrap();
-    let csr = || LeafKey::new().csr();
+    let csr = || Key::generate().csr();
     assert_eq!(issue(&gateway, "sensor-1", &token, csr()).await.unwrap_err().reason, Reason::AttestRequired);
     gateway.join().await;
     gateway
@@ -210,7 +210,7 @@ async fn the_storage_key_is_made_once() {
 struct Device {
     gateway: Gateway,
     clocks: Arc<Clocks>,
-    key: LeafKey,
+    key: Key,
     chain: Vec<Bytes>,
 }
 
@@ -223,12 +223,12 @@ impl Device {
         gateway.join().await;
         gateway.deploy(&document(1)).await;
         let token = allow(&gateway, "sensor-1").await.unwrap();
-        let key = LeafKey::new();
+        let key = Key::generate();
         let chain = issue(&gateway, "sensor-1", &token, key.csr()).await.unwrap().chain;
         Self { gateway, clocks, key, chain }
     }
 
-    async fn renew(&self, chain: &[Bytes], signer: &LeafKey, csr: Bytes) -> Result<Certificate, Refusal> {
+    async fn renew(&self, chain: &[Bytes], signer: &Key, csr: Bytes) -> Result<Certificate, Refusal> {
         let own = chain.first().map(|der| der.0.clone()).unwrap_or_default();
         let proof = signer.sign(&renewal_statement(&own, csr.as_slice())).unwrap().into();
         match self.gateway.ask(Request::LeafRenew { chain: chain.to_vec(), csr, proof }).await? {
@@ -237,8 +237,8 @@ impl Device {
         }
     }
 
-    async fn refused(&self, chain: &[Bytes], signer: &LeafKey) -> Reason {
-        let refused = self.renew(chain, signer, LeafKey::new().csr()).await;
+    async fn refused(&self, chain: &[Bytes], signer: &Key) -> Reason {
+        let refused = self.renew(chain, signer, Key::generate().csr()).await;
         refused.map(|_| ()).unwrap_err().reason
     }
 }
@@ -252,7 +252,7 @@ async fn a_leaf_renews_by_its_own_certificate_without_a_fleet_and_without_an_ope
         assert_eq!(device.refused(&device.chain, &device.key).await, Reason::LeafRenewal, "too early");
         device.clocks.pass(DAY * 4);
         device.gateway.restart().await;
-        let next = LeafKey::new();
+        let next = Key::generate();
         let certificate = device.renew(&device.chain, &device.key, next.csr()).await.unwrap();
         let facts = chain::facts(certificate.chain[0].as_slice()).unwrap();
         assert_eq!(facts.uris, ["spiffe://plant.example/gateway/gw-1/leaf/sensor-1"]);
@@ -271,7 +271,7 @@ async fn what_does_not_renew() {
     let Device { gateway, clocks, key, chain: own } = &device;
     assert_eq!(device.refused(own, key).await, Reason::LeafRenewal, "in the first third");
     clocks.pass(DAY * 3);
-    assert_eq!(device.refused(own, &LeafKey::new()).await, Reason::LeafRenewal, "another key's word");
+    assert_eq!(device.refused(own, &Key::generate()).await, Reason::LeafRenewal, "another key's word");
     assert_eq!(device.refused(&[], key).await, Reason::LeafRenewal, "no certificate");
     assert_eq!(device.refused(&own[..1], key).await, Reason::LeafRenewal, "a chain without issuers");
     let mut forged = own.clone();
@@ -284,7 +284,7 @@ async fn what_does_not_renew() {
         "another trust's leaf"
     );
     // A proof is for one request: whoever has seen it has no use of it.
-    let (csr, other) = (LeafKey::new().csr(), LeafKey::new().csr());
+    let (csr, other) = (Key::generate().csr(), Key::generate().csr());
     let proof = key.sign(&renewal_statement(own[0].as_slice(), csr.as_slice())).unwrap().into();
     let swapped = Request::LeafRenew { chain: own.clone(), csr: other, proof };
     assert_eq!(gateway.refused(swapped).await, Reason::LeafRenewal);

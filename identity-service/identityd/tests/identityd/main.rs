@@ -33,8 +33,6 @@ mod lease;
 mod leaves;
 mod observed;
 mod process;
-#[path = "../../../../foundation/metrics/tests/common/samples.rs"]
-mod samples;
 mod secrets;
 mod site;
 mod starts;

@@ -1,7 +1,7 @@
 //! What is written down and counted: the audit log with its signed heads, and the metrics, through their own doors.
 
 use crate::common;
-use crate::samples;
+use edgewarden_testkit::samples;
 
 use std::os::unix::fs::PermissionsExt as _;
 
@@ -14,7 +14,7 @@ use edgewarden_protocol::control::{AuditEntry, Origin, Reply, Request};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
-use samples::Samples;
+use edgewarden_testkit::samples::Samples;
 
 async fn http(gateway: &Gateway, request: &str) -> String {
     let path = gateway.layout().identity_run().join(SOCKET);

@@ -13,8 +13,6 @@ mod common;
 mod guard;
 mod metrics;
 mod modules;
-#[path = "../../../../foundation/metrics/tests/common/samples.rs"]
-mod samples;
 mod updates;
 mod withdrawn;
 

@@ -1,7 +1,7 @@
 //! The modules' and the guard's numbers as a monitoring system reads them, through the daemon's own door.
 
 use crate::common;
-use crate::samples;
+use edgewarden_testkit::samples;
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -11,7 +11,7 @@ use edgewarden_metrics::door::SOCKET;
 use edgewarden_names::Reason;
 use edgewarden_protocol::runtime_console::ModuleStatus;
 use edgewarden_protocol::uplink::ModuleState;
-use samples::Samples;
+use edgewarden_testkit::samples::Samples;
 
 /// The process that the tests start as `runtimed`.
 const WAIT: &str = "trap 'echo bye; exit 0' TERM; while :; do sleep 0.1; done";

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use edgewarden_names::{SpiffeId, TrustDomain};
+use edgewarden_names::SpiffeId;
 use edgewarden_svid::{X509Context, peer_id};
 use edgewarden_transport::Identity;
 use rcgen::{
@@ -20,14 +20,11 @@ use tokio::sync::watch;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use zeroize::Zeroizing;
 
-pub const DOMAIN: &str = "plant.example";
 pub const DOMAIN_ID: &str = "spiffe://plant.example";
 pub const MODULE: &str = "spiffe://plant.example/gateway/gw-1/module/analytics";
 pub const FLEET: &str = "spiffe://plant.example/fleet";
 
-pub fn domain() -> TrustDomain {
-    TrustDomain::parse(DOMAIN).unwrap()
-}
+pub use edgewarden_testkit::domain;
 
 /// Contents of a certificate. `leaf` and `ca` make good ones for a test to spoil.
 #[derive(Clone)]

@@ -12,15 +12,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _};
-use edgewarden_ca::{CaSigner, IssuingCa, RootCa, SignError, Svid, pem};
+use edgewarden_ca::{IssuingCa, RootCa, Svid, pem};
 use edgewarden_exchange::client::Client as ControlClient;
-use edgewarden_names::{GatewayName, LeafName, ModuleName, SpiffeId, TrustDomain, UnixTime};
+use edgewarden_names::{GatewayName, SpiffeId, UnixTime};
 use edgewarden_protocol::config::Config;
 use edgewarden_protocol::gateway_console::{Reply, Request, Status};
 use edgewarden_protocol::layout::Layout;
 use edgewarden_svid::X509Context;
+use edgewarden_testkit::Key;
 use edgewarden_transport::Identity;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -53,37 +52,15 @@ fn small_disk(folder: &Path, bytes: &str) {
     mount(Some("tmpfs"), folder, Some("tmpfs"), MsFlags::empty(), Some(size.as_str())).unwrap();
 }
 
-struct GatewayCaKey(EcdsaKeyPair);
-
-impl CaSigner for GatewayCaKey {
-    fn public_point(&self) -> Result<Vec<u8>, SignError> {
-        Ok(self.0.public_key().as_ref().to_vec())
-    }
-    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
-        Ok(self.0.sign(&SystemRandom::new(), message).unwrap().as_ref().to_vec())
-    }
-}
-
-pub fn domain() -> TrustDomain {
-    TrustDomain::parse("plant.example").unwrap()
-}
-pub fn gateway() -> GatewayName {
-    GatewayName::parse("gw-1").unwrap()
-}
-pub fn module(name: &str) -> SpiffeId {
-    SpiffeId::module(&domain(), &gateway(), &ModuleName::parse(name).unwrap())
-}
-pub fn leaf(name: &str) -> SpiffeId {
-    SpiffeId::leaf(&domain(), &gateway(), &LeafName::parse(name).unwrap())
-}
+pub use edgewarden_testkit::{domain, gateway, leaf, module};
 
 pub fn issuing(root: &RootCa, gateway: &GatewayName) -> IssuingCa {
     issuing_at(root, gateway, UnixTime::now())
 }
 
 pub fn issuing_at(root: &RootCa, gateway: &GatewayName, now: UnixTime) -> IssuingCa {
-    let key = GatewayCaKey(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).unwrap());
-    let ca = root.certify_gateway_ca(&key.public_point().unwrap(), gateway, HOUR * 100, now).unwrap();
+    let key = Key::generate();
+    let ca = root.certify_gateway_ca(&key.point(), gateway, HOUR * 100, now).unwrap();
     IssuingCa::create(&key, &ca.chain_der[0], &domain(), gateway, HOUR * 90, now).unwrap()
 }
 

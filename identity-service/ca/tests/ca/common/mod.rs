@@ -3,65 +3,26 @@
 use std::process::Command;
 use std::time::Duration;
 
-use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _};
-use edgewarden_ca::{CaSigner, IssuingCa, RootCa, SignError, pem};
-use edgewarden_names::{GatewayName, LeafName, ModuleName, SpiffeId, TrustDomain, UnixTime};
+use edgewarden_ca::{IssuingCa, RootCa, pem};
+use edgewarden_names::UnixTime;
 use tempfile::TempDir;
 
 pub const NOW: UnixTime = UnixTime(1_800_000_000);
 pub const HOUR: Duration = Duration::from_secs(3600);
 pub const DAY: Duration = Duration::from_secs(86400);
 
-/// Stands for a key in a TPM: it is real, only nearer.
-pub struct ElsewhereKey(EcdsaKeyPair);
-
-impl ElsewhereKey {
-    pub fn generate() -> Self {
-        Self(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).unwrap())
-    }
-
-    pub fn point(&self) -> Vec<u8> {
-        self.0.public_key().as_ref().to_vec()
-    }
-}
-
-impl CaSigner for ElsewhereKey {
-    fn public_point(&self) -> Result<Vec<u8>, SignError> {
-        Ok(self.point())
-    }
-
-    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
-        Ok(self.0.sign(&SystemRandom::new(), message).unwrap().as_ref().to_vec())
-    }
-}
-
-pub fn domain() -> TrustDomain {
-    TrustDomain::parse("plant.example").unwrap()
-}
-
-pub fn gateway() -> GatewayName {
-    GatewayName::parse("gw-1").unwrap()
-}
-
-pub fn module(name: &str) -> SpiffeId {
-    SpiffeId::module(&domain(), &gateway(), &ModuleName::parse(name).unwrap())
-}
-
-pub fn leaf(name: &str) -> SpiffeId {
-    SpiffeId::leaf(&domain(), &gateway(), &LeafName::parse(name).unwrap())
-}
+pub use edgewarden_testkit::{Key, domain, gateway, leaf, module};
 
 pub struct Fleet {
     pub root: RootCa,
-    pub key: ElsewhereKey,
+    pub key: Key,
     pub gateway_ca: Vec<u8>,
 }
 
 impl Fleet {
     pub fn new() -> Self {
         let root = RootCa::create(&domain(), DAY * 365, NOW).unwrap();
-        let key = ElsewhereKey::generate();
+        let key = Key::generate();
         let gateway_ca =
             root.certify_gateway_ca(&key.point(), &gateway(), DAY * 30, NOW).unwrap().chain_der.remove(0);
         Self { root, key, gateway_ca }

@@ -7,10 +7,8 @@ pub mod site;
 
 use std::sync::Arc;
 
-use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _};
-use edgewarden_ca::{CaSigner, SignError};
 use edgewarden_names::UnixTime;
+use edgewarden_testkit::Key;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber, SignatureAlgorithm,
@@ -20,27 +18,9 @@ use time::OffsetDateTime;
 pub const NOW: UnixTime = UnixTime(1_900_000_000);
 pub const DAY: u64 = 86400;
 
-/// Stands for a key in a keystore: it is real, only nearer.
-pub struct Elsewhere(EcdsaKeyPair);
-
-impl Elsewhere {
-    pub fn generate() -> Arc<Self> {
-        Arc::new(Self(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).unwrap()))
-    }
-
-    pub fn point(&self) -> Vec<u8> {
-        self.0.public_key().as_ref().to_vec()
-    }
-}
-
-impl CaSigner for Elsewhere {
-    fn public_point(&self) -> Result<Vec<u8>, SignError> {
-        Ok(self.point())
-    }
-
-    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
-        Ok(self.0.sign(&SystemRandom::new(), message).map_err(SignError::new)?.as_ref().to_vec())
-    }
+/// A key in a keystore, for who shares it.
+pub fn elsewhere() -> Arc<Key> {
+    Arc::new(Key::generate())
 }
 
 /// A public key as a certificate's subject.

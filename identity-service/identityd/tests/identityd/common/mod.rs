@@ -3,10 +3,13 @@
 pub mod clocks;
 pub mod container;
 pub mod fetched;
-pub mod image;
 pub mod iotedge;
 pub mod modules;
 pub mod softhsm;
+
+pub use edgewarden_testkit::image;
+pub use edgewarden_testkit::image::document;
+pub use edgewarden_testkit::{Key, Operator, domain, gateway as gateway_name, until};
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -15,20 +18,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::hmac;
-use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
-use edgewarden_ca::{CaSigner, RootCa, SignError, certificate_request, pem, public_point, spki};
+use edgewarden_ca::{CaSigner, RootCa, pem, public_point};
 use edgewarden_exchange::client::Client;
 use edgewarden_identityd::{Daemon, RunError};
-use edgewarden_names::{GatewayName, Reason, Refusal, TrustDomain, UnixTime};
-use edgewarden_protocol::Bytes;
+use edgewarden_names::{Reason, Refusal, UnixTime};
 use edgewarden_protocol::config::{self, Config};
 use edgewarden_protocol::control::{Reply, Request, Status};
-use edgewarden_protocol::deployment::PAYLOAD_TYPE;
-use edgewarden_protocol::dsse::{Envelope, Signature, pre_authentication_encoding};
 use edgewarden_protocol::enrol::{Challenge, Check, Enrolled, Proof, Verdict, VerdictState};
 use edgewarden_protocol::layout::Layout;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
@@ -41,52 +39,6 @@ pub fn restrict(file: &Path) {
     std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600)).unwrap();
 }
 
-pub struct Operator(EcdsaKeyPair);
-
-impl Operator {
-    pub fn new() -> Self {
-        Self(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).unwrap())
-    }
-
-    pub fn public_pem(&self) -> String {
-        spki::to_pem(self.0.public_key().as_ref()).unwrap()
-    }
-
-    /// A DSSE envelope around a document.
-    pub fn sign(&self, document: &Value) -> Bytes {
-        self.sign_as(PAYLOAD_TYPE, document.to_string().as_bytes())
-    }
-
-    pub fn sign_as(&self, payload_type: &str, payload: &[u8]) -> Bytes {
-        let signed = pre_authentication_encoding(payload_type, payload);
-        let sig = self.0.sign(&SystemRandom::new(), &signed).unwrap().as_ref().to_vec().into();
-        let signatures = vec![Signature { keyid: "operator".into(), sig }];
-        let envelope = Envelope { payload_type: payload_type.into(), payload: payload.into(), signatures };
-        serde_json::to_vec(&envelope).unwrap().into()
-    }
-}
-
-/// The key of a leaf device.
-pub struct LeafKey(EcdsaKeyPair);
-
-impl LeafKey {
-    pub fn new() -> Self {
-        Self(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).unwrap())
-    }
-    pub fn csr(&self) -> Bytes {
-        certificate_request(self, &gateway_name(), &domain()).unwrap().into()
-    }
-}
-
-impl CaSigner for LeafKey {
-    fn public_point(&self) -> Result<Vec<u8>, SignError> {
-        Ok(self.0.public_key().as_ref().to_vec())
-    }
-    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
-        Ok(self.0.sign(&SystemRandom::new(), message).unwrap().as_ref().to_vec())
-    }
-}
-
 pub struct Gateway {
     pub folder: TempDir,
     pub config: Config,
@@ -95,14 +47,6 @@ pub struct Gateway {
     serving: Option<JoinHandle<()>>,
     /// Other clocks than this machine's.
     pub clocks: Option<Arc<clocks::Clocks>>,
-}
-
-pub fn domain() -> TrustDomain {
-    TrustDomain::parse("plant.example").unwrap()
-}
-
-pub fn gateway_name() -> GatewayName {
-    GatewayName::parse("gw-1").unwrap()
 }
 
 impl Gateway {
@@ -317,30 +261,4 @@ pub fn verdict(state: VerdictState) -> Verdict {
         at: UnixTime::now(),
         expires: UnixTime::now().plus(DAY),
     }
-}
-
-/// A deployment without images.
-pub fn document(version: u64) -> Value {
-    json!({
-        "name": "glucose",
-        "version": version,
-        "trust_domain": "plant.example",
-        "image_keys": [],
-        "modules": [],
-        "leaves": [{"name": "sensor-1", "groups": ["glucose-sensors"]}],
-        "topics": [],
-        "routes": [],
-        "policy": "",
-    })
-}
-
-/// Waits for what another process or task brings about.
-pub async fn until<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
-    for _ in 0..600 {
-        if let Some(found) = probe().await {
-            return found;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    panic!("waited in vain for: {what}");
 }

@@ -6,9 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
-use edgewarden_ca::{RootCa, pem, public_point, spki};
+use edgewarden_ca::{RootCa, pem, public_point};
 use edgewarden_exchange::client::Client;
 use edgewarden_exchange::frame::{self, FrameError};
 use edgewarden_identityd::Daemon;
@@ -19,17 +17,19 @@ use edgewarden_oci::layout::ImageLayout;
 use edgewarden_oci::registry::Registry;
 use edgewarden_protocol::config::{self, Config, Runtime};
 use edgewarden_protocol::control::{AuditEntry, Reply, Request};
-use edgewarden_protocol::deployment::{ImageReference, PAYLOAD_TYPE};
-use edgewarden_protocol::dsse::{Envelope, Signature, pre_authentication_encoding};
+use edgewarden_protocol::deployment::ImageReference;
 use edgewarden_protocol::enrol::{Challenge, Enrolled, Proof, Verdict, VerdictState};
 use edgewarden_protocol::layout::Layout;
 use edgewarden_protocol::runtime_console as control;
 use edgewarden_protocol::runtime_console::{ModuleStatus, Status};
 use edgewarden_runtimed::LogPump;
+use edgewarden_testkit::Operator;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
+
+pub use edgewarden_testkit::until;
 
 pub const DAY: Duration = Duration::from_secs(86400);
 const INSIDE: &str = "EDGEWARDEN_TEST_INSIDE";
@@ -95,7 +95,7 @@ pub struct Gateway {
     pub folder: TempDir,
     pub config: Config,
     root: RootCa,
-    operator: EcdsaKeyPair,
+    operator: Operator,
     pub image_key: SigningKey,
     serving: Option<JoinHandle<()>>,
     runtimed: Option<Child>,
@@ -144,7 +144,7 @@ impl Gateway {
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         let domain = TrustDomain::parse("plant.example").unwrap();
         let root = RootCa::create(&domain, 3650 * DAY, UnixTime::now()).unwrap();
-        let operator = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).unwrap();
+        let operator = Operator::new();
         let file = |name: &str, text: &str| {
             let path = folder.path().join(name);
             std::fs::write(&path, text).unwrap();
@@ -161,10 +161,7 @@ impl Gateway {
             fleet: Some(config::Fleet {
                 url: "https://127.0.0.1:1".into(),
                 root: file("root.pem", &pem::encode(pem::CERTIFICATE, root.certificate_der())),
-                operator_keys: vec![file(
-                    "operator.pem",
-                    &spki::to_pem(operator.public_key().as_ref()).unwrap(),
-                )],
+                operator_keys: vec![file("operator.pem", &operator.public_pem())],
             }),
             est: None,
             keystore: config::Keystore::Software {
@@ -301,13 +298,7 @@ impl Gateway {
     }
 
     pub async fn deploy_document(&self, document: &Value) {
-        let payload = document.to_string().into_bytes();
-        let signed = pre_authentication_encoding(PAYLOAD_TYPE, &payload);
-        let sig = self.operator.sign(&SystemRandom::new(), &signed).unwrap().as_ref().to_vec().into();
-        let signatures = vec![Signature { keyid: "operator".into(), sig }];
-        let envelope = Envelope { payload_type: PAYLOAD_TYPE.into(), payload: payload.into(), signatures };
-        let envelope = serde_json::to_vec(&envelope).unwrap();
-        self.ask(Request::DeploymentAccept(envelope.into())).await.unwrap();
+        self.ask(Request::DeploymentAccept(self.operator.sign(document))).await.unwrap();
     }
 
     /// Writes the configuration that the next `runtimed` reads.
@@ -419,17 +410,6 @@ impl Gateway {
         let output = Command::new("runc").arg("--root").arg(state).args(args).output().unwrap();
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
-}
-
-/// Waits for what another process or task brings about.
-pub async fn until<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
-    for _ in 0..600 {
-        if let Some(found) = probe().await {
-            return found;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    panic!("waited in vain for: {what}");
 }
 
 /// A module that runs a shell script.

@@ -1,13 +1,5 @@
 //! A strict reader of the Prometheus text format 0.0.4, as far as we use it, and one request of it.
 
-#![allow(
-    dead_code,
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "shared by tests that each use a part; a test fails by panicking"
-)]
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 

@@ -6,14 +6,14 @@ use edgewarden_protocol::control::{ImageEvidence, SignatureEvidence};
 use edgewarden_protocol::deployment::ImageReference;
 use serde_json::{Value, json};
 
-use super::document;
-
 fn digest(bytes: &[u8]) -> Digest {
     let mut sha256 = [0; 32];
     sha256.copy_from_slice(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref());
     Digest::from_sha256(&sha256)
 }
 
+/// An image as a registry has it, and the signatures that were put beside it.
+#[derive(Debug)]
 pub struct Image {
     pub reference: ImageReference,
     pub manifest: Vec<u8>,
@@ -62,6 +62,21 @@ impl Image {
             signatures: self.signatures.clone(),
         }
     }
+}
+
+/// A deployment without images.
+pub fn document(version: u64) -> Value {
+    json!({
+        "name": "glucose",
+        "version": version,
+        "trust_domain": "plant.example",
+        "image_keys": [],
+        "modules": [],
+        "leaves": [{"name": "sensor-1", "groups": ["glucose-sensors"]}],
+        "topics": [],
+        "routes": [],
+        "policy": "",
+    })
 }
 
 /// A deployment of modules with their images.
