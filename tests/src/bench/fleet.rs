@@ -13,7 +13,6 @@ use std::time::Duration;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _};
 use edgewarden_ca::{IssuingCa, RootCa};
 use edgewarden_fleet::data_dir::{DataDir, Settings};
-use edgewarden_fleet::enrol::decide::sha256;
 use edgewarden_fleet::lease::Certificate;
 use edgewarden_fleet::selection::Labels;
 use edgewarden_fleet::store::deployments::NewDeployment;
@@ -76,7 +75,7 @@ fn name(n: usize) -> Result<GatewayName, Failure> {
 
 /// The bytes of a number, as a token or a key that no other number has.
 fn unique(what: &str, n: usize) -> Digest {
-    sha256(format!("{what} {n}").as_bytes())
+    Digest::of(format!("{what} {n}").as_bytes())
 }
 
 fn token(n: usize) -> [u8; 32] {
@@ -135,7 +134,7 @@ impl Filled {
                 gateway: &gateway,
                 binding: &Binding { endorsement: unique("ek", n), attestation: unique("ak", n) },
                 token: Some(&token(n)),
-                ca_key: &sha256(self.ca.0.public_key().as_ref()),
+                ca_key: &Digest::of(self.ca.0.public_key().as_ref()),
                 certificate: &Certificate::lasting(now, now.plus(DAY * 30)),
                 attempt: &attempt,
             };
@@ -145,7 +144,7 @@ impl Filled {
             let (label, version) = if n < GROUPS { ("group", 1) } else { ("site", 2) };
             let envelope = format!("{{\"deployment\":\"{label}-{n}\"}}");
             let new = NewDeployment {
-                digest: &sha256(envelope.as_bytes()),
+                digest: &Digest::of(envelope.as_bytes()),
                 name: &format!("{label}-{n}"),
                 version,
                 selector: &Labels::from([(label.into(), n.to_string())]),
@@ -246,7 +245,7 @@ async fn ask(client: Client, answered: Arc<AtomicU64>) -> Result<(), Failure> {
             .map_err(|error| failed(ErrorChain(&error).to_string()))?;
         if let Some(envelope) = reply.deployment {
             ensure(sync.have.is_none(), || "it was sent what it has".into())?;
-            sync.have = Some(sha256(envelope.as_slice()));
+            sync.have = Some(Digest::of(envelope.as_slice()));
         } else {
             ensure(sync.have.is_some(), || "there is no deployment for it".into())?;
         }
