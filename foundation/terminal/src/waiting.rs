@@ -21,6 +21,8 @@ impl Waiting {
         if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({elapsed})") {
             bar.set_style(style);
         }
+        // At once, and not with the first turn of the thread that draws it again.
+        bar.tick();
         bar.enable_steady_tick(TICK);
         Self(bar)
     }
