@@ -44,6 +44,7 @@ impl Image {
         Self { reference, manifest, config, signatures: Vec::new() }
     }
 
+    #[must_use]
     pub fn signed(mut self, key: &SigningKey) -> Self {
         let signed = sign(&self.reference, key).unwrap();
         self.signatures.push(SignatureEvidence {

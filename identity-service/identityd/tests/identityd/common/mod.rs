@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::hmac;
-use edgewarden_ca::{CaSigner, RootCa, pem, public_point};
+use edgewarden_ca::{RootCa, pem, public_point};
 use edgewarden_exchange::client::Client;
 use edgewarden_identityd::{Daemon, RunError};
 use edgewarden_names::{Reason, Refusal, UnixTime};
