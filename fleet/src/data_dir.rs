@@ -8,8 +8,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use edgewarden_ca::{CaError, RootCa, pem};
-use edgewarden_names::{Digest, TrustDomain, UnixTime};
+use edgewarden_ca::{CaError, RootCa};
+use edgewarden_names::{Digest, TrustDomain, UnixTime, pem};
 use edgewarden_platform::durable;
 use edgewarden_svid::bundle::TrustBundle;
 use serde::{Deserialize, Serialize};
@@ -259,13 +259,14 @@ impl DataDir {
 
     /// The root with its key: for the server only.
     pub fn root(&self) -> Result<RootCa, DataError> {
-        let key = Zeroizing::new(pem::one(&self.read(&self.key_file())?, pem::PRIVATE_KEY)?);
+        let key =
+            Zeroizing::new(pem::one(&self.read(&self.key_file())?, pem::PRIVATE_KEY).map_err(CaError::from)?);
         Ok(RootCa::load(&key, &self.root_certificate()?)?)
     }
 
     /// DER.
     pub fn root_certificate(&self) -> Result<Vec<u8>, DataError> {
-        Ok(pem::one(&self.read(&self.root_file())?, pem::CERTIFICATE)?)
+        Ok(pem::one(&self.read(&self.root_file())?, pem::CERTIFICATE).map_err(CaError::from)?)
     }
 
     fn admin_token_file(&self) -> PathBuf {

@@ -1,8 +1,7 @@
 //! Checks of what a deployment says of other trust domains: whether their endpoints can be told by it. Called by the
 //! gateway that takes a deployment, and before by the fleet that carries it.
 
-use edgewarden_ca::pem;
-use edgewarden_names::{Reason, Refusal};
+use edgewarden_names::{Reason, Refusal, pem};
 use edgewarden_protocol::Bytes;
 use edgewarden_protocol::deployment::Deployment;
 use edgewarden_protocol::federation::Profile;

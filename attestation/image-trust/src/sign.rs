@@ -12,11 +12,11 @@ use aws_lc_rs::signature::{
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use edgewarden_names::Digest;
+use edgewarden_names::{Digest, pem};
 use edgewarden_protocol::deployment::ImageReference;
+use edgewarden_protocol::image_key::SPKI_PREFIX;
 use zeroize::Zeroizing;
 
-use crate::key::{SPKI_PREFIX, decode_pem, encode_pem};
 use crate::limits::{MANIFEST_BYTES_MAX, SIGNATURES_MAX};
 use crate::signature::{
     self, Critical, Descriptor, Identity, Image, MANIFEST_MEDIA_TYPE, PAYLOAD_MEDIA_TYPE, PAYLOAD_TYPE,
@@ -77,8 +77,8 @@ impl SigningKey {
     }
 
     /// PKCS#8 PEM, unencrypted.
-    pub fn from_pem(pem: &str) -> Result<Self, SignError> {
-        Self::from_pkcs8(Zeroizing::new(decode_pem(pem, "PRIVATE KEY").ok_or(SignError::Key)?))
+    pub fn from_pem(text: &str) -> Result<Self, SignError> {
+        Self::from_pkcs8(Zeroizing::new(pem::one(text, pem::PRIVATE_KEY).map_err(|_| SignError::Key)?))
     }
 
     fn from_pkcs8(pkcs8: Zeroizing<Vec<u8>>) -> Result<Self, SignError> {
@@ -96,9 +96,9 @@ impl SigningKey {
             return Err(SignError::Mode(path.into()));
         }
         // Never grows, so that no copy is left behind.
-        let mut pem = Zeroizing::new(String::with_capacity(usize::from(KEY_FILE_BYTES_MAX) + 1));
-        file.take(KEY_FILE_BYTES_MAX.into()).read_to_string(&mut pem).map_err(read)?;
-        Self::from_pem(&pem)
+        let mut text = Zeroizing::new(String::with_capacity(usize::from(KEY_FILE_BYTES_MAX) + 1));
+        file.take(KEY_FILE_BYTES_MAX.into()).read_to_string(&mut text).map_err(read)?;
+        Self::from_pem(&text)
     }
 
     fn sign(&self, payload: &[u8]) -> Result<Vec<u8>, SignError> {
@@ -120,12 +120,12 @@ impl SigningKey {
     /// PEM, SubjectPublicKeyInfo: what a deployment pins as `image_keys[].public_key`.
     pub fn public_pem(&self) -> String {
         let der = [&SPKI_PREFIX, self.pair.public_key().as_ref()].concat();
-        encode_pem(&der, "PUBLIC KEY").as_str().to_owned()
+        pem::encode(pem::PUBLIC_KEY, &der)
     }
 
     /// PKCS#8 PEM, to be kept in a file of mode 0600.
     pub fn private_pem(&self) -> Zeroizing<String> {
-        encode_pem(&self.pkcs8, "PRIVATE KEY")
+        pem::encode_secret(pem::PRIVATE_KEY, &self.pkcs8)
     }
 }
 

@@ -4,8 +4,7 @@ use std::io::{IsTerminal as _, Read as _};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use edgewarden_ca::pem;
-use edgewarden_names::{Digest, GatewayName, ModuleName, SecretName, UnixTime};
+use edgewarden_names::{Digest, GatewayName, ModuleName, SecretName, UnixTime, pem};
 use edgewarden_platform::durable;
 use edgewarden_protocol::secret::{
     AgreementKey, Content, KEY_BYTES_MAX, PAYLOAD_TYPE, SealedValue, SecretDocument, VALUE_BYTES_MAX,

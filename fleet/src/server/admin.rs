@@ -14,8 +14,8 @@ use axum::routing::{get, post};
 use edgewarden_appraisal::{
     BUNDLE_BYTES_MAX, BUNDLE_CERTIFICATES_MAX, ReferenceValues, VendorBundle, VendorRoots,
 };
-use edgewarden_ca::{pem, spki};
-use edgewarden_names::{Digest, ErrorChain, GatewayName, Reason, Refusal, UnixTime};
+use edgewarden_ca::spki;
+use edgewarden_names::{Digest, ErrorChain, GatewayName, Reason, Refusal, UnixTime, pem};
 use edgewarden_protocol::deployment::{Deployment, PAYLOAD_TYPE};
 use edgewarden_protocol::dsse::{self, ENVELOPE_BYTES_MAX, Envelope, VerifyingKey};
 use edgewarden_protocol::enrol::EVENT_LOG_BYTES_MAX;

@@ -177,12 +177,13 @@ pub type WebIdentity = (Vec<Vec<u8>>, zeroize::Zeroizing<Vec<u8>>);
 
 /// Certificate and key of an `https_web` endpoint.
 pub fn web_identity(certificate: &PathBuf, key: &PathBuf) -> Result<WebIdentity, ServeError> {
-    use edgewarden_ca::pem;
+    use edgewarden_ca::CaError;
+    use edgewarden_names::pem;
     let read = |path: &PathBuf| {
         let text = std::fs::read_to_string(path).map(zeroize::Zeroizing::new);
         text.map_err(|source| ServeError::Read { path: path.clone(), source })
     };
-    let chain = pem::all(&read(certificate)?, pem::CERTIFICATE)?;
-    let key = zeroize::Zeroizing::new(pem::one(&read(key)?, pem::PRIVATE_KEY)?);
+    let chain = pem::all(&read(certificate)?, pem::CERTIFICATE).map_err(CaError::from)?;
+    let key = zeroize::Zeroizing::new(pem::one(&read(key)?, pem::PRIVATE_KEY).map_err(CaError::from)?);
     Ok((chain, key))
 }

@@ -6,8 +6,8 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use common::{Fleet, Gateway, Key, domain, post};
-use edgewarden_ca::{CaSigner as _, pem};
-use edgewarden_names::{Reason, SpiffeId, TrustDomain, UnixTime};
+use edgewarden_ca::CaSigner as _;
+use edgewarden_names::{Reason, SpiffeId, TrustDomain, UnixTime, pem};
 use edgewarden_protocol::Bytes;
 use edgewarden_protocol::dsse::{Envelope, Signature, pre_authentication_encoding};
 use edgewarden_protocol::jwt_keys::{PAYLOAD_TYPE, PublishedKey, Statement};

@@ -3,7 +3,7 @@
 //! * [`TrustDomain`], [`SpiffeId`], [`GatewayName`], [`ModuleName`], [`LeafName`]: who · [`Principal`]: whom policy is about ·
 //!   [`SecretName`]: a secret of a module
 //! * [`Digest`], [`Generation`], [`Epoch`], [`UnixTime`]: which, and when · [`Architecture`]: for which processor
-//! * [`topic`]: MQTT topics and filters, and what they match
+//! * [`topic`]: MQTT topics and filters, and what they match · [`pem`]: certificates and keys as text
 //! * [`Reason`], [`Refusal`]: why not · [`ErrorChain`]: an error for a line of a log ·
 //!   [`Backoff`]: how long until the next try
 //!
@@ -16,6 +16,7 @@ mod digest;
 mod error_chain;
 mod label;
 mod numbers;
+pub mod pem;
 mod principal;
 mod refusal;
 mod spiffe_id;

@@ -1,13 +1,12 @@
 //! The keys whose signatures on images count: which texts are one, and what else a text is.
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, ParsedPublicKey};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use edgewarden_names::pem;
 
 use crate::deployment::ImageKey;
 
 /// SubjectPublicKeyInfo of a P-256 key up to the point (RFC 5480): SEQUENCE, id-ecPublicKey, prime256v1, BIT STRING.
-const SPKI_PREFIX: [u8; 26] = [
+pub const SPKI_PREFIX: [u8; 26] = [
     0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86,
     0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
 ];
@@ -66,7 +65,7 @@ fn decode(text: &str) -> Result<Vec<u8>, String> {
         several => return Err(format!("it has {several} PEM blocks: each key has an entry of its own")),
     }
     let text = text.trim();
-    let Some((label, body)) = text.strip_prefix(BEGIN).and_then(|rest| rest.split_once("-----")) else {
+    let Some((label, _)) = text.strip_prefix(BEGIN).and_then(|rest| rest.split_once("-----")) else {
         return Err("it has text before the PEM block".into());
     };
     match label {
@@ -82,11 +81,7 @@ fn decode(text: &str) -> Result<Vec<u8>, String> {
             ));
         }
     }
-    let Some(body) = body.strip_suffix("-----END PUBLIC KEY-----") else {
-        return Err("its PEM block does not end, or text follows it".into());
-    };
-    let body: String = body.split_ascii_whitespace().collect();
-    STANDARD.decode(body).map_err(|_| "its PEM block is not base64".into())
+    pem::one(text, pem::PUBLIC_KEY).map_err(|error| format!("it is {error}"))
 }
 
 fn point(spki: &[u8]) -> Result<&[u8], String> {

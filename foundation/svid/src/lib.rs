@@ -4,7 +4,7 @@
 //! * [`judge_chain`], [`peer_id`], [`peer_expiry`], [`peer`]: a certificate chain, judged by a trust domain's [`Roots`]
 //! * [`foreign`]: the chain of another trust domain's bundle endpoint
 //! * [`jwt`]: JWT-SVIDs, made and judged · [`bundle`]: a trust domain's bundle as a JWK Set
-//! * [`der`], [`pem`]: certificates one after the other
+//! * [`der`]: certificates one after the other
 //!
 //! No I/O, no clock, no TLS: time and trusted keys are arguments. Trusts those, and distrusts every byte of a chain, a
 //! token or a bundle.
@@ -16,7 +16,6 @@ pub mod der;
 pub mod foreign;
 pub mod jwt;
 pub mod peer;
-pub mod pem;
 mod roots;
 
 pub use context::{Bundles, JwtSvid, X509Context};

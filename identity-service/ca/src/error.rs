@@ -1,3 +1,4 @@
+use edgewarden_names::pem::PemError;
 use edgewarden_names::{Reason, Refusal, SpiffeId, UnixTime};
 
 /// Error of a key that lives elsewhere and did not sign.
@@ -31,8 +32,8 @@ pub enum CaError {
     Certificate(&'static str),
     #[error("the key is not valid: {0}")]
     Key(&'static str),
-    #[error("not valid PEM: {0}")]
-    Pem(&'static str),
+    #[error(transparent)]
+    Pem(#[from] PemError),
     #[error("a lifetime is at least one second")]
     Lifetime,
     #[error("the key of the CA cannot be used")]

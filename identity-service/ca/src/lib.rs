@@ -3,7 +3,7 @@
 //! * [`IssuingCa`]: born in memory at each start of `identityd`, signed by the gateway CA; issues SVIDs
 //! * [`RootCa`]: the fleet's; certifies gateway CAs and the fleet's own server
 //! * [`CaSigner`]: a CA key that lives elsewhere, such as in a TPM · [`certificate_request`]: PKCS#10 for such a key
-//! * [`pem`]: PEM of certificates and keys · [`spki`]: P-256 public keys · [`chain`]: what a certificate says
+//! * [`spki`]: P-256 public keys · [`chain`]: what a certificate says
 //! * [`gateway_ca`]: is this the gateway CA's certificate of that gateway?
 //!
 //! Chain: fleet root → gateway CA (pathLen 1) → issuing CA (pathLen 0) → leaf. Certificates follow the SPIFFE
@@ -17,7 +17,6 @@ mod error;
 pub mod gateway_ca;
 mod issuing;
 mod key;
-pub mod pem;
 mod request;
 mod root;
 mod signer;

@@ -1,8 +1,9 @@
 //! P-256 public keys: the uncompressed point (65 bytes) and SubjectPublicKeyInfo (RFC 5480).
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, ParsedPublicKey};
+use edgewarden_names::pem;
 
-use crate::{CaError, pem};
+use crate::CaError;
 
 /// SEQUENCE { SEQUENCE { id-ecPublicKey, prime256v1 }, BIT STRING (65 bytes follow) }: the only form of a P-256 key
 /// with an uncompressed point (RFC 5480 section 2).

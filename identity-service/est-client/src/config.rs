@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use edgewarden_ca::pem;
 use edgewarden_est::{ANCHORS_BYTES_MAX, TrustAnchors};
-use edgewarden_names::{Reason, Refusal};
+use edgewarden_names::{Reason, Refusal, pem};
 use edgewarden_platform::operator_file::{self, Secrecy};
 use edgewarden_protocol::est::{EstAuth, EstConfig};
 use zeroize::Zeroizing;

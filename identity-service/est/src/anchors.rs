@@ -1,8 +1,8 @@
 //! The Explicit Trust Anchor database (RFC 7030 section 1.1): the site's root certificates, from a file that the
 //! operator gave. It never grows by what a server says.
 
-use edgewarden_ca::{CERTIFICATE_BYTES_MAX, pem};
-use edgewarden_names::{Reason, Refusal};
+use edgewarden_ca::CERTIFICATE_BYTES_MAX;
+use edgewarden_names::{Reason, Refusal, pem};
 use rustls_pki_types::{CertificateDer, TrustAnchor};
 use webpki::anchor_from_trusted_cert;
 

@@ -6,9 +6,8 @@
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use edgewarden_ca::pem;
 use edgewarden_iotedge_api::{Instance, Issued, KeyId, ModuleApi};
-use edgewarden_names::{ModuleName, Reason, Refusal, SpiffeId, UnixTime};
+use edgewarden_names::{ModuleName, Reason, Refusal, SpiffeId, UnixTime, pem};
 use edgewarden_protocol::audit::{Event, KeyUse};
 use zeroize::Zeroizing;
 

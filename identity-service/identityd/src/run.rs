@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use edgewarden_audit::{Audit, AuditError};
-use edgewarden_ca::{CaError, pem, spki};
+use edgewarden_ca::{CaError, spki};
 use edgewarden_decisions::authority::{Authority, Context, Input};
 use edgewarden_decisions::clock::Known;
 use edgewarden_decisions::deployments::Target;
@@ -19,7 +19,7 @@ use edgewarden_decisions::site::Site;
 use edgewarden_est::{ANCHORS_BYTES_MAX, TrustAnchors};
 use edgewarden_keystore::{Keystore, KeystoreError};
 use edgewarden_metrics::door;
-use edgewarden_names::{ErrorChain, Reason, Refusal};
+use edgewarden_names::{ErrorChain, Reason, Refusal, pem};
 use edgewarden_platform::kept_socket::Kept;
 use edgewarden_platform::operator_file::{self, Secrecy};
 use edgewarden_platform::reserve::Reserve;
@@ -390,7 +390,7 @@ fn read_pem(path: &PathBuf, label: &str) -> Result<Vec<u8>, RunError> {
         String::from_utf8(bytes).map_err(io::Error::other)
     };
     let text = read(path).map_err(|source| RunError::Read { path: path.clone(), source })?;
-    pem::one(&text, label).map_err(|source| RunError::Pinned { path: path.clone(), source })
+    pem::one(&text, label).map_err(|error| RunError::Pinned { path: path.clone(), source: error.into() })
 }
 
 /// Binds the sockets again of the instances that still live, at the paths that their containers have mounted, and

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _};
-use edgewarden_ca::{CaSigner, SignError, certificate_request, pem};
-use edgewarden_names::{GatewayName, LeafName, ModuleName, SpiffeId, TrustDomain, UnixTime};
+use edgewarden_ca::{CaSigner, SignError, certificate_request};
+use edgewarden_names::{GatewayName, LeafName, ModuleName, SpiffeId, TrustDomain, UnixTime, pem};
 use edgewarden_protocol::control::{Certificate, questions};
 use edgewarden_svid::X509Context;
 use edgewarden_tests::process::{Server, wait_for};

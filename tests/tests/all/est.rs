@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use common::server::{Asked, Server, Told, standard};
 use common::site::Site as SiteCa;
-use edgewarden_ca::{chain, pem};
+use edgewarden_ca::chain;
+use edgewarden_names::pem;
 use edgewarden_svid::X509Context;
 use edgewarden_tests::process::{Finished, run, wait_for};
 use edgewarden_tests::site::{Keys, Site, TPM_PORT};

@@ -1,9 +1,9 @@
 //! `config.toml` and the files that it pins.
 
-use edgewarden_names::ErrorChain;
+use edgewarden_names::{ErrorChain, pem};
 use std::path::{Path, PathBuf};
 
-use edgewarden_ca::{chain, pem, spki};
+use edgewarden_ca::{CaError, chain, spki};
 use edgewarden_protocol::config::{Config, ConfigError};
 use edgewarden_protocol::layout::Layout;
 
@@ -61,7 +61,9 @@ pub fn gather(layout: &Layout) -> Configuration {
 
 fn certificate(path: &Path) -> Read<(Vec<u8>, chain::Facts)> {
     let text = text(path)?;
-    let read = pem::one(&text, pem::CERTIFICATE).and_then(|der| chain::facts(&der).map(|facts| (der, facts)));
+    let read = pem::one(&text, pem::CERTIFICATE)
+        .map_err(CaError::from)
+        .and_then(|der| chain::facts(&der).map(|facts| (der, facts)));
     read.map_err(|error| format!("`{}`: {}", path.display(), ErrorChain(&error)))
 }
 

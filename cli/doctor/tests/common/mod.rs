@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use edgewarden_ca::{RootCa, pem, spki};
+use edgewarden_ca::{RootCa, spki};
 use edgewarden_doctor::{Examined, Facts, Outcome, Peer, Sources, Volume, examine, gather};
-use edgewarden_names::{TrustDomain, UnixTime};
+use edgewarden_names::{TrustDomain, UnixTime, pem};
 
 use edgewarden_platform::users::{self, User};
 use edgewarden_protocol::est::EstStatus;

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use edgewarden_audit::{ENTRIES_MAX, Head, Keys, Query, Report, Verifier, folder};
-use edgewarden_ca::{chain, pem, spki};
-use edgewarden_names::{ModuleName, UnixTime};
+use edgewarden_ca::{CaError, chain, spki};
+use edgewarden_names::{ModuleName, UnixTime, pem};
 use edgewarden_platform::durable;
 use edgewarden_protocol::control::{AuditEntry, questions};
 use edgewarden_protocol::layout::Layout;
@@ -152,12 +152,12 @@ fn read(file: &Path) -> Result<String, Problem> {
 /// The keys of all CA certificates in the file, so that a gateway's chain may be given as it is; or public keys.
 fn keys_of_file(file: &Path) -> Result<Keys, Problem> {
     let text = read(file)?;
-    let bad = |error| Problem::text(format!("`{}`: {error}", file.display()));
+    let bad = |error: CaError| Problem::text(format!("`{}`: {error}", file.display()));
     let points: Vec<Vec<u8>> = if text.contains(&format!("-----BEGIN {}-----", pem::PUBLIC_KEY)) {
-        let keys = pem::all(&text, pem::PUBLIC_KEY).map_err(bad)?;
+        let keys = pem::all(&text, pem::PUBLIC_KEY).map_err(|error| bad(error.into()))?;
         keys.iter().map(|der| spki::point(der)).collect::<Result<_, _>>().map_err(bad)?
     } else {
-        let certificates = pem::all(&text, pem::CERTIFICATE).map_err(bad)?;
+        let certificates = pem::all(&text, pem::CERTIFICATE).map_err(|error| bad(error.into()))?;
         let facts =
             certificates.iter().map(|der| chain::facts(der)).collect::<Result<Vec<_>, _>>().map_err(bad)?;
         facts.into_iter().filter(|facts| facts.is_ca).map(|facts| facts.point).collect()

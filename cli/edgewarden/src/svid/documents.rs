@@ -1,9 +1,9 @@
 //! Names, modes and contents of the files that are kept.
 
-use edgewarden_names::TrustDomain;
+use edgewarden_names::{TrustDomain, pem};
 use edgewarden_workload_client::bundles::JwkSets;
 
-use edgewarden_svid::{JwtSvid, X509Context, pem};
+use edgewarden_svid::{JwtSvid, X509Context};
 use zeroize::Zeroizing;
 
 use super::folder::Document;
@@ -67,14 +67,14 @@ impl Names {
         tokens: &[std::sync::Arc<JwtSvid>],
         jwks: Option<&JwkSets>,
     ) -> Vec<Document> {
-        let chain = pem::certificates(&context.chain_der);
-        let key = pem::private_key(&context.key_pkcs8);
+        let chain = pem::chain(&context.chain_der);
+        let key = pem::encode_secret(pem::PRIVATE_KEY, &context.key_pkcs8);
         let public = |name: &str, bytes: &[u8]| self.document(name, bytes, self.cert_mode);
         let secret = |name: &str, bytes: &[u8]| self.document(name, bytes, self.key_mode);
         let mut documents = vec![
             public(&self.cert_name, chain.as_bytes()),
             secret(&self.key_name, key.as_bytes()),
-            public(&self.bundle_name, pem::certificates(&context.bundle_der).as_bytes()),
+            public(&self.bundle_name, pem::chain(&context.bundle_der).as_bytes()),
         ];
         if let Some(name) = &self.combined_name {
             documents.push(secret(name, &Zeroizing::new([key.as_bytes(), chain.as_bytes()].concat())));

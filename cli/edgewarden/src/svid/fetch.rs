@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use edgewarden_ca::chain::facts;
-use edgewarden_names::{SpiffeId, TrustDomain, UnixTime};
+use edgewarden_names::{SpiffeId, TrustDomain, UnixTime, pem};
 use edgewarden_platform::durable;
-use edgewarden_svid::{X509Context, pem};
+use edgewarden_svid::X509Context;
 use edgewarden_workload_client::{self as client, bundles, fetch_jwt_svid_of};
 use serde_json::{Value, json};
 
@@ -68,11 +68,11 @@ impl Fetch {
 async fn x509(socket: &Path, write: Option<&Path>, format: Format) -> Result<(), Problem> {
     let context = client::fetch_once(socket).await.map_err(|error| problem(error, socket))?;
     if let Some(folder) = write {
-        let key = pem::private_key(&context.key_pkcs8);
+        let key = pem::encode_secret(pem::PRIVATE_KEY, &context.key_pkcs8);
         let files = [
             ("svid_key.pem", key.as_bytes(), KEY_MODE),
-            ("svid.pem", pem::certificates(&context.chain_der).as_bytes(), CERTIFICATE_MODE),
-            ("bundle.pem", pem::certificates(&context.bundle_der).as_bytes(), CERTIFICATE_MODE),
+            ("svid.pem", pem::chain(&context.chain_der).as_bytes(), CERTIFICATE_MODE),
+            ("bundle.pem", pem::chain(&context.bundle_der).as_bytes(), CERTIFICATE_MODE),
         ]
         .map(|(name, bytes, mode)| (folder.join(name), bytes.to_vec(), mode));
         std::fs::create_dir_all(folder).map_err(|error| cannot_write(folder, &error))?;
@@ -108,15 +108,15 @@ async fn watch(socket: &Path, format: Format) -> Result<(), Problem> {
 fn print(context: &X509Context, format: Format) -> Result<(), Problem> {
     let leaf = context.chain_der.first().and_then(|der| facts(der).ok());
     match format {
-        Format::Pem => print!("{}", pem::certificates(&context.chain_der)),
+        Format::Pem => print!("{}", pem::chain(&context.chain_der)),
         Format::Json => {
             return output::json(&json!({
                 "spiffe_id": context.id,
                 "serial": leaf.as_ref().map(|leaf| &leaf.serial),
                 "not_before": leaf.as_ref().map(|leaf| leaf.not_before),
                 "not_after": leaf.as_ref().map(|leaf| leaf.not_after),
-                "chain": pem::certificates(&context.chain_der),
-                "bundle": pem::certificates(&context.bundle_der),
+                "chain": pem::chain(&context.chain_der),
+                "bundle": pem::chain(&context.bundle_der),
             }));
         }
         Format::Text => {
@@ -169,7 +169,7 @@ async fn bundle(socket: &Path, domain: Option<TrustDomain>, format: Format) -> R
     let missing = || Problem::text(format!("the socket has no bundle of `{domain}`"));
     let own = roots.get(&domain).ok_or_else(missing)?;
     match format {
-        Format::Pem => print!("{}", pem::certificates(own)),
+        Format::Pem => print!("{}", pem::chain(own)),
         Format::Text => {
             println!("{}", domain.id());
             for facts in own.iter().filter_map(|der| facts(der).ok()) {
@@ -181,7 +181,7 @@ async fn bundle(socket: &Path, domain: Option<TrustDomain>, format: Format) -> R
             let sets = bundles::fetch_jwk_sets(socket).await.unwrap_or_default();
             let jwks = sets.get(&domain).map(|set| serde_json::from_slice::<Value>(set));
             let jwks = jwks.transpose().map_err(Problem::failed)?;
-            let x509 = pem::certificates(own);
+            let x509 = pem::chain(own);
             return output::json(&json!({"trust_domain": domain, "x509": x509, "jwks": jwks}));
         }
     }

@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use common::{ID, Served};
-use edgewarden_names::Reason;
-use edgewarden_svid::{X509Context, pem};
+use edgewarden_names::{Reason, pem};
+use edgewarden_svid::X509Context;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -70,9 +70,9 @@ fn holds(file: &Path, expected: &str) -> bool {
 
 /// `true` when the folder's files are this identity's.
 fn has(folder: &Path, context: &X509Context) -> bool {
-    holds(&folder.join("svid.pem"), &pem::certificates(&context.chain_der))
-        && holds(&folder.join("svid_key.pem"), &pem::private_key(&context.key_pkcs8))
-        && holds(&folder.join("bundle.pem"), &pem::certificates(&context.bundle_der))
+    holds(&folder.join("svid.pem"), &pem::chain(&context.chain_der))
+        && holds(&folder.join("svid_key.pem"), &pem::encode_secret(pem::PRIVATE_KEY, &context.key_pkcs8))
+        && holds(&folder.join("bundle.pem"), &pem::chain(&context.bundle_der))
 }
 
 fn names(folder: &Path) -> Vec<String> {
@@ -93,12 +93,12 @@ fn a_certificate_is_shown_in_three_forms_and_its_key_in_none() {
     assert_eq!(text, said(&run(&served, &["svid", "fetch", "x509"])));
     assert!(text.contains("valid until") && text.contains("1 root of plant.example"), "{text}");
     let chain = said(&run(&served, &["svid", "fetch", "x509", "-o", "pem"]));
-    assert_eq!(chain, pem::certificates(&context.chain_der));
+    assert_eq!(chain, pem::chain(&context.chain_der));
     let json = said(&run(&served, &["svid", "fetch", "x509", "-o", "json"]));
     let value: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!((value["spiffe_id"].as_str(), value["chain"].as_str()), (Some(ID), Some(chain.as_str())));
     assert!(value["not_after"].as_u64() > value["not_before"].as_u64());
-    let key = pem::private_key(&context.key_pkcs8);
+    let key = pem::encode_secret(pem::PRIVATE_KEY, &context.key_pkcs8);
     let line = key.lines().nth(1).unwrap();
     assert!([text, chain, json].iter().all(|said| !said.contains("PRIVATE") && !said.contains(line)));
 }
@@ -106,7 +106,7 @@ fn a_certificate_is_shown_in_three_forms_and_its_key_in_none() {
 #[test]
 fn a_bundle_is_shown_in_three_forms() {
     let served = Served::new();
-    let roots = pem::certificates(&served.source.now().bundle_der);
+    let roots = pem::chain(&served.source.now().bundle_der);
     let text = said(&run(&served, &["svid", "fetch", "bundle"]));
     assert!(text.starts_with("spiffe://plant.example\n  root "), "{text}");
     assert_eq!(said(&run(&served, &["svid", "fetch", "bundle", "-o", "pem"])), roots);
@@ -146,9 +146,7 @@ fn updates_are_shown_as_they_come_and_none_twice() {
     served.start();
     served.source.rotate();
     let last = served.source.rotate();
-    until(|| {
-        fs::read_to_string(&file).unwrap().contains(&pem::certificates(&last.chain_der).replace('\n', "\\n"))
-    });
+    until(|| fs::read_to_string(&file).unwrap().contains(&pem::chain(&last.chain_der).replace('\n', "\\n")));
     let mut serials = serials();
     let count = serials.len();
     serials.dedup();
@@ -206,7 +204,8 @@ fn files_follow_the_identity_and_outlive_the_socket() {
     let second = served.source.rotate();
     until(|| has(&folder, &second));
     let both = fs::read_to_string(folder.join("both.pem")).unwrap();
-    let (key, chain) = (pem::private_key(&second.key_pkcs8), pem::certificates(&second.chain_der));
+    let (key, chain) =
+        (pem::encode_secret(pem::PRIVATE_KEY, &second.key_pkcs8), pem::chain(&second.chain_der));
     assert_eq!(both, format!("{}{chain}", *key));
     served.stop();
     assert!(has(&folder, &second));
@@ -247,13 +246,16 @@ fn a_reader_of_one_generation_never_sees_two() {
     for _ in 0..60 {
         given.push(served.source.rotate());
         let last = given.last().unwrap();
-        until(|| holds(&folder.join("svid.pem"), &pem::certificates(&last.chain_der)));
+        until(|| holds(&folder.join("svid.pem"), &pem::chain(&last.chain_der)));
     }
     stop.store(true, Ordering::Relaxed);
     let pairs: Vec<(String, String)> = given
         .iter()
         .map(|context| {
-            (pem::certificates(&context.chain_der), (*pem::private_key(&context.key_pkcs8)).clone())
+            (
+                pem::chain(&context.chain_der),
+                (*pem::encode_secret(pem::PRIVATE_KEY, &context.key_pkcs8)).clone(),
+            )
         })
         .collect();
     let seen = reader.join().unwrap();
@@ -427,7 +429,7 @@ fn files_that_cannot_be_written_leave_the_last_ones() {
     fs::create_dir(&blocked).unwrap();
     let second = served.source.rotate();
     let current = folder.join("current");
-    until(|| holds(&current.join("svid_key.pem"), &pem::private_key(&second.key_pkcs8)));
+    until(|| holds(&current.join("svid_key.pem"), &pem::encode_secret(pem::PRIVATE_KEY, &second.key_pkcs8)));
     fs::remove_dir(&blocked).unwrap();
     // Tried again by itself.
     until(|| has(&folder, &second));

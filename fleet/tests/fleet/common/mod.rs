@@ -10,8 +10,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use edgewarden_ca::{CaSigner, IssuingCa, certificate_request, pem};
-use edgewarden_names::{Digest, GatewayName, Reason, Refusal, SpiffeId, UnixTime};
+use edgewarden_ca::{CaSigner, IssuingCa, certificate_request};
+use edgewarden_names::{Digest, GatewayName, Reason, Refusal, SpiffeId, UnixTime, pem};
 use edgewarden_protocol::enrol::{Begin, Challenge, DeviceKeys, Enrolled, Finish, Proof, binding};
 use edgewarden_protocol::uplink::{
     DeploymentReport, Message, Messages, MessagesReply, Report, Sync, SyncReply,

@@ -3,7 +3,8 @@
 use crate::common;
 
 use common::{Fleet, Key, domain, gateway};
-use edgewarden_ca::{certificate_request, chain, pem, public_point, spki};
+use edgewarden_ca::{certificate_request, chain, public_point, spki};
+use edgewarden_names::pem;
 use proptest::collection::vec;
 use proptest::prelude::*;
 

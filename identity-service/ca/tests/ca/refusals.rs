@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use common::{DAY, Fleet, HOUR, Key, NOW, domain, gateway, leaf, module};
 use edgewarden_ca::{
-    CaError, CaSigner, IssuingCa, RootCa, SignError, certificate_request, chain, pem, public_point, spki,
+    CaError, CaSigner, IssuingCa, RootCa, SignError, certificate_request, chain, public_point, spki,
 };
-use edgewarden_names::{CSR_BYTES_MAX, GatewayName, Reason, SpiffeId, TrustDomain, UnixTime};
+use edgewarden_names::{CSR_BYTES_MAX, GatewayName, Reason, SpiffeId, TrustDomain, UnixTime, pem};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, PublicKeyData,
     SanType, SignatureAlgorithm,

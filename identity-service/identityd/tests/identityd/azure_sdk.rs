@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 use common::container::Container;
 use common::fetched::set_up;
 use common::iotedge::{Running, Site};
-use edgewarden_ca::pem;
+use edgewarden_names::pem;
 use serde_json::{Value, json};
 
 /// As `runtimed` sets them, but for the place of the socket.

@@ -190,7 +190,7 @@ async fn a_root_that_is_no_longer_pinned_carries_nothing() {
     let path = gateway.config.fleet.as_ref().unwrap().root.clone();
     std::fs::write(
         &path,
-        edgewarden_ca::pem::encode(edgewarden_ca::pem::CERTIFICATE, other.certificate_der()),
+        edgewarden_names::pem::encode(edgewarden_names::pem::CERTIFICATE, other.certificate_der()),
     )
     .unwrap();
     gateway.start().await.unwrap();

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use common::modules::{Instance, Site};
 use common::{DAY, domain, until};
-use edgewarden_ca::{RootCa, pem};
-use edgewarden_names::{Reason, Refusal, SpiffeId, TrustDomain, UnixTime};
+use edgewarden_ca::RootCa;
+use edgewarden_names::{Reason, Refusal, SpiffeId, TrustDomain, UnixTime, pem};
 use edgewarden_protocol::control::{Reply, Request};
 use edgewarden_protocol::federation::Federated;
 use edgewarden_svid::bundle::TrustBundle;

@@ -4,8 +4,7 @@ use crate::common;
 
 use common::container::{Container, Job};
 use common::iotedge::{Running, Site, get, parse, post};
-use edgewarden_ca::pem;
-use edgewarden_names::{Reason, Refusal, UnixTime};
+use edgewarden_names::{Reason, Refusal, UnixTime, pem};
 use edgewarden_protocol::control::Request;
 use serde_json::{Value, json};
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};

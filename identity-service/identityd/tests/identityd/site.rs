@@ -6,8 +6,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use common::{DAY, Gateway, gateway_name, verdict};
-use edgewarden_ca::{pem, public_point};
-use edgewarden_names::{Reason, UnixTime};
+use edgewarden_ca::public_point;
+use edgewarden_names::{Reason, UnixTime, pem};
 use edgewarden_protocol::control::{Reply, Request};
 use edgewarden_protocol::enrol::{Enrolled, VerdictState};
 use edgewarden_protocol::est::{

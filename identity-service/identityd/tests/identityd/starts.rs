@@ -473,7 +473,7 @@ async fn openssl_accepts_a_modules_chain() {
     let context = edgewarden_workload_client::fetch_once(&socket).await.unwrap();
     let folder = site.gateway.folder.path();
     let write = |name: &str, certificates: &[Vec<u8>]| {
-        std::fs::write(folder.join(name), edgewarden_ca::pem::chain(certificates)).unwrap();
+        std::fs::write(folder.join(name), edgewarden_names::pem::chain(certificates)).unwrap();
     };
     write("bundle.pem", &context.bundle_der);
     write("leaf.pem", &context.chain_der[..1]);

@@ -76,7 +76,7 @@ fn issues(store: &dyn Keystore, appraised: &Appraised) {
     let svid = issuing.issue_svid(&id, &[], Duration::from_secs(3600), now).unwrap();
     let dir = TempDir::new().unwrap();
     let write = |name: &str, certificates: &[Vec<u8>]| {
-        std::fs::write(dir.path().join(name), edgewarden_ca::pem::chain(certificates)).unwrap();
+        std::fs::write(dir.path().join(name), edgewarden_names::pem::chain(certificates)).unwrap();
     };
     write("root.pem", &[root.certificate_der().to_vec()]);
     write("leaf.pem", &svid.chain_der[..1]);

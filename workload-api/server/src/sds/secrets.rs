@@ -11,8 +11,8 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use edgewarden_names::{Reason, Refusal, TrustDomain};
-use edgewarden_svid::{X509Context, pem};
+use edgewarden_names::{Reason, Refusal, TrustDomain, pem};
+use edgewarden_svid::X509Context;
 use edgewarden_workload_wire::envoy::envoy::config::core::v3::{
     DataSource, TypedExtensionConfig, data_source::Specifier,
 };
@@ -129,15 +129,17 @@ pub(super) fn unknown(name: &str) -> Refusal {
 }
 
 fn certificate(context: &X509Context) -> TlsCertificate {
-    let key = Zeroizing::new(std::mem::take(&mut *pem::private_key(&context.key_pkcs8)).into_bytes());
+    let key = Zeroizing::new(
+        std::mem::take(&mut *pem::encode_secret(pem::PRIVATE_KEY, &context.key_pkcs8)).into_bytes(),
+    );
     TlsCertificate {
-        certificate_chain: Some(inline(pem::certificates(&context.chain_der).into_bytes().into())),
+        certificate_chain: Some(inline(pem::chain(&context.chain_der).into_bytes().into())),
         private_key: Some(inline(Bytes::from_owner(key))),
     }
 }
 
 fn validation(bundles: &[Bundle<'_>], own: Bundle<'_>, by: Validator) -> CertificateValidationContext {
-    let roots = |(_, roots): &Bundle<'_>| inline(pem::certificates(roots).into_bytes().into());
+    let roots = |(_, roots): &Bundle<'_>| inline(pem::chain(roots).into_bytes().into());
     if by == Validator::PlainRoots {
         return CertificateValidationContext { trusted_ca: Some(roots(&own)), custom_validator_config: None };
     }
@@ -178,7 +180,7 @@ mod tests {
                 .map(|domain| (domain.name, domain.trust_bundle))
                 .collect::<Vec<_>>()
         };
-        let roots = |der: &[u8]| Some(inline(pem::certificates(&[der.to_vec()]).into_bytes().into()));
+        let roots = |der: &[u8]| Some(inline(pem::chain(&[der.to_vec()]).into_bytes().into()));
         let own = ("plant.example".to_owned(), roots(b"own root"));
         let foreign = ("other.example".to_owned(), roots(b"root of other.example"));
         assert!(validated("ROOTCA") == [own.clone()] && validated("spiffe://plant.example") == [own.clone()]);

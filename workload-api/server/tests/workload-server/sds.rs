@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use common::{ID, Served, channel_over, request};
-use edgewarden_names::{Reason, TrustDomain};
-use edgewarden_svid::{Bundles, pem};
+use edgewarden_names::{Reason, TrustDomain, pem};
+use edgewarden_svid::Bundles;
 use edgewarden_workload_server::EXCHANGES_MAX;
 use edgewarden_workload_server::sds::{NAME_BYTES_MAX, NAMES_MAX, REQUEST_BYTES_MAX, UNANSWERED_MAX};
 use edgewarden_workload_wire::envoy::envoy::config::core::v3::{
@@ -183,11 +183,11 @@ fn all_shown(response: &DiscoveryResponse) -> Vec<(String, String)> {
 
 fn certificate_of(served: &Served) -> String {
     let context = served.source.current.lock().unwrap().as_ref().unwrap().borrow().clone().unwrap();
-    format!("{}{}", pem::certificates(&context.chain_der), *pem::private_key(&context.key_pkcs8))
+    format!("{}{}", pem::chain(&context.chain_der), *pem::encode_secret(pem::PRIVATE_KEY, &context.key_pkcs8))
 }
 
 fn roots_of(served: &Served) -> String {
-    format!("plant.example {}", pem::certificates(std::slice::from_ref(&served.source.authority.der)))
+    format!("plant.example {}", pem::chain(std::slice::from_ref(&served.source.authority.der)))
 }
 
 #[tokio::test]
@@ -230,7 +230,7 @@ async fn a_client_without_the_spiffe_validator_gets_plain_roots_of_one_trust_dom
     let served = Served::new();
     let mut client = client(&served).await;
     let response = client.fetch_secrets(ask(&["ROOTCA"])).await.unwrap().into_inner();
-    let plain = format!("plain {}", pem::certificates(std::slice::from_ref(&served.source.authority.der)));
+    let plain = format!("plain {}", pem::chain(std::slice::from_ref(&served.source.authority.der)));
     assert_eq!(all_shown(&response), [("ROOTCA".to_owned(), plain)]);
     let status = client.fetch_secrets(ask(&["ALL"])).await.map(drop).unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
@@ -355,7 +355,7 @@ async fn a_rotation_is_pushed_to_whom_it_concerns() {
     served.source.give(Some(Arc::clone(&other)));
     // The roots had not changed before.
     let roots_after = roots.next().await;
-    let expected = format!("plant.example {}", pem::certificates(&other.bundle_der));
+    let expected = format!("plant.example {}", pem::chain(&other.bundle_der));
     assert_eq!(all_shown(&roots_after), [("ROOTCA".to_owned(), expected)]);
     assert_eq!(roots_after.nonce, "2");
 }
@@ -603,8 +603,7 @@ async fn foreign_trust_domains_are_given_and_each_change_is_pushed() {
     let mut all = Whole::open(&served, DiscoveryRequest { node: Some(envoy()), ..ask(&["ALL"]) }).await;
     assert_eq!(all_shown(&all.next().await), [("ALL".to_owned(), roots_of(&served))]);
     set(Some(&root));
-    let both =
-        format!("{}other.example {}", roots_of(&served), pem::certificates(std::slice::from_ref(&root)));
+    let both = format!("{}other.example {}", roots_of(&served), pem::chain(std::slice::from_ref(&root)));
     assert_eq!(all_shown(&all.next().await), [("ALL".to_owned(), both)]);
 
     let mut whole = Whole::open(&served, ask(&[foreign])).await;

@@ -12,9 +12,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use edgewarden_ca::{IssuingCa, RootCa, Svid, pem};
+use edgewarden_ca::{IssuingCa, RootCa, Svid};
 use edgewarden_exchange::client::Client as ControlClient;
-use edgewarden_names::{GatewayName, SpiffeId, UnixTime};
+use edgewarden_names::{GatewayName, SpiffeId, UnixTime, pem};
 use edgewarden_protocol::config::Config;
 use edgewarden_protocol::gateway_console::{Reply, Request, Status};
 use edgewarden_protocol::layout::Layout;

@@ -3,8 +3,8 @@
 use std::process::Command;
 use std::time::Duration;
 
-use edgewarden_ca::{IssuingCa, RootCa, pem};
-use edgewarden_names::UnixTime;
+use edgewarden_ca::{IssuingCa, RootCa};
+use edgewarden_names::{UnixTime, pem};
 use tempfile::TempDir;
 
 pub const NOW: UnixTime = UnixTime(1_800_000_000);

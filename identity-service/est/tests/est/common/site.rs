@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use edgewarden_ca::pem;
+use edgewarden_names::pem;
 use edgewarden_protocol::est::{EstAuth, EstConfig};
 use tempfile::TempDir;
 

@@ -18,10 +18,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::hmac;
-use edgewarden_ca::{RootCa, pem, public_point};
+use edgewarden_ca::{RootCa, public_point};
 use edgewarden_exchange::client::Client;
 use edgewarden_identityd::{Daemon, RunError};
-use edgewarden_names::{Reason, Refusal, UnixTime};
+use edgewarden_names::{Reason, Refusal, UnixTime, pem};
 use edgewarden_protocol::config::{self, Config};
 use edgewarden_protocol::control::{Reply, Request, Status};
 use edgewarden_protocol::enrol::{Challenge, Check, Enrolled, Proof, Verdict, VerdictState};

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use edgewarden_ca::{RootCa, pem, public_point};
+use edgewarden_ca::{RootCa, public_point};
 use edgewarden_exchange::client::Client;
 use edgewarden_exchange::frame::{self, FrameError};
 use edgewarden_identityd::Daemon;
 use edgewarden_image_trust::sign::{SigningKey, sign};
-use edgewarden_names::{GatewayName, ModuleName, Refusal, TrustDomain, UnixTime};
+use edgewarden_names::{GatewayName, ModuleName, Refusal, TrustDomain, UnixTime, pem};
 use edgewarden_oci::build::{Recipe, build};
 use edgewarden_oci::layout::ImageLayout;
 use edgewarden_oci::registry::Registry;
