@@ -50,6 +50,40 @@ pub fn version() -> u32 {
     versions.into_iter().find_map(|(abi, version)| known(abi).then_some(version)).unwrap_or(0)
 }
 
+/// Files and TCP ports that a daemon keeps.
+#[derive(Debug, Default)]
+pub struct Reach {
+    /// Also to execute.
+    pub read: Vec<PathBuf>,
+    pub write: Vec<PathBuf>,
+    /// TCP ports to connect to.
+    pub connect: Vec<u16>,
+}
+
+impl Reach {
+    /// Gives up everything else, as [`confine_files`] does. A path that does not exist is left out; what this kernel cannot
+    /// enforce is said in the log.
+    pub fn confine(mut self) -> Result<(), ConfineError> {
+        self.read.retain(|path| path.exists());
+        self.write.retain(|path| path.exists());
+        let confinement = confine_files(&self.read, &self.write, &self.connect)?;
+        if confinement.enforcement != Enforcement::Fully {
+            tracing::warn!(enforcement = ?confinement.enforcement, "this kernel cannot confine files fully");
+        }
+        if !confinement.all_threads {
+            tracing::warn!("threads that ran before are not confined to files");
+        }
+        Ok(())
+    }
+
+    /// One right a line, as the lists in docs/confinement have them.
+    pub fn lines(&self) -> impl Iterator<Item = String> {
+        let read = self.read.iter().map(|path| format!("read {}", path.display()));
+        let write = self.write.iter().map(|path| format!("write {}", path.display()));
+        read.chain(write).chain(self.connect.iter().map(|port| format!("connect tcp {port}")))
+    }
+}
+
 /// From now on opens only what lies beneath `read` (also to execute) and `write`, connects only to `connect_tcp_ports`,
 /// binds no TCP port, and reaches no abstract Unix socket and no process (by signal) outside itself.
 ///

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use edgewarden_platform::landlock::{ConfineError, Enforcement, confine_files};
+use edgewarden_platform::landlock::{ConfineError, Reach};
 use edgewarden_platform::seccomp::{Allowed, Sockets};
 use edgewarden_platform::{harden, seccomp};
 use edgewarden_protocol::config::Config;
@@ -27,13 +27,6 @@ pub enum ConfinementError {
 }
 
 /// The files and ports that are left.
-#[derive(Debug)]
-struct Reach {
-    read: Vec<PathBuf>,
-    write: Vec<PathBuf>,
-    connect: Vec<u16>,
-}
-
 fn reach(layout: &Layout, config: &Config) -> Reach {
     let mut read: Vec<PathBuf> = SYSTEM_FOLDERS.map(PathBuf::from).into();
     read.extend(layout.config_file().parent().map(Path::to_path_buf));
@@ -51,16 +44,7 @@ fn reach(layout: &Layout, config: &Config) -> Reach {
 pub(crate) fn confine(layout: &Layout, config: &Config) -> Result<(), ConfinementError> {
     harden::no_new_privs()?;
     harden::no_core_dumps()?;
-    let Reach { mut read, mut write, connect } = reach(layout, config);
-    read.retain(|path| path.exists());
-    write.retain(|path| path.exists());
-    let confinement = confine_files(&read, &write, &connect)?;
-    if confinement.enforcement != Enforcement::Fully {
-        tracing::warn!(enforcement = ?confinement.enforcement, "this kernel cannot confine files fully");
-    }
-    if !confinement.all_threads {
-        tracing::warn!("threads that ran before are not confined to files");
-    }
+    reach(layout, config).confine()?;
     seccomp::serve(allowed(config))?;
     Ok(())
 }
@@ -120,9 +104,7 @@ mod tests {
         let config = Config::load(&path).unwrap();
         let reach = reach(&Layout::new("/"), &config);
         let mut lines = BTreeSet::new();
-        lines.extend(reach.read.iter().map(|path| format!("read {}", path.display())));
-        lines.extend(reach.write.iter().map(|path| format!("write {}", path.display())));
-        lines.extend(reach.connect.iter().map(|port| format!("connect tcp {port}")));
+        lines.extend(reach.lines());
         lines.extend(allowed(&config).lines().iter().map(|call| format!("call {call}")));
         lines
     }

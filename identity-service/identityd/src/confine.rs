@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use edgewarden_platform::landlock::{ConfineError, Enforcement, confine_files};
+use edgewarden_platform::landlock::{ConfineError, Reach};
 use edgewarden_platform::seccomp::{Allowed, Sockets};
 use edgewarden_platform::{harden, libraries, memory, seccomp};
 use edgewarden_protocol::config::{Config, Keystore};
@@ -82,13 +82,6 @@ pub async fn let_go_of_memory() {
 }
 
 /// The files and ports that are left.
-#[derive(Debug, Default)]
-struct Reach {
-    read: Vec<PathBuf>,
-    write: Vec<PathBuf>,
-    connect: Vec<u16>,
-}
-
 fn reach(layout: &Layout, config: &Config) -> Reach {
     let mut read: Vec<PathBuf> = SYSTEM_FOLDERS.map(PathBuf::from).into();
     read.extend(layout.config_file().parent().map(Path::to_path_buf));
@@ -120,17 +113,7 @@ fn reach(layout: &Layout, config: &Config) -> Reach {
 
 /// From now on only the files and ports that this configuration needs. The folders of state and sockets must exist.
 pub fn files(layout: &Layout, config: &Config) -> Result<(), ConfineError> {
-    let Reach { mut read, mut write, connect } = reach(layout, config);
-    read.retain(|path| path.exists());
-    write.retain(|path| path.exists());
-    let confinement = confine_files(&read, &write, &connect)?;
-    if confinement.enforcement != Enforcement::Fully {
-        tracing::warn!(enforcement = ?confinement.enforcement, "this kernel cannot confine files fully");
-    }
-    if !confinement.all_threads {
-        tracing::warn!("threads that ran before are not confined to files");
-    }
-    Ok(())
+    reach(layout, config).confine()
 }
 
 /// The system calls that are left, for every thread there is and will be.
@@ -186,9 +169,7 @@ mod tests {
         });
         let reach = reach(&Layout::new("/"), &config);
         let mut lines = BTreeSet::new();
-        lines.extend(reach.read.iter().map(|path| format!("read {}", path.display())));
-        lines.extend(reach.write.iter().map(|path| format!("write {}", path.display())));
-        lines.extend(reach.connect.iter().map(|port| format!("connect tcp {port}")));
+        lines.extend(reach.lines());
         lines.extend(allowed(&config.keystore).lines().iter().map(|call| format!("call {call}")));
         lines
     }
