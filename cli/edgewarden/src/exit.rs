@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use edgewarden_exchange::client::ClientError;
 use edgewarden_names::{ErrorChain, Refusal};
+use edgewarden_terminal::exit;
 
 /// Failure or refusal of a command, or the end of a program that it ran.
 #[derive(Debug)]
@@ -33,25 +34,11 @@ impl Problem {
     /// Prints the problem for a person, and its exit code for a script.
     pub fn report(self) -> ExitCode {
         match self {
-            Self::Refused(refusal) => {
-                eprintln!("refused: {refusal}");
-                eprintln!("hint: {}", refusal.reason.next_step());
-                ExitCode::from(3)
-            }
-            Self::Denied { refusal, next } => {
-                eprintln!("refused: {refusal}");
-                eprintln!("hint: {next}");
-                ExitCode::from(3)
-            }
-            Self::Failed(text) => {
-                eprintln!("error: {text}");
-                ExitCode::from(1)
-            }
+            Self::Refused(refusal) => exit::refused(&refusal, refusal.reason.next_step()),
+            Self::Denied { refusal, next } => exit::refused(&refusal, next),
+            Self::Failed(text) => exit::failed(&text),
             Self::Ended(code) => ExitCode::from(code),
-            Self::Usage(text) => {
-                eprintln!("error: {text}");
-                ExitCode::from(2)
-            }
+            Self::Usage(text) => exit::misused(&text),
         }
     }
 }

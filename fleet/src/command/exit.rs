@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::process::ExitCode;
 
 use edgewarden_names::{ErrorChain, Reason, Refusal};
+use edgewarden_terminal::exit;
 use edgewarden_transport::http::HttpError;
 
 /// Failure or refusal of a command.
@@ -29,19 +30,9 @@ impl Stop {
     /// Prints the problem for a person, and gives its exit code for a script.
     pub fn report(self) -> ExitCode {
         match self {
-            Self::Refused(refusal) => {
-                eprintln!("refused: {refusal}");
-                eprintln!("hint: {}", refusal.reason.next_step());
-                ExitCode::from(3)
-            }
-            Self::Failed(text) => {
-                eprintln!("error: {text}");
-                ExitCode::from(1)
-            }
-            Self::Usage(text) => {
-                eprintln!("error: {text}");
-                ExitCode::from(2)
-            }
+            Self::Refused(refusal) => exit::refused(&refusal, refusal.reason.next_step()),
+            Self::Failed(text) => exit::failed(&text),
+            Self::Usage(text) => exit::misused(&text),
         }
     }
 }
