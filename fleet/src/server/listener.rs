@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use edgewarden_names::{IdKind, Reason, Refusal, SpiffeId};
+use edgewarden_platform::accepting::Accepting;
 use edgewarden_transport::log_limit::{Line, LogLimit};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -170,20 +171,12 @@ pub async fn run(listener: impl Listener, service: Service, mut stopping: watch:
         gateways_logged: LogLimit::default(),
     });
     let mut connections = JoinSet::new();
+    let mut accepting = Accepting::new("of a gateway or an operator");
     loop {
         while connections.try_join_next().is_some() {}
-        let accepted = tokio::select! {
-            accepted = listener.next() => accepted,
+        let (stream, source) = tokio::select! {
+            accepted = accepting.next(|| listener.next()) => accepted,
             _ = stopping.wait_for(|stop| *stop) => break,
-        };
-        let (stream, source) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                // Out of file descriptors, most likely: waiting is what helps.
-                shared.log(Ipv4Addr::UNSPECIFIED.into(), "cannot accept a connection", &error);
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
         };
         let ended = Arc::new(Notify::new());
         let entered = {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use edgewarden_names::Reason;
-use edgewarden_platform::kept_socket::{Accepted, Kept};
+use edgewarden_platform::kept_socket::{Change, Kept};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
@@ -22,7 +22,6 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::page::Format;
@@ -37,7 +36,6 @@ const HEAD_BYTES_MAX: usize = 8 * 1024;
 const REST_BYTES_MAX: u64 = 64 * 1024;
 /// From connecting to the answer's last byte.
 const PATIENCE: Duration = Duration::from_secs(5);
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const WORDS: &str = "text/plain; charset=utf-8";
 
 /// A daemon's numbers and its health.
@@ -51,33 +49,19 @@ pub trait Source: Send + Sync + 'static {
 
 /// Listens in a folder, in the place of a socket that a run before left there.
 pub fn open(folder: &Path) -> io::Result<Kept> {
-    Kept::bind(folder.join(SOCKET), MODE)
+    Kept::bind(folder.join(SOCKET), MODE, "for metrics")
 }
 
-/// Serves until the future is dropped. `put_back` is called when somebody had removed the socket's file.
-pub async fn serve<S: Source>(mut listener: Kept, source: Arc<S>, put_back: impl Fn(&Path)) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let mut connections = tokio::task::JoinSet::new();
-    loop {
-        while connections.try_join_next().is_some() {}
-        // Held before accept: a caller too many waits in the kernel's queue.
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok(Accepted::PutBack) => put_back(listener.path()),
-            Ok(Accepted::Stream(stream)) => {
-                let source = Arc::clone(&source);
-                connections.spawn(async move {
-                    let _place = place;
-                    // Ended, broken off or too slow: it is over either way.
-                    drop(timeout(PATIENCE, exchange(stream, &*source)).await);
-                });
-            }
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection for metrics");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
+/// Serves until the future is dropped. `changed` is told when somebody had removed the socket's file.
+pub async fn serve<S: Source>(listener: Kept, source: Arc<S>, changed: impl Fn(&Path, Change)) {
+    let serve = |stream| {
+        let source = Arc::clone(&source);
+        async move {
+            // Ended, broken off or too slow: it is over either way.
+            drop(timeout(PATIENCE, exchange(stream, &*source)).await);
         }
-    }
+    };
+    listener.serve(CONNECTIONS_MAX, changed, serve).await;
 }
 
 async fn exchange<S: Source>(stream: UnixStream, source: &S) -> io::Result<()> {

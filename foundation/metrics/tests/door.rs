@@ -12,6 +12,7 @@ use std::time::Duration;
 use edgewarden_metrics::door::{self, SOCKET, Source};
 use edgewarden_metrics::page::{Format, render};
 use edgewarden_names::Reason;
+use edgewarden_platform::kept_socket::Change;
 use edgewarden_testkit::samples;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
@@ -46,7 +47,7 @@ fn door() -> Door {
     let folder = tempfile::tempdir().unwrap();
     let listener = door::open(folder.path()).unwrap();
     let source = Arc::new(Counting::default());
-    let task = tokio::spawn(door::serve(listener, Arc::clone(&source), |_| {}));
+    let task = tokio::spawn(door::serve(listener, Arc::clone(&source), |_, _| {}));
     Door { source, path: folder.path().join(SOCKET), _folder: folder, _task: task }
 }
 
@@ -117,14 +118,23 @@ async fn a_removed_socket_is_put_back() {
     let folder = tempfile::tempdir().unwrap();
     let listener = door::open(folder.path()).unwrap();
     let path = folder.path().join(SOCKET);
-    let (told, mut put_back) = tokio::sync::mpsc::unbounded_channel();
-    let task = tokio::spawn(door::serve(listener, Arc::new(Counting::default()), move |path| {
-        told.send(path.to_owned()).unwrap();
+    let (told, mut changes) = tokio::sync::mpsc::unbounded_channel();
+    let task = tokio::spawn(door::serve(listener, Arc::new(Counting::default()), move |path, change| {
+        told.send((path.to_owned(), change)).unwrap();
     }));
+    let mut next =
+        async || tokio::time::timeout(Duration::from_secs(60), changes.recv()).await.unwrap().unwrap();
     samples::scrape(&path).await;
     std::fs::remove_file(&path).unwrap();
-    let said = tokio::time::timeout(Duration::from_secs(60), put_back.recv()).await.unwrap();
-    assert_eq!(said.as_ref(), Some(&path));
+    assert!(matches!(next().await, (found, Change::PutBack) if found == path));
+    samples::scrape(&path).await;
+
+    // Whoever removes the folder too is told of once, and what is lost comes back with the folder.
+    std::fs::remove_dir_all(folder.path()).unwrap();
+    assert!(matches!(next().await, (found, Change::Lost(_)) if found == path));
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    std::fs::create_dir(folder.path()).unwrap();
+    assert!(matches!(next().await, (found, Change::PutBack) if found == path));
     samples::scrape(&path).await;
     task.abort();
 }

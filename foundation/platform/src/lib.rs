@@ -9,11 +9,13 @@
 //! * [`sources`]: a socket that answers one network only
 //! * [`mounts`]: writing to what a container has mounted read-only · [`users`]: user names
 //! * [`netlink`], [`readiness`]: hearing from the kernel what changes · [`programs`]: where the system's programs are
-//! * [`socket_file`], [`kept_socket`]: whether a socket can still be found where it was bound, and one that always is
+//! * [`accepting`]: patience with a listener that cannot accept ·
+//!   [`socket_file`], [`kept_socket`]: whether a socket can still be found where it was bound, and one that always is
 //! * [`operator_file`]: a file that an operator gave
 //!
 //! Trusts the kernel and `/proc`. Distrusts every peer, also one that dies and is replaced while it is looked at.
 
+pub mod accepting;
 pub mod capabilities;
 pub mod clock;
 #[cfg(debug_assertions)]

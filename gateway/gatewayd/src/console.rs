@@ -1,23 +1,20 @@
 //! Answers the command line on `gatewayd`'s own control socket. Root only.
 
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use edgewarden_exchange::frame;
 use edgewarden_mqtt::broker::durable::SetAside;
 use edgewarden_names::{Principal, Reason, Refusal};
+use edgewarden_platform::kept_socket::{Change, Kept};
 use edgewarden_platform::peer;
-use edgewarden_platform::socket_file::SocketFile;
 use edgewarden_protocol::Bytes;
 use edgewarden_protocol::gateway_console::{
     QueueStatus, Reply, Request, SetAsideStatus, Status, UpstreamStatus,
 };
-use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
-use tokio::time::MissedTickBehavior;
+use tokio::net::UnixStream;
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::audit::Audit;
 use crate::event::Event;
@@ -26,8 +23,6 @@ use crate::view::View;
 
 const CALLERS_MAX: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Time between two looks whether the socket's file is there.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Sources of the status.
 #[derive(Clone)]
@@ -39,81 +34,32 @@ pub(crate) struct Console {
     pub(crate) upstream: watch::Receiver<UpstreamStatus>,
 }
 
-/// Listens in the place of a socket that an earlier run left.
-pub(crate) fn open(path: &Path) -> io::Result<(std::os::unix::net::UnixListener, SocketFile)> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = std::os::unix::net::UnixListener::bind(path)?;
-    // Root passes whatever the mode; the peer's user is checked as well.
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    listener.set_nonblocking(true)?;
-    Ok((listener, SocketFile::bound(path)?))
+/// Listens in the place of a socket that an earlier run left. Root passes whatever the mode; the peer's user is checked as
+/// well.
+pub(crate) fn open(path: PathBuf) -> io::Result<Kept> {
+    Kept::bind(path, 0o600, "of the command line")
 }
 
-/// `path`: of the listener's file, which is put back when somebody removes it.
-pub(crate) async fn serve(
-    mut listener: UnixListener,
-    mut file: SocketFile,
-    path: PathBuf,
-    audit: Audit,
-    console: Console,
-) {
-    let slots = Arc::new(Semaphore::new(CALLERS_MAX));
-    let mut tasks = tokio::task::JoinSet::new();
-    let mut look = tokio::time::interval(LOOK_EVERY);
-    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut refused = false;
-    loop {
-        while tasks.try_join_next().is_some() {}
-        let (slot, stream) = tokio::select! {
-            accepted = accept(&listener, &slots) => match accepted {
-                Some(accepted) => accepted,
-                None => continue,
-            },
-            _ = look.tick() => {
-                if !file.is_there() {
-                    match open(&path).and_then(|(anew, file)| Ok((UnixListener::from_std(anew)?, file))) {
-                        Ok(anew) => {
-                            (listener, file) = anew;
-                            let rule = "the socket's file was removed or replaced; put back";
-                            audit.failed(Refusal::new(Reason::EnforcementAltered, path.display(), rule));
-                            refused = false;
-                        }
-                        Err(error) if !refused => {
-                            let rule = format!("the socket's file is gone and cannot be put back: {error}");
-                            audit.failed(Refusal::new(Reason::EnforcementLost, path.display(), rule));
-                            refused = true;
-                        }
-                        Err(_) => {}
-                    }
-                }
-                continue;
-            }
-        };
+/// Serves until the future is dropped.
+pub(crate) async fn serve(listener: Kept, audit: Audit, console: Console) {
+    let serve = |stream| {
         let console = console.clone();
-        tasks.spawn(async move {
-            drop(tokio::time::timeout(PATIENCE, converse(stream, console)).await);
-            drop(slot);
-        });
-    }
+        async move { drop(tokio::time::timeout(PATIENCE, converse(stream, console)).await) }
+    };
+    listener.serve(CALLERS_MAX, |path, change| socket_changed(&audit, path, &change), serve).await;
 }
 
-/// A connection with its place; `None` when there was none to be had. Cancel-safe.
-async fn accept(
-    listener: &UnixListener,
-    slots: &Arc<Semaphore>,
-) -> Option<(OwnedSemaphorePermit, UnixStream)> {
-    let slot = Arc::clone(slots).acquire_owned().await.ok()?;
-    match listener.accept().await {
-        Ok((stream, _)) => Some((slot, stream)),
-        Err(error) => {
-            tracing::warn!(%error, "cannot accept a connection of the command line");
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            None
+/// Says what became of the file of one of our own sockets.
+pub(crate) fn socket_changed(audit: &Audit, path: &Path, change: &Change) {
+    let (reason, rule) = match change {
+        Change::PutBack => {
+            (Reason::EnforcementAltered, "the socket's file was removed or replaced; put back".to_owned())
         }
-    }
+        Change::Lost(error) => {
+            (Reason::EnforcementLost, format!("the socket's file is gone and cannot be put back: {error}"))
+        }
+    };
+    audit.failed(Refusal::new(reason, path.display(), rule));
 }
 
 async fn converse(mut stream: UnixStream, console: Console) {

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use edgewarden_metrics::door;
 use edgewarden_names::{GatewayName, Principal, Reason, Refusal};
-use edgewarden_platform::socket_file::SocketFile;
 use edgewarden_protocol::config::Config;
 use edgewarden_protocol::gateway_console::UpstreamStatus;
 use edgewarden_protocol::layout::Layout;
@@ -19,7 +18,7 @@ use edgewarden_transport::tls::{
 };
 use edgewarden_transport::{Clock, Identity};
 use edgewarden_workload_client::follow;
-use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -71,7 +70,6 @@ struct Doors {
     modules: std::net::TcpListener,
     module_network: Network,
     enrolment: std::net::TcpListener,
-    console: (std::os::unix::net::UnixListener, SocketFile),
 }
 
 /// Runs until SIGTERM. Takes rights from the whole process: nothing else may run in it. Landlock binds the calling thread
@@ -100,13 +98,11 @@ fn open_doors(layout: &Layout, config: &Config) -> Result<Doors, GatewaydError> 
     };
     let (first, network) = module_network(&config.runtime.module_network)?;
     let modules = SocketAddr::from((first, config.mqtt.module_port));
-    let socket = layout.gateway_socket();
     Ok(Doors {
         leaves: listen(config.mqtt.leaf_listen, None)?,
         modules: listen(modules, Some(network))?,
         module_network: network,
         enrolment: listen(config.mqtt.leaf_enrol_listen, None)?,
-        console: console::open(&socket).map_err(|source| GatewaydError::Socket { path: socket, source })?,
     })
 }
 
@@ -265,16 +261,15 @@ fn open(layout: &Layout, doors: Doors, inside: Inside, audit: Audit) -> Result<J
     let enrolment_listener = tcp(doors.enrolment)?;
     let serve_enrolment = move |stream, from, slot| enrol::serve(stream, from, slot, enrolment.clone());
     tasks.spawn(accept_when_ready(identity, enrolment_listener, None, connections_max, serve_enrolment));
-    let (socket, file) = doors.console;
-    let listener = UnixListener::from_std(socket).map_err(GatewaydError::System)?;
+    let path = layout.gateway_socket();
+    let listener = console::open(path.clone()).map_err(|source| GatewaydError::Socket { path, source })?;
     let path = layout.gateway_run();
     let numbers = door::open(&path).map_err(|source| GatewaydError::Socket { path, source })?;
     let altered = audit.clone();
-    tasks.spawn(door::serve(numbers, Arc::new(told), move |path| {
-        let rule = "the socket's file was removed or replaced; put back";
-        altered.failed(Refusal::new(Reason::EnforcementAltered, path.display(), rule));
+    tasks.spawn(door::serve(numbers, Arc::new(told), move |path, change| {
+        console::socket_changed(&altered, path, &change);
     }));
-    tasks.spawn(console::serve(listener, file, layout.gateway_socket(), audit, console));
+    tasks.spawn(console::serve(listener, audit, console));
     Ok(tasks)
 }
 

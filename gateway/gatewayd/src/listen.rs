@@ -9,9 +9,8 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use edgewarden_transport::log_limit::{Line, LogLimit};
+use edgewarden_platform::accepting::Accepting;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket, sockopt,
@@ -27,8 +26,6 @@ const STRANGERS_MAX: usize = 512;
 /// Connections from one address: a site behind one router still fits, one device cannot take all.
 const CONNECTIONS_PER_SOURCE_MAX: usize = 256;
 const LISTENERS: usize = 3;
-/// Lines a minute about connections that cannot be accepted.
-const ACCEPT_LINES_MAX: u32 = 6;
 /// Descriptors for everything but clients: without them nothing could be put on disk or be asked of `identityd`.
 const DESCRIPTORS_KEPT: usize = 512;
 
@@ -149,22 +146,12 @@ pub(crate) async fn accept<F: Future<Output = ()> + Send + 'static>(
     let places = Arc::new(Mutex::new(Places::default()));
     let mut tasks = tokio::task::JoinSet::new();
     let mut number = 0u64;
-    let logged = LogLimit::new(ACCEPT_LINES_MAX);
+    let mut accepting = Accepting::new("of a client");
     loop {
         // Ended tasks are collected as we go; those that live end with us.
         while tasks.try_join_next().is_some() {}
         let Ok(permit) = Arc::clone(&slots).acquire_owned().await else { return };
-        let (stream, from) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                // Out of descriptors or the like: others must end first.
-                if let Line::Write { left_out } = logged.line(std::time::Instant::now()) {
-                    tracing::warn!(%error, left_out, "cannot accept a connection");
-                }
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
+        let (stream, from) = accepting.next(|| listener.accept()).await;
         if only.is_some_and(|network| !network.holds(from.ip())) {
             continue;
         }
@@ -190,6 +177,8 @@ pub(crate) async fn accept<F: Future<Output = ()> + Send + 'static>(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use edgewarden_exchange::frame;
 use edgewarden_exchange::frame::{FRAME_BYTES_MAX, FrameError};
 use edgewarden_names::{Reason, Refusal};
-use edgewarden_platform::kept_socket::{Accepted, Kept};
+use edgewarden_platform::kept_socket::{Event, Kept};
 use edgewarden_platform::peer::{self, PeerEvidence};
 use edgewarden_protocol::control::{Enforcer, Reply, Request};
 use tokio::io::AsyncReadExt as _;
@@ -22,7 +22,7 @@ use tokio::time::timeout;
 
 use crate::requests;
 use crate::service::Service;
-use crate::workload::put_back;
+use crate::workload::file_changed;
 
 /// Connections at a time, those of one process among them, and requests in work; a held `Watch` takes a connection
 /// only. Each kind of peer has its own, so that a `gatewayd` that somebody took over cannot shut root out; and one
@@ -44,7 +44,6 @@ const STRANGER_BYTES_MAX: u64 = 64 * 1024;
 /// Name of the socket in refusals.
 const CONTROL: &str = "control socket";
 /// After an error of accept(2), such as too many open files.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Rights of a user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -146,15 +145,10 @@ pub async fn serve(service: Arc<Service>, mut listener: Kept, gateway_uid: Optio
     let strangers = Places::new(STRANGERS_MAX);
     let mut said: Option<Instant> = None;
     loop {
-        let stream = match listener.accept().await {
-            Ok(Accepted::Stream(stream)) => stream,
-            Ok(Accepted::PutBack) => {
-                put_back(&service, &listener.path().display().to_string());
-                continue;
-            }
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a control connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+        let stream = match listener.next().await {
+            Event::Stream(stream) => stream,
+            Event::File(change) => {
+                file_changed(&service, listener.path(), &change);
                 continue;
             }
         };

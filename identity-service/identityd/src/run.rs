@@ -20,7 +20,7 @@ use edgewarden_est::{ANCHORS_BYTES_MAX, TrustAnchors};
 use edgewarden_keystore::{Keystore, KeystoreError};
 use edgewarden_metrics::door;
 use edgewarden_names::{ErrorChain, Reason, Refusal, pem};
-use edgewarden_platform::kept_socket::Kept;
+use edgewarden_platform::kept_socket::{Change, Kept};
 use edgewarden_platform::operator_file::{self, Secrecy};
 use edgewarden_platform::reserve::Reserve;
 use edgewarden_platform::{durable, landlock, memory, process, seccomp, users};
@@ -181,8 +181,8 @@ impl Daemon {
         // Without a certificate everything else still works; the renewal goes on trying.
         log_renewal(&renewed.map_err(|_| RunError::Thread)?, &mut None);
         let path = service.ledger.context.layout.control_socket();
-        let control =
-            Kept::bind(path.clone(), SOCKET_MODE).map_err(|source| RunError::Socket { path, source })?;
+        let control = Kept::bind(path.clone(), SOCKET_MODE, "of a daemon or the command line")
+            .map_err(|source| RunError::Socket { path, source })?;
         let path = service.ledger.context.layout.identity_run();
         let metrics = door::open(&path).map_err(|source| RunError::Socket { path, source })?;
         service.ledger.record(&Event::new(
@@ -204,7 +204,7 @@ impl Daemon {
         // Given back after the state is closed.
         let _lock = lock;
         let _closing = Closing(Arc::clone(&service));
-        let put_back = |path: &Path| workload::put_back(&service, &path.display().to_string());
+        let changed = |path: &Path, change: Change| workload::file_changed(&service, path, &change);
         let watched = Arc::new(metrics::Watched {
             ledger: Arc::clone(&service.ledger),
             issuance: Arc::clone(&service.issuance),
@@ -213,7 +213,7 @@ impl Daemon {
         });
         tokio::select! {
             () = control::serve(Arc::clone(&service), control, gateway_uid) => {}
-            () = door::serve(metrics, Arc::new(metrics::Told(watched)), put_back) => {}
+            () = door::serve(metrics, Arc::new(metrics::Told(watched)), changed) => {}
             () = renew_in_time(&service) => {}
             () = sign_heads(&service) => {}
             () = follow_runtime_log(&service) => {}

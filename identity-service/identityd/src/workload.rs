@@ -5,11 +5,13 @@
 //! recorded must still live there; a process of our own must run as its user. Nothing the caller sends counts.
 
 use std::io;
+use std::path::Path;
 use std::sync::{Arc, Weak};
 
 use edgewarden_decisions::records::{ProcessSeen, is_caller_of, still_lives};
 use edgewarden_iotedge_api::server::Door;
 use edgewarden_names::{ModuleName, Reason, Refusal, SpiffeId, UnixTime};
+use edgewarden_platform::kept_socket::Change;
 use edgewarden_platform::peer::PeerEvidence;
 use edgewarden_protocol::control::StartRecord;
 use edgewarden_svid::jwt::Audience;
@@ -42,6 +44,16 @@ pub fn restore(service: &Arc<Service>, gateway_uid: Option<u32>) {
             Err(error) => {
                 tracing::error!(%error, name, "a workload socket that was removed cannot be bound again");
             }
+        }
+    }
+}
+
+/// Says what became of the file of one of our own sockets.
+pub fn file_changed(service: &Arc<Service>, path: &Path, change: &Change) {
+    match change {
+        Change::PutBack => put_back(service, &path.display().to_string()),
+        Change::Lost(error) => {
+            tracing::warn!(path = %path.display(), %error, "a socket was removed from outside and cannot be put back");
         }
     }
 }

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use edgewarden_names::sha256;
 use edgewarden_oci::records::RecordKey;
 use edgewarden_oci::store::ContentStore;
+use edgewarden_platform::kept_socket::Change;
 use edgewarden_platform::users;
 use edgewarden_protocol::config::Config;
 use edgewarden_protocol::control::{ToldTime, questions};
@@ -64,6 +65,20 @@ fn daemon_users() -> Result<Vec<u32>, RunError> {
 }
 
 impl Context {
+    /// Says what became of the file of one of our own sockets.
+    pub fn socket_changed(&self, path: &Path, change: &Change, name: &str) {
+        let path = path.display();
+        match change {
+            Change::PutBack => {
+                tracing::warn!(%path, "the {name} was removed from outside and is put back");
+                self.board.repaired(self.clock.now(), format!("runtimed: its {name} was removed; put back"));
+            }
+            Change::Lost(error) => {
+                tracing::warn!(%path, %error, "the {name} was removed from outside and cannot be put back");
+            }
+        }
+    }
+
     /// Opens the store of images. Fails when that, or the look-up of the other daemons' users, fails.
     pub fn new(layout: Layout, config: Config, places: Places, log_pump: LogPump) -> Result<Self, RunError> {
         let store = ContentStore::open(&places.store()).map_err(|error| RunError::Store(error.refusal()))?;

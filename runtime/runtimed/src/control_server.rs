@@ -1,16 +1,15 @@
 //! Answers the command line on the control socket. Root only: the socket's mode says so, and the peer's user is checked.
 
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use edgewarden_exchange::frame;
 use edgewarden_names::{ErrorChain, Reason, Refusal};
+use edgewarden_platform::kept_socket::Kept;
 use edgewarden_platform::peer::{self, PeerEvidence};
-use edgewarden_platform::socket_file::SocketFile;
 use edgewarden_protocol::runtime_console::{Reply, Request};
-use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::net::UnixStream;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::context::Context;
 use crate::error::RunError;
@@ -20,8 +19,6 @@ use crate::logs;
 
 const CONNECTIONS_MAX: usize = 16;
 const LINES_MAX: usize = 100_000;
-/// Time between two looks for the socket's file.
-const LOOK_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// A request of the console that the daemon carries out.
 #[derive(Debug)]
@@ -33,61 +30,26 @@ pub enum Command {
     Shutdown { stop_modules: bool, done: oneshot::Sender<Result<(), Refusal>> },
 }
 
-/// Listens on a Unix socket at `path`, in place of a file that an earlier daemon left there.
-pub fn bind(path: &Path) -> Result<UnixListener, RunError> {
-    let what = || RunError::io(format!("listen on `{}`", path.display()));
-    // The lock is ours: whoever listened here is gone.
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(what()(error)),
-        _ => {}
-    }
-    let listener = UnixListener::bind(path).map_err(what())?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(what())?;
-    Ok(listener)
+/// Listens in the place of a socket that an earlier daemon left: the lock is ours, so whoever listened there is gone.
+pub fn bind(path: PathBuf) -> Result<Kept, RunError> {
+    let what = format!("listen on `{}`", path.display());
+    Kept::bind(path, 0o600, "of the command line").map_err(RunError::io(what))
 }
 
 /// Serves for as long as it is polled.
-pub async fn serve(context: Arc<Context>, mut listener: UnixListener, commands: mpsc::Sender<Command>) {
-    let path = context.layout.runtime_socket();
-    let mut file = SocketFile::bound(&path).ok();
-    let mut look = tokio::time::interval(LOOK_EVERY);
-    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let mut connections = tokio::task::JoinSet::new();
-    loop {
-        while connections.try_join_next().is_some() {}
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            _ = look.tick() => {
-                if !file.as_ref().is_some_and(SocketFile::is_there) {
-                    match bind(&path) {
-                        Ok(anew) => {
-                            (listener, file) = (anew, SocketFile::bound(&path).ok());
-                            tracing::warn!(path = %path.display(), "the control socket was removed from outside and is put back");
-                            let what = "runtimed: its control socket was removed; put back".to_owned();
-                            context.board.repaired(context.clock.now(), what);
-                        }
-                        Err(error) => tracing::warn!(error = %error.chain(), "the control socket cannot be put back"),
-                    }
-                }
-                continue;
-            }
-        };
-        match accepted {
-            Ok((stream, _)) => {
-                let (context, commands) = (Arc::clone(&context), commands.clone());
-                connections.spawn(async move {
-                    converse(&context, stream, &commands).await;
-                    drop(place);
-                });
-            }
-            Err(error) => {
-                tracing::warn!(%error, "a connection was not accepted");
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-            }
-        }
-    }
+pub async fn serve(context: Arc<Context>, listener: Kept, commands: mpsc::Sender<Command>) {
+    let keeper = Arc::clone(&context);
+    let serve = |stream| {
+        let (context, commands) = (Arc::clone(&context), commands.clone());
+        async move { converse(&context, stream, &commands).await }
+    };
+    listener
+        .serve(
+            CONNECTIONS_MAX,
+            move |path, change| keeper.socket_changed(path, &change, "control socket"),
+            serve,
+        )
+        .await;
 }
 
 async fn converse(context: &Context, mut stream: UnixStream, commands: &mpsc::Sender<Command>) {

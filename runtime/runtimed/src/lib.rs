@@ -111,7 +111,7 @@ pub async fn run(layout: Layout, config: Config, log_pump: LogPump) -> Result<()
     let guard = guard::start(&context, network.gateway()).await?;
     // It was empty.
     drop(context.guard.set(guard));
-    let listener = control_server::bind(&context.layout.runtime_socket())?;
+    let listener = control_server::bind(context.layout.runtime_socket())?;
     let run = context.layout.runtime_run();
     let numbers = door::open(&run).map_err(RunError::io(format!("listen in `{}`", run.display())))?;
     let mut terminate = signal(SignalKind::terminate()).map_err(RunError::io("watch SIGTERM"))?;
@@ -126,10 +126,8 @@ pub async fn run(layout: Layout, config: Config, log_pump: LogPump) -> Result<()
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(control_server::serve(Arc::clone(&context), listener, command));
     let keeper = Arc::clone(&context);
-    tasks.spawn(door::serve(numbers, Arc::new(Told(Arc::clone(&context))), move |path| {
-        tracing::warn!(path = %path.display(), "the socket for metrics was removed from outside and is put back");
-        let what = "runtimed: its socket for metrics was removed; put back".to_owned();
-        keeper.board.repaired(keeper.clock.now(), what);
+    tasks.spawn(door::serve(numbers, Arc::new(Told(Arc::clone(&context))), move |path, change| {
+        keeper.socket_changed(path, &change, "socket for metrics");
     }));
     tasks.spawn(fleet_link::sync(Arc::clone(&context), syncs));
     tasks.spawn(fleet_link::renewals(Arc::clone(&context), renewals));

@@ -16,6 +16,7 @@ mod arriving;
 mod authority;
 mod caller;
 mod connection;
+mod connections;
 mod dispatch;
 mod encoded;
 mod health;
@@ -38,6 +39,7 @@ mod stream;
 mod turns;
 
 pub use arriving::{ARRIVAL_TIME, ARRIVING_MAX};
+pub use connections::Connections;
 pub use key_source::{KeySource, Place};
 pub use keys::KEYS_REQUEST_BYTES_MAX;
 pub use limits::{

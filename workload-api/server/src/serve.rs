@@ -5,13 +5,12 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use edgewarden_platform::harden::is_reserved;
 use edgewarden_workload_wire::secrets_v1::secrets_server::SecretsServer;
 use tokio::net::UnixListener;
 use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
 
 use crate::caller::Caller;
+use crate::connections::Connections;
 use crate::encoded::Sent;
 use crate::limits::{CONNECTIONS_MAX, EXCHANGES_MAX, STRANGER_LIFETIME, STRANGERS_MAX, STREAMS_MAX};
 use crate::source::IdentitySource;
@@ -20,8 +19,6 @@ use crate::{connection, dispatch, sds, secrets, service, turns};
 /// Time that a connection has at the end to tell its streams that it is one. Nothing new is given meanwhile; what
 /// waited for a client to read goes out before.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-/// Wait before the next accept when the process is out of descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until `shutdown` is ready, then ends every call with a status and closes every connection. The listener's file
 /// is the caller's to remove.
@@ -44,46 +41,27 @@ pub async fn serve(
         stopped: stopped.clone(),
     };
     let (services, strangers_services) = (socket.services(), socket.services());
-    let mut connections = JoinSet::new();
-    let mut strangers = JoinSet::new();
+    let mut connections = Connections::new("to the Workload API", CONNECTIONS_MAX, STRANGERS_MAX);
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
-        tokio::select! {
+        let stream = tokio::select! {
             () = &mut shutdown => break,
-            Some(_) = connections.join_next() => {}
-            Some(_) = strangers.join_next() => {}
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) if is_reserved(&stream) => {
-                    tracing::warn!("connection closed: this process has too many files open");
-                }
-                Ok((stream, _)) => {
-                    let caller = Caller::of(&stream);
-                    let expected = caller.0.as_ref().is_some_and(|caller| source.is_expected(caller));
-                    let services = if expected { &services } else { &strangers_services };
-                    let serving = connection::serve(stream, caller.clone(), services.clone(), stopped.clone());
-                    if expected && connections.len() < CONNECTIONS_MAX {
-                        connections.spawn(serving);
-                    } else if !expected && strangers.len() < STRANGERS_MAX {
-                        strangers.spawn(stranger(caller, Arc::clone(&source), serving));
-                    } else {
-                        tracing::debug!(expected, "connection closed: too many on this socket");
-                    }
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection to the Workload API");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            },
+            stream = connections.next(&listener) => stream,
+        };
+        let caller = Caller::of(&stream);
+        let expected = caller.0.as_ref().is_some_and(|caller| source.is_expected(caller));
+        let services = if expected { &services } else { &strangers_services };
+        let serving = connection::serve(stream, caller.clone(), services.clone(), stopped.clone());
+        if expected {
+            connections.caller(serving);
+        } else {
+            connections.stranger(stranger(caller, Arc::clone(&source), serving));
         }
     }
     // Who connects from here on is refused by the kernel.
     drop(listener);
     drop(running);
-    let told = async { while connections.join_next().await.is_some() {} };
-    // A caller that does not read cannot be told. Strangers are not waited for: they could hold up every end.
-    drop(tokio::time::timeout(LAST_WORDS, told).await);
-    connections.shutdown().await;
-    strangers.shutdown().await;
+    connections.close(LAST_WORDS).await;
     Ok(())
 }
 

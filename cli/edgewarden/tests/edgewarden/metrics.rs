@@ -28,7 +28,7 @@ impl Source for Daemon {
 fn serve(folder: &Path, prefix: &'static str, health: Result<(), Reason>) {
     std::fs::create_dir_all(folder).unwrap();
     let listener = door::open(folder).unwrap();
-    tokio::spawn(door::serve(listener, Arc::new(Daemon(prefix, health)), |_| {}));
+    tokio::spawn(door::serve(listener, Arc::new(Daemon(prefix, health)), |_, _| {}));
 }
 
 async fn metrics(layout: &Layout, arguments: &[&str]) -> (Output, String, String) {

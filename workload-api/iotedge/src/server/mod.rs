@@ -11,11 +11,10 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use edgewarden_platform::harden::is_reserved;
+use edgewarden_workload_server::Connections;
 use edgewarden_workload_server::IdentitySource;
 use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
 
 use crate::ModuleApi;
 
@@ -35,9 +34,6 @@ pub const BODY_TIME: Duration = Duration::from_secs(5);
 pub const THREAD_TIME: Duration = Duration::from_secs(10);
 /// A connection is then closed, after the answer to what it asked before.
 pub const CONNECTION_LIFETIME: Duration = Duration::from_secs(300);
-
-/// Wait before the next accept when the process is out of descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The sources behind the socket: who its callers are, and what they may ask.
 #[derive(Clone)]
@@ -61,41 +57,24 @@ impl std::fmt::Debug for Door {
 /// again later.
 pub async fn serve(listener: UnixListener, door: Door, shutdown: impl Future<Output = ()> + Send) {
     let service = call::Service { door, places: Arc::new(Semaphore::new(CALLS_MAX)) };
-    let mut connections = JoinSet::new();
-    let mut strangers = JoinSet::new();
+    let mut connections = Connections::new("to the IoT Edge API", CONNECTIONS_MAX, STRANGERS_MAX);
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
-        tokio::select! {
+        let stream = tokio::select! {
             () = &mut shutdown => break,
-            Some(_) = connections.join_next() => {}
-            Some(_) = strangers.join_next() => {}
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) if is_reserved(&stream) => {
-                    tracing::warn!("connection closed: this process has too many files open");
-                }
-                Ok((stream, _)) => {
-                    let caller = connection::peer(&stream);
-                    let callers = &service.door.callers;
-                    let expected = caller.as_ref().is_some_and(|caller| callers.is_expected(caller));
-                    let serving = connection::serve(stream, caller, service.clone());
-                    if expected && connections.len() < CONNECTIONS_MAX {
-                        connections.spawn(serving);
-                    } else if !expected && strangers.len() < STRANGERS_MAX {
-                        strangers.spawn(async {
-                            // Ended by its time or by itself: it is over either way.
-                            let _over = tokio::time::timeout(STRANGER_LIFETIME, serving).await;
-                        });
-                    } else {
-                        tracing::debug!(expected, "connection closed: too many on this socket");
-                    }
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection to the IoT Edge API");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            },
+            stream = connections.next(&listener) => stream,
+        };
+        let caller = connection::peer(&stream);
+        let expected = caller.as_ref().is_some_and(|caller| service.door.callers.is_expected(caller));
+        let serving = connection::serve(stream, caller, service.clone());
+        if expected {
+            connections.caller(serving);
+        } else {
+            connections.stranger(async {
+                // Ended by its time or by itself: it is over either way.
+                let _over = tokio::time::timeout(STRANGER_LIFETIME, serving).await;
+            });
         }
     }
-    connections.shutdown().await;
-    strangers.shutdown().await;
+    connections.close(Duration::ZERO).await;
 }
