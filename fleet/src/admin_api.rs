@@ -17,6 +17,7 @@ pub use crate::store::events::Event;
 pub use crate::store::messages::{MessageCount, StoredMessage};
 pub use crate::store::trust::{ReferenceSummary, Trusted, VendorRoot};
 
+/// Path beneath which all requests of the administration API are.
 pub const PREFIX: &str = "/v1/admin";
 
 /// `POST /token`
@@ -33,6 +34,7 @@ pub struct TokenRequest {
     pub labels: BTreeMap<String, String>,
 }
 
+/// Answer to [`TokenRequest`]: the join token in plain text, which the database does not hold.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Token {
     pub gateway: GatewayName,
@@ -51,6 +53,7 @@ pub struct LabelRequest {
     pub remove: Vec<String>,
 }
 
+/// Answer to [`LabelRequest`]: all labels that the gateway has then.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct DeviceLabels {
     pub gateway: GatewayName,
@@ -99,6 +102,7 @@ pub struct VendorAdded {
     pub useless: Vec<VendorPart>,
 }
 
+/// Certificate or part of a vendor's file, by its place or subject, and the reason why it does not count.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct VendorPart {
     pub what: String,
@@ -114,6 +118,8 @@ pub struct OperatorKeyRequest {
     pub public_key: String,
 }
 
+/// Answer to [`OperatorKeyRequest`], and an element of `GET /operator-keys`. The key is PEM, SubjectPublicKeyInfo,
+/// P-256.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct OperatorKey {
     pub name: String,
@@ -173,9 +179,11 @@ pub struct Meant {
     pub sample: Vec<GatewayName>,
 }
 
+/// Most names in [`Meant::sample`].
 pub const SAMPLE_MAX: usize = 10;
 
 impl Meant {
+    /// Counts a gateway; its name is kept while there is room in the sample.
     pub fn add(&mut self, gateway: GatewayName) {
         self.count += 1;
         if self.sample.len() < SAMPLE_MAX {
@@ -184,6 +192,7 @@ impl Meant {
     }
 }
 
+/// One line of the table of deployments, `GET /deployments`, and answer to [`DeploymentRequest`].
 #[derive(Debug, Serialize, Deserialize)]
 pub struct DeploymentView {
     pub name: String,
@@ -220,6 +229,7 @@ pub struct SecretView {
     pub held: Option<u64>,
 }
 
+/// State of the newest version of a secret on its gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SecretState {
@@ -231,6 +241,7 @@ pub enum SecretState {
 }
 
 impl SecretState {
+    /// The same word as in JSON.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Waiting => "waiting",
@@ -264,6 +275,7 @@ pub enum DeviceState {
 }
 
 impl DeviceState {
+    /// Every state, the worst first.
     pub const ALL: [Self; 9] = [
         Self::Failed,
         Self::Expired,
@@ -276,6 +288,7 @@ impl DeviceState {
         Self::Good,
     ];
 
+    /// The state in words for people.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Failed => "attestation failed",
@@ -310,7 +323,7 @@ pub struct DeviceView {
     pub verdict_at: UnixTime,
     pub verdict_expires: UnixTime,
     pub reference: Option<String>,
-    /// Why the verdict is `failed`.
+    /// Reason for the verdict `failed`.
     pub refusal: Option<Refusal>,
     pub wanted: Option<DeploymentReport>,
     pub running: Option<DeploymentReport>,
@@ -341,6 +354,7 @@ impl DeviceView {
     }
 }
 
+/// Answer to `GET /devices/{name}`: one gateway with its last report, its newest events and the count of its messages.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DeviceDetail {
     pub device: DeviceView,
@@ -360,6 +374,7 @@ pub struct Web {
     pub url: Option<String>,
 }
 
+/// Answer to a request that has nothing to give back; `done` is always true.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Done {
     pub done: bool,

@@ -15,6 +15,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions};
 use crate::data_dir::{DataDir, DataError};
 use crate::store::{StoreError, integrity};
 
+/// Failure to copy or check a fleet's database.
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
     #[error(transparent)]

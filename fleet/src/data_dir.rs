@@ -23,6 +23,7 @@ use crate::store::Store;
 const ROOT_LIFETIME: Duration = Duration::from_secs(20 * 365 * 86400);
 const FILE_BYTES_MAX: usize = 256 * 1024;
 
+/// Failure to make or use a fleet's folder.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
     #[error("`{}` is a fleet already", .0.display())]
@@ -90,22 +91,27 @@ pub struct Lock(#[expect(dead_code, reason = "held, not used")] File);
 /// A secret text from the folder.
 pub type Secret = Zeroizing<String>;
 
+/// Path of a fleet's folder. What is in it is read and checked by each method anew.
 #[derive(Debug, Clone)]
 pub struct DataDir(PathBuf);
 
 impl DataDir {
+    /// The path alone: nothing is read or made.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         Self(folder.into())
     }
 
+    /// Path of the folder itself.
     pub fn folder(&self) -> &Path {
         &self.0
     }
 
+    /// Path of the SQLite database, `fleet.db`.
     pub fn database(&self) -> PathBuf {
         self.0.join("fleet.db")
     }
 
+    /// Path of the root's certificate, `root.pem`.
     pub fn root_file(&self) -> PathBuf {
         self.0.join("root.pem")
     }
@@ -246,6 +252,8 @@ impl DataDir {
         }
     }
 
+    /// Contents of `fleet.toml`; [`DataError::NotAFleet`] without one, [`DataError::Invalid`] when it cannot be parsed
+    /// or a lease is out of its limits.
     pub fn settings(&self) -> Result<Settings, DataError> {
         let path = self.settings_file();
         let Some(text) = read_if_there(&path)? else { return Err(DataError::NotAFleet(self.0.clone())) };
@@ -287,6 +295,7 @@ impl DataDir {
         self.read(&self.web_token_file())
     }
 
+    /// Path of the trust domain's bundle, `bundle.json` (SPIFFE Trust Domain and Bundle section 4).
     pub fn bundle_file(&self) -> PathBuf {
         self.0.join("bundle.json")
     }
@@ -299,6 +308,7 @@ impl DataDir {
         read.map(Some).map_err(|error| DataError::Invalid { path, message: error.to_string() })
     }
 
+    /// Writes the bundle's JSON for [`DataDir::bundle`] to read. Mode 0644: it is public.
     pub fn keep_bundle(&self, bytes: &[u8]) -> Result<(), DataError> {
         write(&self.bundle_file(), bytes, 0o644)
     }
@@ -312,6 +322,7 @@ impl DataDir {
         write(&self.address_file(), address.to_string().as_bytes(), 0o644)
     }
 
+    /// Address that [`DataDir::keep_address`] wrote; `None` when no server has run.
     pub fn address(&self) -> Result<Option<SocketAddr>, DataError> {
         let path = self.address_file();
         let Some(text) = read_if_there(&path)? else { return Ok(None) };

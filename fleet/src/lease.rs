@@ -1,6 +1,6 @@
-//! For how long gateways are certified: a site that is offline for months has a longer lease, as the operator says.
+//! Lives of gateway CA certificates: a site that is offline for months has a longer lease, as the operator says.
 //!
-//! What a gateway may do with it meanwhile it judges itself: its verdict, its measured boot, its deployment.
+//! A gateway judges itself what it may do meanwhile: by its verdict, its measured boot, its deployment.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::selection::Labels;
 
-/// Without a word of the operator's.
+/// Life of a gateway CA certificate that no [`Lease`] is about.
 pub const ORDINARY: Duration = Duration::from_secs(30 * 86_400);
 const DAYS_MAX: u16 = 365;
 const LEASES_MAX: usize = 64;
@@ -25,6 +25,7 @@ pub struct Lease {
     pub labels: Labels,
 }
 
+/// Checks the number of leases and the days of each. The error is the broken limit, in words.
 pub fn check(leases: &[Lease]) -> Result<(), String> {
     if leases.len() > LEASES_MAX {
         return Err(format!("at most {LEASES_MAX} entries of `lease`"));
@@ -50,6 +51,7 @@ pub struct Certificate {
     pub ends: UnixTime,
 }
 
+/// State of a gateway CA certificate at one moment, see [`Certificate::state`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum CertificateState {
@@ -60,6 +62,7 @@ pub enum CertificateState {
 }
 
 impl CertificateState {
+    /// The same word as in JSON.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Good => "good",
@@ -70,12 +73,14 @@ impl CertificateState {
 }
 
 impl Certificate {
+    /// Validity from `from` to `ends`, with a renewal that is overdue shortly after the first third.
     pub fn lasting(from: UnixTime, ends: UnixTime) -> Self {
         let life = ends.after(from);
         // A hundredth is for the renewal itself.
         Self { overdue: from.plus(life / 3 + life / 100), ends }
     }
 
+    /// The state at `now`.
     pub fn state(&self, now: UnixTime) -> CertificateState {
         if self.ends <= now {
             CertificateState::Expired

@@ -4,6 +4,7 @@ use edgewarden_names::{ErrorChain, Reason, Refusal};
 
 use crate::store::StoreError;
 
+/// Error of a request, for the peer or for the log alone, see [`Problem::into_refusal`].
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
     #[error(transparent)]
@@ -15,6 +16,7 @@ pub enum Problem {
 }
 
 impl Problem {
+    /// Trouble of the fleet's own. The peer hears no more than `Internal`.
     pub fn internal(error: impl std::error::Error + Send + Sync + 'static) -> Self {
         Self::Internal(Box::new(error))
     }

@@ -6,8 +6,10 @@ use std::collections::BTreeMap;
 
 use edgewarden_names::{Digest, Reason, Refusal};
 
+/// Labels of a gateway, or the selector of a deployment. [`check_labels`] has the limits.
 pub type Labels = BTreeMap<String, String>;
 
+/// Most labels of a gateway.
 pub const LABELS_MAX: usize = 32;
 const LABEL_BYTES_MAX: usize = 128;
 

@@ -16,6 +16,7 @@ pub fn payload(bytes: &[u8]) -> String {
     shortened(text, PAYLOAD_CHARACTERS_MAX)
 }
 
+/// As [`labels`], and `none` when there are none.
 pub fn labels_or_none(labels: &Labels) -> String {
     if labels.is_empty() { "none".into() } else { self::labels(labels) }
 }

@@ -19,6 +19,7 @@ pub fn age(at: UnixTime, now: UnixTime) -> String {
     span(now.after(at).as_secs())
 }
 
+/// A duration in one unit, rounded down: `12 s`, `5 min`, `3 h`, `2 d`.
 pub fn span(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds} s"),

@@ -16,6 +16,7 @@ use crate::data_dir::DataDir;
 const REPLY_BYTES_MAX: usize = 64 * 1024 * 1024;
 const DEADLINE: Duration = Duration::from_secs(60);
 
+/// HTTPS client of the administration API, with the fleet's root and the admin token.
 #[derive(Debug)]
 pub struct Admin(Client);
 
@@ -55,10 +56,12 @@ impl Admin {
         Ok(Self(client.with_bearer(&token)?))
     }
 
+    /// `GET` of a path beneath [`PREFIX`], its answer parsed from JSON.
     pub async fn get<R: DeserializeOwned>(&self, path: &str) -> Result<R, Stop> {
         Ok(self.0.get_json(&format!("{PREFIX}{path}"), REPLY_BYTES_MAX, DEADLINE).await?)
     }
 
+    /// `POST` of JSON to a path beneath [`PREFIX`], its answer parsed from JSON.
     pub async fn post<T: Serialize + Sync, R: DeserializeOwned>(
         &self,
         path: &str,

@@ -1,4 +1,4 @@
-//! What the commands share: their common options, and labels as arguments.
+//! Options that all commands have, and labels as arguments.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ use super::output::Format;
 use crate::data_dir::DataDir;
 use crate::selection::Labels;
 
-/// What every command takes.
+/// Options of every command: the fleet, its server, the form of answers.
 #[derive(Debug, Args)]
 pub(super) struct Common {
     /// The fleet's folder; or the variable `EDGEWARDEN_FLEET_DATA`.
@@ -19,7 +19,7 @@ pub(super) struct Common {
     /// The server, `https://host:port`; the one on this machine when absent.
     #[arg(long, global = true, value_name = "URL")]
     server: Option<String>,
-    /// How answers are printed.
+    /// Form of answers on standard output.
     #[arg(short = 'o', long = "output", global = true, default_value = "text")]
     format: Format,
 }

@@ -21,6 +21,7 @@ use crate::selection::Labels;
 
 const NO_SELECTOR: &str = "for which gateways? give `--select KEY=VALUE` or a `[selector]` in the document, or `--all` for every one";
 
+/// Arguments of `deploy`.
 #[derive(Debug, Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 pub struct Deploy {
@@ -227,6 +228,7 @@ fn gateways(meant: &Meant) -> String {
     }
 }
 
+/// Subcommands of `deployment`.
 #[derive(Debug, Subcommand)]
 pub enum DeploymentCommand {
     /// The newest first, with how many gateways should run each.

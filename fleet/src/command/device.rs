@@ -17,6 +17,7 @@ use crate::when::{age, date};
 
 const TEXT_MAX: usize = 400;
 
+/// Subcommands of `device`.
 #[derive(Debug, Subcommand)]
 pub enum Device {
     /// Every gateway, a line each; those that need somebody first. With `-o json` by name.

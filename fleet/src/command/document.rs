@@ -20,6 +20,7 @@ use serde_json::{Map, Value};
 use super::exit::Stop;
 use super::key::read_text;
 
+/// A deployment as it was written, with the fields that `deploy` may fill in taken out of the rest.
 #[derive(Debug)]
 pub struct Document {
     pub name: String,
@@ -30,6 +31,7 @@ pub struct Document {
 }
 
 impl Document {
+    /// Reads a TOML file of at most [`ENVELOPE_BYTES_MAX`]. Fails without a `name`.
     pub fn read(path: &Path) -> Result<Self, Stop> {
         let text = read_text(path, ENVELOPE_BYTES_MAX)?;
         let text = text.strip_prefix('\u{feff}').unwrap_or(&text);

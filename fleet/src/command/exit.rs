@@ -19,10 +19,12 @@ pub enum Stop {
 }
 
 impl Stop {
+    /// Exit code 1, with the whole chain of causes.
     pub fn failed(error: impl std::error::Error + 'static) -> Self {
         Self::Failed(ErrorChain(&error).to_string())
     }
 
+    /// Exit code 2, with the text as it is.
     pub fn usage(text: impl Into<String>) -> Self {
         Self::Usage(text.into())
     }

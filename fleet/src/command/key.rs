@@ -18,6 +18,7 @@ use super::output;
 
 const KEY_BYTES_MAX: usize = 64 * 1024;
 
+/// Subcommands of `key`.
 #[derive(Debug, Subcommand)]
 pub enum Key {
     /// Write a new P-256 key to FILE (PKCS#8, mode 0600) and its public half to FILE.pub.
@@ -76,6 +77,7 @@ pub fn read(path: &Path, bytes_max: usize) -> Result<Zeroizing<Vec<u8>>, Stop> {
     }
 }
 
+/// Reads a UTF-8 file that the operator named, of at most `bytes_max`. The text is wiped when dropped.
 pub fn read_text(path: &Path, bytes_max: usize) -> Result<Zeroizing<String>, Stop> {
     let bytes = read(path, bytes_max)?;
     let text =

@@ -35,6 +35,7 @@ use crate::backup::{backup, check_database};
 use crate::text;
 use crate::when::date;
 
+/// Command line of `edgewarden-fleet`.
 #[derive(Debug, Parser)]
 #[command(
     name = "edgewarden-fleet",
@@ -89,7 +90,7 @@ enum Command {
     /// Secrets of modules, sealed to gateways.
     #[command(subcommand)]
     Secret(secret::Secret),
-    /// What gateways sent.
+    /// Messages that gateways sent.
     #[command(subcommand)]
     Message(Message),
     /// The dashboard.
@@ -118,7 +119,7 @@ enum TokenCommand {
     Create {
         #[arg(long)]
         gateway: GatewayName,
-        /// How long it is good: `30m`, `1h`, `2d`.
+        /// Time until it ends: `30m`, `1h`, `2d`.
         #[arg(long, default_value = "1h", value_parser = lifetime::parse)]
         expires: std::time::Duration,
         /// A label that the gateway gets, which deployments select by. Repeat for more.
@@ -153,6 +154,7 @@ enum AccessCommand {
     Rotate,
 }
 
+/// Runs one command to its end; `serve` until it is told to stop.
 pub async fn run(arguments: Arguments) -> Result<(), Stop> {
     let common = arguments.common;
     match arguments.command {

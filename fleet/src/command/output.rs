@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::exit::Stop;
 
+/// Form of answers on standard output, of the option `-o`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
     Text,
@@ -36,6 +37,7 @@ pub struct JsonArray {
 }
 
 impl JsonArray {
+    /// Writes further elements to standard output.
     pub fn add(&mut self, elements: &[impl Serialize]) -> Result<(), Stop> {
         let mut text = String::new();
         for element in elements {
@@ -47,6 +49,7 @@ impl JsonArray {
         Ok(())
     }
 
+    /// Closes the array; one without elements is `[]`.
     pub fn end(self) {
         say!("{}", if self.begun { "]" } else { "[]" });
     }

@@ -20,6 +20,7 @@ use crate::when::date;
 
 const PEM_BYTES_MAX: usize = 64 * 1024;
 
+/// Subcommands of `secret`.
 #[derive(Debug, Subcommand)]
 pub enum Secret {
     /// Seal a value to a gateway, for one of its modules, and send it. The value is standard input, byte for byte.
@@ -52,6 +53,7 @@ struct Which {
     out: Option<PathBuf>,
 }
 
+/// Arguments of `secret seal`.
 #[derive(Debug, Args)]
 pub struct Seal {
     #[command(flatten)]
@@ -67,6 +69,7 @@ pub struct Seal {
     agreement_key: Option<PathBuf>,
 }
 
+/// Arguments of `secret remove`.
 #[derive(Debug, Args)]
 pub struct Remove {
     #[command(flatten)]

@@ -15,6 +15,7 @@ use crate::data_dir::Settings;
 use crate::selection::Carry;
 use crate::server::{self, Options, ServeError, bundle};
 
+/// Arguments of `init`.
 #[derive(Debug, Args)]
 pub struct Init {
     /// The name of everything in this fleet, such as `plant.example`. It never changes.
@@ -46,12 +47,13 @@ impl Init {
     }
 }
 
+/// Arguments of `serve`.
 #[derive(Debug, Args)]
 pub struct Serve {
-    /// Where gateways and operators connect (TLS).
+    /// Address for gateways and operators (TLS).
     #[arg(long, default_value = "127.0.0.1:8443")]
     listen: SocketAddr,
-    /// Where the dashboard is shown: plain HTTP, so a loopback address only.
+    /// Address for the dashboard: plain HTTP, so a loopback address only.
     #[arg(long)]
     web: Option<SocketAddr>,
     /// Most connections of gateways at a time; what the machine's open files and memory bear when absent.
@@ -63,10 +65,10 @@ pub struct Serve {
     /// CA certificates (PEM) of TPM vendors to trust.
     #[arg(long, value_name = "FILE")]
     vendor_roots: Vec<PathBuf>,
-    /// Where other trust domains get our trust domain's bundle (HTTPS, path `/`, open to everybody).
+    /// Address at which other trust domains get our trust domain's bundle (HTTPS, path `/`, open to everybody).
     #[arg(long, value_name = "ADDRESS")]
     bundle_listen: Option<SocketAddr>,
-    /// What the bundle's endpoint is known by: our own certificate, or one that others' CAs vouch for.
+    /// Proof of the bundle's endpoint: our own certificate, or one that others' CAs vouch for.
     #[arg(long, value_enum, default_value_t = BundleProfile::HttpsSpiffe, requires = "bundle_listen")]
     bundle_profile: BundleProfile,
     /// For `https_web`: the certificate and its issuers (PEM).

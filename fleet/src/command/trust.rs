@@ -1,4 +1,4 @@
-//! `reference`, `vendor` and `operator-key`: what the fleet is told to trust.
+//! `reference`, `vendor` and `operator-key`: the anchors that the fleet is told to trust.
 
 use std::path::PathBuf;
 
@@ -24,6 +24,7 @@ async fn remove(admin: &Admin, what: Trusted, name: String) -> Result<(), Stop> 
     Ok(())
 }
 
+/// Subcommands of `reference`.
 #[derive(Debug, Subcommand)]
 pub enum Reference {
     /// Take the boot that an event log tells of as good.
@@ -79,6 +80,7 @@ impl Reference {
     }
 }
 
+/// Subcommands of `vendor`.
 #[derive(Debug, Subcommand)]
 pub enum Vendor {
     /// Trust the CA certificates in a file as a TPM's maker publishes it: PEM, DER or PKCS #7; roots, and intermediates
@@ -133,12 +135,13 @@ fn tell(added: &VendorAdded) {
     }
 }
 
+/// Subcommands of `operator-key`.
 #[derive(Debug, Subcommand)]
 pub enum OperatorKey {
     /// Pin an operator's public key (PEM).
     Add {
         file: PathBuf,
-        /// How the key is called; the file's name when absent.
+        /// Name of the key; that of the file when absent.
         #[arg(long)]
         name: Option<String>,
     },

@@ -43,6 +43,7 @@ pub struct Finished {
     pub outcome: Result<Enrolled, Problem>,
 }
 
+/// Enrolment of gateways: open sessions, the store, and the root that certifies gateway CAs.
 #[derive(Debug)]
 pub struct Enrolment {
     store: Store,
@@ -57,6 +58,7 @@ pub struct Enrolment {
 type Vendors = Arc<Mutex<Option<(String, Arc<VendorRoots>)>>>;
 
 impl Enrolment {
+    /// Enrolment without a session, which certifies for as long as `leases` say.
     pub fn new(store: Store, root: Arc<RootCa>, leases: Vec<Lease>) -> Self {
         Self {
             store,
@@ -68,6 +70,8 @@ impl Enrolment {
         }
     }
 
+    /// Opens a session and challenges the device to prove its keys. Refuses a bad token or form; a refusal with a good
+    /// token counts against that token.
     pub async fn begin(&self, request: Begin, source: IpAddr, now: UnixTime) -> Result<Challenge, Problem> {
         decide::check_form(&request, self.root.domain())?;
         let token_hash = request.token.as_ref().map(|token| token_hash(token.reveal()));

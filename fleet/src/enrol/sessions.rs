@@ -9,8 +9,11 @@ use std::time::Duration;
 
 use edgewarden_names::{Reason, Refusal, UnixTime};
 
+/// Longest time from a challenge to its answer.
 pub const LIFETIME: Duration = Duration::from_secs(60);
+/// Most open sessions in all.
 pub const SESSIONS_MAX: usize = 4096;
+/// Most open sessions of one source.
 pub const SESSIONS_PER_SOURCE_MAX: usize = 64;
 
 #[derive(Debug)]

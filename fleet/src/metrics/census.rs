@@ -21,6 +21,7 @@ pub struct Counted {
     pub gateways: [u64; DeviceState::ALL.len()],
 }
 
+/// Cache of the last count of gateways by state.
 #[derive(Debug, Default)]
 pub struct Census {
     known: Mutex<Option<Counted>>,

@@ -52,6 +52,7 @@ const TOKEN_SECONDS: std::ops::RangeInclusive<u64> = 60..=31 * 86400;
 
 type App = State<Arc<Shared>>;
 
+/// Router of `/v1/admin/…`, behind the check of the bearer token.
 pub fn routes(shared: &Arc<Shared>) -> Router<Arc<Shared>> {
     let routes = Router::new()
         .route("/token", post(token_create))
@@ -329,6 +330,8 @@ async fn operator_key_add(State(shared): App, body: Body) -> Response {
     reply(added.await)
 }
 
+/// Pins an operator's P-256 public key (PEM). Refuses what is no such key, a name that another key has, and a key that
+/// has another name.
 pub async fn add_operator_key(
     store: &crate::store::Store,
     name: &str,

@@ -48,6 +48,7 @@ pub struct Endpoint {
     pub profile: Profile,
 }
 
+/// Profile by which the bundle endpoint authenticates itself (SPIFFE Federation section 5.2).
 #[derive(Debug, Clone)]
 pub enum Profile {
     /// As `spiffe://<trust domain>/fleet`.
@@ -118,6 +119,7 @@ impl Keeper {
         Ok(keeper)
     }
 
+    /// The bundle's bytes, now and after each change.
     pub fn current(&self) -> Current {
         self.shown.subscribe()
     }

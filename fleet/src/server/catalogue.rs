@@ -19,10 +19,12 @@ pub struct Deployments {
 }
 
 impl Deployments {
+    /// Deployments of one moment; `all` is ordered oldest first.
     pub fn new(all: Vec<Candidate>, carry: Carry) -> Self {
         Self { all, carry, chosen: Mutex::default() }
     }
 
+    /// Every deployment, oldest first.
     pub fn all(&self) -> &[Candidate] {
         &self.all
     }
@@ -58,6 +60,7 @@ struct Cached {
 }
 
 impl Catalogue {
+    /// An empty cache; the first [`Catalogue::now`] reads the store.
     pub fn new(carry: Carry) -> Self {
         Self { carry, cached: Mutex::default(), reading: tokio::sync::Mutex::default() }
     }
@@ -66,6 +69,7 @@ impl Catalogue {
         self.cached.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The deployments as they are stored, from memory when they are known.
     pub async fn now(&self, store: &Store) -> Result<Arc<Deployments>, StoreError> {
         if let Some(deployments) = self.cached().deployments.clone() {
             return Ok(deployments);

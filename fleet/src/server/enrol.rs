@@ -24,6 +24,7 @@ const BEGIN_BYTES_MAX: usize = 64 * 1024;
 /// An event log of 2 MiB in base64, and the small rest.
 const FINISH_BYTES_MAX: usize = 3 * 1024 * 1024;
 
+/// Router of `/v1/enrol/…`, open to everybody.
 pub fn routes() -> Router<Arc<Shared>> {
     Router::new().route("/v1/enrol/begin", post(begin)).route("/v1/enrol/finish", post(finish))
 }

@@ -1,4 +1,4 @@
-//! What keeps a fleet from being served.
+//! Errors of the server as a whole: of its start, its folder, its database, its listeners.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -10,6 +10,7 @@ use crate::Problem;
 use crate::data_dir::DataError;
 use crate::store::StoreError;
 
+/// Failure to start the server, or to go on serving.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     #[error(transparent)]

@@ -35,6 +35,7 @@ const MESSAGES_BODY_BYTES_MAX: usize = MESSAGES_BYTES_MAX / 3 * 4 + MESSAGES_MAX
 const WAIT_MAX: Duration = Duration::from_secs(60);
 const REFUSALS_MAX: usize = 32;
 
+/// Router of `/v1/gateway/…`, for peers with a gateway's certificate.
 pub fn routes() -> Router<Arc<Shared>> {
     Router::new().route("/v1/gateway/sync", post(sync)).route("/v1/gateway/messages", post(messages))
 }

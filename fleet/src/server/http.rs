@@ -75,6 +75,7 @@ pub fn reply<T: Serialize>(result: Result<T, Problem>) -> Response {
     }
 }
 
+/// The reply to a refused request: the refusal as JSON, with the HTTP status of its reason.
 pub fn refuse(refusal: &Refusal) -> Response {
     let mut reply = json(status(refusal.reason), refusal);
     // For who counts.

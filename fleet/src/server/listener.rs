@@ -63,6 +63,7 @@ pub trait Listener: Send + Sync + 'static {
     fn next(&self) -> impl Future<Output = std::io::Result<(Self::Stream, IpAddr)>> + Send;
 }
 
+/// One accepted connection, before TLS.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + Sync + 'static {
     /// Completes when the peer has sent something, or has gone.
     fn speaks(&self) -> impl Future<Output = std::io::Result<()>> + Send;

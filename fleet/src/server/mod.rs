@@ -49,6 +49,7 @@ pub use error::ServeError;
 /// Connections of one line to the bundle's endpoint.
 const BUNDLE_PER_SOURCE: usize = 64;
 
+/// Settings of one server, as the command line gives them.
 #[derive(Debug, Clone)]
 pub struct Options {
     pub data: DataDir,

@@ -20,6 +20,7 @@ pub struct Peer {
     pub client: Option<Client>,
 }
 
+/// Names and keys in a client's certificate chain, which the handshake has verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Client {
     pub id: SpiffeId,

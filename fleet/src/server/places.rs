@@ -73,6 +73,7 @@ pub struct Occupancy {
 pub struct Full(pub usize);
 
 impl<T> Places<T> {
+    /// Empty places within `limits`.
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,
@@ -86,6 +87,7 @@ impl<T> Places<T> {
         }
     }
 
+    /// Connections that have a place now.
     pub fn count(&self) -> Occupancy {
         Occupancy {
             strangers: self.strangers_count,

@@ -11,6 +11,7 @@ use crate::store::devices::NewReport;
 /// Most reports of one commit, and most that wait for the next: who comes then waits to be heard.
 const BATCH_MAX: usize = 256;
 
+/// Sender of reports to the one task that commits them. Clones share the task.
 #[derive(Debug, Clone)]
 pub struct Reports(mpsc::Sender<Waiting>);
 

@@ -13,10 +13,12 @@ use crate::enrol::sessions::whole_network;
 
 /// So many that several sources together do not take it all; so few that the bodies fit in the memory.
 pub const BODIES_MAX: usize = 32;
+/// Most large bodies of one source at a time.
 pub const BODIES_PER_SOURCE_MAX: usize = 4;
 /// Longer than bodies in front may take, so that gateways behind one address get their turn.
 const WAIT_MAX: Duration = Duration::from_secs(30);
 
+/// Places for large bodies: [`BODIES_MAX`] in all, [`BODIES_PER_SOURCE_MAX`] for each source.
 #[derive(Debug)]
 pub struct Room {
     wait: Duration,

@@ -201,6 +201,7 @@ pub fn batch(due: &[Digest]) -> Digest {
     Digest::of(due.iter().map(Digest::as_str).collect::<Vec<_>>().join("\n").as_bytes())
 }
 
+/// Envelopes of a gateway's secrets by their digests. One that was replaced meanwhile is left out.
 pub async fn envelopes(
     shared: &Shared,
     gateway: &GatewayName,

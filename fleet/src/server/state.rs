@@ -30,6 +30,7 @@ const LARGE_BODIES_OF_GATEWAY_MAX: usize = 2;
 /// A gateway that still has not put in force what it was sent is sent it again after this long, not at once.
 pub const RESEND_AFTER: Duration = Duration::from_secs(5);
 
+/// State that all requests share: store, limits, tokens, caches, metrics. One for each server.
 #[derive(Debug)]
 pub struct Shared {
     pub store: Store,
@@ -69,6 +70,7 @@ struct Sent {
 }
 
 impl Shared {
+    /// State of a server that begins: caches and counts are empty.
     #[expect(clippy::too_many_arguments, reason = "called once, where the server is put together")]
     pub fn new(
         store: Store,
@@ -147,6 +149,7 @@ impl Shared {
         Arc::clone(own.or_insert_with(|| Arc::new(Semaphore::new(LARGE_BODIES_OF_GATEWAY_MAX))))
     }
 
+    /// Forgets a gateway in [`Shared::note_sent`], [`Shared::note_secrets_sent`] and [`Shared::bodies_of`].
     pub fn forget_sent(&self, gateway: &GatewayName) {
         self.secrets_sent.lock().unwrap_or_else(PoisonError::into_inner).remove(gateway);
         self.bodies.lock().unwrap_or_else(PoisonError::into_inner).remove(gateway);
@@ -159,10 +162,12 @@ impl Shared {
 pub struct AccessToken([u8; 32]);
 
 impl AccessToken {
+    /// The hash of `token`; the text is not kept.
     pub fn new(token: &Secret) -> Self {
         Self(token_hash(token))
     }
 
+    /// True when `offered` is the token. The hashes are compared in constant time.
     pub fn matches(&self, offered: &str) -> bool {
         verify_slices_are_equal(&self.0, &token_hash(offered)).is_ok()
     }

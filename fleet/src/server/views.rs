@@ -46,6 +46,7 @@ pub async fn devices(shared: &Shared) -> Result<Vec<DeviceView>, Problem> {
     Ok(devices)
 }
 
+/// One gateway in full; `None` when no such gateway is enrolled.
 pub async fn detail(shared: &Shared, gateway: &GatewayName) -> Result<Option<DeviceDetail>, Problem> {
     let Some(device) = shared.store.device(gateway).await? else { return Ok(None) };
     let stored = shared.deployments().await?;

@@ -10,6 +10,7 @@ use crate::selection::{Labels, selects};
 
 type Waiters = HashMap<GatewayName, HashMap<u64, Waiter>>;
 
+/// Held requests by gateway, several of one gateway too. Each is woken when a change concerns its gateway.
 #[derive(Debug, Default)]
 pub struct Waiting(Mutex<(u64, Waiters)>);
 

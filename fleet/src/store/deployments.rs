@@ -10,6 +10,7 @@ use crate::selection::{Candidate, Labels};
 /// Most envelopes that are kept; the oldest go.
 pub const DEPLOYMENTS_MAX: i64 = 1000;
 
+/// A deployment to store; `signer` is absent when it is carried unverified.
 #[derive(Debug)]
 pub struct NewDeployment<'a> {
     pub digest: &'a Digest,
@@ -77,6 +78,8 @@ impl Store {
             .collect()
     }
 
+    /// The signed envelope by the digest of its bytes, which are hashed again: [`StoreError::Damaged`] when they
+    /// differ.
     pub async fn envelope(&self, digest: &Digest) -> Result<Option<Vec<u8>>, StoreError> {
         let found: Option<Vec<u8>> = sqlx::query_scalar("SELECT envelope FROM deployment WHERE digest = ?")
             .bind(digest.as_str())

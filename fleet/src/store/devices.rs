@@ -31,6 +31,7 @@ pub struct Binding {
     pub attestation: Digest,
 }
 
+/// One enrolled gateway with its verdict and its last report.
 #[derive(Debug, Clone)]
 pub struct Device {
     pub name: GatewayName,
@@ -39,7 +40,7 @@ pub struct Device {
     pub labels: Labels,
     pub enrolled: UnixTime,
     pub verdict: Verdict,
-    /// Why the verdict is `failed`.
+    /// Reason for the verdict `failed`.
     pub refusal: Option<Refusal>,
     pub seen: Option<UnixTime>,
     pub report: Option<Report>,
@@ -139,6 +140,7 @@ pub(super) fn device(
 }
 
 impl Store {
+    /// The gateway of this name; `None` when it is not enrolled.
     pub async fn device(&self, name: &GatewayName) -> Result<Option<Device>, StoreError> {
         let row: Option<DeviceRow> = sqlx::query_as(select_devices!("WHERE name = ?"))
             .bind(name.as_str())

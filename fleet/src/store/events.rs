@@ -25,6 +25,7 @@ const REFUSAL_WINDOW: Duration = Duration::from_secs(3600);
 /// Gateways whose refusals are being counted.
 const COUNTED_MAX: usize = 65_536;
 
+/// One event for people to read. The gateway is absent for what concerns the whole fleet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     pub at: UnixTime,
@@ -126,6 +127,7 @@ impl Writing<'_> {
 }
 
 impl Store {
+    /// Notes an event in a commit of its own.
     pub async fn add_event(
         &self,
         by: By,

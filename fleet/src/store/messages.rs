@@ -42,6 +42,7 @@ const COUNTED: &str = "(SELECT count(*), \
      coalesce(sum(octet_length(sender) + octet_length(topic) + octet_length(payload) + 512), 0) FROM message \
      WHERE message.gateway = queue.gateway AND message.queue = queue.queue)";
 
+/// One message as the fleet keeps it; `sequence` is its number within the gateway's queue.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredMessage {
     pub sequence: u64,
@@ -54,6 +55,7 @@ pub struct StoredMessage {
     pub damaged: bool,
 }
 
+/// Counts of a gateway's messages, over all epochs of its queue.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MessageCount {
     pub kept: u64,
@@ -224,6 +226,7 @@ impl Store {
         Ok(rows.into_iter().map(message).collect())
     }
 
+    /// Counts of a gateway's messages; zeros for one that has sent none.
     pub async fn message_count(&self, gateway: &GatewayName) -> Result<MessageCount, StoreError> {
         let (kept, dropped): (i64, i64) = sqlx::query_as(
             "SELECT coalesce(sum(kept), 0), coalesce(sum(dropped), 0) FROM queue WHERE gateway = ?",

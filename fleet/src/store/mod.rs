@@ -54,6 +54,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(6 * 3600);
 /// SQLite's primary result codes for a disk that does not do as it is asked: `READONLY`, `IOERR`, `FULL`, `CANTOPEN`.
 const DISK_CODES: [u32; 4] = [8, 10, 13, 14];
 
+/// Failure of the database, or contents that are not this fleet's or not what was written.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error("the database failed")]

@@ -114,6 +114,8 @@ impl Store {
         rows.into_iter().map(secret).collect()
     }
 
+    /// The signed envelope of a gateway's secret by the digest of its bytes, which are hashed again:
+    /// [`StoreError::Damaged`] when they differ.
     pub async fn secret_envelope(
         &self,
         gateway: &GatewayName,

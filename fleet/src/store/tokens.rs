@@ -25,6 +25,7 @@ pub const TOKEN_FAILURES_MAX: u32 = 16;
 /// Time for which events and appraisals are kept of a name that has neither joined nor a token that is still good.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(30 * 86400);
 
+/// State of a join token. `used` is the time of the enrolment that spent it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenRecord {
     pub grant: Grant,
@@ -34,6 +35,7 @@ pub struct TokenRecord {
 }
 
 impl Store {
+    /// Stores a token by its SHA-256, and drops those that ended more than 30 days ago.
     pub async fn add_token(&self, hash: &[u8; 32], grant: &Grant, now: UnixTime) -> Result<(), StoreError> {
         let mut writing = self.begin().await?;
         // A token that nobody can use any more explains a refusal for a month, then goes, and with the last one of a name
@@ -74,6 +76,7 @@ impl Store {
         writing.commit().await
     }
 
+    /// The token with this SHA-256; `None` when there is none.
     pub async fn token(&self, hash: &[u8; 32]) -> Result<Option<TokenRecord>, StoreError> {
         let row: Option<(String, i64, Option<i64>, bool, String, i64)> = sqlx::query_as(
             "SELECT gateway, expires, used, allow_software, labels, failures FROM join_token WHERE hash = ?",

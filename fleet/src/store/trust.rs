@@ -17,6 +17,7 @@ pub enum Trusted {
     OperatorKey,
 }
 
+/// One line of the table of reference values.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReferenceSummary {
     pub name: String,
@@ -25,6 +26,7 @@ pub struct ReferenceSummary {
     pub origin: String,
 }
 
+/// One trusted CA certificate of a TPM vendor, by the digest of its DER.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VendorRoot {
     pub subject: String,
@@ -32,6 +34,7 @@ pub struct VendorRoot {
     pub added: UnixTime,
 }
 
+/// A vendor's CA certificate to add.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewVendorRoot {
     pub digest: Digest,
@@ -66,12 +69,14 @@ impl Store {
         Ok(added == 1)
     }
 
+    /// All reference values, by name.
     pub async fn references(&self) -> Result<Vec<ReferenceValues>, StoreError> {
         let rows: Vec<String> =
             sqlx::query_scalar("SELECT body FROM reference ORDER BY name").fetch_all(&self.readers).await?;
         rows.iter().map(|body| from_json(body)).collect()
     }
 
+    /// The table of reference values, by name, without the values.
     pub async fn reference_summaries(&self) -> Result<Vec<ReferenceSummary>, StoreError> {
         let rows: Vec<(String, i64, String)> =
             sqlx::query_as("SELECT name, added, origin FROM reference ORDER BY name")
@@ -111,6 +116,7 @@ impl Store {
         Ok(rows.concat())
     }
 
+    /// All vendors' CA certificates, by subject.
     pub async fn vendor_roots(&self) -> Result<Vec<VendorRoot>, StoreError> {
         let rows: Vec<(String, String, i64)> =
             sqlx::query_as("SELECT digest, subject, added FROM vendor_root ORDER BY subject")
@@ -148,6 +154,7 @@ impl Store {
         Ok(pinned == 1)
     }
 
+    /// All operators' public keys, by name.
     pub async fn operator_keys(&self) -> Result<Vec<VerifyingKey>, StoreError> {
         let rows: Vec<(String, Vec<u8>)> =
             sqlx::query_as("SELECT name, point FROM operator_key ORDER BY name")

@@ -10,6 +10,7 @@ use crate::admin_api::{CertificateState, DeviceDetail, StoredMessage};
 use crate::text;
 use crate::when::{age, date};
 
+/// Body of the page of one gateway, with its newest messages.
 pub fn content(detail: &DeviceDetail, messages: &[StoredMessage], now: UnixTime) -> Markup {
     let device = &detail.device;
     html! {

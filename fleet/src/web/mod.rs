@@ -31,6 +31,7 @@ const CONTENT_SECURITY_POLICY: &str =
 const MESSAGES_SHOWN: u32 = 20;
 const EVENTS_SHOWN: u32 = 20;
 
+/// Router of the dashboard, with `/metrics` and `/healthz`.
 pub fn routes() -> Router<Arc<Shared>> {
     Router::new()
         .route("/", get(overview))

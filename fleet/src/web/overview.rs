@@ -13,6 +13,7 @@ const DEPLOYMENTS_SHOWN: usize = 10;
 /// Gateways that the page shows.
 const DEVICES_SHOWN: usize = 500;
 
+/// Body of the first page: counts, gateways, deployments, newest events.
 pub fn content(
     devices: &[DeviceView],
     deployments: &[DeploymentView],
@@ -131,6 +132,7 @@ fn deployment_table(deployments: &[DeploymentView]) -> Markup {
     }
 }
 
+/// Table of events in the order given; the column of gateways is there when `with_gateway`.
 pub fn event_table(events: &[Event], with_gateway: bool) -> Markup {
     html! {
         @if events.is_empty() { p.soft { "Nothing has happened yet." } } @else {

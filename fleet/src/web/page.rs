@@ -14,6 +14,7 @@ use crate::text;
 
 const REFRESH_SECONDS: &str = "5";
 
+/// A whole HTML page around `content`, which loads itself again.
 pub fn page(shared: &Shared, title: &str, content: &Markup) -> Markup {
     html! {
         (DOCTYPE)
@@ -43,6 +44,7 @@ pub fn page(shared: &Shared, title: &str, content: &Markup) -> Markup {
     }
 }
 
+/// HTTP response with a page as its body.
 pub fn respond(status: StatusCode, page: Markup) -> Response {
     (status, Html(page.into_string())).into_response()
 }
@@ -94,6 +96,7 @@ pub fn device_state(state: DeviceState) -> Markup {
     html! { span class=(state_class(state)) { (mark) " " (state.as_str()) } }
 }
 
+/// CSS class of a gateway's state: `bad`, `warn` or `good`.
 pub fn state_class(state: DeviceState) -> &'static str {
     match state {
         DeviceState::Failed | DeviceState::Expired | DeviceState::Refused | DeviceState::NotSeen => "bad",
