@@ -16,6 +16,7 @@ pub enum Outcome {
     Fail,
 }
 
+/// Answer of one check, with its words for a person.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
     pub outcome: Outcome,
@@ -26,18 +27,27 @@ pub struct Finding {
 }
 
 impl Finding {
+    /// A good answer.
     pub fn pass(said: impl Into<String>) -> Self {
         Self { outcome: Outcome::Pass, said: said.into(), remedy: None }
     }
+
+    /// An answer to a question that does not arise, or cannot be answered yet.
     pub fn skip(said: impl Into<String>) -> Self {
         Self { outcome: Outcome::Skip, said: said.into(), remedy: None }
     }
+
+    /// An answer that works, and that somebody should look at.
     pub fn warn(said: impl Into<String>) -> Self {
         Self { outcome: Outcome::Warn, said: said.into(), remedy: None }
     }
+
+    /// A bad answer.
     pub fn fail(said: impl Into<String>) -> Self {
         Self { outcome: Outcome::Fail, said: said.into(), remedy: None }
     }
+
+    /// The same finding with a more precise remedy than the check's own.
     #[must_use]
     pub fn remedy(mut self, remedy: impl Into<String>) -> Self {
         self.remedy = Some(remedy.into());
@@ -45,6 +55,7 @@ impl Finding {
     }
 }
 
+/// One question about a gateway: a pure function of [`Facts`], with its name and its remedy.
 #[derive(Debug, Clone, Copy)]
 pub struct Check {
     /// `area.name`, never renamed: scripts and alerts match on it.
@@ -57,6 +68,7 @@ pub struct Check {
 }
 
 impl Check {
+    /// Part of the id before the dot, such as `keystore`.
     pub fn area(&self) -> &'static str {
         self.id.split_once('.').map_or(self.id, |(area, _)| area)
     }

@@ -7,6 +7,7 @@ use super::words::{not_running, span};
 use crate::check::{Check, Finding};
 use crate::facts::Facts;
 
+/// Checks of the area `attestation`: the boot's measurements and the fleet's verdict.
 pub const CHECKS: &[Check] = &[
     Check {
         id: "attestation.event_log",

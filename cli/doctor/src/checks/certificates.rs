@@ -8,6 +8,7 @@ use super::words::{no_config, not_running, pass_unless, span};
 use crate::check::{Check, Finding};
 use crate::facts::Facts;
 
+/// Checks of the area `certificates`: their ends.
 pub const CHECKS: &[Check] = &[
     Check {
         id: "certificates.root",

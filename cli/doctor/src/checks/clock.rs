@@ -7,6 +7,7 @@ use super::words::{not_running, span};
 use crate::check::{Check, Finding};
 use crate::facts::Facts;
 
+/// Checks of the area `clock`.
 pub const CHECKS: &[Check] = &[
     Check {
         id: "clock.plausible",

@@ -6,6 +6,7 @@ use super::words::{no_config, no_fleet, pass_unless};
 use crate::check::{Check, Finding};
 use crate::facts::{ConfigState, Facts, Kind};
 
+/// Checks of the area `config`: `config.toml` and the files that it names.
 pub const CHECKS: &[Check] = &[
     Check {
         id: "config.present",

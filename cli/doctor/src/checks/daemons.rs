@@ -4,6 +4,7 @@ use super::words::{no_config, pass_unless};
 use crate::check::{Check, Finding};
 use crate::facts::{Daemon, Facts};
 
+/// Checks of the area `daemons`: the three processes.
 pub const CHECKS: &[Check] = &[
     Check {
         id: "daemons.identityd",

@@ -4,6 +4,7 @@ use super::words::{no_config, not_running, pass_unless, size};
 use crate::check::{Check, Finding, Outcome};
 use crate::facts::{Facts, Volume};
 
+/// Checks of the area `disk`: the file systems of the state.
 pub const CHECKS: &[Check] = &[
     Check {
         id: "disk.space",

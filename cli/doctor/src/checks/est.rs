@@ -8,6 +8,7 @@ use super::words::{no_config, not_running, span};
 use crate::check::{Check, Finding};
 use crate::facts::Facts;
 
+/// Checks of the area `est`: a site's own CA.
 pub const CHECKS: &[Check] = &[
     Check {
         id: "est.secret",

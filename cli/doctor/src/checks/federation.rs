@@ -8,6 +8,7 @@ use super::words::{not_running, span};
 use crate::check::{Check, Finding};
 use crate::facts::Facts;
 
+/// Checks of the area `federation`: other trust domains.
 pub const CHECKS: &[Check] = &[
     Check {
         id: "federation.bundles",

@@ -6,6 +6,7 @@ use super::words::{no_config, no_fleet, not_running, span};
 use crate::check::{Check, Finding};
 use crate::facts::Facts;
 
+/// Checks of the area `fleet`: the fleet's server.
 pub const CHECKS: &[Check] = &[
     Check {
         id: "fleet.reachable",

@@ -6,6 +6,7 @@ use crate::facts::{Facts, NAMESPACES};
 
 const NOT_SHOWN: &str = "the kernel does not show it";
 
+/// Checks of the area `kernel`: features and resources.
 pub const CHECKS: &[Check] = &[
     Check {
         id: "kernel.cgroup_pids",

@@ -9,6 +9,7 @@ use super::words::{no_config, not_running, span};
 use crate::check::{Check, Finding};
 use crate::facts::{Facts, IDENTITY_USER, Kind, has_tpm};
 
+/// Checks of the area `keystore`.
 pub const CHECKS: &[Check] = &[
     Check {
         id: "keystore.hardware",

@@ -6,6 +6,7 @@ use super::words::{no_fleet, not_running, size, span};
 use crate::check::{Check, Finding};
 use crate::facts::Facts;
 
+/// Checks of the area `messages`: the queue, the journal and the way upstream.
 pub const CHECKS: &[Check] = &[
     Check {
         id: "messages.queue_open",

@@ -6,6 +6,7 @@ use super::words::{advise, not_running, pass_unless};
 use crate::check::{Check, Finding};
 use crate::facts::Facts;
 
+/// Checks of the area `modules`: those of the deployment.
 pub const CHECKS: &[Check] = &[
     Check {
         id: "modules.known",

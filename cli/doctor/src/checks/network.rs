@@ -6,6 +6,7 @@ use super::words::{no_config, not_running, pass_unless};
 use crate::check::{Check, Finding};
 use crate::facts::Facts;
 
+/// Checks of the area `network`: ports and routes.
 pub const CHECKS: &[Check] = &[
     Check {
         id: "network.leaf_mqtt",

@@ -8,6 +8,7 @@ use super::words::{no_config, pass_unless};
 use crate::check::{Check, Finding};
 use crate::facts::{Facts, GATEWAY_USER, IDENTITY_USER, Kind};
 
+/// Checks of the area `permissions`: users, and owners and modes of files and folders.
 pub const CHECKS: &[Check] = &[
     Check {
         id: "permissions.identity_user",

@@ -6,6 +6,7 @@ use super::words::not_running;
 use crate::check::{Check, Finding};
 use crate::facts::Facts;
 
+/// Checks of the area `policy`: the decided one is the enforced one.
 pub const CHECKS: &[Check] = &[
     Check {
         id: "policy.deployment",

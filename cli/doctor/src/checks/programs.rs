@@ -4,6 +4,7 @@ use super::words::{no_config, pass_unless};
 use crate::check::{Check, Finding};
 use crate::facts::{Facts, Kind};
 
+/// Checks of the area `programs`: those that the gateway runs.
 pub const CHECKS: &[Check] = &[
     Check {
         id: "programs.oci_runtime",

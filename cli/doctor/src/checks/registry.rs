@@ -4,6 +4,7 @@ use super::words::advise;
 use crate::check::{Check, Finding};
 use crate::facts::Facts;
 
+/// Checks of the area `registry`: the deployment's registries.
 pub const CHECKS: &[Check] = &[Check {
     id: "registry.reachable",
     title: "each registry of the deployment still has its image",

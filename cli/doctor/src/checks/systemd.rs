@@ -4,6 +4,7 @@ use super::words::pass_unless;
 use crate::check::{Check, Finding};
 use crate::facts::Facts;
 
+/// Checks of the area `systemd`: the daemons' units.
 pub const CHECKS: &[Check] = &[
     Check {
         id: "systemd.units",

@@ -8,6 +8,7 @@ use edgewarden_protocol::config::Config;
 
 use super::{Read, Sources, bytes, has_tpm};
 
+/// Facts about the boot's measurements: the event log, read and parsed, and the TPM's PCR banks.
 #[derive(Debug, Clone, Default)]
 pub struct Boot {
     /// The event log's bytes. `None` without a TPM.
@@ -20,6 +21,7 @@ pub struct Boot {
     pub banks: BTreeSet<String>,
 }
 
+/// Reads the configured event log, of at most [`LOG_BYTES_MAX`], and the PCR banks in /sys.
 pub fn gather(sources: &Sources, config: Option<&Config>) -> Boot {
     let config = config.filter(|config| has_tpm(&config.keystore));
     let event_log = config.map(|config| {

@@ -9,6 +9,7 @@ use super::{Read, Sources, text};
 const KEEPERS: [&str; 6] = ["chronyd", "ntpd", "ntpsec", "systemd-timesyn", "ptp4l", "phc2sys"];
 const PROCESSES_MAX: usize = 32 * 1024;
 
+/// Facts about the machine's time.
 #[derive(Debug, Clone)]
 pub struct Clock {
     /// Time that the system clock shows.
@@ -33,6 +34,7 @@ struct Content {
     floor: UnixTime,
 }
 
+/// Reads the clock, its keeper in /proc, and the floor in the state of `identityd`.
 pub fn gather(sources: &Sources) -> Clock {
     let path = sources.layout.identity_state().join("clock.json");
     let floor = if path.exists() {

@@ -9,6 +9,7 @@ use edgewarden_protocol::layout::Layout;
 
 use super::{Read, text};
 
+/// Outcome of reading `config.toml`. The text is the reason.
 #[derive(Debug, Clone)]
 pub enum ConfigState {
     /// Not there, or not to be read.
@@ -20,6 +21,7 @@ pub enum ConfigState {
     Good(Box<Config>),
 }
 
+/// Facts about `config.toml` and the files that it pins.
 #[derive(Debug, Clone)]
 pub struct Configuration {
     pub path: PathBuf,
@@ -30,6 +32,7 @@ pub struct Configuration {
     pub operator_keys: Vec<(PathBuf, Read<()>)>,
 }
 
+/// Reads `config.toml`, the pinned root and the operators' keys.
 pub fn gather(layout: &Layout) -> Configuration {
     let path = layout.config_file();
     // Bounded before the parser, which reads the file whole.

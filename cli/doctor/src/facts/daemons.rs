@@ -15,6 +15,7 @@ use tokio::net::UnixStream;
 
 use super::{Daemon, Peer, Read, Sources, has_tpm, patient};
 
+/// Processes of the three daemons, and their answers about themselves. An answer is `None` when there was none.
 #[derive(Debug, Clone, Default)]
 pub struct Daemons {
     pub identityd: Daemon,
@@ -34,6 +35,7 @@ pub struct Daemons {
     pub gateway: Option<Box<gateway::Status>>,
 }
 
+/// Asks each daemon on its control socket, with the deadline [`Sources::patience`] for each question.
 pub async fn gather(sources: &Sources, config: Option<&Config>) -> Daemons {
     let layout = &sources.layout;
     let (control, runtime, gateway) =

@@ -1,7 +1,7 @@
 //! The file systems beneath the state folders.
 //!
-//! Whether one can be written is known only by writing: a disk that has failed is often not mounted read-only until
-//! somebody writes. So a few bytes go into a file without a name (`O_TMPFILE`), which is gone when it is closed; where the
+//! Only writing tells that one can be written: a disk that has failed is often not mounted read-only until somebody
+//! writes. So a few bytes go into a file without a name (`O_TMPFILE`), which is gone when it is closed; where the
 //! file system has no such files, into one with a name, which is removed.
 
 use std::fs::File;
@@ -17,6 +17,7 @@ use super::Read;
 
 const LOG_FILES_MAX: usize = 4096;
 
+/// One file system, by statfs(2) and a write. `bytes` and `inodes` are the totals.
 #[derive(Debug, Clone)]
 pub struct Volume {
     pub folder: PathBuf,
@@ -32,6 +33,7 @@ pub struct Volume {
     pub kind: i64,
 }
 
+/// Facts about the file systems beneath the state folders.
 #[derive(Debug, Clone, Default)]
 pub struct Disk {
     /// Of each state folder, or of what it will be made in.
@@ -40,6 +42,7 @@ pub struct Disk {
     pub log_bytes: u64,
 }
 
+/// Looks at each state folder's file system, writing a few bytes to it. Nothing of them stays.
 pub async fn gather(layout: &Layout) -> Disk {
     let layout = layout.clone();
     // A file system that hangs must not hang the rest.

@@ -16,6 +16,7 @@ use tokio_rustls::TlsConnector;
 
 use super::{Read, Sources, patient};
 
+/// Facts about peers outside the gateway.
 #[derive(Debug, Clone, Default)]
 pub struct Fleet {
     /// `Ok` when the server's port takes connections. `None` without a fleet.
@@ -27,6 +28,7 @@ pub struct Fleet {
     pub registries: BTreeMap<String, Read<()>>,
 }
 
+/// Connects to the fleet's server and asks the deployment's registries for their images.
 pub async fn gather(
     sources: &Sources,
     config: Option<&Config>,

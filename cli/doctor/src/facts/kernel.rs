@@ -7,6 +7,7 @@ use edgewarden_platform::{landlock, peer::PeerEvidence};
 
 use super::{Read, Sources, number, text};
 
+/// Facts about the kernel's features and resources. `None` where the kernel does not say.
 #[derive(Debug, Clone)]
 pub struct Kernel {
     /// True for the unified hierarchy (v2) alone.
@@ -32,8 +33,10 @@ pub struct Kernel {
     pub memory_available: Option<u64>,
 }
 
+/// Kinds of namespaces that modules need, as /proc/self/ns names them.
 pub const NAMESPACES: [&str; 5] = ["pid", "net", "mnt", "ipc", "uts"];
 
+/// Reads /proc and /sys, and tries what they do not tell.
 pub fn gather(sources: &Sources) -> Kernel {
     let (proc, sys) = (&sources.proc, &sources.sys);
     let (cgroup_v2, controllers) = cgroups(&sys.join("fs/cgroup"));

@@ -43,7 +43,9 @@ pub use systemd::{Systemd, Unit};
 /// A fact, or in words why it is not known.
 pub type Read<T> = Result<T, String>;
 
+/// System user of `identityd`.
 pub const IDENTITY_USER: &str = "ew-identity";
+/// System user of `gatewayd`.
 pub const GATEWAY_USER: &str = "ew-gateway";
 /// Largest small file that is read: of /proc, of /sys, certificates, keys.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -61,6 +63,7 @@ pub struct Sources {
 }
 
 impl Sources {
+    /// The system's own /proc, /sys and PATH, with a patience of 8 seconds.
     pub fn system(layout: Layout) -> Self {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let folders = std::env::split_paths(&path).filter(|folder| folder.is_absolute());
@@ -75,12 +78,14 @@ impl Sources {
     }
 }
 
+/// Ids of the daemons' system users; `None` for one that does not exist.
 #[derive(Debug, Clone, Default)]
 pub struct Users {
     pub identity: Option<User>,
     pub gateway: Option<User>,
 }
 
+/// All that is known of a gateway at one moment. The checks see nothing else.
 #[derive(Debug, Clone)]
 pub struct Facts {
     pub now: UnixTime,
@@ -101,6 +106,7 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// Owner, mode and kind of `path`; `None` when it is not there or does not matter.
     pub fn node(&self, path: &Path) -> Option<&Node> {
         self.nodes.get(path)
     }

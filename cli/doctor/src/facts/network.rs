@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::{Read, Sources, text};
 
+/// One line of the IPv4 routing table: `network`/`length` by `interface`.
 #[derive(Debug, Clone)]
 pub struct Route {
     pub interface: String,
@@ -11,8 +12,10 @@ pub struct Route {
     pub length: u32,
 }
 
+/// Local addresses of listening TCP sockets, IPv4 first.
 pub type Listening = Vec<SocketAddr>;
 
+/// Facts about routes and ports of the machine's own network namespace.
 #[derive(Debug, Clone)]
 pub struct Network {
     pub routes: Read<Vec<Route>>,
@@ -20,6 +23,7 @@ pub struct Network {
     pub listening: Read<Listening>,
 }
 
+/// Reads /proc/net: `route`, `tcp` and `tcp6`.
 pub fn gather(sources: &Sources) -> Network {
     let net = sources.proc.join("net");
     let routes = text(&net.join("route")).map(|table| table.lines().skip(1).filter_map(route).collect());

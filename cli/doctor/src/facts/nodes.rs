@@ -11,6 +11,7 @@ use edgewarden_protocol::layout::Layout;
 
 use super::Programs;
 
+/// Kind of a file system node; `Device` is a character device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     File,
@@ -20,6 +21,7 @@ pub enum Kind {
     Other,
 }
 
+/// Owner, mode and kind of one file or folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Node {
     pub kind: Kind,
@@ -81,6 +83,8 @@ pub fn folders(layout: &Layout) -> [PathBuf; 8] {
     ]
 }
 
+/// Looks at the gateway's folders, files and programs, and at every folder above them. Those that are not there are
+/// left out.
 pub fn gather(layout: &Layout, config: Option<&Config>, programs: &Programs) -> BTreeMap<PathBuf, Node> {
     let mut nodes = BTreeMap::new();
     let mut add = |path: &Path, follow: bool| {

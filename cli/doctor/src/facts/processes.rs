@@ -1,18 +1,20 @@
-//! A daemon as a process: who it is and what it took away from itself.
+//! A daemon as a process: its user, its program, and the rights that it took away from itself.
 
 use std::path::{Path, PathBuf};
 
 use super::{Read, text};
 
+/// Process at the other end of a Unix socket (`SO_PEERCRED`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer {
     pub pid: i32,
     pub uid: u32,
 }
 
+/// One daemon's process, from /proc. `None` where the kernel does not say.
 #[derive(Debug, Clone, Default)]
 pub struct Daemon {
-    /// Why it does not answer.
+    /// Reason for which it does not answer; `None` when it does.
     pub error: Option<String>,
     /// The process that listens on its socket, by the kernel's word.
     pub peer: Option<Peer>,
@@ -28,6 +30,7 @@ pub struct Daemon {
 }
 
 impl Daemon {
+    /// Reads the `exe`, `status` and `limits` of `peer` beneath `proc`; empty without a peer.
     pub fn look(proc: &Path, peer: Option<Peer>) -> Self {
         let Some(peer) = peer else { return Self::default() };
         let folder = proc.join(peer.pid.to_string());

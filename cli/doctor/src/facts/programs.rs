@@ -13,6 +13,7 @@ use super::{Read, Sources};
 /// Most bytes that are kept of a program's answer; the rest is read and thrown away.
 const SAID_BYTES_MAX: u64 = 256 * 1024;
 
+/// Paths of the programs that the gateway runs, and their answers; a path is `None` when it was not found.
 #[derive(Debug, Clone, Default)]
 pub struct Programs {
     /// As configured. `None` without a configuration.
@@ -40,6 +41,7 @@ impl Programs {
     }
 }
 
+/// Finds the programs and runs them: `--version`, and `nft list tables`.
 pub async fn gather(sources: &Sources, config: Option<&Config>) -> Programs {
     let find = |name: &str| sources.path.iter().map(|folder| folder.join(name)).find(|path| path.is_file());
     let nft = find("nft");
