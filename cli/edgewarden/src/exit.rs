@@ -23,10 +23,12 @@ pub enum Problem {
 }
 
 impl Problem {
+    /// Exit code 1, with the whole chain of causes.
     pub fn failed(error: impl Error) -> Self {
         Self::Failed(ErrorChain(&error).to_string())
     }
 
+    /// Exit code 1, with the text as it is.
     pub fn text(text: impl Into<String>) -> Self {
         Self::Failed(text.into())
     }

@@ -13,7 +13,9 @@ use nix::fcntl::OFlag;
 
 use crate::exit::Problem;
 
+/// System user of `identityd`.
 pub const IDENTITY_USER: &str = "ew-identity";
+/// System user of `gatewayd`.
 pub const GATEWAY_USER: &str = "ew-gateway";
 
 /// A system user's ids.
@@ -25,6 +27,7 @@ pub struct Ids {
 
 const ROOT: Ids = Ids { uid: 0, gid: 0 };
 
+/// Ids of a system user. Fails with the command that makes one when there is none of this name.
 pub fn user(name: &str) -> Result<Ids, Problem> {
     match nix::unistd::User::from_name(name) {
         Ok(Some(user)) => Ok(Ids { uid: user.uid.as_raw(), gid: user.gid.as_raw() }),

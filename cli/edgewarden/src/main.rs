@@ -28,7 +28,7 @@ struct Arguments {
     /// Moves /etc, /var/lib and /run of this gateway beneath a folder.
     #[arg(long, global = true, default_value = "/", env = "EDGEWARDEN_ROOT")]
     root: PathBuf,
-    /// How answers are printed.
+    /// Form of answers on standard output.
     #[arg(short = 'o', long = "output", global = true, default_value = "text")]
     format: Format,
     #[command(subcommand)]

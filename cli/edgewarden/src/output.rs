@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use crate::exit::Problem;
 
+/// Form of answers on standard output, of the option `-o`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
     Text,

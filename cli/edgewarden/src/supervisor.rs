@@ -22,14 +22,17 @@ const STABLE: Duration = Duration::from_secs(60);
 /// Time for a daemon to end by itself, before it is killed.
 const GRACE: Duration = Duration::from_secs(8);
 
+/// `identityd`, which `join` needs before `up` runs.
 pub const IDENTITYD: Daemon = Daemon { name: "identityd", user: Some(IDENTITY_USER) };
 
+/// A daemon to start: the subcommand of `edgewarden` that it is, and its system user; root without one.
 #[derive(Debug, Clone, Copy)]
 pub struct Daemon {
     name: &'static str,
     user: Option<&'static str>,
 }
 
+/// Runs the three daemons until SIGTERM or SIGINT, then ends them. Needs root.
 pub async fn up(layout: &Layout) -> Result<(), Problem> {
     if !nix::unistd::geteuid().is_root() {
         return Err(Problem::text("`edgewarden up` must run as root: it starts daemons as several users"));

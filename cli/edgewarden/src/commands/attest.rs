@@ -11,6 +11,7 @@ use super::{ask, attest_verify};
 use crate::exit::Problem;
 use crate::output::{self, Format};
 
+/// Subcommands of `attest`.
 #[derive(Debug, clap::Subcommand)]
 pub enum Attest {
     /// Writes a fresh quote in the files that `tpm2_checkquote` reads, and prints the command that checks it.
@@ -38,6 +39,7 @@ const EVENT_LOG: &str = "event_log.bin";
 pub(super) const RUNTIME_LOG: &str = "runtime_log.txt";
 
 impl Attest {
+    /// Exit code 3 when an exported quote does not prove what it should.
     pub async fn run(self, layout: &Layout, format: Format) -> Result<(), Problem> {
         let (folder, nonce) = match self {
             Self::Export { folder, nonce } => (folder, nonce),

@@ -31,6 +31,8 @@ fn refuse(reason: Reason, rule: impl std::fmt::Display) -> Problem {
     Refusal::new(reason, "exported quote", rule).into()
 }
 
+/// Judges the exported quote in `folder` against the nonce that it must carry. Refuses with the reason code of the part
+/// that does not fit.
 pub fn verify(folder: &Path, nonce: &[u8]) -> Result<Verified, Problem> {
     let read = |name: &str, bytes_max| {
         let path = folder.join(name);

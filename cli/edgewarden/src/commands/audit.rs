@@ -15,6 +15,7 @@ use crate::output::{self, Format};
 
 const FILE_BYTES_MAX: usize = 256 * 1024;
 
+/// Subcommands of `audit`.
 #[derive(Debug, clap::Subcommand)]
 pub enum Audit {
     /// Shows entries, oldest first.
@@ -47,6 +48,7 @@ pub enum Audit {
 }
 
 impl Audit {
+    /// Asks `identityd`, or reads a copied folder without it. Exit code 1 for a broken log.
     pub async fn run(self, layout: &Layout, format: Format) -> Result<(), Problem> {
         match self {
             Self::Show { since, module, last, folder } => {

@@ -9,6 +9,7 @@ use super::ask;
 use crate::exit::Problem;
 use crate::output::{self, Format, until};
 
+/// Arguments of `clock`.
 #[derive(Debug, Args)]
 pub struct Clock {
     #[command(subcommand)]
@@ -22,6 +23,7 @@ enum Action {
 }
 
 impl Clock {
+    /// Prints the time that the gateway goes by; `accept` first takes the system clock's.
     pub async fn run(self, layout: &Layout, format: Format) -> Result<(), Problem> {
         if let Some(Action::Accept) = self.action {
             ask(layout, questions::TimeAccept).await?;

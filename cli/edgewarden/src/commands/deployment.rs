@@ -11,6 +11,7 @@ use super::ask;
 use crate::exit::Problem;
 use crate::output::{self, Format};
 
+/// Subcommands of `deployment`.
 #[derive(Debug, clap::Subcommand)]
 pub enum Deployment {
     /// Checks the envelope that `edgewarden-fleet deploy --out` wrote, and puts it in force.
@@ -20,6 +21,7 @@ pub enum Deployment {
 }
 
 impl Deployment {
+    /// Prints the deployment in force, after `apply` the one that was applied. Exit code 3 for one that is refused.
     pub async fn run(self, layout: &Layout, format: Format) -> Result<(), Problem> {
         let deployment = match self {
             Self::Apply { envelope } => {

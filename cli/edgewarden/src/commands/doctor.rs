@@ -7,6 +7,7 @@ use edgewarden_terminal::Waiting;
 use crate::exit::Problem;
 use crate::output::{self, Format};
 
+/// Arguments of `doctor`.
 #[derive(Debug, clap::Args)]
 pub struct Doctor {
     /// Only the checks of one area, such as `keystore` or `disk`.
@@ -18,6 +19,7 @@ pub struct Doctor {
 }
 
 impl Doctor {
+    /// Runs the checks and prints what they found. Needs root. Exit code 1 when a check fails.
     pub async fn run(self, layout: &Layout, format: Format) -> Result<(), Problem> {
         if self.list {
             print!("{}", table());

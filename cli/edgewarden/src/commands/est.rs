@@ -9,6 +9,7 @@ use super::ask;
 use crate::exit::Problem;
 use crate::output::{self, Format, until};
 
+/// Subcommands of `est`.
 #[derive(Debug, clap::Subcommand)]
 pub enum Est {
     /// Shows the certificate, when it is renewed, and what is in the way.
@@ -22,6 +23,7 @@ pub enum Est {
 }
 
 impl Est {
+    /// Prints the site certificate's state, or has one asked for.
     pub async fn run(self, layout: &Layout, format: Format) -> Result<(), Problem> {
         match self {
             Self::Status => status(layout, format).await,

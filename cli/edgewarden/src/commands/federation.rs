@@ -10,6 +10,7 @@ use super::ask;
 use crate::exit::Problem;
 use crate::output::{self, Format};
 
+/// Subcommands of `federation`.
 #[derive(Debug, clap::Subcommand)]
 pub enum Federation {
     /// Shows each trust domain of the deployment, how old its bundle is, and what is in the way of the next.
@@ -19,6 +20,7 @@ pub enum Federation {
 }
 
 impl Federation {
+    /// Prints the held bundles, or has all endpoints asked.
     pub async fn run(self, layout: &Layout, format: Format) -> Result<(), Problem> {
         match self {
             Self::Refresh => super::runtime::ask(layout, runtime::questions::FederationNow).await,

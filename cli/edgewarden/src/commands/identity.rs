@@ -8,18 +8,20 @@ use super::ask;
 use crate::exit::Problem;
 use crate::output::{self, Format};
 
+/// Subcommands of `leaf`.
 #[derive(Debug, clap::Subcommand)]
 pub enum Leaf {
     /// Makes a one-time token with which a declared leaf device enrols. Prints it once.
     Allow {
         leaf: LeafName,
-        /// How long the token is good, in seconds: until the machine is started again at most.
+        /// Life of the token in seconds: until the machine is started again at most.
         #[arg(long, default_value_t = 3600)]
         lifetime: u32,
     },
 }
 
 impl Leaf {
+    /// Prints a new one-time token.
     pub async fn run(self, layout: &Layout, format: Format) -> Result<(), Problem> {
         let Self::Allow { leaf, lifetime } = self;
         let allowed = ask(layout, questions::LeafAllow { leaf, lifetime_seconds: lifetime }).await?;

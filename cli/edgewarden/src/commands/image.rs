@@ -15,6 +15,7 @@ use edgewarden_terminal::Waiting;
 use crate::exit::Problem;
 use crate::output::{self, Format};
 
+/// Subcommands of `image`.
 #[derive(Debug, clap::Subcommand)]
 pub enum Image {
     /// Makes an image from programs and the libraries they load, without a base image. Prints its digest.
@@ -47,6 +48,7 @@ pub enum Image {
     GenerateKey { file: PathBuf },
 }
 
+/// Options of the commands that speak to a registry.
 #[derive(Debug, clap::Args)]
 pub struct RegistryOptions {
     /// Ask this registry (`host:port`) in plain HTTP.
@@ -69,6 +71,7 @@ enum Version {
 }
 
 impl Image {
+    /// Prints the digest or reference of what was made. Needs neither a gateway nor root.
     pub async fn run(self, format: Format) -> Result<(), Problem> {
         match self {
             Self::Build { binaries, layout } => {

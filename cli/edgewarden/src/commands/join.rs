@@ -23,6 +23,7 @@ use crate::supervisor;
 /// Time for `identityd` to open the TPM and answer.
 const START: Duration = Duration::from_secs(20);
 
+/// Arguments of `join`.
 #[derive(Debug, clap::Args)]
 pub struct Join {
     /// The gateway's name in the fleet.
@@ -66,6 +67,7 @@ pub struct Join {
 }
 
 impl Join {
+    /// Enrols the gateway and prints the fleet's verdict. Exit code 3 when the fleet refuses it.
     pub async fn run(self, layout: &Layout, format: Format) -> Result<(), Problem> {
         let token = self.token()?;
         folders::prepare(layout)?;

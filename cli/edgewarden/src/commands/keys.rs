@@ -8,6 +8,7 @@ use super::ask;
 use crate::exit::Problem;
 use crate::output::{self, Format};
 
+/// Subcommands of `keys`.
 #[derive(Debug, clap::Subcommand)]
 pub enum Keys {
     /// Shows the keys of all modules, or of one.
@@ -20,6 +21,7 @@ pub enum Keys {
 }
 
 impl Keys {
+    /// Prints the names of modules' keys, or destroys one.
     pub async fn run(self, layout: &Layout, format: Format) -> Result<(), Problem> {
         match self {
             Self::Delete { module, key } => ask(layout, questions::KeyDelete { module, key }).await,

@@ -12,6 +12,7 @@ use nix::fcntl::OFlag;
 
 use crate::exit::Problem;
 
+/// Subcommands of `keystore`.
 #[derive(Debug, Subcommand)]
 pub enum Keystore {
     /// Encrypt a software keystore under another passphrase. `identityd` must not run.
@@ -23,6 +24,7 @@ pub enum Keystore {
 }
 
 impl Keystore {
+    /// Encrypts the software keystore anew. Fails while `identityd` runs.
     pub fn run(self, layout: &Layout) -> Result<(), Problem> {
         let Self::Passphrase { new } = self;
         let config = super::load(layout)?;

@@ -10,6 +10,7 @@ use edgewarden_protocol::layout::Layout;
 use crate::exit::Problem;
 use crate::output::{self, Format};
 
+/// Subcommands of `messages`.
 #[derive(Debug, clap::Subcommand)]
 pub enum Messages {
     /// Messages that ended their receivers' connections again and again (docs/messages.md).
@@ -17,20 +18,21 @@ pub enum Messages {
     SetAside(SetAside),
 }
 
+/// Subcommands of `messages set-aside`.
 #[derive(Debug, clap::Subcommand)]
 pub enum SetAside {
     /// Shows which there are.
     List,
     /// Prints what is in one.
     Show {
-        /// Whom it was for: `module/NAME` or `leaf/NAME`.
+        /// Receiver that it was for: `module/NAME` or `leaf/NAME`.
         #[arg(value_parser = client)]
         client: Principal,
         number: u64,
     },
     /// Drops one for good.
     Drop {
-        /// Whom it was for: `module/NAME` or `leaf/NAME`.
+        /// Receiver that it was for: `module/NAME` or `leaf/NAME`.
         #[arg(value_parser = client)]
         client: Principal,
         number: u64,
@@ -55,6 +57,7 @@ fn named(client: &Principal) -> String {
 }
 
 impl Messages {
+    /// Prints or drops messages that `gatewayd` has set aside.
     pub async fn run(self, layout: &Layout, format: Format) -> Result<(), Problem> {
         let Self::SetAside(command) = self;
         let mut gatewayd = Client::connect(&layout.gateway_socket()).await?;

@@ -51,6 +51,7 @@ impl Daemon {
     }
 }
 
+/// Arguments of `metrics`.
 #[derive(Debug, Args)]
 pub struct Metrics {
     /// Of one daemon only, exactly as it tells them.
@@ -66,6 +67,7 @@ struct Answer {
 }
 
 impl Metrics {
+    /// Prints the daemons' metrics in the Prometheus text format 0.0.4. Exit code 1 when a daemon has not answered.
     pub async fn run(self, layout: &Layout) -> Result<(), Problem> {
         if let Some(daemon) = self.daemon {
             print!("{}", numbers(&daemon.socket(layout)).await?);

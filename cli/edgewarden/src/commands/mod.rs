@@ -28,6 +28,7 @@ use edgewarden_protocol::layout::Layout;
 
 use crate::exit::Problem;
 
+/// The gateway's `config.toml`, checked.
 pub fn load(layout: &Layout) -> Result<Config, Problem> {
     Config::load(&layout.config_file()).map_err(Problem::failed)
 }

@@ -9,6 +9,7 @@ use super::ask;
 use crate::exit::Problem;
 use crate::output::{self, Format};
 
+/// Subcommands of `policy`.
 #[derive(Debug, clap::Subcommand)]
 pub enum Policy {
     /// Says whether A may reach B, and by which rule. Exit code 3 when it may not.
@@ -21,6 +22,7 @@ pub enum Policy {
 }
 
 impl Policy {
+    /// Prints the answer and its rule. Exit code 3 for a no.
     pub async fn run(self, layout: &Layout, format: Format) -> Result<(), Problem> {
         let Self::Explain { from, to } = self;
         let snapshot = ask(layout, questions::Watch { seen: 0 }).await?;

@@ -20,15 +20,17 @@ where
     Ok(client.ask(question).await?)
 }
 
+/// Arguments of `logs`.
 #[derive(Debug, clap::Args)]
 pub struct Logs {
     module: ModuleName,
-    /// How many of the newest lines.
+    /// Number of the newest lines.
     #[arg(long, default_value_t = 100)]
     last: u32,
 }
 
 impl Logs {
+    /// Prints a module's newest lines; on a terminal with control characters escaped.
     pub async fn run(self, layout: &Layout, format: Format) -> Result<(), Problem> {
         let on_terminal = std::io::stdout().is_terminal();
         let lines = ask(layout, questions::Logs { module: self.module, last: self.last }).await?;
@@ -46,6 +48,7 @@ impl Logs {
     }
 }
 
+/// Has the gateway prove its boot to the fleet now, and prints the verdict.
 pub async fn renew(layout: &Layout, format: Format) -> Result<(), Problem> {
     let verdict = ask(layout, questions::Renew).await?;
     if format == Format::Json {
@@ -55,6 +58,7 @@ pub async fn renew(layout: &Layout, format: Format) -> Result<(), Problem> {
     Ok(())
 }
 
+/// Has `runtimed` stop every module and remove what runs in the kernel for them.
 pub async fn down(layout: &Layout) -> Result<(), Problem> {
     ask(layout, questions::Shutdown { stop_modules: true }).await
 }

@@ -12,6 +12,7 @@ use super::ask;
 use crate::exit::Problem;
 use crate::output::{self, Format};
 
+/// Subcommands of `secret`.
 #[derive(Debug, clap::Subcommand)]
 pub enum Secret {
     /// Takes the envelope that `edgewarden-fleet secret seal --out` wrote.
@@ -26,6 +27,7 @@ pub enum Secret {
 }
 
 impl Secret {
+    /// Imports a sealed secret, prints the held ones without values, or writes the gateway's agreement key.
     pub async fn run(self, layout: &Layout, format: Format) -> Result<(), Problem> {
         match self {
             Self::Import { envelope } => {

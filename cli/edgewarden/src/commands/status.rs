@@ -22,6 +22,7 @@ const PLAIN: &str = "\x1b[0m";
 /// One that hangs does not keep the others' answers back: they are asked side by side.
 const PATIENCE: Duration = Duration::from_millis(1500);
 
+/// Prints the state of daemons, identities, modules and messages. Daemons that do not answer are named.
 pub async fn run(layout: &Layout, format: Format) -> Result<(), Problem> {
     let (identity, mut modules, messages) = tokio::join!(
         patient(ask(layout, questions::Status)),

@@ -14,6 +14,7 @@ const SECRET_MODE_MAX: u32 = 0o660;
 const PUBLIC_MODE_MAX: u32 = 0o664;
 const NAME_BYTES_MAX: usize = 128;
 
+/// Names and modes of the files, as options of `svid watch`.
 #[derive(Debug, clap::Args)]
 pub struct Names {
     /// The certificate chain, this module's certificate first.
@@ -42,6 +43,7 @@ pub struct Names {
     cert_mode: u32,
 }
 
+/// File name and audiences of a kept JWT-SVID, parsed from `FILE=AUDIENCE[,AUDIENCE…]`.
 #[derive(Debug, Clone)]
 pub struct JwtFile {
     name: String,

@@ -17,6 +17,7 @@ use crate::output::{self, Format, at, until};
 const KEY_MODE: u32 = 0o600;
 const CERTIFICATE_MODE: u32 = 0o644;
 
+/// Arguments of `svid fetch`.
 #[derive(Debug, clap::Args)]
 pub struct Fetch {
     #[command(flatten)]
@@ -36,14 +37,14 @@ enum What {
     },
     /// A JWT-SVID: whoever holds it is taken for this module until it expires.
     Jwt {
-        /// Who the token is for. May be given several times.
+        /// Audience of the token. May be given several times.
         #[arg(long, required = true)]
         audience: Vec<String>,
         /// Another identity of this module than its first.
         #[arg(long)]
         spiffe_id: Option<SpiffeId>,
     },
-    /// What peers are checked with: X.509 roots, and JWT keys.
+    /// X.509 roots and JWT keys that peers are checked with.
     Bundle {
         /// Another trust domain than this module's own.
         #[arg(long)]
@@ -54,6 +55,7 @@ enum What {
 }
 
 impl Fetch {
+    /// Prints what the Workload API socket gives to this process. Exit code 3 when it refuses.
     pub async fn run(self, format: Format) -> Result<(), Problem> {
         let socket = self.socket.path();
         match self.what.unwrap_or(What::X509 { write: None }) {

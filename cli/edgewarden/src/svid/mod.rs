@@ -21,6 +21,7 @@ use crate::output::Format;
 /// Path of the Workload API's socket in a module.
 const SOCKET: &str = "/run/edgewarden/api.sock";
 
+/// Subcommands of `svid`.
 #[derive(Debug, clap::Subcommand)]
 pub enum Svid {
     /// Gives a module, or all, a new key and certificate now.
@@ -35,6 +36,7 @@ pub enum Svid {
 }
 
 impl Svid {
+    /// Rotates certificates, or takes them from a Workload API socket.
     pub async fn run(self, layout: &Layout, format: Format) -> Result<(), Problem> {
         match self {
             Self::Rotate { module } => ask(layout, questions::Rotate { module }).await,
@@ -76,7 +78,7 @@ fn socket_path(text: &str) -> Result<PathBuf, String> {
     }
 }
 
-/// Why the socket did not give what it was asked for. A refusal travels as the gRPC status message, its reason first.
+/// Failure of a fetch as the problem of a command. A refusal travels as the gRPC status message, its reason first.
 fn problem(error: FetchError, socket: &Path) -> Problem {
     let FetchError::Refused(status) = error else { return Problem::failed(error) };
     let message = status.message();

@@ -17,12 +17,13 @@ const PID_FILE_BYTES_MAX: usize = 64;
 /// Exit status that a shell gives a program that a signal ended, less the signal's number.
 const SIGNAL_STATUS: i32 = 128;
 
+/// Options of `svid watch` about the program that uses the files.
 #[derive(Debug, clap::Args)]
 pub struct Options {
     /// Sent after each change, such as SIGHUP. To the program of the PID file, or to the one that is started here.
     #[arg(long, value_parser = signal_name)]
     signal: Option<Signal>,
-    /// Where a program that runs already has written its number. Read at each change.
+    /// File with the process number of a program that runs already. Read at each change.
     #[arg(long, requires = "signal", conflicts_with = "command")]
     pid_file: Option<PathBuf>,
     /// Started when the first files are there. This command ends as it ends, with its status.
@@ -30,6 +31,7 @@ pub struct Options {
     command: Vec<OsString>,
 }
 
+/// The program that uses the files, with its process when this command has started it.
 #[derive(Debug)]
 pub struct Program {
     options: Options,
@@ -37,6 +39,7 @@ pub struct Program {
 }
 
 impl Program {
+    /// Starts nothing yet. Fails for a signal without a program to send it to.
     pub fn new(options: Options) -> Result<Self, Problem> {
         if options.signal.is_some() && options.pid_file.is_none() && options.command.is_empty() {
             return Err(Problem::Usage("a signal needs `--pid-file` or `-- COMMAND…` to be sent to".into()));

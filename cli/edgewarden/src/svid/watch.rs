@@ -29,6 +29,7 @@ const TOKEN_PAUSE_MAX: Duration = Duration::from_secs(60);
 const TOKEN_AGE_UNKNOWN: Duration = Duration::from_secs(60);
 const TOKEN_AGE_MAX: Duration = Duration::from_secs(3600);
 
+/// Arguments of `svid watch`.
 #[derive(Debug, clap::Args)]
 pub struct Watch {
     #[command(flatten)]
@@ -51,6 +52,7 @@ struct Sources {
 }
 
 impl Watch {
+    /// Keeps the files current until a signal ends this command, or its program ends.
     pub async fn run(self) -> Result<(), Problem> {
         self.names.check()?;
         let mut program = Program::new(self.program)?;
