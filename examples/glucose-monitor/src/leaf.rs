@@ -32,6 +32,8 @@ const REPLY_BYTES_MAX: usize = 64 * 1024;
 const CHAIN_MAX: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Arguments of a leaf device's first enrolment. `gateway` is `host:port`, `token` the one-time token, `root` a PEM
+/// file, `dir` the folder to keep key and certificates in.
 pub struct Enrolment {
     pub gateway: String,
     pub leaf: String,

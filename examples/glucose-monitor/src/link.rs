@@ -31,8 +31,9 @@ pub struct Line {
     pub reading: u64,
 }
 
+/// Settings and counters of the link; `peer` is the SPIFFE ID of `alerts`.
 pub struct Link {
-    /// Whose certificate the connections are made with.
+    /// Source of the certificate that connections are made with.
     pub certificates: Arc<Workload>,
     pub connector: TlsConnector,
     /// `host:port`

@@ -20,6 +20,7 @@ const SEEN_READINGS: usize = 256;
 /// While a danger lasts, an alarm is repeated every so many readings.
 const REPEAT_READINGS: u32 = 5;
 
+/// Class of a glucose value (Battelino et al., Diabetes Care 2019).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
     DangerousLow,
@@ -30,6 +31,7 @@ pub enum Level {
 }
 
 impl Level {
+    /// The class of a value in mg/dL.
     pub fn of(glucose_mg_dl: f64) -> Self {
         match glucose_mg_dl {
             g if g < DANGEROUS_LOW => Self::DangerousLow,
@@ -40,10 +42,12 @@ impl Level {
         }
     }
 
+    /// True below 54 and above 250 mg/dL.
     pub fn is_dangerous(self) -> bool {
         matches!(self, Self::DangerousLow | Self::DangerousHigh)
     }
 
+    /// The class as messages name it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::DangerousLow => "dangerous-low",
@@ -55,6 +59,7 @@ impl Level {
     }
 }
 
+/// Direction and speed of a glucose value, in the steps that sensors show as arrows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trend {
     Unknown,
@@ -77,6 +82,7 @@ impl Trend {
         }
     }
 
+    /// The trend as messages name it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Unknown => "unknown",
@@ -126,6 +132,7 @@ impl Monitor {
         Self { summary_every: summary_every.max(1), patients: BTreeMap::new() }
     }
 
+    /// Assesses one reading. Of more patients than a limit, the further ones have no outcome.
     pub fn assess(&mut self, reading: &Reading) -> Assessment {
         if !self.patients.contains_key(&reading.patient) && self.patients.len() >= PATIENTS_MAX {
             return Assessment::default();

@@ -88,6 +88,7 @@ pub fn certified_key(chain: Vec<CertificateDer<'static>>, pkcs8: &[u8]) -> Resul
 /// Says whether an ID is one that we want to speak with.
 pub type Allow = Box<dyn Fn(&SpiffeId) -> bool + Send + Sync>;
 
+/// TLS 1.3 client with our certificate of the moment, for servers that `allow` lets in. Nothing is resumed.
 pub fn client_config(certificates: Arc<dyn Certificates>, allow: Allow) -> Result<ClientConfig, Error> {
     let verifier = Verifier::new(Arc::clone(&certificates), allow);
     let mut config = ClientConfig::builder_with_provider(Arc::clone(&verifier.provider))
@@ -101,6 +102,7 @@ pub fn client_config(certificates: Arc<dyn Certificates>, allow: Allow) -> Resul
     Ok(config)
 }
 
+/// TLS 1.3 server with our certificate of the moment, for clients that `allow` lets in. Nothing is resumed.
 pub fn server_config(certificates: Arc<dyn Certificates>, allow: Allow) -> Result<ServerConfig, Error> {
     let verifier = Verifier::new(Arc::clone(&certificates), allow);
     let mut config = ServerConfig::builder_with_provider(Arc::clone(&verifier.provider))

@@ -7,6 +7,7 @@ use rumqttc::{AsyncClient, QoS};
 /// Most messages that wait. A full outbox drops the oldest, and says so.
 const WAITING_MAX: usize = 1000;
 
+/// Bounded queue of messages for one topic.
 #[derive(Debug)]
 pub struct Outbox {
     client: AsyncClient,
@@ -17,6 +18,7 @@ pub struct Outbox {
 }
 
 impl Outbox {
+    /// An empty outbox, which sends nothing before it hears of a connection.
     pub fn new(client: AsyncClient, topic: impl Into<String>) -> Self {
         Self { client, topic: topic.into(), waiting: VecDeque::new(), connected: false, in_flight: false }
     }

@@ -29,6 +29,7 @@ pub struct Alarm {
     pub published_us: u64,
 }
 
+/// Answer of `alerts` to an [`Alarm`] that it has taken: one line.
 pub const ACKNOWLEDGED: &str = "ok\n";
 
 /// Message of `analytics` for the clinic, over some readings of one patient.

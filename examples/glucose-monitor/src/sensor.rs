@@ -20,6 +20,7 @@ const REFUSALS_MAX: u32 = 3;
 const PATIENCE: Duration = Duration::from_secs(30);
 const RETRY: Duration = Duration::from_millis(300);
 
+/// Arguments of `sensor run`. `speed` is a multiple of real time; 0: as fast as the gateway acknowledges.
 #[derive(Debug)]
 pub struct Run {
     pub gateway: String,
@@ -31,6 +32,7 @@ pub struct Run {
     pub every: usize,
 }
 
+/// Publishes the trace once, or `limit` readings of it, and returns when each is acknowledged.
 pub async fn run(run: &Run) -> Result<(), Box<dyn Error>> {
     if !(0.0..=1e6).contains(&run.speed) {
         return Err("the speed is 0 to 1000000".into());

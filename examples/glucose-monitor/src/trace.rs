@@ -4,12 +4,14 @@ use std::path::Path;
 
 const TRACE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
+/// One recorded reading; `sampled` is `YYYY-MM-DDTHH:MM`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sample {
     pub sampled: String,
     pub glucose_mg_dl: f64,
 }
 
+/// Reads a CSV file of at most 16 MiB. The error names the file and, where there is one, the line.
 pub fn read(path: &Path) -> Result<Vec<Sample>, String> {
     let place = path.display();
     let size = std::fs::metadata(path).map_err(|error| format!("cannot read `{place}`: {error}"))?.len();

@@ -43,6 +43,7 @@ struct Target {
 }
 
 impl Choice {
+    /// Every test of the workspace.
     pub fn all() -> Self {
         Self { builds: vec![vec!["--workspace".into()]], filter: None, runs_programs: true }
     }

@@ -20,6 +20,7 @@ const OUTPUT_DEADLINE: Duration = Duration::from_secs(10);
 /// Most bytes that are kept of a program's own standard error, from its end.
 const STDERR_BYTES_MAX: usize = 64 * 1024;
 
+/// One event about a test, of libtest's JSON.
 #[derive(Debug, Deserialize)]
 pub struct Event {
     #[serde(rename = "type")]
@@ -40,7 +41,7 @@ pub struct Event {
 pub struct Finished {
     pub tests: Vec<Event>,
     pub took: Duration,
-    /// Why the program itself failed, beside its tests.
+    /// Failure of the program itself, beside its tests'.
     pub died: Option<String>,
     pub stderr: String,
 }

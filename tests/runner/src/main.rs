@@ -16,6 +16,7 @@ use clap::Parser;
 use crate::choice::Choice;
 use crate::report::{MaySkip, Report};
 
+/// Failure to find, build or run tests.
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
     #[error("no package, file or test is named `{0}`")]

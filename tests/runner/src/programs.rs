@@ -9,6 +9,7 @@ use serde::Deserialize;
 use crate::Problem;
 use crate::choice::Choice;
 
+/// One test program to run.
 #[derive(Debug)]
 pub struct Program {
     /// Its package without the product's name: `mqtt`; and the target, where that is not the package's tests:
@@ -41,6 +42,7 @@ struct Target {
     src_path: PathBuf,
 }
 
+/// Builds what was chosen, with the product's programs where tests run them. The largest is first.
 pub fn build(choice: &Choice) -> Result<Vec<Program>, Problem> {
     let run = |source| Problem::Run { program: "cargo".into(), source };
     if choice.runs_programs {

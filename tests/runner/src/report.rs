@@ -13,6 +13,7 @@ const SLOWEST: usize = 15;
 /// Prefix of the line that a test prints that cannot run here; the reason follows.
 const SKIPPED: &str = "skipped: ";
 
+/// Counts and times of the tests so far.
 #[derive(Debug)]
 pub struct Report {
     started: Instant,
@@ -30,6 +31,8 @@ pub struct Report {
 pub struct MaySkip(Vec<String>);
 
 impl MaySkip {
+    /// Reads a file with a line for each name, `#` for comments. A name that ends with `*` stands for all that begin
+    /// so.
     pub fn read(path: &Path) -> Result<Self, Problem> {
         let text =
             fs::read_to_string(path).map_err(|source| Problem::Read { path: path.to_owned(), source })?;
@@ -46,6 +49,7 @@ impl MaySkip {
 }
 
 impl Report {
+    /// An empty report on so many programs.
     pub fn new(programs: usize) -> Self {
         Self {
             started: Instant::now(),
@@ -59,6 +63,7 @@ impl Report {
         }
     }
 
+    /// Counts one program's tests, and prints those that failed in full.
     pub fn add(&mut self, program: &Program, finished: Finished) {
         self.done += 1;
         let (mut passed, mut failed) = (0, 0);

@@ -44,6 +44,7 @@ impl Image {
         Self { reference, manifest, config, signatures: Vec::new() }
     }
 
+    /// The image with one more signature, beside those that it has.
     #[must_use]
     pub fn signed(mut self, key: &SigningKey) -> Self {
         let signed = sign(&self.reference, key).unwrap();
@@ -54,6 +55,7 @@ impl Image {
         self
     }
 
+    /// Evidence of this image for `module`, as `runtimed` shows it to `identityd`.
     pub fn evidence(&self, module: &str) -> ImageEvidence {
         ImageEvidence {
             module: ModuleName::parse(module).unwrap(),

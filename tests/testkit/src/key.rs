@@ -12,6 +12,7 @@ use crate::{domain, gateway};
 pub struct Key(EcdsaKeyPair);
 
 impl Key {
+    /// A new key of its own.
     pub fn generate() -> Self {
         Self(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).unwrap())
     }

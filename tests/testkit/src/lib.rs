@@ -1,4 +1,4 @@
-//! What the tests of several crates need: keys, an operator, signed images, numbers that a daemon shows.
+//! Common parts of the tests of several crates: keys, an operator, signed images, numbers that a daemon shows.
 //!
 //! For `[dev-dependencies]` alone. What one crate's tests need stays in their `common` folder.
 

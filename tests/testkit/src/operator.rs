@@ -1,4 +1,4 @@
-//! Who signs deployments.
+//! An operator, who signs deployments.
 
 use edgewarden_ca::spki;
 use edgewarden_protocol::Bytes;
@@ -13,6 +13,7 @@ use crate::Key;
 pub struct Operator(Key);
 
 impl Operator {
+    /// An operator with a new key.
     #[expect(clippy::new_without_default, reason = "each has a key of its own")]
     pub fn new() -> Self {
         Self(Key::generate())
@@ -23,6 +24,7 @@ impl Operator {
         self.0.point()
     }
 
+    /// The public key: PEM, SubjectPublicKeyInfo.
     pub fn public_pem(&self) -> String {
         spki::to_pem(&self.point()).unwrap()
     }
@@ -32,6 +34,7 @@ impl Operator {
         self.sign_as(PAYLOAD_TYPE, document.to_string().as_bytes())
     }
 
+    /// A DSSE envelope, as JSON, around any payload.
     pub fn sign_as(&self, payload_type: &str, payload: &[u8]) -> Bytes {
         let sig = self.0.signature(&pre_authentication_encoding(payload_type, payload)).into();
         let signatures = vec![Signature { keyid: "operator".into(), sig }];

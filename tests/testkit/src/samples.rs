@@ -34,6 +34,7 @@ pub async fn health(socket: &Path) -> (u16, String) {
     (status, body.trim_end().to_owned())
 }
 
+/// Labels of one sample.
 pub type Labels = BTreeMap<String, String>;
 
 /// A strict reader of the text format (Prometheus exposition format 0.0.4), as far as we use it.
@@ -44,6 +45,7 @@ pub struct Samples {
 }
 
 impl Samples {
+    /// Panics at the first line that a strict reader refuses.
     pub fn parse(text: &str) -> Self {
         let mut all = Self::default();
         let mut family = String::new();

@@ -21,6 +21,7 @@ fn facts(svid: &X509Svid) -> Result<(String, String), Box<dyn Error>> {
     Ok((leaf.serial.to_str_radix(16), leaf.validity().not_after.to_datetime().format(&Rfc3339)?))
 }
 
+/// Prints the identity, a token for `audience` and the trusted domains, then waits for the next certificate.
 pub async fn run(audience: &str) -> Result<(), Box<dyn Error>> {
     let client = WorkloadApiClient::connect_env().await?;
     // Once, to be refused at once if this process is not the module's; a source would try again and again.

@@ -33,7 +33,7 @@ enum Command {
         /// The fleet's root certificate (PEM): the only trust anchor
         #[arg(long)]
         root: PathBuf,
-        /// Where key and certificates are kept
+        /// Folder for key and certificates
         #[arg(long)]
         dir: PathBuf,
     },
@@ -58,7 +58,7 @@ enum Command {
         /// CSV with the columns `time` and `glucose_mg_dl`
         #[arg(long)]
         trace: PathBuf,
-        /// How many times faster than it was recorded; 0: as fast as the gateway acknowledges
+        /// Multiple of the speed at which it was recorded; 0: as fast as the gateway acknowledges
         #[arg(long, default_value_t = 1.0)]
         speed: f64,
         /// Stop after so many readings; the trace begins again when it ends
