@@ -58,6 +58,7 @@ impl std::fmt::Debug for Service {
 
 /// A source of connections: TCP, or the operators' Unix socket.
 pub trait Listener: Send + Sync + 'static {
+    /// One accepted connection of this source.
     type Stream: Stream;
     /// The next connection, and whom it is counted to.
     fn next(&self) -> impl Future<Output = std::io::Result<(Self::Stream, IpAddr)>> + Send;

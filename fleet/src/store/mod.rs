@@ -1,8 +1,8 @@
 //! The fleet's store: all that it knows, in one SQLite file.
 //!
-//! Trusts its own file once it was looked at ([`integrity`]). Everything that a peer may rely on (a spent token, a binding of name and TPM, an acknowledged
-//! message) is committed with `synchronous=FULL` before the peer hears of it. One connection writes ([`writer`]); readers
-//! read what it last committed (<https://www.sqlite.org/wal.html>).
+//! Trusts its own file once it was looked at (`integrity`). Everything that a peer may rely on (a spent token, a
+//! binding of name and TPM, an acknowledged message) is committed with `synchronous=FULL` before the peer hears of it.
+//! One connection writes (`writer`); readers read what it last committed (<https://www.sqlite.org/wal.html>).
 
 mod certificates;
 pub mod deployments;
