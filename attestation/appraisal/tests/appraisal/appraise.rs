@@ -472,7 +472,7 @@ fn a_log_that_hides_something_is_named() {
     assert!(failure.is_genuine() && !failure.has_proven_log());
 }
 
-/// What a log calls an event is not proven; only digests are compared.
+/// The type of a log's event is not proven; only digests are compared.
 #[test]
 fn event_types_are_not_trusted() {
     let (pending, proof) = booted(&[

@@ -151,7 +151,7 @@ fn a_path_is_followed_as_far_as_it_is_known() {
     );
 }
 
-/// What makers' own hierarchies look like, and that a link less is a path less.
+/// Hierarchies as makers have them; a link less is a path less.
 #[test]
 fn hierarchies_as_makers_build_them() {
     let eku = wrap(0x30, &wrap(6, &[0x67, 0x81, 0x05, 0x08, 0x01]));
@@ -390,7 +390,7 @@ fn names_are_constrained() {
     }
 }
 
-/// What a trusted root limits itself to holds too (RFC 5937), and a limit that cannot be read refuses.
+/// A trusted root's own limits hold too (RFC 5937), and a limit that cannot be read refuses.
 #[test]
 fn a_roots_own_limits_hold() {
     const NAME_CONSTRAINTS: [u64; 4] = [2, 5, 29, 30];
@@ -670,7 +670,7 @@ fn an_authority_without_its_root_is_told() {
     assert!(why.contains("CN=middle") && why.contains("CN=root"), "{why}");
 }
 
-/// What no signature covers has one spelling too.
+/// Parts that no signature covers have one spelling too.
 #[test]
 fn no_byte_of_an_authority_can_be_another() {
     let upper = Vendor::new("root");

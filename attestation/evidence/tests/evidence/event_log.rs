@@ -40,8 +40,8 @@ fn startup_locality_seeds_pcr_0_and_no_action_extends_nothing() {
     }
 }
 
-/// What hardware measures before TPM2_Startup begins PCR 0 at 4 in every bank, whatever the locality of TPM2_Startup and
-/// whichever of the two is logged first (TPM 2.0 Library Part 1, "H-CRTM before TPM2_Startup()").
+/// An event that hardware measures before TPM2_Startup begins PCR 0 at 4 in every bank, whatever the locality of
+/// TPM2_Startup and whichever of the two is logged first (TPM 2.0 Library Part 1, "H-CRTM before TPM2_Startup()").
 #[test]
 fn an_h_crtm_event_begins_pcr_0_at_4() {
     let h_crtm = || sha256(0, 0x8000_0010, b"HCRTM");

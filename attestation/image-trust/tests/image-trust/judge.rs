@@ -1,4 +1,4 @@
-//! What is accepted, and everything that is not, through the public door.
+//! Evidence of images through the public door: the accepted, and every kind of refused.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use edgewarden_image_trust::sign::{SigningKey, payload, sign, signature_manifest};
