@@ -1,6 +1,6 @@
 //! Documents that a daemon keeps for itself, as text.
 //!
-//! Where they lie, and how they are proven when they are read again, is the matter of whoever writes them.
+//! Their place, and the proof when they are read again, are the matter of whoever writes them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What is sealed opens with the one key and the one context; everything else does not.
+//! A sealed value opens with the one key and the one context, and with nothing else.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 use aws_lc_rs::agreement::{ECDH_P256, PrivateKey, UnparsedPublicKey, agree};

@@ -13,7 +13,7 @@ pub enum SplitError {
 }
 
 /// Splits concatenated DER SEQUENCEs (X.690 section 8.1.3, definite length, at most 65535 bytes each).
-/// What is inside them is for the reader of each certificate to judge.
+/// Their contents are for the reader of each certificate to judge.
 pub fn split(mut bytes: &[u8]) -> Result<Vec<Vec<u8>>, SplitError> {
     let mut certificates = Vec::new();
     while !bytes.is_empty() {

@@ -1,4 +1,4 @@
-//! What a peer shows before anything is verified: any bytes at all.
+//! Certificates that a peer shows before anything is verified: any bytes at all.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use edgewarden_svid::{peer_expiry, peer_id};

@@ -1,5 +1,5 @@
-//! What a process takes away from itself cannot be given back, so each test runs in a process of its own: this test
-//! binary, run again for one ignored test.
+//! Rights that a process takes away from itself. They cannot be given back, so each test runs in a process of its own:
+//! this test binary, run again for one ignored test.
 
 use std::io::ErrorKind;
 use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -397,7 +397,7 @@ fn child_locks_memory() {
     assert!(threads.into_iter().all(|thread| thread.join().unwrap().ends_with("199")));
 }
 
-/// What lies between pieces that stay is what a heap cannot give back by itself.
+/// Free memory between pieces that stay, which a heap does not give back by itself.
 #[test]
 fn a_locked_heap_gives_back_what_is_free() {
     let output = in_a_process_of_its_own("child_fills_its_heap");

@@ -1,4 +1,4 @@
-//! What our CAs issue is what our verifiers accept, and nothing that they issue reaches further than it should.
+//! Certificates of our CAs before our verifiers: accepted, and none reaches further than it should.
 
 use crate::common;
 

@@ -1,4 +1,4 @@
-//! Whom a handshake lets through, and whom it does not.
+//! Peers that a handshake lets through, and those that it refuses.
 
 use crate::common;
 
