@@ -227,7 +227,7 @@ fn serve(layout: &Layout, config: &Config, doors: Doors) -> Result<Daemon, Gatew
     Ok(Daemon { doors, background, queue: opening, journal: loading, to_journal: journal })
 }
 
-/// What those who come in are led to.
+/// State that connections share once they are let in.
 struct Inside {
     identity: Identity,
     shared: Shared,

@@ -1,4 +1,4 @@
-//! What goes to the hub, and what it hands out: the values between its task and the others.
+//! Values between the hub's task and the others: events to it, and what it hands out.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
