@@ -11,7 +11,7 @@
 //! JWT-SVIDs are many and short: written is each audience that an instance asks for, the first time and up to a bound,
 //! and how many tokens there were when the instance ends (`identityd`'s `jwt`).
 //!
-//! What is written: each certificate (`svid.issued`, `leaf.enrolled`, `issuing_ca.born`), each refusal within
+//! Written are: each certificate (`svid.issued`, `leaf.enrolled`, `issuing_ca.born`), each refusal within
 //! a rate (`identityd`'s `refusals`), each deployment with its policy epoch, each verdict, each start and stop, and each use of a
 //! key of the keystore by its class ([`edgewarden_protocol::audit::KeyUse`]), at the end of the detail.
 

@@ -3,7 +3,7 @@
 //! That the right endpoint said it is `runtimed`'s word; what it says is judged here. Nothing of it touches our own trust
 //! domain: a foreign endpoint that is away, slow or lying leaves the last good bundle where it is.
 //!
-//! What is held of other trust domains, on disk: the fallback when an endpoint is away, over restarts too.
+//! The held bundles are on disk: the fallback when an endpoint is away, over restarts too.
 //!
 //! A bundle stays until its operator takes the trust domain out of the deployment, or a newer one comes. Its sequence only
 //! rises (SPIFFE Trust Domain and Bundle, section 4.1.1, names "update ordering/supersession"): an endpoint that shows an

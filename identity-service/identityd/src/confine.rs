@@ -158,7 +158,7 @@ mod tests {
         Config { keystore, ..Config::load(&path).unwrap() }
     }
 
-    /// What this process may do, one a line.
+    /// Rights that this process keeps, one a line.
     fn lines(keystore: Keystore) -> BTreeSet<String> {
         let folder = tempfile::tempdir().unwrap();
         let mut config = config(folder.path(), keystore);

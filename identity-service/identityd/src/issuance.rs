@@ -2,8 +2,8 @@
 //!
 //! The issuing CA is born in memory when the gateway is enrolled, at each start, and again before it is too old to sign
 //! what is asked of it. An instance's certificate is held in a `watch`: every stream of the instance sees the same one.
-//! When it is replaced is [`edgewarden_decisions::renewal`]'s to say; here it is done. When renewal fails, the held certificate stays in
-//! use until it expires. Key and certificate are swapped together, by one pointer.
+//! [`edgewarden_decisions::renewal`] says when it is replaced; here it is done. When renewal fails, the held
+//! certificate stays in use until it expires. Key and certificate are swapped together, by one pointer.
 //!
 //! Keys of certificates exist here and in the module that they were made for, and are never written down.
 
@@ -462,7 +462,7 @@ impl Issuance {
     }
 }
 
-/// Where keys stay, by the deployment in force.
+/// The deployment in force says which modules' keys stay resident.
 impl Follower for Issuance {
     fn in_force(&self, authority: &edgewarden_decisions::authority::Authority) {
         self.set_resident(|| {

@@ -1,4 +1,4 @@
-//! What every store of keys does, and says of itself.
+//! The traits of every store of keys, and the values that it says of itself.
 
 use edgewarden_names::{GatewayName, TrustDomain};
 use edgewarden_protocol::enrol::{Challenge, DeviceKeys, Proof};

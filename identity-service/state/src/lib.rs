@@ -14,9 +14,10 @@
 //! document, then the journal is removed. Once the journal is on disk the decision is made; a start after a crash finds
 //! it and finishes. So there is the state before or the state after, never some of each.
 //!
-//! What is decided may be written with the space that was set aside ([`edgewarden_platform::reserve::Reserve`]). What modules make grow may not.
+//! Decisions may be written with the space that was set aside ([`edgewarden_platform::reserve::Reserve`]); documents
+//! that modules make grow may not.
 //!
-//! Which documents there are is its user's to say: [`edgewarden_protocol::document`].
+//! The user of this crate says which documents there are: [`edgewarden_protocol::document`].
 
 mod authentic;
 mod key;

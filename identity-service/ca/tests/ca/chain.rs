@@ -1,4 +1,4 @@
-//! What is issued: by our own eyes (x509-parser, field by field) and by openssl's.
+//! Issued certificates: by our own eyes (x509-parser, field by field) and by openssl's.
 
 use crate::common;
 

@@ -1,4 +1,4 @@
-//! What is not issued, loaded or read.
+//! Refusals to issue, load or read.
 
 use crate::common;
 

@@ -1,4 +1,4 @@
-//! What an HTTP answer means: refusals in a table, and a few that are not.
+//! Meaning of HTTP answers: refusals in a table, and a few that are not.
 
 use crate::common;
 

@@ -1,4 +1,4 @@
-//! What a CA may wish for: met, ignored, or refused before a key signs.
+//! Wishes of a CA (CSR attributes): met, ignored, or refused before a key signs.
 
 use crate::common;
 

@@ -1,4 +1,4 @@
-//! Which certificates become an `EnrolledChain`, and why the others do not.
+//! Certificates that become an `EnrolledChain`, and the reasons why others do not.
 
 use crate::common;
 

@@ -25,7 +25,7 @@ fn life(from: u64) -> Life {
     Life { not_before: UnixTime(from), not_after: UnixTime(from + LIFE) }
 }
 
-/// What goes wrong, for how long.
+/// Kind of trouble that a renewal meets, of the site's CA or of the clock.
 #[derive(Debug, Clone, Copy)]
 enum Fault {
     Down,
@@ -256,7 +256,7 @@ impl World {
     }
 }
 
-/// Where waiting ends: at the first asking.
+/// Time of the first asking after all waiting.
 fn asks_at(renewal: &mut Renewal, mut now: u64) -> u64 {
     loop {
         match renewal.next(UnixTime(now)) {

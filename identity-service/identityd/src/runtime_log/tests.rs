@@ -32,7 +32,7 @@ struct Chip {
     resets: u32,
     restarts: u32,
     extended: usize,
-    /// What happens at the next extension but so many.
+    /// Trouble at the next extension but so many.
     trouble: Option<(usize, Trouble)>,
 }
 

@@ -1,6 +1,6 @@
 //! The deployment secrets that a module may have: kept sealed, opened for live instances only.
 //!
-//! Which version of each counts is decided in [`edgewarden_decisions::secrets`].
+//! The version of each that counts is decided in [`edgewarden_decisions::secrets`].
 //!
 //! * `vault`: the envelopes on disk · `release`: opening and handing on · `source`: the same for the Workload API socket
 

@@ -273,7 +273,7 @@ fn a_number_that_went_to_another_process() {
     assert!(output.status.success() && text.contains("1 passed"), "{text}");
 }
 
-/// Whether numbers can be made few without harm to others.
+/// True when process numbers can be made few without harm to others.
 fn pid_max_is_ours() -> bool {
     if guest::is_inside() {
         return true;

@@ -41,7 +41,7 @@ fn printed(output: &Output) -> Value {
     serde_json::from_str(line).unwrap_or_else(|_| panic!("{text}{}", String::from_utf8_lossy(&output.stderr)))
 }
 
-/// What each program prints: the trust bundle, and a token with what was signed for it.
+/// Checks a program's output: the trust bundle, and a token with what was signed for it.
 fn check(site: &Site, running: &Running, said: &Value) {
     let root = pem::one(said["bundle"].as_str().unwrap(), pem::CERTIFICATE).unwrap();
     assert_eq!(root.as_slice(), site.gateway.root.certificate_der());

@@ -37,7 +37,7 @@ impl Site {
         }
     }
 
-    /// What the others go by.
+    /// Time that the other daemons go by.
     async fn now(&self) -> UnixTime {
         UnixTime(u64::try_from((self.told().await.offset_millis + self.clocks.boot_millis()) / 1000).unwrap())
     }

@@ -1,4 +1,4 @@
-//! Which deployments take force, and that a bad one never replaces a good one.
+//! Deployments that take force; a bad one never replaces a good one.
 
 use crate::common;
 

@@ -80,7 +80,7 @@ fn says_so(status: &Status) -> bool {
     status.refusals.iter().any(|(_, refusal)| refusal.reason == Reason::IdentityExpiring)
 }
 
-/// What `gatewayd` is told, for its alert.
+/// True when `gatewayd` is told of the end, for its alert.
 async fn is_told(gateway: &Gateway, status: &Status) -> bool {
     let Reply::Snapshot(snapshot) = gateway.ask(Request::Watch { seen: 0 }).await.unwrap() else { panic!() };
     let expiry = snapshot.standing.into_iter().find(|one| one.refusal.reason == Reason::IdentityExpiring);

@@ -1,4 +1,4 @@
-//! What is written down and counted: the audit log with its signed heads, and the metrics, through their own doors.
+//! The audit log with its signed heads, and the metrics, through their own doors.
 
 use crate::common;
 use edgewarden_testkit::samples;

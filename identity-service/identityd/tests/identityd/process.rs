@@ -456,7 +456,7 @@ fn die(sides: u64) -> u64 {
     u64::from_le_bytes(bytes) % sides
 }
 
-/// What was acknowledged, and so must be there after any crash.
+/// Acknowledged state, which must be there after any crash.
 #[derive(Default)]
 struct Acknowledged {
     version: u64,

@@ -1,4 +1,4 @@
-//! Which secrets a gateway takes, and to whom it gives their values.
+//! Secrets that a gateway takes or refuses, and the instances that it gives their values to.
 
 use crate::common;
 

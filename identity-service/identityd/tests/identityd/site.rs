@@ -86,7 +86,7 @@ async fn ask(gateway: &Gateway, operation: EstOperation) -> Vec<u8> {
     }
 }
 
-/// What a CA answers that gives what is asked for.
+/// Answer of a CA that gives what is asked for.
 fn issued(gateway: &Gateway, csr: &[u8], now: UnixTime) -> Vec<u8> {
     let point = public_point(csr).unwrap();
     let issued = gateway.root.certify_gateway_ca(&point, &gateway_name(), 30 * DAY, now).unwrap();

@@ -369,7 +369,7 @@ async fn a_permit_falls_with_the_deployment_that_it_was_given_under() {
     assert_eq!(refused.reason, Reason::StartPermit);
 }
 
-/// What runs while an update is under way, and what may run again when the update fails: the one before, judged by the
+/// The image that runs while an update is under way, and again when the update fails: the one before, judged by the
 /// image keys in force, until the new one has proven itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_update_leaves_the_old_image_its_identity_and_a_way_back() {

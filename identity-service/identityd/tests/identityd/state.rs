@@ -1,4 +1,4 @@
-//! Who changes the documents of a gateway that is off: it does not start, and says which file and what to do.
+//! Documents that are changed while the gateway is off: it does not start, and says which file and what to do.
 
 use crate::common;
 
@@ -118,7 +118,7 @@ async fn documents_without_their_key_stop_the_start() {
     assert!(gateway.status().await.deployment.is_some());
 }
 
-/// Who can remove them all can remove the key too; it is said, and nothing of before counts.
+/// Documents and key removed together, by somebody who can: it is said, and nothing of before counts.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_state_that_is_made_anew_is_written_down_and_takes_nothing_of_the_old_one() {
     let mut gateway = stopped().await;

@@ -1,7 +1,7 @@
 //! The key that secrets for this gateway are encrypted to: an ECDH key of the token (PKCS #11 version 2.40,
 //! CKM_ECDH1_DERIVE with CKD_NULL), which may derive and nothing else.
 //!
-//! What is derived is a session object that may be read; it is read and destroyed. The library binding makes copies
+//! The derived value is a session object that may be read; it is read and destroyed. The library binding makes copies
 //! of it while reading that cannot be wiped.
 
 use aws_lc_rs::agreement::{ECDH_P256, EphemeralPrivateKey, UnparsedPublicKey, agree_ephemeral};

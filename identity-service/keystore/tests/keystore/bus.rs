@@ -1,4 +1,4 @@
-//! What an interposer between this process and the TPM sees, and what it can change.
+//! An interposer between this process and the TPM: the bytes that it sees, and those that it can change.
 
 use crate::common;
 

@@ -1,4 +1,4 @@
-//! What every store does, on all of them.
+//! One behaviour of all stores of keys, shown on each of them.
 
 use crate::common;
 

@@ -45,7 +45,7 @@ impl Measured {
     }
 }
 
-/// What the fleet sends, and what it keeps until the answer comes.
+/// Challenge that the fleet sends, and the state that it keeps until the answer comes.
 fn challenged(store: &dyn Keystore, vendors: &VendorRoots) -> (Challenge, Pending) {
     let (parts, pending) = challenge(&store.device_keys().unwrap(), vendors, UnixTime::now()).unwrap();
     let challenge =

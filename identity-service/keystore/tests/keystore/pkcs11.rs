@@ -1,4 +1,4 @@
-//! What only a token does: PINs, objects that others change, libraries that are not there.
+//! Behaviour of a token alone: PINs, objects that others change, libraries that are not there.
 
 use crate::common;
 
@@ -564,7 +564,7 @@ fn a_pin_that_changes_while_the_store_is_open_is_tried_once() {
     });
 }
 
-/// Where the second process finds the first one's state.
+/// Variable by which the second process finds the first one's state.
 const SECOND: &str = "EDGEWARDEN_TEST_SECOND_PROCESS";
 
 #[test]

@@ -1,4 +1,4 @@
-//! What only the key file does: passphrases and permissions.
+//! Behaviour of the key file alone: passphrases and permissions.
 
 use crate::common;
 

@@ -1,4 +1,4 @@
-//! What only a TPM does: quotes, power cuts, other TPMs, other programs' remains.
+//! Behaviour of a TPM alone: quotes, power cuts, other TPMs, other programs' remains.
 
 use crate::common;
 

@@ -1,5 +1,5 @@
-//! What the tests share: keys, an authority that issues whatever it is told, and a writer of CMS messages that is not
-//! the product's.
+//! Common parts of the tests: keys, an authority that issues whatever it is told, and a writer of CMS messages that is
+//! not the product's.
 
 mod clients;
 pub mod server;

@@ -93,7 +93,7 @@ impl Drop for Server {
     }
 }
 
-/// What a server as the RFC describes it answers.
+/// Answers of a server as the RFC describes it.
 pub fn standard(site: &Site, asked: &Asked) -> Told {
     match asked.operation() {
         "cacerts" => Told::certificates(&[site.der("root.pem"), site.der("issuing.pem")]),

@@ -159,7 +159,7 @@ impl Site {
         self.issue_with(csr, "basicConstraints = critical, CA:FALSE\nkeyUsage = critical, digitalSignature\n")
     }
 
-    /// What a CA gives that puts its own extensions in the place of those that were asked for.
+    /// Certificate of a CA that puts its own extensions in the place of those that were asked for.
     pub fn issue_with(&self, csr: &[u8], extensions: &str) -> Vec<u8> {
         static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(1);
         let name = format!("own-{}", COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
@@ -174,7 +174,7 @@ impl Site {
         )
     }
 
-    /// What openssl reads in a request.
+    /// Text of a request as openssl reads it.
     pub fn describe(&self, csr: &[u8]) -> String {
         std::fs::write(self.path("described"), csr).unwrap();
         let text = openssl(&self.folder, "req -inform DER -in described -verify -noout -text");

@@ -26,7 +26,7 @@ use tonic::transport::{Channel, Endpoint};
 use edgewarden_workload_wire::workloadapi::X509svidRequest;
 use edgewarden_workload_wire::workloadapi::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 
-/// How a socket is spoken to.
+/// Protocol that a socket is spoken to by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Speech {
     /// One byte, answered with one: what the naive servers understand.
@@ -66,7 +66,7 @@ impl Role {
     }
 }
 
-/// What an attacker, or the child that it left its output to, got: one answer for each time that it asked.
+/// Answers that an attacker got, or the child that it left its output to: one for each time that it asked.
 pub fn said(child: Child) -> Vec<Result<String, String>> {
     let output = child.wait_with_output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
@@ -211,14 +211,14 @@ pub fn receive(listener: &UnixListener) -> UnixStream {
     UnixStream::from(descriptors.next().unwrap())
 }
 
-/// Who is at the other end, as `SO_PEERCRED` says it.
+/// Process at the other end of a socket, as `SO_PEERCRED` has it.
 #[derive(Debug, Clone, Copy)]
 pub struct Credentials {
     pub pid: i32,
     pub uid: u32,
 }
 
-/// When a naive server looks at its caller.
+/// Moment at which a naive server looks at its caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moment {
     Accept,

@@ -121,8 +121,8 @@ async fn relay(socket: &Path, at: &Path) {
     }
 }
 
-/// What the test's process has open is not for its children: the TSS's connection to a TPM would live on in them, and a
-/// simulated TPM has one at a time.
+/// Script that runs a command in a cgroup without the files that the test's process has open: the TSS's connection to a
+/// TPM would live on in children, and a simulated TPM has one at a time.
 pub const ENTER: &str = r#"
     echo $$ > "$0" || exit
     for fd in /proc/$$/fd/*; do
@@ -141,7 +141,7 @@ fn enter(folder: &Path, command: &Command) -> Command {
     shell
 }
 
-/// What another process does for a test: this very program, run again.
+/// Work of another process for a test: this very program, run again.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Job {
     /// Fetches an identity once.

@@ -1,10 +1,10 @@
-//! What package managers fetch for a test, once. Where there is no such manager or no network, the test is skipped.
+//! Packages that a test needs, fetched once. Without their package manager or a network the test is skipped.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// How long fetching may take before the test is skipped.
+/// Longest time for fetching before the test is skipped.
 const PATIENCE_SECONDS: &str = "150";
 
 /// A folder beneath the target folder.

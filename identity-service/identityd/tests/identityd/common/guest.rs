@@ -18,7 +18,7 @@ const PROGRAM: &str = "/test";
 const PATIENCE_SECONDS: &str = "900";
 const HOST_PROGRAMS: [&str; 7] = ["bash", "cat", "mkdir", "mount", "sleep", "true", "unshare"];
 
-/// How the guest's cgroups are mounted (cgroups(7)).
+/// Kind of the guest's cgroup mounts (cgroups(7)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cgroups {
     V1,
@@ -48,7 +48,7 @@ pub fn is_inside() -> bool {
     std::env::var_os(MARK).is_some()
 }
 
-/// What this program says in a guest when it is run with these arguments. `None` where no guest can be had.
+/// Output of this program, run in a guest with these arguments. `None` where no guest can be had.
 pub fn say(cgroups: Cgroups, arguments: &str) -> Option<String> {
     let kernel = kernel()?;
     let folder = tempfile::tempdir().unwrap();

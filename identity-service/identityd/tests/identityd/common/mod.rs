@@ -188,7 +188,7 @@ impl Gateway {
         }
     }
 
-    /// What a fleet answers that finds nothing to complain about.
+    /// Enrolment by a fleet that finds nothing to complain about.
     pub async fn enrolled(&self) -> Enrolled {
         self.enrolled_for(30 * DAY, UnixTime::now()).await
     }

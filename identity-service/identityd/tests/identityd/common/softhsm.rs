@@ -10,7 +10,7 @@ use tempfile::TempDir;
 const CONFIGURATION: &str = "SOFTHSM2_CONF";
 const LABEL: &str = "gateway";
 const PIN: &str = "correct horse";
-/// Where the distributions put it.
+/// Paths of the SoftHSM library on the distributions.
 const LIBRARIES: [&str; 4] = [
     "/usr/lib/softhsm/libsofthsm2.so",
     "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so",

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 pub const PIN: &str = "correct horse";
 const CONFIGURATION: &str = "SOFTHSM2_CONF";
-/// Where the distributions put it.
+/// Paths of the SoftHSM library on the distributions.
 const LIBRARIES: [&str; 4] = [
     "/usr/lib/softhsm/libsofthsm2.so",
     "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so",
@@ -87,7 +87,7 @@ pub fn rerun(test: &str, environment: &[(&str, &Path)]) {
     );
 }
 
-/// Where this process's tokens are.
+/// Folder of this process's tokens.
 pub fn tokens() -> PathBuf {
     Path::new(&std::env::var_os(CONFIGURATION).unwrap()).with_file_name("tokens")
 }
