@@ -1,4 +1,4 @@
-//! What goes wrong in the daemon.
+//! Errors of the daemon.
 
 use std::fmt::Display;
 

@@ -186,7 +186,7 @@ impl Kernel {
     }
 }
 
-/// Whose packet it was: a module is known by the interface that it came through.
+/// Sender of a packet: a module is known by the interface that it came through.
 fn origin(flow: &Flow, addresses: &Addresses) -> Origin {
     let module = addresses.iter().find(|(_, number, _)| format!("ew{number}") == flow.interface);
     match (module, &flow.what) {

@@ -1,4 +1,4 @@
-//! What the guard is asked for: rules in force, an instance admitted, watched, let go.
+//! Orders to the guard: rules in force, an instance admitted, watched, let go.
 //!
 //! [`Guard`] is the handle; [`crate::guard`] carries the orders out.
 
@@ -29,10 +29,10 @@ pub struct Admitted {
 /// Told once when an instance is no longer confined as it was started: it is to end at once.
 pub type Altered = oneshot::Receiver<Refusal>;
 
-/// Where the answer to an order goes.
+/// Channel for the one answer to an order.
 type Answer<T> = oneshot::Sender<Result<T, RunError>>;
 
-/// What the guard is asked, and what the kernel's events make of themselves.
+/// An order to the guard, or an event of the kernel's that reached it.
 #[derive(Debug)]
 pub enum Order {
     Rules(Rules, Answer<()>),
