@@ -34,13 +34,13 @@ enum Action {
         port: u16,
         #[arg(long, value_enum, default_value_t = Scenario::Normal)]
         scenario: Scenario,
-        /// What comes before the first measurement of the firmware
+        /// Events before the first measurement of the firmware
         #[arg(long, value_enum, default_value_t = Start::Plain)]
         start: Start,
-        /// Where to write the boot's event log [default: event-log.bin in the state folder]
+        /// File for the boot's event log [default: event-log.bin in the state folder]
         #[arg(long)]
         event_log: Option<PathBuf>,
-        /// Where to write the process number [default: swtpm.pid in the state folder]
+        /// File for the process number [default: swtpm.pid in the state folder]
         #[arg(long)]
         pid_file: Option<PathBuf>,
     },

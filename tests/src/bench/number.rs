@@ -21,7 +21,7 @@ pub struct Number {
     pub median: f64,
     pub p99: f64,
     pub samples: usize,
-    /// Why there are none.
+    /// Reason for which there are no samples.
     pub missing: Option<&'static str>,
 }
 

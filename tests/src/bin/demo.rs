@@ -42,7 +42,7 @@ struct Arguments {
     /// Shows the page of a kept story on the host (started by --keep).
     #[arg(long, hide = true)]
     relay: bool,
-    /// Where the gateway's keys are.
+    /// Store of the gateway's keys.
     #[arg(long, default_value = "tpm")]
     keys: Store,
     /// Folder of the story; made anew.

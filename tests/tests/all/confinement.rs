@@ -1,4 +1,4 @@
-//! What the daemons may do when they run: what the kernel says of them, against docs/confinement/processes.txt.
+//! Rights of the running daemons: the kernel's word on them, against docs/confinement/processes.txt.
 //!
 //! With keys in software: a simulated TPM would add TCP, which no gateway has. `may` lines are an upper bound: what is found and not listed has grown. `must` lines hold for every thread.
 

@@ -28,7 +28,7 @@ fn all(ending: &str) -> Vec<PathBuf> {
     found
 }
 
-/// What stands between backquotes.
+/// Texts between backquotes.
 fn quoted(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }

@@ -14,8 +14,8 @@ use serde_json::Value;
 const STEPS: &[&str] = &["manufacture", "fleet", "enrol", "sign", "deploy"];
 const WAIT: Duration = Duration::from_secs(30);
 
-/// What a sandbox cannot be without, and so says beforehand: the simulated TPM is no hardware, the machine of the test
-/// may have no clock of its own and nobody who keeps it.
+/// Checks that a sandbox may not pass: the simulated TPM is no hardware, the machine of the test may have no clock of
+/// its own and nobody who keeps it.
 const KNOWN: [&str; 4] = ["keystore.hardware", "clock.kept", "clock.hardware", "kernel.landlock"];
 
 fn at(test: &str, keys: Keys, then: impl FnOnce(&mut Site)) {
@@ -32,7 +32,7 @@ fn at(test: &str, keys: Keys, then: impl FnOnce(&mut Site)) {
     sandbox::remove_cgroups(&gateway);
 }
 
-/// What the doctor says: the exit code and every check.
+/// The doctor's answer: the exit code and every check.
 fn doctor(site: &Site, only: Option<&str>) -> (Option<i32>, Vec<Value>) {
     let mut command = site.edgewarden(&["doctor", "-o", "json"]);
     if let Some(area) = only {

@@ -61,7 +61,7 @@ impl World {
         self.server.as_ref().unwrap()
     }
 
-    /// What the operator writes.
+    /// Writes the operator's configuration.
     fn configure(&self, more: &str) {
         let etc = self.gateway.root().join("etc/edgewarden");
         fs::create_dir_all(&etc).unwrap();
@@ -111,7 +111,7 @@ impl World {
         *self.behaviour.lock().unwrap() = Arc::new(behaviour);
     }
 
-    /// How requests for certificates are answered; the rest as ever.
+    /// Sets the answer to requests for certificates; the rest stays as ever.
     fn answer(&self, answer: impl Fn(&SiteCa, &Asked) -> Told + Send + Sync + 'static) {
         self.behave(
             move |ca, asked| {
@@ -147,7 +147,7 @@ impl World {
         run(&mut self.gateway.edgewarden(&["svid", "rotate"])).unwrap().ok().unwrap();
     }
 
-    /// What a module gets, by the product's own Workload API.
+    /// Identity that a module gets by the product's own Workload API.
     fn identity(&self) -> Arc<X509Context> {
         let socket = self.gateway.root().join("run/edgewarden/identityd/workload/runtimed/api.sock");
         wait_for("an identity", Duration::from_secs(20), || {

@@ -146,7 +146,7 @@ fn packages() -> BTreeMap<String, Package> {
     metadata["packages"].as_array().unwrap().iter().map(package).collect()
 }
 
-/// What a crate links, each with its features, as its own build would have it.
+/// Crates that a package links, each with its features, as its own build would have them.
 fn linked(package: &str) -> BTreeMap<String, BTreeSet<String>> {
     let tree = cargo(&[
         "tree",

@@ -8,8 +8,8 @@ use edgewarden_tests::sandbox;
 use edgewarden_tests::site::{Keys, Site};
 use edgewarden_tests::story;
 
-/// What `systemd-analyze security` may say at most, in tenths. 2.0 is the aim; docs/confinement.md says why runtimed is
-/// above it, and what of its score is what.
+/// Largest exposure that `systemd-analyze security` may say, in tenths. 2.0 is the aim; docs/confinement.md says why
+/// runtimed is above it, and what of its score is what.
 const EXPOSURE: [(&str, u32); 3] = [("identityd", 14), ("gatewayd", 14), ("runtimed", 44)];
 
 fn repository() -> PathBuf {
