@@ -23,11 +23,11 @@ struct Service {
     descriptor: &'static str,
     /// Beneath `wire/src/`.
     code: &'static str,
-    /// Whether the server is generated too; otherwise `workload-server` has one of its own.
+    /// The server is generated too; otherwise `workload-server` has one of its own.
     server: bool,
     /// Messages that hold a secret, a key or a capability: without `Debug`. `.` is all of them.
     silent: &'static [&'static str],
-    /// Whether the messages lie in modules named by their packages.
+    /// The messages lie in modules named by their packages.
     nested: bool,
 }
 

@@ -1,7 +1,7 @@
 //! Generated code of the Workload API socket: writes it, from `workload-api/proto`, into `workload-wire` and beside the
 //! sources. Needs no protoc.
 //!
-//! What it writes is kept in the tree, so that a build of the product needs none of this; a test holds both to each other.
+//! Its output is kept in the tree, so that a build of the product needs none of this; a test holds both to each other.
 
 mod generate;
 

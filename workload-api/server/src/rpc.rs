@@ -1,7 +1,8 @@
 //! The calls of `SpiffeWorkloadAPI`, from the path of a request to the bytes of its answer.
 //!
-//! What the generated server would do, but for streams: it encodes each message anew for each of them, and leaves the bytes,
-//! a private key among them, in a buffer that nobody wipes. Requests are read, and refused, by tonic all the same.
+//! In place of the generated server, for the sake of streams: that one encodes each message anew for each of them, and
+//! leaves the bytes, a private key among them, in a buffer that nobody wipes. Requests are read, and refused, by tonic
+//! all the same.
 
 use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};

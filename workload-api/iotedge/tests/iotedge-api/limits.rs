@@ -1,4 +1,5 @@
-//! What callers can make the server hold or wait for. The waits are the product's own, so these tests take seconds.
+//! Limits of what callers can make the server hold or wait for. The waits are the product's own, so these tests take
+//! seconds.
 
 use crate::common;
 

@@ -256,7 +256,7 @@ async fn many_streams_share_a_few_connections_and_descriptors() {
     }
 }
 
-/// What one module holds and floods, another does not notice.
+/// A module that holds and floods all that it can is not noticed by another.
 #[tokio::test]
 async fn a_module_at_its_limits_leaves_another_one_alone() {
     let (noisy, quiet) = (Served::new(), Served::new());
