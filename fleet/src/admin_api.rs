@@ -20,7 +20,7 @@ pub use crate::store::trust::{ReferenceSummary, Trusted, VendorRoot};
 /// Path beneath which all requests of the administration API are.
 pub const PREFIX: &str = "/v1/admin";
 
-/// `POST /token`
+/// Request for a join token, `POST /token`.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokenRequest {
@@ -44,7 +44,7 @@ pub struct Token {
     pub labels: BTreeMap<String, String>,
 }
 
-/// `POST /devices/{name}/labels`
+/// Change of a gateway's labels, `POST /devices/{name}/labels`.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LabelRequest {
@@ -60,7 +60,7 @@ pub struct DeviceLabels {
     pub labels: BTreeMap<String, String>,
 }
 
-/// `POST /references`
+/// Event log of a boot to trust, `POST /references`.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReferenceRequest {
@@ -69,7 +69,7 @@ pub struct ReferenceRequest {
     pub event_log: Bytes,
 }
 
-/// `POST /references/accept`
+/// Acceptance of the boot that a gateway proved and was refused for, `POST /references/accept`.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AcceptRequest {
@@ -78,7 +78,7 @@ pub struct AcceptRequest {
     pub name: Option<String>,
 }
 
-/// `POST /vendor-roots`
+/// TPM vendor's CA certificates to trust, `POST /vendor-roots`.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VendorRequest {
@@ -109,7 +109,7 @@ pub struct VendorPart {
     pub why: String,
 }
 
-/// `POST /operator-keys`
+/// Operator's key to pin, `POST /operator-keys`.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OperatorKeyRequest {
@@ -126,7 +126,7 @@ pub struct OperatorKey {
     pub public_key: String,
 }
 
-/// `POST /trust/remove`
+/// Reference, vendor's certificate or operator's key to trust no longer, `POST /trust/remove`.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RemoveTrust {
@@ -135,7 +135,7 @@ pub struct RemoveTrust {
     pub name: String,
 }
 
-/// `POST /deployments`
+/// Signed deployment to carry, `POST /deployments`.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DeploymentRequest {
@@ -146,7 +146,7 @@ pub struct DeploymentRequest {
     pub allow_empty: bool,
 }
 
-/// `POST /deployments/check`: what `POST /deployments` would say of the document, before anybody signs it.
+/// Unsigned deployment to judge as `POST /deployments` would, `POST /deployments/check`.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CheckRequest {
@@ -156,7 +156,7 @@ pub struct CheckRequest {
     pub allow_empty: bool,
 }
 
-/// `POST /deployments/machines`: what the gateways are that a selector names.
+/// Question for the processors of the gateways that a selector names, `POST /deployments/machines`.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MachinesRequest {
@@ -205,7 +205,7 @@ pub struct DeploymentView {
     pub gateways: Meant,
 }
 
-/// `POST /secrets`
+/// Sealed and signed secret to carry, `POST /secrets`.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SecretRequest {
@@ -213,7 +213,7 @@ pub struct SecretRequest {
     pub envelope: Bytes,
 }
 
-/// One line of the table of secrets.
+/// One line of the table of secrets, `GET /secrets`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SecretView {
     pub gateway: GatewayName,
@@ -304,7 +304,7 @@ impl DeviceState {
     }
 }
 
-/// `GET /devices?after=NAME&limit=NUMBER`
+/// One page of the table of gateways, by name: answer to `GET /devices?after=NAME&limit=NUMBER`.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct DevicePage {
     pub devices: Vec<DeviceView>,
@@ -348,7 +348,7 @@ pub struct CertificateView {
 }
 
 impl DeviceView {
-    /// Said of a gateway also when something worse is.
+    /// State of the certificate alone; [`CertificateState::Good`] when its validity is not known.
     pub fn certificate_state(&self) -> CertificateState {
         self.certificate.map_or(CertificateState::Good, |certificate| certificate.state)
     }
@@ -367,7 +367,7 @@ pub struct DeviceDetail {
     pub messages: MessageCount,
 }
 
-/// `GET /web`
+/// Address of the dashboard: answer to `GET /web`.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Web {
     /// With its access token; absent when the server was started without `--web`.

@@ -84,7 +84,7 @@ impl Settings {
     }
 }
 
-/// The folder is this process's until it is dropped. The kernel drops it when the process dies, however it dies.
+/// Lock on a fleet's folder, held until it is dropped. The kernel drops it when the process dies, however it dies.
 #[derive(Debug)]
 pub struct Lock(#[expect(dead_code, reason = "held, not used")] File);
 
@@ -272,7 +272,7 @@ impl DataDir {
         Ok(RootCa::load(&key, &self.root_certificate()?)?)
     }
 
-    /// DER.
+    /// The root's certificate, DER.
     pub fn root_certificate(&self) -> Result<Vec<u8>, DataError> {
         Ok(pem::one(&self.read(&self.root_file())?, pem::CERTIFICATE).map_err(CaError::from)?)
     }

@@ -14,7 +14,7 @@ pub const ORDINARY: Duration = Duration::from_secs(30 * 86_400);
 const DAYS_MAX: u16 = 365;
 const LEASES_MAX: usize = 64;
 
-/// `[[lease]]` in `fleet.toml`.
+/// Entry `[[lease]]` of `fleet.toml`: the life of some gateways' CA certificates.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Lease {
@@ -80,7 +80,7 @@ impl Certificate {
         Self { overdue: from.plus(life / 3 + life / 100), ends }
     }
 
-    /// The state at `now`.
+    /// State of this certificate at `now`.
     pub fn state(&self, now: UnixTime) -> CertificateState {
         if self.ends <= now {
             CertificateState::Expired

@@ -21,17 +21,17 @@ pub fn labels_or_none(labels: &Labels) -> String {
     if labels.is_empty() { "none".into() } else { self::labels(labels) }
 }
 
-/// `site=clinic,ward=north`
+/// Labels on one line: `site=clinic,ward=north`.
 pub fn labels(labels: &Labels) -> String {
     labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
 }
 
-/// `module/analytics` of `spiffe://…/gateway/gw-1/module/analytics`.
+/// Part of a SPIFFE ID beneath the gateway: `module/analytics` of `spiffe://…/gateway/gw-1/module/analytics`.
 pub fn short_id(id: &str) -> &str {
     id.split_once("/gateway/").and_then(|(_, rest)| rest.split_once('/')).map_or(id, |(_, rest)| rest)
 }
 
-/// `21 d left`, `expiring, 5 d left`, `expired 3 d ago`
+/// State of a gateway's certificate: `21 d left`, `expiring, 5 d left`, `expired 3 d ago`.
 pub fn certificate(device: &DeviceView, now: UnixTime) -> String {
     let Some(certificate) = device.certificate else { return "-".into() };
     let left = span(certificate.ends.after(now).as_secs());

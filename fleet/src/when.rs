@@ -4,7 +4,7 @@ use edgewarden_names::UnixTime;
 use time::OffsetDateTime;
 use time::macros::format_description;
 
-/// `2026-11-21 05:14:16Z`
+/// Date and time in UTC: `2026-11-21 05:14:16Z`.
 pub fn date(at: UnixTime) -> String {
     let format = format_description!("[year]-[month]-[day] [hour]:[minute]:[second]Z");
     i64::try_from(at.0)
@@ -14,7 +14,7 @@ pub fn date(at: UnixTime) -> String {
         .unwrap_or_else(|| at.to_string())
 }
 
-/// `12 s`, `5 min`, `3 h`, `2 d`
+/// Time since `at` in one unit: `12 s`, `5 min`, `3 h`, `2 d`.
 pub fn age(at: UnixTime, now: UnixTime) -> String {
     span(now.after(at).as_secs())
 }

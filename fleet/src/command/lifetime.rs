@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// A number and one of `s`, `m`, `h`, `d`.
+/// Duration from a number and one of `s`, `m`, `h`, `d`.
 pub fn parse(text: &str) -> Result<Duration, String> {
     let wrong = || format!("`{text}` is not a time such as `30m`, `1h` or `2d`");
     let unit = text.chars().last().ok_or_else(wrong)?;

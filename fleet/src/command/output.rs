@@ -55,12 +55,12 @@ impl JsonArray {
     }
 }
 
-/// Columns as wide as their widest cell.
+/// Prints a table with columns as wide as their widest cell.
 pub fn table(head: &[&str], rows: &[Vec<String>]) {
     text(&edgewarden_terminal::table(head, rows));
 }
 
-/// Lines of `name  value`.
+/// Prints lines of `name  value`.
 pub fn facts(rows: &[(&str, String)]) {
     text(&edgewarden_terminal::facts(rows));
 }

@@ -23,7 +23,7 @@ pub struct Known<'a> {
     pub name_of_endorsement: Option<&'a GatewayName>,
 }
 
-/// Checks what can be checked before any key is looked at.
+/// Checks the form of a request to begin, before any key is looked at.
 pub fn check_form(begin: &Begin, domain: &TrustDomain) -> Result<(), Refusal> {
     if begin.trust_domain != *domain {
         let rule = format!("this fleet is the trust domain `{domain}`");

@@ -36,7 +36,7 @@ impl<T> Default for Sessions<T> {
 }
 
 impl<T> Sessions<T> {
-    /// `name` is fresh and cannot be guessed.
+    /// Opens a session. `name` is fresh and cannot be guessed.
     pub fn open(&mut self, name: String, source: IpAddr, content: T, now: UnixTime) -> Result<(), Refusal> {
         self.entries.retain(|_, entry| entry.expires > now);
         let source = whole_network(source);
@@ -52,7 +52,7 @@ impl<T> Sessions<T> {
         Ok(())
     }
 
-    /// Spends the session.
+    /// Spends a session, whatever comes of it.
     pub fn take(&mut self, name: &str, now: UnixTime) -> Result<T, Refusal> {
         match self.entries.remove(name) {
             Some(entry) if entry.expires > now => Ok(entry.content),

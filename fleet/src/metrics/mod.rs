@@ -56,7 +56,7 @@ impl Kind {
     }
 }
 
-/// Counts up from the start of the process.
+/// Counters of the server since the start of its process.
 #[derive(Debug)]
 pub struct Metrics {
     started: Instant,

@@ -21,7 +21,7 @@ struct Facts {
     writable: bool,
 }
 
-/// Everything.
+/// All metrics of the fleet in the Prometheus text format.
 pub async fn page(shared: &Arc<Shared>, format: Format) -> Result<String, Problem> {
     let facts = Facts {
         counted: Census::newest(shared).await?,

@@ -60,12 +60,12 @@ pub enum Profile {
 /// The bundle's bytes of the moment.
 pub type Current = watch::Receiver<Arc<[u8]>>;
 
-/// For gateways.
+/// Router of `/v1/gateway/jwt-keys`, by which gateways state their JWT keys.
 pub fn gateway_routes() -> Router<Arc<Shared>> {
     Router::new().route("/v1/gateway/jwt-keys", post(take_keys))
 }
 
-/// For everybody.
+/// Router of the bundle endpoint, open to everybody.
 pub fn routes(current: Current) -> Router {
     let give = |State(current): State<Current>| async move {
         let bytes = current.borrow().to_vec();
@@ -100,7 +100,7 @@ async fn take_keys(
     reply(answer.await)
 }
 
-/// The bundle, and what keeps it up to date and on disk.
+/// Our bundle, with the state that keeps it up to date and on disk.
 pub struct Keeper {
     store: Store,
     data: DataDir,
@@ -110,7 +110,7 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// Goes on from the file, if there is one of this fleet.
+    /// A keeper that goes on from the bundle in the fleet's folder, or begins a new one.
     pub async fn open(store: Store, data: DataDir, root: Vec<u8>) -> Result<Self, ServeError> {
         let held = data.bundle(&data.settings()?.trust_domain)?.unwrap_or_default();
         let shown = watch::Sender::new(Arc::from(held.to_json()));
@@ -124,7 +124,7 @@ impl Keeper {
         self.shown.subscribe()
     }
 
-    /// Runs until it is dropped.
+    /// Keeps the bundle up to date until it is dropped.
     pub async fn run(mut self) {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
@@ -174,10 +174,10 @@ impl std::fmt::Debug for Keeper {
     }
 }
 
-/// A chain and its key, DER.
+/// Certificate chain of an `https_web` endpoint and its key, DER.
 pub type WebIdentity = (Vec<Vec<u8>>, zeroize::Zeroizing<Vec<u8>>);
 
-/// Certificate and key of an `https_web` endpoint.
+/// Reads the certificate and key of an `https_web` endpoint from their PEM files.
 pub fn web_identity(certificate: &PathBuf, key: &PathBuf) -> Result<WebIdentity, ServeError> {
     use edgewarden_ca::CaError;
     use edgewarden_names::pem;

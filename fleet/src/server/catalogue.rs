@@ -90,7 +90,8 @@ impl Catalogue {
         Ok(deployments)
     }
 
-    /// Called after each change of what is stored, whether it is known to have succeeded or not.
+    /// Forgets the cached list. Called after each change of what is stored, whether it is known to have succeeded or
+    /// not.
     pub fn changed(&self) {
         let mut cached = self.cached();
         cached.changes += 1;

@@ -8,7 +8,7 @@ use crate::store::Store;
 
 const LOOK: Duration = Duration::from_secs(60);
 
-/// Runs until it is dropped.
+/// Notes an event for each certificate that is overdue or has ended. Runs until it is dropped.
 pub async fn tell(store: Store) {
     loop {
         match store.tell_certificates(UnixTime::now()).await {

@@ -25,7 +25,7 @@ pub async fn read_json<T: DeserializeOwned>(body: Body, bytes_max: usize) -> Res
     read_json_within(BODY_DEADLINE, body, bytes_max).await
 }
 
-/// The same, from somebody of whom nothing is known.
+/// Reads a JSON body of at most `bytes_max` bytes from somebody of whom nothing is known: within a shorter deadline.
 pub async fn read_strangers_json<T: DeserializeOwned>(body: Body, bytes_max: usize) -> Result<T, Refusal> {
     read_json_within(STRANGERS_BODY_DEADLINE, body, bytes_max).await
 }
@@ -67,7 +67,7 @@ async fn read(mut body: Body, bytes_max: usize) -> Result<Option<Vec<u8>>, axum:
     Ok(bytes)
 }
 
-/// The reply to a request.
+/// The reply to a request: its value as JSON, or the refusal.
 pub fn reply<T: Serialize>(result: Result<T, Problem>) -> Response {
     match result {
         Ok(value) => json(StatusCode::OK, &value),
@@ -83,7 +83,7 @@ pub fn refuse(refusal: &Refusal) -> Response {
     reply
 }
 
-/// A path or method that is not there.
+/// The reply to a request for a path or method that is not there.
 pub async fn not_there() -> Response {
     json(
         StatusCode::NOT_FOUND,

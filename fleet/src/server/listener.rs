@@ -112,7 +112,7 @@ impl Place {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The peer has shown an operator's token: no stranger takes its place any more.
+    /// Notes that the peer has shown an operator's token: no stranger takes its place any more.
     pub fn is_operator(&self) {
         let gone = self.places().operator(self.number);
         end(gone);

@@ -45,7 +45,7 @@ struct Stranger {
     spoke: bool,
 }
 
-/// The places. `T` ends a connection; whose it is that is returned has to go.
+/// Places for connections by kind and source. `T` ends a connection; whose it is that is returned has to go.
 #[derive(Debug)]
 pub struct Places<T> {
     limits: Limits,
@@ -68,7 +68,7 @@ pub struct Occupancy {
     pub gateways: usize,
 }
 
-/// There is no place. The number is the most there are.
+/// Refusal of a place: all are taken. The number is the most there are.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Full(pub usize);
 
@@ -140,7 +140,7 @@ impl<T> Places<T> {
             .map(|(number, _)| *number)
     }
 
-    /// The first byte of a stranger has come.
+    /// Notes that the first byte of a stranger has come.
     pub fn spoke(&mut self, number: u64) {
         let Some((Holder::Stranger(source), _)) = self.held.get(&number) else { return };
         if let Some(stranger) = self.strangers.get_mut(source).and_then(|line| line.get_mut(&number)) {

@@ -30,13 +30,13 @@ impl Waiting {
 }
 
 impl Reports {
-    /// The second half keeps them; it runs until it is dropped.
+    /// The sender, and the task that commits what it sends, which runs until it is dropped.
     pub fn new(store: Store) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let (sender, receiver) = mpsc::channel(BATCH_MAX);
         (Self(sender), keep(store, receiver))
     }
 
-    /// Returns when the report is on the disk.
+    /// Commits a gateway's report. Returns when it is on the disk.
     pub async fn keep(&self, gateway: &GatewayName, report: Report, seen: UnixTime) -> Result<(), Problem> {
         let failed =
             || Problem::from(Refusal::new(Reason::Internal, "report", "the fleet failed; see its log"));

@@ -11,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::enrol::sessions::whole_network;
 
-/// So many that several sources together do not take it all; so few that the bodies fit in the memory.
+/// Most large bodies at a time: so many that several sources together do not take all, so few that they fit in memory.
 pub const BODIES_MAX: usize = 32;
 /// Most large bodies of one source at a time.
 pub const BODIES_PER_SOURCE_MAX: usize = 4;
@@ -26,7 +26,7 @@ pub struct Room {
     sources: Mutex<HashMap<IpAddr, Arc<Semaphore>>>,
 }
 
-/// A place, until it is dropped.
+/// Place for one large body, until it is dropped.
 #[derive(Debug)]
 pub struct Place {
     _source: OwnedSemaphorePermit,
@@ -44,7 +44,7 @@ impl Room {
         Self { wait, all: Arc::new(Semaphore::new(BODIES_MAX)), sources: Mutex::default() }
     }
 
-    /// Waits for a place, not without end.
+    /// Waits for a place of this source; refused as busy when none comes free in time.
     pub async fn enter(&self, source: IpAddr) -> Result<Place, Refusal> {
         let busy = || Refusal::new(Reason::Busy, "enrolment", "too many enrolments at once");
         let both = async {

@@ -30,7 +30,7 @@ const TEXT_BYTES_MAX: usize = 256;
 
 type App = State<Arc<Shared>>;
 
-/// Beneath the operators' prefix, behind their token.
+/// Routes of sealed secrets beneath the operators' prefix, behind their token.
 pub fn routes() -> Router<Arc<Shared>> {
     Router::new()
         .route("/secrets", get(list).post(add))
@@ -167,7 +167,7 @@ fn says(key: &AgreementKey, recipient: &Digest) -> bool {
         .is_some_and(|statement| Digest::of(statement.key.as_slice()) == *recipient)
 }
 
-/// Bounds what a gateway says of its secrets.
+/// Refuses a gateway's account of its secrets that is over its bounds.
 pub fn check(said: &SecretsSync) -> Result<(), &'static str> {
     if said.key.gateway_ca.as_slice().len() + said.key.statement.as_slice().len() > KEY_BYTES_MAX {
         return Err("the agreement key is too long");
@@ -181,7 +181,7 @@ pub fn check(said: &SecretsSync) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// The next of what a gateway does not have and has not refused.
+/// Digests of the next secrets that a gateway does not have and has not refused.
 pub async fn due(
     shared: &Shared,
     gateway: &GatewayName,
@@ -196,7 +196,7 @@ pub async fn due(
     Ok(due.map(|secret| secret.digest).take(SECRETS_SENT_MAX).collect())
 }
 
-/// One name for what is sent together.
+/// One digest for the secrets that are sent together.
 pub fn batch(due: &[Digest]) -> Digest {
     Digest::of(due.iter().map(Digest::as_str).collect::<Vec<_>>().join("\n").as_bytes())
 }

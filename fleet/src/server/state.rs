@@ -121,7 +121,7 @@ impl Shared {
         (last.digest == *digest && last.have.as_ref() == have).then(|| last.at + RESEND_AFTER)
     }
 
-    /// Called for enrolled gateways only, which bounds the map.
+    /// Notes the deployment that a gateway is sent now. Called for enrolled gateways only, which bounds the map.
     pub fn note_sent(&self, gateway: &GatewayName, digest: &Digest, have: Option<&Digest>) {
         let sent = Sent { digest: digest.clone(), have: have.cloned(), at: Instant::now() };
         self.sent.lock().unwrap_or_else(PoisonError::into_inner).insert(gateway.clone(), sent);
@@ -135,7 +135,7 @@ impl Shared {
         (last == batch).then(|| *at + RESEND_AFTER)
     }
 
-    /// Called for enrolled gateways only, which bounds the map.
+    /// Notes the secrets that a gateway is sent now. Called for enrolled gateways only, which bounds the map.
     pub fn note_secrets_sent(&self, gateway: &GatewayName, batch: Digest) {
         let mut sent = self.secrets_sent.lock().unwrap_or_else(PoisonError::into_inner);
         sent.insert(gateway.clone(), (batch, Instant::now()));

@@ -21,10 +21,10 @@ use crate::store::devices::Device;
 const EVENTS_SHOWN: u32 = 50;
 /// A gateway says something at least every minute, and is away for a moment when it starts anew.
 pub const NOT_SEEN_AFTER: Duration = Duration::from_secs(300);
-/// Gateways of one page.
+/// Most gateways of one page.
 pub const PAGE_MAX: u32 = 1000;
 
-/// Gateways by name, those after `after`.
+/// One page of gateways by name, those after `after`.
 pub async fn page(shared: &Shared, after: Option<&GatewayName>, limit: u32) -> Result<DevicePage, Problem> {
     let limit = limit.clamp(1, PAGE_MAX);
     let stored = shared.deployments().await?;
@@ -81,7 +81,7 @@ pub async fn deployments(shared: &Shared) -> Result<Vec<DeploymentView>, Problem
         .collect())
 }
 
-/// One of them.
+/// The stored deployment with this digest, with the gateways that should run it.
 pub async fn deployment_of(shared: &Shared, digest: &Digest) -> Result<Option<DeploymentView>, Problem> {
     let stored = shared.deployments().await?;
     let Some(one) = stored.all().iter().find(|one| one.digest == *digest) else { return Ok(None) };

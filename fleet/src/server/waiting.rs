@@ -35,7 +35,7 @@ impl Waiting {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From here on no change is missed.
+    /// Begins to hold a request of this gateway: from here on no change is missed.
     pub fn enter<'a>(&'a self, gateway: &'a GatewayName) -> Wait<'a> {
         let wake = Arc::new(Notify::new());
         let mut all = self.lock();
@@ -46,7 +46,7 @@ impl Waiting {
         Wait { waiting: self, gateway, number, wake }
     }
 
-    /// Something of this gateway has changed.
+    /// Wakes the held requests of a gateway of which something has changed.
     pub fn wake(&self, gateway: &GatewayName) {
         let all = self.lock();
         for waiter in all.1.get(gateway).into_iter().flat_map(HashMap::values) {
@@ -54,7 +54,7 @@ impl Waiting {
         }
     }
 
-    /// Something has changed for the gateways that this selects. Returns how many were woken.
+    /// Wakes the held requests of all gateways that this selects. Returns how many were woken.
     pub fn wake_selected(&self, selector: &Labels) -> usize {
         let all = self.lock();
         let concerned =

@@ -24,7 +24,7 @@ pub struct NewDeployment<'a> {
 type CandidateRow = (i64, String, String, i64, String, Option<String>);
 
 impl Store {
-    /// Sending an envelope again makes it the newest.
+    /// Stores a deployment as the newest, also one that was stored before.
     pub async fn add_deployment(
         &self,
         deployment: &NewDeployment<'_>,
@@ -58,7 +58,7 @@ impl Store {
         writing.commit().await
     }
 
-    /// All, oldest first, without their envelopes.
+    /// All deployments, oldest first, without their envelopes.
     pub async fn deployments(&self) -> Result<Vec<Candidate>, StoreError> {
         let rows: Vec<CandidateRow> =
             sqlx::query_as("SELECT id, digest, name, version, selector, signer FROM deployment ORDER BY id")

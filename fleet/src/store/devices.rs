@@ -58,7 +58,7 @@ impl Device {
     }
 }
 
-/// One appraisal.
+/// One appraisal of a gateway's evidence, to keep.
 #[derive(Debug, Clone)]
 pub struct Attempt {
     pub at: UnixTime,
@@ -149,7 +149,7 @@ impl Store {
         row.map(device).transpose()
     }
 
-    /// All, by name.
+    /// All enrolled gateways, by name.
     pub async fn devices(&self) -> Result<Vec<Device>, StoreError> {
         let rows: Vec<DeviceRow> =
             sqlx::query_as(select_devices!("ORDER BY name")).fetch_all(&self.readers).await?;

@@ -155,7 +155,7 @@ impl Store {
         writing.commit().await
     }
 
-    /// The newest first; of one gateway, or of all.
+    /// At most `last` events, the newest first; of one gateway, or of all.
     pub async fn events(&self, gateway: Option<&GatewayName>, last: u32) -> Result<Vec<Event>, StoreError> {
         // Two statements: for one that serves both SQLite uses no index.
         let select = match gateway {

@@ -8,7 +8,7 @@ use super::{Store, StoreError, from_json, parsed};
 use crate::selection::Labels;
 
 impl Store {
-    /// By name, those after `after`.
+    /// At most `limit` gateways whose names come after `after`, by name.
     pub async fn devices_after(
         &self,
         after: Option<&GatewayName>,

@@ -205,7 +205,7 @@ impl Store {
         writing.commit().await
     }
 
-    /// The newest first.
+    /// At most `last` messages of a gateway, the newest first.
     pub async fn messages(&self, gateway: &GatewayName, last: u32) -> Result<Vec<StoredMessage>, StoreError> {
         let rows: Vec<MessageRow> = sqlx::query_as(
             "SELECT sequence, at, CAST(sender AS BLOB), CAST(topic AS BLOB), payload, digest FROM message \

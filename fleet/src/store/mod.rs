@@ -96,7 +96,7 @@ impl StoreError {
     }
 }
 
-/// Cheap to clone.
+/// Handle to the fleet's database. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Store {
     writer: Writer,
@@ -203,7 +203,7 @@ impl Store {
         }
     }
 
-    /// The database belongs to the fleet with this root from then on, and to no other.
+    /// Binds the database to the fleet with this root. [`StoreError::OtherFleet`] when it is bound to another.
     pub async fn bind(&self, root: &Digest) -> Result<(), StoreError> {
         let mut writing = self.begin().await?;
         let bound: Option<String> =

@@ -48,7 +48,7 @@ fn secret(row: Row) -> Result<StoredSecret, StoreError> {
 }
 
 impl Store {
-    /// Keeps a version in the place of the one before.
+    /// Keeps a version of a secret in the place of the one before.
     pub async fn add_secret(
         &self,
         document: &SecretDocument,
@@ -102,7 +102,7 @@ impl Store {
         Ok(Added::Stored)
     }
 
-    /// All of one gateway, or of all.
+    /// All secrets of one gateway, or of all gateways.
     pub async fn secrets(&self, gateway: Option<&GatewayName>) -> Result<Vec<StoredSecret>, StoreError> {
         let rows: Vec<Row> = sqlx::query_as(
             "SELECT gateway, module, name, version, removed, signer, stored, digest FROM secret \

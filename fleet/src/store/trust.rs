@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::events::By;
 use super::{Store, StoreError, from_json, signed, time, to_json};
 
-/// A kind of anchor.
+/// Kind of trust anchor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Trusted {
@@ -43,7 +43,7 @@ pub struct NewVendorRoot {
 }
 
 impl Store {
-    /// Returns false when the name is taken.
+    /// Stores reference values. Returns false when the name is taken.
     pub async fn add_reference(
         &self,
         values: &ReferenceValues,
