@@ -38,7 +38,7 @@ pub fn user(name: &str) -> Result<Ids, Problem> {
     }
 }
 
-/// Idempotent: what is there keeps its content and gets the right owner and mode.
+/// Makes the gateway's folders. What is there keeps its content and gets the right owner and mode.
 pub fn prepare(layout: &Layout) -> Result<(), Problem> {
     let identity = user(IDENTITY_USER)?;
     let gateway = user(GATEWAY_USER)?;

@@ -24,7 +24,7 @@ pub fn table(head: &[&str], rows: &[Vec<String>]) {
     print!("{}", edgewarden_terminal::table(head, rows));
 }
 
-/// `in 29 d`, `in 52 min`, `passed`.
+/// Time left until `then`: `in 29 d`, `in 52 min`, `passed`.
 pub fn until(then: edgewarden_names::UnixTime, now: edgewarden_names::UnixTime) -> String {
     let seconds = then.after(now).as_secs();
     match seconds {
@@ -36,7 +36,7 @@ pub fn until(then: edgewarden_names::UnixTime, now: edgewarden_names::UnixTime) 
     }
 }
 
-/// `2026-11-21 06:13:40Z`
+/// Date and time in UTC: `2026-11-21 06:13:40Z`.
 pub fn at(time: edgewarden_names::UnixTime) -> String {
     const FORM: &[time::format_description::BorrowedFormatItem<'_>] =
         time::macros::format_description!("[year]-[month]-[day] [hour]:[minute]:[second]Z");

@@ -35,7 +35,7 @@ pub fn known() -> impl Iterator<Item = PathBuf> {
 pub type Said = Option<Read<String>>;
 
 impl Programs {
-    /// Those that were found.
+    /// Paths of the programs that were found.
     pub fn found(&self) -> impl Iterator<Item = &Path> {
         [&self.oci_runtime, &self.nft, &self.ip].into_iter().filter_map(|path| path.as_deref())
     }

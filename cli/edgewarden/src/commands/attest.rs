@@ -39,7 +39,7 @@ const EVENT_LOG: &str = "event_log.bin";
 pub(super) const RUNTIME_LOG: &str = "runtime_log.txt";
 
 impl Attest {
-    /// Exit code 3 when an exported quote does not prove what it should.
+    /// Exports a fresh quote, or judges an exported one. Exit code 3 when it does not prove what it should.
     pub async fn run(self, layout: &Layout, format: Format) -> Result<(), Problem> {
         let (folder, nonce) = match self {
             Self::Export { folder, nonce } => (folder, nonce),

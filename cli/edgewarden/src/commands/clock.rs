@@ -37,7 +37,7 @@ impl Clock {
     }
 }
 
-/// One or two lines.
+/// Prints the gateway's time in one or two lines.
 pub fn print(time: &TimeStatus) {
     println!("time         {}, by {}", output::at(time.now), time.by.text());
     let Some(doubted) = &time.doubted else { return };

@@ -51,7 +51,7 @@ pub struct JwtFile {
 }
 
 impl Names {
-    /// Each file has a name of its own.
+    /// Fails unless each file has a name of its own.
     pub fn check(&self) -> Result<(), Problem> {
         let all = [Some(&self.cert_name), Some(&self.key_name), Some(&self.bundle_name)];
         let all = all.into_iter().chain([self.combined_name.as_ref(), self.jwks_name.as_ref()]).flatten();

@@ -37,7 +37,7 @@ pub struct Document {
     pub mode: u32,
 }
 
-/// Held by one process at a time.
+/// Folder of generations of files, held by one process at a time.
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,

@@ -47,7 +47,7 @@ impl Program {
         Ok(Self { options, child: None })
     }
 
-    /// The files have changed. Fails only when the command cannot be started.
+    /// Tells the program that the files have changed. Fails only when the command cannot be started.
     pub fn tell(&mut self) -> Result<(), Problem> {
         match (&self.options, &mut self.child) {
             (Options { signal: Some(signal), pid_file: Some(file), .. }, _) => {
