@@ -127,7 +127,7 @@ struct Patient {
 }
 
 impl Monitor {
-    /// A summary after every so many readings of a patient.
+    /// A monitor that sums up after every `summary_every` readings of a patient.
     pub fn new(summary_every: u32) -> Self {
         Self { summary_every: summary_every.max(1), patients: BTreeMap::new() }
     }

@@ -24,7 +24,7 @@ use rustls::{
 use spiffe::{SpiffeId, X509Source};
 use webpki::{ALL_VERIFICATION_ALGS, EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 
-/// The certificate of the moment.
+/// Source of our certificate of the moment, and of the roots of our peers.
 pub trait Certificates: Send + Sync + fmt::Debug {
     /// Our own, if there is one.
     fn own(&self) -> Option<Arc<CertifiedKey>>;
@@ -32,11 +32,11 @@ pub trait Certificates: Send + Sync + fmt::Debug {
     fn roots(&self) -> Vec<CertificateDer<'static>>;
 }
 
-/// From the Workload API, followed as it rotates.
+/// Certificates from the Workload API, followed as they rotate.
 #[derive(Debug)]
 pub struct Workload(pub X509Source);
 
-/// From files, as a leaf device has it. `own` is absent before it has enrolled.
+/// Certificates from files, as a leaf device has them. `own` is absent before it has enrolled.
 #[derive(Debug)]
 pub struct Fixed {
     pub own: Option<Arc<CertifiedKey>>,

@@ -36,7 +36,7 @@ pub struct Event {
     pub stdout: String,
 }
 
-/// One program's end.
+/// Outcome of one test program, with the time that it took.
 #[derive(Debug)]
 pub struct Finished {
     pub tests: Vec<Event>,

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use crate::Problem;
 use crate::choice::Choice;
 
-/// One test program to run.
+/// One test program, built and ready to run.
 #[derive(Debug)]
 pub struct Program {
     /// Its package without the product's name: `mqtt`; and the target, where that is not the package's tests:

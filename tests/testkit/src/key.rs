@@ -22,12 +22,12 @@ impl Key {
         self.0.public_key().as_ref().to_vec()
     }
 
-    /// Its PKCS#10 request, DER, as `gw-1` of `plant.example` would make it.
+    /// Certificate request (PKCS #10, DER) with this key, as `gw-1` of `plant.example` would make it.
     pub fn csr(&self) -> Bytes {
         certificate_request(self, &gateway(), &domain()).unwrap().into()
     }
 
-    /// ECDSA with SHA-256, DER.
+    /// Signature of this key: ECDSA with SHA-256, DER.
     pub fn signature(&self, message: &[u8]) -> Vec<u8> {
         self.0.sign(&SystemRandom::new(), message).unwrap().as_ref().to_vec()
     }

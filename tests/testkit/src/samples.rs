@@ -37,7 +37,7 @@ pub async fn health(socket: &Path) -> (u16, String) {
 /// Labels of one sample.
 pub type Labels = BTreeMap<String, String>;
 
-/// A strict reader of the text format (Prometheus exposition format 0.0.4), as far as we use it.
+/// Metrics as a strict reader has them (Prometheus text format 0.0.4): kinds by family, values by name and labels.
 #[derive(Debug, Default)]
 pub struct Samples {
     pub kinds: BTreeMap<String, String>,
@@ -45,7 +45,7 @@ pub struct Samples {
 }
 
 impl Samples {
-    /// Panics at the first line that a strict reader refuses.
+    /// The samples in a text. Panics at the first line that a strict reader refuses.
     pub fn parse(text: &str) -> Self {
         let mut all = Self::default();
         let mut family = String::new();
@@ -125,7 +125,7 @@ impl Samples {
         }
     }
 
-    /// `name`: without `edgewarden_`.
+    /// Value of one sample; `name` is without `edgewarden_`.
     pub fn get(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
         let labels = labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         self.values.get(&(format!("edgewarden_{name}"), labels)).copied()
