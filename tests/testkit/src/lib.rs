@@ -1,4 +1,5 @@
-//! Common parts of the tests of several crates: keys, an operator, signed images, numbers that a daemon shows.
+//! Common parts of the tests of several crates: keys, certificates, an operator, signed images, a site's CA, numbers
+//! that a daemon shows.
 //!
 //! For `[dev-dependencies]` alone. What one crate's tests need stays in their `common` folder.
 
@@ -12,6 +13,8 @@
     reason = "a test helper that cannot go on fails its test"
 )]
 
+pub mod authority;
+pub mod est;
 pub mod image;
 mod key;
 mod names;
@@ -19,6 +22,7 @@ mod operator;
 pub mod samples;
 mod wait;
 
+pub use authority::Authority;
 pub use key::Key;
 pub use names::{domain, gateway, leaf, module};
 pub use operator::Operator;

@@ -1,19 +1,17 @@
 //! A gateway at a site whose CA is not ours: `edgewarden` with its daemons against an EST server built from RFC 7030,
 //! whose certificates the openssl command makes. Every test has a sandbox of its own.
 
-use crate::common;
-
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::server::{Asked, Server, Told, standard};
-use common::site::Site as SiteCa;
 use edgewarden_ca::chain;
 use edgewarden_names::pem;
 use edgewarden_svid::X509Context;
+use edgewarden_testkit::Key;
+use edgewarden_testkit::est::{Asked, Server, Site as SiteCa, Told, standard};
 use edgewarden_tests::process::{Finished, run, wait_for};
 use edgewarden_tests::site::{Keys, Site, TPM_PORT};
 use edgewarden_tests::{ensure, sandbox};
@@ -286,7 +284,7 @@ fn whatever_goes_wrong_the_certificate_that_is_held_stays() {
         let held = world.check_identity();
         let ends = world.expires();
         let stranger = Arc::new(SiteCa::new());
-        let other_key = common::elsewhere();
+        let other_key = Arc::new(Key::generate());
         let ca = |more: &str| {
             format!(
                 "basicConstraints = critical, CA:TRUE, pathlen:1\nkeyUsage = critical, keyCertSign, digitalSignature\n{more}"

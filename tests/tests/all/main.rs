@@ -12,9 +12,6 @@
 
 mod chaos;
 mod commands;
-#[path = "../../../identity-service/est/tests/est/common/mod.rs"]
-#[allow(dead_code, reason = "of another crate's tests, of which these use a part")]
-mod common;
 mod confinement;
 mod docs;
 mod doctor;

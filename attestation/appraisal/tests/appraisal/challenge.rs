@@ -2,13 +2,14 @@
 
 use crate::common;
 
-use common::{EkCertificate, Forge, NOW, Vendor};
+use common::{EkCertificate, Forge, NOW, ca, ca_with, vendor};
 use edgewarden_appraisal::{AK_ATTRIBUTES, BOOT_PCRS, Pending, VendorRoots, challenge};
 use edgewarden_evidence::HashAlg;
 use edgewarden_evidence::tpm::{Attributes, Curve, Key, Public, Scheme, Symmetric};
 use edgewarden_names::{Reason, UnixTime};
 use edgewarden_protocol::Bytes;
 use edgewarden_protocol::enrol::DeviceKeys;
+use edgewarden_testkit::Authority;
 use rcgen::IsCa;
 use rcgen::KeyUsagePurpose;
 
@@ -100,7 +101,7 @@ fn certificates_that_are_not_trusted() {
         Reason::AttestEkExpired,
         EkCertificate { days: (2060, 2061), ..EkCertificate::default() },
     );
-    let other = EkCertificate { issuer: Vendor::new("vendor"), ..EkCertificate::default() };
+    let other = EkCertificate { issuer: vendor("vendor"), ..EkCertificate::default() };
     let keys = with(good.make(&point));
     refused(&keys, &roots(&other), NOW, Reason::AttestEkUntrusted, "another vendor of the same name");
     refused(&keys, &VendorRoots::none(), NOW, Reason::AttestEkUntrusted, "no vendor at all");
@@ -150,24 +151,29 @@ fn padding_after_a_certificate_is_none_of_it() {
 #[test]
 fn certificate_chains() {
     let forge = Forge::new();
-    let root = Vendor::new("root");
-    let middle = root.intermediate("middle");
-    let stranger = Vendor::new("stranger");
-    let leaf = EkCertificate { issuer: root.intermediate("issuer"), ..EkCertificate::default() };
-    let under_middle = EkCertificate { issuer: middle.intermediate("issuer"), ..EkCertificate::default() };
+    let root = vendor("root");
+    let middle = root.beneath(ca("middle"));
+    let stranger = vendor("stranger");
+    let leaf = EkCertificate { issuer: root.beneath(ca("issuer")), ..EkCertificate::default() };
+    let under_middle = EkCertificate { issuer: middle.beneath(ca("issuer")), ..EkCertificate::default() };
     let keys = |chain: &[&Vec<u8>]| DeviceKeys::Tpm {
         ek_certificates: chain.iter().map(|der| Bytes((*der).clone())).collect(),
         ek_public: forge.ek_public.to_bytes().into(),
         ak_public: forge.ak_public.to_bytes().into(),
     };
-    let roots = |bundle: &[&Vendor]| {
+    let roots = |bundle: &[&Authority]| {
         let text: String = bundle.iter().map(|vendor| vendor.pem()).collect();
         VendorRoots::from_pem(text.as_bytes()).unwrap()
     };
     // What a vendor certifies but is no authority: its key must not vouch for endorsement keys.
-    let no_authority =
-        EkCertificate { issuer: root.beneath("server", IsCa::ExplicitNoCa), ..EkCertificate::default() };
-    let silent = EkCertificate { issuer: root.beneath("server", IsCa::NoCa), ..EkCertificate::default() };
+    let no_authority = EkCertificate {
+        issuer: root.beneath(ca_with("server", |params| params.is_ca = IsCa::ExplicitNoCa)),
+        ..EkCertificate::default()
+    };
+    let silent = EkCertificate {
+        issuer: root.beneath(ca_with("server", |params| params.is_ca = IsCa::NoCa)),
+        ..EkCertificate::default()
+    };
     let (by_no_authority, by_silent) = (no_authority.make(&forge.ek_point()), silent.make(&forge.ek_point()));
     let der = leaf.make(&forge.ek_point());
     let deep = under_middle.make(&forge.ek_point());

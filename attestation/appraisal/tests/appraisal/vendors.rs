@@ -5,7 +5,9 @@ use crate::common;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use common::{EkCertificate, Forge, NOW, Vendor, content, critical, element, pem, wrap};
+use common::{
+    EkCertificate, Forge, NOW, ca, ca_with, content, critical, element, pem, sign_changed, vendor, wrap,
+};
 use edgewarden_appraisal::{
     BUNDLE_BYTES_MAX, Pending, VendorBundle, VendorBundleError, VendorRoots, challenge,
 };
@@ -14,6 +16,7 @@ use edgewarden_evidence::tpm::{Attributes, Curve, Key, Public, Scheme, Symmetric
 use edgewarden_names::{Reason, Refusal, UnixTime};
 use edgewarden_protocol::Bytes;
 use edgewarden_protocol::enrol::DeviceKeys;
+use edgewarden_testkit::Authority;
 use proptest::prelude::*;
 use rcgen::{
     BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType, DnValue,
@@ -78,19 +81,19 @@ fn enrol(chain: &[Vec<u8>], roots: &VendorRoots, now: UnixTime) -> Result<Pendin
     challenge(&keys, roots, now).map(|(_, pending)| pending)
 }
 
-fn roots(vendors: &[&Vendor]) -> VendorRoots {
+fn roots(vendors: &[&Authority]) -> VendorRoots {
     let text: String = vendors.iter().map(|vendor| vendor.pem()).collect();
     VendorRoots::from_pem(text.as_bytes()).unwrap()
 }
 
 /// An EK certificate by `issuer`, presented to a fleet that knows `known`.
-fn judge(leaf: EkCertificate, known: &[&Vendor]) -> Result<Pending, Refusal> {
+fn judge(leaf: EkCertificate, known: &[&Authority]) -> Result<Pending, Refusal> {
     let der = leaf.make(&Forge::new().ek_point());
     let sent = leaf.issuer.der;
     enrol(&[der, sent], &roots(known), NOW)
 }
 
-fn by(issuer: Vendor) -> EkCertificate {
+fn by(issuer: Authority) -> EkCertificate {
     EkCertificate { issuer, ..EkCertificate::default() }
 }
 
@@ -159,30 +162,30 @@ fn hierarchies_as_makers_build_them() {
     let point = Forge::new().ek_point();
 
     // A root that signs endorsement keys itself, and nothing else.
-    let direct = Vendor::root_with("direct", KeyPair::generate().unwrap(), |params| {
+    let direct = Authority::root(ca_with("direct", |params| {
         params.is_ca = limited(0);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-    });
+    }));
     let leaf = by(direct);
     enrol(&[leaf.make(&point)], &roots(&[&leaf.issuer]), NOW).unwrap();
 
     // An intermediate whose purpose and policies are critical.
-    let root = Vendor::root_with("root", KeyPair::generate().unwrap(), |params| params.is_ca = limited(1));
-    let narrow = root.with("narrow", |params| {
+    let root = Authority::root(ca_with("root", |params| params.is_ca = limited(1)));
+    let narrow = root.beneath(ca_with("narrow", |params| {
         params.is_ca = limited(0);
         params.custom_extensions.push(critical(&[2, 5, 29, 37], eku.clone()));
         params.custom_extensions.push(critical(&POLICIES, policies(&[Some(7)])));
-    });
+    }));
     judge(by(narrow), &[&root]).unwrap();
 
     // Three authorities of the maker, then three that live in the chip and come with its certificate.
     let p384 = || KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
-    let maker = Vendor::root_with("maker", p384(), |_| {});
-    let family = maker.certify("family", p384(), |_| {});
-    let product = family.certify("product", p384(), |_| {});
-    let rom = product.certify("rom", p384(), |params| params.is_ca = limited(2));
-    let kernel = rom.certify("kernel", p384(), |params| params.is_ca = limited(1));
-    let tpm = kernel.certify("tpm", p384(), |params| params.is_ca = limited(0));
+    let maker = Authority::root_with_key(ca("maker"), p384());
+    let family = maker.beneath_with_key(ca("family"), p384());
+    let product = family.beneath_with_key(ca("product"), p384());
+    let rom = product.beneath_with_key(ca_with("rom", |params| params.is_ca = limited(2)), p384());
+    let kernel = rom.beneath_with_key(ca_with("kernel", |params| params.is_ca = limited(1)), p384());
+    let tpm = kernel.beneath_with_key(ca_with("tpm", |params| params.is_ca = limited(0)), p384());
     let (rom, kernel, chip) = (rom.der, kernel.der, tpm.der.clone());
     let leaf = by(tpm).make(&point);
     let known = roots(&[&maker, &family, &product]);
@@ -208,7 +211,7 @@ fn rsa_keys_for_oaep_only_enrol() {
     let oid = |last: u8| wrap(6, &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, last]);
     let identifier = |last: u8| wrap(0x30, &[&oid(last)[..], &[5, 0]].concat());
     let changed = |to: Vec<u8>| {
-        certificate.issuer.sign_changed(&plain, |tbs| {
+        sign_changed(&certificate.issuer, &plain, |tbs| {
             let from = identifier(1);
             let at = tbs.windows(from.len()).position(|window| window == from).unwrap();
             assert_eq!(from.len(), to.len());
@@ -259,9 +262,9 @@ fn algorithms() {
         &rcgen::PKCS_ECDSA_P521_SHA512,
         &rcgen::PKCS_ED25519,
     ] {
-        let root = Vendor::root_with("root", KeyPair::generate_for(algorithm).unwrap(), |_| {});
+        let root = Authority::root_with_key(ca("root"), KeyPair::generate_for(algorithm).unwrap());
         let der = by(root).make(&Forge::new().ek_point());
-        let leaf = by(Vendor::root_with("root", KeyPair::generate_for(algorithm).unwrap(), |_| {}));
+        let leaf = by(Authority::root_with_key(ca("root"), KeyPair::generate_for(algorithm).unwrap()));
         assert!(enrol(&[der], &roots(&[&leaf.issuer]), NOW).is_err(), "another key of that name");
         let der = leaf.make(&Forge::new().ek_point());
         enrol(&[der], &roots(&[&leaf.issuer]), NOW)
@@ -284,18 +287,18 @@ fn policy(arc: Option<u8>) -> Vec<u8> {
 
 #[test]
 fn policies_are_processed() {
-    let leaf_with = |issuer: Vendor, list: &[Option<u8>]| {
+    let leaf_with = |issuer: Authority, list: &[Option<u8>]| {
         let extensions = match list {
             [] => Vec::new(),
             list => vec![CustomExtension::from_oid_content(&POLICIES, policies(list))],
         };
         EkCertificate { issuer, extensions, ..EkCertificate::default() }
     };
-    let root = Vendor::new("root");
+    let root = vendor("root");
     let middle = |extensions: &[(&[u64], Vec<u8>)]| {
         let extensions: Vec<_> =
             extensions.iter().map(|(oid, content)| critical(oid, content.clone())).collect();
-        root.with("middle", |params| params.custom_extensions = extensions)
+        root.beneath(ca_with("middle", |params| params.custom_extensions = extensions))
     };
     let named = |list: &[Option<u8>]| (&POLICIES[..], policies(list));
     // requireExplicitPolicy is 0, and inhibitPolicyMapping too.
@@ -336,16 +339,16 @@ fn policies_are_processed() {
         }
     }
     // A mapping that an authority further up forbids leaves nothing.
-    let upper = root.with("upper", |params| {
+    let upper = root.beneath(ca_with("upper", |params| {
         params.custom_extensions =
             vec![critical(&POLICIES, policies(&[Some(1)])), critical(&POLICY_CONSTRAINTS, no_mapping().1)];
-    });
-    let lower = upper.with("lower", |params| {
+    }));
+    let lower = upper.beneath(ca_with("lower", |params| {
         params.custom_extensions = vec![
             critical(&POLICIES, policies(&[Some(1)])),
             critical(&POLICY_MAPPINGS, mapping(Some(1), Some(2)).1),
         ];
-    });
+    }));
     refused(
         "mapping inhibited above",
         judge(leaf_with(lower, &[Some(2)]), &[&root, &upper]),
@@ -361,16 +364,16 @@ fn names_are_constrained() {
         name.push(DnType::OrganizationName, organization);
         name
     };
-    let root = Vendor::new("root");
+    let root = vendor("root");
     let constrained = |permitted: &[GeneralSubtree], excluded: &[GeneralSubtree], organization: &str| {
         let (permitted_subtrees, excluded_subtrees) = (permitted.to_vec(), excluded.to_vec());
-        let upper = root.with("upper", |params| {
+        let upper = root.beneath(ca_with("upper", |params| {
             params.name_constraints = Some(NameConstraints { permitted_subtrees, excluded_subtrees });
-        });
-        let lower = upper.with("lower", |params| {
+        }));
+        let lower = upper.beneath(ca_with("lower", |params| {
             params.distinguished_name = name(organization);
             params.distinguished_name.push(DnType::CommonName, "lower");
-        });
+        }));
         let leaf = by(lower);
         judge(leaf, &[&root, &upper])
     };
@@ -395,9 +398,9 @@ fn names_are_constrained() {
 fn a_roots_own_limits_hold() {
     const NAME_CONSTRAINTS: [u64; 4] = [2, 5, 29, 30];
     let limited = |content: Vec<u8>| {
-        Vendor::root_with("root", KeyPair::generate().unwrap(), |params| {
+        Authority::root(ca_with("root", |params| {
             params.custom_extensions = vec![critical(&NAME_CONSTRAINTS, content)];
-        })
+        }))
     };
     // Permitted or excluded: the subtree of O=Example, or what is no name.
     let oid = wrap(6, &[0x55, 4, 10]);
@@ -421,7 +424,7 @@ fn a_roots_own_limits_hold() {
 /// Thousands of extensions or names cost what their bytes cost, and are refused like others.
 #[test]
 fn certificates_stuffed_with_extensions_are_refused() {
-    let root = Vendor::new("root");
+    let root = vendor("root");
     let stuffed = (0..1500)
         .map(|number| CustomExtension::from_oid_content(&[1, 2, 3, number], vec![5, 0]))
         .chain([critical(&[1, 2, 4], vec![5, 0])])
@@ -435,32 +438,35 @@ fn certificates_stuffed_with_extensions_are_refused() {
 
 #[test]
 fn authorities_have_limits() {
-    let root = Vendor::new("root");
+    let root = vendor("root");
     let limited = |depth| IsCa::Ca(BasicConstraints::Constrained(depth));
-    let short = Vendor::root_with("root", KeyPair::generate().unwrap(), |params| params.is_ca = limited(0));
-    let one = root.with("one", |params| params.is_ca = limited(0));
-    let two = one.intermediate("two");
+    let short = Authority::root(ca_with("root", |params| params.is_ca = limited(0)));
+    let one = root.beneath(ca_with("one", |params| params.is_ca = limited(0)));
+    let two = one.beneath(ca("two"));
     let invalid = Reason::AttestEkInvalid;
-    judge(by(root.with("one", |params| params.is_ca = limited(0))), &[&root]).unwrap();
+    judge(by(root.beneath(ca_with("one", |params| params.is_ca = limited(0)))), &[&root]).unwrap();
     refused("one too many", judge(by(two), &[&root, &one]), invalid, &["pathLenConstraint"]);
-    refused("the root's", judge(by(short.intermediate("one")), &[&short]), invalid, &["pathLenConstraint"]);
-    let usage = |usages: Vec<KeyUsagePurpose>| root.with("one", |params| params.key_usages = usages);
+    refused("the root's", judge(by(short.beneath(ca("one"))), &[&short]), invalid, &["pathLenConstraint"]);
+    let usage =
+        |usages: Vec<KeyUsagePurpose>| root.beneath(ca_with("one", |params| params.key_usages = usages));
     judge(by(usage(vec![])), &[&root]).unwrap();
     refused("key usage", judge(by(usage(vec![KeyUsagePurpose::CrlSign])), &[&root]), invalid, &["keyUsage"]);
-    let purposes =
-        |list: Vec<ExtendedKeyUsagePurpose>| root.with("one", |params| params.extended_key_usages = list);
+    let purposes = |list: Vec<ExtendedKeyUsagePurpose>| {
+        root.beneath(ca_with("one", |params| params.extended_key_usages = list))
+    };
     judge(by(purposes(vec![ExtendedKeyUsagePurpose::Other(vec![2, 23, 133, 8, 1])])), &[&root]).unwrap();
     judge(by(purposes(vec![ExtendedKeyUsagePurpose::Any])), &[&root]).unwrap();
     let server = by(purposes(vec![ExtendedKeyUsagePurpose::ServerAuth]));
     refused("of servers", judge(server, &[&root]), invalid, &["extendedKeyUsage", "CN=one"]);
-    let over = by(root.with("one", |params| params.not_after = rcgen::date_time_ymd(2021, 1, 1)));
+    let over = by(root.beneath(ca_with("one", |params| params.not_after = rcgen::date_time_ymd(2021, 1, 1))));
     refused("over", judge(over, &[&root]), Reason::AttestEkExpired, &["CN=one", "2021"]);
     let for_ever = |params: &mut CertificateParams| params.not_after = rcgen::date_time_ymd(9999, 12, 31);
-    judge(EkCertificate { days: (2020, 9999), ..by(root.with("one", for_ever)) }, &[&root]).unwrap();
+    judge(EkCertificate { days: (2020, 9999), ..by(root.beneath(ca_with("one", for_ever))) }, &[&root])
+        .unwrap();
     let unknown = |oid: &[u64], is_critical| {
         let mut extension = CustomExtension::from_oid_content(oid, vec![5, 0]);
         extension.set_criticality(is_critical);
-        root.with("one", |params| params.custom_extensions = vec![extension])
+        root.beneath(ca_with("one", |params| params.custom_extensions = vec![extension]))
     };
     judge(by(unknown(&[1, 2, 3, 4], false)), &[&root]).unwrap();
     refused(
@@ -471,25 +477,25 @@ fn authorities_have_limits() {
     );
     refused("unreadable", judge(by(unknown(&[2, 5, 29, 36], false)), &[&root]), invalid, &["2.5.29.36"]);
     let twice = CustomExtension::from_oid_content(&POLICIES, policies(&[None]));
-    let twice = root.with("one", |params| params.custom_extensions = vec![twice.clone(), twice]);
+    let twice = root.beneath(ca_with("one", |params| params.custom_extensions = vec![twice.clone(), twice]));
     refused("twice", judge(by(twice), &[&root]), invalid, &["2.5.29.32", "twice"]);
 }
 
 /// Authorities renew their keys, certify each other, and several have one name.
 #[test]
 fn the_right_one_of_several_authorities_is_found() {
-    let (old, new) = (Vendor::new("old root"), Vendor::new("new root"));
+    let (old, new) = (vendor("old root"), vendor("new root"));
     let issuer_key = || KeyPair::generate().unwrap();
     let over = |params: &mut CertificateParams| params.not_after = rcgen::date_time_ymd(2021, 1, 1);
-    let stranger = Vendor::new("new root");
+    let stranger = vendor("new root");
     let key = issuer_key();
     let (pkcs8, again) = (key.serialize_der(), issuer_key());
     let same_key = || KeyPair::try_from(pkcs8.as_slice()).unwrap();
     drop(again);
-    let by_new = new.certify("issuer", key, |_| {});
-    let by_old = old.certify("issuer", same_key(), over);
-    let other = new.certify("issuer", issuer_key(), |_| {});
-    let leaf = by(new.certify("issuer", same_key(), |_| {}));
+    let by_new = new.beneath_with_key(ca("issuer"), key);
+    let by_old = old.beneath_with_key(ca_with("issuer", over), same_key());
+    let other = new.beneath_with_key(ca("issuer"), issuer_key());
+    let leaf = by(new.beneath_with_key(ca("issuer"), same_key()));
     let der = leaf.make(&Forge::new().ek_point());
     for known in [
         vec![&old, &new, &by_old, &other, &by_new],
@@ -505,9 +511,9 @@ fn the_right_one_of_several_authorities_is_found() {
         &["CN=issuer", "2021"],
     );
     // Two authorities that certify each other, and nobody else.
-    let (a, b) = (Vendor::new("a"), Vendor::new("b"));
-    let (a_by_b, b_by_a) = (b.with("a", |_| {}), a.with("b", |_| {}));
-    let leaf = by(a_by_b.intermediate("issuer"));
+    let (a, b) = (vendor("a"), vendor("b"));
+    let (a_by_b, b_by_a) = (b.beneath(ca("a")), a.beneath(ca("b")));
+    let leaf = by(a_by_b.beneath(ca("issuer")));
     let der = leaf.make(&Forge::new().ek_point());
     let sent = [der, leaf.issuer.der.clone(), a_by_b.der.clone(), b_by_a.der.clone()];
     refused("a circle", enrol(&sent, &roots(&[&old]), NOW), Reason::AttestEkUntrusted, &[]);
@@ -525,24 +531,26 @@ fn names_that_are_written_differently_are_one() {
     let key = KeyPair::generate().unwrap();
     let pkcs8 = key.serialize_der();
     let again = KeyPair::try_from(pkcs8.as_slice()).unwrap();
-    let root = Vendor::root_with("x", key, written(DnValue::Utf8String("Example  TPM root".to_owned())));
+    let root = Authority::root_with_key(
+        ca_with("x", written(DnValue::Utf8String("Example  TPM root".to_owned()))),
+        key,
+    );
     let printable = DnValue::PrintableString("Example TPM ROOT".try_into().unwrap());
-    let leaf = by(Vendor::root_with("x", again, written(printable)));
+    let leaf = by(Authority::root_with_key(ca_with("x", written(printable)), again));
     enrol(&[leaf.make(&Forge::new().ek_point())], &roots(&[&root]), NOW).unwrap();
 }
 
 /// However many authorities a file has, a search ends.
 #[test]
 fn a_search_is_bounded() {
-    let root = Vendor::new("root");
+    let root = vendor("root");
     let mut text = root.pem();
     let mut last = None;
     let key = KeyPair::generate().unwrap().serialize_der();
     for _ in 0..300 {
         // One key under one name, each time certified anew: every one of them is a step upward.
         let key = KeyPair::try_from(key.as_slice()).unwrap();
-        let cross =
-            Vendor::root_with("cross", key, |_| {}).certify("cross", KeyPair::generate().unwrap(), |_| {});
+        let cross = Authority::root_with_key(ca("cross"), key).beneath(ca("cross"));
         text.push_str(&cross.pem());
         last = Some(cross);
     }
@@ -559,8 +567,8 @@ fn a_search_is_bounded() {
 
 #[test]
 fn files_as_makers_publish_them() {
-    let root = Vendor::new("root");
-    let middle = root.intermediate("middle");
+    let root = vendor("root");
+    let middle = root.beneath(ca("middle"));
     let count = |bytes: &[u8]| {
         let bundle = VendorBundle::read(bytes).unwrap();
         assert_eq!((bundle.refused.len(), bundle.refused_more), (0, 0), "{:?}", bundle.refused);
@@ -597,19 +605,19 @@ fn files_as_makers_publish_them() {
     let mut hundreds = String::new();
     for number in 0..300 {
         let _ =
-            writeln!(hundreds, "Number {number}\n{}", root.intermediate(&format!("issuer {number}")).pem());
+            writeln!(hundreds, "Number {number}\n{}", root.beneath(ca(&format!("issuer {number}"))).pem());
     }
     assert_eq!(count((hundreds + &root.pem()).as_bytes()), (1, 301));
 }
 
 #[test]
 fn one_bad_part_is_named_and_the_rest_is_taken() {
-    let root = Vendor::new("root");
+    let root = vendor("root");
     let leaf = EkCertificate::default().make(&Forge::new().ek_point());
     let mut damaged = root.der.clone();
     *damaged.last_mut().unwrap() ^= 1;
     let good = root.pem();
-    let server = root.beneath("server", IsCa::ExplicitNoCa);
+    let server = root.beneath(ca_with("server", |params| params.is_ca = IsCa::ExplicitNoCa));
     for (what, bytes, place, why) in [
         (
             "an EK certificate",
@@ -663,19 +671,19 @@ fn files_of_nothing() {
 /// Says which intermediate has no root yet.
 #[test]
 fn an_authority_without_its_root_is_told() {
-    let root = Vendor::new("root");
-    let middle = root.intermediate("middle");
+    let root = vendor("root");
+    let middle = root.beneath(ca("middle"));
     assert_eq!(roots(&[&root, &middle]).why_useless(&middle.der, NOW), None);
-    let why = roots(&[&middle, &Vendor::new("other")]).why_useless(&middle.der, NOW).unwrap();
+    let why = roots(&[&middle, &vendor("other")]).why_useless(&middle.der, NOW).unwrap();
     assert!(why.contains("CN=middle") && why.contains("CN=root"), "{why}");
 }
 
 /// Parts that no signature covers have one spelling too.
 #[test]
 fn no_byte_of_an_authority_can_be_another() {
-    let upper = Vendor::new("root");
+    let upper = vendor("root");
     let root = roots(&[&upper]);
-    let leaf = by(upper.intermediate("middle"));
+    let leaf = by(upper.beneath(ca("middle")));
     let own = leaf.make(&Forge::new().ek_point());
     let public = endorsement(&own).to_bytes();
     let keys = |authority: Vec<u8>| DeviceKeys::Tpm {
@@ -700,8 +708,8 @@ proptest! {
     /// No altered certificate of a chain enrols, and none brings the reader down.
     #[test]
     fn altered_certificates_do_not_enrol(at in any::<prop::sample::Index>(), byte in 1..=255_u8, which in 0..2_usize) {
-        let upper = Vendor::new("root");
-        let middle = upper.intermediate("middle");
+        let upper = vendor("root");
+        let middle = upper.beneath(ca("middle"));
         let root = roots(&[&upper]);
         let leaf = by(middle);
         let mut chain = vec![leaf.make(&Forge::new().ek_point()), leaf.issuer.der.clone()];

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use common::{Broker, GATEWAY, Program, Root, Said, trace};
+use common::{Broker, GATEWAY, Program, Said, certify, identity, issue, root, trace};
+use edgewarden_testkit::Authority;
 use glucose_monitor::leaf::{Enrolment, enrol, load};
 use glucose_monitor::mtls::server_config;
 use glucose_monitor::reading::Reading;
@@ -20,20 +21,20 @@ use tokio_rustls::TlsAcceptor;
 
 /// Answers one request; `answer` makes the reply from the request's body.
 async fn gateway(
-    root: &Root,
+    root: &Authority,
     id: &str,
     status: &'static str,
     answer: impl Fn(&Value) -> String + Send + 'static,
 ) -> String {
-    let mut config = server_config(root.identity(id), Box::new(|_| true)).unwrap();
+    let mut config = server_config(identity(root, id), Box::new(|_| true)).unwrap();
     // A device that enrols has no certificate yet.
-    let own = root.issue(id);
-    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(own.pkcs8);
+    let own = issue(root, id);
+    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(own.key);
     config = rustls::ServerConfig::builder_with_provider(Arc::clone(config.crypto_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
         .with_no_client_auth()
-        .with_single_cert(vec![own.der.into()], key.into())
+        .with_single_cert(own.chain.into_iter().map(Into::into).collect(), key.into())
         .unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -64,7 +65,7 @@ fn gatewayd() -> String {
     format!("{GATEWAY}/module/gatewayd")
 }
 
-fn enrolment(folder: &Path, gateway: String, root: &Root) -> Enrolment {
+fn enrolment(folder: &Path, gateway: String, root: &Authority) -> Enrolment {
     let pem = STANDARD.encode(&root.der);
     let pem = format!("-----BEGIN CERTIFICATE-----\n{pem}\n-----END CERTIFICATE-----\n");
     std::fs::write(folder.join("fleet.pem"), pem).unwrap();
@@ -79,19 +80,19 @@ fn enrolment(folder: &Path, gateway: String, root: &Root) -> Enrolment {
 }
 
 /// An honest answer with another ID for the device, or another root named.
-fn certifying(root: Arc<Root>, id: String, named: &Root) -> Box<dyn Fn(&Value) -> String + Send> {
+fn certifying(root: Arc<Authority>, id: String, named: &Authority) -> Box<dyn Fn(&Value) -> String + Send> {
     let named = STANDARD.encode(&named.der);
     Box::new(move |asked| {
         assert_eq!((&asked["leaf"], &asked["token"]), (&json!("sensor-1"), &json!("once")));
         let csr = STANDARD.decode(asked["csr"].as_str().unwrap()).unwrap();
-        json!({"chain": [STANDARD.encode(root.certify(&csr, &id))], "root": named}).to_string()
+        json!({"chain": [STANDARD.encode(certify(&root, &csr, &id))], "root": named}).to_string()
     })
 }
 
 #[tokio::test]
 async fn a_sensor_enrols_and_publishes_a_trace() {
     let folder = tempfile::tempdir().unwrap();
-    let root = Arc::new(Root::new());
+    let root = Arc::new(root());
     let id = format!("{GATEWAY}/leaf/sensor-1");
     let address =
         gateway(&root, &gatewayd(), "200 OK", certifying(Arc::clone(&root), id.clone(), &root)).await;
@@ -134,9 +135,9 @@ async fn a_sensor_enrols_and_publishes_a_trace() {
 
 #[tokio::test]
 async fn a_false_gateway_is_refused() {
-    let (root, stranger) = (Arc::new(Root::new()), Arc::new(Root::new()));
+    let (root, stranger) = (Arc::new(root()), Arc::new(root()));
     let own = || format!("{GATEWAY}/leaf/sensor-1");
-    let honest = |root: &Arc<Root>| certifying(Arc::clone(root), own(), root);
+    let honest = |root: &Arc<Authority>| certifying(Arc::clone(root), own(), root);
     for (what, address) in [
         ("another root", gateway(&stranger, &gatewayd(), "200 OK", honest(&stranger)).await),
         (
@@ -157,7 +158,7 @@ async fn a_false_gateway_is_refused() {
             gateway(&root, &gatewayd(), "200 OK", answer).await
         }),
         ("a certificate for another key", {
-            let other = STANDARD.encode(root.issue(&own()).der);
+            let other = STANDARD.encode(&issue(&root, &own()).chain[0]);
             let der = STANDARD.encode(&root.der);
             let answer = move |_: &Value| json!({"chain": [other], "root": der}).to_string();
             gateway(&root, &gatewayd(), "200 OK", answer).await

@@ -5,7 +5,7 @@ use crate::common;
 use std::net::TcpListener;
 use std::sync::Arc;
 
-use common::{Broker, GATEWAY, Program, Root, Said, Socket};
+use common::{Broker, GATEWAY, Program, Said, Socket, identity, root};
 use glucose_monitor::mtls::{Fixed, client_config};
 use glucose_monitor::reading::{Summary, now_us};
 use rustls::pki_types::ServerName;
@@ -30,7 +30,7 @@ fn reading(minute: u32, glucose: f64) -> Vec<u8> {
 
 #[tokio::test]
 async fn a_dangerous_reading_raises_an_alarm_through_rotation_and_restart() {
-    let root = Root::new();
+    let root = root();
     let (for_alerts, for_analytics) = (Socket::new(&root, "alerts"), Socket::new(&root, "analytics"));
     let mut broker = Broker::start(&root, |_| true).await;
     let address = free_port();
@@ -88,7 +88,7 @@ async fn a_dangerous_reading_raises_an_alarm_through_rotation_and_restart() {
 /// is assessed once.
 #[tokio::test]
 async fn a_reading_is_acknowledged_when_its_alarm_is_taken() {
-    let root = Root::new();
+    let root = root();
     let (for_alerts, for_analytics) = (Socket::new(&root, "alerts"), Socket::new(&root, "analytics"));
     let mut broker = Broker::start(&root, |_| true).await;
     let address = free_port();
@@ -131,27 +131,31 @@ async fn a_reading_is_acknowledged_when_its_alarm_is_taken() {
 /// `alerts` speaks with `analytics` of its own gateway, and with nobody else.
 #[tokio::test]
 async fn alerts_lets_in_nobody_else() {
-    let (root, stranger) = (Root::new(), Root::new());
+    let (root, stranger) = (root(), root());
     let socket = Socket::new(&root, "alerts");
     let address = free_port();
     let mut alerts =
         Program::start(ALERTS, &[("SPIFFE_ENDPOINT_SOCKET", &socket.endpoint()), ("LISTEN", &address)], &[]);
     alerts.line("listening").await;
     let analytics = format!("{GATEWAY}/module/analytics");
-    let without = Fixed { own: None, root: root.der.clone() };
-    let mut foreign = root.identity(&analytics);
-    Arc::get_mut(&mut foreign).unwrap().own.clone_from(&stranger.identity(&analytics).own);
+    let without = Fixed { own: None, root: root.der.clone().into() };
+    let mut foreign = identity(&root, &analytics);
+    Arc::get_mut(&mut foreign).unwrap().own.clone_from(&identity(&stranger, &analytics).own);
     for (what, identity, expected) in [
-        ("analytics", root.identity(&analytics), true),
-        ("another module", root.identity(&format!("{GATEWAY}/module/intruder")), false),
-        ("itself", root.identity(&format!("{GATEWAY}/module/alerts")), false),
-        ("another gateway's", root.identity("spiffe://clinic.example/gateway/gw-2/module/analytics"), false),
+        ("analytics", identity(&root, &analytics), true),
+        ("another module", identity(&root, &format!("{GATEWAY}/module/intruder")), false),
+        ("itself", identity(&root, &format!("{GATEWAY}/module/alerts")), false),
         (
-            "another trust domain's",
-            root.identity("spiffe://other.example/gateway/gw-1/module/analytics"),
+            "another gateway's",
+            identity(&root, "spiffe://clinic.example/gateway/gw-2/module/analytics"),
             false,
         ),
-        ("a leaf", root.identity(&format!("{GATEWAY}/leaf/analytics")), false),
+        (
+            "another trust domain's",
+            identity(&root, "spiffe://other.example/gateway/gw-1/module/analytics"),
+            false,
+        ),
+        ("a leaf", identity(&root, &format!("{GATEWAY}/leaf/analytics")), false),
         ("another root's", foreign, false),
         ("nobody", Arc::new(without), false),
     ] {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::{Authority, FLEET, MODULE, Template, domain};
+use common::{Authority, FLEET, MODULE, Template, domain, fleet_root, identity_of, issuing_ca, server_as};
 use edgewarden_names::{Reason, Refusal};
 use edgewarden_transport::http::{Client, HttpError};
 use edgewarden_transport::tls;
@@ -45,8 +45,8 @@ enum Then {
 
 impl Server {
     async fn new(answer: Vec<u8>, then: Then) -> Self {
-        let root = Authority::root();
-        let config = root.issue(&Template::leaf(FLEET)).as_server();
+        let root = fleet_root();
+        let config = server_as(&root.issue(&Template::leaf(FLEET)));
         Self::with(root, config, answer, then).await
     }
 
@@ -247,8 +247,8 @@ async fn an_answer_that_does_not_come_is_not_waited_for() {
 async fn a_server_that_cannot_be_trusted_or_reached_is_told_apart() {
     let ok = || answer("200 OK", "null");
     // Not the fleet.
-    let root = Authority::root();
-    let config = root.gateway("gw-1").issue(&Template::leaf(MODULE)).as_server();
+    let root = fleet_root();
+    let config = server_as(&issuing_ca(&root, "gw-1").issue(&Template::leaf(MODULE)));
     let impostor = Server::with(root, config, ok(), Then::Stay).await;
     let error = post(&impostor.client(), PLENTY).await.unwrap_err();
     assert!(matches!(error, HttpError::Untrusted { .. }), "{error:?}");
@@ -256,8 +256,8 @@ async fn a_server_that_cannot_be_trusted_or_reached_is_told_apart() {
     assert!(impostor.requests.lock().unwrap().is_empty());
 
     // It wants a certificate, which we have not.
-    let root = Authority::root();
-    let identity = root.issue(&Template::leaf(FLEET)).identity(FLEET);
+    let root = fleet_root();
+    let identity = identity_of(&root.issue(&Template::leaf(FLEET)), FLEET);
     let config = tls::server_config(&identity, tls::anyone()).unwrap();
     let strict = Server::with(root, config, ok(), Then::Stay).await;
     let error = post(&strict.client(), PLENTY).await.unwrap_err();

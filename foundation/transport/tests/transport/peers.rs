@@ -2,7 +2,10 @@
 
 use crate::common;
 
-use common::{Authority, DOMAIN_ID, FLEET, MODULE, Member, Template, domain, meet};
+use common::{
+    Authority, DOMAIN_ID, FLEET, MODULE, Member, Template, client_as, domain, fleet_root, identity_of,
+    issuing_ca, meet, server_as,
+};
 use edgewarden_names::{Reason, Refusal, SpiffeId};
 use edgewarden_svid::{peer_expiry, peer_id};
 use edgewarden_transport::{Identity, tls};
@@ -11,9 +14,8 @@ use rustls::pki_types::CertificateDer;
 
 /// A good member of the same trust domain, to meet the others.
 fn good(root: &Authority) -> Identity {
-    root.gateway("gw-2")
-        .issue(&Template::leaf("spiffe://plant.example/gateway/gw-2/module/alerts"))
-        .identity("spiffe://plant.example/gateway/gw-2/module/alerts")
+    let id = "spiffe://plant.example/gateway/gw-2/module/alerts";
+    identity_of(&issuing_ca(root, "gw-2").issue(&Template::leaf(id)), id)
 }
 
 /// Shows `member` to a good server and to a good client. `Ok` when both let it in.
@@ -21,9 +23,9 @@ async fn judge(root: &Authority, member: &Member) -> [Result<SpiffeId, Option<Re
     let identity = good(root);
     let pinned = tls::pinned_client_config(&root.root.as_slice().into(), &domain(), tls::anyone()).unwrap();
     let server = tls::server_config(&identity, tls::anyone()).unwrap();
-    let as_client = meet(server, member.as_client(pinned)).await;
+    let as_client = meet(server, client_as(member, pinned)).await;
     let client = tls::client_config(&identity, tls::anyone()).unwrap();
-    let as_server = meet(member.as_server(), client).await;
+    let as_server = meet(server_as(member), client).await;
     assert_eq!(as_client.by_server.is_ok(), as_client.by_client.is_ok());
     assert_eq!(as_server.by_server.is_ok(), as_server.by_client.is_ok());
     [as_client.by_server, as_server.by_client].map(|met| match met {
@@ -34,9 +36,9 @@ async fn judge(root: &Authority, member: &Member) -> [Result<SpiffeId, Option<Re
 
 #[tokio::test]
 async fn members_are_known_by_their_ids() {
-    let root = Authority::root();
-    let gateway = root.issuer(&Template::ca("gw-1", 1));
-    let issuing = gateway.issuer(&Template::ca("gw-1 issuing", 0));
+    let root = fleet_root();
+    let gateway = root.beneath(&Template::ca("gw-1", 1));
+    let issuing = gateway.beneath(&Template::ca("gw-1 issuing", 0));
     let mut with_root = issuing.issue(&Template::leaf(MODULE));
     with_root.chain.push(root.root.clone());
     let mut no_purpose = Template::leaf(MODULE);
@@ -67,8 +69,8 @@ async fn members_are_known_by_their_ids() {
 
 /// One line for each way to be wrong: what, a part of the rule that refuses it, and who.
 fn bad_members(root: &Authority) -> Vec<(&'static str, &'static str, Member)> {
-    let gateway = root.issuer(&Template::ca("gw-1", 1));
-    let issuing = gateway.issuer(&Template::ca("gw-1 issuing", 0));
+    let gateway = root.beneath(&Template::ca("gw-1", 1));
+    let issuing = gateway.beneath(&Template::ca("gw-1 issuing", 0));
     let leaf = Template::leaf(MODULE);
     let with = |change: &dyn Fn(&mut Template)| {
         let mut template = leaf.clone();
@@ -78,13 +80,13 @@ fn bad_members(root: &Authority) -> Vec<(&'static str, &'static str, Member)> {
     let under = |change: &dyn Fn(&mut Template)| {
         let mut template = Template::ca("gw-1", 1);
         change(&mut template);
-        root.issuer(&template).issuer(&Template::ca("issuing", 0)).issue(&leaf)
+        root.beneath(&template).beneath(&Template::ca("issuing", 0)).issue(&leaf)
     };
     let mut bad = vec![
         (
             "another root",
             "do not lead to the trust domain's root",
-            Authority::root().gateway("gw-1").issue(&leaf),
+            issuing_ca(&fleet_root(), "gw-1").issue(&leaf),
         ),
         (
             "another trust domain",
@@ -165,7 +167,7 @@ fn bad_members(root: &Authority) -> Vec<(&'static str, &'static str, Member)> {
             "RequiredEkuNotFound",
             with(&|t| t.extended = vec![ExtendedKeyUsagePurpose::CodeSigning]),
         ),
-        ("issued by a leaf", "EndEntityUsedAsCa", issuing.issuer(&leaf).issue(&leaf)),
+        ("issued by a leaf", "EndEntityUsedAsCa", issuing.beneath(&leaf).issue(&leaf)),
         ("a module under the root", "the root itself", root.issue(&leaf)),
         (
             "a gateway under the root",
@@ -175,7 +177,7 @@ fn bad_members(root: &Authority) -> Vec<(&'static str, &'static str, Member)> {
         (
             "an issuer too many",
             "PathLenConstraintViolated",
-            issuing.issuer(&Template::ca("deeper", 0)).issue(&leaf),
+            issuing.beneath(&Template::ca("deeper", 0)).issue(&leaf),
         ),
         ("a gateway CA without a name", "one CN", under(&|t| t.names.clear())),
         ("a gateway CA with two names", "one CN", under(&|t| t.names = vec!["gw-1", "gw-2"])),
@@ -222,7 +224,7 @@ fn bad_members(root: &Authority) -> Vec<(&'static str, &'static str, Member)> {
 
 #[tokio::test]
 async fn whoever_is_wrong_in_one_way_is_refused() {
-    let root = Authority::root();
+    let root = fleet_root();
     for (name, rule, member) in bad_members(&root) {
         for met in judge(&root, &member).await {
             let Err(refusal) = met else { panic!("let in: {name}") };
@@ -235,8 +237,8 @@ async fn whoever_is_wrong_in_one_way_is_refused() {
 
 #[tokio::test]
 async fn a_client_without_a_certificate_is_let_in_only_where_it_may() {
-    let root = Authority::root();
-    let identity = root.issue(&Template::leaf(FLEET)).identity(FLEET);
+    let root = fleet_root();
+    let identity = identity_of(&root.issue(&Template::leaf(FLEET)), FLEET);
     let pinned = || {
         let only_fleet = tls::only(tls::fleet_id(&domain()));
         tls::pinned_client_config(&root.root.as_slice().into(), &domain(), only_fleet).unwrap()
@@ -249,41 +251,41 @@ async fn a_client_without_a_certificate_is_let_in_only_where_it_may() {
     assert_eq!(met.by_server.unwrap(), None);
     assert_eq!(met.by_client.unwrap().unwrap().as_str(), FLEET);
 
-    let module = root.gateway("gw-1").issue(&Template::leaf(MODULE));
-    let met = meet(optional(), module.as_client(pinned())).await;
+    let module = issuing_ca(&root, "gw-1").issue(&Template::leaf(MODULE));
+    let met = meet(optional(), client_as(&module, pinned())).await;
     assert_eq!(met.by_server.unwrap().unwrap().as_str(), MODULE);
 
     // A certificate that is shown is judged, also where none is needed.
     let mut expired = Template::leaf(MODULE);
     expired.to = -1;
-    let expired = root.gateway("gw-1").issue(&expired);
-    let met = meet(optional(), expired.as_client(pinned())).await;
+    let expired = issuing_ca(&root, "gw-1").issue(&expired);
+    let met = meet(optional(), client_as(&expired, pinned())).await;
     assert!(met.by_server.is_err() && met.by_client.is_err());
 }
 
 #[tokio::test]
 async fn a_joining_gateway_meets_only_the_fleet() {
-    let root = Authority::root();
+    let root = fleet_root();
     let pinned = |root: &Authority| {
         let only_fleet = tls::only(tls::fleet_id(&domain()));
         tls::pinned_client_config(&root.root.as_slice().into(), &domain(), only_fleet).unwrap()
     };
-    let module = root.gateway("gw-1").issue(&Template::leaf(MODULE));
-    let other_root = Authority::root().issue(&Template::leaf(FLEET));
+    let module = issuing_ca(&root, "gw-1").issue(&Template::leaf(MODULE));
+    let other_root = fleet_root().issue(&Template::leaf(FLEET));
     for impostor in [module, other_root] {
-        let error = meet(impostor.as_server(), pinned(&root)).await.by_client.unwrap_err();
+        let error = meet(server_as(&impostor), pinned(&root)).await.by_client.unwrap_err();
         assert_eq!(tls::refusal(&error).unwrap().reason, Reason::PeerUnauthorized);
     }
     let fleet = root.issue(&Template::leaf(FLEET));
-    assert!(meet(fleet.as_server(), pinned(&root)).await.by_client.is_ok());
+    assert!(meet(server_as(&fleet), pinned(&root)).await.by_client.is_ok());
     assert!(tls::pinned_client_config(&(&b"no certificate"[..]).into(), &domain(), tls::anyone()).is_err());
 }
 
 #[tokio::test]
 async fn whom_the_authorizer_refuses_stays_out() {
-    let root = Authority::root();
-    let issuing = root.gateway("gw-1");
-    let identity = issuing.issue(&Template::leaf(MODULE)).identity(MODULE);
+    let root = fleet_root();
+    let issuing = issuing_ca(&root, "gw-1");
+    let identity = identity_of(&issuing.issue(&Template::leaf(MODULE)), MODULE);
     let other = SpiffeId::parse("spiffe://plant.example/gateway/gw-1/module/alerts").unwrap();
     for (server, client) in
         [(tls::only(other.clone()), tls::anyone()), (tls::anyone(), tls::only(other.clone()))]
@@ -303,10 +305,10 @@ async fn whom_the_authorizer_refuses_stays_out() {
 
 #[test]
 fn a_chain_ends_with_its_first_certificate_to_end() {
-    let root = Authority::root();
+    let root = fleet_root();
     let mut short = Template::ca("issuing", 0);
     short.to = 60;
-    let member = root.issuer(&Template::ca("gw-1", 1)).issuer(&short).issue(&Template::leaf(MODULE));
+    let member = root.beneath(&Template::ca("gw-1", 1)).beneath(&short).issue(&Template::leaf(MODULE));
     let chain: Vec<_> = member.chain.iter().map(|der| CertificateDer::from(der.clone())).collect();
     let [leaf, issuing, gateway] = [0, 1, 2].map(|index| peer_expiry(&chain[index..=index]).unwrap());
     assert!(issuing < leaf && leaf < gateway);

@@ -4,7 +4,7 @@ use crate::common;
 
 use std::sync::Arc;
 
-use common::{Authority, MODULE, Template, meet};
+use common::{Authority, MODULE, Template, client_as, fleet_root, identity_of, issuing_ca, meet};
 use edgewarden_names::Reason;
 use edgewarden_svid::X509Context;
 use edgewarden_transport::{Identity, tls};
@@ -20,9 +20,9 @@ fn follow(context: Option<Arc<X509Context>>) -> (watch::Sender<Option<Arc<X509Co
 
 #[tokio::test]
 async fn a_rotation_breaks_no_connection_and_needs_no_new_configuration() {
-    let root = Authority::root();
+    let root = fleet_root();
     let (sender, identity) =
-        follow(Some(root.gateway("gw-1").issue(&Template::leaf(MODULE)).context(MODULE)));
+        follow(Some(issuing_ca(&root, "gw-1").issue(&Template::leaf(MODULE)).context(MODULE)));
     let server = tls::server_config(&identity, tls::anyone()).unwrap();
     let client = tls::client_config(&identity, tls::anyone()).unwrap();
 
@@ -39,7 +39,7 @@ async fn a_rotation_breaks_no_connection_and_needs_no_new_configuration() {
         template.to += 600 * round;
         // A new issuing CA and gateway CA too, as after a restart and a renewal.
         let rotated = identity.rotated();
-        sender.send_replace(Some(root.gateway("gw-1").issue(&template).context(MODULE)));
+        sender.send_replace(Some(issuing_ca(&root, "gw-1").issue(&template).context(MODULE)));
         rotated.await.unwrap();
         assert!(identity.expires() > before);
         let met = meet(server.clone(), client.clone()).await;
@@ -54,8 +54,8 @@ async fn a_rotation_breaks_no_connection_and_needs_no_new_configuration() {
 
 #[tokio::test]
 async fn the_roots_rotate_too() {
-    let (old, new) = (Authority::root(), Authority::root());
-    let member = |root: &Authority| root.gateway("gw-1").issue(&Template::leaf(MODULE));
+    let (old, new) = (fleet_root(), fleet_root());
+    let member = |root: &Authority| issuing_ca(root, "gw-1").issue(&Template::leaf(MODULE));
     let with_roots = |root: &Authority, roots: &[&Authority]| {
         let mut context = member(root).context(MODULE);
         Arc::get_mut(&mut context).unwrap().bundle_der = roots.iter().map(|root| root.root.clone()).collect();
@@ -63,9 +63,9 @@ async fn the_roots_rotate_too() {
     };
     let (sender, identity) = follow(with_roots(&old, &[&old]));
     let server = tls::server_config(&identity, tls::anyone()).unwrap();
-    let newcomer = member(&new).identity(MODULE);
+    let newcomer = identity_of(&member(&new), MODULE);
     let trusting_all =
-        |identity: &Identity| member(&new).as_client(tls::client_config(identity, tls::anyone()).unwrap());
+        |identity: &Identity| client_as(&member(&new), tls::client_config(identity, tls::anyone()).unwrap());
     assert!(meet(server.clone(), trusting_all(&identity)).await.by_server.is_err());
 
     let change = async |context| {
@@ -78,7 +78,7 @@ async fn the_roots_rotate_too() {
     change(with_roots(&new, &[&new])).await;
     let met = meet(server.clone(), tls::client_config(&newcomer, tls::anyone()).unwrap()).await;
     assert!(met.by_server.is_ok() && met.by_client.is_ok());
-    let left_behind = member(&old).as_client(tls::client_config(&newcomer, tls::anyone()).unwrap());
+    let left_behind = client_as(&member(&old), tls::client_config(&newcomer, tls::anyone()).unwrap());
     assert!(meet(server, left_behind).await.by_server.is_err());
 }
 
@@ -91,7 +91,7 @@ async fn without_a_certificate_nothing_opens() {
     let met = meet(server.clone(), client.clone()).await;
     assert!(met.by_server.is_err() && met.by_client.is_err());
 
-    let member = Authority::root().gateway("gw-1").issue(&Template::leaf(MODULE));
+    let member = issuing_ca(&fleet_root(), "gw-1").issue(&Template::leaf(MODULE));
     let ready = identity.ready();
     sender.send_replace(Some(member.context(MODULE)));
     ready.await.unwrap();
@@ -100,7 +100,7 @@ async fn without_a_certificate_nothing_opens() {
 
     // We cannot judge without roots.
     let (_none, nobody) = follow(None);
-    let blind = member.as_client(tls::client_config(&nobody, tls::anyone()).unwrap());
+    let blind = client_as(&member, tls::client_config(&nobody, tls::anyone()).unwrap());
     let error = meet(server.clone(), blind).await.by_client.unwrap_err();
     assert_eq!(tls::refusal(&error).unwrap().reason, Reason::IdentityUnavailable);
 
@@ -113,10 +113,10 @@ async fn without_a_certificate_nothing_opens() {
 
 #[tokio::test]
 async fn an_expired_certificate_of_our_own_is_not_shown() {
-    let root = Authority::root();
+    let root = fleet_root();
     let mut expired = Template::leaf(MODULE);
     expired.to = -1;
-    let identity = root.gateway("gw-1").issue(&expired).identity(MODULE);
+    let identity = identity_of(&issuing_ca(&root, "gw-1").issue(&expired), MODULE);
     let pinned =
         tls::pinned_client_config(&root.root.as_slice().into(), &common::domain(), tls::anyone()).unwrap();
     let server = tls::server_config_optional_client(&identity, tls::anyone()).unwrap();
@@ -146,11 +146,11 @@ async fn an_expired_certificate_is_said_once_and_not_for_each_handshake() {
     let writer = lines.clone();
     let log = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
     let _here = tracing::subscriber::set_default(log);
-    let root = Authority::root();
+    let root = fleet_root();
     let mut expired = Template::leaf(MODULE);
     expired.to = -1;
-    let gone = root.gateway("gw-1").issue(&expired).identity(MODULE);
-    let good = root.gateway("gw-1").issue(&Template::leaf(MODULE)).identity(MODULE);
+    let gone = identity_of(&issuing_ca(&root, "gw-1").issue(&expired), MODULE);
+    let good = identity_of(&issuing_ca(&root, "gw-1").issue(&Template::leaf(MODULE)), MODULE);
     let server = tls::server_config(&gone, tls::anyone()).unwrap();
     for _ in 0..200 {
         let client = tls::client_config(&good, tls::anyone()).unwrap();
@@ -162,8 +162,8 @@ async fn an_expired_certificate_is_said_once_and_not_for_each_handshake() {
 
 #[tokio::test]
 async fn an_identity_that_cannot_be_used_does_not_replace_a_good_one() {
-    let root = Authority::root();
-    let issuing = root.gateway("gw-1");
+    let root = fleet_root();
+    let issuing = issuing_ca(&root, "gw-1");
     let good = issuing.issue(&Template::leaf(MODULE));
     let other = issuing.issue(&Template::leaf(MODULE));
     let change = |change: &dyn Fn(&mut X509Context)| {

@@ -5,7 +5,9 @@ use crate::common;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use common::{Authority, FLEET, MODULE, Template, domain, meet};
+use common::{
+    Authority, FLEET, MODULE, Template, domain, fleet_root, identity_of, issuing_ca, meet, server_as,
+};
 use edgewarden_names::UnixTime;
 use edgewarden_platform::clock::boot_millis;
 use edgewarden_transport::witness::{self, WitnessError};
@@ -52,10 +54,10 @@ fn fleet(from: i64) -> Template {
 
 #[tokio::test]
 async fn the_fleet_says_what_time_it_is_to_a_machine_that_is_wrong_by_years() {
-    let root = Authority::root();
+    let root = fleet_root();
     // Seen from the fleet's time, our clock is wrong by as much the other way.
     for ago in [0, 30 * DAY, 3000 * DAY, -30 * DAY, -3000 * DAY] {
-        let server = root.issue(&fleet(-ago - DAY)).as_server();
+        let server = server_as(&root.issue(&fleet(-ago - DAY)));
         let offset = ask(&root, server, Some(-ago)).await.unwrap();
         let said = (boot_millis() + offset) / 1000;
         let expected = i64::try_from(UnixTime::now().0).unwrap() - ago;
@@ -65,33 +67,33 @@ async fn the_fleet_says_what_time_it_is_to_a_machine_that_is_wrong_by_years() {
 
 #[tokio::test]
 async fn nobody_else_says_it_and_no_certificate_vouches_for_a_time_beyond_its_life() {
-    let root = Authority::root();
+    let root = fleet_root();
     for (name, template, date) in [
         ("no date", fleet(-DAY), None),
         ("before the certificate", fleet(-DAY), Some(-2 * DAY)),
         ("after the certificate", fleet(-DAY), Some(8 * DAY)),
         ("a module", Template { from: -DAY, to: DAY, ..Template::leaf(MODULE) }, Some(0)),
     ] {
-        let refused = ask(&root, root.issue(&template).as_server(), date).await;
+        let refused = ask(&root, server_as(&root.issue(&template)), date).await;
         assert!(refused.is_err(), "{name}: {refused:?}");
     }
-    let stranger = Authority::root();
-    assert!(ask(&root, stranger.issue(&fleet(-DAY)).as_server(), Some(0)).await.is_err());
+    let stranger = fleet_root();
+    assert!(ask(&root, server_as(&stranger.issue(&fleet(-DAY))), Some(0)).await.is_err());
     // A gateway's CA beneath the root is no fleet.
-    let gateway = root.gateway("gw-1").issue(&fleet(-DAY));
-    assert!(ask(&root, gateway.as_server(), Some(0)).await.is_err());
+    let gateway = issuing_ca(&root, "gw-1").issue(&fleet(-DAY));
+    assert!(ask(&root, server_as(&gateway), Some(0)).await.is_err());
 }
 
 #[tokio::test]
 async fn a_clock_that_is_told_judges_in_every_configuration_made_of_an_identity() {
-    let root = Authority::root();
+    let root = fleet_root();
     let then = UnixTime::now().plus(Duration::from_secs(30 * 86_400));
     let clock = Clock::new();
     let beneath = Template { from: 29 * DAY, to: 31 * DAY, ..Template::ca("gw-1", 1) };
     let issuing = Template { from: 29 * DAY, to: 31 * DAY, ..Template::ca("issuing", 0) };
     let leaf = Template { from: 29 * DAY, to: 31 * DAY, ..Template::leaf(MODULE) };
     let member =
-        root.issuer(&beneath).issuer(&issuing).issue(&leaf).identity(MODULE).with_clock(clock.clone());
+        identity_of(&root.beneath(&beneath).beneath(&issuing).issue(&leaf), MODULE).with_clock(clock.clone());
     let configs = || {
         let server = tls::server_config(&member, tls::anyone()).unwrap();
         (server, tls::client_config(&member, tls::anyone()).unwrap())

@@ -5,7 +5,7 @@ use crate::common;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use common::{Authority, Message, NOW};
+use common::{Message, NOW, site_root};
 use edgewarden_est::wire::{
     self, Answer, BODY_BYTES_MAX, EstLabel, Question, RETRY_AFTER_MAX, RETRY_AFTER_MIN, Reply,
 };
@@ -16,7 +16,7 @@ use proptest::prelude::*;
 const ENROLL: Question = Question::Certificate(Operation::Enroll);
 
 fn good() -> Reply {
-    static DER: LazyLock<Vec<u8>> = LazyLock::new(|| Message::of(&[Authority::root("root").der]).der());
+    static DER: LazyLock<Vec<u8>> = LazyLock::new(|| Message::of(&[site_root("root").der]).der());
     Reply {
         status: 200,
         content_type: vec!["application/pkcs7-mime; smime-type=certs-only".into()],

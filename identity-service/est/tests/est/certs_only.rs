@@ -2,8 +2,10 @@
 
 use crate::common;
 
-use common::{Authority, ID_DATA, Message, Template, tlv};
+use common::{ID_DATA, Message, Template, site_root, tlv};
 use edgewarden_est::certs_only::{self, CERTIFICATES_MAX, MESSAGE_BYTES_MAX};
+use edgewarden_testkit::authority::Point;
+use edgewarden_testkit::est;
 use proptest::prelude::*;
 
 fn small(count: usize) -> Vec<Vec<u8>> {
@@ -80,10 +82,10 @@ fn revocation_lists_and_digests_are_skipped() {
 
 #[test]
 fn what_openssl_makes_is_read_with_nothing_added_or_lost() {
-    let roots: Vec<Authority> = (0..3).map(|at| Authority::root(&format!("root {at}"))).collect();
+    let roots: Vec<_> = (0..3).map(|at| site_root(&format!("root {at}"))).collect();
     let mut certificates: Vec<Vec<u8>> = roots.iter().map(|root| root.der.clone()).collect();
-    certificates.push(roots[0].issue(Template::leaf("leaf"), &common::elsewhere().point()));
-    let message = common::site::certs_only(&certificates);
+    certificates.push(roots[0].certify(Template::leaf("leaf"), &Point(&common::elsewhere().point())));
+    let message = est::certs_only(&certificates);
     let mut read: Vec<Vec<u8>> =
         certs_only::parse(&message).unwrap().into_iter().map(<[u8]>::to_vec).collect();
     read.sort();

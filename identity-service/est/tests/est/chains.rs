@@ -4,14 +4,15 @@ use crate::common;
 
 use std::sync::Arc;
 
-use common::{Authority, DAY, Message, NOW, Template, date, elsewhere};
+use common::{DAY, Message, NOW, Template, date, elsewhere, site_root, site_root_allowing};
 use edgewarden_est::wire::{Reply, request_body};
 use edgewarden_est::{
     CertificateBag, CsrAttributes, EnrolledChain, Enrolment, EstError, Names, PENDING_ANSWERS_MAX,
     PENDING_SECONDS_MAX, Profile, Progress, Severity, SignedRequest, Subject, TrustAnchors,
 };
 use edgewarden_names::{Reason, UnixTime};
-use edgewarden_testkit::Key;
+use edgewarden_testkit::authority::Point;
+use edgewarden_testkit::{Authority, Key};
 use rcgen::{CustomExtension, ExtendedKeyUsagePurpose, GeneralSubtree, KeyUsagePurpose, NameConstraints};
 
 const GATEWAY_CA: Profile = Profile::CertificateAuthority { path_length: 1 };
@@ -27,7 +28,7 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let root = Authority::root("root");
+        let root = site_root("root");
         let issuing = root.beneath(Template::ca("issuing", None));
         let anchors = TrustAnchors::new(&[root.der.clone()]).unwrap();
         Self { root, issuing, key: elsewhere(), anchors }
@@ -54,7 +55,7 @@ impl World {
     }
 
     fn issue(&self, template: Template) -> Vec<u8> {
-        self.issuing.issue(template, &self.key.point())
+        self.issuing.certify(template, &Point(&self.key.point()))
     }
 }
 
@@ -100,7 +101,7 @@ fn a_certificate_becomes_a_chain_over_the_helpers() {
     // The answer itself may carry the chain, and the root may have issued.
     let certificate = world.issue(leaf());
     world.answered(Profile::EndEntity, &[world.issuing.der.clone(), certificate], &[]).unwrap();
-    let certificate = world.root.issue(leaf(), &world.key.point());
+    let certificate = world.root.certify(leaf(), &Point(&world.key.point()));
     assert_eq!(
         world.answered(Profile::EndEntity, &[certificate.clone()], &[]).unwrap().certificates(),
         [certificate]
@@ -110,7 +111,7 @@ fn a_certificate_becomes_a_chain_over_the_helpers() {
 #[test]
 fn certificates_that_may_not_be_used_are_refused() {
     let world = World::new();
-    let stranger = Authority::root("root");
+    let stranger = site_root("root");
     let other = elsewhere();
     let unknown = |critical| {
         let mut extension = CustomExtension::from_oid_content(&[1, 2, 3, 4], vec![5, 0]);
@@ -118,7 +119,7 @@ fn certificates_that_may_not_be_used_are_refused() {
         leaf().with(|params| params.custom_extensions = vec![extension])
     };
     let end_entity: Vec<(&str, Vec<Vec<u8>>, &str)> = vec![
-        ("another key", vec![world.issuing.issue(leaf(), &other.point())], "it is for another key"),
+        ("another key", vec![world.issuing.certify(leaf(), &Point(&other.point()))], "it is for another key"),
         ("only the CA", vec![world.issuing.der.clone()], "it is for another key"),
         (
             "two for our key",
@@ -127,12 +128,16 @@ fn certificates_that_may_not_be_used_are_refused() {
         ),
         ("expired", vec![world.issue(leaf().valid(NOW.0 - 2 * DAY, NOW.0 - 1))], "it has expired"),
         ("not yet valid", vec![world.issue(leaf().valid(NOW.0 + 1, NOW.0 + DAY))], "it is valid from"),
-        ("another root of the same name", vec![stranger.issue(leaf(), &world.key.point())], "no path"),
+        (
+            "another root of the same name",
+            vec![stranger.certify(leaf(), &Point(&world.key.point()))],
+            "no path",
+        ),
         (
             "a CA of another root",
             {
                 let issuing = stranger.beneath(Template::ca("issuing", None));
-                vec![issuing.issue(leaf(), &world.key.point()), issuing.der]
+                vec![issuing.certify(leaf(), &Point(&world.key.point())), issuing.der]
             },
             "no path",
         ),
@@ -182,7 +187,7 @@ fn certificates_that_may_not_be_used_are_refused() {
 fn beneath(world: &World, ca: Template, profile: Profile) -> Result<EnrolledChain, EstError> {
     let ca = world.root.beneath(ca);
     let template = if profile == Profile::EndEntity { leaf() } else { gateway_ca() };
-    world.answered(profile, &[ca.issue(template, &world.key.point())], &[ca.der])
+    world.answered(profile, &[ca.certify(template, &Point(&world.key.point()))], &[ca.der])
 }
 
 #[test]
@@ -238,7 +243,7 @@ fn name_constraints_hold_for_end_entities() {
     for (dns, good) in [("gw-1.clinic.example", true), ("gw-1.other.example", false)] {
         let template = leaf()
             .with(|params| params.subject_alt_names.push(rcgen::SanType::DnsName(dns.try_into().unwrap())));
-        let certificate = ca.issue(template, &world.key.point());
+        let certificate = ca.certify(template, &Point(&world.key.point()));
         let answer = world.answered(Profile::EndEntity, &[certificate], &[ca.der.clone()]);
         assert_eq!(answer.is_ok(), good, "{dns}");
     }
@@ -248,14 +253,11 @@ fn name_constraints_hold_for_end_entities() {
 #[test]
 fn a_root_may_change_its_key() {
     let world = World::new();
-    let new_root = Authority::root("root");
-    let new_with_old = new_root.certified_by(&world.root, "root");
-    let old_with_new = {
-        let params = Template::ca("root", None).params;
-        params.signed_by(world.root.issuer.key(), &new_root.issuer).unwrap().der().to_vec()
-    };
+    let new_root = site_root("root");
+    let new_with_old = world.root.certify(Template::ca("root", None), new_root.key());
+    let old_with_new = new_root.certify(Template::ca("root", None), world.root.key());
     let issuing = new_root.beneath(Template::ca("issuing", Some(0)));
-    let certificate = issuing.issue(leaf(), &world.key.point());
+    let certificate = issuing.certify(leaf(), &Point(&world.key.point()));
     let bag = [
         old_with_new,
         new_root.der.clone(),
@@ -284,12 +286,12 @@ fn a_root_may_change_its_key() {
 #[test]
 fn self_issued_certificates_do_not_count_towards_a_path_length() {
     for (allowed, good) in [(0, false), (1, true)] {
-        let old = Authority::root_allowing("root", Some(allowed));
-        let new = Authority::root("root");
-        let bridge = new.certified_by(&old, "root");
+        let old = site_root_allowing("root", Some(allowed));
+        let new = site_root("root");
+        let bridge = old.certify(Template::ca("root", None), new.key());
         let issuing = new.beneath(Template::ca("issuing", None));
         let key = elsewhere();
-        let chain = [issuing.issue(leaf(), &key.point()), issuing.der.clone(), bridge];
+        let chain = [issuing.certify(leaf(), &Point(&key.point())), issuing.der.clone(), bridge];
         let anchors = TrustAnchors::new(&[old.der]).unwrap();
         let judged = EnrolledChain::verify(&chain, &key.point(), Profile::EndEntity, &anchors, NOW);
         assert_eq!(judged.is_ok(), good, "{allowed}");
@@ -303,11 +305,11 @@ fn self_issued_certificates_do_not_count_towards_a_path_length() {
 fn a_bag_of_look_alikes_does_not_keep_us_busy() {
     let world = World::new();
     // 31 CAs of one name that all seem to have issued each other; no path exists.
-    let stranger = Authority::root("issuing");
+    let stranger = site_root("issuing");
     let mut bag: Vec<Vec<u8>> =
         (0..31).map(|_| stranger.beneath(Template::ca("issuing", None)).der).collect();
     bag.push(stranger.der.clone());
-    let certificate = stranger.issue(leaf(), &world.key.point());
+    let certificate = stranger.certify(leaf(), &Point(&world.key.point()));
     let error = world.answered(Profile::EndEntity, &[certificate], &bag).unwrap_err();
     assert_eq!(error.reason(), Reason::EstCertificate);
     // An overlong path is none either, though every link holds.
@@ -318,18 +320,18 @@ fn a_bag_of_look_alikes_does_not_keep_us_busy() {
     }
     let ders: Vec<Vec<u8>> = path.iter().map(|ca| ca.der.clone()).collect();
     for (depth, good) in [(6, true), (7, false)] {
-        let certificate = path[depth - 1].issue(leaf(), &world.key.point());
+        let certificate = path[depth - 1].certify(leaf(), &Point(&world.key.point()));
         assert_eq!(world.answered(Profile::EndEntity, &[certificate], &ders).is_ok(), good, "{depth}");
     }
 }
 
 #[test]
 fn a_bag_with_something_else_in_it_is_refused() {
-    let good = Authority::root("root").der;
+    let good = site_root("root").der;
     for (name, bag) in [
         ("not a certificate", vec![good.clone(), vec![0x30, 0]]),
         ("trailing data", vec![[good.clone(), vec![0]].concat()]),
-        ("too many", (0..33_u8).map(|at| Authority::root(&at.to_string()).der).collect()),
+        ("too many", (0..33_u8).map(|at| site_root(&at.to_string()).der).collect()),
         ("nothing", vec![vec![]]),
     ] {
         let refusal = CertificateBag::new(bag.iter().map(Vec::as_slice)).expect_err(name);
@@ -339,8 +341,8 @@ fn a_bag_with_something_else_in_it_is_refused() {
 
 #[test]
 fn anchors_are_cas_and_not_too_many() {
-    let root = Authority::root("root");
-    let leaf = root.issue(leaf(), &elsewhere().point());
+    let root = site_root("root");
+    let leaf = root.certify(leaf(), &Point(&elsewhere().point()));
     for (name, anchors) in [
         ("none", vec![]),
         ("a leaf", vec![leaf]),
@@ -418,7 +420,7 @@ fn a_chain_ends_when_its_first_certificate_ends() {
         params.not_before = date(NOW.0 - 10);
         params.not_after = date(NOW.0 + DAY);
     }));
-    let certificate = ca.issue(leaf(), &world.key.point());
+    let certificate = ca.certify(leaf(), &Point(&world.key.point()));
     let chain = world.answered(Profile::EndEntity, &[certificate], &[ca.der]).unwrap();
     assert_eq!((chain.not_before(), chain.not_after()), (UnixTime(NOW.0 - 10), UnixTime(NOW.0 + DAY)));
 }

@@ -1,11 +1,9 @@
 //! Configurations that are refused, each with the setting's name.
 
-use crate::common;
-
-use common::site::Site;
 use edgewarden_est_client::Client;
 use edgewarden_names::Reason;
 use edgewarden_protocol::est::{EstAuth, EstConfig};
+use edgewarden_testkit::est::Site;
 
 #[test]
 fn a_configuration_is_what_the_operator_writes() {

@@ -14,7 +14,6 @@ mod answers;
 mod attributes;
 mod certs_only;
 mod chains;
-#[allow(dead_code, reason = "the rest is for the tests that drive the product")]
 mod common;
 mod config;
 mod renewal;

@@ -7,12 +7,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use common::elsewhere;
-use common::server::{Asked, Server, Told, standard};
-use common::site::Site;
 use edgewarden_est::{EnrolledChain, EstError, Names, Profile, Severity, Subject};
 use edgewarden_est_client::{Client, ClientIdentity, Key};
 use edgewarden_names::Reason;
 use edgewarden_protocol::est::EstAuth;
+use edgewarden_testkit::est::{Asked, Server, Site, Told, standard};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const GATEWAY_CA: Profile = Profile::CertificateAuthority { path_length: 1 };

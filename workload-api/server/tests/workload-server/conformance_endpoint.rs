@@ -183,7 +183,7 @@ async fn must_send_the_whole_state_in_every_message() {
 
     // Another trust domain is federated with, and no longer.
     let own = Bundles::clone(&served.source.bundles.borrow());
-    let root = common::Authority::new().der;
+    let root = common::root().der;
     served.source.bundles.send_replace(Arc::new(federated(&own, root.clone())));
     let message = svids.message().await.unwrap().unwrap();
     assert_eq!(message.svids.len(), 1);
@@ -210,7 +210,7 @@ fn federated(own: &Bundles, root: Vec<u8>) -> Bundles {
 async fn must_not_merge_bundles_of_two_trust_domains() {
     let served = Served::new();
     let own = Bundles::clone(&served.source.bundles.borrow());
-    let root = common::Authority::new().der;
+    let root = common::root().der;
     served.source.bundles.send_replace(Arc::new(federated(&own, root.clone())));
     let mut client = served.client().await;
     let message =

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{Authority, ID, Served};
+use common::{ID, Served};
 use edgewarden_svid::X509Context;
 use envoy_program::Envoy;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -185,8 +185,8 @@ async fn envoy_serves_mutual_tls_with_what_it_gets_from_the_socket() {
     let mut envoy = Envoy::start(&binary, &file, &log);
 
     let first = served.source.current.lock().unwrap().as_ref().unwrap().borrow().clone().unwrap();
-    let peer = served.source.authority.issue(PEER);
-    let elsewhere = Authority::new();
+    let peer = common::issue(&served.source.authority, PEER);
+    let elsewhere = common::root();
     let mut open = Vec::new();
     for (name, ..) in LISTENERS {
         let listener = folder.path().join(format!("{name}.sock"));
@@ -201,11 +201,11 @@ async fn envoy_serves_mutual_tls_with_what_it_gets_from_the_socket() {
         assert_eq!(certificate(&stream), first.chain_der[0], "{name}");
         echo(&mut stream).await.unwrap();
         for (what, refused) in [
-            ("the right name from another authority", Some(elsewhere.issue(PEER))),
-            ("a foreign trust domain", Some(elsewhere.issue(FOREIGN))),
+            ("the right name from another authority", Some(common::issue(&elsewhere, PEER))),
+            ("a foreign trust domain", Some(common::issue(&elsewhere, FOREIGN))),
             (
                 "a foreign trust domain's name from our authority",
-                Some(served.source.authority.issue(FOREIGN)),
+                Some(common::issue(&served.source.authority, FOREIGN)),
             ),
             ("no certificate", None),
         ] {
@@ -228,17 +228,17 @@ async fn envoy_serves_mutual_tls_with_what_it_gets_from_the_socket() {
         echo(stream).await.unwrap();
     }
     // The roots change: who is certified by the new ones is let in, who is foreign to both is not.
-    let mut third = served.source.authority.issue(ID);
+    let mut third = common::issue(&served.source.authority, ID);
     Arc::get_mut(&mut third).unwrap().bundle_der.push(elsewhere.der.clone());
     served.source.give(Some(third));
-    let of_new_root = elsewhere.issue(PEER);
+    let of_new_root = common::issue(&elsewhere, PEER);
     for (listener, stream) in &mut open {
         while connect(listener, Some(&of_new_root)).await.is_err() {
             assert!(connect(listener, Some(&peer)).await.is_ok());
             pause().await;
         }
-        assert!(connect(listener, Some(&Authority::new().issue(PEER))).await.is_err());
-        assert!(connect(listener, Some(&elsewhere.issue(FOREIGN))).await.is_err());
+        assert!(connect(listener, Some(&common::issue(&common::root(), PEER))).await.is_err());
+        assert!(connect(listener, Some(&common::issue(&elsewhere, FOREIGN))).await.is_err());
         echo(stream).await.unwrap();
     }
     assert_eq!(counter(folder.path(), "update_rejected").await, 0);

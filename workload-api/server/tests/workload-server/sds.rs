@@ -350,8 +350,8 @@ async fn a_rotation_is_pushed_to_whom_it_concerns() {
     assert_eq!(all_shown(&after), [("default".to_owned(), certificate_of(&served))]);
     assert!(before.nonce != after.nonce && before.version_info != after.version_info);
 
-    let mut other = served.source.authority.issue(ID);
-    Arc::get_mut(&mut other).unwrap().bundle_der.push(common::Authority::new().der);
+    let mut other = common::issue(&served.source.authority, ID);
+    Arc::get_mut(&mut other).unwrap().bundle_der.push(common::root().der);
     served.source.give(Some(Arc::clone(&other)));
     // The roots had not changed before.
     let roots_after = roots.next().await;
@@ -591,7 +591,7 @@ async fn streams_have_a_budget_and_leave_that_of_identities_alone() {
 async fn foreign_trust_domains_are_given_and_each_change_is_pushed() {
     let served = Served::new();
     let foreign = "spiffe://other.example";
-    let root = common::Authority::new().der;
+    let root = common::root().der;
     let set = |roots: Option<&Vec<u8>>| {
         served.source.bundles.send_modify(|bundles| {
             let roots = roots.map(|root| (TrustDomain::parse("other.example").unwrap(), vec![root.clone()]));

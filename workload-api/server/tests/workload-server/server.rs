@@ -137,8 +137,8 @@ async fn a_bundle_is_sent_again_only_when_it_is_another() {
 
     served.source.rotate();
     svids.message().await.unwrap().unwrap();
-    let mut other = served.source.authority.issue(ID);
-    Arc::get_mut(&mut other).unwrap().bundle_der.push(common::Authority::new().der);
+    let mut other = common::issue(&served.source.authority, ID);
+    Arc::get_mut(&mut other).unwrap().bundle_der.push(common::root().der);
     served.source.give(Some(Arc::clone(&other)));
     // The rotation in between is not seen.
     assert_eq!(bundles.message().await.unwrap().unwrap().bundles[domain], other.bundle_der.concat());

@@ -16,9 +16,10 @@ use edgewarden_evidence::{HashAlg, PcrValues};
 use edgewarden_names::UnixTime;
 use edgewarden_protocol::Bytes;
 use edgewarden_protocol::enrol::{DeviceKeys, TpmProof, binding};
+use edgewarden_testkit::authority::{self, Authority};
 use rcgen::{
-    BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
-    IsCa, Issuer, KeyUsagePurpose, PublicKeyData, SignatureAlgorithm,
+    BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, ExtendedKeyUsagePurpose, IsCa,
+    KeyUsagePurpose, PublicKeyData, SignatureAlgorithm,
 };
 
 /// Within the validity of the certificates that rcgen makes by default.
@@ -93,7 +94,7 @@ pub struct EkCertificate {
     pub eku: Option<Vec<u64>>,
     pub usage: Vec<KeyUsagePurpose>,
     pub days: (i32, i32),
-    pub issuer: Vendor,
+    pub issuer: Authority,
     pub extensions: Vec<CustomExtension>,
 }
 
@@ -104,75 +105,39 @@ impl Default for EkCertificate {
             eku: Some(vec![2, 23, 133, 8, 1]),
             usage: vec![KeyUsagePurpose::KeyAgreement],
             days: (2020, 4096),
-            issuer: Vendor::new("vendor"),
+            issuer: vendor("vendor"),
             extensions: Vec::new(),
         }
     }
 }
 
-pub struct Vendor {
-    key: rcgen::KeyPair,
-    params: CertificateParams,
-    pub der: Vec<u8>,
+/// A vendor's root.
+pub fn vendor(name: &str) -> Authority {
+    Authority::root(ca(name))
 }
 
-impl Vendor {
-    pub fn new(name: &str) -> Self {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let params = authority(name);
-        let der = params.self_signed(&key).unwrap().der().to_vec();
-        Self { key, params, der }
-    }
+/// Contents of a vendor's CA.
+pub fn ca(name: &str) -> CertificateParams {
+    let mut params = authority::ca(name);
+    params.use_authority_key_identifier_extension = true;
+    params
+}
 
-    /// An intermediate authority beneath `self`.
-    pub fn intermediate(&self, name: &str) -> Self {
-        self.beneath(name, IsCa::Ca(BasicConstraints::Unconstrained))
-    }
+/// Contents of a CA that is not as others are.
+pub fn ca_with(name: &str, change: impl FnOnce(&mut CertificateParams)) -> CertificateParams {
+    let mut params = ca(name);
+    change(&mut params);
+    params
+}
 
-    /// Whatever it is, certified by `self`.
-    pub fn beneath(&self, name: &str, is_ca: IsCa) -> Self {
-        self.with(name, |params| params.is_ca = is_ca)
-    }
-
-    /// A root that is not as others are.
-    pub fn root_with(name: &str, key: rcgen::KeyPair, change: impl FnOnce(&mut CertificateParams)) -> Self {
-        let mut params = authority(name);
-        change(&mut params);
-        let der = params.self_signed(&key).unwrap().der().to_vec();
-        Self { key, params, der }
-    }
-
-    /// An authority beneath `self` that is not as others are.
-    pub fn with(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
-        self.certify(name, rcgen::KeyPair::generate().unwrap(), change)
-    }
-
-    pub fn certify(
-        &self,
-        name: &str,
-        key: rcgen::KeyPair,
-        change: impl FnOnce(&mut CertificateParams),
-    ) -> Self {
-        let mut params = authority(name);
-        change(&mut params);
-        let der =
-            params.signed_by(&key, &Issuer::from_params(&self.params, &self.key)).unwrap().der().to_vec();
-        Self { key, params, der }
-    }
-
-    pub fn pem(&self) -> String {
-        pem("CERTIFICATE", &self.der)
-    }
-
-    /// `der`, a certificate that `self` signed, with other contents and a new signature.
-    pub fn sign_changed(&self, der: &[u8], change: impl FnOnce(Vec<u8>) -> Vec<u8>) -> Vec<u8> {
-        let whole = content(der);
-        let tbs = change(element(whole).to_vec());
-        let algorithm = element(&whole[element(whole).len()..]);
-        let mut signature = vec![0];
-        signature.extend(rcgen::SigningKey::sign(&self.key, &tbs).unwrap());
-        wrap(0x30, &[&tbs[..], algorithm, &wrap(0x03, &signature)].concat())
-    }
+/// `der`, a certificate that `by` signed, with other contents and a new signature.
+pub fn sign_changed(by: &Authority, der: &[u8], change: impl FnOnce(Vec<u8>) -> Vec<u8>) -> Vec<u8> {
+    let whole = content(der);
+    let tbs = change(element(whole).to_vec());
+    let algorithm = element(&whole[element(whole).len()..]);
+    let mut signature = vec![0];
+    signature.extend(rcgen::SigningKey::sign(by.key(), &tbs).unwrap());
+    wrap(0x30, &[&tbs[..], algorithm, &wrap(0x03, &signature)].concat())
 }
 
 /// The first element of DER, whole.
@@ -192,16 +157,6 @@ fn header(der: &[u8]) -> (usize, usize) {
         0x81 => (3, usize::from(der[2])),
         _ => (4, usize::from(der[2]) << 8 | usize::from(der[3])),
     }
-}
-
-fn authority(name: &str) -> CertificateParams {
-    let mut params = CertificateParams::default();
-    params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, name);
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-    params.use_authority_key_identifier_extension = true;
-    params
 }
 
 pub fn pem(label: &str, der: &[u8]) -> String {
@@ -245,8 +200,7 @@ impl EkCertificate {
         params.custom_extensions.push(directory_name());
         params.custom_extensions.extend(self.extensions.clone());
         params.use_authority_key_identifier_extension = true;
-        let issuer = Issuer::from_params(&self.issuer.params, &self.issuer.key);
-        params.signed_by(ek, &issuer).unwrap().der().to_vec()
+        self.issuer.certify(params, ek)
     }
 }
 
@@ -290,7 +244,7 @@ pub struct Forge {
     pub ek: agreement::PrivateKey,
     pub ak: SigningKey,
     pub ca: SigningKey,
-    pub vendor: Vendor,
+    pub vendor: Authority,
     pub ek_certificate: Vec<u8>,
     pub ek_public: Public,
     pub ak_public: Public,

@@ -10,12 +10,9 @@ use edgewarden_names::{Reason, Refusal, SpiffeId, UnixTime};
 use edgewarden_platform::peer::PeerEvidence;
 use edgewarden_svid::jwt::Audience;
 use edgewarden_svid::{JwtSvid, X509Context};
+use edgewarden_testkit::authority::{self, Authority};
 use edgewarden_workload_server as server;
 use edgewarden_workload_server::{Current, IdentitySource};
-use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
-};
 use tokio::net::UnixListener;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
@@ -24,8 +21,7 @@ use zeroize::Zeroizing;
 pub const ID: &str = "spiffe://plant.example/gateway/gw-1/module/analytics";
 
 pub struct Source {
-    issuer: Issuer<'static, KeyPair>,
-    root: Vec<u8>,
+    authority: Authority,
     current: watch::Sender<Option<Arc<X509Context>>>,
     pub refusal: Mutex<Option<Reason>>,
     tokens: AtomicU64,
@@ -33,43 +29,16 @@ pub struct Source {
 
 impl Source {
     fn new() -> Arc<Self> {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        // OpenSSL finds an issuer by its name.
-        params.distinguished_name.push(DnType::CommonName, "root");
-        let root = params.self_signed(&key).unwrap().der().to_vec();
         let (current, _) = watch::channel(None);
-        let source = Self {
-            issuer: Issuer::new(params, key),
-            root,
-            current,
-            refusal: Mutex::default(),
-            tokens: AtomicU64::new(0),
-        };
+        let authority = Authority::root(authority::ca("root"));
+        let source = Self { authority, current, refusal: Mutex::default(), tokens: AtomicU64::new(0) };
         source.rotate();
         Arc::new(source)
     }
 
     /// A new key and certificate.
     pub fn rotate(&self) -> Arc<X509Context> {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
-        params.subject_alt_names = vec![SanType::URI(ID.try_into().unwrap())];
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        let leaf = params.signed_by(&key, &self.issuer).unwrap();
-        let id = SpiffeId::parse(ID).unwrap();
-        let context = Arc::new(X509Context {
-            trust_domain: id.trust_domain(),
-            id,
-            chain_der: vec![leaf.der().to_vec()],
-            key_pkcs8: Zeroizing::new(key.serialize_der()),
-            bundle_der: vec![self.root.clone()],
-        });
+        let context = self.authority.issue(authority::svid(ID)).context(ID);
         self.current.send_replace(Some(Arc::clone(&context)));
         context
     }

@@ -6,16 +6,12 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use edgewarden_names::{Refusal, SpiffeId, TrustDomain};
+use edgewarden_names::Refusal;
 use edgewarden_platform::peer::PeerEvidence;
 use edgewarden_svid::X509Context;
+use edgewarden_testkit::authority::{self, Authority, Member};
 use edgewarden_workload_server::{Current, IdentitySource, serve};
 use glucose_monitor::mtls::{Fixed, certified_key, server_config};
-use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
-};
-use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, watch};
@@ -24,54 +20,24 @@ use tokio_rustls::TlsAcceptor;
 pub const GATEWAY: &str = "spiffe://clinic.example/gateway/gw-1";
 
 /// A root that signs certificates with SPIFFE IDs.
-pub struct Root {
-    pub der: CertificateDer<'static>,
-    issuer: Issuer<'static, KeyPair>,
+pub fn root() -> Authority {
+    Authority::root(authority::ca("test root"))
 }
 
-pub struct Svid {
-    pub der: Vec<u8>,
-    pub pkcs8: Vec<u8>,
+/// Certifies a request as a gateway does: its public key, our content.
+pub fn certify(root: &Authority, csr: &[u8], id: &str) -> Vec<u8> {
+    let request = rcgen::CertificateSigningRequestParams::from_der(&csr.to_vec().into()).unwrap();
+    root.certify(authority::svid(id), &request.public_key)
 }
 
-impl Root {
-    pub fn new() -> Self {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        params.distinguished_name.push(DnType::CommonName, "test root");
-        let der = params.self_signed(&key).unwrap().der().clone();
-        Self { der, issuer: Issuer::new(params, key) }
-    }
+pub fn issue(root: &Authority, id: &str) -> Member {
+    root.issue(authority::svid(id))
+}
 
-    pub fn params(id: &str) -> CertificateParams {
-        let mut params = CertificateParams::default();
-        params.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())];
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        params
-    }
-
-    pub fn issue(&self, id: &str) -> Svid {
-        let key = KeyPair::generate().unwrap();
-        let der = Self::params(id).signed_by(&key, &self.issuer).unwrap().der().to_vec();
-        Svid { der, pkcs8: key.serialized_der().to_vec() }
-    }
-
-    /// Certifies a request as a gateway does: its public key, our content.
-    pub fn certify(&self, csr: &[u8], id: &str) -> Vec<u8> {
-        let request = rcgen::CertificateSigningRequestParams::from_der(&csr.to_vec().into()).unwrap();
-        Self::params(id).signed_by(&request.public_key, &self.issuer).unwrap().der().to_vec()
-    }
-
-    pub fn identity(&self, id: &str) -> Arc<Fixed> {
-        let svid = self.issue(id);
-        let own = certified_key(vec![svid.der.into()], &svid.pkcs8).unwrap();
-        Arc::new(Fixed { own: Some(own), root: self.der.clone() })
-    }
+pub fn identity(root: &Authority, id: &str) -> Arc<Fixed> {
+    let Member { chain, key, root } = issue(root, id);
+    let own = certified_key(chain.into_iter().map(Into::into).collect(), &key).unwrap();
+    Arc::new(Fixed { own: Some(own), root: root.into() })
 }
 
 /// A module's Workload API socket.
@@ -93,33 +59,22 @@ impl IdentitySource for Source {
 }
 
 impl Socket {
-    pub fn new(root: &Root, module: &str) -> Self {
+    pub fn new(root: &Authority, module: &str) -> Self {
         let id = format!("{GATEWAY}/module/{module}");
-        let (identity, current) = watch::channel(Some(context(root, &id)));
+        let (identity, current) = watch::channel(Some(issue(root, &id).context(&id)));
         let folder = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(folder.path().join("api.sock")).unwrap();
         tokio::spawn(serve(listener, Arc::new(Source(Mutex::new(current))), std::future::pending()));
         Self { folder, identity, id }
     }
 
-    pub fn rotate(&self, root: &Root) {
-        self.identity.send_replace(Some(context(root, &self.id)));
+    pub fn rotate(&self, root: &Authority) {
+        self.identity.send_replace(Some(issue(root, &self.id).context(&self.id)));
     }
 
     pub fn endpoint(&self) -> String {
         format!("unix://{}", self.folder.path().join("api.sock").display())
     }
-}
-
-fn context(root: &Root, id: &str) -> Arc<X509Context> {
-    let svid = root.issue(id);
-    Arc::new(X509Context {
-        id: SpiffeId::parse(id).unwrap(),
-        chain_der: vec![svid.der],
-        key_pkcs8: svid.pkcs8.into(),
-        bundle_der: vec![root.der.to_vec()],
-        trust_domain: TrustDomain::parse("clinic.example").unwrap(),
-    })
 }
 
 /// A program of this example, killed when dropped. Its lines can be waited for.
@@ -193,8 +148,8 @@ pub struct Broker {
 }
 
 impl Broker {
-    pub async fn start(root: &Root, allow: fn(&str) -> bool) -> Self {
-        let config = server_config(root.identity(&format!("{GATEWAY}/module/gatewayd")), Box::new(|_| true));
+    pub async fn start(root: &Authority, allow: fn(&str) -> bool) -> Self {
+        let config = server_config(identity(root, &format!("{GATEWAY}/module/gatewayd")), Box::new(|_| true));
         let acceptor = TlsAcceptor::from(Arc::new(config.unwrap()));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use edgewarden_names::SpiffeId;
-use edgewarden_svid::{X509Context, peer_id};
+use edgewarden_svid::peer_id;
+use edgewarden_testkit::authority::uri;
 use edgewarden_transport::Identity;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyUsagePurpose, SanType,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
@@ -18,16 +19,16 @@ use time::OffsetDateTime;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
-use zeroize::Zeroizing;
 
 pub const DOMAIN_ID: &str = "spiffe://plant.example";
 pub const MODULE: &str = "spiffe://plant.example/gateway/gw-1/module/analytics";
 pub const FLEET: &str = "spiffe://plant.example/fleet";
 
-pub use edgewarden_testkit::domain;
+pub use edgewarden_testkit::authority::Member;
+pub use edgewarden_testkit::{Authority, domain};
 
 /// Contents of a certificate. `leaf` and `ca` make good ones for a test to spoil.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Template {
     pub names: Vec<&'static str>,
     pub dns: Vec<&'static str>,
@@ -75,7 +76,7 @@ impl Template {
             let kind = if number == 0 { DnType::CommonName } else { DnType::CustomDnType(vec![2, 5, 4, 3]) };
             params.distinguished_name.push(kind, *name);
         }
-        let uris = self.uris.iter().map(|uri| SanType::URI((*uri).try_into().unwrap()));
+        let uris = self.uris.iter().map(|id| uri(id));
         let dns = self.dns.iter().map(|name| SanType::DnsName((*name).try_into().unwrap()));
         params.subject_alt_names = uris.chain(dns).collect();
         params.is_ca = self.ca;
@@ -87,98 +88,55 @@ impl Template {
     }
 }
 
-pub struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    /// From this one up, without the root.
-    chain: Vec<Vec<u8>>,
-    pub root: Vec<u8>,
-}
-
-impl Authority {
-    pub fn root() -> Self {
-        let key = KeyPair::generate().unwrap();
-        let mut template = Template::ca("plant.example", 2);
-        template.ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let params = template.params();
-        let root = params.self_signed(&key).unwrap().der().to_vec();
-        Self { issuer: Issuer::new(params, key), chain: vec![], root }
-    }
-
-    /// The root of a site's own CA, which knows nothing of SPIFFE.
-    pub fn site() -> Self {
-        let key = KeyPair::generate().unwrap();
-        let mut template = Template::ca("Site root", 2);
-        template.ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        template.uris.clear();
-        let params = template.params();
-        let root = params.self_signed(&key).unwrap().der().to_vec();
-        Self { issuer: Issuer::new(params, key), chain: vec![], root }
-    }
-
-    pub fn issuer(&self, template: &Template) -> Self {
-        let key = KeyPair::generate().unwrap();
-        let params = template.params();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        let chain = [vec![certificate.der().to_vec()], self.chain.clone()].concat();
-        Self { issuer: Issuer::new(params, key), chain, root: self.root.clone() }
-    }
-
-    /// The issuing CA of a gateway beneath this root.
-    pub fn gateway(&self, name: &'static str) -> Self {
-        self.issuer(&Template::ca(name, 1)).issuer(&Template::ca("issuing", 0))
-    }
-
-    pub fn issue(&self, template: &Template) -> Member {
-        let key = KeyPair::generate().unwrap();
-        let certificate = template.params().signed_by(&key, &self.issuer).unwrap();
-        let chain = [vec![certificate.der().to_vec()], self.chain.clone()].concat();
-        Member { chain, key: key.serialize_der(), root: self.root.clone() }
+impl From<&Template> for CertificateParams {
+    fn from(template: &Template) -> Self {
+        template.params()
     }
 }
 
-/// A certificate with its key, good or bad.
-#[derive(Clone)]
-pub struct Member {
-    pub chain: Vec<Vec<u8>>,
-    pub key: Vec<u8>,
-    pub root: Vec<u8>,
+/// The root of the trust domain.
+pub fn fleet_root() -> Authority {
+    let mut template = Template::ca("plant.example", 2);
+    template.ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    Authority::root(&template)
 }
 
-impl Member {
-    pub fn context(&self, id: &str) -> Arc<X509Context> {
-        Arc::new(X509Context {
-            id: SpiffeId::parse(id).unwrap(),
-            chain_der: self.chain.clone(),
-            key_pkcs8: Zeroizing::new(self.key.clone()),
-            bundle_der: vec![self.root.clone()],
-            trust_domain: domain(),
-        })
-    }
+/// The root of a site's own CA, which knows nothing of SPIFFE.
+pub fn site_root() -> Authority {
+    let mut template = Template::ca("Site root", 2);
+    template.ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    template.uris.clear();
+    Authority::root(&template)
+}
 
-    pub fn identity(&self, id: &str) -> Identity {
-        Identity::new(watch::channel(Some(self.context(id))).1)
-    }
+/// The issuing CA of a gateway beneath this root.
+pub fn issuing_ca(root: &Authority, gateway: &'static str) -> Authority {
+    root.beneath(&Template::ca(gateway, 1)).beneath(&Template::ca("issuing", 0))
+}
 
-    fn certified(&self) -> CertifiedKey {
-        let chain = self.chain.iter().map(|der| CertificateDer::from(der.clone())).collect();
-        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(self.key.clone()));
-        CertifiedKey::from_der(chain, key, &rustls::crypto::aws_lc_rs::default_provider()).unwrap()
-    }
+pub fn identity_of(member: &Member, id: &str) -> Identity {
+    Identity::new(watch::channel(Some(member.context(id))).1)
+}
 
-    /// A client that shows this certificate whatever it is, and accepts what `config` accepts.
-    pub fn as_client(&self, mut config: ClientConfig) -> ClientConfig {
-        config.client_auth_cert_resolver = Arc::new(SingleCertAndKey::from(self.certified()));
-        config
-    }
+fn certified(member: &Member) -> CertifiedKey {
+    let chain = member.chain.iter().map(|der| CertificateDer::from(der.clone())).collect();
+    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(member.key.clone()));
+    CertifiedKey::from_der(chain, key, &rustls::crypto::aws_lc_rs::default_provider()).unwrap()
+}
 
-    /// A server that shows this certificate whatever it is, and accepts every client.
-    pub fn as_server(&self) -> ServerConfig {
-        ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .unwrap()
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::new(SingleCertAndKey::from(self.certified())))
-    }
+/// A client that shows this certificate whatever it is, and accepts what `config` accepts.
+pub fn client_as(member: &Member, mut config: ClientConfig) -> ClientConfig {
+    config.client_auth_cert_resolver = Arc::new(SingleCertAndKey::from(certified(member)));
+    config
+}
+
+/// A server that shows this certificate whatever it is, and accepts every client.
+pub fn server_as(member: &Member) -> ServerConfig {
+    ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified(member))))
 }
 
 /// Each side's word on the other, or the error that broke the handshake off.

@@ -1,18 +1,12 @@
-//! Common parts of the tests: keys, an authority that issues whatever it is told, and a writer of CMS messages that is
-//! not the product's.
-
-mod clients;
-pub mod server;
-pub mod site;
+//! Common parts of the tests: keys, certificates as a site's CA makes them, and a writer of CMS messages that is not
+//! the product's.
 
 use std::sync::Arc;
 
 use edgewarden_names::UnixTime;
 use edgewarden_testkit::Key;
-use rcgen::{
-    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber, SignatureAlgorithm,
-};
+use edgewarden_testkit::authority::{self, Authority};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, KeyUsagePurpose, SerialNumber};
 use time::OffsetDateTime;
 
 pub const NOW: UnixTime = UnixTime(1_900_000_000);
@@ -23,24 +17,12 @@ pub fn elsewhere() -> Arc<Key> {
     Arc::new(Key::generate())
 }
 
-/// A public key as a certificate's subject.
-pub struct Point(pub Vec<u8>);
-
-impl PublicKeyData for Point {
-    fn der_bytes(&self) -> &[u8] {
-        &self.0
-    }
-
-    fn algorithm(&self) -> &'static SignatureAlgorithm {
-        &PKCS_ECDSA_P256_SHA256
-    }
-}
-
 pub fn date(at: u64) -> OffsetDateTime {
     OffsetDateTime::from_unix_timestamp(i64::try_from(at).unwrap()).unwrap()
 }
 
 /// A certificate as a test wants it.
+#[derive(Debug)]
 pub struct Template {
     pub params: CertificateParams,
 }
@@ -68,7 +50,7 @@ impl Template {
     }
 
     pub fn uri(mut self, uri: &str) -> Self {
-        self.params.subject_alt_names.push(SanType::URI(uri.try_into().unwrap()));
+        self.params.subject_alt_names.push(authority::uri(uri));
         self
     }
 
@@ -83,40 +65,20 @@ impl Template {
     }
 }
 
-/// A CA with its own key.
-pub struct Authority {
-    pub issuer: Issuer<'static, KeyPair>,
-    pub der: Vec<u8>,
+impl From<Template> for CertificateParams {
+    fn from(template: Template) -> Self {
+        template.params
+    }
 }
 
-impl Authority {
-    pub fn root(common_name: &str) -> Self {
-        Self::root_allowing(common_name, None)
-    }
+/// A root with a P-384 key.
+pub fn site_root(common_name: &str) -> Authority {
+    site_root_allowing(common_name, None)
+}
 
-    pub fn root_allowing(common_name: &str, path_length: Option<u8>) -> Self {
-        let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
-        let params = Template::ca(common_name, path_length).params;
-        let der = params.self_signed(&key).unwrap().der().to_vec();
-        Self { issuer: Issuer::new(params, key), der }
-    }
-
-    pub fn beneath(&self, template: Template) -> Self {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
-        let der = template.params.signed_by(&key, &self.issuer).unwrap().der().to_vec();
-        Self { issuer: Issuer::new(template.params, key), der }
-    }
-
-    pub fn issue(&self, template: Template, point: &[u8]) -> Vec<u8> {
-        let Template { params } = template;
-        params.signed_by(&Point(point.to_vec()), &self.issuer).unwrap().der().to_vec()
-    }
-
-    /// This CA's key certified by another: what a root that changes its key publishes.
-    pub fn certified_by(&self, other: &Self, common_name: &str) -> Vec<u8> {
-        let params = Template::ca(common_name, None).params;
-        params.signed_by(self.issuer.key(), &other.issuer).unwrap().der().to_vec()
-    }
+pub fn site_root_allowing(common_name: &str, path_length: Option<u8>) -> Authority {
+    let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
+    Authority::root_with_key(Template::ca(common_name, path_length), key)
 }
 
 /// DER with a definite, minimal length.

@@ -9,63 +9,32 @@ use edgewarden_names::{Reason, Refusal, SpiffeId, TrustDomain, UnixTime};
 use edgewarden_platform::peer::PeerEvidence;
 use edgewarden_svid::jwt::{Audience, JwtKeys, SigningKey};
 use edgewarden_svid::{Bundles, JwtSvid, X509Context};
+use edgewarden_testkit::authority::{self, Authority};
 use edgewarden_workload_server as server;
 use edgewarden_workload_server::{Current, IdentitySource};
 use edgewarden_workload_wire::workloadapi;
 use edgewarden_workload_wire::workloadapi::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use hyper_util::rt::TokioIo;
-use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
-};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tonic::transport::{Channel, Endpoint};
-use zeroize::Zeroizing;
 
 pub const ID: &str = "spiffe://plant.example/gateway/gw-1/module/analytics";
 
 static AUTHORITIES: AtomicI64 = AtomicI64::new(0);
 
-pub struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    pub der: Vec<u8>,
+/// A root with a name of its own: BoringSSL finds an issuer by it.
+pub fn root() -> Authority {
+    let number = AUTHORITIES.fetch_add(1, Ordering::Relaxed);
+    let mut contents = authority::ca(&format!("authority {number}"));
+    contents.subject_alt_names = vec![authority::uri("spiffe://plant.example")];
+    Authority::root(contents)
 }
 
-impl Authority {
-    pub fn new() -> Self {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        params.subject_alt_names = vec![SanType::URI("spiffe://plant.example".try_into().unwrap())];
-        // BoringSSL finds an issuer by its name.
-        let number = AUTHORITIES.fetch_add(1, Ordering::Relaxed);
-        params.distinguished_name.push(DnType::CommonName, format!("authority {number}"));
-        let certificate = params.self_signed(&key).unwrap();
-        Self { issuer: Issuer::new(params, key), der: certificate.der().to_vec() }
-    }
-
-    /// A new certificate with a new key each time.
-    pub fn issue(&self, id: &str) -> Arc<X509Context> {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
-        params.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())];
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        let leaf = params.signed_by(&key, &self.issuer).unwrap();
-        let id = SpiffeId::parse(id).unwrap();
-        Arc::new(X509Context {
-            trust_domain: id.trust_domain(),
-            id,
-            chain_der: vec![leaf.der().to_vec()],
-            key_pkcs8: Zeroizing::new(key.serialize_der()),
-            bundle_der: vec![self.der.clone()],
-        })
-    }
+/// A new certificate with a new key each time.
+pub fn issue(by: &Authority, id: &str) -> Arc<X509Context> {
+    by.issue(authority::svid(id)).context(id)
 }
 
 pub struct Source {
@@ -88,8 +57,8 @@ pub struct Source {
 
 impl Source {
     pub fn new() -> Arc<Self> {
-        let authority = Authority::new();
-        let current = watch::channel(Some(authority.issue(ID))).0;
+        let authority = root();
+        let current = watch::channel(Some(issue(&authority, ID))).0;
         let jwt = SigningKey::generate().unwrap();
         let bundles = watch::channel(Arc::new(bundles_with(&[&jwt], 1))).0;
         Arc::new(Self {
@@ -117,7 +86,7 @@ impl Source {
     }
 
     pub fn rotate(&self) -> Arc<X509Context> {
-        let context = self.authority.issue(ID);
+        let context = issue(&self.authority, ID);
         self.give(Some(Arc::clone(&context)));
         context
     }

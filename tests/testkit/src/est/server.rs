@@ -18,16 +18,22 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use super::clients::ByOpenssl;
-use super::site::{self, Site};
+use super::site::{Site, certs_only};
 
 /// A request as it arrived.
 #[derive(Debug, Clone)]
 pub struct Asked {
+    /// `GET` or `POST`.
     pub method: String,
+    /// Path of the URL.
     pub path: String,
+    /// Header `Authorization`.
     pub authorization: Option<String>,
+    /// Header `Content-Type`.
     pub content_type: Option<String>,
+    /// Header `Content-Transfer-Encoding`.
     pub encoding: Option<String>,
+    /// The body as it was sent, in base64.
     pub body: Vec<u8>,
     /// The certificate that the client showed; its chain is verified.
     pub shown: Option<Vec<u8>>,
@@ -39,28 +45,38 @@ impl Asked {
         self.path.rsplit('/').next().unwrap()
     }
 
+    /// The request in the body (PKCS #10, DER).
     pub fn csr(&self) -> Vec<u8> {
         let packed: Vec<u8> = self.body.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
         STANDARD.decode(packed).unwrap()
     }
 }
 
+/// An answer to one request.
+#[derive(Debug)]
 pub struct Told {
+    /// HTTP status.
     pub status: u16,
+    /// Names and values.
     pub headers: Vec<(&'static str, String)>,
+    /// Bytes after the headers.
     pub body: Vec<u8>,
 }
 
 impl Told {
+    /// An answer without a body.
     pub fn status(status: u16) -> Self {
         Self { status, headers: Vec::new(), body: Vec::new() }
     }
 
+    /// The same with one more header.
+    #[must_use]
     pub fn header(mut self, name: &'static str, value: &str) -> Self {
         self.headers.push((name, value.to_owned()));
         self
     }
 
+    /// DER in base64, in lines of 64.
     pub fn encoded(content_type: &str, der: &[u8]) -> Self {
         // Lines of 64, as many servers have them.
         let lines: Vec<String> = STANDARD
@@ -74,15 +90,20 @@ impl Told {
         told.header("content-type", content_type).header("content-transfer-encoding", "base64")
     }
 
+    /// A certs-only message with these certificates.
     pub fn certificates(certificates: &[Vec<u8>]) -> Self {
-        Self::encoded("application/pkcs7-mime; smime-type=certs-only", &site::certs_only(certificates))
+        Self::encoded("application/pkcs7-mime; smime-type=certs-only", &certs_only(certificates))
     }
 }
 
 type Handler = Arc<dyn Fn(&Asked) -> Told + Send + Sync>;
 
+/// An EST server on a port of its own, until it goes out of scope.
+#[derive(Debug)]
 pub struct Server {
+    /// Where it listens.
     pub port: u16,
+    /// Requests so far, oldest first.
     pub asked: Arc<Mutex<Vec<Asked>>>,
     task: tokio::task::JoinHandle<()>,
 }
@@ -106,10 +127,12 @@ pub fn standard(site: &Site, asked: &Asked) -> Told {
 }
 
 impl Server {
+    /// A server on 127.0.0.1 with these answers.
     pub async fn start(site: &Site, handler: impl Fn(&Asked) -> Told + Send + Sync + 'static) -> Self {
         Self::start_on("127.0.0.1", site, handler).await
     }
 
+    /// A server on this address with these answers.
     pub async fn start_on(
         address: &str,
         site: &Site,
@@ -170,10 +193,12 @@ impl Server {
         Self { port, asked: Arc::default(), task }
     }
 
+    /// Requests so far, oldest first.
     pub fn log(&self) -> Vec<Asked> {
         self.asked.lock().unwrap().clone()
     }
 
+    /// Operations of the requests so far.
     pub fn operations(&self) -> Vec<String> {
         self.log().iter().map(|asked| asked.operation().to_owned()).collect()
     }

@@ -27,7 +27,9 @@ pub fn certs_only(certificates: &[Vec<u8>]) -> Vec<u8> {
 }
 
 /// A P-384 root, an RSA CA beneath it that issues, a server certificate, and a device's certificate to begin with.
+#[derive(Debug)]
 pub struct Site {
+    /// Keys and certificates by name: `root.pem`, `issuing.key` and so on.
     pub folder: TempDir,
 }
 
@@ -49,6 +51,8 @@ basicConstraints = critical, CA:FALSE
 ";
 
 impl Site {
+    /// A new CA with keys of its own.
+    #[expect(clippy::new_without_default, reason = "each has a CA of its own")]
     pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("extensions"), EXTENSIONS).unwrap();
@@ -82,18 +86,22 @@ impl Site {
         );
     }
 
+    /// Path of a file of its folder.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
+    /// Text of a file of its folder.
     pub fn text(&self, name: &str) -> String {
         std::fs::read_to_string(self.path(name)).unwrap()
     }
 
+    /// A certificate of its folder, DER.
     pub fn der(&self, name: &str) -> Vec<u8> {
         pem::one(&self.text(name), pem::CERTIFICATE).unwrap()
     }
 
+    /// Path of a new file with these contents and this mode.
     pub fn write(&self, name: &str, contents: impl AsRef<[u8]>, mode: u32) -> PathBuf {
         use std::os::unix::fs::PermissionsExt as _;
         let path = self.path(name);
@@ -188,6 +196,7 @@ impl Site {
         openssl(&self.folder, "verify -x509_strict -CAfile root.pem -untrusted chain.pem leaf.pem");
     }
 
+    /// Configuration of a client of the server on this port.
     pub fn config(&self, port: u16, auth: EstAuth) -> EstConfig {
         EstConfig {
             url: format!("https://localhost:{port}"),
@@ -199,11 +208,13 @@ impl Site {
         }
     }
 
+    /// Authentication by a password that lies in its folder.
     pub fn password(&self, password: &str) -> EstAuth {
         let password_file = self.write("password", format!("{password}\n"), 0o600);
         EstAuth::Basic { user: "gateway".into(), password_file }
     }
 
+    /// Authentication by the device's certificate.
     pub fn device(&self) -> EstAuth {
         use std::os::unix::fs::PermissionsExt as _;
         let key_file = self.path("device.key");

@@ -11,6 +11,7 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 
+/// A rustls verifier of clients' certificates that asks openssl.
 #[derive(Debug)]
 pub struct ByOpenssl {
     root: PathBuf,
@@ -18,6 +19,7 @@ pub struct ByOpenssl {
 }
 
 impl ByOpenssl {
+    /// Of certificates beneath this root, a PEM file.
     pub fn new(root: PathBuf) -> Self {
         let algorithms = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
         Self { root, algorithms }
