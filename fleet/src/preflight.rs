@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use edgewarden_image_trust as image_trust;
-use edgewarden_names::{Architecture, Epoch, GatewayName, Reason, Refusal, TrustDomain};
+use edgewarden_names::{Architecture, Epoch, GatewayName, Processor, Reason, Refusal, TrustDomain};
 use edgewarden_oci::OciError;
 use edgewarden_oci::execution::Execution;
 use edgewarden_oci::manifest::ImageConfig;
@@ -93,8 +93,10 @@ async fn image(
     architecture: Architecture,
 ) -> Result<(), Problem> {
     let registry = Registry::of(&module.image, registries).map_err(OciError::refusal)?;
-    let documents =
-        store.documents(&registry, module.image.digest(), architecture).await.map_err(OciError::refusal)?;
+    let documents = store
+        .documents(&registry, module.image.digest(), Processor::least(architecture))
+        .await
+        .map_err(OciError::refusal)?;
     let evidence = ImageEvidence {
         module: module.name.clone(),
         image: module.image.clone(),

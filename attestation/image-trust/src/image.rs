@@ -3,8 +3,9 @@
 //! Read only when the manifest's digest is the signed one. Unknown properties are ignored, as the OCI specification
 //! wants it; what is used afterwards is what is in the proof, and nothing is read a second time.
 
-use edgewarden_names::{Architecture, Digest, Reason, Refusal};
+use edgewarden_names::{Digest, Processor, Reason, Refusal};
 use edgewarden_protocol::control::Layer;
+use edgewarden_protocol::layer::Packing;
 use serde::Deserialize;
 
 use crate::limits::{IMAGE_BYTES_MAX, LAYER_BYTES_MAX, LAYERS_MAX};
@@ -16,12 +17,6 @@ const INDEXES: [&str; 2] =
     ["application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json"];
 const CONFIGS: [&str; 2] =
     ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"];
-const LAYERS: [&str; 3] = [
-    "application/vnd.oci.image.layer.v1.tar",
-    "application/vnd.oci.image.layer.v1.tar+gzip",
-    "application/vnd.docker.image.rootfs.diff.tar.gzip",
-];
-
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Manifest {
@@ -49,6 +44,7 @@ struct Descriptor {
 struct Config {
     os: String,
     architecture: String,
+    variant: Option<String>,
     rootfs: RootFs,
 }
 
@@ -63,7 +59,7 @@ struct RootFs {
 pub(crate) fn read(
     manifest: &[u8],
     config: &[u8],
-    architecture: Architecture,
+    processor: Processor,
 ) -> Result<(Digest, Vec<Layer>), (Reason, String)> {
     let manifest = parse_manifest(manifest)?;
     let found = Digest::of(config);
@@ -78,7 +74,7 @@ pub(crate) fn read(
     }
     let config: Config = crate::json::parse(config)
         .map_err(|error| (Reason::ImageInvalid, format!("the configuration is malformed: {error}")))?;
-    check_platform(&config, architecture)?;
+    check_platform(&config, processor)?;
     if config.rootfs.kind != "layers" {
         return invalid("the root file system is not made of layers");
     }
@@ -138,11 +134,11 @@ fn check_layers(layers: &[Descriptor]) -> Result<(), (Reason, String)> {
     }
     let mut total = 0u64;
     for layer in layers {
-        if !LAYERS.contains(&layer.media_type.as_str()) {
-            return unsupported(format!("`{}` is not a layer that is unpacked", shown(&layer.media_type)));
+        if let Err(why) = Packing::of(&layer.media_type) {
+            return unsupported(format!("layer {}, `{}`: {why}", layer.digest, shown(&layer.media_type)));
         }
         if !layer.urls.is_empty() {
-            return unsupported("a layer is to be fetched from elsewhere (`urls`)");
+            return unsupported(format!("layer {} is to be fetched from elsewhere (`urls`)", layer.digest));
         }
         if layer.size > LAYER_BYTES_MAX {
             return too_large(format!(
@@ -159,10 +155,17 @@ fn check_layers(layers: &[Descriptor]) -> Result<(), (Reason, String)> {
 }
 
 /// The image must be for the machine that is to run it.
-fn check_platform(config: &Config, machine: Architecture) -> Result<(), (Reason, String)> {
+fn check_platform(config: &Config, processor: Processor) -> Result<(), (Reason, String)> {
+    let machine = processor.architecture();
+    let (os, architecture) = (shown(&config.os), shown(&config.architecture));
     if config.os != "linux" || config.architecture != machine.as_str() {
-        let (os, architecture) = (shown(&config.os), shown(&config.architecture));
         return platform(format!("it is for {os}/{architecture}, the gateway is linux/{machine}"));
+    }
+    if processor.rank(&config.architecture, config.variant.as_deref()).is_none() {
+        let variant = shown(config.variant.as_deref().unwrap_or_default());
+        return platform(format!(
+            "it is for {os}/{architecture}/{variant}, which this gateway's processor does not run"
+        ));
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-use edgewarden_names::{Architecture, Digest, Reason, Refusal};
+use edgewarden_names::{Architecture, Digest, Processor, Reason, Refusal};
 use edgewarden_protocol::control::ImageEvidence;
 use edgewarden_protocol::deployment::ImageKey;
 
@@ -15,14 +15,22 @@ use crate::signature;
 ///
 /// Every signature is tried; one suffices, and the proof names all keys that made one. When none does, the refusal tells of the one that came nearest.
 pub fn judge(evidence: &ImageEvidence, keys: &[ImageKey]) -> Result<ImageProof, Refusal> {
-    judge_for(evidence, keys, Architecture::HERE)
+    judge_on(evidence, keys, Processor::here())
 }
 
-/// Judges as [`judge`] does, for a gateway with a processor of `architecture`.
+/// Judges as [`judge`] does, for a gateway with a processor of `architecture`, of whatever variant.
 pub fn judge_for(
     evidence: &ImageEvidence,
     keys: &[ImageKey],
     architecture: Architecture,
+) -> Result<ImageProof, Refusal> {
+    judge_on(evidence, keys, Processor::best(architecture))
+}
+
+fn judge_on(
+    evidence: &ImageEvidence,
+    keys: &[ImageKey],
+    processor: Processor,
 ) -> Result<ImageProof, Refusal> {
     let image = &evidence.image;
     check_sizes(evidence).map_err(|rule| Refusal::new(Reason::ImageTooLarge, image, rule))?;
@@ -35,9 +43,8 @@ pub fn judge_for(
         .map_err(|reason| refuse(image, reason))?;
     let key_name = signers.first().map_or_else(String::new, |key| key.name.to_owned());
     let vouchers = signers.iter().map(|key| key.fingerprint.clone()).collect();
-    let (config, layers) =
-        image::read(evidence.manifest.as_slice(), evidence.config.as_slice(), architecture)
-            .map_err(|reason| refuse(image, reason))?;
+    let (config, layers) = image::read(evidence.manifest.as_slice(), evidence.config.as_slice(), processor)
+        .map_err(|reason| refuse(image, reason))?;
     Ok(ImageProof {
         module: evidence.module.clone(),
         image: image.clone(),

@@ -2,7 +2,7 @@
 //!
 //! * [`TrustDomain`], [`SpiffeId`], [`GatewayName`], [`ModuleName`], [`LeafName`]: who · [`Principal`]: whom policy is about ·
 //!   [`SecretName`]: a secret of a module
-//! * [`Digest`], [`Generation`], [`Epoch`], [`UnixTime`]: which, and when · [`Architecture`]: for which processor
+//! * [`Digest`], [`Generation`], [`Epoch`], [`UnixTime`]: which, and when · [`Architecture`], [`Processor`]: for which processor
 //! * [`topic`]: MQTT topics and filters, and what they match · [`pem`]: certificates and keys as text
 //! * [`Reason`], [`Refusal`]: why not · [`ErrorChain`]: an error for a line of a log ·
 //!   [`Backoff`]: how long until the next try
@@ -26,7 +26,7 @@ pub mod topic;
 /// names and attributes fits many times.
 pub const CSR_BYTES_MAX: usize = 8 * 1024;
 
-pub use architecture::Architecture;
+pub use architecture::{Architecture, Processor};
 pub use backoff::Backoff;
 pub use digest::{Digest, DigestError, sha256};
 pub use error_chain::ErrorChain;

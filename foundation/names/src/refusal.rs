@@ -95,7 +95,7 @@ reasons! {
     ImageContent "image.content" "the bytes do not match their digest; pull again from a healthy registry";
     ImageWithdrawn "image.withdrawn" "nobody vouches for the image that runs: sign it with one of the deployment's image keys and deploy it again, or put the key back if it was taken out by mistake";
     ImageInvalid "image.invalid" "the manifest or its evidence is malformed; build the image again";
-    ImageUnsupported "image.unsupported" "the message names what a module cannot have (a device node, a FIFO, a kind of layer): build the image without it, with gzip layers";
+    ImageUnsupported "image.unsupported" "the message names what is not unpacked (docs/modules.md, \"The image\"): build the image without it";
     ImageUser "image.user" "give the image a USER that is not root and no daemon's, in the Dockerfile `USER 1000`; then sign and deploy the new digest";
     ImageCommand "image.command" "correct what the message names: ENTRYPOINT, CMD, WORKDIR or PATH of the image, or `args` and `env` of the deployment";
     ImagePlatform "image.platform" "deploy the digest of the image for this gateway's processor and linux; `docker buildx imagetools inspect` lists them";

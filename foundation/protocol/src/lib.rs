@@ -7,7 +7,8 @@
 //! * [`enrol`]: gateway and fleet, enrolment and renewal · [`uplink`]: gateway and fleet, everything later
 //! * [`est`]: a site's own CA in the fleet's place
 //! * [`deployment`]: the signed document that says what runs · [`dsse`]: the signature around it
-//! * [`image_key`]: whose signatures on images count · [`token`]: what lets a gateway or a leaf device in
+//! * [`image_key`]: whose signatures on images count · [`layer`]: kinds of layers that an image may have
+//! * [`token`]: what lets a gateway or a leaf device in
 //! * [`leaf`]: a leaf device that enrols · [`server_names`]: host names that a deployment grants
 //! * [`jwt_keys`]: a gateway vouches for the keys of its JWT-SVIDs
 //! * [`secret`]: a secret, sealed by an operator to one gateway
@@ -32,6 +33,7 @@ pub mod gateway_console;
 pub mod image_key;
 mod image_reference;
 pub mod jwt_keys;
+pub mod layer;
 pub mod layout;
 pub mod leaf;
 pub mod messages;

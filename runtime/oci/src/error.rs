@@ -2,6 +2,7 @@ use std::fmt::Display;
 
 use edgewarden_names::{Reason, Refusal};
 use edgewarden_platform::reserve::is_behind;
+use nix::errno::Errno;
 
 /// An error of work on an image: a refusal of what came from outside, or a fault of this machine.
 #[derive(Debug, thiserror::Error)]
@@ -29,4 +30,11 @@ impl OciError {
 
 pub(crate) fn refused<T>(reason: Reason, subject: impl Display, rule: impl Display) -> Result<T, OciError> {
     Err(OciError::Refused(Refusal::new(reason, subject, rule)))
+}
+
+/// `true` for the errors of files that are this machine's fault, whatever an image is like.
+pub(crate) fn is_ours(number: i32) -> bool {
+    const OURS: [Errno; 7] =
+        [Errno::ENOSPC, Errno::EDQUOT, Errno::EIO, Errno::EROFS, Errno::ENOMEM, Errno::EMFILE, Errno::ENFILE];
+    OURS.contains(&Errno::from_raw(number))
 }

@@ -4,18 +4,20 @@
 
 use std::path::{Path, PathBuf};
 
-use edgewarden_names::{Digest, Reason};
+use edgewarden_names::{Architecture, Digest, Reason};
 use edgewarden_platform::durable;
 use edgewarden_protocol::control::MANIFEST_BYTES_MAX;
 
 use crate::OciError;
 use crate::error::refused;
-use crate::manifest::{self, Descriptor, Index, LAYER_BYTES_MAX, Manifest, OCI_INDEX, OCI_MANIFEST};
+use crate::manifest::{
+    self, Descriptor, Document, Index, LAYER_BYTES_MAX, Manifest, OCI_INDEX, OCI_MANIFEST,
+};
 use crate::registry::Registry;
 
 const MARK: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 
-/// A layout folder that holds one image.
+/// A layout folder that holds one image, or one for each of several platforms.
 #[derive(Debug, Clone)]
 pub struct ImageLayout {
     path: PathBuf,
@@ -78,7 +80,8 @@ impl ImageLayout {
             .map_err(OciError::io("write `index.json`"))
     }
 
-    /// The layout's image: digest, bytes and document of its manifest.
+    /// The layout's image, or of several that which every processor of this machine's architecture runs: digest, bytes and
+    /// document of its manifest.
     pub fn image(&self) -> Result<(Digest, Vec<u8>, Manifest), OciError> {
         let path = self.path.join("index.json");
         let bytes = durable::read(&path, MANIFEST_BYTES_MAX).map_err(OciError::io("read `index.json`"))?;
@@ -87,16 +90,23 @@ impl ImageLayout {
             Some(Err(error)) => return refused(Reason::ImageInvalid, path.display(), error),
             Some(Ok(index)) => index,
         };
-        let [image] = index.manifests.as_slice() else {
-            return refused(
-                Reason::ImageInvalid,
-                path.display(),
-                "the layout does not hold exactly one image",
-            );
+        let read = |digest: &Digest| self.blob(digest, MANIFEST_BYTES_MAX as u64);
+        let mut digest = match index.manifests.as_slice() {
+            [] => return refused(Reason::ImageInvalid, path.display(), "the layout holds no image"),
+            [one] => one.digest.clone(),
+            _ => index
+                .image_for(&Digest::of(bytes.as_deref().unwrap_or_default()), Architecture::HERE)?
+                .digest
+                .clone(),
         };
-        let bytes = self.blob(&image.digest, MANIFEST_BYTES_MAX as u64)?;
-        let manifest = manifest::parse_image(&image.digest, &bytes)?;
-        Ok((image.digest.clone(), bytes, manifest))
+        let mut bytes = read(&digest)?;
+        // What buildx exports is an index in the layout's own.
+        if let Document::Index(inner) = manifest::parse(&digest, &bytes)? {
+            digest = inner.image_for(&digest, Architecture::HERE)?.digest.clone();
+            bytes = read(&digest)?;
+        }
+        let manifest = manifest::parse_image(&digest, &bytes)?;
+        Ok((digest, bytes, manifest))
     }
 
     /// Pushes the image under `tag` and gives its digest. Blobs go first, so that the tag never names what is not there.

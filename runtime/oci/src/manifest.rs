@@ -5,17 +5,16 @@
 
 use std::collections::BTreeMap;
 
-use edgewarden_names::{Architecture, Digest, Reason, Refusal};
+use edgewarden_names::{Architecture, Digest, Processor, Reason, Refusal};
+use edgewarden_protocol::layer::{NotUnpacked, Packing};
 use serde::{Deserialize, Serialize};
 
 pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 pub const OCI_LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
-pub const OCI_LAYER_TAR: &str = "application/vnd.oci.image.layer.v1.tar";
 pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 pub const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
-pub const DOCKER_LAYER_GZIP: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
 
 /// Largest image configuration.
 pub const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
@@ -58,6 +57,8 @@ impl Descriptor {
 pub struct Platform {
     pub os: String,
     pub architecture: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variant: Option<String>,
 }
 
 /// One image: its configuration and its layers, lowest first (OCI image-spec, "Image Manifest").
@@ -179,12 +180,9 @@ fn check(digest: &Digest, manifest: &Manifest) -> Result<(), Refusal> {
         return Err(Refusal::new(Reason::ImageTooLarge, digest, rule));
     }
     for blob in manifest.layers.iter().chain([&manifest.config]) {
-        if !blob.urls.is_empty() {
-            return Err(Refusal::new(
-                Reason::ImageUnsupported,
-                digest,
-                "a foreign layer (`urls`) is not fetched",
-            ));
+        if !blob.urls.is_empty() || Packing::of(&blob.media_type) == Err(NotUnpacked::Foreign) {
+            let rule = format!("{}: {}", blob.digest, NotUnpacked::Foreign);
+            return Err(Refusal::new(Reason::ImageUnsupported, digest, rule));
         }
         if blob.size > LAYER_BYTES_MAX {
             let rule = format!("a layer of {} bytes is over the limit of {LAYER_BYTES_MAX}", blob.size);
@@ -195,18 +193,53 @@ fn check(digest: &Digest, manifest: &Manifest) -> Result<(), Refusal> {
 }
 
 impl Index {
-    /// The manifest for a processor, by platform and never by position.
+    /// The image for machines of an architecture which nobody here sees: one that each of them runs.
     pub fn image_for(&self, digest: &Digest, architecture: Architecture) -> Result<&Descriptor, Refusal> {
-        let fits = |p: &Platform| p.os == "linux" && p.architecture == architecture.as_str();
-        let mut fitting = self.manifests.iter().filter(|entry| entry.platform.as_ref().is_some_and(fits));
-        match (fitting.next(), fitting.next()) {
-            (Some(entry), None) => Ok(entry),
-            (Some(_), Some(_)) => {
+        self.image_on(digest, Processor::least(architecture))
+    }
+
+    /// The image that uses a processor best, by platform and never by position. What is for no platform (the attestations
+    /// that buildx adds are for `unknown/unknown`) is not looked at, but where it is all that there is.
+    pub fn image_on(&self, digest: &Digest, processor: Processor) -> Result<&Descriptor, Refusal> {
+        let images = || {
+            self.manifests.iter().filter(|entry| matches!(&*entry.media_type, OCI_MANIFEST | DOCKER_MANIFEST))
+        };
+        let rank = |platform: &Platform| match platform.os.as_str() {
+            "linux" => processor.rank(&platform.architecture, platform.variant.as_deref()),
+            _ => None,
+        };
+        let ranked = || images().filter_map(|entry| Some((rank(entry.platform.as_ref()?)?, entry)));
+        let Some(best) = ranked().map(|(rank, _)| rank).max() else {
+            return match images().collect::<Vec<_>>().as_slice() {
+                // Its configuration says what it is for.
+                [only] if only.platform.is_none() => Ok(only),
+                _ => Err(Refusal::new(Reason::ImagePlatform, digest, self.has_none(processor))),
+            };
+        };
+        let mut fitting = ranked().filter(|(rank, _)| *rank == best).map(|(_, entry)| entry);
+        match fitting.next() {
+            Some(first) if fitting.all(|entry| entry.digest == first.digest) => Ok(first),
+            _ => {
+                let architecture = processor.architecture();
                 Err(invalid(digest, format!("the index has more than one linux/{architecture} image")))
             }
-            (None, _) => {
-                let rule = format!("the index has no linux/{architecture} image");
-                Err(Refusal::new(Reason::ImagePlatform, digest, rule))
+        }
+    }
+
+    fn has_none(&self, processor: Processor) -> String {
+        let architecture = processor.architecture();
+        let of_another_variant = self
+            .manifests
+            .iter()
+            .filter_map(|entry| entry.platform.as_ref())
+            .find(|p| p.os == "linux" && p.architecture == architecture.as_str());
+        match of_another_variant.and_then(|platform| platform.variant.as_deref()) {
+            None => format!("the index has no linux/{architecture} image"),
+            Some(variant) => {
+                let variant = variant.escape_debug();
+                format!(
+                    "the index has no linux/{architecture} image for every such processor, only for {variant}: name its digest"
+                )
             }
         }
     }

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use edgewarden_names::{Architecture, Digest, Reason};
+use edgewarden_names::{Digest, Processor, Reason};
 use edgewarden_platform::durable;
 use edgewarden_protocol::control::{Layer, MANIFEST_BYTES_MAX, SignatureEvidence};
 use serde::{Deserialize, Serialize};
@@ -27,7 +27,8 @@ use crate::layout::json;
 use crate::manifest::{self, CONFIG_BYTES_MAX, Manifest};
 use crate::records::RecordKey;
 use crate::registry::Registry;
-use crate::{tree, unpack::Unpacker};
+use crate::tree;
+use crate::unpack::{Lost, Unpacker};
 
 /// Evidence holds payloads of at most 4 MiB and one manifest, in base64.
 const EVIDENCE_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -38,7 +39,7 @@ pub const MOUNT_FOLDERS: &[(&str, u32)] =
 const MOUNT_FILES: &[&str] = &["etc/hosts", "etc/resolv.conf"];
 const TEMPORARY: &str = ".partial-";
 /// Rises when an image is unpacked in another way: what was unpacked before is then made anew.
-const UNPACK_FORMAT: u32 = 2;
+const UNPACK_FORMAT: u32 = 3;
 
 /// The folder.
 #[derive(Debug, Clone)]
@@ -146,7 +147,7 @@ impl ContentStore {
         &self,
         registry: &Registry,
         image: &Digest,
-        architecture: Architecture,
+        processor: Processor,
     ) -> Result<Documents, OciError> {
         let manifest = match self.get(image, MANIFEST_BYTES_MAX)? {
             Some(bytes) => bytes,
@@ -155,7 +156,8 @@ impl ContentStore {
         let parsed = match manifest::parse(image, &manifest)? {
             manifest::Document::Image(parsed) => parsed,
             manifest::Document::Index(index) => {
-                let entry = index.image_for(image, architecture)?;
+                let entry = index.image_on(image, processor)?;
+                let architecture = processor.architecture();
                 let rule = format!(
                     "it is an index of several platforms; deploy its image for linux/{architecture}, {}",
                     entry.digest
@@ -290,7 +292,7 @@ impl ContentStore {
         DirBuilder::new().mode(0o755).create(&temporary).map_err(what())?;
         // The umask must not decide whether the module's user gets in.
         std::fs::set_permissions(&temporary, Permissions::from_mode(0o755)).map_err(what())?;
-        let unpacked = self.unpack_into(layers, &temporary).and_then(|()| tree::digest(&temporary));
+        let unpacked = self.unpack_into(image, layers, &temporary).and_then(|()| tree::digest(&temporary));
         let tree = match unpacked {
             Ok(tree) => tree,
             Err(error) => {
@@ -308,7 +310,7 @@ impl ContentStore {
         Ok(tree)
     }
 
-    fn unpack_into(&self, layers: &[Layer], into: &Path) -> Result<(), OciError> {
+    fn unpack_into(&self, image: &Digest, layers: &[Layer], into: &Path) -> Result<(), OciError> {
         let mut unpacker = Unpacker::new(into, MOUNT_FOLDERS)?;
         for layer in layers {
             let path = self.blob_path(&layer.digest);
@@ -319,7 +321,7 @@ impl ContentStore {
                 }
                 Err(error) => return Err(OciError::io(format!("read {}", layer.digest))(error)),
             };
-            let applied = unpacker.apply(layer, std::io::BufReader::with_capacity(128 * 1024, blob));
+            let applied = unpacker.apply(layer, blob);
             if let Err(OciError::Refused(refusal)) = &applied
                 && refusal.reason == Reason::ImageContent
             {
@@ -328,9 +330,7 @@ impl ContentStore {
             }
             applied?;
         }
-        if unpacker.left_out() > 0 {
-            tracing::info!(entries = unpacker.left_out(), "left out of an image what mounts would cover");
-        }
+        tell(image, unpacker.lost());
         unpacker.mount_points(MOUNT_FILES)
     }
 
@@ -365,6 +365,22 @@ impl ContentStore {
             }
         }
         Ok(())
+    }
+}
+
+/// An operator who looks for a file, or asks why a program may not what it may elsewhere, finds it here.
+fn tell(image: &Digest, lost: &Lost) {
+    for (lost, said) in [
+        (&lost.covered, "left out of an image: what lies where the runtime mounts"),
+        (&lost.nodes, "left out of an image: device nodes and FIFOs"),
+        (
+            &lost.privileges,
+            "set-user-ID and set-group-ID bits and file capabilities of an image are dropped: these programs have the rights of whoever runs them",
+        ),
+    ] {
+        if lost.count > 0 {
+            tracing::info!(%image, entries = lost.count, names = lost.names(), "{said}");
+        }
     }
 }
 

@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use edgewarden_names::{Architecture, Reason, Refusal};
+use edgewarden_names::{Processor, Reason, Refusal};
 use edgewarden_oci::OciError;
 use edgewarden_oci::manifest::ImageConfig;
 use edgewarden_oci::registry::Registry;
@@ -35,7 +35,7 @@ pub async fn ready(context: &Context, module: &Module) -> Result<Ready, Refusal>
     let (store, identityd, runtime) = (&context.store, &context.identityd, &context.config.runtime);
     let registry = Registry::of(&module.image, runtime).map_err(OciError::refusal)?;
     let documents = store
-        .documents(&registry, module.image.digest(), Architecture::HERE)
+        .documents(&registry, module.image.digest(), Processor::here())
         .await
         .map_err(OciError::refusal)?;
     let judged = Instant::now();

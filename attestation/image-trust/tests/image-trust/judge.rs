@@ -450,6 +450,15 @@ fn a_signed_image_must_be_an_image() {
         .is_ok()
     );
 
+    for kind in ["oci.image.layer.v1.tar+zstd", "oci.image.layer.v1.tar", "docker.image.rootfs.diff.tar.zstd"]
+    {
+        let kind = format!("application/vnd.{kind}");
+        assert!(judged(&same, &|m| m["layers"][0]["mediaType"] = json!(kind)).is_ok(), "{kind}");
+    }
+    for (variant, runs) in [("", true), ("v99", false)] {
+        assert_eq!(judged(&|c| c["variant"] = json!(variant), &same).is_ok(), runs, "{variant}");
+    }
+
     type Change = fn(&mut Value);
     let manifests: [(&str, Change, Reason); 18] = [
         ("schema 1", |m| m["schemaVersion"] = json!(1), Reason::ImageInvalid),

@@ -11,6 +11,8 @@
     reason = "a test fails by a panic"
 )]
 
+mod builders;
 mod common;
+mod manifest;
 mod registry;
 mod unpack;

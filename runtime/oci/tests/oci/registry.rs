@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use common::TestRegistry;
-use edgewarden_names::{Architecture, Digest, Reason};
+use edgewarden_names::{Architecture, Digest, Processor, Reason};
 use edgewarden_oci::OciError;
 use edgewarden_oci::build::{Recipe, build};
 use edgewarden_oci::layout::ImageLayout;
@@ -70,7 +70,7 @@ async fn an_image_goes_to_a_registry_and_comes_back_as_a_root_file_system() {
 
     let store = ContentStore::open(&folder.path().join("store")).unwrap();
     let key = RecordKey::new(&[7; 32]);
-    let documents = store.documents(&registry, &built, Architecture::HERE).await.unwrap();
+    let documents = store.documents(&registry, &built, Processor::here()).await.unwrap();
     let layers = layers(&documents.manifest, &documents.config);
     assert_eq!(
         reason(store.root_file_system(&built, &layers, &key)),
@@ -82,7 +82,7 @@ async fn an_image_goes_to_a_registry_and_comes_back_as_a_root_file_system() {
     }
     drop(server);
     // From here on there is no network.
-    let documents_again = store.documents(&registry, &built, Architecture::HERE).await.unwrap();
+    let documents_again = store.documents(&registry, &built, Processor::here()).await.unwrap();
     assert_eq!(documents_again, documents);
     let root = store.root_file_system(&built, &layers, &key).unwrap();
     assert!(root.join("usr/bin/true").is_file() && root.join("etc/nsswitch.conf").is_file());

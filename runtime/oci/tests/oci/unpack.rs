@@ -13,14 +13,14 @@ use edgewarden_protocol::control::Layer;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-fn sha256(bytes: &[u8]) -> Digest {
+pub(crate) fn sha256(bytes: &[u8]) -> Digest {
     let mut hash = [0; 32];
     hash.copy_from_slice(digest(&SHA256, bytes).as_ref());
     Digest::from_sha256(&hash)
 }
 
 /// A tar entry with nothing checked, as an attacker makes it.
-fn entry(kind: tar::EntryType, name: &str, link: &str, mode: u32, bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn entry(kind: tar::EntryType, name: &str, link: &str, mode: u32, bytes: &[u8]) -> Vec<u8> {
     let mut header = tar::Header::new_gnu();
     let raw = header.as_old_mut();
     raw.name[..name.len()].copy_from_slice(name.as_bytes());
@@ -37,34 +37,34 @@ fn entry(kind: tar::EntryType, name: &str, link: &str, mode: u32, bytes: &[u8]) 
     out
 }
 
-fn file(name: &str, bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn file(name: &str, bytes: &[u8]) -> Vec<u8> {
     entry(tar::EntryType::Regular, name, "", 0o4755, bytes)
 }
-fn folder(name: &str) -> Vec<u8> {
+pub(crate) fn folder(name: &str) -> Vec<u8> {
     entry(tar::EntryType::Directory, name, "", 0o755, b"")
 }
-fn symlink(name: &str, to: &str) -> Vec<u8> {
+pub(crate) fn symlink(name: &str, to: &str) -> Vec<u8> {
     entry(tar::EntryType::Symlink, name, to, 0o777, b"")
 }
-fn link(name: &str, to: &str) -> Vec<u8> {
+pub(crate) fn link(name: &str, to: &str) -> Vec<u8> {
     entry(tar::EntryType::Link, name, to, 0o644, b"")
 }
 
-fn gzip(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
     packed.write_all(bytes).unwrap();
     packed.finish().unwrap()
 }
 
-const GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+pub(crate) const GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
-struct Bench {
-    folder: tempfile::TempDir,
-    store: ContentStore,
+pub(crate) struct Bench {
+    pub folder: tempfile::TempDir,
+    pub store: ContentStore,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub fn new() -> Self {
         // Not in `/tmp`: a path of that name is left out of images.
         let folder = tempfile::tempdir_in("/var/tmp").unwrap();
         let store = ContentStore::open(&folder.path().join("store")).unwrap();
@@ -72,7 +72,7 @@ impl Bench {
         Self { folder, store }
     }
 
-    fn layer(&self, entries: &[Vec<u8>]) -> Layer {
+    pub fn layer(&self, entries: &[Vec<u8>]) -> Layer {
         let mut tar = entries.concat();
         tar.resize(tar.len() + 1024, 0);
         let packed = gzip(&tar);
@@ -80,17 +80,23 @@ impl Bench {
         Layer { digest, diff_id: sha256(&tar), size: packed.len() as u64, media_type: GZIP.into() }
     }
 
-    fn unpack(&self, layers: &[Layer]) -> Result<PathBuf, Reason> {
+    /// A layer of bytes that somebody else made.
+    pub fn stored(&self, media_type: &str, packed: &[u8], tar: &[u8]) -> Layer {
+        let digest = self.store.put(packed).unwrap();
+        Layer { digest, diff_id: sha256(tar), size: packed.len() as u64, media_type: media_type.into() }
+    }
+
+    pub fn unpack(&self, layers: &[Layer]) -> Result<PathBuf, Reason> {
         self.unpack_as("image", layers)
     }
 
-    fn unpack_as(&self, image: &str, layers: &[Layer]) -> Result<PathBuf, Reason> {
+    pub fn unpack_as(&self, image: &str, layers: &[Layer]) -> Result<PathBuf, Reason> {
         let key = RecordKey::new(&[7; 32]);
         let unpacked = self.store.root_file_system(&sha256(image.as_bytes()), layers, &key);
         unpacked.map_err(|error| error.refusal().reason)
     }
 
-    fn check(&self) {
+    pub fn check(&self) {
         assert_eq!(std::fs::read_to_string(self.folder.path().join("outside")).unwrap(), "untouched");
         let names: Vec<_> =
             std::fs::read_dir(self.folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
@@ -114,14 +120,11 @@ fn layers_that_attack_are_refused_and_leave_nothing() {
         ("hard link to the parent", vec![link("x", "../../../outside")]),
         ("hard link to nothing", vec![link("x", "missing")]),
         ("hard link to a folder", vec![folder("a"), link("x", "a")]),
-        ("hard link to a link", vec![symlink("a", "/outside"), link("x", "a")]),
         (
             "hard link through a link that leaves",
             vec![symlink("up", "../../../../../.."), link("x", "up/outside")],
         ),
         ("through a link to nowhere", vec![symlink("a", "/nowhere/at/all"), file("a/b", b"x")]),
-        ("twice", vec![file("a", b"1"), file("a", b"2")]),
-        ("link, then a file over it", vec![symlink("a", "/outside"), file("a", b"2")]),
         ("whiteout of nothing", vec![file(".wh.", b"")]),
         ("whiteout of the parent", vec![file(".wh...", b"")]),
         ("whiteout that leaves", vec![file("../.wh.outside", b"")]),
@@ -138,17 +141,7 @@ fn layers_that_attack_are_refused_and_leave_nothing() {
             "huge extended header",
             vec![entry(tar::EntryType::XHeader, "n", "", 0, &[b'a'; 70_000]), file("x", b"x")],
         ),
-        ("control character", vec![file("a\nb", b"x")]),
-        (
-            "not UTF-8",
-            vec![{
-                let mut bytes = file("aXb", b"x");
-                bytes[1] = 0xff;
-                let mut header = tar::Header::from_byte_slice(&bytes[..512]).clone();
-                header.set_cksum();
-                [header.as_bytes().as_slice(), &bytes[512..]].concat()
-            }],
-        ),
+        ("a name with a NUL", vec![pax("12 path=a\0b\n"), file("x", b"x")]),
         (
             "deep through links",
             vec![
@@ -189,12 +182,15 @@ fn layers_that_attack_are_refused_and_leave_nothing() {
 fn what_modules_cannot_have_is_told_apart_from_what_is_broken() {
     let pax = |record: &str| entry(tar::EntryType::XHeader, "pax", "", 0o644, record.as_bytes());
     for (name, entries) in [
-        ("character device", vec![entry(tar::EntryType::Char, "null", "", 0o666, b"")]),
-        ("block device", vec![entry(tar::EntryType::Block, "a/sda", "", 0o666, b"")]),
-        ("fifo", vec![entry(tar::EntryType::Fifo, "pipe", "", 0o666, b"")]),
         ("unknown kind", vec![entry(tar::EntryType::new(b'Z'), "x", "", 0o666, b"")]),
-        ("size by extended header", vec![pax("12 size=999\n"), file("x", b"x")]),
-        ("sparse", vec![pax("22 GNU.sparse.major=1\n"), file("x", b"x")]),
+        (
+            "sparse in a form of tomorrow",
+            vec![pax("22 GNU.sparse.major=2\n25 GNU.sparse.realsize=1\n"), file("x", b"x")],
+        ),
+        (
+            "a name for all",
+            vec![entry(tar::EntryType::XGlobalHeader, "pax", "", 0o644, b"9 path=y\n"), file("x", b"x")],
+        ),
         ("a link to what is left out", vec![file("run/x", b"x"), symlink("to", "/run"), link("y", "to/x")]),
     ] {
         let bench = Bench::new();
@@ -203,8 +199,14 @@ fn what_modules_cannot_have_is_told_apart_from_what_is_broken() {
     }
     let bench = Bench::new();
     let layer = bench.layer(&[file("a", b"1")]);
-    let zstd = Layer { media_type: "application/vnd.oci.image.layer.v1.tar+zstd".into(), ..layer };
-    assert_eq!(bench.unpack(&[zstd]).unwrap_err(), Reason::ImageUnsupported);
+    for kind in [
+        "application/vnd.oci.image.layer.v1.tar+xz",
+        "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+        "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+    ] {
+        let other = Layer { media_type: kind.into(), ..layer.clone() };
+        assert_eq!(bench.unpack(&[other]).unwrap_err(), Reason::ImageUnsupported, "{kind}");
+    }
 }
 
 /// Images carry things where the runtime mounts (`/dev/console`, `/run/lock`, caches in `/tmp`): they unpack, and nothing
@@ -528,17 +530,8 @@ fn a_layer_that_is_not_what_its_digests_say_is_refused() {
 #[test]
 fn a_bomb_is_stopped_at_the_limit() {
     let bench = Bench::new();
-    // Zeros without end: four megabytes that are more than four gigabytes.
-    let header = {
-        let mut header = tar::Header::new_gnu();
-        header.set_path("zeros").unwrap();
-        header.set_entry_type(tar::EntryType::XGlobalHeader);
-        header.set_size(5 << 30);
-        header.set_cksum();
-        header.as_bytes().to_vec()
-    };
+    // Zeros without end after the archive's: four megabytes that are more than four gigabytes.
     let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
-    packed.write_all(&header).unwrap();
     let zeros = vec![0; 1 << 20];
     for _ in 0..(5 << 10) {
         packed.write_all(&zeros).unwrap();
