@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use serde_json::json;
 
+use super::base64url::{decode, encode};
 use super::json::{self, Json, JsonError, Object};
-use super::jws::{KID_BYTES_MAX, decode, encode};
+use super::jws::KID_BYTES_MAX;
 use super::{JwtKey, JwtKeys, PublicKey};
 
 /// Largest JWK Set that is read. Each gateway of a trust domain has keys of its own in it.
@@ -94,7 +95,7 @@ fn read(key: &Object) -> Result<Option<JwtKey>, JwksError> {
         return Ok(None);
     };
     let kid = text("kid").filter(|kid| (1..=KID_BYTES_MAX).contains(&kid.len())).ok_or(JwksError::KeyId)?;
-    let bytes = |name: &str| text(name).and_then(|text| decode(text).ok());
+    let bytes = |name: &str| text(name).and_then(decode);
     let public = if family == "RSA" {
         bytes("n").zip(bytes("e")).and_then(|(n, e)| PublicKey::rsa(n, e))
     } else {

@@ -1,10 +1,8 @@
 //! A token's text, taken apart: JWS compact serialization (RFC 7515 section 7.1) with the few header parameters that a
 //! JWT-SVID may have (JWT-SVID section 2). Distrusts every byte. That a token can be read says nothing about its truth.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-
 use super::Algorithm;
+use super::base64url::decode;
 use super::json::{self, Json, JsonError, Object};
 
 /// Longest token that is read.
@@ -57,7 +55,9 @@ impl<'a> Token<'a> {
         }
         let header = object("header", header)?;
         let (algorithm, kid) = read_header(&header)?;
-        Ok(Self { algorithm, kid, claims: object("claims", claims)?, signed, signature: decode(signature)? })
+        let claims = object("claims", claims)?;
+        let signature = decode(signature).ok_or(JwsError::Base64)?;
+        Ok(Self { algorithm, kid, claims, signed, signature })
     }
 }
 
@@ -76,22 +76,14 @@ fn read_header(header: &Object) -> Result<(Algorithm, String), JwsError> {
     }
 }
 
-/// Strict: no padding, no bits left over, no foreign characters, so that each value has one text.
-pub(super) fn decode(part: &str) -> Result<Vec<u8>, JwsError> {
-    URL_SAFE_NO_PAD.decode(part).map_err(|_| JwsError::Base64)
-}
-
-pub(super) fn encode(bytes: &[u8]) -> String {
-    URL_SAFE_NO_PAD.encode(bytes)
-}
-
 fn object(name: &'static str, part: &str) -> Result<Object, JwsError> {
-    json::parse_object(&decode(part)?).map_err(|error| JwsError::Json(name, error))
+    json::parse_object(&decode(part).ok_or(JwsError::Base64)?).map_err(|error| JwsError::Json(name, error))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::jwt::base64url::encode;
 
     fn token(header: &str, claims: &str) -> String {
         format!("{}.{}.{}", encode(header.as_bytes()), encode(claims.as_bytes()), encode(b"signature"))

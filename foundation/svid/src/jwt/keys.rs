@@ -8,7 +8,7 @@ use aws_lc_rs::signature::{
 };
 use edgewarden_names::SpiffeId;
 
-use super::jws::encode;
+use super::base64url::encode;
 
 /// RSA keys of other trust domains, in bytes of the modulus.
 const RSA_BYTES: std::ops::RangeInclusive<usize> = 256..=1024;

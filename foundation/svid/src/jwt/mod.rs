@@ -10,6 +10,7 @@
 
 mod algorithm;
 mod audience;
+mod base64url;
 pub mod json;
 pub(crate) mod jwk;
 pub mod jws;

@@ -12,7 +12,7 @@ use edgewarden_names::{SpiffeId, UnixTime};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-use super::jws::encode;
+use super::base64url::encode;
 use super::{Audience, JwtKey, PublicKey, thumbprint};
 
 /// Error of the cryptographic library.
