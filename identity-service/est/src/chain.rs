@@ -15,7 +15,6 @@ use webpki::{EndEntityCert, KeyUsage};
 use crate::certificate::{Certificate, Malformed};
 use crate::certs_only::CERTIFICATES_MAX;
 use crate::der::Reader;
-use crate::request::SignedRequest;
 use crate::subject::{Profile, Subject};
 use crate::{EstError, TrustAnchors};
 
@@ -143,16 +142,10 @@ impl EnrolledChain {
 
 /// Key, profile and names that a certificate is compared with.
 pub(crate) struct Expected<'a> {
-    point: &'a [u8],
-    profile: Profile,
+    pub(crate) point: &'a [u8],
+    pub(crate) profile: Profile,
     /// Content of GeneralNames.
-    alternatives: &'a [u8],
-}
-
-impl<'a> Expected<'a> {
-    pub(crate) fn of(request: &'a SignedRequest) -> Self {
-        Self { point: &request.point, profile: request.profile, alternatives: &request.alternatives }
-    }
+    pub(crate) alternatives: &'a [u8],
 }
 
 /// Finds our certificate in `answer` and a path from it to an anchor, over `answer` and `helpers`.

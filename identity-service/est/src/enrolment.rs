@@ -3,7 +3,7 @@
 
 use edgewarden_names::{Reason, Refusal, UnixTime};
 
-use crate::chain::{self, CertificateBag, EnrolledChain, Expected};
+use crate::chain::{self, CertificateBag, EnrolledChain};
 use crate::wire::{self, Answer, Question, Reply};
 use crate::{EstError, SignedRequest, TrustAnchors, certs_only};
 
@@ -77,8 +77,7 @@ impl Enrolment {
                 let certificates = certs_only::parse(&der)
                     .map_err(|error| Refusal::new(Reason::EstAnswer, question, error))?;
                 let bag = CertificateBag::new(certificates)?;
-                chain::judge(&bag, helpers, &Expected::of(&self.request), anchors, now)
-                    .map(Progress::Enrolled)
+                chain::judge(&bag, helpers, &self.request.expected(), anchors, now).map(Progress::Enrolled)
             }
         }
     }

@@ -6,7 +6,7 @@
 use edgewarden_ca::{CaError, CaSigner, public_point, spki};
 use edgewarden_names::{Reason, Refusal};
 
-use crate::chain::EnrolledChain;
+use crate::chain::{EnrolledChain, Expected};
 use crate::der::{BIT_STRING, BOOLEAN, CONTEXT_0, INTEGER, OCTET_STRING, OID, SEQUENCE, SET, element};
 use crate::subject::{Profile, Subject};
 use crate::{CsrAttributes, EstError};
@@ -103,6 +103,11 @@ impl SignedRequest {
         }
         let (alternatives, profile) = (subject.alternatives.clone(), subject.profile);
         Ok(Self { operation, der, point, alternatives, profile })
+    }
+
+    /// What a certificate must have to be the answer.
+    pub(crate) fn expected(&self) -> Expected<'_> {
+        Expected { point: &self.point, profile: self.profile, alternatives: &self.alternatives }
     }
 
     /// PKCS#10, DER.
