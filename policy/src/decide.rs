@@ -5,7 +5,8 @@ use std::sync::Arc;
 use edgewarden_names::{Epoch, ModuleName, Principal};
 
 use crate::action::Action;
-use crate::epoch::{CompiledEpoch, RuleEffect, Side, Target};
+use crate::epoch::{CompiledEpoch, Side, Target};
+use crate::rule::RuleEffect;
 use edgewarden_names::topic::{covers, is_filter, is_topic, overlaps};
 
 /// Permitted targets that a denial names.

@@ -8,12 +8,8 @@ use cedar_policy::{
 };
 use miette::Diagnostic as _;
 
-use crate::epoch::{Rule, RuleEffect};
+use crate::rule::{POLICY_BYTES_MAX, Rule, RuleEffect};
 
-/// Largest policy text.
-pub(crate) const POLICY_BYTES_MAX: usize = 256 * 1024;
-/// Most rules in one policy: as many as fit in the text.
-pub(crate) const RULES_MAX: usize = POLICY_BYTES_MAX / "permit(principal,action,resource);".len();
 const RULE_NAME_BYTES_MAX: usize = 64;
 
 /// The schema that every policy is validated against.

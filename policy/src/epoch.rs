@@ -4,8 +4,8 @@ use edgewarden_names::{Epoch, GatewayName, ModuleName, Principal};
 use serde::{Deserialize, Serialize};
 
 use crate::action::Action;
-use crate::document::RULES_MAX;
 use crate::quick::QuickMap;
+use crate::rule::{RULES_MAX, Rule, RuleEffect};
 use crate::trie::Trie;
 use edgewarden_names::topic::is_filter;
 
@@ -44,29 +44,6 @@ pub(crate) struct Tables {
     pub(crate) resources: Vec<ResourceRow>,
     /// The pairs with at least one rule that applies. Elsewhere the answer is no.
     pub(crate) answers: Vec<Answer>,
-}
-
-/// A rule of the policy, with its text for explanations.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Rule {
-    pub(crate) name: String,
-    pub(crate) effect: RuleEffect,
-    /// As it is written.
-    pub(crate) text: String,
-    /// The principals and resources that it knows by themselves, ascending.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(crate) principals: Vec<u32>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(crate) resources: Vec<u32>,
-}
-
-/// The effect of a rule that applies. A forbid wins over any permit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum RuleEffect {
-    Permit,
-    Forbid,
 }
 
 /// A declared principal and the class that rules see it in.

@@ -3,7 +3,8 @@ use std::fmt;
 use edgewarden_names::{Epoch, Principal};
 
 use crate::action::Action;
-use crate::epoch::{CompiledEpoch, RuleEffect};
+use crate::epoch::CompiledEpoch;
+use crate::rule::RuleEffect;
 
 /// Permitted targets that an explanation lists.
 const PERMITTED_MAX: usize = 100;

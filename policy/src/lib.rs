@@ -18,6 +18,7 @@ mod explain;
 pub mod federation;
 pub mod nftables;
 mod quick;
+mod rule;
 mod sight;
 mod trie;
 mod world;
