@@ -10,9 +10,8 @@ mod fault;
 mod name;
 mod path;
 mod policies;
+mod roots;
 mod signature;
-
-use std::collections::HashMap;
 
 use edgewarden_names::{Refusal, UnixTime};
 
@@ -22,55 +21,11 @@ pub use bundle::{
 };
 use certificate::Certificate;
 pub(crate) use fault::{Fault, Kind};
-use name::Name;
 pub(crate) use name::printable;
 use path::Search;
-
-/// Roots and intermediates that EK certificates may chain to.
-#[derive(Debug, Clone, Default)]
-pub struct VendorRoots {
-    certificates: Vec<Known>,
-    /// By subject: positions in `certificates`.
-    roots: HashMap<Name, Vec<usize>>,
-    authorities: HashMap<Name, Vec<usize>>,
-}
-
-#[derive(Debug, Clone)]
-struct Known {
-    der: Vec<u8>,
-    subject_key: Option<Vec<u8>>,
-}
+pub use roots::VendorRoots;
 
 impl VendorRoots {
-    /// No vendor at all: every TPM is refused.
-    pub fn none() -> Self {
-        Self::default()
-    }
-
-    /// From a file of certificates; see [`VendorBundle::read`]. What cannot be used in it is left out.
-    pub fn from_pem(bundle: &[u8]) -> Result<Self, VendorBundleError> {
-        Ok(Self::of(&VendorBundle::read(bundle)?.certificates))
-    }
-
-    /// Sorts the certificates into roots and others. One that cannot be parsed is left out.
-    pub fn of(certificates: &[VendorCertificate]) -> Self {
-        let mut vendors = Self::default();
-        for known in certificates {
-            let Ok(certificate) = Certificate::parse(&known.der) else { continue };
-            let at = vendors.certificates.len();
-            let subject_key = certificate.subject_key().map(<[u8]>::to_vec);
-            let list = if known.is_root { &mut vendors.roots } else { &mut vendors.authorities };
-            list.entry(certificate.subject).or_default().push(at);
-            vendors.certificates.push(Known { der: known.der.clone(), subject_key });
-        }
-        vendors
-    }
-
-    /// True when no root is there, so that nothing is trusted.
-    pub fn is_empty(&self) -> bool {
-        self.roots.is_empty()
-    }
-
     /// The reason that this authority's certificate vouches for nothing now: mostly that its root is not among these.
     /// `None` when it does.
     pub fn why_useless(&self, authority: &[u8], now: UnixTime) -> Option<String> {
@@ -87,43 +42,5 @@ impl VendorRoots {
         now: UnixTime,
     ) -> Result<(), Refusal> {
         Search::new(self, sent, now).run(leaf).map_err(|fault| fault.refusal("EK certificate"))
-    }
-
-    fn unknown_issuer(&self, certificate: &Certificate<'_>) -> Fault {
-        let why = if self.is_empty() {
-            "no TPM vendor is trusted".to_owned()
-        } else if certificate.is_self_issued() {
-            "it is a root that is not among the trusted vendors".to_owned()
-        } else {
-            "no certificate of its issuer is among the trusted vendors or was sent by the TPM".to_owned()
-        };
-        let (called, issuer) = (certificate.called(), certificate.issuer_called());
-        Fault::new(Kind::Untrusted, format!("{called} was issued by {issuer}: {why}"))
-    }
-
-    fn anchors_of(&self, certificate: &Certificate<'_>) -> impl Iterator<Item = &[u8]> {
-        self.likeliest_first(&self.roots, certificate)
-    }
-
-    fn authorities_of(&self, certificate: &Certificate<'_>) -> impl Iterator<Item = &[u8]> {
-        self.likeliest_first(&self.authorities, certificate)
-    }
-
-    /// Those of the issuer's name; first those with the key that the certificate names, last those with another
-    /// (RFC 4158 section 3.5).
-    fn likeliest_first(
-        &self,
-        list: &HashMap<Name, Vec<usize>>,
-        certificate: &Certificate<'_>,
-    ) -> impl Iterator<Item = &[u8]> {
-        let wanted = certificate.authority_key();
-        let named = list.get(&certificate.issuer).into_iter().flatten();
-        let mut found: Vec<&Known> = named.filter_map(|&at| self.certificates.get(at)).collect();
-        found.sort_by_key(|known| match (wanted, known.subject_key.as_deref()) {
-            (Some(wanted), Some(key)) if wanted == key => 0,
-            (None, _) | (_, None) => 1,
-            _ => 2,
-        });
-        found.into_iter().map(|known| known.der.as_slice())
     }
 }

@@ -7,11 +7,11 @@
 use edgewarden_names::UnixTime;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
-use super::VendorRoots;
 use super::certificate::Certificate;
 use super::constraints::Constraints;
 use super::fault::{Fault, Kind};
 use super::policies::Policies;
+use super::roots::VendorRoots;
 use super::signature::{self, SignatureFault};
 
 /// Certificates between a leaf and its anchor. Makers use up to five.
