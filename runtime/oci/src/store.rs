@@ -33,9 +33,6 @@ use crate::unpack::{Lost, Unpacker};
 /// Evidence holds payloads of at most 4 MiB and one manifest, in base64.
 const EVIDENCE_BYTES_MAX: usize = 16 * 1024 * 1024;
 const RECORD_BYTES_MAX: usize = 1024 * 1024;
-/// Folders, with their modes, where the runtime mounts in each container: nothing of an image lies there.
-pub const MOUNT_FOLDERS: &[(&str, u32)] =
-    &[("dev", 0o755), ("proc", 0o555), ("run", 0o755), ("sys", 0o555), ("tmp", 0o1777)];
 const MOUNT_FILES: &[&str] = &["etc/hosts", "etc/resolv.conf"];
 const TEMPORARY: &str = ".partial-";
 /// Rises when an image is unpacked in another way: what was unpacked before is then made anew.
@@ -311,7 +308,7 @@ impl ContentStore {
     }
 
     fn unpack_into(&self, image: &Digest, layers: &[Layer], into: &Path) -> Result<(), OciError> {
-        let mut unpacker = Unpacker::new(into, MOUNT_FOLDERS)?;
+        let mut unpacker = Unpacker::new(into, tree::MOUNT_FOLDERS)?;
         for layer in layers {
             let path = self.blob_path(&layer.digest);
             let blob = match File::open(&path) {

@@ -13,7 +13,10 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 
 use crate::OciError;
 use crate::hashing::Hasher;
-use crate::store::MOUNT_FOLDERS;
+
+/// Folders, with their modes, where the runtime mounts in each container: nothing of an image lies there.
+pub(crate) const MOUNT_FOLDERS: &[(&str, u32)] =
+    &[("dev", 0o755), ("proc", 0o555), ("run", 0o755), ("sys", 0o555), ("tmp", 0o1777)];
 
 /// Walks `root` in the order of names. Times and link counts do not count.
 pub(crate) fn digest(root: &Path) -> Result<Digest, OciError> {
