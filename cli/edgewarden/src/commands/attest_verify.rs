@@ -14,7 +14,9 @@ use edgewarden_names::{Reason, Refusal};
 use edgewarden_platform::durable;
 use edgewarden_protocol::Bytes;
 
-use super::attest::{AK, DIGESTS_BYTES, DIGESTS_MAX, MESSAGE, PCRS, RUNTIME_LOG, SELECTION_BYTES, SIGNATURE};
+use super::exported_quote::{
+    AK, DIGESTS_BYTES, DIGESTS_MAX, MESSAGE, PCRS, RUNTIME_LOG, SELECTION_BYTES, SIGNATURE,
+};
 use crate::exit::Problem;
 
 const FILE_BYTES_MAX: usize = 16 * 1024;
@@ -107,7 +109,7 @@ fn values(bytes: &[u8]) -> Option<Vec<(u8, [u8; 32])>> {
     // Written exactly so: sizes and what is between the values too.
     let again: Vec<(u8, Bytes)> =
         found.iter().map(|(index, value): &(u8, [u8; 32])| (*index, value.to_vec().into())).collect();
-    let again = super::attest::serialized(&again);
+    let again = super::exported_quote::serialized(&again);
     (found.len() == indices.len() && again.ok()? == bytes).then_some(found)
 }
 
@@ -160,7 +162,7 @@ mod tests {
                 message,
                 signature,
                 ak: spki::to_pem(key.public_key().as_ref()).unwrap(),
-                pcrs: super::super::attest::serialized(&pcrs).unwrap(),
+                pcrs: super::super::exported_quote::serialized(&pcrs).unwrap(),
                 log: Some(entry.line().into()),
             }
         }

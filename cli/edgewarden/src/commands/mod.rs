@@ -7,6 +7,7 @@ pub mod clock;
 pub mod deployment;
 pub mod doctor;
 pub mod est;
+mod exported_quote;
 pub mod federation;
 pub mod identity;
 pub mod image;
