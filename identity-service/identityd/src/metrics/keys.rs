@@ -3,8 +3,6 @@
 use edgewarden_metrics::{Counter, Counts};
 use edgewarden_workload_wire::keys::Operation;
 
-use super::Metrics;
-
 /// Class of a call for resident keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyCall {
@@ -50,13 +48,4 @@ pub(super) struct Calls {
 
 pub(super) fn calls() -> Counts<KeyCall, Calls> {
     Counts::of(KeyCall::ALL)
-}
-
-impl Metrics {
-    /// Counts one call, done or refused.
-    pub fn key_call(&self, call: KeyCall, done: bool) {
-        if let Some(calls) = self.keys.get(&call) {
-            if done { &calls.done } else { &calls.refused }.inc();
-        }
-    }
 }

@@ -10,6 +10,7 @@ mod expose;
 mod health;
 mod keys;
 mod source;
+mod watched;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -21,7 +22,8 @@ use edgewarden_names::Reason;
 
 use self::keys::Calls;
 pub(crate) use self::keys::KeyCall;
-pub(crate) use self::source::{Told, Watched};
+pub(crate) use self::source::Told;
+pub(crate) use self::watched::Watched;
 
 /// The keystore is asked about its health at most once in this time: it may be a slow chip.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(60);
@@ -170,6 +172,13 @@ impl Metrics {
     /// A JWT-SVID went out: a new one, or one that was handed out before.
     pub fn jwt_svid(&self, signed: bool) {
         if signed { &self.jwt_signed } else { &self.jwt_reused }.inc();
+    }
+
+    /// Counts one call, done or refused.
+    pub fn key_call(&self, call: KeyCall, done: bool) {
+        if let Some(calls) = self.keys.get(&call) {
+            if done { &calls.done } else { &calls.refused }.inc();
+        }
     }
 
     /// Counts one head of the audit log that was not signed.

@@ -3,26 +3,15 @@
 use std::fmt;
 use std::sync::Arc;
 
-use edgewarden_keystore::Keystore;
 use edgewarden_metrics::door::Source;
 use edgewarden_metrics::page::{Format, render};
 use edgewarden_names::Reason;
 
+use super::watched::Watched;
 use super::{expose, health};
-use crate::issuance::Issuance;
-use crate::keys::Keys;
-use crate::ledger::Ledger;
 
 /// Before each name.
 const PREFIX: &str = "edgewarden";
-
-/// The parts of the service that are looked at.
-pub(crate) struct Watched {
-    pub ledger: Arc<Ledger>,
-    pub issuance: Arc<Issuance>,
-    pub keys: Arc<Keys>,
-    pub keystore: Arc<dyn Keystore>,
-}
 
 pub(crate) struct Told(pub(crate) Arc<Watched>);
 
