@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde::Deserialize;
 
-use crate::Problem;
+use crate::problem::Problem;
 
 /// The test programs to build, and the tests to run of them.
 #[derive(Debug)]

@@ -9,9 +9,8 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
-use crate::Problem;
+use crate::problem::Problem;
 use crate::programs::Program;
-use crate::report::Report;
 
 /// Longest that one program may take before it is ended: a test that hangs must not cost the whole run.
 const PROGRAM_DEADLINE: Duration = Duration::from_secs(40 * 60);
@@ -46,12 +45,12 @@ pub struct Finished {
     pub stderr: String,
 }
 
-/// Runs all programs, at most `jobs` at a time. Their order is the report's.
+/// Runs all programs, at most `jobs` at a time, and tells of each when it has ended.
 pub fn run_all(
     programs: &[Program],
     filter: Option<&str>,
     jobs: usize,
-    report: &mut Report,
+    mut ended: impl FnMut(&Program, Finished),
 ) -> Result<(), Problem> {
     let next = AtomicUsize::new(0);
     let (sender, receiver) = mpsc::channel();
@@ -68,7 +67,7 @@ pub fn run_all(
         }
         drop(sender);
         for (program, finished) in receiver {
-            report.add(program, finished?);
+            ended(program, finished?);
         }
         Ok(())
     })

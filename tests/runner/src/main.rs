@@ -5,31 +5,18 @@
 
 mod choice;
 mod events;
+mod problem;
 mod programs;
 mod report;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
 
 use crate::choice::Choice;
+use crate::problem::Problem;
 use crate::report::{MaySkip, Report};
-
-/// Failure to find, build or run tests.
-#[derive(Debug, thiserror::Error)]
-pub enum Problem {
-    #[error("no package, file or test is named `{0}`")]
-    Unknown(String),
-    #[error("the tests do not build")]
-    Build,
-    #[error("cannot run `{program}`: {source}")]
-    Run { program: String, source: std::io::Error },
-    #[error("cannot read `{}`: {source}", path.display())]
-    Read { path: PathBuf, source: std::io::Error },
-    #[error("cargo said what is not understood: {0}")]
-    Cargo(String),
-}
 
 #[derive(Debug, Parser)]
 #[command(name = "./ew test")]
@@ -67,6 +54,9 @@ fn run(arguments: &Arguments, root: &Path) -> Result<bool, Problem> {
     };
     let programs = programs::build(&choice)?;
     let mut report = Report::new(programs.len());
-    events::run_all(&programs, choice.filter.as_deref(), usize::from(arguments.jobs), &mut report)?;
+    let jobs = usize::from(arguments.jobs);
+    events::run_all(&programs, choice.filter.as_deref(), jobs, |program, finished| {
+        report.add(program, finished);
+    })?;
     Ok(report.finish(may_skip.as_ref()))
 }

@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 
 use serde::Deserialize;
 
-use crate::Problem;
 use crate::choice::Choice;
+use crate::problem::Problem;
 
 /// One test program, built and ready to run.
 #[derive(Debug)]

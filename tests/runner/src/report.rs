@@ -5,8 +5,8 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::Problem;
 use crate::events::Finished;
+use crate::problem::Problem;
 use crate::programs::Program;
 
 const SLOWEST: usize = 15;
