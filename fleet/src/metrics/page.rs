@@ -5,11 +5,12 @@ use std::sync::{Arc, PoisonError};
 
 use edgewarden_metrics::page::{Format, Page, render};
 
-use super::census::{Census, Counted};
+use super::census::{Counted, Gateways};
 use crate::Problem;
 use crate::admin_api::DeviceState;
 use crate::server::places::Occupancy;
 use crate::server::state::Shared;
+use crate::server::views;
 
 /// Before each name.
 const PREFIX: &str = "edgewarden_fleet";
@@ -24,7 +25,7 @@ struct Facts {
 /// All metrics of the fleet in the Prometheus text format.
 pub async fn page(shared: &Arc<Shared>, format: Format) -> Result<String, Problem> {
     let facts = Facts {
-        counted: Census::newest(shared).await?,
+        counted: shared.metrics.census.newest(count(Arc::clone(shared))).await?,
         deployments: shared.deployments().await?.all().len(),
         writable: super::health(shared).await.is_ok(),
     };
@@ -36,6 +37,23 @@ pub async fn page(shared: &Arc<Shared>, format: Format) -> Result<String, Proble
         connections(page, &shared)
     });
     page.map_err(Problem::internal)
+}
+
+/// Gateways by state. Takes a look at every one.
+async fn count(shared: Arc<Shared>) -> Result<Gateways, Problem> {
+    let mut gateways = [0; DeviceState::ALL.len()];
+    let mut after = None;
+    loop {
+        let page = views::page(&shared, after.as_ref(), views::PAGE_MAX).await?;
+        for device in &page.devices {
+            let place = DeviceState::ALL.iter().position(|state| *state == device.state);
+            if let Some(count) = place.and_then(|place| gateways.get_mut(place)) {
+                *count += 1;
+            }
+        }
+        let Some(next) = page.next else { return Ok(gateways) };
+        after = Some(next);
+    }
 }
 
 fn build(page: &mut Page<'_>, shared: &Shared, facts: &Facts) -> fmt::Result {

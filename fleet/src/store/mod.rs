@@ -7,6 +7,7 @@
 mod certificates;
 pub mod deployments;
 pub mod devices;
+mod error;
 pub mod events;
 pub(crate) mod integrity;
 pub mod jwt_keys;
@@ -29,6 +30,7 @@ use sqlx::sqlite::{
 };
 use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
 
+pub use error::StoreError;
 use writer::{Writer, Writing};
 
 /// One entry a schema version; entry `n` leads from version `n` to `n + 1`. Entries are never edited, only added.
@@ -44,57 +46,9 @@ const MIGRATIONS: &[&str] = &[
 ];
 /// The first schema whose rows have seals.
 const SEALED_SINCE: i64 = 6;
-/// `CORRUPT` and `NOTADB`.
-const DAMAGE_CODES: [u32; 2] = [11, 26];
-
 const READERS_MAX: u32 = 4;
 /// Time between two readings of a running server's database from end to end.
 const LOOK_EVERY: Duration = Duration::from_secs(6 * 3600);
-
-/// SQLite's primary result codes for a disk that does not do as it is asked: `READONLY`, `IOERR`, `FULL`, `CANTOPEN`.
-const DISK_CODES: [u32; 4] = [8, 10, 13, 14];
-
-/// Failure of the database, or contents that are not this fleet's or not what was written.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    #[error("the database failed")]
-    Sql(#[from] sqlx::Error),
-    #[error("the database holds something that does not read back: {0}")]
-    Content(String),
-    #[error("the database is damaged: {0}; restore a backup (docs/operations.md, \"A damaged database\")")]
-    Damaged(String),
-    #[error(
-        "the database is another fleet's: it was made with another root than `root.pem`; put back the one that belongs to it"
-    )]
-    OtherFleet,
-    #[error("the database has schema version {0}; this program knows up to {known}", known = MIGRATIONS.len())]
-    Newer(i64),
-}
-
-impl StoreError {
-    /// `true` when the disk is why: full, failing or read-only. Trying again succeeds once it is not.
-    pub fn is_the_disk(&self) -> bool {
-        matches!(self, Self::Sql(sqlx::Error::Io(_)))
-            || self.primary_code().is_some_and(|code| DISK_CODES.contains(&code))
-    }
-
-    fn primary_code(&self) -> Option<u32> {
-        let Self::Sql(sqlx::Error::Database(error)) = self else { return None };
-        // An extended code has the primary one in its lowest byte.
-        error.code()?.parse::<u32>().ok().map(|code| code & 0xff)
-    }
-
-    fn or_damage(self) -> Self {
-        let unreadable = matches!(
-            self,
-            Self::Sql(sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_)) | Self::Content(_)
-        );
-        if unreadable || self.primary_code().is_some_and(|code| DAMAGE_CODES.contains(&code)) {
-            return Self::Damaged(ErrorChain(&self).to_string());
-        }
-        self
-    }
-}
 
 /// Handle to the fleet's database. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -257,7 +211,9 @@ async fn migrate(writer: &Writer) -> Result<(), StoreError> {
         let mut writing = writer.begin().await?;
         let version: i64 = sqlx::query_scalar("PRAGMA user_version").fetch_one(writing.sql()).await?;
         let done = usize::try_from(version).unwrap_or(usize::MAX);
-        let Some(due) = MIGRATIONS.get(done..) else { return Err(StoreError::Newer(version)) };
+        let Some(due) = MIGRATIONS.get(done..) else {
+            return Err(StoreError::Newer { found: version, known: MIGRATIONS.len() });
+        };
         let Some(migration) = due.first() else { return writing.abandon().await };
         sqlx::raw_sql(*migration).execute(writing.sql()).await?;
         // A pragma takes no bound parameter; this is a number of ours.

@@ -14,7 +14,7 @@ use sqlx::Connection as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use tokio::sync::{Mutex, MutexGuard};
 
-use super::StoreError;
+use super::error::StoreError;
 
 /// Cheap to clone; one write at a time.
 #[derive(Debug, Clone)]

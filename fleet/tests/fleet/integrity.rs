@@ -93,7 +93,7 @@ async fn a_changed_bit_is_found_or_changes_nothing() {
         }
         std::fs::write(&file, bytes).unwrap();
         match Store::open(&file).await {
-            Err(StoreError::Damaged(_) | StoreError::Newer(_) | StoreError::Sql(_)) => found += 1,
+            Err(StoreError::Damaged(_) | StoreError::Newer { .. } | StoreError::Sql(_)) => found += 1,
             Err(other) => panic!("byte {at}: {other:?}"),
             Ok(store) => {
                 match dump(&store).await {

@@ -268,7 +268,7 @@ async fn a_database_of_a_newer_program_is_not_touched() {
     let mut bytes = std::fs::read(&file).unwrap();
     bytes[63] = 99;
     std::fs::write(&file, bytes).unwrap();
-    assert!(matches!(Store::open(&file).await, Err(StoreError::Newer(99))));
+    assert!(matches!(Store::open(&file).await, Err(StoreError::Newer { found: 99, .. })));
 }
 
 type Change = fn(&mut Message);
