@@ -1,65 +1,20 @@
 //! Receivers that lag: each loses in its own session, by the rule that the deployment declares for it, and nobody waits
 //! for it. What it loses was acknowledged to its publisher; it is counted and told under the receiver's name.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use edgewarden_names::{Reason, Refusal};
 
 use super::limits::Receiver;
+use super::message::Message;
 use super::session::{Outgoing, Session};
-use super::{Authority, Broker, End, Message};
+use super::{Authority, Broker, End, Lagging};
 
-/// The same receiver is told of again after this.
-const TELL_AGAIN: Duration = Duration::from_secs(10);
 /// Time for which a receiver counts as lagging after a loss.
 const LAGGING: Duration = Duration::from_secs(60);
 /// Clients whose losses are remembered.
 const CLIENTS_MAX: usize = 4096;
-
-/// Loss of a receiver that has no room for one more message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lagging {
-    /// Its oldest messages that are not on the way to it.
-    LosesOldest,
-    /// Its session, with all that is in it.
-    LosesSession,
-}
-
-#[derive(Debug, Default)]
-struct Loss {
-    messages: u64,
-    /// Of them, those that were told of.
-    told: u64,
-    told_at: Option<Duration>,
-    last: Option<Duration>,
-}
-
-impl Loss {
-    /// The text about new losses; `None` when there are none, or when the last was told lately.
-    fn tell(&mut self, now: Duration) -> Option<String> {
-        let new = self.messages.saturating_sub(self.told);
-        if new == 0 || self.told_at.is_some_and(|at| now.saturating_sub(at) < TELL_AGAIN) {
-            return None;
-        }
-        (self.told, self.told_at) = (self.messages, Some(now));
-        Some(format!("{new} lost, {} in all", self.messages))
-    }
-}
-
-/// Messages lost by each receiver, since the process began.
-#[derive(Debug)]
-pub(super) struct Losses<C> {
-    clients: HashMap<C, Loss>,
-    pub(super) messages: u64,
-}
-
-impl<C> Default for Losses<C> {
-    fn default() -> Self {
-        Self { clients: HashMap::new(), messages: 0 }
-    }
-}
 
 impl<A: Authority> Broker<A> {
     /// A QoS 1 message goes into the client's session; false when it is lost there. `retained`: the number of the

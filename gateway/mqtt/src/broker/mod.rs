@@ -16,19 +16,25 @@
 //! Left out of MQTT 3.1.1: QoS 2 (a QoS 2 publication ends the connection, a subscription is granted at most QoS 1),
 //! user name and password (read and ignored), and client identifiers of the client's own choice.
 
+mod action;
 mod aside;
+mod authority;
 mod connect;
 mod delivery;
 pub mod durable;
 mod lagging;
 mod limits;
+mod losses;
+mod message;
 mod retained;
+mod saved;
 mod session;
 mod subscribe;
+mod survival;
+mod writes;
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,104 +42,20 @@ use edgewarden_names::{Reason, Refusal, UnixTime};
 
 use crate::decode::DecodeError;
 use crate::packet::{ConnectCode, Delivery, Packet, PacketId, Qos, Will};
-use crate::topic::{TopicFilter, TopicName};
+use crate::topic::TopicName;
 use crate::trie::Trie;
+pub use action::{Action, ConnectionId, Ticket};
 use aside::KeptBack;
-use durable::{Document, Journaling, Saved, SavedRetained, Writing, not_yet};
-pub use lagging::Lagging;
-use lagging::Losses;
+pub use authority::{Authority, Keep, Lagging, Terms};
 pub use limits::{Counts, Limits, Receiver};
+use losses::Losses;
+use message::Message;
 use retained::Retained;
 use session::Session;
+use writes::{Journaling, Writing};
 
 /// Clients that receive what is published on one topic, each with its granted QoS.
 type Receivers<C> = Arc<[(C, Qos)]>;
-
-/// Permissions and terms of each client, by the policy of the moment.
-pub trait Authority {
-    type Client: Clone + Eq + Hash + Ord + fmt::Debug + fmt::Display;
-
-    /// The one client identifier this client may use.
-    fn client_id<'a>(&self, client: &'a Self::Client) -> &'a str;
-    /// Asked at each CONNECT, and for every connection when the authority changes.
-    fn may_connect(&self, client: &Self::Client) -> Result<(), Refusal>;
-    /// Asked for a publication, for a will at CONNECT and when it is sent, and for retained messages when the authority
-    /// changes.
-    fn may_publish(&self, client: &Self::Client, topic: &TopicName) -> Result<Terms, Refusal>;
-    /// Asked for each filter of a SUBSCRIBE, and for every subscription when the authority changes.
-    fn may_subscribe(&self, client: &Self::Client, filter: &TopicFilter) -> Result<(), Refusal>;
-    /// Asked for each receiver of a topic, and for messages that wait when the authority changes.
-    fn may_receive(&self, client: &Self::Client, topic: &TopicName) -> bool;
-    /// False while it is not known who may do what: everything is denied then, and nothing is removed.
-    fn decides(&self) -> bool;
-    /// The reason that the client is gone for good, which ends its session. Not being let in for now is none.
-    fn has_left(&self, client: &Self::Client) -> Option<Refusal>;
-    /// The client's loss when it lags.
-    fn lagging(&self, client: &Self::Client) -> Lagging;
-    /// Time for which the client's persistent session is kept while it is away.
-    fn session_expiry(&self, client: &Self::Client) -> Duration;
-}
-
-/// Terms on which a client publishes on a topic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Terms {
-    pub keep: Keep,
-    /// Largest payload.
-    pub bytes_max: usize,
-}
-
-/// Condition for the acknowledgement of a publication.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Keep {
-    /// Every receiver's session holds it.
-    Local,
-    /// It is on disk for upstream as well: [`Action::Store`].
-    Durable,
-}
-
-/// Number of a connection, given out by the caller.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ConnectionId(pub u64);
-
-/// Names one [`Action::Store`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Ticket(u64);
-
-/// A task of the broker for its caller, who does all I/O.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action<C> {
-    /// There are bytes for [`Broker::take_output`].
-    Output(ConnectionId),
-    /// Write `last`, then close. The broker has forgotten the connection.
-    Close { connection: ConnectionId, last: Vec<u8> },
-    /// So much of what was received is done with: the caller may read as much again.
-    Credit { connection: ConnectionId, bytes: usize },
-    /// Put the publication on disk, then call [`Broker::stored`].
-    Store { ticket: Ticket, client: C, topic: TopicName, payload: Arc<[u8]> },
-    /// Put the session on disk, or remove it, then call [`Broker::documented`].
-    Document { client: C, version: u64, document: Option<Document<C>> },
-    /// Put the message on disk, then call [`Broker::journaled`].
-    Journal(Saved<C>),
-    /// The client's session does not need this message of the journal any more. To be lost is no harm.
-    Settled { client: C, number: u64 },
-    /// The client's session is gone, and all that was for it.
-    Forgotten { client: C },
-    /// Put the retained message on disk in the place of its topic's, or remove that when the payload is empty, then call
-    /// [`Broker::journaled`].
-    Retain(SavedRetained<C>),
-    /// Write a refusal to the audit log. `client`: whose doing it was; `None` when it is of our own, as a disk's.
-    Refused { client: Option<C>, refusal: Refusal },
-}
-
-/// One publication, shared by all who receive it.
-#[derive(Debug, Clone)]
-struct Message<C> {
-    /// Above those of all messages before it.
-    number: u64,
-    from: C,
-    topic: TopicName,
-    payload: Arc<[u8]>,
-}
 
 #[derive(Debug)]
 struct Connection<C> {
@@ -596,4 +518,9 @@ impl<A: Authority> Broker<A> {
 /// The QoS of a delivery's packet with its identifier.
 fn delivery(id: Option<PacketId>) -> Delivery {
     id.map_or(Delivery::AtMostOnce, Delivery::AtLeastOnce)
+}
+
+/// The refusal of every client before what was on disk is there.
+fn not_yet() -> Refusal {
+    Refusal::new(Reason::Busy, "sessions", "they are not loaded yet")
 }

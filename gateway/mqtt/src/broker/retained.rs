@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 use std::sync::Arc;
 
-use super::{Limits, Message};
+use super::limits::Limits;
+use super::message::Message;
 use crate::packet::Qos;
 use crate::topic::{TopicFilter, TopicName};
 

@@ -4,14 +4,13 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::action::ConnectionId;
 use super::aside::Aside;
-use super::durable::Document;
-use super::{ConnectionId, Limits, Message};
+use super::limits::Limits;
+use super::message::Message;
+use super::saved::Document;
 use crate::packet::{PacketId, Qos};
-use crate::topic::{TopicFilter, TopicName};
-
-/// Bytes that an entry and its places in the queue, the journal and its index cost beside topic and payload.
-const MESSAGE_COST: usize = 256;
+use crate::topic::TopicFilter;
 
 #[derive(Debug)]
 pub(super) struct Session<C> {
@@ -59,17 +58,6 @@ impl<C> Outgoing<C> {
 impl<C> Clone for Outgoing<C> {
     fn clone(&self) -> Self {
         Self { message: Arc::clone(&self.message), retained: self.retained, dup: self.dup, ends: self.ends }
-    }
-}
-
-impl<C> Message<C> {
-    /// Bytes that the message counts for in every pool.
-    pub(super) fn cost(&self) -> usize {
-        Self::cost_of(&self.topic, &self.payload)
-    }
-
-    pub(super) fn cost_of(topic: &TopicName, payload: &[u8]) -> usize {
-        MESSAGE_COST.saturating_add(topic.as_str().len()).saturating_add(payload.len())
     }
 }
 
@@ -344,6 +332,7 @@ impl<C> Session<C> {
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
+    use crate::topic::TopicName;
 
     fn session(messages: usize) -> Session<&'static str> {
         let mut session = Session::new(true, 0);
