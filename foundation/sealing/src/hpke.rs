@@ -11,6 +11,8 @@ const KEM: u16 = 0x0010;
 const KDF: u16 = 0x0001;
 /// Its length, and that of the KEM's shared secret.
 const SECRET_BYTES: usize = 32;
+/// AES-GCM's tag.
+pub const TAG_BYTES: usize = 16;
 /// Base mode.
 const MODE: u8 = 0x00;
 
@@ -67,7 +69,7 @@ impl Context {
     /// Ciphertext and tag. `None` when the library fails.
     pub fn seal(self, associated: &[u8], plaintext: &[u8]) -> Option<Vec<u8>> {
         // Encrypted in place: room for the tag first, so that no copy of the plaintext is left behind by growing.
-        let mut bytes = Vec::with_capacity(plaintext.len().checked_add(crate::TAG_BYTES)?);
+        let mut bytes = Vec::with_capacity(plaintext.len().checked_add(TAG_BYTES)?);
         bytes.extend_from_slice(plaintext);
         let nonce = Nonce::assume_unique_for_key(self.nonce);
         self.key.seal_in_place_append_tag(nonce, Aad::from(associated), &mut bytes).ok()?;

@@ -14,13 +14,12 @@ use aws_lc_rs::agreement::{ECDH_P256, PrivateKey, UnparsedPublicKey, agree};
 use zeroize::Zeroizing;
 
 use hpke::SUITE;
+pub use hpke::TAG_BYTES;
 
 /// An uncompressed P-256 point (SEC 1 section 2.3.3).
 pub const POINT_BYTES: usize = 65;
 /// The x coordinate of a P-256 point: what ECDH yields.
 pub const SHARED_BYTES: usize = 32;
-/// AES-GCM's tag.
-pub const TAG_BYTES: usize = 16;
 /// Longest plaintext.
 pub const PLAINTEXT_BYTES_MAX: usize = 64 * 1024;
 /// Longest `info` and longest associated data.
