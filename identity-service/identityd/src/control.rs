@@ -43,7 +43,6 @@ const STRANGER_PATIENCE: Duration = Duration::from_secs(1);
 const STRANGER_BYTES_MAX: u64 = 64 * 1024;
 /// Name of the socket in refusals.
 const CONTROL: &str = "control socket";
-/// After an error of accept(2), such as too many open files.
 
 /// Rights of a user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
