@@ -81,6 +81,9 @@ fn decode(text: &str) -> Result<Vec<u8>, String> {
             ));
         }
     }
+    if !text.ends_with("-----END PUBLIC KEY-----") {
+        return Err("its PEM block does not end, or text follows it".into());
+    }
     pem::one(text, pem::PUBLIC_KEY).map_err(|error| format!("it is {error}"))
 }
 
