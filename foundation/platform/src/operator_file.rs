@@ -12,11 +12,16 @@ const OPEN_TO_OTHERS: u32 = 0o027;
 /// Write by anyone.
 const WRITABLE_BY_ALL: u32 = 0o002;
 
-/// Kind of an operator's file: `Secret` must not be readable by others.
+/// Any access by the group or by others.
+const NOT_OWNER: u32 = 0o077;
+
+/// Kind of an operator's file: `Secret` must not be readable by others; `Own` belongs to root or to the process's user, and
+/// not even the group may open it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Secrecy {
     Public,
     Secret,
+    Own,
 }
 
 /// Error of an operator's file: unreadable, or not as it must be.
@@ -43,6 +48,14 @@ pub fn read(path: &Path, bytes_max: usize, secrecy: Secrecy) -> Result<Zeroizing
     }
     if secrecy == Secrecy::Secret && metadata.mode() & OPEN_TO_OTHERS != 0 {
         return Err(wrong("can be read or written by others; run `chmod 0600` on it"));
+    }
+    if secrecy == Secrecy::Own {
+        if metadata.mode() & NOT_OWNER != 0 {
+            return Err(wrong("is open to its group or to others; run `chmod 0600` on it"));
+        }
+        if metadata.uid() != 0 && metadata.uid() != nix::unistd::geteuid().as_raw() {
+            return Err(wrong("belongs to another user; run `chown` on it"));
+        }
     }
     if metadata.mode() & WRITABLE_BY_ALL != 0 {
         return Err(wrong("can be written by everybody; run `chmod o-w` on it"));

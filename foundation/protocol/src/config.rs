@@ -8,6 +8,7 @@ use edgewarden_names::{GatewayName, TrustDomain};
 use serde::{Deserialize, Serialize};
 
 use crate::est::EstConfig;
+use crate::registries::{self, Proxies, RegistryMirrors};
 
 /// No issuing CA lives longer than a year: its key is in memory.
 const ISSUING_CA_SECONDS_MAX: u32 = 366 * 86400;
@@ -172,8 +173,20 @@ pub struct Runtime {
     pub module_network: String,
     /// Registries (`host:port`) that are asked in plain HTTP. Content is checked by digest all the same.
     pub plain_http_registries: Vec<String>,
+    /// Logins for registries, in the form of Docker's `config.json`. Root's, and open to nobody else. Read at each pull.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub registry_credentials_file: Option<PathBuf>,
+    /// Roots (PEM) that registries' certificates may lead to, besides the system's.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub registry_ca_files: Vec<PathBuf>,
     /// Time that a module's new revision must run before the one that it replaces is given up.
     pub update_probation_seconds: u32,
+    /// Registries whose images are asked for elsewhere first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub registry_mirrors: Vec<RegistryMirrors>,
+    /// Proxies on the way to registries.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<Proxies>,
 }
 
 impl Default for Runtime {
@@ -182,8 +195,20 @@ impl Default for Runtime {
             oci_runtime: "/usr/sbin/runc".into(),
             module_network: "10.77.0.0/24".into(),
             plain_http_registries: Vec::new(),
+            registry_credentials_file: None,
+            registry_ca_files: Vec::new(),
             update_probation_seconds: 60,
+            registry_mirrors: Vec::new(),
+            proxy: None,
         }
+    }
+}
+
+impl Runtime {
+    /// Files with logins: for registries, and for proxies.
+    pub fn secret_files(&self) -> impl Iterator<Item = &PathBuf> {
+        let proxy = self.proxy.as_ref().and_then(|proxy| proxy.credentials_file.as_ref());
+        self.registry_credentials_file.iter().chain(proxy)
     }
 }
 
@@ -293,7 +318,7 @@ impl Config {
                 return range("keystore.token", "a label of 1 to 32 bytes that does not end in a blank");
             }
         }
-        Ok(())
+        registries::check(&self.runtime).or_else(|(key, rule)| range(key, rule))
     }
 }
 
@@ -379,6 +404,44 @@ mod tests {
             &format!("{tpm}[unknown]\n"),
         ] {
             assert!(load(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_way_to_registries_is_read_strictly() {
+        let tpm = "[keystore]\nkind = \"tpm\"\ndevice = \"/dev/tpmrm0\"\n[runtime]\n";
+        let good = "registry_credentials_file = \"/etc/edgewarden/registries.json\"\n\
+            registry_ca_files = [\"/etc/edgewarden/plant-ca.pem\"]\n\
+            [[runtime.registry_mirrors]]\nregistry = \"docker.io\"\nmirrors = [\"cache.plant.example:5000\"]\nonly = true\n\
+            [runtime.proxy]\nhttps = \"http://proxy:3128\"\nno_proxy = [\".plant.example\", \"10.0.0.0/8\"]\n";
+        let config = load(&format!("{tpm}{good}")).unwrap();
+        assert!(config.runtime.registry_mirrors[0].only);
+        // What `join` writes is read again.
+        let again: Config = toml::from_str(&toml::to_string_pretty(&config).unwrap()).unwrap();
+        assert_eq!(again.runtime.proxy, config.runtime.proxy);
+        let mirrors = |rest: &str| format!("[[runtime.registry_mirrors]]\n{rest}");
+        for bad in [
+            "registry_credentials_file = \"registries.json\"\n".to_owned(),
+            "registry_ca_files = [\"ca.pem\"]\n".into(),
+            format!("registry_ca_files = {:?}\n", vec!["/a"; 33]),
+            "registry_password = \"hunter2\"\n".into(),
+            mirrors("registry = \"docker.io\"\n"),
+            mirrors("registry = \"docker.io\"\nmirrors = []\n"),
+            mirrors(&format!("registry = \"docker.io\"\nmirrors = {:?}\n", vec!["a"; 9])),
+            mirrors("registry = \"docker.io\"\nmirrors = [\"https://a\"]\n"),
+            mirrors("registry = \"docker.io/library\"\nmirrors = [\"a\"]\n"),
+            mirrors("registry = \"docker.io\"\nmirrors = [\"a\"]\nfallback = true\n"),
+            mirrors("registry = \"a\"\nmirrors = [\"b\"]\n").repeat(2),
+            "[runtime.proxy]\n".into(),
+            "[runtime.proxy]\nno_proxy = [\"*\"]\n".into(),
+            "[runtime.proxy]\nhttps = \"proxy:3128\"\n".into(),
+            "[runtime.proxy]\nhttps = \"http://user:hunter2@proxy:3128\"\n".into(),
+            "[runtime.proxy]\nhttps = \"http://proxy:3128\"\nno_proxy = [\"a b\"]\n".into(),
+            "[runtime.proxy]\nhttps = \"http://proxy:3128\"\ncredentials_file = \"proxy\"\n".into(),
+            "[runtime.proxy]\nhttps = \"http://proxy:3128\"\npassword = \"x\"\n".into(),
+            format!("[runtime.proxy]\nhttp = \"http://proxy:3128\"\nno_proxy = {:?}\n", vec!["a"; 65]),
+        ] {
+            assert!(load(&format!("{tpm}{bad}")).is_err(), "{bad}");
         }
     }
 

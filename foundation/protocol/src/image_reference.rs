@@ -28,11 +28,10 @@ impl ImageReference {
             return wrong("it names no registry");
         };
         let (repository, tag) = rest.split_once(':').map_or((rest, None), |(r, t)| (r, Some(t)));
-        let host_ok = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '[' | ']');
-        if registry.is_empty() || !registry.chars().all(host_ok) {
+        if !is_registry(registry) {
             return wrong("the registry is `host` or `host:port`");
         }
-        if !repository.split('/').all(is_path_component) {
+        if !is_repository(repository) {
             return wrong("the repository holds only `a-z`, `0-9`, `.`, `_`, `-` and `/`");
         }
         let tag_ok = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
@@ -72,6 +71,17 @@ impl ImageReference {
     pub fn name(&self) -> String {
         format!("{}/{}", self.registry, self.repository)
     }
+}
+
+/// Whether a text may be a registry's `host` or `host:port`.
+pub(crate) fn is_registry(text: &str) -> bool {
+    let host_ok = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '[' | ']');
+    !text.is_empty() && text.chars().all(host_ok) && !text.starts_with(':')
+}
+
+/// Whether a text may be a repository's path.
+pub(crate) fn is_repository(text: &str) -> bool {
+    text.split('/').all(is_path_component)
 }
 
 fn is_path_component(component: &str) -> bool {

@@ -38,6 +38,7 @@ pub mod layout;
 pub mod leaf;
 pub mod messages;
 mod module;
+pub mod registries;
 pub mod runtime_console;
 pub mod secret;
 pub mod server_names;
