@@ -11,10 +11,9 @@ use edgewarden_oci::OciError;
 use edgewarden_oci::execution::Execution;
 use edgewarden_oci::manifest::ImageConfig;
 use edgewarden_oci::records::RecordKey;
-use edgewarden_oci::registry::Registry;
+use edgewarden_oci::registry::{Access, Registry};
 use edgewarden_oci::store::ContentStore;
 use edgewarden_protocol::Bytes;
-use edgewarden_protocol::config::Runtime;
 use edgewarden_protocol::control::ImageEvidence;
 use edgewarden_protocol::deployment::{Deployment, ImageKey, Module};
 
@@ -55,7 +54,7 @@ fn parse_and_judge(payload: &[u8], domain: &TrustDomain) -> Result<Deployment, R
 /// gateway does, into a folder that is gone afterwards.
 pub async fn images(
     deployment: &Deployment,
-    registries: &Runtime,
+    registries: &Access,
     architectures: &[Architecture],
 ) -> Result<(), Problem> {
     let folder = tempfile::Builder::new().prefix("edgewarden-check-").tempdir().map_err(Problem::internal)?;
@@ -69,7 +68,7 @@ pub async fn images(
 async fn images_in(
     folder: &Path,
     deployment: &Deployment,
-    registries: &Runtime,
+    registries: &Access,
     architectures: &[Architecture],
 ) -> Result<(), Problem> {
     let store = ContentStore::open(folder).map_err(OciError::refusal)?;
@@ -89,7 +88,7 @@ async fn image(
     key: &RecordKey,
     module: &Module,
     keys: &[ImageKey],
-    registries: &Runtime,
+    registries: &Access,
     architecture: Architecture,
 ) -> Result<(), Problem> {
     let registry = Registry::of(&module.image, registries).map_err(OciError::refusal)?;

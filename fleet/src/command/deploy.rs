@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use edgewarden_names::{Architecture, GatewayName, Reason};
+use edgewarden_oci::registry::{self, Access};
 use edgewarden_platform::durable;
-use edgewarden_protocol::config::Runtime;
 use edgewarden_protocol::deployment::{Deployment, PAYLOAD_TYPE};
 use edgewarden_protocol::dsse::{ENVELOPE_BYTES_MAX, Envelope};
 use edgewarden_terminal::Waiting;
@@ -46,6 +46,13 @@ pub struct Deploy {
     /// A registry (`host:port`) to ask in plain HTTP. The image's digest is signed all the same.
     #[arg(long, value_name = "HOST:PORT")]
     plain_http: Vec<String>,
+    /// Logins for registries, in the form of Docker's `config.json`, open to nobody else; without it Docker's own file of
+    /// the caller (`$DOCKER_CONFIG/config.json`, `~/.docker/config.json`). Gateways have their own.
+    #[arg(long, value_name = "FILE")]
+    credentials: Option<PathBuf>,
+    /// Roots (PEM) that registries' certificates may lead to, besides the system's; may be given many times.
+    #[arg(long, value_name = "FILE")]
+    registry_ca: Vec<PathBuf>,
     /// Say what a gateway would refuse, of the images too, and how many are meant, without signing or sending.
     #[arg(long)]
     check: bool,
@@ -100,8 +107,14 @@ impl Deploy {
         Ok(())
     }
 
-    fn registries(&self) -> Runtime {
-        Runtime { plain_http_registries: self.plain_http.clone(), ..Runtime::default() }
+    fn registries(&self) -> Result<Access, Stop> {
+        let command = registry::Command {
+            plain_http: self.plain_http.clone(),
+            credentials: self.credentials.clone(),
+            ca_files: self.registry_ca.clone(),
+        };
+        Access::of_command(command, |name| std::env::var(name).ok())
+            .map_err(|error| Stop::from(error.refusal()))
     }
 
     /// Counts by processor of the gateways that are meant. Without a fleet that answers, an envelope can still be made
@@ -124,7 +137,7 @@ impl Deploy {
         }
         say_machines(machines);
         let waiting = Waiting::begin(&format!("judging the images of {} modules", deployment.modules.len()));
-        let judged = preflight::images(deployment, &self.registries(), &architectures(machines)).await;
+        let judged = preflight::images(deployment, &self.registries()?, &architectures(machines)).await;
         drop(waiting);
         judged.map_err(|problem| {
             let refusal = problem.into_refusal();
@@ -166,7 +179,7 @@ impl Deploy {
             Some(version) => version,
             None => next_version(&document.name, common).await?,
         };
-        let registries = self.registries();
+        let registries = self.registries()?;
         let machines = self.machines(&document.selector, common).await?;
         let architecture = architectures(&machines).into_iter().next().unwrap_or(Architecture::HERE);
         let folder = file.parent().unwrap_or(Path::new("."));

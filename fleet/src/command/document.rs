@@ -8,8 +8,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use edgewarden_names::{Architecture, TrustDomain};
-use edgewarden_oci::registry::Registry;
-use edgewarden_protocol::config::Runtime;
+use edgewarden_oci::registry::{Access, Registry};
 use edgewarden_protocol::deployment::{Deployment, ImageKey, ImageReference, Leaf, Module, Route, Topic};
 use edgewarden_protocol::dsse::ENVELOPE_BYTES_MAX;
 use edgewarden_protocol::federation::Endpoint;
@@ -55,7 +54,7 @@ impl Document {
         folder: &Path,
         version: u64,
         domain: &TrustDomain,
-        registries: &Runtime,
+        registries: &Access,
         architecture: Architecture,
     ) -> Result<Deployment, Stop> {
         let mut document = self.rest;
@@ -141,7 +140,7 @@ fn from_file(table: &mut Map<String, Value>, field: &str, folder: &Path) -> Resu
 /// The module's image by digest. The module is read here already, so that what is wrong is said with its name.
 async fn resolve_module(
     module: &mut Map<String, Value>,
-    registries: &Runtime,
+    registries: &Access,
     architecture: Architecture,
 ) -> Result<(), Stop> {
     let name =
@@ -173,7 +172,7 @@ fn image_by_tag(image: &str) -> Result<(String, String, String), Stop> {
 async fn resolve_image(
     image: &str,
     (registry, repository, tag): (String, String, String),
-    registries: &Runtime,
+    registries: &Access,
     architecture: Architecture,
 ) -> Result<ImageReference, Stop> {
     let registry =

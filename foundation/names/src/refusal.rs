@@ -99,7 +99,7 @@ reasons! {
     ImageUser "image.user" "give the image a USER that is not root and no daemon's, in the Dockerfile `USER 1000`; then sign and deploy the new digest";
     ImageCommand "image.command" "correct what the message names: ENTRYPOINT, CMD, WORKDIR or PATH of the image, or `args` and `env` of the deployment";
     ImagePlatform "image.platform" "deploy the digest of the image for this gateway's processor and linux; `docker buildx imagetools inspect` lists them";
-    ImageLogin "image.login" "gateways have no login for registries: let this one give the repository to readers without one, or copy the image to one that does";
+    ImageLogin "image.login" "the message says which registry wants a login and whether one was there: put it into the file that `runtime.registry_credentials_file` names, or for a command into `--credentials FILE` (docs/registries.md)";
     ImageTooLarge "image.too_large" "the manifest, evidence or layer is over the limit in docs/specification.md";
     ImageUnavailable "image.unavailable" "the registry did not give the image; check its address and the digest";
     // Starts and identity

@@ -7,8 +7,7 @@ use edgewarden_names::Digest;
 use edgewarden_oci::OciError;
 use edgewarden_oci::build::{self, Recipe};
 use edgewarden_oci::layout::ImageLayout;
-use edgewarden_oci::registry::Registry;
-use edgewarden_protocol::config::Runtime;
+use edgewarden_oci::registry::{self, Access, Registry};
 use edgewarden_protocol::deployment::ImageReference;
 use edgewarden_terminal::Waiting;
 
@@ -54,6 +53,13 @@ pub struct RegistryOptions {
     /// Ask this registry (`host:port`) in plain HTTP.
     #[arg(long)]
     plain_http: Vec<String>,
+    /// Logins, in the form of Docker's `config.json`, open to nobody else; without it Docker's own file of the caller
+    /// (`$DOCKER_CONFIG/config.json`, `~/.docker/config.json`).
+    #[arg(long, value_name = "FILE")]
+    credentials: Option<PathBuf>,
+    /// Roots (PEM) that registries' certificates may lead to, besides the system's. Repeat for more.
+    #[arg(long, value_name = "FILE")]
+    registry_ca: Vec<PathBuf>,
 }
 
 /// `registry/repository`, and what comes after: a tag, or a digest, before which a tag is for people.
@@ -164,8 +170,13 @@ impl Name {
     }
 
     fn open(&self, options: &RegistryOptions) -> Result<Registry, Problem> {
-        let config = Runtime { plain_http_registries: options.plain_http.clone(), ..Runtime::default() };
-        Ok(Registry::new(&self.registry, &self.repository, &config)?)
+        let command = registry::Command {
+            plain_http: options.plain_http.clone(),
+            credentials: options.credentials.clone(),
+            ca_files: options.registry_ca.clone(),
+        };
+        let access = Access::of_command(command, |name| std::env::var(name).ok())?;
+        Ok(Registry::new(&self.registry, &self.repository, access)?)
     }
 }
 

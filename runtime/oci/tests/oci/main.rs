@@ -13,6 +13,8 @@
 
 mod builders;
 mod common;
+mod logins;
 mod manifest;
 mod registry;
 mod unpack;
+mod ways;

@@ -1,4 +1,6 @@
-//! A registry to talk to: Debian's docker-registry, on a free port, in a folder of its own.
+//! A registry to talk to: Debian's docker-registry, on a free port, in a folder of its own; and servers with a script.
+
+pub mod scripted;
 
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
@@ -21,13 +23,18 @@ impl Drop for TestRegistry {
 
 impl TestRegistry {
     pub async fn start() -> Self {
+        Self::with("", "").await
+    }
+
+    /// With more sections of its configuration, and more in `http`.
+    pub async fn with(sections: &str, http: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let host = format!("127.0.0.1:{port}");
         let config = folder.path().join("config.yml");
         let storage = folder.path().join("data");
         let text = format!(
-            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \"{host}\"}}\n",
+            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \"{host}\"{http}}}\n{sections}",
             storage.display()
         );
         std::fs::write(&config, text).unwrap();
