@@ -463,6 +463,23 @@ fn outside_cases() -> Vec<Case> {
     ]
 }
 
+fn registry_login(site: &mut Site) {
+    let file = site.etc("registries.json");
+    write(&file, "{}");
+    set_mode(&file, 0o600);
+    site.set("runtime", "registry_credentials_file", file.display().to_string());
+}
+
+fn proxy_login(site: &mut Site) {
+    let file = site.etc("proxy-login");
+    write(&file, "gateway:s3cret");
+    set_mode(&file, 0o600);
+    let mut proxy = toml::Table::new();
+    proxy.insert("https".into(), "http://127.0.0.1:1".into());
+    proxy.insert("credentials_file".into(), file.display().to_string().into());
+    site.set("runtime", "proxy", proxy);
+}
+
 fn in_trouble(site: &mut Site, transient: bool) {
     site.answer(|answers| {
         answers.runtime.est.as_mut().unwrap().trouble = Some(EstTrouble {
@@ -486,6 +503,16 @@ fn est_cases() -> Vec<Case> {
         site("federation.bundles", Fail, |s| s.answer(|a| a.federation[0].held = None)),
         site("federation.endpoints", Warn, |s| endpoint_trouble(s, Reason::FederationUnavailable)),
         site("federation.endpoints", Warn, |s| endpoint_trouble(s, Reason::FederationRollback)),
+        given(registry_login, site("registry.secrets", Fail, |s| set_mode(&s.etc("registries.json"), 0o640))),
+        given(
+            registry_login,
+            site("registry.secrets", Fail, |s| fs::remove_file(s.etc("registries.json")).unwrap()),
+        ),
+        given(
+            registry_login,
+            site("registry.secrets", Fail, |s| chown(s.etc("registries.json"), Some(1), None).unwrap()),
+        ),
+        given(proxy_login, site("registry.secrets", Fail, |s| set_mode(&s.etc("proxy-login"), 0o644))),
         given(Site::with_est, site("est.secret", Fail, |s| set_mode(&s.etc("est-password"), 0o640))),
         given(
             Site::with_est,

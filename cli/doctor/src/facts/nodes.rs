@@ -117,6 +117,9 @@ pub fn gather(layout: &Layout, config: Option<&Config>, programs: &Programs) -> 
             add(secret, true);
         }
     }
+    for path in config.into_iter().flat_map(|config| config.runtime.secret_files()) {
+        add(path, true);
+    }
     for path in config.map(Config::operator_keys).unwrap_or_default() {
         add(path, true);
     }
