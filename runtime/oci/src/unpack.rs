@@ -258,7 +258,7 @@ impl Unpacker {
             Some(parent)
                 if parent.inode == self.root.inode
                     && self.is_covered(named)
-                    && member.kind != Kind::Folder =>
+                    && (member.kind != Kind::Folder || last != named) =>
             {
                 None
             }

@@ -542,6 +542,8 @@ fn whiteouts_hide_what_is_below_wherever_they_stand() {
             file("a/new", b"2"),
             file("to/.wh..wh..opq", b""),
             file("up/.wh.run", b""),
+            folder(".wh.sys"),
+            folder("up/.wh.proc"),
             symlink("up/tmp", "a"),
         ]),
     ]);
