@@ -2,6 +2,8 @@
 
 use crate::common;
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use common::{Gateway, call, entries, in_namespaces, shell, until};
 use edgewarden_names::Reason;
 use edgewarden_protocol::runtime_console as control;
@@ -257,6 +259,62 @@ fn an_image_that_nobody_signed_does_not_start_and_the_reason_is_shown() {
             assert!(!shown("nft", &["list", "tables"]).contains("edgewarden"));
             assert!(!shown("ip", &["-o", "link"]).contains(" ew"));
             assert!(!shown("cat", &["/proc/self/mounts"]).contains(gateway.folder.path().to_str().unwrap()));
+        },
+    );
+}
+
+#[test]
+fn a_module_comes_from_a_registry_with_a_login_and_the_password_of_the_moment() {
+    // bcrypt of `s3cret-pass` and of `rotated-pass`, of the lowest cost.
+    const FIRST: &str = "gateway:$2b$05$abcdefghijklmnopqrstuuV7fpPozvyqJfnY19y0802WTlXUm6Rjy\n";
+    const ROTATED: &str = "gateway:$2b$05$abcdefghijklmnopqrstuuA283yP3n.YLvYz0EgewzV105KsTYdy2\n";
+    in_namespaces(
+        "modules::a_module_comes_from_a_registry_with_a_login_and_the_password_of_the_moment",
+        async || {
+            let mut gateway = Gateway::joined("login").await;
+            let (htpasswd, logins) =
+                (gateway.folder.path().join("htpasswd"), gateway.folder.path().join("registries.json"));
+            let password = |file: &str, password: &str| {
+                std::fs::write(&htpasswd, file).unwrap();
+                let entry = serde_json::json!({"username": "gateway", "password": password});
+                std::fs::write(&logins, serde_json::json!({"auths": {"127.0.0.1:5000": entry}}).to_string())
+                    .unwrap();
+                std::fs::set_permissions(&logins, std::fs::Permissions::from_mode(0o600)).unwrap();
+            };
+            password(FIRST, "s3cret-pass");
+            gateway.stop_registry();
+            let sections = format!("auth: {{htpasswd: {{realm: plant, path: {}}}}}\n", htpasswd.display());
+            gateway.start_registry_with("127.0.0.1:5000", &sections).await;
+            gateway.configure(|config| {
+                config.runtime.plain_http_registries.push("localhost:5000".into());
+                config.runtime.registry_credentials_file = Some(logins.clone());
+            });
+            let image = gateway.image("clinic/alerts", true).await;
+            let later = gateway.revision("clinic/alerts", "two", true).await;
+            let elsewhere = image.replace("127.0.0.1:5000", "localhost:5000");
+            gateway
+                .deploy(1, vec![shell("alerts", &image, WAIT), shell("other", &elsewhere, WAIT)], "")
+                .await;
+            gateway.start_runtimed().await;
+            gateway.module("alerts", "running", running).await;
+            let refused =
+                gateway.module("other", "refused", |module| module.state == ModuleState::Refused).await;
+            let refusal = refused.reason.unwrap();
+            assert_eq!(refusal.reason, Reason::ImageLogin);
+            assert!(refusal.to_string().contains("localhost:5000"), "{refusal}");
+            assert!(refusal.rule.contains("registries.json"), "{refusal}");
+
+            password(ROTATED, "rotated-pass");
+            gateway.deploy(2, vec![shell("alerts", &later, WAIT)], "").await;
+            gateway
+                .module("alerts", "of the later image", |module| {
+                    running(module) && module.update.is_none() && module.image == later
+                })
+                .await;
+            let log = std::fs::read_to_string(gateway.folder.path().join("runtimed.log")).unwrap();
+            for secret in ["s3cret-pass", "rotated-pass", "Z2F0ZXdheTpz", "Z2F0ZXdheTpy"] {
+                assert!(!log.contains(secret), "{log}");
+            }
         },
     );
 }

@@ -221,10 +221,15 @@ impl Gateway {
     }
 
     pub async fn start_registry(&mut self, host: &str) {
+        self.start_registry_with(host, "").await;
+    }
+
+    /// With more sections of its configuration.
+    pub async fn start_registry_with(&mut self, host: &str, sections: &str) {
         let config = self.folder.path().join("registry.yml");
         let data = self.folder.path().join("registry");
         let text = format!(
-            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \"{host}\"}}\n",
+            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \"{host}\"}}\n{sections}",
             data.display()
         );
         std::fs::write(&config, text).unwrap();
