@@ -3,6 +3,7 @@
 
 use crate::common;
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Child, Command, Stdio};
 
 use common::Fleet;
@@ -29,11 +30,16 @@ impl Drop for Server {
 }
 
 fn registry(fleet: &Fleet) -> Server {
+    registry_with(fleet, "")
+}
+
+/// With more sections of its configuration.
+fn registry_with(fleet: &Fleet, sections: &str) -> Server {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = free.local_addr().unwrap().to_string();
     drop(free);
     let config = format!(
-        "version: 0.1\nstorage:\n  filesystem: {{rootdirectory: {}}}\nhttp: {{addr: '{address}'}}\n",
+        "version: 0.1\nstorage:\n  filesystem: {{rootdirectory: {}}}\nhttp: {{addr: '{address}'}}\n{sections}",
         fleet.path("registry").display()
     );
     std::fs::write(fleet.path("registry.yml"), config).unwrap();
@@ -126,6 +132,65 @@ async fn a_tag_is_resolved_once() {
         let answer =
             fleet.cli(&["deploy", file.to_str().unwrap(), "--check", "--all", "--plain-http", address]);
         assert_eq!(answer.code(), 1, "{bad}: {}", answer.errors());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_is_asked_for_with_the_callers_login() {
+    let fleet = Fleet::start(&[]);
+    // bcrypt of `s3cret-pass`, of the lowest cost.
+    let htpasswd = "plant:$2b$05$abcdefghijklmnopqrstuuV7fpPozvyqJfnY19y0802WTlXUm6Rjy\n";
+    std::fs::write(fleet.path("htpasswd"), htpasswd).unwrap();
+    let sections =
+        format!("auth: {{htpasswd: {{realm: plant, path: {}}}}}\n", fleet.path("htpasswd").display());
+    let server = registry_with(&fleet, &sections);
+    let address = server.1.as_str();
+    let logins = |name: &str, password: &str, mode: u32| {
+        let file = fleet.path(name);
+        let entry = json!({"auths": {address: {"username": "plant", "password": password}}});
+        std::fs::write(&file, entry.to_string()).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+        file.to_str().unwrap().to_owned()
+    };
+    let good = logins("good.json", "s3cret-pass", 0o600);
+    let config = Runtime {
+        plain_http_registries: vec![address.to_owned()],
+        registry_credentials_file: Some(good.clone().into()),
+        ..Runtime::default()
+    };
+    let repository = Registry::new(address, "clinic/alerts", &config).unwrap();
+    push_for(Architecture::HERE, &repository, "1", "first").await;
+
+    let folder = fleet.path("example");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::copy(fleet.path("operator.key.pub"), folder.join("image.pub")).unwrap();
+    std::fs::write(folder.join("policy.cedar"), "").unwrap();
+    let file = folder.join("deployment.toml");
+    let text = format!(
+        "name = \"alerts\"\nversion = 1\npolicy_file = \"policy.cedar\"\n[[image_keys]]\nname = \"release\"\n\
+         public_key_file = \"image.pub\"\n[[modules]]\nname = \"alerts\"\nimage = \"{address}/clinic/alerts:1\"\n"
+    );
+    std::fs::write(&file, text).unwrap();
+    let checked = [
+        "deploy",
+        file.to_str().unwrap(),
+        "--check",
+        "--all",
+        "--allow-empty",
+        "--skip-images",
+        "--plain-http",
+        address,
+    ];
+    let with = |credentials: &str| fleet.cli(&[&checked[..], &["--credentials", credentials]].concat());
+    with(&good).ok();
+    for (name, answer) in [
+        ("another password", with(&logins("bad.json", "wr0ng-pass", 0o600))),
+        ("open to the group", with(&logins("open.json", "s3cret-pass", 0o640))),
+        ("no such file", with("/nonexistent/logins.json")),
+    ] {
+        let said = answer.errors();
+        answer.refused(Reason::ImageLogin);
+        assert!(!said.contains("s3cret-pass") && !said.contains("wr0ng-pass"), "{name}: {said}");
     }
 }
 
