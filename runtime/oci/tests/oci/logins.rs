@@ -381,6 +381,37 @@ async fn a_login_does_not_follow_a_redirection() {
 }
 
 #[tokio::test]
+async fn a_registry_whose_blobs_lie_elsewhere_is_followed_without_its_password() {
+    let files = Files::new();
+    secret_file(&files.path("htpasswd"), HTPASSWD);
+    let storage = Scripted::start(|_| http(200, "", b"some content")).await;
+    let sections = format!(
+        "auth: {{htpasswd: {{realm: plant, path: {}}}}}\n\
+         middleware: {{storage: [{{name: redirect, options: {{baseurl: \"http://{}/\"}}}}]}}\n",
+        files.path("htpasswd").display(),
+        storage.host
+    );
+    let server = TestRegistry::with(&sections, "").await;
+    let logins = files.login(&server.host, "plant", PASSWORD);
+    let registry = Registry::new(
+        &server.host,
+        "plant/app",
+        &config(&[&server.host, &storage.host], Some(logins.clone())),
+    )
+    .unwrap();
+    let blob = registry.push_blob(b"some content").await.unwrap();
+    storage.take();
+    assert_eq!(registry.blob(&blob, 12).await.unwrap(), b"some content");
+    let asked = storage.take();
+    assert_eq!(asked.len(), 1, "{asked:?}");
+    assert!(asked[0].contains(blob.hex()), "{}", asked[0]);
+    assert_eq!(header(&asked[0], "authorization"), None, "{}", asked[0]);
+    let unnamed = Registry::new(&server.host, "plant/app", &config(&[&server.host], Some(logins))).unwrap();
+    assert_eq!(refusal(unnamed.blob(&blob, 12).await).reason, Reason::ImageUnavailable);
+    assert!(storage.seen().is_empty());
+}
+
+#[tokio::test]
 async fn challenges_and_token_servers_that_do_not_behave_get_no_password() {
     let files = Files::new();
     let stranger = Scripted::start(|_| http(200, "", b"{\"token\":\"t\"}")).await;

@@ -313,6 +313,30 @@ async fn a_plants_own_root_counts_where_it_is_named() {
     }
 }
 
+#[tokio::test]
+async fn a_registry_behind_a_proxy_is_pushed_to_and_pulled_from_in_a_tunnel() {
+    let site = Site::new("reg.plant.example");
+    let tls = format!(
+        ", tls: {{certificate: {}, key: {}}}",
+        site.file("cert.pem").display(),
+        site.file("key.pem").display()
+    );
+    let server = TestRegistry::with("", &tls).await;
+    let proxy = connect_proxy(server.host.clone(), |_| None).await;
+    let mut config = proxied(&proxy.host, &[]);
+    config.registry_ca_files = vec![site.file("ca.pem")];
+    let registry = Registry::new("reg.plant.example:5443", "plant/app", &config).unwrap();
+    let blob = registry.push_blob(CONTENT).await.unwrap();
+    assert_eq!(registry.blob(&blob, CONTENT.len() as u64).await.unwrap(), CONTENT);
+    for tunnel in proxy.seen() {
+        assert!(tunnel.starts_with("CONNECT reg.plant.example:5443 HTTP/1.1\r\n"), "{tunnel}");
+    }
+    // Without its root the proxy could be anybody.
+    config.registry_ca_files.clear();
+    let registry = Registry::new("reg.plant.example:5443", "plant/app", &config).unwrap();
+    assert_eq!(refusal(registry.blob(&blob, CONTENT.len() as u64).await).reason, Reason::ImageUnavailable);
+}
+
 /// A registry that sends `at_once` bytes for each request and then closes; from where it was asked if it can.
 async fn cutting(at_once: usize, ranges: bool, body: &'static [u8]) -> Scripted {
     Scripted::start(move |request| {
