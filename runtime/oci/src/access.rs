@@ -22,6 +22,8 @@ use crate::secret::Secret;
 
 /// Debian's bundle of public roots.
 const SYSTEM_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
+/// Entries that hold for every command, as for other programs that read `NO_PROXY`.
+const LOOPBACK: &str = "localhost,127.0.0.0/8,[::1]";
 const CA_FILE_BYTES_MAX: usize = 1024 * 1024;
 const PROXY_LOGIN_BYTES_MAX: usize = 1024;
 
@@ -106,7 +108,8 @@ impl Access {
                 .transpose()
                 .or_else(|rule| refused(Reason::RequestInvalid, name, rule))
         };
-        let direct = either("NO_PROXY").unwrap_or_default();
+        // No proxy leads to this machine's own registry.
+        let direct = format!("{LOOPBACK},{}", either("NO_PROXY").unwrap_or_default());
         let direct = direct.split(',').map(str::trim).filter(|entry| !entry.is_empty()).map(Direct::parse);
         let direct = direct
             .collect::<Result<_, _>>()
@@ -193,15 +196,16 @@ impl Proxy {
     fn of_environment(url: &str) -> Result<Self, String> {
         let bare = url.strip_prefix("http://").unwrap_or(url);
         let (login, address) = match bare.rsplit_once('@') {
-            None => (ProxyLogin::None, bare),
+            // The scheme of another protocol would be taken for a user.
+            _ if bare.contains("://") => (ProxyLogin::None, url.into()),
+            None => (ProxyLogin::None, format!("http://{bare}")),
             Some((pair, address)) => {
                 let header = decoded(pair)
                     .and_then(|pair| basic(&pair))
                     .ok_or("its user and password are malformed")?;
-                (ProxyLogin::Given(header), address)
+                (ProxyLogin::Given(header), format!("http://{address}"))
             }
         };
-        let address = if address.contains("://") { address.into() } else { format!("http://{address}") };
         Ok(Self { address: ProxyUrl::parse(&address)?.address().into(), login })
     }
 
@@ -280,6 +284,9 @@ mod tests {
             ("docker.io", 80, false, Some("proxy:3128")),
             ("reg.plant.example", 443, true, None),
             ("10.1.2.3", 5000, false, None),
+            ("127.0.0.1", 5000, false, None),
+            ("localhost", 443, true, None),
+            ("::1", 443, true, None),
             ("192.0.2.1", 5000, false, Some("proxy:3128")),
         ] {
             assert_eq!(found.proxy(host, port, tls).map(|proxy| proxy.address.as_str()), expected, "{host}");

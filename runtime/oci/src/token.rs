@@ -72,6 +72,8 @@ mod tests {
 
     #[test]
     fn tokens_as_servers_give_them() {
+        // What is not looked at is skipped without a call for each level.
+        let nested = format!("{{\"token\":\"abc\",\"x\":{}{}}}", "[".repeat(20_000), "]".repeat(20_000));
         for (answer, token, seconds, refresh) in [
             (r#"{"token":"abc"}"#, "abc", 60, None),
             (
@@ -81,6 +83,7 @@ mod tests {
                 None,
             ),
             (r#"{"token":"abc","access_token":"abc","refresh_token":"def"}"#, "abc", 60, Some("def")),
+            (&nested, "abc", 60, None),
             (r#"{"token":"abc","expires_in":5}"#, "abc", 60, None),
             (r#"{"token":"abc","expires_in":-1}"#, "abc", 60, None),
             (r#"{"token":"abc","expires_in":9223372036854775807}"#, "abc", 3600, None),
@@ -97,7 +100,6 @@ mod tests {
     #[test]
     fn what_is_no_token_is_refused() {
         let token = |token: &str| format!("{{\"token\":{}}}", serde_json::json!(token)).into_bytes();
-        let nested = format!("{{\"token\":\"abc\",\"x\":{}{}}}", "[".repeat(2000), "]".repeat(2000));
         for (answer, expected) in [
             (b"".to_vec(), TokenError::Json),
             (b"abc".to_vec(), TokenError::Json),
@@ -117,7 +119,6 @@ mod tests {
             (token("ä"), TokenError::Token),
             (token(&"a".repeat(TOKEN_BYTES_MAX + 1)), TokenError::Token),
             (token(&"a".repeat(64 * 1024)), TokenError::TooLong),
-            (nested.into_bytes(), TokenError::Json),
         ] {
             assert_eq!(parse(&answer).map(drop), Err(expected), "{}", String::from_utf8_lossy(&answer));
         }
