@@ -5,6 +5,7 @@ use crate::common;
 use std::collections::BTreeSet;
 
 use common::Fleet;
+use edgewarden_protocol::container::{ConfigFile, Cpu, Stop, TemporaryFolder, Volume};
 use edgewarden_protocol::deployment::{Deployment, Leaf, Module, Port, Route, Topic};
 use edgewarden_protocol::federation::Endpoint;
 use edgewarden_protocol::messages::{Messages, Receiver};
@@ -25,69 +26,13 @@ fn keys(value: &Value) -> BTreeSet<String> {
     value.as_object().unwrap().keys().cloned().collect()
 }
 
-const DOCUMENT: &str = r#"
-name = "all"
-version = 3
-trust_domain = "plant.example"
-untrusted = "report"
-policy = ""
-
-[selector]
-site = "clinic"
-
-[[image_keys]]
-name = "release"
-public_key_file = "operator.key.pub"
-
-[[modules]]
-name = "keeper"
-image = "127.0.0.1:9/clinic/keeper:1@sha256:abababababababababababababababababababababababababababababababab"
-args = ["-v"]
-env = { LANG = "C" }
-memory_bytes = 33554432
-pids_max = 7
-ports = [{ name = "alarm", port = 9443 }]
-restart = "on-failure"
-secrets = [{ name = "db-password" }]
-svid_key = "resident"
-federates_with = ["other.example"]
-
-[[modules]]
-name = "azure"
-image = "127.0.0.1:9/clinic/azure:1@sha256:abababababababababababababababababababababababababababababababab"
-iotedge = true
-server_names = ["opc.plant.example"]
-
-[[leaves]]
-name = "sensor-1"
-groups = ["sensors"]
-
-[[topics]]
-name = "glucose"
-filter = "glucose/{leaf}"
-bytes_max = 1000
-
-[[routes]]
-filter = "clinic/#"
-to = "upstream"
-
-[[federation]]
-trust_domain = "other.example"
-url = "https://other.example/"
-profile = { kind = "https_web", ca_file = "ca.pem" }
-
-[messages]
-bytes_max = 2000
-session_expiry_seconds = 3600
-lagging = "end-session"
-
-[messages.modules.keeper]
-lagging = "drop-oldest"
-session_expiry_seconds = 60
-
-[messages.leaves.sensor-1]
-lagging = "drop-oldest"
-"#;
+/// The examples of the page, one after the other.
+fn document() -> String {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/deployments.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let blocks = page.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    blocks.collect::<Vec<_>>().join("\n")
+}
 
 #[test]
 fn every_field_of_the_signed_deployment_can_be_written() {
@@ -96,7 +41,7 @@ fn every_field_of_the_signed_deployment_can_be_written() {
     let root = std::fs::read_to_string(fleet.data().join("root.pem")).unwrap();
     std::fs::write(fleet.path("ca.pem"), root).unwrap();
     let file = fleet.path("all.toml");
-    std::fs::write(&file, DOCUMENT).unwrap();
+    std::fs::write(&file, document()).unwrap();
     let (out, key) = (fleet.path("envelope.json"), fleet.path("operator.key"));
     let [file_path, key, out_path] = [&file, &key, &out].map(|path| path.to_str().unwrap());
     let sign = ["deploy", file_path, "--skip-images", "--key", key, "--out", out_path];
@@ -112,26 +57,33 @@ fn every_field_of_the_signed_deployment_can_be_written() {
     assert_eq!(modules, fields::<Module>());
     assert_eq!(signed["modules"][0]["svid_key"], "resident");
     assert_eq!(keys(&signed["modules"][0]["ports"][0]), fields::<Port>());
+    let module = &signed["modules"][0];
+    let all = |list: &Value| list.as_array().unwrap().iter().flat_map(keys).collect::<BTreeSet<_>>();
+    assert_eq!(all(&module["volumes"]), fields::<Volume>());
+    assert_eq!(all(&module["temporary"]), fields::<TemporaryFolder>());
+    assert_eq!(all(&module["files"]), fields::<ConfigFile>());
+    assert_eq!(keys(&module["cpu"]), fields::<Cpu>());
+    assert_eq!(keys(&module["stop"]), fields::<Stop>());
     assert_eq!(keys(&signed["leaves"][0]), fields::<Leaf>());
     assert_eq!(keys(&signed["topics"][0]), fields::<Topic>());
     assert_eq!(keys(&signed["routes"][0]), fields::<Route>());
     assert_eq!(keys(&signed["federation"][0]), fields::<Endpoint>());
     assert_eq!(keys(&signed["messages"]), fields::<Messages>());
-    assert_eq!(keys(&signed["messages"]["modules"]["keeper"]), fields::<Receiver>());
+    assert_eq!(keys(&signed["messages"]["modules"]["historian"]), fields::<Receiver>());
 
     // What is no field is refused, at every level, with the place.
     for (from, to, says) in [
         ("policy = \"\"", "policy = \"\"\npriority = 1", "priority"),
-        ("pids_max = 7", "pids_max = 7\nprivileged = true", "module `keeper`"),
+        ("pids_max = 100", "pids_max = 100\nprivileged = true", "module `historian`"),
         ("groups =", "roles =", "roles"),
         ("filter = \"glucose", "qos = 1\nfilter = \"glucose", "qos"),
         ("name = \"release\"", "name = \"release\"\ntype = \"rsa\"", "type"),
-        ("svid_key = \"resident\"", "svid_key = \"tpm\"", "module `keeper`"),
+        ("svid_key = \"resident\"", "svid_key = \"tpm\"", "module `historian`"),
         ("public_key_file", "public_key = \"x\"\npublic_key_file", "public_key"),
         ("[[leaves]]", "[leaves]", "leaves"),
     ] {
-        let bad = DOCUMENT.replace(from, to);
-        assert_ne!(bad, DOCUMENT);
+        let bad = document().replace(from, to);
+        assert_ne!(bad, document());
         std::fs::write(&file, bad).unwrap();
         let answer = fleet.cli(&sign);
         assert_eq!(answer.code(), 1, "{to}: {}", answer.errors());

@@ -101,6 +101,10 @@ label_type!(
     SecretName
 );
 label_type!(
+    /// A volume of a module, unique for it.
+    VolumeName
+);
+label_type!(
     /// A key or secret that a module keeps in the gateway's keystore, unique in its module.
     KeyName
 );

@@ -1,7 +1,7 @@
 //! The names that every part of Edgewarden speaks.
 //!
 //! * [`TrustDomain`], [`SpiffeId`], [`GatewayName`], [`ModuleName`], [`LeafName`]: who · [`Principal`]: whom policy is about ·
-//!   [`SecretName`]: a secret of a module
+//!   [`SecretName`], [`VolumeName`]: a secret and a volume of a module
 //! * [`Digest`], [`Generation`], [`Epoch`], [`UnixTime`]: which, and when · [`Architecture`], [`Processor`]: for which processor
 //! * [`topic`]: MQTT topics and filters, and what they match · [`pem`]: certificates and keys as text
 //! * [`Reason`], [`Refusal`]: why not · [`ErrorChain`]: an error for a line of a log ·
@@ -30,7 +30,7 @@ pub use architecture::{Architecture, Processor};
 pub use backoff::Backoff;
 pub use digest::{Digest, DigestError, sha256};
 pub use error_chain::ErrorChain;
-pub use label::{GatewayName, KeyName, LabelError, LeafName, ModuleName, SecretName};
+pub use label::{GatewayName, KeyName, LabelError, LeafName, ModuleName, SecretName, VolumeName};
 pub use numbers::{Epoch, Generation, UnixTime};
 pub use principal::Principal;
 pub use refusal::{Reason, Refusal};

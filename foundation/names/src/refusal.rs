@@ -33,6 +33,8 @@ macro_rules! reasons {
                         | Self::IdentityUnavailable
                         | Self::ImageUnavailable
                         | Self::StartPermit
+                        | Self::DeviceMissing
+                        | Self::VolumeFailed
                 )
             }
 
@@ -96,7 +98,7 @@ reasons! {
     ImageWithdrawn "image.withdrawn" "nobody vouches for the image that runs: sign it with one of the deployment's image keys and deploy it again, or put the key back if it was taken out by mistake";
     ImageInvalid "image.invalid" "the manifest or its evidence is malformed; build the image again";
     ImageUnsupported "image.unsupported" "the message names what is not unpacked (docs/modules.md, \"The image\"): build the image without it";
-    ImageUser "image.user" "give the image a USER that is not root and no daemon's, in the Dockerfile `USER 1000`; then sign and deploy the new digest";
+    ImageUser "image.user" "name a user that the image's `/etc/passwd` has, or a number below 65536: with USER in the image, or `user` of the module in the deployment";
     ImageCommand "image.command" "correct what the message names: ENTRYPOINT, CMD, WORKDIR or PATH of the image, or `args` and `env` of the deployment";
     ImagePlatform "image.platform" "deploy the digest of the image for this gateway's processor and linux; `docker buildx imagetools inspect` lists them";
     ImageLogin "image.login" "the message says which registry wants a login and whether one was there: put it into the file that `runtime.registry_credentials_file` names, or for a command into `--credentials FILE` (docs/registries.md)";
@@ -111,6 +113,9 @@ reasons! {
     CallerHeader "caller.header" "send the metadata `workload.spiffe.io: true` (SPIFFE Workload Endpoint section 3)";
     CallerBudget "caller.budget" "this module has too many calls or streams open; close some (limits: docs/workload-api.md)";
     SdsName "sds.name" "ask for `default`, `ROOTCA`, `ALL` or one of the module's own SPIFFE IDs; see docs/workload-api.md";
+    DeviceMissing "device.missing" "plug it in, or correct the path in the deployment; the start is tried again by itself. `/dev/serial/by-id` has names that stay";
+    DeviceForbidden "device.forbidden" "give the module what it needs of it in another way: a volume for a disk, the gateway's own keys for a TPM";
+    VolumeFailed "volume.failed" "see what the message says of the disk; `edgewarden doctor` looks for what a volume needs. What is in the volume stays";
     ModuleOutOfMemory "module.out_of_memory" "raise the module's `memory_bytes` in the deployment, or have it need less; `edgewarden logs` shows what it printed before";
     ModuleOutOfProcesses "module.out_of_processes" "raise the module's `pids_max` in the deployment, or have it start fewer processes and threads";
     ModuleAltered "module.altered" "somebody with root changed the container from outside; look at who works on this gateway. The module was started anew, as it is meant to be";

@@ -20,6 +20,7 @@ impl Capability {
     pub const SYS_CHROOT: Self = Self(18);
     pub const SYS_PTRACE: Self = Self(19);
     pub const SYS_ADMIN: Self = Self(21);
+    pub const MKNOD: Self = Self(27);
 }
 
 /// linux/capability.h

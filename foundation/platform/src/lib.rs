@@ -40,4 +40,5 @@ pub mod reserve;
 pub mod seccomp;
 pub mod socket_file;
 pub mod sources;
+pub mod user_namespace;
 pub mod users;

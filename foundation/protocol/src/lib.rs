@@ -22,6 +22,7 @@ pub mod audit;
 mod bounds;
 pub mod bytes;
 pub mod config;
+pub mod container;
 pub mod control;
 pub mod deployment;
 pub mod document;

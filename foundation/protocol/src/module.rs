@@ -1,15 +1,18 @@
 //! A module as a deployment has it.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use edgewarden_names::{ModuleName, TrustDomain};
 use serde::{Deserialize, Serialize};
 
 use crate::bounds::{TEXT_BYTES_MAX, at_most, text, unique};
+use crate::container::{self, ConfigFile, Cpu, Device, Stop, TemporaryFolder, Volume};
 use crate::image_reference::ImageReference;
 use crate::secret::{SecretUse, check_uses};
 
 pub const PORTS_MAX: usize = 32;
+pub const LABELS_MAX: usize = 64;
 
 /// A module: its image, its limits, its ports and what it is given.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +29,41 @@ pub struct Module {
     pub memory_bytes: u64,
     #[serde(default = "default_pids")]
     pub pids_max: u32,
+    /// Open files of a process.
+    #[serde(default = "default_nofile", skip_serializing_if = "is_default_nofile")]
+    pub nofile_max: u64,
+    #[serde(default, skip_serializing_if = "Cpu::is_default")]
+    pub cpu: Cpu,
+    /// `user[:group]`, by number or by a name of the image, in the place of the image's own. Root is root in the module's
+    /// user namespace and nobody outside.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// False for an image that writes beside its folders: what it writes is kept in memory until its end.
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    pub read_only: bool,
+    /// Bytes that it may so write; they count as its memory.
+    #[serde(default = "default_writable", skip_serializing_if = "is_default_writable")]
+    pub writable_bytes: u64,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<Volume>,
+    /// Folders in memory beside /tmp, /run and /dev/shm, of which it has 16, 1 and 16 MiB unless it says otherwise here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub temporary: Vec<TemporaryFolder>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<ConfigFile>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<Device>,
+    #[serde(default, skip_serializing_if = "Stop::is_default")]
+    pub stop: Stop,
+    /// The module's name when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
+    /// Names that the module finds in its /etc/hosts, beside those of the gateway and its modules.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub extra_hosts: BTreeMap<String, IpAddr>,
+    /// Words for people and tools; nothing goes by them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// TCP ports that the policy speaks of.
     #[serde(default)]
     pub ports: Vec<Port>,
@@ -51,6 +89,33 @@ pub struct Module {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 fn is_false(value: &bool) -> bool {
     !value
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_true(value: &bool) -> bool {
+    *value
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn default_nofile() -> u64 {
+    4096
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_default_nofile(value: &u64) -> bool {
+    *value == default_nofile()
+}
+
+fn default_writable() -> u64 {
+    64 * 1024 * 1024
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_default_writable(value: &u64) -> bool {
+    *value == default_writable()
 }
 
 /// Place of the private key of a module's X.509-SVID.
@@ -98,6 +163,31 @@ pub enum Restart {
 }
 
 impl Module {
+    fn check_container(&self) -> Result<(), String> {
+        container::check_cpu(&self.cpu)?;
+        container::check_mounts(&self.volumes, &self.temporary, &self.files)?;
+        container::check_devices(&self.devices)?;
+        container::check_extra_hosts(&self.extra_hosts)?;
+        if let Some(user) = &self.user {
+            container::check_user(user)?;
+        }
+        if self.stop.grace_seconds.is_some_and(|seconds| seconds > container::GRACE_SECONDS_MAX) {
+            return Err(format!("`stop.grace_seconds` is over {}", container::GRACE_SECONDS_MAX));
+        }
+        if let Some(name) = &self.hostname {
+            let fine = |b: u8| b.is_ascii_alphanumeric() || b"-.".contains(&b);
+            if name.is_empty() || name.len() > 63 || !name.bytes().all(fine) {
+                return Err("`hostname` is no host name of 63 characters at most".into());
+            }
+        }
+        at_most("labels", self.labels.len(), LABELS_MAX)?;
+        for (key, value) in &self.labels {
+            text("label", key)?;
+            at_most("bytes of a label", value.len(), TEXT_BYTES_MAX)?;
+        }
+        Ok(())
+    }
+
     /// Keeps every limit of its own; what concerns several modules is the deployment's to check.
     pub(crate) fn check(&self) -> Result<(), String> {
         if self.name.is_reserved() {
@@ -132,6 +222,12 @@ impl Module {
         if !(1..=32768).contains(&self.pids_max) {
             return Err("`pids_max` is out of range: 1 to 32768".into());
         }
-        Ok(())
+        if !(16..=1_048_576).contains(&self.nofile_max) {
+            return Err("`nofile_max` is out of range: 16 to 1,048,576".into());
+        }
+        if !(4096..=container::TEMPORARY_BYTES_MAX).contains(&self.writable_bytes) {
+            return Err("`writable_bytes` is out of range: 4 KiB to 16 GiB".into());
+        }
+        self.check_container()
     }
 }

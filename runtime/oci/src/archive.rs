@@ -42,8 +42,9 @@ pub struct Member {
     /// The target of a link, as it is written.
     pub link: Option<Vec<u8>>,
     pub mode: u32,
-    /// User id.
+    /// User and group id.
     pub owner: u64,
+    pub group: u64,
     /// Bytes of the file, holes included; 0 for all else.
     pub size: u64,
     /// Rights that Linux would give to whoever executes the file (`security.capability`).
@@ -84,6 +85,7 @@ struct Extended {
     link: Option<Vec<u8>>,
     size: Option<u64>,
     owner: Option<u64>,
+    group: Option<u64>,
     capabilities: bool,
     sparse: Sparse,
 }
@@ -307,6 +309,10 @@ impl<R: BufRead> Archive<R> {
             Some(owner) => owner,
             None => number(header, 108, 8).map_err(named)?,
         };
+        let group = match extended.group {
+            Some(group) => group,
+            None => number(header, 116, 8).map_err(named)?,
+        };
         self.open(stored);
         let (size, parts) = if byte == b'S' {
             let map = if extended.sparse.named || extended.size.is_some() {
@@ -330,6 +336,7 @@ impl<R: BufRead> Archive<R> {
             // What is above is the kind of file, in some archives.
             mode: u32::try_from(mode & 0o7777).unwrap_or(0),
             owner,
+            group,
             size: if kind == Kind::File { size } else { 0 },
             capabilities: extended.capabilities,
             parts,
@@ -422,6 +429,7 @@ impl Extended {
                 b"linkpath" => found.link = words(value)?,
                 b"size" => found.size = number()?,
                 b"uid" => found.owner = number()?,
+                b"gid" => found.group = number()?,
                 b"SCHILY.xattr.security.capability" | b"LIBARCHIVE.xattr.security.capability" => {
                     found.capabilities = true;
                 }
@@ -473,7 +481,7 @@ impl Sparse {
 /// Of headers for all entries, `git archive` writes a comment. What would decide something is obeyed by some readers only.
 fn check_global(bytes: &[u8]) -> io::Result<()> {
     records(bytes, |key, _| {
-        let decides = matches!(key, b"path" | b"linkpath" | b"size" | b"uid")
+        let decides = matches!(key, b"path" | b"linkpath" | b"size" | b"uid" | b"gid")
             || key.starts_with(b"GNU.sparse.")
             || key.ends_with(b".xattr.security.capability");
         if decides { Err(unsupported("an extended header would decide about all entries")) } else { Ok(()) }

@@ -20,6 +20,9 @@ use crate::manifest::{
     Execution, ImageConfig, LAYER_BYTES_MAX, Manifest, OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST, RootFs,
 };
 
+/// User and group of the program: none that an image has a name for, and not root.
+const USER: &str = "65532:65532";
+
 /// `nonroot`, as in other minimal images.
 const NOBODY: u32 = 65532;
 
@@ -67,13 +70,13 @@ pub fn build(recipe: &Recipe, into: &ImageLayout) -> Result<Digest, OciError> {
         architecture: Architecture::HERE.as_str().into(),
         os: "linux".into(),
         config: Execution {
-            // The runtime gives each module a user of its own, unless its image insists on one.
-            user: None,
+            user: Some(USER.into()),
             env: Some(env),
             entrypoint: Some(vec![entry_point]),
             cmd: (!recipe.args.is_empty()).then(|| recipe.args.clone()),
             working_dir: Some("/".into()),
             labels: (!recipe.labels.is_empty()).then(|| recipe.labels.clone()),
+            ..Execution::default()
         },
         rootfs: RootFs { kind: "layers".into(), diff_ids: vec![diff_id] },
     };

@@ -3,20 +3,24 @@
 //!
 //! Looks at the unpacked image only. What cannot run is refused with what to change in the image.
 
+use std::io::Read as _;
 use std::path::Path;
 
 use edgewarden_names::{Reason, Refusal};
-use edgewarden_platform::durable;
+use edgewarden_protocol::container::StopSignal;
 use edgewarden_protocol::deployment::Module;
 
 use crate::manifest::ImageConfig;
 use crate::{program, tree};
 
-/// `PATH` of a container when neither image nor deployment says it.
-pub const SEARCH_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
-/// The OCI runtime's own limit; above it lies the number that means "no user".
-const ID_MAX: u32 = i32::MAX as u32;
-const ACCOUNTS_BYTES_MAX: usize = 64 * 1024;
+/// `PATH` of a container when neither image nor deployment says it, as container engines have it.
+pub const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Users and groups of a container, 0 and up; what lies above cannot be anybody in it.
+pub const IDS: u32 = 65_536;
+const ACCOUNTS_BYTES_MAX: u64 = 256 * 1024;
+const GROUPS_MAX: usize = 64;
+/// Most folders of an image's `VOLUME` that are made writable.
+const WRITTEN_MAX: usize = 16;
 
 /// A module with its image, unpacked.
 #[derive(Debug, Clone, Copy)]
@@ -24,10 +28,23 @@ pub struct Execution<'a> {
     pub module: &'a Module,
     pub image: &'a ImageConfig,
     pub root: &'a Path,
-    /// User that it runs as when the image names nobody.
-    pub own_user: u32,
-    /// Users of the gateway that no module runs as.
-    pub forbidden_users: &'a [u32],
+}
+
+/// Whom the first process runs as, in the container's own numbers.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Account {
+    pub user: u32,
+    pub group: u32,
+    /// Groups that the image's `/etc/group` has the user in, when no group was asked for.
+    pub more_groups: Vec<u32>,
+    /// Home folder by the image's `/etc/passwd`.
+    pub home: Option<String>,
+}
+
+impl Account {
+    pub fn is_root(&self) -> bool {
+        self.user == 0
+    }
 }
 
 impl Execution<'_> {
@@ -36,16 +53,12 @@ impl Execution<'_> {
         if !tree::mount_folders_are_empty(self.root) {
             return Err(self.command("something lies in the unpacked image where a gateway mounts"));
         }
-        self.user()?;
+        self.account()?;
         self.args().map(drop)
     }
 
     fn command(&self, rule: impl std::fmt::Display) -> Refusal {
         Refusal::new(Reason::ImageCommand, &self.module.name, rule)
-    }
-
-    fn bad_user(&self, rule: impl std::fmt::Display) -> Refusal {
-        Refusal::new(Reason::ImageUser, &self.module.name, rule)
     }
 
     /// The program, found in the image, and its arguments.
@@ -72,71 +85,119 @@ impl Execution<'_> {
         self.module.env.get("PATH").map(String::as_str).or(of_image).unwrap_or(SEARCH_PATH)
     }
 
-    /// Without links, so that it leads the runtime where it led us.
+    /// Without links, so that it leads the runtime where it led us. One that the image does not have is made.
     pub fn working_folder(&self) -> Result<String, Refusal> {
         let folder = self.image.config.working_dir.as_deref().filter(|folder| !folder.is_empty());
         let folder = folder.unwrap_or("/");
         if !folder.starts_with('/') {
             return Err(self.command("the image's working folder is not absolute"));
         }
-        // A runtime would make it in the root that modules share, or find it elsewhere.
-        tree::folder(self.root, folder).ok_or_else(|| {
+        tree::folder_to_be(self.root, folder).ok_or_else(|| {
             let named = folder.escape_debug();
-            self.command(format!("the image's working folder `{named}` is not in the image"))
+            self.command(format!(
+                "the image's working folder `{named}` lies where a gateway mounts, or is no folder"
+            ))
         })
     }
 
-    /// `user[:group]`, by number or by a name that the image's own tables hold. Root is refused.
-    pub fn user(&self) -> Result<(u32, u32), Refusal> {
-        let text = self.image.config.user.as_deref().unwrap_or_default();
-        if text.is_empty() {
-            return Ok((self.own_user, self.own_user));
-        }
+    /// `user[:group]` of the deployment, else of the image, by number or by a name that the image's own tables hold. Root
+    /// where neither says.
+    pub fn account(&self) -> Result<Account, Refusal> {
+        let of_image = self.image.config.user.as_deref().unwrap_or_default();
+        let text = self.module.user.as_deref().unwrap_or(of_image);
         let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
-        let (user, own_group) = match user.parse() {
-            Ok(user) => (user, user),
-            Err(_) => self.look_up("etc/passwd", user)?,
+        let user = if user.is_empty() { "0" } else { user };
+        let accounts = self.table("/etc/passwd");
+        let number = user.parse::<u32>().ok();
+        // A number is looked up too: its line has its group and its home.
+        let line = accounts.lines().map(fields).find(|line| match number {
+            Some(number) => field(line, 2) == Some(number),
+            None => line.first() == Some(&user),
+        });
+        let id = match (number, &line) {
+            (Some(number), _) => number,
+            (None, Some(line)) => field(line, 2).ok_or_else(|| self.unknown(user, "/etc/passwd"))?,
+            (None, None) => return Err(self.unknown(user, "/etc/passwd")),
         };
-        let group = match group.map(|group| (group, group.parse())) {
-            None => own_group,
-            Some((_, Ok(group))) => group,
-            Some((name, Err(_))) => self.look_up("etc/group", name)?.0,
+        let own_group = line.as_ref().and_then(|line| field(line, 3)).unwrap_or(0);
+        let home = line.as_ref().and_then(|line| line.get(5)).filter(|home| home.starts_with('/'));
+        let groups = self.table("/etc/group");
+        let (group, more_groups) = match group {
+            Some(group) => (self.group(group, &groups)?, Vec::new()),
+            None => (own_group, members(&groups, line.as_ref().and_then(|line| line.first().copied()))),
         };
-        if user == 0 || group == 0 {
-            return Err(self.bad_user("the image asks to run as root; give it a USER"));
+        if [id, group].iter().chain(&more_groups).any(|id| *id >= IDS) {
+            let rule = format!("user and group are below {IDS}: a module has so many of its own");
+            return Err(Refusal::new(Reason::ImageUser, &self.module.name, rule));
         }
-        if user > ID_MAX || group > ID_MAX {
-            return Err(self.bad_user("the image asks to run as a user that no system has"));
-        }
-        // Users are not the kernel's only measure, but the limits that it keeps for each user are shared by its number.
-        if self.forbidden_users.contains(&user) {
-            let rule = format!("user {user} is a daemon's own on this gateway; give the image another USER");
-            return Err(self.bad_user(rule));
-        }
-        Ok((user, group))
+        Ok(Account { user: id, group, more_groups, home: home.map(|home| (*home).to_owned()) })
     }
 
-    /// Number and group of a name in a table of the image. The table's folder must not be a link.
-    fn look_up(&self, table: &str, name: &str) -> Result<(u32, u32), Refusal> {
-        let unknown =
-            || self.bad_user(format!("the image has no `{}` in its `/{table}`", name.escape_debug()));
-        let path = self.root.join(table);
-        if path
-            .parent()
-            .is_none_or(|folder| folder.symlink_metadata().map_or(true, |metadata| !metadata.is_dir()))
-        {
-            return Err(unknown());
+    fn group(&self, group: &str, table: &str) -> Result<u32, Refusal> {
+        if let Ok(number) = group.parse() {
+            return Ok(number);
         }
-        let bytes = durable::read(&path, ACCOUNTS_BYTES_MAX).ok().flatten().ok_or_else(unknown)?;
-        let text = String::from_utf8_lossy(&bytes);
-        let line = text
-            .lines()
-            .map(|line| line.split(':').collect::<Vec<_>>())
-            .find(|line| line.first() == Some(&name));
-        let number =
-            |line: &[&str], index: usize| line.get(index).and_then(|field| field.parse::<u32>().ok());
-        let line = line.ok_or_else(unknown)?;
-        let id = number(&line, 2).ok_or_else(unknown)?;
-        Ok((id, number(&line, 3).unwrap_or(id)))
+        let line = table.lines().map(fields).find(|line| line.first() == Some(&group));
+        line.and_then(|line| field(&line, 2)).ok_or_else(|| self.unknown(group, "/etc/group"))
     }
+
+    fn unknown(&self, name: &str, table: &str) -> Refusal {
+        let rule = format!("the image has no `{}` in its `{table}`", name.escape_debug());
+        Refusal::new(Reason::ImageUser, &self.module.name, rule)
+    }
+
+    /// A table of the image, found without leaving it. Empty when there is none.
+    fn table(&self, path: &str) -> String {
+        let mut bytes = Vec::new();
+        if let Some(file) = tree::file(self.root, path) {
+            // What can be read of it counts: a name behind that is unknown, and that is said.
+            drop(file.take(ACCOUNTS_BYTES_MAX).read_to_end(&mut bytes));
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// The deployment's, else the image's.
+    pub fn stop_signal(&self) -> StopSignal {
+        let of_image =
+            || self.image.config.stop_signal.as_deref().and_then(|text| StopSignal::parse(text).ok());
+        self.module.stop.signal.or_else(of_image).unwrap_or(StopSignal::TERM)
+    }
+
+    /// Folders that the image declares as written to and that nothing of the deployment is mounted at.
+    pub fn written_folders(&self) -> Vec<String> {
+        let declared = self.image.config.volumes.iter().flat_map(|volumes| volumes.keys());
+        let taken = |path: &String| {
+            self.module.volumes.iter().any(|volume| volume.path == *path)
+                || self.module.temporary.iter().any(|folder| folder.path == *path)
+        };
+        let plain = |path: &String| tree::folder_to_be(self.root, path).filter(|place| place != "/");
+        let mut all: Vec<String> = declared
+            .filter(|path| path.starts_with('/'))
+            .filter(|path| !taken(path))
+            .filter_map(plain)
+            .collect();
+        all.sort();
+        all.dedup();
+        all.truncate(WRITTEN_MAX);
+        all
+    }
+}
+
+fn fields(line: &str) -> Vec<&str> {
+    line.split(':').collect()
+}
+
+fn field(line: &[&str], index: usize) -> Option<u32> {
+    line.get(index).and_then(|field| field.parse().ok())
+}
+
+/// Groups that name the user as a member, without its own.
+fn members(table: &str, user: Option<&str>) -> Vec<u32> {
+    let Some(user) = user else { return Vec::new() };
+    let of = |line: Vec<&str>| {
+        let member =
+            line.get(3).is_some_and(|members| members.split(',').any(|member| member.trim() == user));
+        member.then(|| field(&line, 2)).flatten()
+    };
+    table.lines().map(fields).filter_map(of).take(GROUPS_MAX).collect()
 }

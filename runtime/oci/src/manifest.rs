@@ -110,6 +110,12 @@ pub struct Execution {
     pub working_dir: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub labels: Option<BTreeMap<String, String>>,
+    /// Such as `SIGQUIT`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stop_signal: Option<String>,
+    /// Paths that the image writes to, as keys.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub volumes: Option<BTreeMap<String, serde_json::Value>>,
 }
 
 /// SHA-256 of each uncompressed layer, lowest first; `kind` is `layers` (OCI image-spec, "Image Configuration").

@@ -36,7 +36,7 @@ const RECORD_BYTES_MAX: usize = 1024 * 1024;
 const MOUNT_FILES: &[&str] = &["etc/hosts", "etc/resolv.conf"];
 const TEMPORARY: &str = ".partial-";
 /// Rises when an image is unpacked in another way: what was unpacked before is then made anew.
-const UNPACK_FORMAT: u32 = 3;
+const UNPACK_FORMAT: u32 = 4;
 
 /// The folder.
 #[derive(Debug, Clone)]

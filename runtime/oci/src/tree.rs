@@ -6,7 +6,7 @@ use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::Path;
+use std::path::{Component, Path};
 
 use edgewarden_names::Digest;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
@@ -14,9 +14,12 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use crate::OciError;
 use crate::hashing::Hasher;
 
-/// Folders, with their modes, where the runtime mounts in each container: nothing of an image lies there.
+/// Folders, with their modes, that the runtime mounts over in each container: nothing of an image lies there.
 pub(crate) const MOUNT_FOLDERS: &[(&str, u32)] =
-    &[("dev", 0o755), ("proc", 0o555), ("run", 0o755), ("sys", 0o555), ("tmp", 0o1777)];
+    &[("dev", 0o755), ("proc", 0o555), ("sys", 0o555), ("tmp", 0o1777)];
+/// The folder in which the runtime mounts. It has what the image has there, and is a folder of its own in each image: a
+/// link would lead the mounts elsewhere.
+pub(crate) const RUN: &str = "run";
 
 /// Walks `root` in the order of names. Times and link counts do not count.
 pub(crate) fn digest(root: &Path) -> Result<Digest, OciError> {
@@ -33,6 +36,30 @@ pub fn folder(root: &Path, path: &str) -> Option<String> {
     (place == "/tmp" || !is_covered(&place)).then_some(place)
 }
 
+/// Like [`folder`], for one that is to be made where the image has none: its place, below the folders that there are.
+pub fn folder_to_be(root: &Path, path: &str) -> Option<String> {
+    let path = Path::new(path);
+    let plain = path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+    for above in path.ancestors() {
+        let missing = path.strip_prefix(above).ok()?.to_str()?;
+        match resolve(root, above.to_str()?, OFlag::O_PATH) {
+            Ok((_, place)) if missing.is_empty() => return folder(root, &place),
+            Ok(_) => {
+                let place = folder(root, above.to_str()?).filter(|_| plain)?;
+                // A link that leads nowhere here may lead somewhere in the container.
+                let first = above.join(Path::new(missing).components().next()?);
+                if resolve(root, first.to_str()?, OFlag::O_PATH | OFlag::O_NOFOLLOW).is_ok() {
+                    return None;
+                }
+                return Some(format!("{}/{missing}", place.trim_end_matches('/')));
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(_) => return None,
+        }
+    }
+    None
+}
+
 /// The file at this path of an unpacked image, open for reading. As for folders.
 pub fn file(root: &Path, path: &str) -> Option<File> {
     // Nothing else than files is read, and a FIFO that somebody put there must not hang us.
@@ -44,7 +71,8 @@ pub fn file(root: &Path, path: &str) -> Option<File> {
 /// `true` when the folders where the runtime mounts are as unpacking leaves them: empty. Anything in them would lead a
 /// path elsewhere than the same path leads in the container.
 pub fn mount_folders_are_empty(root: &Path) -> bool {
-    MOUNT_FOLDERS.iter().all(|(name, _)| {
+    let run = root.join(RUN).symlink_metadata().is_ok_and(|metadata| metadata.is_dir());
+    run && MOUNT_FOLDERS.iter().all(|(name, _)| {
         let path = root.join(name);
         path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir())
             && std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
@@ -53,7 +81,7 @@ pub fn mount_folders_are_empty(root: &Path) -> bool {
 
 fn is_covered(place: &str) -> bool {
     let first = place.split('/').nth(1);
-    first.is_some_and(|first| MOUNT_FOLDERS.iter().any(|(name, _)| *name == first))
+    first.is_some_and(|first| first == RUN || MOUNT_FOLDERS.iter().any(|(name, _)| *name == first))
 }
 
 /// The file at a path, opened, and its place below `root`.

@@ -6,8 +6,8 @@
 //! entries, folders that only a path implies, bytes, blocks, names and depth. Device nodes and FIFOs are left out;
 //! set-user-ID bits and file capabilities are dropped; what is lost so is told to the operator. What lies, by whatever way,
 //! in a folder that the runtime mounts over is left out too: it would never be seen, but could be taken for what is there
-//! then. Everything ends up owned by root and not writable; where an image's own user owned a file, what that user could
-//! read or run everyone in the container can. Trusts that nobody else writes in the folder meanwhile.
+//! then. Owners and modes are the image's own, in the container's numbers: nobody but root passes the folder above, and a
+//! module sees it mounted read-only for its own users. Trusts that nobody else writes in the folder meanwhile.
 //!
 //! Of entries of one name in a layer the last counts. A whiteout hides what lower layers have and nothing of its own layer,
 //! wherever in the layer it stands.
@@ -29,12 +29,14 @@ use edgewarden_protocol::layer::Packing;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
 use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmod, fchmodat, fstat, fstatat, mkdirat};
-use nix::unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat};
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, linkat, symlinkat, unlinkat};
 
 use crate::OciError;
 use crate::archive::{Archive, Kind, Member, PATH_BYTES_MAX, about, invalid, shown, too_large, unsupported};
 use crate::error::{is_ours, refused};
+use crate::execution::IDS;
 use crate::packing::{CHUNKS_MAX, Pipe, pump};
+use crate::tree::RUN;
 
 /// Limits of one image's root file system (docs/specification.md).
 const ENTRIES_MAX: usize = 200_000;
@@ -47,6 +49,8 @@ const BLOCK_BYTES: u64 = 4096;
 /// All names of one image together; those of a layer are held in memory.
 const NAMES_BYTES_MAX: usize = 32 * 1024 * 1024;
 
+/// `nobody` of most systems.
+const NOBODY: u32 = 65_534;
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 
@@ -65,6 +69,8 @@ pub(crate) struct Unpacker {
     lost: Lost,
     /// The folder of the last entry, by its path: most entries lie beside the one before.
     last: Option<(Vec<u8>, Rc<Folder>)>,
+    /// An operator who only looks at an image need not be root.
+    gives_owners: bool,
 }
 
 /// What an image has and its root file system has not.
@@ -138,6 +144,7 @@ impl Unpacker {
             disk_left: UNPACKED_BYTES_MAX,
             lost: Lost::default(),
             last: None,
+            gives_owners: Uid::effective().is_root(),
         };
         unpacker.make_covered().map_err(what())?;
         Ok(unpacker)
@@ -145,9 +152,16 @@ impl Unpacker {
 
     /// They are there from the beginning, so that a link to one of them leads to it.
     fn make_covered(&self) -> io::Result<()> {
-        for (name, _) in self.covered {
+        for name in self.covered.iter().map(|(name, _)| *name).chain([RUN]) {
             if kind_of(&self.root.fd, name.as_bytes())?.is_none() {
-                mkdirat(&self.root.fd, *name, Mode::S_IRWXU)?;
+                mkdirat(&self.root.fd, name, Mode::from_bits_truncate(0o755))?;
+                // The umask must not decide who gets in.
+                fchmodat(
+                    &self.root.fd,
+                    name,
+                    Mode::from_bits_truncate(0o755),
+                    FchmodatFlags::NoFollowSymlink,
+                )?;
             }
         }
         Ok(())
@@ -257,7 +271,7 @@ impl Unpacker {
             // What is to be mounted over is a folder and stays one, whatever the image wants there.
             Some(parent)
                 if parent.inode == self.root.inode
-                    && self.is_covered(named)
+                    && (self.is_covered(named) || named == RUN.as_bytes())
                     && (member.kind != Kind::Folder || last != named) =>
             {
                 None
@@ -281,6 +295,7 @@ impl Unpacker {
         let existing = kind_of(&parent.fd, last)?;
         layer.made.insert((parent.inode, last.to_vec()));
         if member.kind == Kind::Folder && existing == Some(SFlag::S_IFDIR) {
+            self.own(&parent, last, member)?;
             return Ok(fchmodat(&parent.fd, last, mode(member), FchmodatFlags::FollowSymlink)?);
         }
         if member.kind == Kind::HardLink {
@@ -302,6 +317,7 @@ impl Unpacker {
         match member.kind {
             Kind::Folder => {
                 mkdirat(&parent.fd, name, Mode::S_IRWXU)?;
+                self.own(parent, name, member)?;
                 fchmodat(&parent.fd, name, mode(member), FchmodatFlags::FollowSymlink)?;
             }
             Kind::File => {
@@ -313,6 +329,7 @@ impl Unpacker {
                 if member.is_sparse() {
                     file.set_len(member.size)?;
                 }
+                self.own(parent, name, member)?;
                 fchmod(&file, mode(member))?;
                 if member.mode & 0o6000 != 0 || member.capabilities {
                     self.lost.privileges.note(&member.name);
@@ -326,10 +343,21 @@ impl Unpacker {
                 }
                 // Kept as it is: it is only ever followed inside the root, here and in the container.
                 symlinkat(target, &parent.fd, name)?;
+                self.own(parent, name, member)?;
             }
             _ => self.lost.nodes.note(&member.name),
         }
         Ok(())
+    }
+
+    /// Gives what was made its owner, where this process can. Who is above the range of a module's users is nobody's.
+    fn own(&self, parent: &Folder, name: &[u8], member: &Member) -> io::Result<()> {
+        if !self.gives_owners {
+            return Ok(());
+        }
+        let id = |id: u64| u32::try_from(id).ok().filter(|id| *id < IDS).unwrap_or(NOBODY);
+        let (user, group) = (Uid::from_raw(id(member.owner)), Gid::from_raw(id(member.group)));
+        Ok(fchownat(&parent.fd, name, Some(user), Some(group), AtFlags::AT_SYMLINK_NOFOLLOW)?)
     }
 
     fn link(
@@ -577,15 +605,8 @@ fn kind_of(parent: &impl AsFd, name: &[u8]) -> io::Result<Option<SFlag>> {
     }
 }
 
-/// Readable and not writable, without set-user-ID, set-group-ID and sticky bits.
+/// Without set-user-ID and set-group-ID bits.
 fn mode(member: &Member) -> Mode {
-    let mut mode = member.mode & 0o555;
-    if member.owner != 0 {
-        mode |= (mode >> 6) & 0o5;
-    }
-    if member.kind == Kind::Folder {
-        // Root must get in to check the tree, and a folder that nobody may enter only hides things.
-        mode |= 0o500;
-    }
-    Mode::from_bits_truncate(mode | 0o400)
+    let kept = if member.kind == Kind::Folder { 0o1777 } else { 0o777 };
+    Mode::from_bits_truncate(member.mode & kept)
 }

@@ -1,7 +1,7 @@
 //! Module numbers: stable for as long as the module is in the deployment, over restarts and reboots.
 //!
 //! The first address of the module network is the gateway's own; the module with number n has the n-th after it, the
-//! interface `ew<n>`, and the user [`USERS_FIRST`] + n if its image names none. The table is on disk, because other modules
+//! interface `ew<n>`, and a range of users of its own ([`users`]). The table is on disk, because other modules
 //! know the address by their hosts file. A table that does not prove that it is ours counts for nothing: what runs keeps the
 //! address of its start record, the others get new ones.
 
@@ -12,8 +12,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use edgewarden_names::ModuleName;
+use edgewarden_oci::execution::IDS;
 use edgewarden_oci::records::RecordKey;
 use edgewarden_platform::durable;
+use edgewarden_platform::user_namespace::UserRange;
 use edgewarden_protocol::control::StartRecord;
 use edgewarden_protocol::deployment::MODULES_MAX;
 use serde::{Deserialize, Serialize};
@@ -28,13 +30,16 @@ pub struct Place {
     pub address: Ipv4Addr,
 }
 
-/// Users of modules whose images name none: above those of containers and below those that systemd reserves, so that no
-/// account and no other program's range has them (<https://systemd.io/UIDS-GIDS/>). Each gateway of a machine has 256.
+/// Users of modules: above those of containers and below those that systemd reserves, so that no account and no other
+/// program's range has them (<https://systemd.io/UIDS-GIDS/>). Each module has [`IDS`], each gateway of a machine 256 times
+/// that.
 pub const USERS_FIRST: u32 = 0x7000_0000;
 
-/// The user and group of the module with this number; `gateway` tells the gateways of one machine apart.
-pub fn user(gateway: u16, number: u8) -> u32 {
-    USERS_FIRST | u32::from(gateway) << 8 | u32::from(number)
+/// The users and groups that the module with this number has as its 0 and up; `gateway` tells the gateways of one machine
+/// apart, as far as four bits do.
+pub fn users(gateway: u16, number: u8) -> UserRange {
+    let first = USERS_FIRST | u32::from(gateway & 0xf) << 24 | u32::from(number) << 16;
+    UserRange { first, count: IDS }
 }
 
 const FILE_BYTES_MAX: usize = 64 * 1024;
@@ -197,10 +202,13 @@ mod tests {
     #[test]
     fn no_two_modules_have_one_user() {
         let mut seen = std::collections::HashSet::new();
-        for (gateway, number) in [(0, 1), (0, 250), (1, 1), (u16::MAX, 250)] {
-            let user = user(gateway, number);
-            assert!((USERS_FIRST..0x7ffe_0000).contains(&user), "{user}");
-            assert!(seen.insert(user));
+        for (gateway, number) in [(0, 1), (0, 250), (1, 1), (15, 250)] {
+            let users = users(gateway, number);
+            assert!(
+                users.first >= USERS_FIRST
+                    && users.first.checked_add(users.count).is_some_and(|end| end <= 0x7fff_0000)
+            );
+            assert!(seen.insert(users.first), "{users:?}");
         }
     }
 

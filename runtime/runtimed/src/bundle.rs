@@ -1,23 +1,39 @@
 //! The OCI runtime configuration of one instance (OCI runtime-spec 1.0, `config.json`).
 //!
-//! Fixed for every module: own pid, mount, ipc, uts and network namespaces; a read-only root file system; no capability
-//! in any set; no new privileges; a system call allow-list; no device but the usual harmless ones; limits on memory,
-//! processes and open files; a user that is not root. A deployment chooses arguments, variables and limits, nothing else.
+//! Fixed for every module: own user, pid, mount, ipc, uts, cgroup and network namespaces; no new privileges; a system call
+//! allow-list; limits on memory, processes and open files. The module's users are a range of its own: whoever is root in it
+//! is nobody outside, and has of root's capabilities those that change what is the module's own.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use edgewarden_names::{GatewayName, Generation, Refusal, TrustDomain};
-use edgewarden_oci::execution::{Execution, SEARCH_PATH};
+use edgewarden_oci::execution::{Account, Execution, SEARCH_PATH};
 use edgewarden_oci::manifest::ImageConfig;
+use edgewarden_platform::user_namespace::UserRange;
+use edgewarden_protocol::container::{Cpu, StopSignal};
 use edgewarden_protocol::deployment::Module;
 use serde_json::{Value, json};
 
-use crate::{iotedge, seccomp, secrets};
+use crate::devices::DeviceNode;
+use crate::mounting::{self, Sources};
+use crate::{iotedge, seccomp};
 
-const NOFILE_MAX: u64 = 4096;
-/// Largest file that a module writes. Nothing that it can write to is on the gateway's disk; this is the wall behind that.
+/// Largest file where nothing that the module writes lies on the gateway's disk.
 const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// What root in a module may do: nothing that its user namespace does not hold.
+const OF_ROOT: [&str; 10] = [
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_SETGID",
+    "CAP_SETPCAP",
+    "CAP_SETUID",
+    "CAP_SYS_CHROOT",
+];
 
 /// Values from which an instance's OCI runtime configuration is made.
 #[derive(Debug)]
@@ -29,17 +45,15 @@ pub struct Bundle<'a> {
     pub image: &'a ImageConfig,
     pub mqtt_port: u16,
     /// The unpacked image.
+    pub unpacked: &'a Path,
+    /// The image and what the instance writes, mounted.
     pub root: &'a Path,
     pub network_namespace: &'a Path,
-    /// Mounted at `/run/edgewarden`.
-    pub workload_folder: &'a Path,
-    pub hosts: &'a Path,
+    pub sources: &'a Sources<'a>,
+    pub devices: &'a [DeviceNode],
     pub cgroup: &'a str,
-    /// Users of the gateway that no module runs as.
-    pub forbidden_users: &'a [u32],
-    /// User and group of a module whose image names none. What the kernel counts for each user (inotify instances, keys,
-    /// pending signals, message queues) is then this module's alone.
-    pub own_user: u32,
+    /// Users of the machine that are the module's 0 and up.
+    pub users: UserRange,
 }
 
 impl Bundle<'_> {
@@ -47,44 +61,51 @@ impl Bundle<'_> {
     pub fn config(&self) -> Result<Value, Refusal> {
         let execution = self.execution();
         execution.check()?;
-        let (user, group) = execution.user()?;
+        let account = execution.account()?;
+        let none: &[&str] = &[];
+        let capabilities = if account.is_root() { &OF_ROOT } else { none };
+        let mounts = mounting::mounts(&execution, self.root, self.sources, self.devices);
         Ok(json!({
             "ociVersion": "1.0.2",
             "process": {
                 "terminal": false,
-                "user": {"uid": user, "gid": group},
+                "user": {"uid": account.user, "gid": account.group, "additionalGids": account.more_groups},
                 "args": execution.args()?,
-                "env": self.env(),
+                "env": self.env(&account),
                 "cwd": execution.working_folder()?,
-                "capabilities": {"bounding": [], "effective": [], "inheritable": [], "permitted": [], "ambient": []},
-                "rlimits": [
-                    {"type": "RLIMIT_NOFILE", "soft": nofile_max(), "hard": nofile_max()},
-                    {"type": "RLIMIT_CORE", "soft": 0, "hard": 0},
-                    {"type": "RLIMIT_FSIZE", "soft": FILE_BYTES_MAX, "hard": FILE_BYTES_MAX},
-                ],
+                "capabilities": {
+                    "bounding": capabilities, "effective": capabilities, "permitted": capabilities,
+                    "inheritable": [], "ambient": [],
+                },
+                "rlimits": self.limits(),
                 "noNewPrivileges": true,
                 // When memory is short a module goes before the daemons that guard it.
                 "oomScoreAdj": 500,
             },
-            "root": {"path": self.root, "readonly": true},
-            "hostname": self.module.name,
-            "mounts": self.mounts((user, group)),
-            "linux": self.linux(),
+            "root": {"path": self.root, "readonly": self.module.read_only},
+            "hostname": self.hostname(),
+            "mounts": mounts,
+            "linux": self.linux(&account),
         }))
     }
 
     fn execution(&self) -> Execution<'_> {
-        let Self { module, image, root, own_user, forbidden_users, .. } = *self;
-        Execution { module, image, root, own_user, forbidden_users }
+        Execution { module: self.module, image: self.image, root: self.unpacked }
+    }
+
+    fn hostname(&self) -> &str {
+        self.module.hostname.as_deref().unwrap_or(self.module.name.as_str())
     }
 
     /// The image's variables, then the deployment's, then ours: the last word on a name counts.
-    fn env(&self) -> Vec<String> {
-        self.variables().into_iter().map(|(key, value)| format!("{key}={value}")).collect()
+    fn env(&self, account: &Account) -> Vec<String> {
+        self.variables(account).into_iter().map(|(key, value)| format!("{key}={value}")).collect()
     }
 
-    fn variables(&self) -> BTreeMap<String, String> {
-        let mut env: BTreeMap<&str, &str> = BTreeMap::from([("PATH", SEARCH_PATH)]);
+    fn variables(&self, account: &Account) -> BTreeMap<String, String> {
+        let home = account.home.as_deref().unwrap_or("/");
+        let mut env: BTreeMap<&str, &str> =
+            BTreeMap::from([("PATH", SEARCH_PATH), ("HOME", home), ("HOSTNAME", self.hostname())]);
         env.extend(self.image.config.env.iter().flatten().filter_map(|pair| pair.split_once('=')));
         env.extend(self.module.env.iter().map(|(key, value)| (key.as_str(), value.as_str())));
         let mqtt = format!("gateway:{}", self.mqtt_port);
@@ -102,49 +123,50 @@ impl Bundle<'_> {
         env.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
     }
 
-    /// User and group that the module runs as.
-    pub fn user(&self) -> Result<(u32, u32), Refusal> {
-        self.execution().user()
+    /// User and group that the module runs as, in the machine's numbers.
+    pub fn owner(&self) -> Result<(u32, u32), Refusal> {
+        let account = self.execution().account()?;
+        let outside = |id: u32| self.users.first.saturating_add(id);
+        Ok((outside(account.user), outside(account.group)))
     }
 
-    fn mounts(&self, owner: (u32, u32)) -> Value {
-        let tmpfs = |place: &str, options: &[&str]| {
-            let options = [&["nosuid", "nodev", "noexec"], options].concat();
-            json!({"destination": place, "type": "tmpfs", "source": "tmpfs", "options": options})
-        };
-        let bind = |place: &str, source: &Path| {
-            json!({"destination": place, "type": "bind", "source": source,
-                   "options": ["bind", "ro", "nosuid", "nodev", "noexec"]})
-        };
-        let mut mounts = vec![
-            json!({"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "nodev", "noexec"]}),
-            json!({"destination": "/dev", "type": "tmpfs", "source": "tmpfs",
-             "options": ["nosuid", "noexec", "strictatime", "mode=755", "size=64k"]}),
-            tmpfs("/dev/shm", &["mode=1777", "size=16m"]),
-            tmpfs("/tmp", &["mode=1777", "size=16m"]),
-            tmpfs("/run", &["mode=755", "size=1m"]),
-            bind("/run/edgewarden", self.workload_folder),
-            bind("/etc/hosts", self.hosts),
-        ];
-        if !self.module.secrets.is_empty() {
-            mounts.push(secrets::mount_entry(owner));
-        }
-        Value::Array(mounts)
+    /// Signal that asks it to end.
+    pub fn stop_signal(&self) -> StopSignal {
+        self.execution().stop_signal()
     }
 
-    fn linux(&self) -> Value {
+    fn limits(&self) -> Value {
+        let Module { volumes, temporary, writable_bytes, .. } = self.module;
+        let sizes = volumes.iter().map(|volume| volume.bytes_max);
+        let sizes = sizes.chain(temporary.iter().map(|folder| folder.bytes_max)).chain([*writable_bytes]);
+        let file = sizes.max().unwrap_or(0).max(FILE_BYTES_MAX);
+        let files = self.module.nofile_max.min(own_nofile_max());
+        json!([
+            {"type": "RLIMIT_NOFILE", "soft": files, "hard": files},
+            {"type": "RLIMIT_CORE", "soft": 0, "hard": 0},
+            {"type": "RLIMIT_FSIZE", "soft": file, "hard": file},
+        ])
+    }
+
+    fn linux(&self, account: &Account) -> Value {
+        let ids = json!([{"containerID": 0, "hostID": self.users.first, "size": self.users.count}]);
+        let mut devices = vec![json!({"allow": false, "access": "rwm"})];
+        devices.extend(self.devices.iter().map(DeviceNode::allowed));
         json!({
             "cgroupsPath": self.cgroup,
+            "uidMappings": ids,
+            "gidMappings": ids,
             "resources": {
-                "devices": [{"allow": false, "access": "rwm"}],
+                "devices": devices,
                 "memory": memory(self.module.memory_bytes),
                 "pids": {"limit": self.module.pids_max},
+                "cpu": cpu(&self.module.cpu),
             },
             "namespaces": [
-                {"type": "pid"}, {"type": "mount"}, {"type": "ipc"}, {"type": "uts"},
-                {"type": "network", "path": self.network_namespace},
+                {"type": "user"}, {"type": "pid"}, {"type": "mount"}, {"type": "ipc"}, {"type": "uts"},
+                {"type": "cgroup"}, {"type": "network", "path": self.network_namespace},
             ],
-            "seccomp": seccomp::profile(),
+            "seccomp": seccomp::profile(account.is_root()),
             "maskedPaths": [
                 "/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
                 "/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats",
@@ -162,10 +184,29 @@ fn memory(bytes: u64) -> Value {
     if counts_swap { json!({"limit": bytes, "swap": bytes}) } else { json!({"limit": bytes}) }
 }
 
-/// Never above our own limit, which some machines do not let even root raise.
-fn nofile_max() -> u64 {
-    nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)
-        .map_or(1024, |(_, hard)| hard.min(NOFILE_MAX))
+/// Microseconds that a processor's limit is kept over.
+const CPU_PERIOD: u64 = 100_000;
+
+fn cpu(cpu: &Cpu) -> Value {
+    let mut value = serde_json::Map::new();
+    if let Some(millis) = cpu.millis_max {
+        value.insert("period".into(), CPU_PERIOD.into());
+        value.insert("quota".into(), (u64::from(millis).saturating_mul(CPU_PERIOD) / 1000).into());
+    }
+    if let Some(weight) = cpu.weight {
+        // The runtime-spec has the shares of cgroup v1, 2 to 262,144, which runtimes turn back into a weight so.
+        let shares = u64::from(weight.saturating_sub(1)).saturating_mul(262_142) / 9_999;
+        value.insert("shares".into(), shares.saturating_add(2).into());
+    }
+    if let Some(set) = &cpu.set {
+        value.insert("cpus".into(), set.as_str().into());
+    }
+    Value::Object(value)
+}
+
+/// Our own limit, which some machines do not let even root raise.
+fn own_nofile_max() -> u64 {
+    nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).map_or(1024, |(_, hard)| hard)
 }
 
 #[cfg(test)]
@@ -184,8 +225,11 @@ mod tests {
         fn new(user: &str) -> Self {
             let root = tempfile::tempdir().unwrap();
             std::fs::create_dir(root.path().join("etc")).unwrap();
-            std::fs::write(root.path().join("etc/passwd"), "root:x:0:0::/:\napp:x:1000:2000::/:\nbad:x\n")
-                .unwrap();
+            std::fs::write(
+                root.path().join("etc/passwd"),
+                "root:x:0:0::/:\napp:x:1000:2000::/home/app:\nbad:x\n",
+            )
+            .unwrap();
             for folder in ["dev", "proc", "run", "sys", "tmp"] {
                 std::fs::create_dir(root.path().join(folder)).unwrap();
             }
@@ -195,7 +239,8 @@ mod tests {
                 std::fs::write(&path, "").unwrap();
                 std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o555)).unwrap();
             }
-            std::fs::write(root.path().join("etc/group"), "root:x:0:\nstaff:x:50:\n").unwrap();
+            std::fs::write(root.path().join("etc/group"), "root:x:0:\nstaff:x:50:app\nother:x:60:x, app\n")
+                .unwrap();
             let image = format!("r/a@sha256:{}", "ab".repeat(32));
             let module = serde_json::from_value(json!({"name": "alerts", "image": image})).unwrap();
             let config = manifest::Execution {
@@ -223,56 +268,74 @@ mod tests {
                 generation: Generation(7),
                 image: &self.image,
                 mqtt_port: 8885,
-                root: self.root.path(),
+                unpacked: self.root.path(),
+                root: Path::new("/run/root"),
                 network_namespace: Path::new("/run/n"),
-                workload_folder: Path::new("/run/w"),
-                hosts: Path::new("/run/hosts"),
+                sources: &Sources {
+                    workload_folder: Path::new("/run/w"),
+                    hosts: Path::new("/run/hosts"),
+                    secrets: Some(Path::new("/run/s")),
+                    files: &["/run/f".into()],
+                    volumes: &["/run/v".into()],
+                },
+                devices: &[],
                 cgroup: "/edgewarden/gw-1/alerts-1",
-                forbidden_users: &[998, 999],
-                own_user: 0x7000_0001,
+                users: UserRange { first: 0x7001_0000, count: 65_536 },
             }
             .config()
         }
     }
 
     #[test]
-    fn a_module_runs_as_the_images_user_and_never_as_root() {
+    fn a_module_runs_as_the_user_that_image_or_deployment_names() {
         for (user, expected) in [
-            ("", Some((0x7000_0001, 0x7000_0001))),
-            ("1000", Some((1000, 1000))),
+            ("", Some((0, 0))),
+            ("0", Some((0, 0))),
+            ("root", Some((0, 0))),
+            ("1000", Some((1000, 2000))),
+            ("999", Some((999, 0))),
             ("1000:2000", Some((1000, 2000))),
             ("app", Some((1000, 2000))),
             ("app:staff", Some((1000, 50))),
             ("1000:staff", Some((1000, 50))),
-            ("0", None),
-            ("root", None),
-            ("1000:0", None),
-            ("1000:root", None),
-            ("0:1000", None),
+            ("1000:root", Some((1000, 0))),
+            ("65535:65535", Some((65_535, 65_535))),
             ("nobody", None),
             ("bad", None),
             ("app:none", None),
             ("-1", None),
-            ("4294967296", None),
+            ("65536", None),
             ("4294967295", None),
-            ("2147483648", None),
-            ("1000:4294967295", None),
-            ("999", None),
-            ("998:1000", None),
-            ("1000:999", Some((1000, 999))),
-            ("+0", None),
-            ("00", None),
+            ("4294967296", None),
+            ("0:65536", None),
             ("app:", None),
             ("a\nb", None),
         ] {
-            let config = Case::new(user).config();
-            let found = config.as_ref().ok().map(|config| &config["process"]["user"]);
-            let expected = expected.map(|(uid, gid): (u32, u32)| json!({"uid": uid, "gid": gid}));
-            assert_eq!(found, expected.as_ref(), "{user:?}");
-            if let Err(refusal) = config {
-                assert_eq!(refusal.reason, Reason::ImageUser);
+            let image = Case::new(user).config();
+            let mut deployed = Case::new("nobody");
+            deployed.module.user = Some(user.to_owned()).filter(|user| !user.is_empty());
+            if user.is_empty() {
+                deployed.image.config.user = None;
+            }
+            for config in [image, deployed.config()] {
+                let found = config.as_ref().ok().map(|config| &config["process"]["user"]);
+                let found = found.map(|user| json!({"uid": user["uid"], "gid": user["gid"]}));
+                let expected = expected.map(|(uid, gid): (u32, u32)| json!({"uid": uid, "gid": gid}));
+                assert_eq!(found, expected, "{user:?}");
+                if let Err(refusal) = config {
+                    assert_eq!(refusal.reason, Reason::ImageUser);
+                }
             }
         }
+        let config = Case::new("app").config().unwrap();
+        assert_eq!(config["process"]["user"]["additionalGids"], json!([50, 60]), "by the image's groups");
+        assert!(config["process"]["env"].to_string().contains("\"HOME=/home/app\""));
+        let config = Case::new("app:staff").config().unwrap();
+        assert_eq!(
+            config["process"]["user"]["additionalGids"],
+            json!([]),
+            "a group that is named is the only one"
+        );
         let linked = Case::new("app");
         std::fs::remove_dir_all(linked.root.path().join("etc")).unwrap();
         std::os::unix::fs::symlink("/etc", linked.root.path().join("etc")).unwrap();
@@ -349,8 +412,11 @@ mod tests {
             (Some("/run"), false),
             (Some("/x/../x"), true),
             (Some("relative"), false),
-            (Some("/missing"), false),
+            (Some("/missing/below"), true),
+            (Some("/missing/../x"), false),
+            (Some("/proc/missing"), false),
             (Some("/bin/alerts"), false),
+            (Some("/bin/alerts/below"), false),
             (Some("/proc/self/fd/7"), false),
             (Some("/proc/self/fd/7/../../.."), false),
             (Some("/descriptor"), false),
@@ -400,17 +466,65 @@ mod tests {
 
     #[test]
     fn nothing_opens_the_confinement() {
-        let config = Case::new("").config().unwrap();
-        let capabilities = config["process"]["capabilities"].as_object().unwrap();
+        let sets = |user: &str| Case::new(user).config().unwrap()["process"]["capabilities"].clone();
+        let capabilities = sets("app");
+        let capabilities = capabilities.as_object().unwrap();
         assert!(capabilities.len() == 5 && capabilities.values().all(|set| *set == json!([])));
+        let root = sets("0").to_string();
+        assert!(root.contains("CAP_CHOWN"));
+        for never in [
+            "SYS_ADMIN",
+            "SYS_MODULE",
+            "SYS_RAWIO",
+            "SYS_PTRACE",
+            "NET_ADMIN",
+            "NET_RAW",
+            "MKNOD",
+            "BPF",
+            "DAC_READ",
+        ] {
+            assert!(!root.contains(never), "{never}");
+        }
+        let mut case = Case::new("app");
+        case.module.volumes =
+            vec![serde_json::from_value(json!({"name": "v", "path": "/bin/data"})).unwrap()];
+        case.module.files = vec![serde_json::from_value(json!({"path": "/etc/f", "text": ""})).unwrap()];
+        case.module.secrets = vec![serde_json::from_value(json!({"name": "s"})).unwrap()];
+        let config = case.config().unwrap();
         assert_eq!(config["process"]["noNewPrivileges"], true);
         assert_eq!(config["root"]["readonly"], true);
         let namespaces = config["linux"]["namespaces"].to_string();
-        assert!(["pid", "mount", "ipc", "uts", "network"].iter().all(|kind| namespaces.contains(kind)));
+        let kinds = ["user", "pid", "mount", "ipc", "uts", "cgroup", "network"];
+        assert!(kinds.iter().all(|kind| namespaces.contains(kind)));
+        assert_eq!(
+            config["linux"]["uidMappings"],
+            json!([{"containerID": 0, "hostID": 0x7001_0000, "size": 65_536}])
+        );
+        assert_eq!(config["linux"]["uidMappings"], config["linux"]["gidMappings"]);
         for mount in config["mounts"].as_array().unwrap() {
             let options = mount["options"].to_string();
             assert!(options.contains("nosuid"), "{mount}");
-            assert!(mount["type"] != "bind" || options.contains("\"ro\""), "{mount}");
+            let writable = ["/run", "/bin/data"].contains(&mount["destination"].as_str().unwrap());
+            assert!(mount["type"] != "bind" || writable || options.contains("\"ro\""), "{mount}");
         }
+    }
+
+    #[test]
+    fn limits_are_what_the_deployment_says() {
+        let mut case = Case::new("app");
+        case.module.cpu =
+            serde_json::from_value(json!({"millis_max": 1500, "weight": 10_000, "set": "0-1"})).unwrap();
+        case.module.nofile_max = 100;
+        case.module.read_only = false;
+        case.module.hostname = Some("plc-reader".into());
+        let config = case.config().unwrap();
+        let cpu = json!({"period": 100_000, "quota": 150_000, "shares": 262_144, "cpus": "0-1"});
+        assert_eq!(config["linux"]["resources"]["cpu"], cpu);
+        assert_eq!(
+            config["process"]["rlimits"][0],
+            json!({"type": "RLIMIT_NOFILE", "soft": 100, "hard": 100})
+        );
+        assert_eq!(config["root"]["readonly"], false);
+        assert_eq!(config["hostname"], "plc-reader");
     }
 }

@@ -9,7 +9,7 @@ use edgewarden_names::sha256;
 use edgewarden_oci::records::RecordKey;
 use edgewarden_oci::store::ContentStore;
 use edgewarden_platform::kept_socket::Change;
-use edgewarden_platform::users;
+use edgewarden_platform::user_namespace::UserRange;
 use edgewarden_protocol::config::Config;
 use edgewarden_protocol::control::{ToldTime, questions};
 use edgewarden_protocol::layout::Layout;
@@ -42,8 +42,6 @@ pub struct Context {
     pub clock: Clock,
     /// True while `identityd` wants the fleet's word on it.
     pub time_unsure: watch::Sender<bool>,
-    /// Users of Edgewarden's other daemons.
-    pub daemon_users: Vec<u32>,
     /// Once `identityd` has released it.
     record_key: OnceCell<Arc<RecordKey>>,
     /// Wakes the cleaning of what is on disk and not needed any more.
@@ -52,16 +50,6 @@ pub struct Context {
     pub guard: OnceLock<Guard>,
     /// Instances between the first thing made for them and the last removed.
     live: Mutex<BTreeSet<String>>,
-}
-
-/// The users that there are of those that the other daemons run as.
-fn daemon_users() -> Result<Vec<u32>, RunError> {
-    let mut found = Vec::new();
-    for name in ["ew-identity", "ew-gateway"] {
-        let user = users::lookup(name).map_err(RunError::io(format!("look up the user `{name}`")))?;
-        found.extend(user.map(|user| user.uid));
-    }
-    Ok(found)
 }
 
 impl Context {
@@ -85,7 +73,6 @@ impl Context {
         Ok(Self {
             identityd: Client::new(&layout),
             runc: Runc::new(&config.runtime.oci_runtime, places.runc()),
-            daemon_users: daemon_users()?,
             guard: OnceLock::new(),
             board: Board::new(config.fleet.as_ref().map(|fleet| fleet.url.clone())),
             metrics: Metrics::default(),
@@ -151,10 +138,10 @@ impl Context {
         })
     }
 
-    /// User and group of the module with this number, if its image names none.
-    pub fn user_of(&self, number: u8) -> u32 {
-        let [high, low, ..] = self.mark().unwrap_or(0).to_be_bytes();
-        addresses::user(u16::from_be_bytes([high, low]), number)
+    /// Users and groups of the module with this number. The machine's own gateway has the first range.
+    pub fn users_of(&self, number: u8) -> UserRange {
+        let gateway = self.mark().map_or(0, |mark| u16::try_from(mark % 15).unwrap_or(0).saturating_add(1));
+        addresses::users(gateway, number)
     }
 
     /// Removes the cgroups above the instances' own, once no instance is in them: of every hierarchy, v1 or unified.

@@ -22,6 +22,8 @@ pub enum RunError {
     Missing(String),
     #[error("the OCI runtime: {0}")]
     Runtime(String),
+    #[error("a volume cannot be mounted: {0}")]
+    Volume(String),
     #[error("the content store")]
     Store(#[source] Refusal),
     #[error("identityd was asked in vain")]
@@ -47,6 +49,7 @@ impl RunError {
     pub(crate) fn reason(&self) -> Reason {
         match self {
             Self::Missing(_) => Reason::GatewayIncomplete,
+            Self::Volume(_) => Reason::VolumeFailed,
             Self::Runtime(_) | Self::Network(_) => Reason::StartFailed,
             _ => Reason::Internal,
         }

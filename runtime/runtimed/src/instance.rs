@@ -10,9 +10,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use edgewarden_names::{Generation, Reason, Refusal};
+use edgewarden_oci::execution::Execution;
 use edgewarden_platform::durable;
 use edgewarden_platform::process::Process;
 use edgewarden_platform::reserve::is_behind;
+use edgewarden_protocol::container::StopSignal;
 use edgewarden_protocol::control::{StartRecord, questions};
 use edgewarden_protocol::deployment::Module;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -26,12 +28,13 @@ use crate::error::RunError;
 use crate::identity::CallError;
 use crate::images::Ready;
 use crate::limits::Limits;
+use crate::mounting::Sources;
 use crate::orders::{Admitted, Altered};
 use crate::places::Places;
-use crate::{network, secrets};
+use crate::{furnishing, limits, network, secrets};
 
 const RECORD_BYTES_MAX: usize = 1024 * 1024;
-/// Between SIGTERM and SIGKILL.
+/// Between the signal to end and SIGKILL, unless the deployment says otherwise.
 const STOP_GRACE: Duration = Duration::from_secs(10);
 /// Wait after SIGKILL; a process that the kernel holds longer is left to the next cleaning.
 const KILL_WAIT: Duration = Duration::from_secs(10);
@@ -50,6 +53,13 @@ pub struct Record {
     /// Mounts of the container. Absent until it exists.
     #[serde(default)]
     pub mounts: Option<String>,
+    /// Signal that asks it to end.
+    #[serde(default = "sigterm")]
+    pub stop_signal: StopSignal,
+}
+
+fn sigterm() -> StopSignal {
+    StopSignal::TERM
 }
 
 impl Record {
@@ -132,6 +142,7 @@ pub async fn prepare(
         place,
         process: None,
         mounts: None,
+        stop_signal: StopSignal::TERM,
     };
     // A name that `identityd` chose becomes part of paths.
     let expected = format!("{}-{}", module.name, record.generation);
@@ -142,31 +153,58 @@ pub async fn prepare(
             "the instance has another name than its module and generation",
         ));
     }
-    // Before the permit is spent: a module that cannot be described is none that starts.
+    context.live(&record.instance);
+    let prepared = describe(context, record.clone(), ready).await;
+    if prepared.is_err() {
+        forget(context, &record.instance).await;
+    }
+    prepared
+}
+
+/// Makes what is in the container, and its description. Before the permit is spent: a module that cannot be described is none
+/// that starts.
+async fn describe(context: &Context, mut record: Record, ready: Ready) -> Result<Prepared, Refusal> {
+    let module = record.module.clone();
+    let users = context.users_of(record.place.number);
+    let (places, instance) = (context.places.clone(), record.instance.clone());
+    let (image, unpacked, about) = (ready.config.clone(), ready.root.clone(), module.clone());
+    let furnished = context.blocking(move || {
+        let execution = Execution { module: &about, image: &image, root: &unpacked };
+        let account = match execution.check().and_then(|()| execution.account()) {
+            Ok(account) => account,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let owner = [account.user, account.group].map(|id| users.first.saturating_add(id));
+        furnishing::furnish(&places, &instance, &execution, users, owner.into())
+    });
+    let furnished = furnished.await.map_err(|error| local(&module, &error))??;
+    let workload_folder = context.layout.workload_folder(&record.instance);
+    let sources = Sources {
+        workload_folder: &workload_folder,
+        hosts: &furnished.hosts,
+        secrets: furnished.secrets.as_deref(),
+        files: &furnished.files,
+        volumes: &furnished.volumes,
+    };
     let bundle = Bundle {
         gateway: &context.config.gateway.name,
         trust_domain: &context.config.gateway.trust_domain,
-        module,
+        module: &module,
         generation: record.generation,
         image: &ready.config,
         mqtt_port: context.config.mqtt.module_port,
-        root: &ready.root,
+        unpacked: &ready.root,
+        root: &furnished.root,
         network_namespace: &context.places.namespace(&record.instance),
-        workload_folder: &context.layout.workload_folder(&record.instance),
-        hosts: &context.places.hosts(),
+        sources: &sources,
+        devices: &furnished.devices,
         cgroup: &context.cgroup(&record.instance),
-        forbidden_users: &context.daemon_users,
-        own_user: context.user_of(record.place.number),
+        users,
     };
-    let (config, owner) = (bundle.config()?, bundle.user()?);
-    context.live(&record.instance);
-    match bind(context, &record, &ready).await {
-        Ok(workload_folder) => Ok(Prepared { record, workload_folder, config, owner }),
-        Err(refusal) => {
-            forget(context, &record.instance).await;
-            Err(refusal)
-        }
-    }
+    let (config, owner) = (bundle.config()?, bundle.owner()?);
+    record.stop_signal = bundle.stop_signal();
+    let workload_folder = bind(context, &record, &ready).await?;
+    Ok(Prepared { record, workload_folder, config, owner })
 }
 
 /// Spends the permit, which binds the module's socket. The folder of it.
@@ -211,10 +249,16 @@ async fn launch(context: &Context, prepared: Prepared) -> Result<Instance, Refus
     write_bundle(&folder, &config).map_err(failed)?;
     let log = context.log_pump.start(context.places.logs(), &module.name);
     let log = log.map_err(RunError::io("start what keeps the module's log")).map_err(failed)?;
+    // Images that log to a file have a link to /dev/stdout there, which the module's user must be able to open.
+    std::os::unix::fs::fchown(&log, Some(owner.0), Some(owner.1))
+        .map_err(RunError::io("give the module its log"))
+        .map_err(failed)?;
     let pid = context.runc.create(&record.instance, &folder, log).await.map_err(failed)?;
     check_mounted(pid, &workload_folder).map_err(failed)?;
     let process = Process::open(pid).map_err(RunError::io("watch the module's process")).map_err(failed)?;
     record.process = Some((process.pid(), process.started()));
+    let confined = process.clone();
+    context.blocking(move || limits::limit_objects(&confined)).await.map_err(failed)?;
     let limits = record.limits(context);
     let (mounts, altered) =
         guard.watch(&record.instance, process.clone(), limits, None).await.map_err(failed)?;
@@ -354,29 +398,33 @@ impl Instance {
         }
     }
 
-    /// SIGTERM, then SIGKILL.
+    /// The module's signal to end, then SIGKILL.
     pub async fn stop(&self, context: &Context) {
         let instance = &self.record.instance;
         // The first process of a pid namespace does not even notice a signal that it has no handler for.
-        if self.handles_sigterm() {
-            if let Err(error) = context.runc.kill(instance, "TERM").await {
-                tracing::debug!(%instance, %error, "SIGTERM was not sent");
+        if self.handles_stop_signal() {
+            let signal = self.record.stop_signal.number().to_string();
+            if let Err(error) = context.runc.kill(instance, &signal).await {
+                tracing::debug!(%instance, %error, "the signal to end was not sent");
             }
-            if tokio::time::timeout(STOP_GRACE, self.exited()).await.is_ok() {
+            let grace = self.record.module.stop.grace_seconds;
+            let grace = grace.map_or(STOP_GRACE, |seconds| Duration::from_secs(seconds.into()));
+            if tokio::time::timeout(grace, self.exited()).await.is_ok() {
                 return;
             }
         }
         self.kill(context).await;
     }
 
-    /// `SigCgt` of `/proc/<pid>/status` (proc_pid_status(5)); SIGTERM is bit 14.
-    fn handles_sigterm(&self) -> bool {
+    /// `SigCgt` of `/proc/<pid>/status` (proc_pid_status(5)); signal n is bit n - 1.
+    fn handles_stop_signal(&self) -> bool {
+        let bit = self.record.stop_signal.number().saturating_sub(1);
         let status =
             std::fs::read_to_string(format!("/proc/{}/status", self.process.pid())).unwrap_or_default();
         let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
         caught
             .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
-            .is_none_or(|mask| mask & (1 << 14) != 0)
+            .is_none_or(|mask| mask >> bit & 1 != 0)
     }
 }
 
@@ -406,6 +454,10 @@ pub async fn clean(context: &Context, record: &Record) {
 /// Removes an instance's files and tells `identityd`.
 pub async fn forget(context: &Context, instance: &str) {
     drop(std::fs::remove_dir_all(context.places.bundle(instance)));
+    let (places, name) = (context.places.clone(), instance.to_owned());
+    if let Err(error) = context.blocking(move || furnishing::remove(&places, &name)).await {
+        tracing::warn!(%instance, error = %error.chain(), "what was mounted for the instance was not removed");
+    }
     if let Err(error) = durable::remove(&context.places.record(instance)) {
         tracing::warn!(%instance, %error, "the instance's record was not removed");
     }

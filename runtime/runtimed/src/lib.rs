@@ -18,6 +18,7 @@ mod board;
 mod bundle;
 mod context;
 mod control_server;
+mod devices;
 pub mod enrol;
 mod error;
 mod est_handshake;
@@ -27,6 +28,7 @@ mod fleet_jwt_keys;
 mod fleet_link;
 mod fleet_secrets;
 mod fleet_time;
+mod furnishing;
 mod guard;
 pub mod identity;
 mod images;
@@ -37,15 +39,18 @@ mod limits;
 pub mod log_pump;
 mod logs;
 mod metrics;
+mod mounting;
 mod network;
 mod nft;
 mod orders;
 mod places;
 mod restarts;
+mod rootfs;
 mod runc;
 mod seccomp;
 mod secrets;
 mod supervisor;
+mod volumes;
 mod worker;
 
 use std::sync::Arc;
@@ -69,8 +74,8 @@ use crate::places::Places;
 use crate::supervisor::Supervisor;
 
 /// Root's powers that this daemon and the OCI runtime use; systemd/edgewarden-runtimed.service has the same list.
-/// Devices are mounted into containers, not made, and no limit is raised.
-const CAPABILITIES: [Capability; 11] = [
+/// No limit is raised.
+const CAPABILITIES: [Capability; 12] = [
     // Namespaces and mounts, the OCI runtime's and ours
     Capability::SYS_ADMIN,
     // Entering a mount namespace, pivot_root's last resort
@@ -81,7 +86,9 @@ const CAPABILITIES: [Capability; 11] = [
     Capability::CHOWN,
     Capability::DAC_OVERRIDE,
     Capability::FOWNER,
-    // A container's user, and its capabilities: none
+    // Nodes of the devices that a deployment gives a module
+    Capability::MKNOD,
+    // A container's users, and its capabilities
     Capability::SETUID,
     Capability::SETGID,
     Capability::SETPCAP,
@@ -103,6 +110,7 @@ pub async fn run(layout: Layout, config: Config, log_pump: LogPump) -> Result<()
     // Containers become our children when the OCI runtime ends, so that their exit status reaches us.
     nix::sys::prctl::set_child_subreaper(true)
         .map_err(|error| RunError::io("adopt orphans")(error.into()))?;
+    limits::make_room_for_objects()?;
     let network = ModuleNetwork::parse(&config.runtime.module_network)?;
     let places = Places::make(&layout)?;
     let _lock = lock(&places)?;
@@ -197,7 +205,7 @@ mod tests {
     /// module would find a call refused that its own list allows.
     #[test]
     fn what_is_given_up_is_nothing_that_a_module_may_do() {
-        let modules = crate::seccomp::profile().to_string();
+        let modules = crate::seccomp::profile(true).to_string();
         for call in edgewarden_platform::seccomp::never() {
             assert!(!modules.contains(&format!("\"{call}\"")), "{call}");
         }

@@ -4,7 +4,9 @@
 use std::path::{Path, PathBuf};
 
 use edgewarden_names::{Reason, Refusal};
-use edgewarden_protocol::deployment::Module;
+use edgewarden_platform::process::Process;
+use edgewarden_platform::user_namespace::{self, ObjectLimit};
+use edgewarden_protocol::deployment::{MODULES_MAX, Module};
 
 use crate::error::RunError;
 
@@ -30,6 +32,34 @@ pub struct LimitHits {
     pub out_of_memory: u64,
     /// Processes and threads that were not made.
     pub out_of_processes: u64,
+}
+
+/// What the kernel gives a user at least, on most machines. Watches are memory, which a module's own limit bounds.
+const OBJECTS: [ObjectLimit; 2] = [
+    ObjectLimit { file: c"/proc/sys/user/max_inotify_instances", value: b"128" },
+    ObjectLimit { file: c"/proc/sys/user/max_inotify_watches", value: b"65536" },
+];
+/// The same for root, for whom all modules' objects count too: as many as all modules may have, and root's own.
+const OF_ROOT: [(&str, u64); 2] = [
+    ("/proc/sys/fs/inotify/max_user_instances", 128 * (MODULES_MAX as u64 + 1)),
+    ("/proc/sys/fs/inotify/max_user_watches", 65_536 * (MODULES_MAX as u64 + 1)),
+];
+
+/// Raises the machine's limits so far that no module's objects are missing to another, or to root. Blocks.
+pub fn make_room_for_objects() -> Result<(), RunError> {
+    for (file, wanted) in OF_ROOT {
+        let text = std::fs::read_to_string(file).map_err(RunError::io(format!("read `{file}`")))?;
+        if text.trim().parse::<u64>().is_ok_and(|found| found < wanted) {
+            std::fs::write(file, wanted.to_string()).map_err(RunError::io(format!("set `{file}`")))?;
+        }
+    }
+    Ok(())
+}
+
+/// Keeps a module to its own share of the kernel's objects that no cgroup counts. Blocks.
+pub fn limit_objects(process: &Process) -> Result<(), RunError> {
+    user_namespace::limit_objects(process, &OBJECTS)
+        .map_err(RunError::io("limit the module's inotify objects"))
 }
 
 impl Limits {

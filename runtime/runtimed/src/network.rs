@@ -111,6 +111,8 @@ pub fn mend(namespace: &Path, number: u8, address: Ipv4Addr) -> Result<(), RunEr
         if Path::new("/proc/sys/net/ipv6").exists() {
             set("net/ipv6/conf/all/disable_ipv6", "1")?;
         }
+        // A namespace of the module's own: low ports are its own too.
+        set("net/ipv4/ip_unprivileged_port_start", "0")?;
         ip(&format!(
             "link set lo up\naddress replace {address}/32 dev eth0\nlink set eth0 up\n\
              neighbour replace {NEXT_HOP} lladdr {GATEWAY_MAC} dev eth0 nud permanent\n\

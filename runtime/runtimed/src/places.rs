@@ -1,8 +1,8 @@
 //! Files and folders of `runtimed`, below [`Layout`].
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use edgewarden_names::ModuleName;
@@ -10,6 +10,7 @@ use edgewarden_protocol::layout::Layout;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 
 use crate::error::RunError;
+use crate::volumes::Volumes;
 
 /// Folders below `Layout::runtime_run` last until the machine stops, those below `Layout::runtime_state` longer.
 #[derive(Debug, Clone)]
@@ -31,12 +32,19 @@ impl Places {
             &places.namespaces(),
             &places.records(),
             &places.ended_folder(),
+            &places.all_files(),
         ] {
             std::fs::DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
                 .create(folder)
                 .map_err(RunError::io(format!("make `{}`", folder.display())))?;
+        }
+        // Modules pass through as users of their own; what else is here is in folders that they cannot enter.
+        for folder in [&places.run, &places.roots()] {
+            std::fs::create_dir_all(folder)
+                .and_then(|()| std::fs::set_permissions(folder, Permissions::from_mode(0o711)))
+                .map_err(RunError::io(format!("let modules pass through `{}`", folder.display())))?;
         }
         Ok(places)
     }
@@ -80,6 +88,24 @@ impl Places {
     /// A module that ended and is not to run again until the machine starts anew, with its refusal; JSON.
     pub fn ended(&self, module: &ModuleName) -> PathBuf {
         self.ended_folder().join(format!("{module}.json"))
+    }
+    /// Folder with a folder for each instance, in which its root file system is mounted.
+    pub fn roots(&self) -> PathBuf {
+        self.run.join("roots")
+    }
+    pub fn root(&self, instance: &str) -> PathBuf {
+        self.roots().join(instance)
+    }
+    /// Folder with a folder for each instance: what else is mounted in its container.
+    pub fn all_files(&self) -> PathBuf {
+        self.run.join("files")
+    }
+    pub fn files(&self, instance: &str) -> PathBuf {
+        self.all_files().join(instance)
+    }
+    /// Volumes of modules, for as long as nobody removes them.
+    pub fn volumes(&self) -> Volumes {
+        Volumes::new(self.state.join("volumes"))
     }
     /// Mounted into every container.
     pub fn hosts(&self) -> PathBuf {

@@ -42,8 +42,9 @@ const ALLOWED: &str = "accept accept4 access adjtimex alarm arch_prctl bind brk 
     timerfd_gettime timerfd_settime times tkill truncate umask uname unlink unlinkat utime utimensat utimes vfork \
     vmsplice wait4 waitid write writev";
 
-/// `linux.seccomp` of the runtime-spec.
-pub fn profile() -> Value {
+/// `linux.seccomp` of the runtime-spec. Root of a module may also change its root folder, as some servers do before they
+/// give up being root.
+pub fn profile(root: bool) -> Value {
     let allowed: Vec<&str> = ALLOWED.split_ascii_whitespace().collect();
     let when = |name: &str, index: u32, value: u64, mask_value: u64, op: &str| {
         json!({"names": [name], "action": "SCMP_ACT_ALLOW",
@@ -54,6 +55,9 @@ pub fn profile() -> Value {
         json!({"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": ENOSYS}),
         when("clone", 0, CLONE_NAMESPACES, 0, "SCMP_CMP_MASKED_EQ"),
     ];
+    if root {
+        rules.push(json!({"names": ["chroot"], "action": "SCMP_ACT_ALLOW"}));
+    }
     rules.extend(FAMILIES.iter().map(|family| when("socket", 0, *family, 0, "SCMP_CMP_EQ")));
     rules.extend(
         PERSONALITIES.iter().map(|personality| when("personality", 0, *personality, 0, "SCMP_CMP_EQ")),
@@ -74,7 +78,7 @@ mod tests {
 
     #[test]
     fn nothing_dangerous_is_on_the_list() {
-        let text = profile().to_string();
+        let text = profile(true).to_string();
         for call in [
             "mount",
             "umount2",
@@ -96,7 +100,6 @@ mod tests {
             "open_by_handle_at",
             "mknod",
             "mknodat",
-            "chroot",
             "swapon",
             "quotactl",
             "settimeofday",
@@ -104,6 +107,7 @@ mod tests {
         ] {
             assert!(!text.contains(&format!("\"{call}\"")), "{call}");
         }
-        assert_eq!(profile()["defaultAction"], "SCMP_ACT_ERRNO");
+        assert!(!profile(false).to_string().contains("chroot"));
+        assert_eq!(profile(false)["defaultAction"], "SCMP_ACT_ERRNO");
     }
 }

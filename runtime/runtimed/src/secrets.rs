@@ -29,7 +29,6 @@ use edgewarden_protocol::control::questions;
 use edgewarden_protocol::deployment::Module;
 use edgewarden_protocol::secret::SecretFiles;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use serde_json::{Value, json};
 
 use crate::context::Context;
 use crate::error::RunError;
@@ -47,19 +46,19 @@ const CURRENT: &str = "..data";
 const NEXT: &str = "..next";
 const REVISION_BYTES: usize = 64;
 
-/// The mount of the secrets' folder, as in `config.json` of the OCI runtime-spec. `owner`: user and group.
-pub fn mount_entry(owner: (u32, u32)) -> Value {
-    let common = ["nosuid", "nodev", "noexec", "ro"].map(str::to_owned);
+/// Mounts the folder at `place`, empty. `owner`: user and group. Blocks.
+pub fn make(place: &Path, owner: (u32, u32)) -> Result<(), RunError> {
+    let what = || RunError::io("make the folder of the module's secrets");
+    std::fs::DirBuilder::new().mode(0o700).create(place).map_err(what())?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     let mode = format!("mode={FOLDER_MODE:o}");
-    let (kind, own) = if knows_noswap() {
-        let (user, group) = (format!("uid={}", owner.0), format!("gid={}", owner.1));
-        ("tmpfs", vec![mode, user, group, SIZE.into(), FILES_MAX.into(), "noswap".into()])
+    let (kind, options) = if knows_noswap() {
+        ("tmpfs", format!("{mode},uid={},gid={},{SIZE},{FILES_MAX},noswap", owner.0, owner.1))
     } else {
         // It takes no more than a mode; who owns it is set when it is filled.
-        ("ramfs", vec![mode])
+        ("ramfs", mode)
     };
-    let options = [common.to_vec(), own].concat();
-    json!({"destination": PLACE, "type": kind, "source": kind, "options": options})
+    mount(Some(kind), place, Some(kind), flags, Some(options.as_str())).map_err(|error| what()(error.into()))
 }
 
 /// Asks the kernel, once: a mount that nobody sees and that is gone at once.

@@ -299,7 +299,9 @@ impl Supervisor {
         file.write_all_at(text.as_bytes(), 0).map_err(what())?;
         file.set_len(text.len() as u64).map_err(what())?;
         // The umask must not decide whether modules can read it.
-        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o644)).map_err(what())
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o644))
+            .map_err(what())?;
+        crate::furnishing::update_hosts(&self.context.places, &text).map_err(what())
     }
 
     /// Takes over what an earlier daemon left running, and removes what nobody knows.
@@ -353,7 +355,8 @@ impl Supervisor {
         let context = &self.context;
         let mut unknown: BTreeSet<String> =
             context.runc.list().await?.into_iter().map(|container| container.id).collect();
-        for folder in [context.places.bundles(), context.places.namespaces()] {
+        let places = &context.places;
+        for folder in [places.bundles(), places.namespaces(), places.roots(), places.all_files()] {
             let what = || RunError::io(format!("read `{}`", folder.display()));
             for entry in std::fs::read_dir(&folder).map_err(what())? {
                 unknown.insert(entry.map_err(what())?.file_name().to_string_lossy().into_owned());

@@ -10,7 +10,7 @@ use edgewarden_tests::story;
 
 /// Largest exposure that `systemd-analyze security` may say, in tenths. 2.0 is the aim; docs/confinement.md says why
 /// runtimed is above it, and what of its score is what.
-const EXPOSURE: [(&str, u32); 3] = [("identityd", 14), ("gatewayd", 14), ("runtimed", 44)];
+const EXPOSURE: [(&str, u32); 3] = [("identityd", 14), ("gatewayd", 14), ("runtimed", 50)];
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()

@@ -637,7 +637,7 @@ fn what_is_left_out_is_said() {
     for name in ["null", "disk", "pipe", "dev/console"] {
         assert!(root.join(name).symlink_metadata().is_err(), "{name}");
     }
-    assert_eq!(root.join("su").metadata().unwrap().permissions().mode() & 0o7777, 0o555);
+    assert_eq!(root.join("su").metadata().unwrap().permissions().mode() & 0o7777, 0o755);
     let capability = rustix::fs::getxattr(root.join("ping"), "security.capability", &mut [0; 64]);
     assert_eq!(capability, Err(rustix::io::Errno::NODATA), "no capability stays");
     let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();

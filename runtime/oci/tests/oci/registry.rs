@@ -88,7 +88,7 @@ async fn an_image_goes_to_a_registry_and_comes_back_as_a_root_file_system() {
     assert!(root.join("usr/bin/true").is_file() && root.join("etc/nsswitch.conf").is_file());
     let config = ImageConfig::parse(&sha256(&documents.config), &documents.config).unwrap();
     assert_eq!(config.config.entrypoint.unwrap(), ["/usr/bin/true"]);
-    assert_eq!(config.config.user, None, "the runtime gives each module a user of its own");
+    assert_eq!(config.config.user.as_deref(), Some("65532:65532"), "not root");
     let ran = std::process::Command::new("chroot")
         .arg(&root)
         .args(["/usr/bin/cat", "/etc/nsswitch.conf"])

@@ -191,7 +191,7 @@ fn what_modules_cannot_have_is_told_apart_from_what_is_broken() {
             "a name for all",
             vec![entry(tar::EntryType::XGlobalHeader, "pax", "", 0o644, b"9 path=y\n"), file("x", b"x")],
         ),
-        ("a link to what is left out", vec![file("run/x", b"x"), symlink("to", "/run"), link("y", "to/x")]),
+        ("a link to what is left out", vec![file("tmp/x", b"x"), symlink("to", "/tmp"), link("y", "to/x")]),
     ] {
         let bench = Bench::new();
         let layer = bench.layer(&entries);
@@ -209,7 +209,7 @@ fn what_modules_cannot_have_is_told_apart_from_what_is_broken() {
     }
 }
 
-/// Images carry things where the runtime mounts (`/dev/console`, `/run/lock`, caches in `/tmp`): they unpack, and nothing
+/// Images carry things where the runtime mounts (`/dev/console`, caches in `/tmp`): they unpack, and nothing
 /// of it is there to be executed, by whatever way it came.
 #[test]
 fn nothing_of_an_image_lies_where_the_runtime_mounts() {
@@ -247,14 +247,19 @@ fn nothing_of_an_image_lies_where_the_runtime_mounts() {
         ]),
     ];
     let root = bench.unpack(&layers).unwrap();
-    for place in ["dev", "proc", "run", "sys", "tmp"] {
+    for place in ["dev", "proc", "sys", "tmp"] {
         assert!(root.join(place).symlink_metadata().unwrap().is_dir(), "{place}");
         assert_eq!(std::fs::read_dir(root.join(place)).unwrap().count(), 0, "{place}");
     }
+    assert!(root.join("run").symlink_metadata().unwrap().is_dir(), "a folder of its own");
+    let mut run: Vec<_> =
+        std::fs::read_dir(root.join("run")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    run.sort();
+    assert_eq!(run, ["again", "deep", "service.pid"], "what servers keep there is theirs");
     assert!(root.join("usr/kept").exists() && !root.join("usr/y").exists());
     assert!(root.join("var/lock").exists());
     assert!(tree::mount_folders_are_empty(&root));
-    std::fs::write(root.join("run/added"), "").unwrap();
+    std::fs::write(root.join("tmp/added"), "").unwrap();
     assert!(!tree::mount_folders_are_empty(&root));
 }
 
@@ -300,7 +305,8 @@ fn a_root_that_was_changed_together_with_its_record_is_unpacked_again() {
         ("nothing", String::new(), false),
     ] {
         std::fs::write(root.join("bin/added"), "evil").unwrap();
-        std::fs::set_permissions(root.join("bin/added"), std::fs::Permissions::from_mode(0o555)).unwrap();
+        std::fs::set_permissions(root.join("bin/added"), std::fs::Permissions::from_mode(0o755)).unwrap();
+        std::os::unix::fs::chown(root.join("bin/added"), Some(1000), Some(0)).unwrap();
         std::fs::write(&path, &text).unwrap();
         bench.unpack(std::slice::from_ref(&layer)).unwrap();
         assert_eq!(root.join("bin/added").exists(), believed, "{name}");
@@ -452,7 +458,7 @@ fn links_are_followed_inside_the_root_only() {
 }
 
 #[test]
-fn what_is_unpacked_is_read_only_and_roots_own() {
+fn what_is_unpacked_has_its_own_owner_and_mode() {
     let bench = Bench::new();
     let layer = bench.layer(&[
         folder("opt"),
@@ -462,8 +468,8 @@ fn what_is_unpacked_is_read_only_and_roots_own() {
     ]);
     let root = bench.unpack(&[layer]).unwrap();
     let metadata = root.join("opt/tool").metadata().unwrap();
-    assert_eq!(metadata.permissions().mode() & 0o7777, 0o555, "no set-user-ID, not writable");
-    assert_eq!((metadata.uid(), metadata.gid()), (0, 0));
+    assert_eq!(metadata.permissions().mode() & 0o7777, 0o755, "no set-user-ID");
+    assert_eq!((metadata.uid(), metadata.gid()), (1000, 0));
     assert_eq!(metadata.ino(), root.join("opt/same").metadata().unwrap().ino());
     assert_eq!(std::fs::read_link(root.join("t")).unwrap(), Path::new("/opt/tool"));
     for place in ["dev", "proc", "run", "sys", "tmp"] {

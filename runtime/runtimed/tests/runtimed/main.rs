@@ -10,9 +10,11 @@
 )]
 
 mod common;
+mod containers;
 mod guard;
 mod metrics;
 mod modules;
+mod services;
 mod updates;
 mod withdrawn;
 

@@ -47,8 +47,14 @@ fn a_module_runs_confined() {
             assert!(log.iter().any(|line| line == expected), "{expected} in {log:#?}");
         }
         let user = log.iter().find_map(|line| line.strip_prefix("uid=")?.split_once(" gid=")).unwrap();
-        assert!(user.0.parse::<u32>().unwrap() > 0x7000_0000, "a user of its own: {user:?}");
-        assert!(user.1.starts_with(&format!("{} groups=", user.0)), "a group of its own: {user:?}");
+        let expected = ("65532(nonroot)", "65532(nonroot) groups=65532(nonroot)");
+        assert_eq!(user, expected, "the image's user");
+        let outside = std::fs::metadata(format!("/proc/{}", module.pid.unwrap())).unwrap();
+        let outside = std::os::unix::fs::MetadataExt::uid(&outside);
+        assert!(
+            outside > 0x7000_0000 && outside & 0xffff == 65_532,
+            "a user of its own outside: {outside:#x}"
+        );
         for expected in
             ["CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"]
         {
@@ -78,7 +84,7 @@ fn a_module_runs_confined() {
             assert_eq!(limit(["memory", "memory.limit_in_bytes"]).unwrap(), (32 * 1024 * 1024).to_string());
             assert_eq!(limit(["pids", "pids.max"]).unwrap(), "20");
         }
-        for kind in ["pid", "mnt", "ipc", "uts", "net"] {
+        for kind in ["user", "pid", "mnt", "ipc", "uts", "net", "cgroup"] {
             let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap();
             assert_ne!(namespace("self"), namespace(&pid.to_string()), "{kind}");
         }
@@ -418,7 +424,7 @@ fn a_module_that_wants_everything_hurts_itself_alone() {
         let image = gateway.image("clinic/alerts", true).await;
         let forks = format!("for n in {{1..60}}; do sleep 1000 & done; {WAIT}");
         let memory = "x=x; while :; do x=$x$x; done";
-        let flood = "x=x; for n in {1..20}; do x=$x$x; done; echo ready; until test -e /tmp/go; do sleep 0.05; done; for n in {1..100}; do echo $x; done; touch /tmp/over; while :; do sleep 1; done";
+        let flood = "x=x; for n in {1..20}; do x=$x$x; done; echo ready; until test -e /run/go; do sleep 0.05; done; for n in {1..100}; do echo $x; done; touch /tmp/over; while :; do sleep 1; done";
         let once = |name: &str, script: &str| {
             let mut module = shell(name, &image, script);
             module["restart"] = "never".into();
@@ -440,7 +446,7 @@ fn a_module_that_wants_everything_hurts_itself_alone() {
         gateway.printed("flood", "ready").await;
         let flooding = gateway.module("flood", "running", running).await;
         gateway.kill_runtimed();
-        std::fs::write(format!("/proc/{}/root/tmp/go", flooding.pid.unwrap()), "").unwrap();
+        std::fs::write(format!("/proc/{}/root/run/go", flooding.pid.unwrap()), "").unwrap();
         until("the flood is over", async || {
             std::path::Path::new(&format!("/proc/{}/root/tmp/over", flooding.pid.unwrap()))
                 .exists()
@@ -521,7 +527,7 @@ fn a_module_cannot_rewind_what_it_printed() {
         let script = format!(
             "echo first; echo second > /dev/stdout; : > /dev/stdout; echo third >> /proc/self/fd/1; \
              printf '\\033[2J\\033]0;root\\a'; echo; echo fourth >&2; \
-             until test -e /tmp/go; do sleep 0.05; done; echo fifth > /dev/stderr; {WAIT}"
+             until test -e /run/go; do sleep 0.05; done; echo fifth > /dev/stderr; {WAIT}"
         );
         gateway.deploy(1, vec![shell("alerts", &image, &script)], "").await;
         gateway.start_runtimed().await;
@@ -531,7 +537,7 @@ fn a_module_cannot_rewind_what_it_printed() {
         assert_eq!(gateway.logs("alerts").await, expected);
 
         gateway.kill_runtimed();
-        std::fs::write(format!("/proc/{}/root/tmp/go", module.pid.unwrap()), "").unwrap();
+        std::fs::write(format!("/proc/{}/root/run/go", module.pid.unwrap()), "").unwrap();
         let log = gateway.layout().logs().join("alerts.log");
         until("the line of the time without a daemon", async || {
             std::fs::read_to_string(&log).unwrap().contains("fifth").then_some(())

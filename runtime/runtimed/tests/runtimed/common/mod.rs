@@ -15,6 +15,7 @@ use edgewarden_names::{GatewayName, ModuleName, Refusal, TrustDomain, UnixTime, 
 use edgewarden_oci::build::{Recipe, build};
 use edgewarden_oci::layout::ImageLayout;
 use edgewarden_oci::registry::Registry;
+use edgewarden_platform::programs;
 use edgewarden_protocol::config::{self, Config, Runtime};
 use edgewarden_protocol::control::{AuditEntry, Reply, Request};
 use edgewarden_protocol::deployment::ImageReference;
@@ -263,9 +264,18 @@ impl Gateway {
 
     /// The same, told apart by `revision`.
     pub async fn revision(&self, repository: &str, revision: &str, signed: bool) -> String {
+        self.built(repository, revision, signed, &[]).await
+    }
+
+    /// A signed image with more programs of this machine.
+    pub async fn image_with(&self, repository: &str, programs: &[&str]) -> String {
+        self.built(repository, "more", true, programs).await
+    }
+
+    async fn built(&self, repository: &str, revision: &str, signed: bool, more: &[&str]) -> String {
         let place = self.folder.path().join("images").join(repository).join(revision);
         let layout = ImageLayout::create(&place).unwrap();
-        let binaries = [
+        let mut binaries: Vec<PathBuf> = [
             "/bin/bash",
             "/bin/cat",
             "/bin/sleep",
@@ -275,11 +285,34 @@ impl Gateway {
             "/usr/bin/tail",
         ]
         .map(PathBuf::from)
-        .to_vec();
+        .into();
+        binaries.extend(more.iter().map(|name| programs::find(Path::new(name)).unwrap()));
         let labels =
             [("repository".to_owned(), repository.to_owned()), ("revision".to_owned(), revision.to_owned())]
                 .into();
         build(&Recipe { binaries, labels, ..Recipe::default() }, &layout).unwrap();
+        self.push(repository, &layout, signed).await
+    }
+
+    /// A signed image of one layer, a tar archive, with this `config` of its configuration.
+    pub async fn image_of(&self, repository: &str, tar: &[u8], config: &Value) -> String {
+        let place = self.folder.path().join("images").join(repository);
+        let layout = ImageLayout::create(&place).unwrap();
+        let layer = layout.put("application/vnd.oci.image.layer.v1.tar", tar).unwrap();
+        let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+        let config = json!({"architecture": architecture, "os": "linux", "config": config,
+                            "rootfs": {"type": "layers", "diff_ids": [layer.digest]}});
+        let config = serde_json::to_vec(&config).unwrap();
+        let config = layout.put("application/vnd.oci.image.config.v1+json", &config).unwrap();
+        let manifest = json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+                              "config": config, "layers": [layer]});
+        let manifest = serde_json::to_vec(&manifest).unwrap();
+        let manifest = layout.put("application/vnd.oci.image.manifest.v1+json", &manifest).unwrap();
+        layout.set_image(&manifest).unwrap();
+        self.push(repository, &layout, true).await
+    }
+
+    async fn push(&self, repository: &str, layout: &ImageLayout, signed: bool) -> String {
         let host = self.config.runtime.plain_http_registries[0].clone();
         let registry = Registry::new(&host, repository, &self.config.runtime).unwrap();
         let digest = layout.push(&registry, "1").await.unwrap();
