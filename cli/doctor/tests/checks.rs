@@ -143,6 +143,11 @@ fn machine_cases() -> Vec<Case> {
             write(&s.sys("fs/cgroup/pids/cgroup.procs"), "");
         }),
         site("kernel.namespaces", Fail, |s| fs::remove_file(s.proc("self/ns/net")).unwrap()),
+        site("kernel.namespaces", Fail, |s| write(&s.proc("sys/user/max_user_namespaces"), "0\n")),
+        site("kernel.mounts_for_users", Fail, |s| {
+            write(&s.proc("sys/kernel/osrelease"), "5.10.0-30-arm64\n")
+        }),
+        site("programs.volumes", Warn, |s| fs::remove_file(s.path("bin/mkfs.ext4")).unwrap()),
         site("kernel.namespaces", Fail, |s| write(&s.proc("sys/user/max_pid_namespaces"), "0\n")),
         site("kernel.seccomp", Fail, |s| {
             fs::remove_file(s.proc("sys/kernel/seccomp/actions_avail")).unwrap()

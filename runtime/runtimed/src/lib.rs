@@ -110,7 +110,7 @@ pub async fn run(layout: Layout, config: Config, log_pump: LogPump) -> Result<()
     // Containers become our children when the OCI runtime ends, so that their exit status reaches us.
     nix::sys::prctl::set_child_subreaper(true)
         .map_err(|error| RunError::io("adopt orphans")(error.into()))?;
-    limits::make_room_for_objects()?;
+    limits::make_room_for_objects();
     let network = ModuleNetwork::parse(&config.runtime.module_network)?;
     let places = Places::make(&layout)?;
     let _lock = lock(&places)?;

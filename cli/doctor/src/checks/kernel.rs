@@ -4,6 +4,8 @@ use super::words::{not_running, size};
 use crate::check::{Check, Finding};
 use crate::facts::{Facts, NAMESPACES};
 
+/// Version of Linux in which overlayfs takes an ID-mapped mount below.
+const MOUNTS_FOR_USERS: (u32, u32) = (5, 19);
 const NOT_SHOWN: &str = "the kernel does not show it";
 
 /// Checks of the area `kernel`: features and resources.
@@ -25,6 +27,18 @@ pub const CHECKS: &[Check] = &[
         title: "modules can have namespaces of their own",
         remedy: "`sysctl user.max_net_namespaces=1024` (and the others that the message names), or a kernel with them",
         run: namespaces,
+    },
+    Check {
+        id: "kernel.mounts_for_users",
+        title: "images can be mounted for users of their own (ID-mapped mounts beneath overlayfs)",
+        remedy: "use Linux 5.19 or later; no module starts otherwise",
+        run: |facts| match facts.kernel.release {
+            None => Finding::skip(NOT_SHOWN),
+            Some(release) if release < MOUNTS_FOR_USERS => {
+                Finding::fail(format!("Linux {}.{} is older", release.0, release.1))
+            }
+            Some(release) => Finding::pass(format!("Linux {}.{}", release.0, release.1)),
+        },
     },
     Check {
         id: "kernel.seccomp",

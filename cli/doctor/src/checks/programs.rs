@@ -2,7 +2,7 @@
 
 use super::words::{no_config, pass_unless};
 use crate::check::{Check, Finding};
-use crate::facts::{Facts, Kind};
+use crate::facts::{Facts, Kind, VOLUMES};
 
 /// Checks of the area `programs`: those that the gateway runs.
 pub const CHECKS: &[Check] = &[
@@ -29,6 +29,12 @@ pub const CHECKS: &[Check] = &[
         title: "`ip` is there",
         remedy: "`apt install iproute2`",
         run: |facts| found("ip", facts.programs.ip.as_deref()),
+    },
+    Check {
+        id: "programs.volumes",
+        title: "volumes of modules can be made, checked and mounted",
+        remedy: "`apt install e2fsprogs mount`; modules with volumes do not start otherwise",
+        run: volumes,
     },
     Check {
         id: "programs.protected",
@@ -68,6 +74,16 @@ fn found(name: &str, path: Option<&std::path::Path>) -> Finding {
     match path {
         Some(path) => Finding::pass(format!("`{}`", path.display())),
         None => Finding::fail(format!("`{name}` is in no folder of PATH and at none of its usual places")),
+    }
+}
+
+fn volumes(facts: &Facts) -> Finding {
+    let has = |name: &&str| facts.programs.volumes.iter().any(|path| path.ends_with(name));
+    let missing: Vec<&str> = VOLUMES.into_iter().filter(|name| !has(name)).collect();
+    if missing.is_empty() {
+        Finding::pass(VOLUMES.join(", "))
+    } else {
+        Finding::warn(format!("there is no {}", missing.join(", ")))
     }
 }
 

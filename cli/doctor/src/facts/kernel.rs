@@ -16,6 +16,8 @@ pub struct Kernel {
     pub controllers: BTreeSet<String>,
     /// Kinds of namespaces that there are and that may be made.
     pub namespaces: BTreeSet<String>,
+    /// Version of the kernel, its first two numbers.
+    pub release: Option<(u32, u32)>,
     /// Actions that a seccomp filter may return, as `actions_avail` lists them. `None` without seccomp.
     pub seccomp_actions: Option<String>,
     /// 0 without Landlock.
@@ -34,7 +36,7 @@ pub struct Kernel {
 }
 
 /// Kinds of namespaces that modules need, as /proc/self/ns names them.
-pub const NAMESPACES: [&str; 5] = ["pid", "net", "mnt", "ipc", "uts"];
+pub const NAMESPACES: [&str; 7] = ["user", "pid", "net", "mnt", "ipc", "uts", "cgroup"];
 
 /// Reads /proc and /sys, and tries what they do not tell.
 pub fn gather(sources: &Sources) -> Kernel {
@@ -54,6 +56,7 @@ pub fn gather(sources: &Sources) -> Kernel {
         cgroup_v2,
         controllers,
         namespaces,
+        release: release(proc),
         seccomp_actions: text(&proc.join("sys/kernel/seccomp/actions_avail")).ok(),
         landlock: landlock::version(),
         peers: peers(),
@@ -64,6 +67,12 @@ pub fn gather(sources: &Sources) -> Kernel {
         files,
         memory_available: memory(proc),
     }
+}
+
+fn release(proc: &Path) -> Option<(u32, u32)> {
+    let text = text(&proc.join("sys/kernel/osrelease")).ok()?;
+    let mut numbers = text.split(['.', '-']).map(|number| number.trim().parse().ok());
+    Some((numbers.next()??, numbers.next()??))
 }
 
 fn cgroups(top: &Path) -> (bool, BTreeSet<String>) {

@@ -37,7 +37,7 @@ pub use kernel::{Kernel, NAMESPACES};
 pub use network::{Listening, Network, Route};
 pub use nodes::{Kind, Node};
 pub use processes::{Daemon, Peer};
-pub use programs::Programs;
+pub use programs::{Programs, VOLUMES};
 pub use systemd::{Systemd, Unit};
 
 /// A fact, or in words why it is not known.

@@ -22,9 +22,14 @@ pub struct Programs {
     pub oci_runtime_version: Said,
     pub nft: Option<PathBuf>,
     pub ip: Option<PathBuf>,
+    /// Those of [`VOLUMES`] that were found.
+    pub volumes: Vec<PathBuf>,
     /// The names of all tables of the packet filter.
     pub tables: Said,
 }
+
+/// Programs that make, check, grow and mount volumes.
+pub const VOLUMES: [&str; 4] = ["mkfs.ext4", "e2fsck", "resize2fs", "mount"];
 
 /// Folders where distributions put programs, also those that an ordinary user's PATH has not.
 pub fn known() -> impl Iterator<Item = PathBuf> {
@@ -37,7 +42,8 @@ pub type Said = Option<Read<String>>;
 impl Programs {
     /// Paths of the programs that were found.
     pub fn found(&self) -> impl Iterator<Item = &Path> {
-        [&self.oci_runtime, &self.nft, &self.ip].into_iter().filter_map(|path| path.as_deref())
+        let single = [&self.oci_runtime, &self.nft, &self.ip].into_iter().filter_map(|path| path.as_deref());
+        single.chain(self.volumes.iter().map(PathBuf::as_path))
     }
 }
 
@@ -68,6 +74,7 @@ pub async fn gather(sources: &Sources, config: Option<&Config>) -> Programs {
         oci_runtime,
         oci_runtime_version: version.map(|said| said.map(first_line)),
         ip: find("ip"),
+        volumes: VOLUMES.into_iter().filter_map(find).collect(),
         nft,
         tables,
     }

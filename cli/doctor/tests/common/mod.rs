@@ -141,6 +141,7 @@ impl Site {
             ("sys/net/ipv4/ip_forward", "1\n"),
             ("sys/net/netfilter/nf_conntrack_count", "12\n"),
             ("sys/net/netfilter/nf_conntrack_max", "262144\n"),
+            ("sys/kernel/osrelease", "6.1.0-18-amd64\n"),
             ("sys/fs/suid_dumpable", "0\n"),
             ("sys/fs/file-nr", "1024\t0\t9223372036854775807\n"),
             ("meminfo", "MemTotal: 4000000 kB\nMemFree: 100000 kB\nMemAvailable: 2000000 kB\n"),
@@ -150,7 +151,7 @@ impl Site {
         ] {
             write(&self.proc(name), text);
         }
-        for kind in ["pid", "net", "mnt", "ipc", "uts"] {
+        for kind in ["user", "pid", "net", "mnt", "ipc", "uts", "cgroup"] {
             write(&self.proc("self/ns").join(kind), "");
         }
         write(&self.process("status"), "Groups:\t0 \nGid:\t0\t0\t0\t0\nNoNewPrivs:\t1\nSeccomp:\t2\n");
@@ -164,6 +165,9 @@ impl Site {
         write(&self.sys("class/tpm/tpm0/pcr-sha256/0"), "00\n");
         write(&self.sys("devices/system/clocksource/clocksource0/current_clocksource"), "tsc\n");
         self.program("nft", "echo 'table inet edgewarden'");
+        for name in ["mkfs.ext4", "e2fsck", "resize2fs", "mount"] {
+            self.program(name, "exit 0");
+        }
         self.program("ip", "exit 0");
         self.program("runc", "echo 'runc version 1.1.15'");
     }
