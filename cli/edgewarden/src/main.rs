@@ -49,6 +49,9 @@ enum Command {
     Doctor(commands::doctor::Doctor),
     /// Show what a module printed.
     Logs(commands::runtime::Logs),
+    /// The folders of modules that outlive their instances.
+    #[command(subcommand)]
+    Volume(commands::volume::Volume),
     /// Prove this boot to the fleet again, now.
     Renew,
     /// The certificate from a site's own CA.
@@ -170,6 +173,7 @@ fn run(arguments: Arguments) -> Result<(), Problem> {
             Command::Status => commands::status::run(&layout, format).await,
             Command::Doctor(doctor) => doctor.run(&layout, format).await,
             Command::Logs(logs) => logs.run(&layout, format).await,
+            Command::Volume(volume) => volume.run(&layout, format).await,
             Command::Renew => commands::runtime::renew(&layout, format).await,
             Command::Est(est) => est.run(&layout, format).await,
             Command::Federation(federation) => federation.run(&layout, format).await,

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use edgewarden_names::{Epoch, Generation, ModuleName, Reason, Refusal, UnixTime};
+use edgewarden_names::{Epoch, Generation, ModuleName, Reason, Refusal, UnixTime, VolumeName};
 use serde::{Deserialize, Serialize};
 
 use crate::ask::{replies, requests};
@@ -28,6 +28,10 @@ requests! {
     SyncNow -> ();
     /// Asks the bundle endpoints of all other trust domains now.
     FederationNow -> ();
+    /// All volumes, also of modules that are in no deployment any more.
+    Volumes -> Vec<VolumeStatus>;
+    /// Removes a volume with what is in it, for good. One that a module has is refused.
+    VolumeRemove { module: ModuleName, volume: VolumeName } -> ();
     /// Ends the daemon and leaves the modules running. With `stop_modules`: stops the modules, removes rules, networks
     /// and mounts, and then starts nothing more until the daemon itself is started anew; it stays, because whoever
     /// supervises it would only start it again.
@@ -41,6 +45,7 @@ replies! {
     Logs(Vec<String>),
     Renewed(Box<Verdict>),
     Est(EstOutcome),
+    Volumes(Vec<VolumeStatus>),
 }
 
 /// State of `runtimed`.
@@ -54,6 +59,20 @@ pub struct Status {
     /// `None` unless a site's CA is configured.
     pub est: Option<EstStatus>,
     pub enforcement: EnforcementStatus,
+}
+
+/// A volume of a module.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VolumeStatus {
+    pub module: ModuleName,
+    pub name: VolumeName,
+    /// Bytes that it may take.
+    pub bytes_max: u64,
+    /// Bytes that it takes of the disk.
+    pub bytes: u64,
+    /// True while an instance has it.
+    pub in_use: bool,
 }
 
 /// State of what is enforced outside of the daemons: rules, interfaces, routes, limits, mounts.

@@ -115,6 +115,16 @@ async fn answer(
             commands.send(Command::Sync).await.map_err(|_| ends())?;
             Ok(Reply::Done)
         }
+        Request::Volumes => {
+            let volumes = context.places.volumes();
+            let listed = context.blocking(move || volumes.list()).await;
+            listed.map(Reply::Volumes).map_err(|error| failed("volumes", &error))
+        }
+        Request::VolumeRemove { module, volume } => {
+            let volumes = context.places.volumes();
+            let removed = context.blocking(move || volumes.remove(&module, &volume)).await;
+            removed.map_err(|error| failed("volumes", &error))?.map(|()| Reply::Done)
+        }
         Request::Shutdown { stop_modules } => {
             let (done, finished) = oneshot::channel();
             commands.send(Command::Shutdown { stop_modules, done }).await.map_err(|_| ends())?;
@@ -122,4 +132,8 @@ async fn answer(
             Ok(Reply::Done)
         }
     }
+}
+
+fn failed(subject: &str, error: &RunError) -> Refusal {
+    Refusal::new(error.reason(), subject, error.chain())
 }

@@ -10,15 +10,18 @@
 
 use std::fs::{DirBuilder, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, lchown, symlink};
+use std::os::unix::fs::{
+    DirBuilderExt as _, FileExt as _, MetadataExt as _, PermissionsExt as _, lchown, symlink,
+};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use edgewarden_names::ModuleName;
+use edgewarden_names::{ModuleName, Reason, Refusal, VolumeName};
 use edgewarden_platform::mounts::mount_for_users;
 use edgewarden_platform::programs;
 use edgewarden_platform::user_namespace::UserNamespace;
 use edgewarden_protocol::container::Volume;
+use edgewarden_protocol::runtime_console::VolumeStatus;
 use nix::mount::{MntFlags, umount2};
 
 use crate::error::RunError;
@@ -47,6 +50,49 @@ impl Volumes {
         self.of(module).join(format!("{}.{SUFFIX}", volume.name))
     }
 
+    /// All of them, by module and name. Blocks.
+    pub fn list(&self) -> Result<Vec<VolumeStatus>, RunError> {
+        let what = || RunError::io(format!("read `{}`", self.folder.display()));
+        let mut found = Vec::new();
+        for module in entries(&self.folder).map_err(what())? {
+            let Some(name) = module.file_name().and_then(|name| name.to_str()) else { continue };
+            let Ok(module_name) = ModuleName::parse(name) else { continue };
+            for file in entries(&module).map_err(what())? {
+                let stem =
+                    file.extension().is_some_and(|end| end == SUFFIX).then(|| file.file_stem()).flatten();
+                let name = stem.and_then(|stem| stem.to_str()).and_then(|stem| VolumeName::parse(stem).ok());
+                if let (Some(name), Ok(metadata)) = (name, file.metadata()) {
+                    found.push(VolumeStatus {
+                        module: module_name.clone(),
+                        name,
+                        bytes_max: metadata.len(),
+                        bytes: metadata.blocks().saturating_mul(512),
+                        in_use: is_in_use(&file),
+                    });
+                }
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    /// Removes a volume that no instance has. Blocks.
+    pub fn remove(&self, module: &ModuleName, volume: &VolumeName) -> Result<Result<(), Refusal>, RunError> {
+        let file = self.of(module).join(format!("{volume}.{SUFFIX}"));
+        let subject = format!("{module}/{volume}");
+        if file.symlink_metadata().is_err() {
+            return Ok(Err(Refusal::new(Reason::RequestInvalid, subject, "there is no such volume")));
+        }
+        if is_in_use(&file) {
+            let rule = "a module has it: take the volume or the module out of the deployment first";
+            return Ok(Err(Refusal::new(Reason::RequestInvalid, subject, rule)));
+        }
+        std::fs::remove_file(&file).map_err(RunError::io(format!("remove `{}`", file.display())))?;
+        // The folder goes with its last volume.
+        drop(std::fs::remove_dir(self.of(module)));
+        Ok(Ok(()))
+    }
+
     /// Mounts a volume at `place` for the module's users; a new one has what is in `first`. Blocks.
     pub fn mount(
         &self,
@@ -66,9 +112,12 @@ impl Volumes {
             self.make(module, volume, first, &base)?;
         } else if !is_in_use(&file) {
             mend(&file)?;
-            grow(&file, volume.bytes_max)?;
         }
         mount_file(&file, &base)?;
+        if let Err(error) = grow(&file, volume.bytes_max) {
+            drop(umount2(&base, MntFlags::MNT_DETACH));
+            return Err(error);
+        }
         let mounted = mount_for_users(&base, place, users, volume.read_only).map_err(what());
         umount2(&base, MntFlags::MNT_DETACH).map_err(|error| what()(error.into()))?;
         std::fs::remove_dir(&base).map_err(what())?;
@@ -92,7 +141,7 @@ impl Volumes {
         }
         let file = File::create_new(&new).map_err(what())?;
         file.set_len(volume.bytes_max).map_err(what())?;
-        let options = ["-q", "-F", "-m", "0", "-E", "root_owner=0:0", "-O", "^resize_inode"];
+        let options = ["-q", "-F", "-m", "0", "-E", "root_owner=0:0"];
         run("mkfs.ext4", "e2fsprogs", &[&options[..], &[&new.to_string_lossy()]].concat(), 0)?;
         mount_file(&new, base)?;
         let filled = fill(base, first);
@@ -101,6 +150,15 @@ impl Volumes {
         file.sync_all().map_err(what())?;
         std::fs::rename(&new, self.file(module, volume)).map_err(what())?;
         File::open(&folder).and_then(|folder| folder.sync_all()).map_err(what())
+    }
+}
+
+/// What is in a folder; nothing where there is none.
+fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    match std::fs::read_dir(folder) {
+        Ok(entries) => entries.map(|entry| Ok(entry?.path())).collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
     }
 }
 
@@ -149,24 +207,47 @@ fn mend(file: &Path) -> Result<(), RunError> {
     run("e2fsck", "e2fsprogs", &["-p", &file.to_string_lossy()], 1)
 }
 
+/// Gives a volume that is mounted more room, also while an instance has it. What is cut off in between, the next mount does.
 fn grow(file: &Path, bytes_max: u64) -> Result<(), RunError> {
     let what = || RunError::io(format!("let `{}` grow", file.display()));
-    let bytes = file.metadata().map_err(what())?.len();
-    if bytes >= bytes_max {
+    if file_system_bytes(file).map_err(what())? >= bytes_max {
         return Ok(());
     }
-    File::options().write(true).open(file).and_then(|file| file.set_len(bytes_max)).map_err(what())?;
-    let path = file.to_string_lossy();
-    run("e2fsck", "e2fsprogs", &["-f", "-p", &path], 1)?;
-    run("resize2fs", "e2fsprogs", &[&path], 0)
+    if file.metadata().map_err(what())?.len() < bytes_max {
+        File::options().write(true).open(file).and_then(|file| file.set_len(bytes_max)).map_err(what())?;
+    }
+    let device = loop_device(file).ok_or_else(|| RunError::Volume("no loop device has it".into()))?;
+    let device = format!("/dev/{device}");
+    run("losetup", "mount", &["--set-capacity", &device], 0)?;
+    run("resize2fs", "e2fsprogs", &[&device], 0)
 }
 
-/// True while a loop device has the file (loop(4)).
-fn is_in_use(file: &Path) -> bool {
+/// Size that the file system has in its file, up to one block more (ext4's superblock: `s_blocks_count_lo`,
+/// `s_log_block_size`).
+fn file_system_bytes(file: &Path) -> io::Result<u64> {
+    let mut superblock = [0; 32];
+    File::open(file)?.read_exact_at(&mut superblock, 1024)?;
+    let number = |at: usize| {
+        let bytes = superblock.get(at..at.saturating_add(4)).and_then(|bytes| bytes.try_into().ok());
+        u64::from(bytes.map_or(0, u32::from_le_bytes))
+    };
+    let block = 1024_u64.checked_shl(u32::try_from(number(24)).unwrap_or(0)).unwrap_or(0);
+    Ok(number(4).saturating_add(1).saturating_mul(block))
+}
+
+/// Name of the loop device that has the file (loop(4)).
+fn loop_device(file: &Path) -> Option<String> {
     let blocks = std::fs::read_dir("/sys/block").into_iter().flatten().flatten();
-    let backing =
-        |block: std::fs::DirEntry| std::fs::read_to_string(block.path().join("loop/backing_file")).ok();
-    blocks.filter_map(backing).any(|backing| Path::new(backing.trim_end_matches('\n')) == file)
+    let has = |block: &std::fs::DirEntry| {
+        let backing = std::fs::read_to_string(block.path().join("loop/backing_file")).unwrap_or_default();
+        Path::new(backing.trim_end_matches('\n')) == file
+    };
+    blocks.into_iter().find(has).and_then(|block| block.file_name().into_string().ok())
+}
+
+/// True while an instance has the file.
+fn is_in_use(file: &Path) -> bool {
+    loop_device(file).is_some()
 }
 
 fn run(program: &str, package: &str, args: &[&str], status_max: i32) -> Result<(), RunError> {

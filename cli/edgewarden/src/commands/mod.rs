@@ -20,6 +20,7 @@ pub mod policy;
 pub mod runtime;
 pub mod secret;
 pub mod status;
+pub mod volume;
 
 use edgewarden_exchange::client::Client;
 use edgewarden_protocol::ask::Ask;

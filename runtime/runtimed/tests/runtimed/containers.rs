@@ -1,13 +1,13 @@
 //! What a deployment declares of a module's container is what the module finds, and no more.
 
-use edgewarden_names::Reason;
-use edgewarden_protocol::runtime_console::ModuleStatus;
+use edgewarden_names::{ModuleName, Reason, VolumeName};
+use edgewarden_protocol::runtime_console::{ModuleStatus, Reply, Request};
 use edgewarden_protocol::uplink::ModuleState;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
 
-use crate::common::{Gateway, in_namespaces, shell};
+use crate::common::{Gateway, call, in_namespaces, shell};
 
 const TOOLS: [&str; 17] = [
     "chown", "cp", "dd", "df", "grep", "head", "hostname", "ls", "mknod", "mount", "rm", "stat", "sync",
@@ -130,10 +130,26 @@ fn a_volume_outlives_instances_updates_and_the_daemon_and_no_other_module_has_it
             two["volumes"] = json!([]);
             gateway.deploy(3, vec![larger, two], "").await;
             gateway.printed("one", "kept third").await;
-            assert!(
-                gateway.layout().runtime_state().join("volumes/two/data.ext4").exists(),
-                "removed only by word"
-            );
+            // Removed only by word, and not from under who has it.
+            let asked = async |request| call(&gateway.layout(), &request).await.unwrap();
+            let listed = match asked(Request::Volumes).await {
+                Reply::Volumes(all) => all,
+                other => panic!("{other:?}"),
+            };
+            let shown: Vec<_> =
+                listed.iter().map(|one| (one.module.as_str(), one.bytes_max >> 20, one.in_use)).collect();
+            assert_eq!(shown, [("one", 48, true), ("two", 24, false)]);
+            let remove = |module: &str, volume: &str| Request::VolumeRemove {
+                module: ModuleName::parse(module).unwrap(),
+                volume: VolumeName::parse(volume).unwrap(),
+            };
+            for (module, volume) in [("one", "data"), ("two", "other"), ("three", "data")] {
+                let answer = asked(remove(module, volume)).await;
+                assert!(matches!(answer, Reply::Refused(_)), "{module}/{volume}: {answer:?}");
+            }
+            assert!(matches!(asked(remove("two", "data")).await, Reply::Done));
+            assert!(!gateway.layout().runtime_state().join("volumes/two").exists());
+            assert!(gateway.layout().runtime_state().join("volumes/one/data.ext4").exists());
         },
     );
 }
