@@ -16,6 +16,7 @@ use edgewarden_protocol::deployment::Module;
 use serde_json::{Value, json};
 
 use crate::devices::DeviceNode;
+use crate::limits::{CPU_PERIOD, cpu_quota};
 use crate::mounting::{self, Sources};
 use crate::{iotedge, seccomp};
 
@@ -184,14 +185,11 @@ fn memory(bytes: u64) -> Value {
     if counts_swap { json!({"limit": bytes, "swap": bytes}) } else { json!({"limit": bytes}) }
 }
 
-/// Microseconds that a processor's limit is kept over.
-const CPU_PERIOD: u64 = 100_000;
-
 fn cpu(cpu: &Cpu) -> Value {
     let mut value = serde_json::Map::new();
     if let Some(millis) = cpu.millis_max {
         value.insert("period".into(), CPU_PERIOD.into());
-        value.insert("quota".into(), (u64::from(millis).saturating_mul(CPU_PERIOD) / 1000).into());
+        value.insert("quota".into(), cpu_quota(millis).into());
     }
     if let Some(weight) = cpu.weight {
         // The runtime-spec has the shares of cgroup v1, 2 to 262,144, which runtimes turn back into a weight so.

@@ -112,13 +112,40 @@ fn mount_volumes(
     let users = UserNamespace::of(users).map_err(RunError::io("make the module's user namespace"))?;
     let mut mounted = Vec::new();
     for (number, volume) in module.volumes.iter().enumerate() {
-        let place = folder.join(format!("volume-{number}"));
+        let place = volume_place(folder, number);
         let first = tree::folder(execution.root, &volume.path);
         let first = first.map(|place| execution.root.join(place.trim_start_matches('/')));
         volumes.mount(&module.name, volume, first.as_deref(), &users, &place)?;
         mounted.push(place);
     }
     Ok(mounted)
+}
+
+/// Gives the volumes of an instance that is about to start the room that its deployment gives them: those that an instance
+/// before had could not grow while it ran. Blocks.
+pub fn grow_volumes(
+    places: &Places,
+    instance: &str,
+    module: &Module,
+    users: UserRange,
+) -> Result<(), RunError> {
+    if module.volumes.is_empty() {
+        return Ok(());
+    }
+    let users = UserNamespace::of(users).map_err(RunError::io("make the module's user namespace"))?;
+    for (number, volume) in module.volumes.iter().enumerate() {
+        places.volumes().mount_larger(
+            &module.name,
+            volume,
+            &users,
+            &volume_place(&places.files(instance), number),
+        )?;
+    }
+    Ok(())
+}
+
+fn volume_place(folder: &Path, number: usize) -> PathBuf {
+    folder.join(format!("volume-{number}"))
 }
 
 fn extra_hosts(module: &Module) -> Option<String> {

@@ -243,6 +243,10 @@ async fn launch(context: &Context, prepared: Prepared) -> Result<Instance, Refus
     save(context, &record).map_err(failed)?;
     let (namespace, place) = (context.places.namespace(&record.instance), record.place);
     context.blocking(move || network::join(&namespace, place.number, place.address)).await.map_err(failed)?;
+    let (places, name, about) = (context.places.clone(), record.instance.clone(), module.clone());
+    let users = context.users_of(record.place.number);
+    let grown = context.blocking(move || furnishing::grow_volumes(&places, &name, &about, users));
+    grown.await.map_err(failed)?;
     let guard = context.guard().map_err(failed)?;
     guard.admit(record.admitted(context)).await.map_err(failed)?;
     let folder = context.places.bundle(&record.instance);

@@ -10,6 +10,8 @@ use edgewarden_protocol::deployment::{MODULES_MAX, Module};
 
 use crate::error::RunError;
 
+/// Microseconds that a processor's limit is kept over.
+pub const CPU_PERIOD: u64 = 100_000;
 const MOUNT: &str = "/sys/fs/cgroup";
 /// The kernel rounds limits down to pages, whose size differs.
 const ROUNDING_BYTES_MAX: u64 = 64 * 1024;
@@ -19,9 +21,12 @@ const ROUNDING_BYTES_MAX: u64 = 64 * 1024;
 pub struct Limits {
     memory: PathBuf,
     pids: PathBuf,
+    cpu: PathBuf,
     unified: bool,
     memory_bytes: u64,
     pids_max: u64,
+    /// Microseconds in each period.
+    cpu_quota: Option<u64>,
     module: String,
 }
 
@@ -64,6 +69,11 @@ pub fn limit_objects(process: &Process) -> Result<(), RunError> {
         .map_err(RunError::io("limit the module's inotify objects"))
 }
 
+/// Microseconds of a processor's limit in each [`CPU_PERIOD`].
+pub fn cpu_quota(millis: u32) -> u64 {
+    u64::from(millis).saturating_mul(CPU_PERIOD) / 1000
+}
+
 impl Limits {
     /// `cgroup` as the OCI runtime was told.
     pub fn new(cgroup: &str, module: &Module) -> Self {
@@ -78,9 +88,11 @@ impl Limits {
         Self {
             memory: place("memory"),
             pids: place("pids"),
+            cpu: place("cpu"),
             unified,
             memory_bytes: module.memory_bytes,
             pids_max: module.pids_max.into(),
+            cpu_quota: module.cpu.millis_max.map(cpu_quota),
             module: module.name.to_string(),
         }
     }
@@ -88,6 +100,9 @@ impl Limits {
     /// The folders in which something happens when a limit changes or is reached.
     pub fn folders(&self) -> Vec<PathBuf> {
         let mut folders = vec![self.memory.clone(), self.pids.clone()];
+        if self.cpu_quota.is_some() {
+            folders.push(self.cpu.clone());
+        }
         folders.dedup();
         folders
     }
@@ -96,14 +111,18 @@ impl Limits {
     fn wanted(&self) -> Vec<(&'static str, PathBuf, u64, u64)> {
         let memory = |name: &'static str, bytes| (name, self.memory.join(name), bytes, ROUNDING_BYTES_MAX);
         let pids = ("pids.max", self.pids.join("pids.max"), self.pids_max, 0);
-        if self.unified {
+        let quota = if self.unified { "cpu.max" } else { "cpu.cfs_quota_us" };
+        let cpu = self.cpu_quota.map(|wanted| (quota, self.cpu.join(quota), wanted, 0));
+        let mut wanted = if self.unified {
             vec![pids, memory("memory.max", self.memory_bytes), memory("memory.swap.max", 0)]
         } else {
             // The second of memory must not be below the first.
             let both = ["memory.limit_in_bytes", "memory.memsw.limit_in_bytes"];
             let [first, second] = both.map(|file| memory(file, self.memory_bytes));
             vec![pids, first, second]
-        }
+        };
+        wanted.extend(cpu);
+        wanted
     }
 
     /// Puts limits back that are not what they were set to, and says which. Files that the kernel does not have are
@@ -112,7 +131,8 @@ impl Limits {
         let mut mended = Vec::new();
         for (name, file, wanted, rounding) in self.wanted() {
             let Ok(text) = std::fs::read_to_string(&file) else { continue };
-            let text = text.trim();
+            // `cpu.max` has its period behind it, which stays.
+            let text = text.split_whitespace().next().unwrap_or_default();
             // `max` is no number.
             let fits = text
                 .parse::<u64>()
@@ -175,8 +195,8 @@ mod tests {
 
     fn module() -> Module {
         let image = format!("r/a@sha256:{}", "ab".repeat(32));
-        let text =
-            serde_json::json!({"name": "alerts", "image": image, "memory_bytes": 33_554_432, "pids_max": 20});
+        let text = serde_json::json!({"name": "alerts", "image": image, "memory_bytes": 33_554_432, "pids_max": 20,
+                                      "cpu": {"millis_max": 500}});
         serde_json::from_value(text).unwrap()
     }
 
@@ -190,16 +210,21 @@ mod tests {
 
     #[test]
     fn a_limit_that_was_lifted_is_put_back_in_both_layouts() {
-        let one = [("memory/e/a/memory.limit_in_bytes", "33554432\n"), ("pids/e/a/pids.max", "20\n")];
+        let one = [
+            ("memory/e/a/memory.limit_in_bytes", "33554432\n"),
+            ("pids/e/a/pids.max", "20\n"),
+            ("cpu/e/a/cpu.cfs_quota_us", "50000\n"),
+        ];
         let two = [
             ("cgroup.controllers", ""),
             ("e/a/memory.max", "33550336\n"),
             ("e/a/memory.swap.max", "0\n"),
             ("e/a/pids.max", "20\n"),
+            ("e/a/cpu.max", "50000 100000\n"),
         ];
-        for (files, memory, pids) in [
-            (&one[..], "memory/e/a/memory.limit_in_bytes", "pids/e/a/pids.max"),
-            (&two[..], "e/a/memory.max", "e/a/pids.max"),
+        for (files, memory, pids, cpu) in [
+            (&one[..], "memory/e/a/memory.limit_in_bytes", "pids/e/a/pids.max", "cpu/e/a/cpu.cfs_quota_us"),
+            (&two[..], "e/a/memory.max", "e/a/pids.max", "e/a/cpu.max"),
         ] {
             let mount = tempfile::tempdir().unwrap();
             write(mount.path(), files);
@@ -211,6 +236,8 @@ mod tests {
                 (memory, "4096", "33554432"),
                 (pids, "max\n", "20"),
                 (pids, "19\n", "20"),
+                (cpu, "-1\n", "50000"),
+                (cpu, "max 100000\n", "50000"),
             ] {
                 write(mount.path(), &[(file, lifted)]);
                 assert_eq!(limits.mend().unwrap().len(), 1, "{file} {lifted}");

@@ -15,6 +15,7 @@ use std::os::unix::fs::{
 };
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use edgewarden_names::{ModuleName, Reason, Refusal, VolumeName};
 use edgewarden_platform::mounts::mount_for_users;
@@ -29,6 +30,8 @@ use crate::error::RunError;
 const SUFFIX: &str = "ext4";
 const NEW: &str = ".new-";
 const DEPTH_MAX: usize = 64;
+/// Wait for an instance that has ended to let its volume go. One that is held longer grows at the next start.
+const LET_GO: Duration = Duration::from_secs(5);
 const SAID_CHARS_MAX: usize = 500;
 
 /// Folder with the volumes of all modules.
@@ -112,16 +115,36 @@ impl Volumes {
             self.make(module, volume, first, &base)?;
         } else if !is_in_use(&file) {
             mend(&file)?;
+            grow(&file, volume.bytes_max)?;
         }
         mount_file(&file, &base)?;
-        if let Err(error) = grow(&file, volume.bytes_max) {
-            drop(umount2(&base, MntFlags::MNT_DETACH));
-            return Err(error);
-        }
         let mounted = mount_for_users(&base, place, users, volume.read_only).map_err(what());
         umount2(&base, MntFlags::MNT_DETACH).map_err(|error| what()(error.into()))?;
         std::fs::remove_dir(&base).map_err(what())?;
         mounted
+    }
+
+    /// Mounts a volume anew that is smaller than it may be, once the instance is gone that had it when it was mounted. Blocks.
+    pub fn mount_larger(
+        &self,
+        module: &ModuleName,
+        volume: &Volume,
+        users: &UserNamespace,
+        place: &Path,
+    ) -> Result<(), RunError> {
+        let file = self.file(module, volume);
+        if file_system_bytes(&file).map_err(RunError::io(format!("read `{}`", file.display())))?
+            >= volume.bytes_max
+        {
+            return Ok(());
+        }
+        while umount2(place, MntFlags::MNT_DETACH).is_ok() {}
+        let until = Instant::now() + LET_GO;
+        // The kernel lets a loop device go a moment after its last mount.
+        while is_in_use(&file) && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.mount(module, volume, None, users, place)
     }
 
     fn make(
@@ -207,7 +230,7 @@ fn mend(file: &Path) -> Result<(), RunError> {
     run("e2fsck", "e2fsprogs", &["-p", &file.to_string_lossy()], 1)
 }
 
-/// Gives a volume that is mounted more room, also while an instance has it. What is cut off in between, the next mount does.
+/// Gives a volume that nobody has more room. What is cut off in between, the next mount does.
 fn grow(file: &Path, bytes_max: u64) -> Result<(), RunError> {
     let what = || RunError::io(format!("let `{}` grow", file.display()));
     if file_system_bytes(file).map_err(what())? >= bytes_max {
@@ -216,10 +239,9 @@ fn grow(file: &Path, bytes_max: u64) -> Result<(), RunError> {
     if file.metadata().map_err(what())?.len() < bytes_max {
         File::options().write(true).open(file).and_then(|file| file.set_len(bytes_max)).map_err(what())?;
     }
-    let device = loop_device(file).ok_or_else(|| RunError::Volume("no loop device has it".into()))?;
-    let device = format!("/dev/{device}");
-    run("losetup", "mount", &["--set-capacity", &device], 0)?;
-    run("resize2fs", "e2fsprogs", &[&device], 0)
+    let path = file.to_string_lossy();
+    run("e2fsck", "e2fsprogs", &["-f", "-p", &path], 1)?;
+    run("resize2fs", "e2fsprogs", &[&path], 0)
 }
 
 /// Size that the file system has in its file, up to one block more (ext4's superblock: `s_blocks_count_lo`,
@@ -235,19 +257,12 @@ fn file_system_bytes(file: &Path) -> io::Result<u64> {
     Ok(number(4).saturating_add(1).saturating_mul(block))
 }
 
-/// Name of the loop device that has the file (loop(4)).
-fn loop_device(file: &Path) -> Option<String> {
-    let blocks = std::fs::read_dir("/sys/block").into_iter().flatten().flatten();
-    let has = |block: &std::fs::DirEntry| {
-        let backing = std::fs::read_to_string(block.path().join("loop/backing_file")).unwrap_or_default();
-        Path::new(backing.trim_end_matches('\n')) == file
-    };
-    blocks.into_iter().find(has).and_then(|block| block.file_name().into_string().ok())
-}
-
-/// True while an instance has the file.
+/// True while an instance has the file: while a loop device has it (loop(4)).
 fn is_in_use(file: &Path) -> bool {
-    loop_device(file).is_some()
+    let blocks = std::fs::read_dir("/sys/block").into_iter().flatten().flatten();
+    let backing =
+        |block: std::fs::DirEntry| std::fs::read_to_string(block.path().join("loop/backing_file")).ok();
+    blocks.filter_map(backing).any(|backing| Path::new(backing.trim_end_matches('\n')) == file)
 }
 
 fn run(program: &str, package: &str, args: &[&str], status_max: i32) -> Result<(), RunError> {

@@ -29,7 +29,7 @@ pub struct Programs {
 }
 
 /// Programs that make, check, grow and mount volumes.
-pub const VOLUMES: [&str; 5] = ["mkfs.ext4", "e2fsck", "resize2fs", "mount", "losetup"];
+pub const VOLUMES: [&str; 4] = ["mkfs.ext4", "e2fsck", "resize2fs", "mount"];
 
 /// Folders where distributions put programs, also those that an ordinary user's PATH has not.
 pub fn known() -> impl Iterator<Item = PathBuf> {

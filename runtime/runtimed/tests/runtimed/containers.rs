@@ -91,7 +91,7 @@ fn a_volume_outlives_instances_updates_and_the_daemon_and_no_other_module_has_it
                 format!(
                     "cat /data/first /data/second 2>/dev/null; cat /data/other 2>/dev/null; echo {word} > /data/{word}; \
                      dd if=/dev/zero of=/data/full bs=64k 2>&1 | grep -o 'No space left on device'; rm -f /data/full; \
-                     sync; echo kept {word}; {WAIT}"
+                     sync; df -k --output=size /data | tail -1; echo kept {word}; {WAIT}"
                 )
             };
             let module = |name: &str, word: &str| {
@@ -130,6 +130,9 @@ fn a_volume_outlives_instances_updates_and_the_daemon_and_no_other_module_has_it
             two["volumes"] = json!([]);
             gateway.deploy(3, vec![larger, two], "").await;
             gateway.printed("one", "kept third").await;
+            let sizes: Vec<u64> =
+                gateway.logs("one").await.iter().filter_map(|line| line.trim().parse().ok()).collect();
+            assert!(sizes.last().unwrap() > &40_000 && sizes[0] < 24 << 10, "KiB: {sizes:?}");
             // Removed only by word, and not from under who has it.
             let asked = async |request| call(&gateway.layout(), &request).await.unwrap();
             let listed = match asked(Request::Volumes).await {
