@@ -278,9 +278,9 @@ async fn what_a_gateway_would_refuse_is_neither_valid_nor_sent() {
     check(&good, &key.public_pem()).ok();
     let images: [(&str, Change, Reason); 6] = [
         ("unsigned", |_| (), Reason::ImageUnsigned),
-        ("root", |run| run.user = Some("0".into()), Reason::ImageUser),
+        ("too-high", |run| run.user = Some("65536".into()), Reason::ImageUser),
         ("nobody", |run| run.user = Some("nobody".into()), Reason::ImageUser),
-        ("nowhere", |run| run.working_dir = Some("/app".into()), Reason::ImageCommand),
+        ("nowhere", |run| run.working_dir = Some("/proc/app".into()), Reason::ImageCommand),
         ("nothing", |run| run.entrypoint = None, Reason::ImageCommand),
         ("missing", |run| run.entrypoint = Some(vec!["/app/run".into()]), Reason::ImageCommand),
     ];

@@ -108,10 +108,14 @@ fn never(path: &Path, block: bool, major: u64, minor: u64) -> Option<&'static st
     if block {
         return Some("a disk");
     }
-    // The number of a TPM's resource manager differs from boot to boot.
-    let named = path.canonicalize().ok()?;
-    if named.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"tpm")) {
+    // The numbers of these differ from boot to boot.
+    let named = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let name = named.file_name().map_or(&b""[..], |name| name.as_encoded_bytes());
+    if name.starts_with(b"tpm") {
         return Some("the TPM");
+    }
+    if name.starts_with(b"nvme") || name.starts_with(b"ng") {
+        return Some("a disk");
     }
     let is =
         |(_, found, one): &&(&str, u64, Option<u64>)| *found == major && one.is_none_or(|one| one == minor);
@@ -145,6 +149,7 @@ mod tests {
             ("disk", SFlag::S_IFBLK, (8, 0)),
             ("msr", SFlag::S_IFCHR, (202, 3)),
             ("tpmrm0", SFlag::S_IFCHR, (253, 0)),
+            ("nvme0", SFlag::S_IFCHR, (240, 0)),
         ] {
             let path = folder.path().join(path);
             mknod(&path, kind, Mode::S_IRUSR, makedev(number.0, number.1)).unwrap();

@@ -58,7 +58,8 @@ pub fn furnish(
     let what = || RunError::io(format!("make what is in the container of `{instance}`"));
     remove(places, instance)?;
     DirBuilder::new().mode(0o700).create(&folder).map_err(what())?;
-    let root = rootfs::make(&places.root(instance), execution.root, users, module.writable_bytes)?;
+    let writable = if module.read_only { 0 } else { module.writable_bytes };
+    let root = rootfs::make(&places.root(instance), execution.root, users, writable)?;
     if module.read_only {
         for place in execution.written_folders() {
             rootfs::make_folder(&root, &place, users).map_err(what())?;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use edgewarden_names::{Reason, Refusal};
 use edgewarden_platform::process::Process;
 use edgewarden_platform::user_namespace::{self, ObjectLimit};
-use edgewarden_protocol::deployment::{MODULES_MAX, Module};
+use edgewarden_protocol::deployment::Module;
 
 use crate::error::RunError;
 
@@ -44,10 +44,11 @@ const OBJECTS: [ObjectLimit; 2] = [
     ObjectLimit { file: c"/proc/sys/user/max_inotify_instances", value: b"128" },
     ObjectLimit { file: c"/proc/sys/user/max_inotify_watches", value: b"65536" },
 ];
-/// The same for root, for whom all modules' objects count too: as many as all modules may have, and root's own.
+/// The same for root, for whom the objects of all users of all modules count too: more than fit into the memory that modules
+/// have, where each object is counted.
 const OF_ROOT: [(&str, u64); 2] = [
-    ("/proc/sys/fs/inotify/max_user_instances", 128 * (MODULES_MAX as u64 + 1)),
-    ("/proc/sys/fs/inotify/max_user_watches", 65_536 * (MODULES_MAX as u64 + 1)),
+    ("/proc/sys/fs/inotify/max_user_instances", 1 << 24),
+    ("/proc/sys/fs/inotify/max_user_watches", 1 << 27),
 ];
 
 /// Raises the machine's limits so far that no module's objects are missing to another, or to root. Where that is not

@@ -19,6 +19,13 @@ const TOPIC: &str = "leaf/sensor-1/glucose";
 async fn site() -> Site {
     let site = Site::start(POLICY).await;
     site.identityd.run(&[("analytics", 1, site.address(1))]);
+    // It listens for clients a moment before.
+    for _ in 0..3000 {
+        if door(&site).exists() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     site
 }
 
