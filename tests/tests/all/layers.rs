@@ -1,5 +1,5 @@
 //! The order of the crates, held to: what lies above uses what lies below, `identityd` links nothing that speaks to a
-//! network, and what is declared pure is.
+//! network, what is declared pure is, and the files of a crate have an order too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
+
+mod circles;
 
 /// Crates of the product, lowest layer first: each uses those of lower layers only. ARCHITECTURE.md has the same order.
 const LAYERS: [&[&str]; 9] = [
@@ -146,6 +148,25 @@ fn packages() -> BTreeMap<String, Package> {
     metadata["packages"].as_array().unwrap().iter().map(package).collect()
 }
 
+/// Files of a package's code, with their text; those that are tests by their names are not among them.
+fn sources(package: &Path) -> Vec<(PathBuf, String)> {
+    let mut sources = Vec::new();
+    let mut next = vec![package.join("src")];
+    while let Some(path) = next.pop() {
+        if path.is_dir() {
+            next.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            continue;
+        }
+        let is_test = path.file_name().is_some_and(|name| name == "tests.rs")
+            || path.parent().is_some_and(|folder| folder.ends_with("tests"));
+        if !is_test && path.extension().is_some_and(|extension| extension == "rs") {
+            let text = fs::read_to_string(&path).unwrap();
+            sources.push((path, text));
+        }
+    }
+    sources
+}
+
 /// Crates that a package links, each with its features, as its own build would have them.
 fn linked(package: &str) -> BTreeMap<String, BTreeSet<String>> {
     let tree = cargo(&[
@@ -225,18 +246,10 @@ fn what_is_declared_pure_touches_nothing() {
         for runtime in RUNTIMES {
             assert!(!linked.contains_key(runtime), "{name} links {runtime}");
         }
-        let mut sources = vec![packages[name].folder.join("src")];
-        while let Some(path) = sources.pop() {
-            if path.is_dir() {
-                sources.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        for (path, text) in sources(&packages[name].folder) {
+            if READ_A_FILE.iter().any(|file| path == root().join(file)) {
                 continue;
             }
-            let is_test = path.file_name().is_some_and(|name| name == "tests.rs")
-                || path.parent().is_some_and(|folder| folder.ends_with("tests"));
-            if is_test || READ_A_FILE.iter().any(|file| path == root().join(file)) {
-                continue;
-            }
-            let text = fs::read_to_string(&path).unwrap();
             // A file's tests are at its end, and may do as they like.
             let code = text.split("#[cfg(test)]").next().unwrap();
             for outside in OUTSIDE {
@@ -244,4 +257,20 @@ fn what_is_declared_pure_touches_nothing() {
             }
         }
     }
+}
+
+#[test]
+fn files_of_a_crate_import_each_other_in_no_circle() {
+    let mut found = Vec::new();
+    for (name, package) in packages() {
+        let below = |path: &Path| path.strip_prefix(package.folder.join("src")).unwrap().to_owned();
+        // `main.rs` beside a `lib.rs`, and what lies in `bin`, are crates of their own, of one file.
+        let is_lib = package.folder.join("src/lib.rs").exists();
+        let is_other = |path: &Path| path.starts_with("bin") || (is_lib && path == Path::new("main.rs"));
+        let files = sources(&package.folder).into_iter().map(|(path, text)| (below(&path), text));
+        let files = files.filter(|(path, _)| !is_other(path));
+        let files = files.map(|(path, text)| (path.to_str().unwrap().to_owned(), text)).collect();
+        found.extend(circles::circles(&files).into_iter().map(|circle| format!("in {name}: {circle}")));
+    }
+    assert!(found.is_empty(), "{}", found.join("\n"));
 }
