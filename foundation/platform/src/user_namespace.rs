@@ -44,8 +44,12 @@ pub fn limit_objects(process: &Process, limits: &[ObjectLimit]) -> io::Result<()
     let (number, limits) = (namespace.as_raw_fd(), limits.to_vec());
     let mut stack = vec![0; STACK_BYTES];
     let child = Box::new(move || {
+        #[expect(
+            unsafe_code,
+            clippy::multiple_unsafe_ops_per_block,
+            reason = "a child of many threads may make system calls only"
+        )]
         // SAFETY: plain system calls on numbers and on memory that this process has a copy of.
-        #[expect(unsafe_code, reason = "a child of many threads may make system calls only")]
         unsafe {
             if libc::setns(number, libc::CLONE_NEWUSER) != 0 {
                 return 1;
@@ -78,8 +82,12 @@ impl UserNamespace {
         let (waiting, releasing) = (wait.as_raw_fd(), release.as_raw_fd());
         let child = Box::new(move || {
             // Its copy of the other end would keep it waiting for ever.
+            #[expect(
+                unsafe_code,
+                clippy::multiple_unsafe_ops_per_block,
+                reason = "a child of many threads may make system calls only"
+            )]
             // SAFETY: plain system calls on numbers, in a process of its own whose memory is a copy.
-            #[expect(unsafe_code, reason = "a child of many threads may make system calls only")]
             unsafe {
                 libc::close(releasing);
                 let mut byte = 0u8;

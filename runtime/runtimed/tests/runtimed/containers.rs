@@ -194,15 +194,13 @@ fn files_folders_devices_and_names_are_where_the_deployment_says() {
     in_namespaces("containers::files_folders_devices_and_names_are_where_the_deployment_says", async || {
         let mut gateway = Gateway::joined("found").await;
         let image = gateway.image_with("clinic/alerts", &TOOLS).await;
-        let script = format!(
-            "cat /etc/app/config.toml; echo x >> /etc/app/config.toml; /opt/hook; hostname; \
+        let script = "cat /etc/app/config.toml; echo x >> /etc/app/config.toml; /opt/hook; hostname; \
              cp /opt/hook /scratch/hook && /scratch/hook ran; cp /opt/hook /tmp/hook && /tmp/hook 2>&1; \
              grep plc /etc/hosts; stat -c '%F %A' /dev/plc; head -c 3 /dev/plc | wc -c; head -c 1 /dev/plc-write 2>&1; \
              head -c 1 /dev/full > /dev/null && echo usual; ls -l /dev/shm /dev/pts > /dev/null && echo dev; \
              df -k --output=size /dev/shm | tail -1; ulimit -n; \
-             (exec 3<>/dev/udp/127.0.0.1/9) && echo network; trap 'echo asked; exit 0' INT; echo end; while :; do sleep 0.1; done"
-        );
-        let mut module = shell("alerts", &image, &script);
+             (exec 3<>/dev/udp/127.0.0.1/9) && echo network; trap 'echo asked; exit 0' INT; echo end; while :; do sleep 0.1; done";
+        let mut module = shell("alerts", &image, script);
         module["files"] = json!([
             {"path": "/etc/app/config.toml", "text": "interval = 5\n"},
             {"path": "/opt/hook", "text": "#!/usr/bin/bash\necho hook $1\n", "exec": true},

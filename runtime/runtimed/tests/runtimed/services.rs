@@ -98,12 +98,12 @@ fn layer(packages: &[&str], more: &[(&str, &str, u32)]) -> Vec<u8> {
     };
     tar(&["-c", "--no-recursion", "-C", "/"], &list);
     for (path, text, mode) in more {
-        let place = folder.path().join(&path[1..]);
+        let place = folder.path().join(path.trim_start_matches('/'));
         std::fs::create_dir_all(place.parent().unwrap()).unwrap();
         std::fs::write(&place, text).unwrap();
         std::fs::set_permissions(&place, std::os::unix::fs::PermissionsExt::from_mode(*mode)).unwrap();
         let one = folder.path().join("one");
-        std::fs::write(&one, &path[1..]).unwrap();
+        std::fs::write(&one, path.trim_start_matches('/')).unwrap();
         tar(&["-r", "--no-recursion", "-C", folder.path().to_str().unwrap()], &one);
     }
     std::fs::read(archive).unwrap()

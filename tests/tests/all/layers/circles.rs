@@ -78,13 +78,12 @@ fn imports(code: &str) -> Vec<Import> {
         if !(visibility.is_empty() || visibility.starts_with("pub")) {
             continue;
         }
-        let tree = match tree.split_once(';') {
-            Some((tree, _)) => tree.to_owned(),
-            None => {
-                let (more, after) = rest.split_once(';').unwrap_or((rest, ""));
-                rest = after;
-                format!("{tree} {more}")
-            }
+        let tree = if let Some((tree, _)) = tree.split_once(';') {
+            tree.to_owned()
+        } else {
+            let (more, after) = rest.split_once(';').unwrap_or((rest, ""));
+            rest = after;
+            format!("{tree} {more}")
         };
         let is_reexport = !visibility.is_empty();
         imports.extend(leaves(&tree).into_iter().map(|(path, name)| Import { path, name, is_reexport }));
